@@ -1,0 +1,62 @@
+# Two promises, on a bare Debian 12: `make demo` runs the main job, `make test` runs every check.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Caches stay in this folder, so that deleting it leaves nothing behind.
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+BIN := .venv/bin
+UV := .tools/bin/uv
+
+.PHONY: help demo test lint types proto check-proto check-lock lock packages test-packages clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: packages .venv/.ready ## token, fleet root, daemon, 1,000 devices, checked; in .demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run
+
+test: test-packages .venv/.ready lint types check-proto check-lock ## every check and every test
+	$(BIN)/pytest
+
+lint: .venv/.ready ## ruff, import-linter, buf lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	scripts/lint-proto
+
+types: .venv/.ready ## mypy --strict
+	$(BIN)/mypy
+
+proto: .venv/.ready ## generate the stubs in otahsm/v1 from proto/
+	scripts/generate-stubs otahsm
+
+check-proto: .venv/.ready ## fail if the stubs are stale
+	scripts/check-stubs
+
+lock: $(UV) ## choose versions anew
+	scripts/lock --upgrade
+
+check-lock: $(UV) ## fail if requirements.lock does not fit pyproject.toml
+	scripts/lock --check
+
+packages: ## what the daemon needs of the system: SoftHSM2, OpenSSL
+	scripts/install-packages softhsm2 openssl
+
+test-packages: packages ## what the tests need besides: GnuTLS, nginx, a C compiler
+	scripts/install-packages gnutls-bin nginx-light gcc libc6-dev procps
+
+$(UV): scripts/uv.lock
+	scripts/install-packages python3-venv
+	python3 -m venv .tools
+	.tools/bin/python -m pip install --quiet --no-cache-dir --require-hashes -r scripts/uv.lock
+	touch $@
+
+.venv/.ready: requirements.lock pyproject.toml $(UV)
+	test -x $(BIN)/python || $(UV) venv --quiet --python "$$(command -v python3)" .venv
+	$(UV) pip sync --quiet --require-hashes requirements.lock
+	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean: ## remove everything that make made here
+	rm -rf .venv .tools .cache .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -1,0 +1,35 @@
+"""The `otahsm` command. Commands parse, call and print; what they are about is imported when they run."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from otahsm.cli import ca, csr, device, health, quickstart, serve, show
+from otahsm.errors import OtahsmError
+
+app = typer.Typer(
+    name="otahsm",
+    help="Issue device certificates for over-the-air fleets from a CA key that never leaves its HSM.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("quickstart")(quickstart.quickstart)
+app.command("serve")(serve.serve)
+app.command("health")(health.health)
+app.command("show")(show.show)
+app.add_typer(ca.app, name="ca")
+app.add_typer(device.app, name="device")
+app.add_typer(csr.app, name="csr")
+
+
+def main() -> None:
+    """Run a command; turn our errors into one clear message and the exit code that documents it."""
+    try:
+        app()
+    except OtahsmError as error:
+        sys.stderr.write(f"otahsm: {error.message}\n        {error.hint}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

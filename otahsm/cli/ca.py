@@ -1,0 +1,118 @@
+"""`otahsm ca`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, KeyTypeName
+
+app = typer.Typer(no_args_is_help=True, help="The fleet CA: its key in the token, and its certificate.")
+
+
+class RootKindName(StrEnum):
+    """Kinds of root, as choices on the command line."""
+
+    ROOT = "root"
+    ROOT_HERE = "root-here"
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Option(help="The root's common name, 1 to 64 characters.")] = "Fleet root",
+    key_type: Annotated[KeyTypeName, typer.Option(help="Type of the CA key.")] = KeyTypeName.EC_P256,
+    days: Annotated[int, typer.Option(min=1, max=36525, help="How long the root is valid.")] = 7300,
+    kind: Annotated[
+        RootKindName,
+        typer.Option(
+            help="root: every verifier takes it. root-here: the OTA Connect guide's, to the letter."
+        ),
+    ] = RootKindName.ROOT,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Make the CA key pair in the token, and its self-signed root certificate.
+
+    Uses [token] and [ca] of the configuration. Refuses if the key's label or id, or the certificate's
+    file, exists.
+    """
+    from datetime import UTC, datetime
+
+    from otahsm.cli.tables import print_descriptions
+    from otahsm.config import load_config, section
+    from otahsm.errors import ConfigError
+    from otahsm.pki import describe
+    from otahsm.token.ceremony import MAX_ROOT_NAME, create_root, write_certificate
+
+    settings = load_config(config)
+    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    if not 1 <= len(name) <= MAX_ROOT_NAME:
+        raise typer.BadParameter(f"--name takes 1 to {MAX_ROOT_NAME} characters")
+    if ca.certificate.exists():
+        raise ConfigError(
+            f"[ca] certificate {ca.certificate} exists; nothing was changed",
+            hint="Move it away if the CA is really to be a new one.",
+        )
+    root = create_root(
+        token,
+        ca,
+        key_type=key_type.value,
+        common_name=name,
+        now=datetime.now(UTC),
+        days=days,
+        kind=kind.value,
+    )
+    write_certificate(ca.certificate, root)
+    print_descriptions(describe(root), as_json=False)
+    typer.echo(f"The key is in the token {token.label!r}; the certificate is {ca.certificate}.")
+    if kind is RootKindName.ROOT_HERE:
+        typer.secho(
+            "WARNING: a root of kind root-here has extendedKeyUsage serverAuth. A gateway that verifies with"
+            " OpenSSL (nginx, for one) will refuse EVERY device under it. Use it only for a gateway that"
+            " insists on it.",
+            fg=typer.colors.RED,
+            err=True,
+        )
+
+
+@app.command()
+def show(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Show the CA's chain, its key as the token reports it, and what the token can sign with.
+
+    Logs in once and makes one signature, to see whether key and certificate belong together; exits with 4
+    if they don't.
+    """
+    from otahsm.cli.tables import print_descriptions, print_fields, print_json
+    from otahsm.config import load_config, section
+    from otahsm.errors import ConfigError, ExitCode
+    from otahsm.pki import describe, load_chain
+    from otahsm.token.ceremony import inspect_key
+
+    settings = load_config(config)
+    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    try:
+        pem = ca.certificate.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"[ca] certificate {ca.certificate} can't be read: {error.strerror}",
+            hint="Make the CA with `otahsm ca init`.",
+        ) from None
+    issuer = load_chain(pem).issuer
+    report = inspect_key(token, ca, issuer)
+    key = {
+        "token": report.token,
+        "label and id": f"{ca.key_label}, {ca.key_id}",
+        "type": issuer.key_type,
+        "belongs to the certificate": "yes" if report.matches_certificate else "NO",
+        "the token can sign with": ", ".join(report.mechanisms),
+    }
+    if as_json:
+        chain = [{"kind": item.title, **item.fields} for item in describe(pem)]
+        print_json({"chain": chain, "key": key, "attributes": report.attributes})
+    else:
+        print_descriptions(describe(pem), as_json=False)
+        print_fields("Key in the token", key)
+        print_fields("Attributes, as the token claims them", report.attributes)
+    if not report.matches_certificate:
+        raise typer.Exit(ExitCode.OPERATOR)

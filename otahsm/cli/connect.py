@@ -1,0 +1,28 @@
+"""From the [client] section to a client and its folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from otahsm.client import ClientTls, DeviceFolders, IssuingClient
+from otahsm.config import ClientConfig, load_config, section
+
+
+def load_client(path: Path) -> ClientConfig:
+    """Read the [client] section. Raises ConfigError."""
+    return section(load_config(path).client, "client")
+
+
+def connect(config: ClientConfig, patience: float) -> IssuingClient:
+    """Open the client that a configuration describes. Raises ConfigError."""
+    return IssuingClient(
+        config.target, ClientTls(config.ca, config.certificate, config.key), patience=patience
+    )
+
+
+async def open_folders(client: IssuingClient, config: ClientConfig, out: Path | None) -> DeviceFolders:
+    """Open the device folders; the fleet root comes from the daemon. Raises OtahsmError."""
+    authority = await client.authority()
+    return DeviceFolders(
+        (out or config.devices).absolute(), authority.trust_anchor, config.server_ca, config.gateway_url
+    )

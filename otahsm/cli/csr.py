@@ -1,0 +1,75 @@
+"""`otahsm csr`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutOption, ProfileOption
+
+app = typer.Typer(no_args_is_help=True, help="CSRs that exist already.")
+
+_ENDINGS = {".csr", ".pem", ".der", ".req", ".p10"}
+
+
+@app.callback()
+def _group() -> None:
+    """CSRs that exist already."""
+
+
+@app.command()
+def sign(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE|DIR...", help="CSRs, PEM or DER; folders of them.")
+    ],
+    out: OutOption = None,
+    profile: ProfileOption = "",
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while nothing works.")] = 30,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Have CSRs signed whose keys are elsewhere: in the devices, say. Writes device folders without keys.
+
+    From a folder, files that end in .csr, .pem, .der, .req or .p10 are taken, also from folders in it.
+
+    Exit codes: as `otahsm device issue`.
+
+    Examples: otahsm csr sign device-17.csr
+              otahsm csr sign collected/ --out signed/
+    """
+    import asyncio
+
+    from otahsm.cli.connect import connect, load_client, open_folders
+    from otahsm.cli.progress import Run
+    from otahsm.client import sign_csrs
+    from otahsm.errors import ConfigError
+
+    settings = load_client(config)
+    files = list(_files(paths))
+    if not files:
+        raise ConfigError(
+            "there is no CSR among the paths given",
+            hint=f"From a folder, files that end in {', '.join(sorted(_ENDINGS))} are taken.",
+        )
+
+    async def run() -> bool:
+        async with connect(settings, patience) as client:
+            folders = await open_folders(client, settings, out)
+            reports = sign_csrs(client, folders, files, profile=profile)
+            return await Run(len(files), folders.root, as_json=as_json).follow(reports)
+
+    if not asyncio.run(run()):
+        raise typer.Exit(1)
+
+
+def _files(paths: Iterable[Path]) -> Iterable[Path]:
+    for path in dict.fromkeys(paths):
+        if path.is_dir():
+            yield from sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in _ENDINGS and file.is_file()
+            )
+        else:
+            yield path

@@ -1,0 +1,20 @@
+"""`otahsm serve`."""
+
+from __future__ import annotations
+
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
+
+
+def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C; then it finishes what is in hand and exits with 0.
+
+    Logs one line per event to standard error: JSON when that is not a terminal.
+    """
+    import asyncio
+
+    from otahsm.config import load_config
+    from otahsm.daemon import serve as run
+    from otahsm.daemon.log import configure_logging
+
+    configure_logging()
+    asyncio.run(run(load_config(config)))

@@ -1,0 +1,31 @@
+"""The client: an asynchronous SDK, device keys and device folders. Needs no token and no database.
+
+async with IssuingClient("ca.example:7443", ClientTls(ca, certificate, key)) as client:
+    async for result in client.issue(CertificateRequest(csr) for csr in csrs):
+        ...
+"""
+
+from otahsm.client.connection import ClientTls
+from otahsm.client.folders import DeviceFolders
+from otahsm.client.issuing import IssuingClient
+from otahsm.client.keys import DeviceKey, make_csr, make_device_key
+from otahsm.client.line import Done, Failed, issue_devices, sign_csrs
+from otahsm.client.values import Authority, CertificateRequest, IssuedCertificate, Refusal, Result
+
+__all__ = [
+    "Authority",
+    "CertificateRequest",
+    "ClientTls",
+    "DeviceFolders",
+    "DeviceKey",
+    "Done",
+    "Failed",
+    "IssuedCertificate",
+    "IssuingClient",
+    "Refusal",
+    "Result",
+    "issue_devices",
+    "make_csr",
+    "make_device_key",
+    "sign_csrs",
+]

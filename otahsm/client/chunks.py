@@ -1,0 +1,52 @@
+"""Cuts any source of requests into messages, without holding a slow source's requests back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from itertools import islice
+from typing import Final, TypeVar
+
+_Item = TypeVar("_Item")
+
+_LINGER: Final = 0.002  # seconds that a chunk waits for more from an asynchronous source
+
+
+async def chunks_of(source: Iterable[_Item] | AsyncIterable[_Item], size: int) -> AsyncIterator[list[_Item]]:
+    """Yield lists of 1 to `size` items, in order.
+
+    A plain iterable is advanced in a thread: making keys, say, must not stop the event loop. From an
+    asynchronous one, what has come is not kept waiting for a list to get full.
+    """
+    if isinstance(source, AsyncIterable):
+        async for chunk in _from_asynchronous(source, size):
+            yield chunk
+        return
+    iterator = iter(source)
+    while chunk := await asyncio.to_thread(lambda: list(islice(iterator, size))):
+        yield chunk
+
+
+async def _from_asynchronous(source: AsyncIterable[_Item], size: int) -> AsyncIterator[list[_Item]]:
+    iterator = aiter(source)
+    chunk: list[_Item] = []
+    coming: asyncio.Future[_Item] | None = None
+    try:
+        while True:
+            if coming is None:
+                coming = asyncio.ensure_future(anext(iterator))
+            await asyncio.wait({coming}, timeout=_LINGER if chunk else None)
+            if coming.done():
+                try:
+                    chunk.append(coming.result())
+                except StopAsyncIteration:
+                    break
+                coming = None
+            if len(chunk) == size or coming is not None:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+    finally:
+        if coming is not None:
+            coming.cancel()

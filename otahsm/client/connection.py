@@ -1,0 +1,53 @@
+"""The channel to the daemon: mutual TLS, and what can go wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from otahsm.errors import ConfigError, DaemonUnavailableError, OtahsmError
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # gRPC waits up to two minutes before it tries a lost daemon again; a line can't.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """The files a client needs: the operator CA, its own certificate (chain) and key; all PEM."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def open_channel(target: str, tls: ClientTls) -> grpc.aio.Channel:
+    """Open a channel to `host:port`; it connects when it is used.
+
+    Raises:
+        ConfigError: a file can't be read.
+    """
+    try:
+        ca, certificate, key = (path.read_bytes() for path in (tls.ca, tls.certificate, tls.key))
+    except OSError as error:
+        raise ConfigError(f"the client's TLS file {error.filename} can't be read: {error.strerror}") from None
+    return grpc.aio.secure_channel(
+        target, grpc.ssl_channel_credentials(ca, key, certificate), options=_OPTIONS
+    )
+
+
+def explain(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
+    """Turn an RPC error into one of ours."""
+    details = error.details() or "no details"
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return DaemonUnavailableError(f"the daemon at {target} is not to be reached: {details}")
+    return OtahsmError(
+        f"the daemon at {target} answered {error.code().name}: {details}",
+        hint="Does the client's version match the daemon's?",
+    )

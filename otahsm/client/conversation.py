@@ -1,0 +1,182 @@
+"""One `issue` call: a stream, and another when that one breaks, until every request has its result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import Final
+
+import grpc
+
+from otahsm.client.chunks import chunks_of
+from otahsm.client.connection import explain
+from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
+from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
+
+_CHUNK: Final = 64  # requests a message
+_WINDOW: Final = 16 * _CHUNK  # requests under way
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+
+Requests = Iterable[CertificateRequest] | AsyncIterable[CertificateRequest]
+_PASSING: Final = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,  # a stream that was cut, as HTTP/2 tells it
+    grpc.StatusCode.UNKNOWN,
+}
+_Stream = grpc.aio.StreamStreamCall[
+    issuance_pb2.IssueCertificatesRequest, issuance_pb2.IssueCertificatesResponse
+]
+
+
+class Conversation:
+    """What was asked, what was answered, and what must be asked again.
+
+    Args:
+        stub: the service.
+        target: the daemon's address, for messages.
+        requests: where requests come from.
+        profile: what to issue under.
+        patience: seconds without progress after which passing failures become results.
+    """
+
+    def __init__(
+        self,
+        stub: issuance_pb2_grpc.IssuanceServiceAsyncStub,
+        target: str,
+        requests: Requests,
+        profile: str,
+        patience: float,
+    ) -> None:
+        self._stub = stub
+        self._target = target
+        self._source = chunks_of(requests, _CHUNK)
+        self._profile = profile
+        self._patience = patience
+        self._last_progress = time.monotonic()
+        # A pull outlives the stream that it was made for: nothing taken from the source is lost.
+        self._pull: asyncio.Future[list[CertificateRequest]] | None = None
+        self._exhausted = False
+        self._under_way: dict[str, CertificateRequest] = {}
+        self._again: deque[CertificateRequest] = deque()
+        self._later: list[CertificateRequest] = []
+        self._room = asyncio.Condition()
+
+    async def results(self) -> AsyncIterator[Result]:
+        """Yield one result for each request; raises as `IssuingClient.issue`."""
+        pause = _FIRST_PAUSE
+        while not self._exhausted or self._again:
+            progress_before = self._last_progress
+            broken: grpc.aio.AioRpcError | None = None
+            stream = self._stub.IssueCertificates()
+            sender = asyncio.create_task(self._send(stream))
+            try:
+                async for response in stream:
+                    for result in await self._take(response):
+                        yield result
+            except grpc.aio.AioRpcError as error:
+                broken = error
+            finally:
+                sender.cancel()
+                await asyncio.wait({sender})
+                stream.cancel()
+            if not sender.cancelled():
+                sender.result()  # raises what the source of requests raised
+            self._again.extend((*self._under_way.values(), *self._later))
+            self._under_way.clear()
+            self._later.clear()
+            if broken and (broken.code() not in _PASSING or self._patience_is_over()):
+                unreachable = explain(broken, self._target)
+                for request in self._again:
+                    yield Refusal.from_error(request, unreachable)
+                self._again.clear()
+                if not self._exhausted:
+                    raise unreachable
+            if self._again or broken:
+                pause = (
+                    _FIRST_PAUSE if self._last_progress > progress_before else min(2 * pause, _LONGEST_PAUSE)
+                )
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+
+    async def _send(self, stream: _Stream) -> None:
+        """Write requests until the source ends, or until too many wait to be asked again."""
+        try:
+            while chunk := await self._next_chunk():
+                if message := await self._enter(chunk):
+                    await stream.write(message)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the stream broke: who reads it knows why
+        finally:
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await stream.done_writing()
+
+    async def _next_chunk(self) -> list[CertificateRequest]:
+        if self._again:
+            return [self._again.popleft() for _ in range(min(_CHUNK, len(self._again)))]
+        if self._exhausted or len(self._later) >= _WINDOW:
+            return []
+        if self._pull is None:
+            self._pull = asyncio.ensure_future(anext(self._source, []))
+        await asyncio.wait({self._pull})
+        pulled, self._pull = self._pull, None
+        chunk = pulled.result()
+        self._exhausted = not chunk
+        return chunk
+
+    async def _enter(self, chunk: list[CertificateRequest]) -> issuance_pb2.IssueCertificatesRequest | None:
+        """Wait for room, put a chunk under way, and make its message."""
+        try:
+            async with self._room:
+                await self._room.wait_for(lambda: len(self._under_way) + len(chunk) <= _WINDOW)
+        except asyncio.CancelledError:
+            self._again.extend(chunk)
+            raise
+        messages = []
+        for request in chunk:
+            request_id = request.request_id or self._derived_id(request)
+            if request_id in self._under_way:
+                self._later.append(request)  # the same twice: ask when the first is answered
+                continue
+            self._under_way[request_id] = request
+            messages.append(
+                issuance_pb2.CertificateRequest(
+                    request_id=request_id,
+                    profile=self._profile,
+                    device_id=request.device_id,
+                    csr=request.csr,
+                )
+            )
+        return issuance_pb2.IssueCertificatesRequest(requests=messages) if messages else None
+
+    def _derived_id(self, request: CertificateRequest) -> str:
+        return hashlib.sha256(self._profile.encode() + b"\0" + request.csr).hexdigest()
+
+    async def _take(self, response: issuance_pb2.IssueCertificatesResponse) -> list[Result]:
+        """Match results to requests; keep what is to be asked again."""
+        results: list[Result] = []
+        for message in response.results:
+            request = self._under_way.pop(message.request_id, None)
+            if request is None:
+                continue
+            if message.HasField("certificate"):
+                result: Result = IssuedCertificate.from_message(request, message.certificate)
+            else:
+                result = Refusal.from_status(request, message.error)
+            if isinstance(result, Refusal) and result.passing:
+                if not self._patience_is_over():
+                    self._later.append(request)
+                    continue
+            else:
+                self._last_progress = time.monotonic()
+            results.append(result)
+        async with self._room:
+            self._room.notify()
+        return results
+
+    def _patience_is_over(self) -> bool:
+        return time.monotonic() - self._last_progress > self._patience

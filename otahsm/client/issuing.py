@@ -1,0 +1,109 @@
+"""The issuing client: requests stream in, results stream out.
+
+It keeps a bounded number of requests under way, sends them in messages of 64, and asks again by itself
+what the daemon could not answer for a passing reason: a lost connection, a token that is away, a daemon
+that restarts. That is safe, because the same request always gets the same certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Final, Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from otahsm.client.connection import ClientTls, explain, open_channel
+from otahsm.client.conversation import Conversation, Requests
+from otahsm.client.values import Authority, CertificateRequest, Result
+from otahsm.errors import OtahsmError
+from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2_grpc
+
+_PAUSE: Final = 0.1
+
+
+class IssuingClient:
+    """A client of one daemon. Use it as an asynchronous context manager.
+
+    Args:
+        target: the daemon's address, `host:port`; its TLS certificate must be for that host.
+        tls: the operator CA, and this client's certificate and key.
+        patience: for how many seconds without any progress requests are repeated that failed for a
+            passing reason.
+
+    Raises:
+        ConfigError: a TLS file can't be read.
+    """
+
+    def __init__(self, target: str, tls: ClientTls, *, patience: float = 30.0) -> None:
+        self._target = target
+        self._patience = patience
+        self._channel = open_channel(target, tls)
+        self._issuance = issuance_pb2_grpc.IssuanceServiceStub(self._channel)
+        self._authority = authority_pb2_grpc.AuthorityServiceStub(self._channel)
+        self._check = health_pb2_grpc.HealthStub(self._channel).Check  # type: ignore[attr-defined]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def issue(self, requests: Requests, *, profile: str = "") -> AsyncIterator[Result]:
+        """Have certificates issued; yield one result for each request, as they come.
+
+        Args:
+            requests: any number of them, also without end; taken only as fast as results come.
+            profile: what to issue under; empty for the daemon's default.
+
+        Raises:
+            OtahsmError: the daemon refuses the stream as a whole.
+        """
+        conversation = Conversation(self._issuance, self._target, requests, profile, self._patience)
+        async for result in conversation.results():
+            yield result
+
+    async def issue_one(self, csr: bytes, *, device_id: str = "", profile: str = "") -> Result:
+        """Have one certificate issued."""
+        async for result in self.issue([CertificateRequest(csr, device_id)], profile=profile):
+            return result
+        raise OtahsmError("the daemon ended the stream without an answer")
+
+    async def authority(self) -> Authority:
+        """Return the CA that signs, trying for as long as the client has patience.
+
+        Raises:
+            OtahsmError: the daemon can't be reached.
+        """
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                response = await self._authority.GetAuthority(
+                    authority_pb2.GetAuthorityRequest(), timeout=max(self._patience, 1)
+                )
+                return Authority.from_message(response.authority)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                    raise explain(error, self._target) from None
+            await asyncio.sleep(_PAUSE)
+
+    async def wait_until_serving(self, seconds: float) -> bool:
+        """Tell whether the daemon can be reached and can sign, waiting for that at most so long."""
+        deadline = time.monotonic() + seconds
+        while True:
+            serving = await self._is_serving()
+            if serving or time.monotonic() >= deadline:
+                return serving
+            await asyncio.sleep(_PAUSE)
+
+    async def _is_serving(self) -> bool:
+        try:
+            response = await self._check(health_pb2.HealthCheckRequest(), timeout=self._patience)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)

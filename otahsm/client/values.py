@@ -1,0 +1,134 @@
+"""What a client sends and receives, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple, TypeAlias
+
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from otahsm.errors import OtahsmError
+from otahsm.v1 import authority_pb2, issuance_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRequest:
+    """One CSR for one device.
+
+    Attributes:
+        csr: PKCS#10 in DER, at most 16 KiB.
+        device_id: what the CSR's common name must be; empty to take it as it is.
+        request_id: 1 to 128 printable ASCII characters; empty to have one made from profile and CSR.
+    """
+
+    csr: bytes
+    device_id: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """A certificate.
+
+    Attributes:
+        request: what it was issued for.
+        device_id: the certificate's common name.
+        chain: DER certificates, the device's first, without the trust anchor.
+        replayed: it had been issued before, and is returned again.
+    """
+
+    request: CertificateRequest
+    device_id: str
+    serial: int
+    chain: tuple[bytes, ...]
+    not_before: datetime
+    not_after: datetime
+    replayed: bool
+
+    @classmethod
+    def from_message(
+        cls, request: CertificateRequest, message: issuance_pb2.IssuedCertificate
+    ) -> IssuedCertificate:
+        """Read it from the wire."""
+        return cls(
+            request=request,
+            device_id=message.device_id,
+            serial=int.from_bytes(message.serial_number, "big"),
+            chain=tuple(message.chain),
+            not_before=message.not_before_time.ToDatetime(tzinfo=UTC),
+            not_after=message.not_after_time.ToDatetime(tzinfo=UTC),
+            replayed=message.replayed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why there is no certificate.
+
+    Attributes:
+        code: the canonical code's name, as in "INVALID_ARGUMENT".
+        reason: stable, for programs, as in "BAD_REQUEST".
+        message: what is wrong, for people.
+        hint: what to do about it.
+    """
+
+    request: CertificateRequest
+    code: str
+    reason: str
+    message: str
+    hint: str
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may be granted if it is made again a little later."""
+        return self.code == "UNAVAILABLE"
+
+    @classmethod
+    def from_status(cls, request: CertificateRequest, status: Status) -> Refusal:
+        """Read it from the wire."""
+        info = next(_error_infos(status), ErrorInfo())
+        return cls(
+            request, Code.Name(status.code), info.reason, status.message, info.metadata.get("hint", "")
+        )
+
+    @classmethod
+    def from_error(cls, request: CertificateRequest, error: OtahsmError) -> Refusal:
+        """Say that the client itself could not go on."""
+        return cls(request, error.code.name, error.reason, error.message, error.hint)
+
+
+Result: TypeAlias = IssuedCertificate | Refusal
+
+
+class Authority(NamedTuple):
+    """The CA: its subject, its certificates in DER, and whether it can sign now."""
+
+    subject: str
+    chain: tuple[bytes, ...]
+    trust_anchor: bytes
+    key_type: str
+    not_after: datetime
+    ready_signers: int
+
+    @classmethod
+    def from_message(cls, message: authority_pb2.Authority) -> Authority:
+        """Read it from the wire."""
+        return cls(
+            message.subject,
+            tuple(message.chain),
+            message.trust_anchor,
+            message.key_type,
+            message.not_after_time.ToDatetime(tzinfo=UTC),
+            message.ready_signers,
+        )
+
+
+def _error_infos(status: Status) -> Iterator[ErrorInfo]:
+    for detail in status.details:
+        info = ErrorInfo()
+        if detail.Unpack(info):
+            yield info

@@ -1,0 +1,209 @@
+"""`otahsm.toml` as frozen models. An unknown key is an error, and so is a value of the wrong type.
+
+Relative paths are relative to the file that names them. A machine needs only the sections of what it
+does: a factory line has `[client]` alone, a daemon has no `[client]`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from otahsm.errors import ConfigError
+
+KeyType = Literal["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"]
+KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]
+ExtendedKeyUsage = Literal["client_auth", "server_auth"]
+
+DEFAULT_DEVICE_ID: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    base: Path = (info.context or {}).get("base", Path())
+    return base / path.expanduser()
+
+
+def _regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return pattern
+
+
+def _listen_address(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004 - the last TCP port
+        raise ValueError("must be host:port, as in 127.0.0.1:7443")
+    return address
+
+
+ConfigPath = Annotated[Path, AfterValidator(_beside_the_file)]
+Pattern = Annotated[str, AfterValidator(_regular_expression)]
+Address = Annotated[str, AfterValidator(_listen_address)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DaemonConfig(_Section):
+    """[daemon]: where it listens. Port 0 takes a free one and logs it."""
+
+    listen: Address = "127.0.0.1:7443"
+    drain_seconds: Annotated[int, Field(ge=1, le=600)] = 30
+
+
+class TlsConfig(_Section):
+    """[tls]: the daemon's own certificate, and the operator CA whose clients may come in."""
+
+    certificate: ConfigPath
+    key: ConfigPath
+    client_ca: ConfigPath
+
+
+class TokenConfig(_Section):
+    """[token]: the PKCS#11 token, how to log in, and how many processes sign with it."""
+
+    module: ConfigPath
+    label: Annotated[str, Field(min_length=1, max_length=32)]
+    serial: str | None = None
+    pin_file: ConfigPath
+    guard_dir: ConfigPath
+    environment: dict[str, str] = {}
+    signers: Annotated[int, Field(ge=1, le=64)] = 2
+    sign_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+
+
+class CaConfig(_Section):
+    """[ca]: the certificate chain of the CA (signing certificate first, root last) and its key."""
+
+    certificate: ConfigPath
+    key_label: Annotated[str, Field(min_length=1)]
+    key_id: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{2})+$")]
+
+
+class LedgerConfig(_Section):
+    """[ledger]: the SQLite file that remembers every certificate."""
+
+    path: ConfigPath
+
+
+class IssuanceConfig(_Section):
+    """[issuance]: how the cycle runs."""
+
+    default_profile: str = "ota-connect"
+    preparers: Annotated[int, Field(ge=1, le=64)] = 2
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 64
+    wait_for_signer_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
+
+
+class ProfileConfig(_Section):
+    """[profiles.NAME]: what a certificate holds and what a CSR must look like.
+
+    The defaults are the profile `ota-connect`, the OTA Connect guide's contract.
+    """
+
+    validity_days: Annotated[int, Field(ge=1, le=36525)] = 365
+    backdate_minutes: Annotated[int, Field(ge=0, le=10080)] = 60
+    device_id: Pattern = DEFAULT_DEVICE_ID
+    key_types: Annotated[frozenset[KeyType], Field(min_length=1)] = frozenset(
+        {"ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}
+    )
+    key_usage: Annotated[frozenset[KeyUsage], Field(min_length=1)] = frozenset({"digital_signature"})
+    extended_key_usage: Annotated[tuple[ExtendedKeyUsage, ...], Field(min_length=1)] = ("client_auth",)
+    csr_extras: Literal["refuse", "ignore"] = "refuse"
+
+
+class ClientConfig(_Section):
+    """[client]: how this machine reaches the daemon, and what it puts into device folders."""
+
+    target: Annotated[str, Field(min_length=1)]
+    ca: ConfigPath
+    certificate: ConfigPath
+    key: ConfigPath
+    devices: ConfigPath
+    gateway_url: str | None = None
+    server_ca: ConfigPath | None = None
+
+
+class Config(_Section):
+    """The whole file. Sections that a command needs and that are missing are its errors to raise."""
+
+    daemon: DaemonConfig = DaemonConfig()
+    tls: TlsConfig | None = None
+    token: TokenConfig | None = None
+    ca: CaConfig | None = None
+    ledger: LedgerConfig | None = None
+    issuance: IssuanceConfig = IssuanceConfig()
+    profiles: Annotated[dict[str, ProfileConfig], Field(min_length=1)] = {"ota-connect": ProfileConfig()}
+    client: ClientConfig | None = None
+
+    @model_validator(mode="after")
+    def _default_profile_exists(self) -> Self:
+        if self.issuance.default_profile not in self.profiles:
+            raise ValueError(f"[issuance] default_profile: no [profiles.{self.issuance.default_profile}]")
+        return self
+
+
+_Any = TypeVar("_Any", bound=_Section)
+
+
+def section(value: _Any | None, name: str) -> _Any:
+    """Return `value`, a section of the file, or say that it is missing.
+
+    Raises:
+        ConfigError: it is missing.
+    """
+    if value is None:
+        raise ConfigError(
+            f"the configuration has no [{name}] section",
+            hint="`otahsm quickstart DIR` writes a complete otahsm.toml to copy it from.",
+        )
+    return value
+
+
+def load_config(path: Path) -> Config:
+    """Read and check `otahsm.toml`.
+
+    Raises:
+        ConfigError: the file can't be read, isn't TOML, or holds something it must not.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist", hint="Name it with --config, or make one with `otahsm quickstart DIR`."
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}") from error
+    return parse_config(table, base=path.absolute().parent, source=str(path))
+
+
+def parse_config(table: dict[str, Any], *, base: Path, source: str) -> Config:
+    """Check a parsed TOML table; `source` names it in errors, `base` is where relative paths start.
+
+    Raises:
+        ConfigError: naming every key that is wrong.
+    """
+    try:
+        return Config.model_validate(table, context={"base": base})
+    except ValidationError as error:
+        # Values are left out on purpose: a misplaced PIN must not end up in a log.
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']) or source}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise ConfigError(f"{source} is wrong: " + "; ".join(lines)) from None

@@ -1,0 +1,156 @@
+"""The daemon's life: start, serve, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Final
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from otahsm.config import Config, section
+from otahsm.daemon.services import AuthorityService, IssuanceService
+from otahsm.daemon.tls import server_credentials
+from otahsm.errors import ConfigError, OtahsmError
+from otahsm.issuance import Issuance
+from otahsm.pki import MAX_CSR_BYTES
+from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2, issuance_pb2_grpc
+
+_SERVICES: Final = (
+    issuance_pb2.DESCRIPTOR.services_by_name["IssuanceService"].full_name,
+    authority_pb2.DESCRIPTOR.services_by_name["AuthorityService"].full_name,
+)
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", 256 * (MAX_CSR_BYTES + 1024)),
+    ("grpc.so_reuseport", 0),  # a second daemon on the port must fail, not share it
+)
+_MAX_CALLS: Final = 1024
+
+_log = structlog.get_logger()
+
+
+class Daemon:
+    """One daemon.
+
+    Args:
+        config: the whole configuration; it needs [tls], [token], [ca] and [ledger].
+
+    Raises:
+        ConfigError: something in it, or a file that it names, is wrong.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._changed = asyncio.Event()
+        self._issuance = Issuance(config, self._worker_event)
+        self._issuing = IssuanceService(self._issuance)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
+        issuance_pb2_grpc.add_IssuanceServiceServicer_to_server(self._issuing, self._server)
+        authority_pb2_grpc.add_AuthorityServiceServicer_to_server(
+            AuthorityService(self._issuance), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        credentials = server_credentials(section(config.tls, "tls"), self._issuance.chain)
+        listen = config.daemon.listen
+        try:
+            port = self._server.add_secure_port(listen, credentials)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"[daemon] listen: {listen} can't be listened on",
+                hint="Is another daemon running there? `ss -ltnp` shows who listens.",
+            ) from error
+        self.address = f"{listen.rpartition(':')[0]}:{port}"
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then finish what is in hand.
+
+        Raises:
+            ConfigError: the ledger can't be used.
+            OtahsmError: no signer got ready and none will, until an operator acts.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await self._set_health(serving=False)
+        voided = await self._issuance.start()
+        try:
+            if voided:
+                _log.warning("ledger.recovered", voided_intents=voided)
+            await self._server.start()
+            self._log_listening()
+            await self._serve_until(stop)
+        finally:
+            await self._shut_down()
+
+    async def _serve_until(self, stop: asyncio.Event) -> None:
+        watching = asyncio.create_task(self._watch_health())
+        stopping = asyncio.create_task(stop.wait())
+        starting = asyncio.create_task(self._issuance.wait_until_serving())
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+            await stop.wait()
+        finally:
+            for task in (watching, stopping, starting):
+                task.cancel()
+
+    async def _shut_down(self) -> None:
+        _log.info("daemon.draining", at_most_seconds=self._config.daemon.drain_seconds)
+        await self._health.enter_graceful_shutdown()
+        self._issuing.drain()
+        await self._server.stop(self._config.daemon.drain_seconds)
+        await self._issuance.close()
+        _log.info("daemon.stopped")
+
+    def _log_listening(self) -> None:
+        config, issuer = self._config, self._issuance.chain.issuer
+        token, ca = section(config.token, "token"), section(config.ca, "ca")
+        _log.info(
+            "daemon.listening",
+            address=self.address,
+            token=token.label,
+            module=str(token.module),
+            key=ca.key_label,
+            ca=issuer.subject_text,
+            ca_key=issuer.key_type,
+            ca_ends=f"{issuer.not_after:%Y-%m-%d}",
+            profiles=sorted(config.profiles),
+            ledger=str(section(config.ledger, "ledger").path),
+        )
+
+    def _worker_event(self, event: str, pid: int, error: OtahsmError | None) -> None:
+        if error is None:
+            _log.info(event, pid=pid)
+        else:
+            _log.error(event, pid=pid, reason=error.reason, message=error.message, hint=error.hint)
+        self._changed.set()
+
+    async def _watch_health(self) -> None:
+        """Tell the health service whenever signing becomes possible or impossible."""
+        serving = False
+        while True:
+            if self._issuance.serving != serving:
+                serving = not serving
+                _log.log(30 - 10 * serving, "health.changed", serving=serving)
+                await self._set_health(serving=serving)
+            await self._changed.wait()
+            self._changed.clear()
+
+    async def _set_health(self, *, serving: bool) -> None:
+        kinds = health_pb2.HealthCheckResponse
+        for name in ("", *_SERVICES):
+            await self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
+
+
+async def serve(config: Config) -> None:
+    """Run a daemon until it is told to stop. Raises as `Daemon` and `Daemon.run`."""
+    await Daemon(config).run()

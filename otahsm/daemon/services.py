@@ -1,0 +1,215 @@
+"""The gRPC services. Thin: they read messages, hand orders to the cycle, and write results."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from otahsm.daemon.tls import Context, caller_of
+from otahsm.daemon.wire import certificate_of, order_of, result_of, status_of
+from otahsm.errors import OtahsmError, RequestRefusedError, ShuttingDownError
+from otahsm.issuance import Caller, Issuance, Issued, Order, Outcome
+from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2, issuance_pb2_grpc
+
+MAX_REQUESTS: Final = 256  # in one message
+_MESSAGES_IN_WORK: Final = 8  # of one stream
+_SECONDS_A_DAY: Final = 86_400
+
+_log = structlog.get_logger()
+_Responses = AsyncIterator[issuance_pb2.IssueCertificatesResponse]
+
+
+class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
+    """`otahsm.v1.IssuanceService`."""
+
+    def __init__(self, issuance: Issuance) -> None:
+        self._issuance = issuance
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Take nothing new; let every stream answer what it has read, and end it."""
+        self._draining.set()
+
+    async def IssueCertificate(  # noqa: N802 - the name is the wire's
+        self, request: issuance_pb2.IssueCertificateRequest, context: Context
+    ) -> issuance_pb2.IssueCertificateResponse:
+        """Issue one certificate."""
+        caller = caller_of(context)
+        if self._draining.is_set():
+            await _abort(context, ShuttingDownError("the daemon is shutting down"))
+        (outcome,) = await self.answer([order_of(request.request, caller)], caller)
+        if not isinstance(outcome, Issued):
+            await _abort(context, outcome)
+        return issuance_pb2.IssueCertificateResponse(
+            request_id=outcome.request_id,
+            certificate=certificate_of(outcome, self._issuance.chain.intermediates),
+        )
+
+    async def IssueCertificates(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[issuance_pb2.IssueCertificatesRequest],
+        context: Context,
+    ) -> _Responses:
+        """Issue certificates for as long as the client sends requests."""
+        stream = _Stream(self, caller_of(context), self._issuance.chain.intermediates)
+        async for response in stream.serve(request_iterator, self._draining):
+            yield response
+        if stream.failure is not None:
+            await _abort(context, stream.failure)
+
+    async def answer(self, orders: Sequence[Order], caller: Caller) -> list[Outcome]:
+        """Have a message's orders issued; log what was refused, one line a message."""
+        try:
+            outcomes = await self._issuance.submit(orders)
+        except Exception:  # noqa: BLE001 - the edge of the process: a fault of ours must not reach the client raw
+            _log.exception("issuance.fault", client=caller.identity, requests=len(orders))
+            fault: Outcome = OtahsmError("the daemon failed in an unforeseen way; its log says how")
+            outcomes = [fault] * len(orders)
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
+        if refusals:
+            reasons = dict(Counter(refusal.reason for refusal in refusals))
+            first = refusals[0]
+            _log.warning(
+                "requests.refused",
+                client=caller.identity,
+                reasons=reasons,
+                first=first.message,
+                hint=first.hint,
+            )
+        return outcomes
+
+
+class _Stream:
+    """One stream of a client's: reads ahead a few messages, answers each when it is done."""
+
+    def __init__(self, service: IssuanceService, caller: Caller, intermediates: tuple[bytes, ...]) -> None:
+        self._service = service
+        self._caller = caller
+        self._intermediates = intermediates
+        self._window = asyncio.Semaphore(_MESSAGES_IN_WORK)
+        self._answers: asyncio.Queue[issuance_pb2.IssueCertificatesResponse | None] = asyncio.Queue()
+        self._in_work: set[asyncio.Task[None]] = set()
+        self.failure: OtahsmError | None = None
+
+    async def serve(
+        self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest], draining: asyncio.Event
+    ) -> _Responses:
+        reader = asyncio.create_task(self._read_all(messages, draining))
+        issued = refused = 0
+        try:
+            # A result counts as in work until the client has taken it: a slow reader slows only itself.
+            while (response := await self._answers.get()) is not None:
+                yield response
+                self._window.release()
+                good = sum(result.HasField("certificate") for result in response.results)
+                issued, refused = issued + good, refused + len(response.results) - good
+            await reader
+        finally:
+            for task in (reader, *self._in_work):
+                task.cancel()
+            _log.info("stream.ended", client=self._caller.identity, issued=issued, refused=refused)
+
+    async def _read_all(
+        self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest], draining: asyncio.Event
+    ) -> None:
+        reading = asyncio.create_task(self._read(messages))
+        stopping = asyncio.create_task(draining.wait())
+        try:
+            await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                reading.cancel()
+                self.failure = ShuttingDownError("the daemon is shutting down")
+            elif not reading.cancelled() and (error := reading.exception()):
+                if not isinstance(error, OtahsmError):
+                    raise error
+                self.failure = error
+            while self._in_work:
+                await asyncio.wait(self._in_work)
+        finally:
+            stopping.cancel()
+            reading.cancel()
+            self._answers.put_nowait(None)
+
+    async def _read(self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest]) -> None:
+        async for message in messages:
+            if not 1 <= len(message.requests) <= MAX_REQUESTS:
+                raise RequestRefusedError(
+                    "requests", f"a message carries 1 to {MAX_REQUESTS} requests, not {len(message.requests)}"
+                )
+            await self._window.acquire()
+            task = asyncio.create_task(self._answer(message))
+            self._in_work.add(task)
+            task.add_done_callback(self._in_work.discard)
+
+    async def _answer(self, message: issuance_pb2.IssueCertificatesRequest) -> None:
+        requests = message.requests
+        named = [request for request in requests if request.request_id]
+        outcomes = iter(
+            await self._service.answer([order_of(request, self._caller) for request in named], self._caller)
+            if named
+            else ()
+        )
+        nameless = RequestRefusedError("request_id", "a request in a stream needs a request id")
+        results = [
+            result_of(
+                request.request_id, next(outcomes) if request.request_id else nameless, self._intermediates
+            )
+            for request in requests
+        ]
+        self._answers.put_nowait(issuance_pb2.IssueCertificatesResponse(results=results))
+
+
+class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):
+    """`otahsm.v1.AuthorityService`."""
+
+    def __init__(self, issuance: Issuance) -> None:
+        self._issuance = issuance
+
+    async def GetAuthority(  # noqa: N802
+        self, request: authority_pb2.GetAuthorityRequest, context: Context
+    ) -> authority_pb2.GetAuthorityResponse:
+        """Tell which CA signs."""
+        del request, context
+        chain = self._issuance.chain
+        return authority_pb2.GetAuthorityResponse(
+            authority=authority_pb2.Authority(
+                subject=chain.issuer.subject_text,
+                chain=chain.intermediates,
+                trust_anchor=chain.trust_anchor,
+                key_type=chain.issuer.key_type,
+                not_after_time=Timestamp(seconds=int(chain.issuer.not_after.timestamp())),
+                ready_signers=self._issuance.ready_signers,
+            )
+        )
+
+    async def ListProfiles(  # noqa: N802
+        self, request: authority_pb2.ListProfilesRequest, context: Context
+    ) -> authority_pb2.ListProfilesResponse:
+        """Tell what may be issued."""
+        del request, context
+        return authority_pb2.ListProfilesResponse(
+            profiles=[
+                authority_pb2.Profile(
+                    name=name,
+                    is_default=name == self._issuance.default_profile,
+                    validity=Duration(seconds=profile.validity_days * _SECONDS_A_DAY),
+                    device_id_pattern=profile.device_id,
+                    key_types=sorted(profile.key_types),
+                )
+                for name, profile in sorted(self._issuance.profiles.items())
+            ]
+        )
+
+
+async def _abort(context: Context, error: OtahsmError) -> NoReturn:
+    """End a call with an error and its details."""
+    code = next(code for code in grpc.StatusCode if code.value[0] == error.code)
+    details = (("grpc-status-details-bin", status_of(error).SerializeToString()),)
+    await context.abort(code, error.message, details)

@@ -1,0 +1,98 @@
+"""Mutual TLS, always: the daemon's credentials, and who a client is.
+
+There is no plaintext port and no switch for one. gRPC's TLS stack accepts TLS 1.2 and 1.3 only, and
+takes a client certificate only with the clientAuth purpose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import NameOID
+
+from otahsm.config import TlsConfig
+from otahsm.errors import ConfigError
+from otahsm.issuance import Caller
+from otahsm.pki import Chain
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def server_credentials(tls: TlsConfig, fleet: Chain) -> grpc.ServerCredentials:
+    """Load the daemon's certificate and key, and the operator CA whose clients may come in.
+
+    Raises:
+        ConfigError: a file can't be read, certificate and key don't belong together, the certificate is
+            not valid now, or the operator CA is the fleet CA (every device would be an issuing client).
+    """
+    certificate, key, client_ca = (_read(path) for path in (tls.certificate, tls.key, tls.client_ca))
+    try:
+        own = x509.load_pem_x509_certificates(certificate)[0]
+        private_key = load_pem_private_key(key, password=None)
+        operators = x509.load_pem_x509_certificates(client_ca)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"a [tls] file is not what it should be: {error}") from error
+    if own.public_key() != private_key.public_key():
+        raise ConfigError(f"[tls] certificate {tls.certificate} and key {tls.key} don't belong together")
+    now = datetime.now(UTC)
+    if not own.not_valid_before_utc <= now <= own.not_valid_after_utc:
+        raise ConfigError(
+            f"[tls] certificate {tls.certificate} is not valid now:"
+            f" it is from {own.not_valid_before_utc:%Y-%m-%d} to {own.not_valid_after_utc:%Y-%m-%d}"
+        )
+    fleet_keys = [
+        x509.load_der_x509_certificate(der).public_key() for der in (*fleet.intermediates, fleet.trust_anchor)
+    ]
+    if any(operator.public_key() in fleet_keys for operator in operators):
+        raise ConfigError(
+            f"[tls] client_ca {tls.client_ca} is the fleet CA: every device could issue certificates",
+            hint="Operators need a CA of their own; `otahsm quickstart` makes one.",
+        )
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], root_certificates=client_ca, require_client_auth=True
+    )
+
+
+def caller_of(context: Context) -> Caller:
+    """Say who the client is, from the certificate that TLS has verified.
+
+    The identity is the first URI name of the certificate (a SPIFFE id, say), else its first DNS name,
+    else its common name.
+    """
+    return _caller(next(iter(context.auth_context()["x509_pem_cert"])))
+
+
+@lru_cache(maxsize=1024)
+def _caller(pem: bytes) -> Caller:
+    certificate = x509.load_pem_x509_certificate(pem)
+    fingerprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
+    return Caller(_identity(certificate) or f"sha256:{fingerprint.hex()}", fingerprint)
+
+
+def _identity(certificate: x509.Certificate) -> str | None:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
+        return f"uri:{uri}"
+    for dns in names.get_values_for_type(x509.DNSName):
+        return f"dns:{dns}"
+    for common_name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        return f"cn:{common_name.value!s}"
+    return None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the [tls] file {path} can't be read: {error.strerror}") from None

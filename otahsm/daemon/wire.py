@@ -1,0 +1,58 @@
+"""Between the wire's messages and the cycle's values. No rules: those are the cycle's."""
+
+from __future__ import annotations
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from otahsm.errors import OtahsmError, RequestRefusedError
+from otahsm.issuance import Caller, Issued, Order, Outcome
+from otahsm.v1 import issuance_pb2 as pb
+
+ERROR_DOMAIN = "otahsm"
+
+
+def order_of(request: pb.CertificateRequest, caller: Caller) -> Order:
+    """Read one request."""
+    return Order(caller, request.request_id, request.profile, request.device_id, request.csr)
+
+
+def result_of(request_id: str, outcome: Outcome, intermediates: tuple[bytes, ...]) -> pb.IssueResult:
+    """Write one outcome."""
+    if isinstance(outcome, Issued):
+        return pb.IssueResult(request_id=request_id, certificate=certificate_of(outcome, intermediates))
+    return pb.IssueResult(request_id=request_id, error=status_of(outcome))
+
+
+def certificate_of(issued: Issued, intermediates: tuple[bytes, ...]) -> pb.IssuedCertificate:
+    """Write one certificate and its chain."""
+    return pb.IssuedCertificate(
+        device_id=issued.device_id,
+        serial_number=issued.serial.to_bytes((issued.serial.bit_length() + 7) // 8, "big"),
+        chain=(issued.certificate, *intermediates),
+        not_before_time=Timestamp(seconds=int(issued.validity.not_before.timestamp())),
+        not_after_time=Timestamp(seconds=int(issued.validity.not_after.timestamp())),
+        replayed=issued.replayed,
+    )
+
+
+def status_of(error: OtahsmError) -> Status:
+    """Write an error: its code and message, why for programs, what to do for people."""
+    details: list[Message] = [
+        ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata={"hint": error.hint})
+    ]
+    if isinstance(error, RequestRefusedError):
+        violations = [
+            BadRequest.FieldViolation(field=violation.field, description=violation.description)
+            for violation in error.violations
+        ]
+        details.append(BadRequest(field_violations=violations))
+    status = Status(code=error.code, message=error.message)
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status

@@ -1,0 +1,181 @@
+"""Every way in which otahsm fails, one small class each.
+
+An error knows its gRPC code, a stable reason for programs, and a hint that tells a person what to do
+next. It is raised where the failure is understood and turned into a status or an exit code only at the
+edge (`otahsm.daemon`, `otahsm.cli`).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar, NamedTuple
+
+
+class Code(IntEnum):
+    """The canonical codes that otahsm answers with (google/rpc/code.proto)."""
+
+    INVALID_ARGUMENT = 3
+    ALREADY_EXISTS = 6
+    FAILED_PRECONDITION = 9
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class ExitCode(IntEnum):
+    """What the `otahsm` command exits with, besides 0 for success."""
+
+    SOME_FAILED = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+    OPERATOR = 4
+
+
+class Violation(NamedTuple):
+    """One field of a request that is wrong (google.rpc.BadRequest.FieldViolation)."""
+
+    field: str
+    description: str
+
+
+class OtahsmError(Exception):
+    """The root of all our errors.
+
+    Args:
+        message: one sentence that says what is wrong, without secrets.
+        hint: one sentence that says what to do about it.
+    """
+
+    code: ClassVar[Code] = Code.INTERNAL
+    reason: ClassVar[str] = "INTERNAL"
+    exit_code: ClassVar[ExitCode] = ExitCode.USAGE
+    default_hint: ClassVar[str] = "This is a fault in otahsm: please report it with the daemon's log."
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+
+
+class ConfigError(OtahsmError):
+    """A file of the operator's is missing, unreadable or wrong."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "CONFIG"
+    default_hint = "Correct the file and start again."
+
+
+class RequestRefusedError(OtahsmError):
+    """A request that no retry will mend: its CSR or one of its fields is bad."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "BAD_REQUEST"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Correct the request; asking again as it is gives the same answer."
+
+    def __init__(self, field: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.violations = (Violation(field, message),)
+
+
+class ConflictError(OtahsmError):
+    """The device id, the public key or the request id is taken."""
+
+    code = Code.ALREADY_EXISTS
+    reason = "CONFLICT"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Use the certificate that exists, or another device id with a key of its own."
+
+
+class InProgressError(OtahsmError):
+    """The same device is being issued at this moment, by an earlier request."""
+
+    code = Code.UNAVAILABLE
+    reason = "IN_PROGRESS"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Ask again in a second: the answer will be the certificate that is being made."
+
+
+class AuthorityUnusableError(OtahsmError):
+    """The CA certificate is not valid now, or not what the key belongs to."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "AUTHORITY_UNUSABLE"
+    exit_code = ExitCode.OPERATOR
+    default_hint = "Check the [ca] section and the CA certificate with `otahsm ca show`."
+
+
+class TokenUnavailableError(OtahsmError):
+    """No signer can sign now; the token may come back by itself."""
+
+    code = Code.UNAVAILABLE
+    reason = "TOKEN_UNAVAILABLE"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "Ask again in a few seconds; the daemon's log says what the token answered."
+
+
+class TokenRefusedError(OtahsmError):
+    """The token said no in a way that only an operator can mend. Never retried by itself."""
+
+    code = Code.UNAVAILABLE
+    reason = "TOKEN_REFUSED"
+    exit_code = ExitCode.OPERATOR
+    default_hint = "Check the [token] and [ca] sections with `otahsm ca show`."
+
+
+class PinRefusedError(TokenRefusedError):
+    """The token refused the PIN, or one more try might lock it (I7)."""
+
+    reason = "PIN_REFUSED"
+
+
+class LedgerUnavailableError(OtahsmError):
+    """The ledger can't be written; nothing is signed or released meanwhile."""
+
+    code = Code.UNAVAILABLE
+    reason = "LEDGER_UNAVAILABLE"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "Check the disk under [ledger] path for space and permissions; then ask again."
+
+
+class WorkerLostError(OtahsmError):
+    """A worker process died, hung or broke the protocol with a batch in hand."""
+
+    code = Code.UNAVAILABLE
+    reason = "WORKER_LOST"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "Ask again in a few seconds; the daemon replaces the process by itself."
+
+
+class WorkersBusyError(OtahsmError):
+    """No worker process got free in time."""
+
+    code = Code.UNAVAILABLE
+    reason = "BUSY"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "Ask again in a few seconds."
+
+
+class DaemonUnavailableError(OtahsmError):
+    """The client can't reach the daemon, or the connection broke."""
+
+    code = Code.UNAVAILABLE
+    reason = "DAEMON_UNAVAILABLE"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "Check that `otahsm serve` runs, and the [client] section; then run the command again."
+
+
+class FolderError(OtahsmError):
+    """Device folders can't be written here."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "FOLDER"
+    default_hint = "Make room or give permission, then run the same command again: it goes on where it was."
+
+
+class ShuttingDownError(OtahsmError):
+    """The daemon is finishing what it has and takes nothing new."""
+
+    code = Code.UNAVAILABLE
+    reason = "SHUTTING_DOWN"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "Ask again when the daemon is back."

@@ -1,0 +1,295 @@
+"""The issuance cycle. Everything else in otahsm exists so that this can be true.
+
+A batch of requests goes through six steps, each of which only what passed the one before can enter:
+
+1. **admit**: is there such a profile, can the CA issue now
+2. **prepare**: check the CSR, draw a serial number, build the TBS (in a preparer process)
+3. **journal**: write the intent durably: who, what, which serial, which TBS
+4. **sign**: the token signs, and the signature is verified (in a signer process)
+5. **record**: the certificate enters the ledger durably
+6. **release**: only now may a client see it
+
+What must hold, whatever is killed and whenever:
+
+- **I1** no certificate is released that is not durably in the ledger (`_release` takes nothing else)
+- **I2** no signature is made without a durable intent (`_sign` takes nothing else)
+- **I3** the same request again gets the same certificate; conflicts are refused (the journal decides)
+- **I4** every signature is verified before it is recorded (the signer returns no other)
+- **I5** one bad CSR costs one outcome, never its neighbours'
+- **I6** memory is bounded: a batch is, and `IssuanceQueue` is
+- **I8** this process has neither PIN nor session, and parses no CSR
+- **I9** a leaf never outlives its issuer, and takes only id and key from its CSR (`pki`)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from otahsm.config import ProfileConfig
+from otahsm.errors import (
+    AuthorityUnusableError,
+    ConflictError,
+    InProgressError,
+    LedgerUnavailableError,
+    OtahsmError,
+    RequestRefusedError,
+    TokenRefusedError,
+    TokenUnavailableError,
+)
+from otahsm.issuance.values import Issued, Order, Outcome
+from otahsm.ledger import Accepted, Conflict, Intent, Ledger, Replay
+from otahsm.pki import Issuer, Validity, assemble, validity_at, validity_of
+from otahsm.preparation import Draft, Preparers, Task
+from otahsm.token import SignerPool
+
+_REQUEST_ID: Final = frozenset(string.ascii_letters + string.digits + string.punctuation)
+_MAX_REQUEST_ID: Final = 128
+
+_Outcomes = list[Outcome | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """Passed step 1. `position` is the request's place in the batch, here and below."""
+
+    position: int
+    order: Order
+    profile: str
+    validity: Validity
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Passed step 2."""
+
+    admitted: _Admitted
+    draft: Draft
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Intended:
+    """Passed step 3: its serial number is durably in the ledger."""
+
+    prepared: _Prepared
+    intent_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """Passed step 4: a certificate whose signature verifies, and that nobody may see yet."""
+
+    intended: _Intended
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """Passed step 5: durably in the ledger."""
+
+    signed: _Signed
+
+
+class IssuanceCycle:
+    """Issues batches for one CA.
+
+    Args:
+        issuer: the CA certificate.
+        profiles: what may be issued, by name.
+        default_profile: the one that an empty name stands for.
+        preparers: where step 2 happens.
+        signers: where step 4 happens.
+        ledger: where steps 3 and 5 happen.
+        clock: tells the time, with a time zone.
+    """
+
+    def __init__(
+        self,
+        *,
+        issuer: Issuer,
+        profiles: Mapping[str, ProfileConfig],
+        default_profile: str,
+        preparers: Preparers,
+        signers: SignerPool,
+        ledger: Ledger,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._issuer = issuer
+        self._profiles = profiles
+        self._default_profile = default_profile
+        self._preparers = preparers
+        self._signers = signers
+        self._ledger = ledger
+        self._clock = clock
+
+    async def issue(self, orders: Sequence[Order]) -> list[Outcome]:
+        """Take a batch through the cycle; return one outcome for each order, in order."""
+        outcomes: _Outcomes = [None] * len(orders)
+        now = self._clock()
+        admitted = self._admit(orders, now, outcomes)
+        prepared = await self._prepare(admitted, outcomes)
+        intended = await self._journal(prepared, now, outcomes)
+        recorded: list[_Recorded] = []
+        try:
+            signed = await self._sign(intended, outcomes)
+            recorded = await self._record(signed, outcomes)
+        finally:
+            await self._void_the_rest(intended, recorded)
+        self._release(recorded, outcomes)
+        return [outcome or OtahsmError("a request fell through the cycle") for outcome in outcomes]
+
+    def _admit(self, orders: Sequence[Order], now: datetime, outcomes: _Outcomes) -> list[_Admitted]:
+        """Step 1. Cheap, and before anything is parsed."""
+        admitted = []
+        for position, order in enumerate(orders):
+            try:
+                _check_request_id(order.request_id)
+                name = order.profile or self._default_profile
+                validity = validity_at(now, self._profile(name), self._issuer)
+                admitted.append(_Admitted(position, order, name, validity))
+            except (RequestRefusedError, AuthorityUnusableError) as error:
+                outcomes[position] = error
+        return admitted
+
+    async def _prepare(self, admitted: list[_Admitted], outcomes: _Outcomes) -> list[_Prepared]:
+        """Step 2, in a preparer."""
+        prepared = []
+        answers = await self._preparers.prepare(
+            [Task(item.profile, item.order.device_id, item.order.csr, item.validity) for item in admitted]
+        )
+        for item, answer in zip(admitted, answers, strict=True):
+            if isinstance(answer, Draft):
+                prepared.append(_Prepared(item, answer, _request_id(item, answer)))
+            else:
+                outcomes[item.position] = answer
+        return prepared
+
+    async def _journal(
+        self, prepared: list[_Prepared], now: datetime, outcomes: _Outcomes
+    ) -> list[_Intended]:
+        """Step 3. What was issued before is released again from here; conflicts end here."""
+        intended = []
+        intents = [self._intent(item, now) for item in prepared]
+        try:
+            answers = await self._ledger.journal(intents) if intents else []
+        except LedgerUnavailableError as error:
+            _settle([item.admitted for item in prepared], error, outcomes)
+            return []
+        for item, answer in zip(prepared, answers, strict=True):
+            position = item.admitted.position
+            match answer:
+                case Accepted(intent_id):
+                    intended.append(_Intended(item, intent_id))
+                case Replay(certificate, serial, not_before, not_after):
+                    outcomes[position] = Issued(
+                        item.request_id,
+                        item.draft.device_id,
+                        int.from_bytes(serial, "big"),
+                        validity_of(not_before, not_after),
+                        certificate,
+                        replayed=True,
+                    )
+                case Conflict(message):
+                    outcomes[position] = ConflictError(message)
+                case _:
+                    outcomes[position] = InProgressError(
+                        f"the device {item.draft.device_id} is being issued at this moment"
+                    )
+        return intended
+
+    async def _sign(self, intended: list[_Intended], outcomes: _Outcomes) -> list[_Signed]:
+        """Step 4, in a signer. Only what is journalled gets here (I2); only what verifies comes back (I4)."""
+        if not intended:
+            return []
+        try:
+            signatures = await self._signers.sign([item.prepared.draft.tbs for item in intended])
+        except (TokenUnavailableError, TokenRefusedError) as error:
+            _settle([item.prepared.admitted for item in intended], error, outcomes)
+            return []
+        return [
+            _Signed(item, assemble(item.prepared.draft.tbs, self._issuer.algorithm, signature))
+            for item, signature in zip(intended, signatures, strict=True)
+        ]
+
+    async def _record(self, signed: list[_Signed], outcomes: _Outcomes) -> list[_Recorded]:
+        """Step 5."""
+        if not signed:
+            return []
+        try:
+            await self._ledger.record({item.intended.intent_id: item.certificate for item in signed})
+        except LedgerUnavailableError as error:
+            _settle([item.intended.prepared.admitted for item in signed], error, outcomes)
+            return []
+        return [_Recorded(item) for item in signed]
+
+    def _release(self, recorded: list[_Recorded], outcomes: _Outcomes) -> None:
+        """Step 6. Only what is in the ledger gets here (I1)."""
+        for item in recorded:
+            prepared = item.signed.intended.prepared
+            outcomes[prepared.admitted.position] = Issued(
+                prepared.request_id,
+                prepared.draft.device_id,
+                prepared.draft.serial,
+                prepared.admitted.validity,
+                item.signed.certificate,
+                replayed=False,
+            )
+
+    async def _void_the_rest(self, intended: list[_Intended], recorded: list[_Recorded]) -> None:
+        """Close the intents that came to nothing, so that their devices may ask again."""
+        done = {item.signed.intended.intent_id for item in recorded}
+        left = [item.intent_id for item in intended if item.intent_id not in done]
+        if left:
+            await self._ledger.void(left, "it was not signed, or signed and not recorded; never released")
+
+    def _profile(self, name: str) -> ProfileConfig:
+        try:
+            return self._profiles[name]
+        except KeyError:
+            raise RequestRefusedError(
+                "profile",
+                f"there is no profile {name[:64]!a}; there are {', '.join(sorted(self._profiles))}",
+            ) from None
+
+    def _intent(self, item: _Prepared, now: datetime) -> Intent:
+        admitted, draft = item.admitted, item.draft
+        return Intent(
+            serial=draft.serial.to_bytes(20, "big"),
+            request_id=item.request_id,
+            profile=admitted.profile,
+            device_id=draft.device_id,
+            spki_sha256=draft.spki_sha256,
+            tbs_sha256=hashlib.sha256(draft.tbs).digest(),
+            issuer_key_id=self._issuer.key_identifier,
+            not_before=int(admitted.validity.not_before.timestamp()),
+            not_after=int(admitted.validity.not_after.timestamp()),
+            client=admitted.order.caller.identity,
+            client_certificate_sha256=admitted.order.caller.certificate_sha256,
+            intended_at=int(now.timestamp() * 1_000_000),
+        )
+
+
+def _settle(items: Sequence[_Admitted], error: OtahsmError, outcomes: _Outcomes) -> None:
+    for item in items:
+        outcomes[item.position] = error
+
+
+def _check_request_id(request_id: str) -> None:
+    if len(request_id) > _MAX_REQUEST_ID or not _REQUEST_ID.issuperset(request_id):
+        raise RequestRefusedError(
+            "request_id",
+            f"a request id is at most {_MAX_REQUEST_ID} printable ASCII characters without spaces",
+        )
+
+
+def _request_id(item: _Admitted, draft: Draft) -> str:
+    """Return the client's request id, or the one that profile, device id and key stand for."""
+    if item.order.request_id:
+        return item.order.request_id
+    named = f"{item.profile}\0{draft.device_id}\0".encode()
+    return hashlib.sha256(named + draft.spki_sha256).hexdigest()

@@ -1,0 +1,114 @@
+"""Puts the cycle together from its configuration: ledger, preparers, signers, queue; starts and ends them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from otahsm.config import Config, ProfileConfig, section
+from otahsm.errors import ConfigError
+from otahsm.issuance.cycle import IssuanceCycle
+from otahsm.issuance.queue import IssuanceQueue
+from otahsm.issuance.values import Order, Outcome
+from otahsm.ledger import Ledger
+from otahsm.pki import Chain, load_chain
+from otahsm.preparation import Preparers
+from otahsm.token import SignerPool
+from otahsm.workers import Report
+
+_EXTRA_PLACES: Final = 2  # batches in the journal and in the ledger, beside those with a worker
+
+
+class Issuance:
+    """Everything between the network and the token, for one CA.
+
+    Args:
+        config: the whole configuration; it needs [token], [ca] and [ledger].
+        report: called with (event, pid, error) when a worker process is ready or lost.
+        clock: tells the time, with a time zone.
+
+    Raises:
+        ConfigError: a section or the CA certificate is missing or wrong.
+    """
+
+    def __init__(
+        self, config: Config, report: Report, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        token, ca = section(config.token, "token"), section(config.ca, "ca")
+        settings = config.issuance
+        try:
+            self.chain: Chain = load_chain(ca.certificate.read_bytes())
+        except OSError as error:
+            raise ConfigError(
+                f"[ca] certificate {ca.certificate} can't be read: {error.strerror}",
+                hint="Make the CA with `otahsm ca init`.",
+            ) from None
+        self.profiles: Mapping[str, ProfileConfig] = config.profiles
+        self.default_profile = settings.default_profile
+        self._ledger = Ledger(section(config.ledger, "ledger").path)
+        self._preparers = Preparers(
+            config.profiles, self.chain.issuer, size=settings.preparers, report=report
+        )
+        self._signers = SignerPool(
+            token, ca, self.chain.issuer, wait_seconds=settings.wait_for_signer_seconds, report=report
+        )
+        cycle = IssuanceCycle(
+            issuer=self.chain.issuer,
+            profiles=self.profiles,
+            default_profile=self.default_profile,
+            preparers=self._preparers,
+            signers=self._signers,
+            ledger=self._ledger,
+            clock=clock,
+        )
+        self._queue = IssuanceQueue(
+            cycle.issue,
+            batch_size=settings.batch_size,
+            places=settings.preparers + token.signers + _EXTRA_PLACES,
+        )
+
+    @property
+    def ready_signers(self) -> int:
+        """How many signers have made a signature that verified."""
+        return self._signers.ready
+
+    @property
+    def serving(self) -> bool:
+        """Whether a certificate asked for now would be signed."""
+        return self._signers.ready > 0 and self._preparers.ready > 0
+
+    async def start(self) -> int:
+        """Open the ledger, start the processes and begin to take orders, before the first signer is ready.
+
+        Returns:
+            How many intents of an earlier run were open and are now void.
+
+        Raises:
+            ConfigError: the ledger can't be used.
+        """
+        voided = await self._ledger.open()
+        await self._preparers.start()
+        await self._signers.start()
+        await self._queue.start()
+        return voided
+
+    async def wait_until_serving(self) -> None:
+        """Return when a certificate asked for would be signed.
+
+        Raises:
+            OtahsmError: it won't be, until an operator acts.
+        """
+        await self._signers.wait_until_ready()
+        await self._preparers.wait_until_ready()
+
+    async def submit(self, orders: Sequence[Order]) -> list[Outcome]:
+        """Have certificates issued; return one outcome for each order, in order."""
+        return await self._queue.submit(orders)
+
+    async def close(self) -> None:
+        """Finish what is in the cycle, then end the processes and let go of the ledger."""
+        await self._queue.close()
+        await self._signers.close()
+        await self._preparers.close()
+        await self._ledger.close()

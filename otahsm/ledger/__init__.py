@@ -1,0 +1,6 @@
+"""The only room that talks SQL: what was intended, what was issued, and to whom."""
+
+from otahsm.ledger.records import Accepted, Answer, Conflict, InProgress, Intent, Replay
+from otahsm.ledger.store import Ledger
+
+__all__ = ["Accepted", "Answer", "Conflict", "InProgress", "Intent", "Ledger", "Replay"]

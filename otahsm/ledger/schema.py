@@ -1,0 +1,89 @@
+"""The ledger's tables. Rows are only ever added; the one change a row knows is that an intent is voided.
+
+An intent is written before its signature is made (I2), a certificate before it is released (I1). An
+intent is open until it has a certificate or is voided; so every serial number that may exist has a row.
+
+Times are microseconds since the Unix epoch, in UTC; validity is in whole seconds of it. Digests are
+SHA-256, 32 octets. Serial numbers are 20 octets, big-endian, so that they sort and compare as numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite grows a rowid only for INTEGER; PostgreSQL needs the room of BIGINT.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+intents: Final = Table(
+    "intents",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("serial", LargeBinary(20), nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("profile", Text, nullable=False),
+    Column("device_id", String(128), nullable=False),
+    Column("spki_sha256", LargeBinary(32), nullable=False),
+    Column("tbs_sha256", LargeBinary(32), nullable=False),
+    Column("issuer_key_id", LargeBinary, nullable=False),
+    Column("not_before", BigInteger, nullable=False),
+    Column("not_after", BigInteger, nullable=False),
+    # Who asked: the identity in the client's certificate, and which certificate that was.
+    Column("client", Text, nullable=False),
+    Column("client_certificate_sha256", LargeBinary(32), nullable=False),
+    Column("intended_at", BigInteger, nullable=False),
+    # Why no certificate will come of it; NULL while one may.
+    Column("void_reason", Text, nullable=True),
+    Column("voided_at", BigInteger, nullable=True),
+)
+
+_live = text("void_reason IS NULL")
+
+# Exactly once (I3): of the intents that are not voided, one a device and profile, one a request id.
+Index("ix_intents_serial", intents.c.serial, unique=True)
+Index(
+    "ix_intents_device",
+    intents.c.device_id,
+    intents.c.profile,
+    unique=True,
+    sqlite_where=_live,
+    postgresql_where=_live,
+)
+Index("ix_intents_request", intents.c.request_id, unique=True, sqlite_where=_live, postgresql_where=_live)
+Index(
+    "ix_intents_key",
+    intents.c.spki_sha256,
+    intents.c.profile,
+    unique=True,
+    sqlite_where=_live,
+    postgresql_where=_live,
+)
+
+certificates: Final = Table(
+    "certificates",
+    metadata,
+    Column("intent_id", _Id, ForeignKey("intents.id"), primary_key=True),
+    Column("der", LargeBinary, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+)

@@ -1,0 +1,171 @@
+"""The ledger as the issuance cycle uses it: three durable writes, each a batch, each off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+
+from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.ledger.journal import void_intents, write_certificates, write_intents
+from otahsm.ledger.records import Answer, Intent
+
+_Result = TypeVar("_Result")
+
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # WAL's default loses the last commits in a power cut
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA busy_timeout = 5000",
+)
+
+
+class Ledger:
+    """The embedded ledger: one SQLite file, one writer, held by one daemon at a time.
+
+    Args:
+        path: the file; it and its folder are made if they are missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: int | None = None
+        self._engine: Engine | None = None
+        self._owed: list[tuple[tuple[int, ...], str]] = []
+        # SQLite has one writer whatever we do. One thread makes the batches queue here, not in the database.
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+
+    async def open(self) -> int:
+        """Take the ledger, bring its schema up to date, and void what a crash left open.
+
+        Returns:
+            How many intents were voided: serials that may have been signed but were never released.
+
+        Raises:
+            ConfigError: the file can't be used, or another daemon holds it.
+        """
+        return await self._on_writer(self._open)
+
+    async def journal(self, batch: Sequence[Intent]) -> list[Answer]:
+        """Write intents durably (step 3); answer each, in order.
+
+        Raises:
+            LedgerUnavailableError: nothing was written.
+        """
+        return await self._transaction(lambda connection: write_intents(connection, batch))
+
+    async def record(self, issued: Mapping[int, bytes]) -> None:
+        """Write certificates, DER by intent id, durably (step 5).
+
+        Raises:
+            LedgerUnavailableError: nothing was written; nothing may be released.
+        """
+        now = time.time_ns() // 1000
+        await self._transaction(lambda connection: write_certificates(connection, issued, now))
+
+    async def void(self, intent_ids: Sequence[int], reason: str) -> None:
+        """Say that no certificate will come of these intents, so that their devices may ask again.
+
+        If the ledger can't be written now, that is made up for before the next intents are.
+        """
+        self._owed.append((tuple(intent_ids), reason))
+        with contextlib.suppress(LedgerUnavailableError):
+            await self._transaction(lambda _: None)
+
+    async def close(self) -> None:
+        """Let go of the ledger."""
+        await self._on_writer(self._close)
+        self._writer.shutdown()
+
+    async def _transaction(self, write: Callable[[Connection], _Result]) -> _Result:
+        return await self._on_writer(lambda: self._commit(write))
+
+    async def _on_writer(self, work: Callable[[], _Result]) -> _Result:
+        # Shielded: a write that has begun is finished, and its result kept, whoever stops waiting.
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, work))
+
+    def _commit(self, write: Callable[[Connection], _Result]) -> _Result:
+        if self._engine is None:
+            raise LedgerUnavailableError("the ledger is closed")
+        try:
+            owed = len(self._owed)
+            with self._engine.begin() as connection:
+                for intent_ids, reason in self._owed[:owed]:
+                    void_intents(connection, intent_ids, reason, time.time_ns() // 1000)
+                result = write(connection)
+        except SQLAlchemyError as error:
+            cause = error.orig if isinstance(error, DatabaseError) else error
+            raise LedgerUnavailableError(f"the ledger {self._path} can't be written: {cause}") from error
+        del self._owed[:owed]
+        return result
+
+    def _open(self) -> int:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(
+                self._path.with_name(self._path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
+            )
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Made here, so that it is ours alone to read whatever the umask.
+            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except BlockingIOError:
+            raise ConfigError(
+                f"another daemon holds the ledger {self._path}",
+                hint="One daemon runs on one SQLite ledger. Stop the other one, or give this one its own.",
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"the ledger {self._path} can't be used: {error.strerror}") from None
+        self._engine = _engine(self._path)
+        try:
+            with self._engine.begin() as connection:
+                migrate(connection)
+        except SQLAlchemyError as error:
+            raise ConfigError(f"{self._path} is no ledger, or can't be written: {error}") from error
+        now = time.time_ns() // 1000
+        reason = "the daemon stopped before the certificate was recorded"
+        return self._commit(lambda connection: void_intents(connection, None, reason, now))
+
+    def _close(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}")
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # What is read and what is then written is one thing (I3): take the write lock at once.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the schema to the newest version, inside the connection's transaction."""
+    configuration = AlembicConfig()
+    configuration.set_main_option("script_location", "otahsm.ledger:migrations")
+    configuration.set_main_option("path_separator", "os")
+    configuration.attributes["connection"] = connection
+    command.upgrade(configuration, "head")

@@ -1,0 +1,129 @@
+"""Builds certificates (RFC 5280): the TBS of a device, and the finished certificate around a signature."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+from asn1crypto import algos, core, keys
+from asn1crypto import x509 as asn1_x509
+
+from otahsm.config import ProfileConfig
+from otahsm.errors import AuthorityUnusableError
+from otahsm.pki.algorithms import SignatureAlgorithm
+from otahsm.pki.chain import Issuer
+from otahsm.pki.csr import CheckedCsr
+from otahsm.pki.der import BIT_STRING, SEQUENCE, tlv
+from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.names import subject_of
+from otahsm.pki.profile import extended_key_usage, extension, key_usage
+
+SERIAL_BYTES: Final = 20
+_FIRST_GENERALIZED_YEAR: Final = 2050
+
+
+class Validity(NamedTuple):
+    """First and last second of a certificate's life, both in UTC and whole seconds."""
+
+    not_before: datetime
+    not_after: datetime
+
+
+def serial_from_random(random: bytes) -> int:
+    """Make a serial number of 159 random bits (RFC 5280, section 4.1.2.2: positive, at most 20 octets).
+
+    Args:
+        random: 20 octets from a cryptographic source.
+
+    Raises:
+        ValueError: it is not 20 octets, or so nearly zero that the source is broken.
+    """
+    serial = int.from_bytes(random, "big") >> 1
+    if len(random) != SERIAL_BYTES or serial.bit_length() < 8 * SERIAL_BYTES - 64:
+        raise ValueError("not 20 random octets")
+    return serial
+
+
+def validity_at(now: datetime, profile: ProfileConfig, issuer: Issuer) -> Validity:
+    """Say when a certificate issued `now` begins and ends: within its issuer's own validity (I9).
+
+    Raises:
+        AuthorityUnusableError: the issuer is not valid now.
+    """
+    now = now.astimezone(UTC).replace(microsecond=0)
+    if not issuer.not_before <= now <= issuer.not_after:
+        raise AuthorityUnusableError(
+            f"the CA certificate {issuer.subject_text} is valid from {issuer.not_before:%Y-%m-%d %H:%M:%S}"
+            f" to {issuer.not_after:%Y-%m-%d %H:%M:%S} UTC, and it is {now:%Y-%m-%d %H:%M:%S}",
+            hint="Check the clock of the daemon's machine; if it is right, the CA needs a new certificate.",
+        )
+    return Validity(
+        max(now - timedelta(minutes=profile.backdate_minutes), issuer.not_before),
+        min(now + timedelta(days=profile.validity_days), issuer.not_after),
+    )
+
+
+def validity_of(not_before: int, not_after: int) -> Validity:
+    """Make a validity of two times in seconds since the Unix epoch."""
+    return Validity(datetime.fromtimestamp(not_before, UTC), datetime.fromtimestamp(not_after, UTC))
+
+
+def build_tbs(
+    csr: CheckedCsr, profile: ProfileConfig, issuer: Issuer, serial: int, validity: Validity
+) -> bytes:
+    """Build a device's TBSCertificate in DER (RFC 5280, section 4.1.2)."""
+    return encode_tbs(
+        subject=subject_of(csr.device_id),
+        spki=csr.spki,
+        issuer=issuer.subject,
+        algorithm=issuer.algorithm,
+        serial=serial,
+        validity=validity,
+        extensions=[
+            extension("key_usage", key_usage(profile), critical=True),
+            extension("extended_key_usage", extended_key_usage(profile), critical=True),
+            extension("key_identifier", core.OctetString(subject_key_identifier(csr.spki))),
+            extension(
+                "authority_key_identifier",
+                asn1_x509.AuthorityKeyIdentifier({"key_identifier": issuer.key_identifier}),
+            ),
+        ],
+    )
+
+
+def encode_tbs(
+    *,
+    subject: bytes,
+    spki: bytes,
+    issuer: bytes,
+    algorithm: SignatureAlgorithm,
+    serial: int,
+    validity: Validity,
+    extensions: list[asn1_x509.Extension],
+) -> bytes:
+    """Encode a v3 TBSCertificate; `subject`, `spki` and `issuer` are DER."""
+    tbs = asn1_x509.TbsCertificate(
+        {
+            "version": "v3",
+            "serial_number": serial,
+            "signature": algos.SignedDigestAlgorithm.load(algorithm.identifier),
+            "issuer": asn1_x509.Name.load(issuer),
+            "validity": {"not_before": _time(validity.not_before), "not_after": _time(validity.not_after)},
+            "subject": asn1_x509.Name.load(subject),
+            "subject_public_key_info": keys.PublicKeyInfo.load(spki),
+            "extensions": extensions,
+        }
+    )
+    encoded: bytes = tbs.dump()
+    return encoded
+
+
+def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:
+    """Join a TBS, its algorithm and its signature into a DER Certificate (RFC 5280, section 4.1)."""
+    return tlv(SEQUENCE, tbs, algorithm.identifier, tlv(BIT_STRING, b"\0", signature))
+
+
+def _time(moment: datetime) -> asn1_x509.Time:
+    """Encode a time: UTCTime through 2049, GeneralizedTime from 2050 (RFC 5280, section 4.1.2.5)."""
+    form = "utc_time" if moment.year < _FIRST_GENERALIZED_YEAR else "general_time"
+    return asn1_x509.Time({form: moment})

@@ -1,0 +1,117 @@
+"""The CA's own certificates: reading a chain, and knowing what its first certificate can sign."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import TypeVar, cast
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from otahsm.config import KeyType
+from otahsm.errors import ConfigError
+from otahsm.pki.algorithms import (
+    SIGNATURE_ALGORITHMS,
+    PublicKey,
+    SignatureAlgorithm,
+    describe_key,
+    key_type_of,
+)
+from otahsm.pki.keys import encode_spki, subject_key_identifier
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """What signing a certificate needs to know of the CA certificate; all of it public."""
+
+    certificate: bytes
+    subject: bytes
+    subject_text: str
+    key_identifier: bytes
+    public_key: PublicKey
+    key_type: KeyType
+    algorithm: SignatureAlgorithm
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The signing CA, what lies between it and the root, and the root; certificates in DER."""
+
+    issuer: Issuer
+    intermediates: tuple[bytes, ...]
+    trust_anchor: bytes
+
+
+def load_issuer(der: bytes) -> Issuer:
+    """Read the CA certificate that signs.
+
+    Raises:
+        ConfigError: it can't be read, or it is not a CA that may sign certificates.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        key = certificate.public_key()
+        key_type = key_type_of(key)
+        constraints = _extension(certificate, x509.BasicConstraints)
+        usage = _extension(certificate, x509.KeyUsage)
+        identifier = _extension(certificate, x509.SubjectKeyIdentifier)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"the CA certificate can't be read: {error}") from error
+    name = certificate.subject.rfc4514_string()
+    if key_type is None:
+        raise ConfigError(f"the CA certificate {name} holds a key that can't sign here: {describe_key(key)}")
+    if constraints is None or not constraints.ca:
+        raise ConfigError(f"{name} is not a CA certificate: it has no basicConstraints with CA:TRUE")
+    if usage is not None and not usage.key_cert_sign:
+        raise ConfigError(f"{name} may not sign certificates: its keyUsage lacks keyCertSign")
+    public_key = cast(PublicKey, key)
+    return Issuer(
+        certificate=der,
+        subject=certificate.subject.public_bytes(),
+        subject_text=name,
+        key_identifier=identifier.digest if identifier else subject_key_identifier(encode_spki(public_key)),
+        public_key=public_key,
+        key_type=key_type,
+        algorithm=SIGNATURE_ALGORITHMS[key_type],
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+    )
+
+
+def load_chain(pem: bytes) -> Chain:
+    """Read a PEM file of CA certificates: the one that signs first, each signed by the next, the root last.
+
+    Raises:
+        ConfigError: it is no such chain.
+    """
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ConfigError(f"the CA certificate file holds no PEM certificates: {error}") from error
+    for child, parent in pairwise([*certificates, certificates[-1]]):
+        try:
+            child.verify_directly_issued_by(parent)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            raise ConfigError(
+                f"{child.subject.rfc4514_string()} is not signed by what should be above it,"
+                f" {parent.subject.rfc4514_string()}",
+                hint="The file must hold the signing CA first, each certificate's issuer after it, and a"
+                " self-signed root last.",
+            ) from None
+    chain = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
+    return Chain(load_issuer(chain[0]), tuple(chain[:-1]), chain[-1])
+
+
+_T = TypeVar("_T", bound=x509.ExtensionType)
+
+
+def _extension(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None

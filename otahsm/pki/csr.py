@@ -1,0 +1,148 @@
+"""Reads certificate signing requests (PKCS#10, RFC 2986), which are hostile until shown otherwise.
+
+The rules, in the order in which they are checked, cheapest first:
+
+1. at most 16 KiB, strict DER, nothing after it
+2. the key's type and size are the profile's, and the key is not a weak one
+3. the key has the one canonical encoding, so that one key can't pass for two
+4. the subject is the device id: exactly one common name, matching the profile's pattern, and equal to
+   the device id that the client named, if it named one
+5. nothing is asked for that the profile does not give (refused or ignored, as the profile says; never
+   copied)
+6. the signature proves possession of the private key, and uses a SHA-2 digest
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, cast
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+from otahsm.config import KeyType, ProfileConfig
+from otahsm.errors import RequestRefusedError
+from otahsm.pki.algorithms import PublicKey, describe_key, key_type_of
+from otahsm.pki.keys import check_rsa_key, encode_spki, subject_key_identifier
+from otahsm.pki.names import check_device_id, device_id_of
+from otahsm.pki.profile import requestable_extensions
+
+MAX_CSR_BYTES: Final = 16 * 1024
+
+_VERSION_1: Final = bytes.fromhex("020100")
+_LONG_FORM: Final = 0x80
+_DIGESTS: Final = {"sha256", "sha384", "sha512"}
+_PARSE_ERRORS: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedCsr:
+    """What a certificate takes from a CSR: the device id and the public key. Nothing else."""
+
+    device_id: str
+    spki: bytes
+    key_type: KeyType
+
+
+def check_csr(der: bytes, profile: ProfileConfig, expected_device_id: str = "") -> CheckedCsr:
+    """Check a CSR against all the rules of this module.
+
+    Args:
+        der: the CSR.
+        profile: what its certificate would be issued under.
+        expected_device_id: what the client said the device id is, or "".
+
+    Raises:
+        RequestRefusedError: naming the field and the rule.
+    """
+    if not der:
+        raise RequestRefusedError("csr", "the CSR is empty")
+    if len(der) > MAX_CSR_BYTES:
+        raise RequestRefusedError(
+            "csr", f"the CSR has {len(der)} bytes; at most {MAX_CSR_BYTES} are accepted"
+        )
+    try:
+        return _check(der, profile, expected_device_id)
+    except _PARSE_ERRORS as error:
+        hint = "Send DER, not PEM." if der.startswith(b"-----") else None
+        raise RequestRefusedError("csr", f"the CSR is not well-formed DER: {error}", hint=hint) from None
+
+
+def _check(der: bytes, profile: ProfileConfig, expected_device_id: str) -> CheckedCsr:
+    csr = x509.load_der_x509_csr(der)
+    key = csr.public_key()
+    key_type = key_type_of(key)
+    if key_type not in profile.key_types:
+        raise RequestRefusedError(
+            "csr.public_key",
+            f"the key is {describe_key(key)}; the profile allows {', '.join(sorted(profile.key_types))}",
+        )
+    if isinstance(key, rsa.RSAPublicKey):
+        check_rsa_key(key)
+    spki = encode_spki(cast(PublicKey, key))
+    subject = csr.subject.public_bytes()
+    if not _follows_subject(spki, subject, csr.tbs_certrequest_bytes):
+        raise RequestRefusedError(
+            "csr.public_key", "the key is not in its canonical DER encoding (named curve, uncompressed point)"
+        )
+    ignore = profile.csr_extras == "ignore"
+    names = [str(name.value) for name in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    device_id = device_id_of(subject, names, ignore_others=ignore)
+    check_device_id(device_id, profile.device_id)
+    if expected_device_id and expected_device_id != device_id:
+        raise RequestRefusedError(
+            "device_id",
+            f"the CSR's common name is {device_id!a}, but the request is for {expected_device_id[:128]!a}",
+        )
+    if not ignore:
+        _check_requested_extensions(csr, profile, spki)
+    _check_possession(csr)
+    return CheckedCsr(device_id, spki, key_type)
+
+
+def _follows_subject(spki: bytes, subject: bytes, request_info: bytes) -> bool:
+    """Tell whether `spki` is how the CSR encodes its key: right after version and subject (RFC 2986, 4.1)."""
+    header = 2 if request_info[1] < _LONG_FORM else 2 + (request_info[1] & ~_LONG_FORM)
+    return request_info.startswith(_VERSION_1 + subject + spki, header)
+
+
+def _check_requested_extensions(
+    csr: x509.CertificateSigningRequest, profile: ProfileConfig, spki: bytes
+) -> None:
+    given = requestable_extensions(profile)
+    for extension in csr.extensions:
+        value = extension.value
+        if given.get(extension.oid.dotted_string) == value.public_bytes():
+            continue
+        if isinstance(value, x509.SubjectKeyIdentifier) and value.digest == subject_key_identifier(spki):
+            continue
+        raise RequestRefusedError(
+            "csr.extensions",
+            f"the CSR asks for an extension that the profile does not give: {type(value).__name__}"
+            f" ({extension.oid.dotted_string})",
+            hint='Make the CSR without it, or let the profile ignore it (csr_extras = "ignore"). It is never'
+            " copied into the certificate.",
+        )
+
+
+def _check_possession(csr: x509.CertificateSigningRequest) -> None:
+    digest = csr.signature_hash_algorithm
+    if digest is not None and digest.name not in _DIGESTS:
+        raise RequestRefusedError(
+            "csr.signature", f"the CSR is signed with {digest.name}; use SHA-256, SHA-384 or SHA-512"
+        )
+    if not csr.is_signature_valid:
+        raise RequestRefusedError(
+            "csr.signature",
+            "the CSR's signature is not made by its own key: possession of the private key is not proven",
+            hint="Make key and CSR again on the device; the CSR was changed after it was signed.",
+        )

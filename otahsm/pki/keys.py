@@ -1,0 +1,89 @@
+"""Is a public key fit to be certified?
+
+Besides type and size, RSA keys are checked for what broken generators leave behind, as public CAs do:
+small factors, primes too close together (Fermat), and the ROCA fingerprint of CVE-2017-15361, which
+secure elements in devices really had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Final
+
+from asn1crypto.keys import PublicKeyInfo
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from otahsm.errors import RequestRefusedError
+from otahsm.pki.algorithms import PublicKey
+
+_FERMAT_ROUNDS: Final = 100
+_MIN_EXPONENT: Final = 65537
+_MAX_EXPONENT_BITS: Final = 256
+
+
+def _primes_up_to(limit: int) -> list[int]:
+    return [n for n in range(2, limit + 1) if all(n % d for d in range(2, math.isqrt(n) + 1))]
+
+
+_SMALL_PRIMES: Final = math.prod(_primes_up_to(751))  # NIST SP 800-89, section 5.3.3: no factor below 752
+# A ROCA modulus lies, modulo each of the first primes, in the subgroup that 65537 generates
+# (Nemec et al., "The Return of Coppersmith's Attack", section 3).
+_ROCA: Final = [
+    (prime, frozenset(pow(65537, power, prime) for power in range(prime)))
+    for prime in _primes_up_to(167)
+    if prime not in (2, 65537)
+]
+
+
+def encode_spki(key: PublicKey) -> bytes:
+    """Encode a public key as the one DER SubjectPublicKeyInfo that it has (RFC 5280, section 4.1.2.7)."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def subject_key_identifier(spki: bytes) -> bytes:
+    """Return the 20 octets of RFC 5280, section 4.2.1.2, method 1: SHA-1 over the key's BIT STRING."""
+    bits: bytes = PublicKeyInfo.load(spki)["public_key"].contents
+    return hashlib.sha1(bits[1:], usedforsecurity=False).digest()  # the first octet counts unused bits
+
+
+def check_rsa_key(key: rsa.RSAPublicKey) -> None:
+    """Check exponent and modulus of an RSA key whose size is already known to be allowed.
+
+    Raises:
+        RequestRefusedError: the key is weak or malformed.
+    """
+    numbers = key.public_numbers()
+    if numbers.e < _MIN_EXPONENT or numbers.e % 2 == 0 or numbers.e.bit_length() > _MAX_EXPONENT_BITS:
+        raise _weak("its exponent must be odd, at least 65537 and at most 256 bits (NIST SP 800-56B)")
+    if math.gcd(numbers.n, _SMALL_PRIMES) != 1:
+        raise _weak("its modulus has a small factor")
+    if all(numbers.n % prime in residues for prime, residues in _ROCA):
+        raise _weak("its modulus carries the ROCA fingerprint (CVE-2017-15361)")
+    if _has_close_primes(numbers.n):
+        raise _weak("its two primes are so close that Fermat's method finds them (CVE-2022-26320)")
+
+
+def _has_close_primes(modulus: int) -> bool:
+    a = math.isqrt(modulus) + 1
+    rest = a * a - modulus
+    for _ in range(_FERMAT_ROUNDS):
+        # Squares end in one of 12 six-bit patterns; only then is the root worth taking.
+        if rest & 63 in _SQUARES_MOD_64 and math.isqrt(rest) ** 2 == rest:
+            return True
+        rest += 2 * a + 1
+        a += 1
+    return False
+
+
+_SQUARES_MOD_64: Final = frozenset(n * n & 63 for n in range(64))
+
+
+def _weak(why: str) -> RequestRefusedError:
+    return RequestRefusedError(
+        "csr.public_key",
+        f"the RSA key is not fit: {why}",
+        hint="Make a new key on the device with a current library; if it came from a secure element, that"
+        " element's firmware is at fault.",
+    )

@@ -1,0 +1,47 @@
+"""Turns a profile's data into X.509 extensions (RFC 5280, section 4.2)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from asn1crypto import core
+from asn1crypto import x509 as asn1_x509
+
+from otahsm.config import ProfileConfig
+
+KEY_USAGE: Final = "2.5.29.15"
+BASIC_CONSTRAINTS: Final = "2.5.29.19"
+EXTENDED_KEY_USAGE: Final = "2.5.29.37"
+
+_NOT_A_CA: Final = bytes.fromhex("3000")
+
+
+def extension(name: str, value: core.Asn1Value, *, critical: bool = False) -> asn1_x509.Extension:
+    """Build one extension; `name` is asn1crypto's, as in "key_usage"."""
+    # A DEFAULT FALSE must be absent in DER (X.690 11.5); asn1crypto leaves it out when it isn't given.
+    fields = {"extn_id": name, "extn_value": core.ParsableOctetString(value.dump())}
+    return asn1_x509.Extension({**fields, "critical": True} if critical else fields)
+
+
+def key_usage(profile: ProfileConfig) -> asn1_x509.KeyUsage:
+    """Build the profile's keyUsage (RFC 5280, section 4.2.1.3)."""
+    return asn1_x509.KeyUsage(set(profile.key_usage))
+
+
+def extended_key_usage(profile: ProfileConfig) -> asn1_x509.ExtKeyUsageSyntax:
+    """Build the profile's extKeyUsage (RFC 5280, section 4.2.1.12)."""
+    return asn1_x509.ExtKeyUsageSyntax(list(profile.extended_key_usage))
+
+
+@lru_cache(maxsize=64)
+def requestable_extensions(profile: ProfileConfig) -> dict[str, bytes]:
+    """Map the extensions that a CSR may ask for, by dotted OID, to the DER value it must ask for.
+
+    They are what the certificate gets anyway. A CSR that says CA:FALSE says nothing.
+    """
+    return {
+        KEY_USAGE: key_usage(profile).dump(),
+        EXTENDED_KEY_USAGE: extended_key_usage(profile).dump(),
+        BASIC_CONSTRAINTS: _NOT_A_CA,
+    }

@@ -1,0 +1,62 @@
+"""Builds the self-signed root of a fleet.
+
+Two kinds. `root` is accepted by every verifier: critical basicConstraints CA:TRUE, critical keyUsage
+keyCertSign and cRLSign, SKI and AKI. `root-here` is the root of the OTA Connect guide to the letter:
+basicConstraints CA:TRUE (not critical), keyUsage keyCertSign, critical extendedKeyUsage serverAuth. An
+OpenSSL or nginx gateway refuses every device under it ("unsupported certificate purpose"), so it is
+only for a gateway that insists on it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from asn1crypto import core
+from asn1crypto import x509 as asn1_x509
+
+from otahsm.pki.algorithms import SignatureAlgorithm
+from otahsm.pki.certificate import Validity, encode_tbs
+from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.profile import extension
+
+RootKind = Literal["root", "root-here"]
+
+
+def build_root_tbs(
+    *,
+    common_name: str,
+    spki: bytes,
+    algorithm: SignatureAlgorithm,
+    serial: int,
+    validity: Validity,
+    kind: RootKind,
+) -> bytes:
+    """Build the TBSCertificate of a self-signed root, `CN=<common_name>`, in DER."""
+    identifier = subject_key_identifier(spki)
+    ca = asn1_x509.BasicConstraints({"ca": True})
+    if kind == "root":
+        extensions = [
+            extension("basic_constraints", ca, critical=True),
+            extension("key_usage", asn1_x509.KeyUsage({"key_cert_sign", "crl_sign"}), critical=True),
+            extension("key_identifier", core.OctetString(identifier)),
+            extension(
+                "authority_key_identifier", asn1_x509.AuthorityKeyIdentifier({"key_identifier": identifier})
+            ),
+        ]
+    else:
+        extensions = [
+            extension("basic_constraints", ca),
+            extension("key_usage", asn1_x509.KeyUsage({"key_cert_sign"})),
+            extension("extended_key_usage", asn1_x509.ExtKeyUsageSyntax(["server_auth"]), critical=True),
+            extension("key_identifier", core.OctetString(identifier)),
+        ]
+    name: bytes = asn1_x509.Name.build({"common_name": common_name}).dump()
+    return encode_tbs(
+        subject=name,
+        spki=spki,
+        issuer=name,
+        algorithm=algorithm,
+        serial=serial,
+        validity=validity,
+        extensions=extensions,
+    )

@@ -1,0 +1,90 @@
+"""The pool of preparers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from otahsm.config import ProfileConfig
+from otahsm.errors import OtahsmError, RequestRefusedError, WorkerLostError, WorkersBusyError
+from otahsm.pki import Issuer
+from otahsm.preparation.codec import Draft, Task, decode_answers, encode_tasks
+from otahsm.workers import Report, WorkerPool
+
+_CALL_SECONDS: Final = 30.0
+_WAIT_SECONDS: Final = 10.0
+
+
+class Preparers:
+    """Checks CSRs and drafts certificates in `size` processes.
+
+    Args:
+        profiles: what may be issued, by name.
+        issuer: the CA certificate.
+        size: how many processes.
+        report: called with (event, pid, error) when a process is ready or lost.
+        module: the processes' main module.
+    """
+
+    def __init__(
+        self,
+        profiles: Mapping[str, ProfileConfig],
+        issuer: Issuer,
+        *,
+        size: int,
+        report: Report,
+        module: str = "otahsm.preparation.preparer",
+    ) -> None:
+        models = {name: profile.model_dump(mode="json") for name, profile in profiles.items()}
+        self._pool = WorkerPool(
+            module,
+            [json.dumps(models).encode(), issuer.certificate],
+            size=size,
+            environment=os.environ,
+            call_seconds=_CALL_SECONDS,
+            wait_seconds=_WAIT_SECONDS,
+            report=report,
+        )
+
+    @property
+    def ready(self) -> int:
+        """How many preparers are ready."""
+        return self._pool.ready
+
+    async def start(self) -> None:
+        """Start the preparers, and return while they get ready."""
+        await self._pool.start()
+
+    async def wait_until_ready(self) -> None:
+        """Return when a preparer is ready.
+
+        Raises:
+            OtahsmError: none will be.
+        """
+        await self._pool.wait_until_ready()
+
+    async def close(self) -> None:
+        """End the preparers."""
+        await self._pool.close()
+
+    async def prepare(self, tasks: Sequence[Task]) -> list[Draft | OtahsmError]:
+        """Check and draft a batch; return one answer for each task, in order.
+
+        A batch that kills two preparers is halved until the CSR that does it is alone (I5).
+        """
+        if not tasks:
+            return []
+        try:
+            answers: list[Draft | OtahsmError] = [*decode_answers(await self._pool.call(encode_tasks(tasks)))]
+        except WorkersBusyError as error:
+            return [error for _ in tasks]
+        except WorkerLostError:
+            if len(tasks) == 1:
+                return [RequestRefusedError("csr", "the CSR broke the process that parsed it, twice")]
+            half = len(tasks) // 2
+            return [*await self.prepare(tasks[:half]), *await self.prepare(tasks[half:])]
+        if len(answers) != len(tasks):
+            return [WorkerLostError("a preparer answered the wrong number of CSRs") for _ in tasks]
+        return answers

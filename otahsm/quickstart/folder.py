@@ -1,0 +1,104 @@
+"""Creates the quickstart folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import softhsm
+from otahsm.config import load_config, section
+from otahsm.errors import ConfigError
+from otahsm.quickstart.certificates import FileCa
+from otahsm.token.ceremony import create_root, write_certificate
+
+TOKEN_LABEL: Final = "otahsm-quickstart"  # noqa: S105 - a name, not a secret
+_ROOT_DAYS: Final = 7300
+
+
+def create(folder: Path, port: int) -> Path:
+    """Make token, fleet root (its key in the token), operator and gateway credentials, and otahsm.toml.
+
+    Args:
+        folder: must not exist, or be empty.
+        port: where the daemon is to listen, on 127.0.0.1.
+
+    Returns:
+        The path of otahsm.toml.
+
+    Raises:
+        ConfigError: the folder holds something, can't be written, or SoftHSM2 is missing.
+        OtahsmError: the token fails.
+    """
+    folder = folder.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(
+                f"{folder} is not empty; nothing was changed", hint="Name a folder that doesn't exist yet."
+            )
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be used: {error.strerror}") from None
+    try:
+        return _fill(folder, port)
+    except BaseException:
+        for child in folder.iterdir():  # all of it is ours: the folder was empty
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        raise
+
+
+def _fill(folder: Path, port: int) -> Path:
+    try:
+        token = softhsm.provision(folder / "token", TOKEN_LABEL)
+    except softhsm.MissingSoftHsmError as error:
+        raise ConfigError(str(error), hint="Install it and run the command again.") from None
+    except subprocess.CalledProcessError as error:
+        raise ConfigError(
+            f"SoftHSM2 could not make a token: {error.stderr.decode(errors='replace')}"
+        ) from None
+    (folder / "secrets").mkdir(mode=0o700)
+    for name in ("tls", "gateway", "ca"):
+        (folder / name).mkdir()
+    _write_secret(folder / "secrets/pin", token.user_pin)
+    _write_secret(folder / "secrets/so-pin", token.so_pin)
+    operators = FileCa.create("otahsm quickstart operator CA")
+    operators.write_certificate(folder / "tls/operator-ca.pem")
+    operators.write_key(folder / "tls/operator-ca.key")
+    operators.issue_server(folder / "tls/server.pem", folder / "tls/server.key", "otahsm")
+    operators.issue_client(folder / "tls/client.pem", folder / "tls/client.key", "quickstart")
+    gateway = FileCa.create("otahsm quickstart gateway CA")
+    gateway.write_certificate(folder / "gateway/server_ca.pem")
+    gateway.issue_server(folder / "gateway/server.pem", folder / "gateway/server.key", "gateway")
+    path = folder / "otahsm.toml"
+    text = resources.files(__package__).joinpath("otahsm.toml.in").read_text()
+    for name, value in {
+        "PORT": str(port),
+        "MODULE": str(token.module),
+        "LABEL": token.label,
+        "SOFTHSM2_CONF": token.environment["SOFTHSM2_CONF"],
+    }.items():
+        text = text.replace(f"@{name}@", value)
+    path.write_text(text)
+    config = load_config(path)
+    ca = section(config.ca, "ca")
+    root = create_root(
+        section(config.token, "token"),
+        ca,
+        key_type="ec-p256",
+        common_name="otahsm quickstart fleet root",
+        now=datetime.now(UTC),
+        days=_ROOT_DAYS,
+        kind="root",
+    )
+    write_certificate(ca.certificate, root)
+    return path
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret + "\n")

@@ -1,0 +1,146 @@
+"""Makes the CA key in the token, and shows what the token says of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import pkcs11
+from asn1crypto import pem
+
+from otahsm.config import CaConfig, KeyType, TokenConfig
+from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
+from otahsm.pki import (
+    SIGNATURE_ALGORITHMS,
+    Issuer,
+    RootKind,
+    Validity,
+    assemble,
+    build_root_tbs,
+    encode_spki,
+    serial_from_random,
+)
+from otahsm.token import keys
+from otahsm.token.faults import explain
+from otahsm.token.pool import PROBE
+from otahsm.token.session import logged_in
+from otahsm.token.signing import SigningKey
+
+MAX_ROOT_NAME: Final = 64  # ub-common-name (RFC 5280, appendix A.1)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReport:
+    """What a token says of the CA key, and what the CA certificate says of the token's key."""
+
+    token: str
+    mechanisms: list[str]
+    attributes: dict[str, str]
+    matches_certificate: bool
+
+
+def create_root(
+    token: TokenConfig,
+    ca: CaConfig,
+    *,
+    key_type: KeyType,
+    common_name: str,
+    now: datetime,
+    days: int,
+    kind: RootKind,
+) -> bytes:
+    """Generate the CA key pair in the token and its self-signed root certificate.
+
+    Returns:
+        The certificate in DER. The key is only in the token.
+
+    Raises:
+        TokenRefusedError: an object with the key's label or id exists, or the token can't make such a key.
+        OtahsmError: as `logged_in`. A key that was made before a failure is destroyed again.
+    """
+    with logged_in(token, read_write=True) as session:
+        try:
+            keys.refuse_existing(session, ca)
+        except pkcs11.PKCS11Error as error:
+            raise explain(error, "looking for existing keys") from None
+        public, private = keys.generate(session, ca, key_type)
+        try:
+            return _self_sign(public, private, key_type, common_name, now, days, kind)
+        except (OtahsmError, pkcs11.PKCS11Error) as error:
+            for key in (public, private):
+                with contextlib.suppress(pkcs11.PKCS11Error):
+                    key.destroy()
+            if isinstance(error, pkcs11.PKCS11Error):
+                raise explain(error, "reading the new public key") from None
+            raise
+
+
+def _self_sign(
+    public: pkcs11.PublicKey,
+    private: pkcs11.PrivateKey,
+    key_type: KeyType,
+    common_name: str,
+    now: datetime,
+    days: int,
+    kind: RootKind,
+) -> bytes:
+    algorithm = SIGNATURE_ALGORITHMS[key_type]
+    public_key = keys.decode_public_key(public)
+    not_before = now.replace(microsecond=0)
+    tbs = build_root_tbs(
+        common_name=common_name,
+        spki=encode_spki(public_key),
+        algorithm=algorithm,
+        serial=serial_from_random(os.urandom(20)),
+        validity=Validity(not_before, not_before + timedelta(days=days)),
+        kind=kind,
+    )
+    return assemble(tbs, algorithm, SigningKey(private, public_key, algorithm).sign(tbs))
+
+
+def inspect_key(token: TokenConfig, ca: CaConfig, issuer: Issuer) -> KeyReport:
+    """Read back what the token says of the CA key, and make it sign once.
+
+    Raises:
+        OtahsmError: as `logged_in`; or the key is not there.
+    """
+    with logged_in(token) as session:
+        try:
+            private = keys.find_private_key(session, ca)
+            report = KeyReport(
+                token=f"{session.token.label} ({session.token.manufacturer_id}, {session.token.model})",
+                mechanisms=keys.signing_mechanisms(session.token),
+                attributes=keys.attributes_of(private),
+                matches_certificate=_signs_for(private, issuer),
+            )
+        except pkcs11.PKCS11Error as error:
+            raise explain(error, "being inspected") from None
+    return report
+
+
+def _signs_for(private: pkcs11.PrivateKey, issuer: Issuer) -> bool:
+    try:
+        SigningKey(private, issuer.public_key, issuer.algorithm).sign(PROBE)
+    except (TokenUnavailableError, TokenRefusedError):
+        return False
+    return True
+
+
+def write_certificate(path: Path, der: bytes) -> None:
+    """Write a new CA certificate as PEM, durably; never over an existing file.
+
+    Raises:
+        ConfigError: the file exists or can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(pem.armor("CERTIFICATE", der))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ConfigError(f"the CA certificate {path} can't be written: {error.strerror}") from None

@@ -1,0 +1,191 @@
+"""CA keys in the token: making one, finding it, and what the token says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, cast
+
+import pkcs11
+from asn1crypto.core import OctetString
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from pkcs11 import Attribute, Mechanism, ObjectClass
+from pkcs11 import KeyType as TokenKeyType
+from pkcs11.constants import DEFAULT
+from pkcs11.util.ec import encode_named_curve_parameters
+
+from otahsm.config import CaConfig, KeyType
+from otahsm.errors import TokenRefusedError, TokenUnavailableError
+from otahsm.pki import PublicKey, key_type_of
+from otahsm.token.faults import explain
+
+_ED25519_PARAMETERS: Final = bytes.fromhex("06032b6570")  # OID 1.3.101.112 (RFC 8410)
+_CURVES: Final[dict[KeyType, tuple[TokenKeyType, bytes]]] = {
+    "ec-p256": (TokenKeyType.EC, encode_named_curve_parameters("secp256r1")),
+    "ec-p384": (TokenKeyType.EC, encode_named_curve_parameters("secp384r1")),
+    "ed25519": (TokenKeyType.EC_EDWARDS, _ED25519_PARAMETERS),
+}
+_NAMED_CURVES: Final[tuple[tuple[ec.EllipticCurve, KeyType], ...]] = (
+    (ec.SECP256R1(), "ec-p256"),
+    (ec.SECP384R1(), "ec-p384"),
+)
+_RSA_BITS: Final[dict[KeyType, int]] = {"rsa-2048": 2048, "rsa-3072": 3072, "rsa-4096": 4096}
+
+# What `otahsm ca show` reports, in the words of PKCS#11 v2.40, section 4.9.
+_REPORTED: Final = (
+    Attribute.TOKEN,
+    Attribute.PRIVATE,
+    Attribute.SENSITIVE,
+    Attribute.ALWAYS_SENSITIVE,
+    Attribute.EXTRACTABLE,
+    Attribute.NEVER_EXTRACTABLE,
+    Attribute.LOCAL,
+    Attribute.SIGN,
+    Attribute.DECRYPT,
+    Attribute.UNWRAP,
+    Attribute.DERIVE,
+    Attribute.MODIFIABLE,
+    Attribute.ALWAYS_AUTHENTICATE,
+)
+_OTHER_USES: Final = (Attribute.SIGN_RECOVER, Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE)
+
+
+def refuse_existing(session: pkcs11.Session, ca: CaConfig) -> None:
+    """Make sure that no object carries the CA key's label or id yet.
+
+    Raises:
+        TokenRefusedError: one does.
+    """
+    wanted: tuple[dict[Attribute, Any], ...] = (
+        {Attribute.LABEL: ca.key_label},
+        {Attribute.ID: bytes.fromhex(ca.key_id)},
+    )
+    for attributes in wanted:
+        for found in session.get_objects(attributes):
+            what = ObjectClass(found[Attribute.CLASS]).name.lower().replace("_", " ")
+            raise TokenRefusedError(
+                f"the token already holds a {what} with label {found[Attribute.LABEL]!r} and id"
+                f" {found[Attribute.ID].hex()}; nothing was changed",
+                hint="Choose another [ca] key_label and key_id, or use the key that exists.",
+            )
+
+
+def generate(
+    session: pkcs11.Session, ca: CaConfig, key_type: KeyType
+) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+    """Generate the CA key pair: token object, private, sensitive, not extractable, for signing alone.
+
+    Some tokens refuse a template that says what a key may *not* do; they are asked again without.
+
+    Raises:
+        TokenRefusedError: the token can't make or use such a key.
+    """
+    try:
+        return _generate(session, ca, key_type, dict.fromkeys(_OTHER_USES, False))
+    except pkcs11.PKCS11Error:
+        pass
+    try:
+        return _generate(session, ca, key_type, dict.fromkeys(_OTHER_USES, DEFAULT))
+    except pkcs11.PKCS11Error as error:
+        raise TokenRefusedError(
+            f"the token can't make a key of type {key_type} ({type(error).__name__})",
+            hint="`otahsm ca show` lists what the token can sign with; choose another --key-type.",
+        ) from error
+
+
+def _generate(
+    session: pkcs11.Session, ca: CaConfig, key_type: KeyType, unused: Mapping[Attribute, object]
+) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+    arguments: dict[str, Any] = {
+        "label": ca.key_label,
+        "id": bytes.fromhex(ca.key_id),
+        "store": True,
+        "public_template": {Attribute.VERIFY: True, Attribute.ENCRYPT: DEFAULT, Attribute.WRAP: DEFAULT},
+        "private_template": {
+            Attribute.PRIVATE: True,
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: False,
+            Attribute.SIGN: True,
+            **unused,
+        },
+    }
+    if key_type in _RSA_BITS:
+        return session.generate_keypair(TokenKeyType.RSA, _RSA_BITS[key_type], **arguments)
+    kind, parameters = _CURVES[key_type]
+    domain = session.create_domain_parameters(kind, {Attribute.EC_PARAMS: parameters}, local=True)
+    return domain.generate_keypair(**arguments)
+
+
+def find_private_key(session: pkcs11.Session, ca: CaConfig) -> pkcs11.PrivateKey:
+    """Find the CA's private key by label and id.
+
+    Raises:
+        TokenUnavailableError: it is not there (some tokens say so when they mean "logged out").
+        TokenRefusedError: there is more than one.
+    """
+    try:
+        key = session.get_key(
+            object_class=ObjectClass.PRIVATE_KEY, label=ca.key_label, id=bytes.fromhex(ca.key_id)
+        )
+    except pkcs11.NoSuchKey:
+        raise TokenUnavailableError(
+            f"the token shows no private key with label {ca.key_label!r} and id {ca.key_id}",
+            hint="Check [ca] key_label and key_id, or make the key with `otahsm ca init`.",
+        ) from None
+    except pkcs11.PKCS11Error as error:
+        raise explain(error, "looking for the CA key") from None
+    return cast(pkcs11.PrivateKey, key)
+
+
+def decode_public_key(key: pkcs11.Key) -> PublicKey:
+    """Turn a public key object into a `cryptography` key.
+
+    EC_POINT is a DER OCTET STRING on most tokens and the bare point on some; both are read.
+
+    Raises:
+        TokenRefusedError: it is of a type that otahsm doesn't sign with.
+    """
+    kind = key[Attribute.KEY_TYPE]
+    public: PublicKey | None = None
+    if kind == TokenKeyType.RSA:
+        modulus = int.from_bytes(key[Attribute.MODULUS], "big")
+        exponent = int.from_bytes(key[Attribute.PUBLIC_EXPONENT], "big")
+        public = rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    elif kind == TokenKeyType.EC_EDWARDS:
+        public = _either_form(key, ed25519.Ed25519PublicKey.from_public_bytes)
+    elif kind == TokenKeyType.EC:
+        for curve, name in _NAMED_CURVES:
+            if key[Attribute.EC_PARAMS] == _CURVES[name][1]:
+                decode = partial(ec.EllipticCurvePublicKey.from_encoded_point, curve)
+                public = _either_form(key, decode)
+    if public is None or key_type_of(public) is None:
+        raise TokenRefusedError("the CA key in the token is of a type that otahsm doesn't sign with")
+    return public
+
+
+def _either_form(key: pkcs11.Key, decode: Callable[[bytes], PublicKey]) -> PublicKey:
+    point: bytes = key[Attribute.EC_POINT]
+    try:
+        return decode(point)
+    except ValueError:
+        return decode(OctetString.load(point, strict=True).native)
+
+
+def attributes_of(key: pkcs11.PrivateKey) -> dict[str, str]:
+    """Report the key's attributes as the token claims them, by their PKCS#11 names."""
+    report = {}
+    for attribute in _REPORTED:
+        try:
+            value = key[attribute]
+        except (pkcs11.PKCS11Error, ValueError, NotImplementedError) as error:
+            report[f"CKA_{attribute.name}"] = f"not reported ({type(error).__name__})"
+        else:
+            report[f"CKA_{attribute.name}"] = str(value).lower()
+    return report
+
+
+def signing_mechanisms(token: pkcs11.Token) -> list[str]:
+    """List what otahsm could sign with on this token, as mechanism names."""
+    usable = (Mechanism.ECDSA, Mechanism.RSA_PKCS, Mechanism.EDDSA)
+    present = token.slot.get_mechanisms()
+    return [f"CKM_{mechanism.name}" for mechanism in usable if mechanism in present]

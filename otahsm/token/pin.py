@@ -1,0 +1,147 @@
+"""The PIN, and the guard that never lets a wrong one be tried twice (I7).
+
+HSMs lock after 3 to 10 wrong PINs, and a supervisor that restarts a daemon burns them in a minute. So
+every login of every process of one installation goes through one guard directory:
+
+- a lock file makes logins wait for each other (several at once fail on SoftHSM, besides);
+- before C_Login the guard writes down that a try is under way, and forgets it when the token answers;
+- when the token refuses the PIN, the guard remembers that, and from then on nobody tries again until an
+  operator removes the note;
+- a try that ended without an answer (a crash, a hang that was killed) may be repeated once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
+
+_LOCK: Final = "login.lock"
+_NOTE: Final = "login.json"
+_MAX_PIN_BYTES: Final = 1024
+_TRIES_WITHOUT_ANSWER: Final = 2
+
+
+def read_pin(path: Path) -> str:
+    """Read the PIN from its file; one line end after it is dropped.
+
+    Raises:
+        ConfigError: it can't be read, is empty, or others may read it too.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise ConfigError(
+                    f"the PIN file {path} must be a file that only its owner may read",
+                    hint=f"chmod 600 {path}",
+                )
+            pin = file.read(_MAX_PIN_BYTES).decode().removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        # A decoding error would quote the PIN.
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"the PIN file {path} can't be read: {why}") from None
+    if not pin:
+        raise ConfigError(f"the PIN file {path} is empty")
+    return pin
+
+
+class LoginGuard:
+    """One installation's guard.
+
+    Args:
+        directory: where it keeps its lock and its note; made if it is missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._note = directory / _NOTE
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Wait for the other processes of this installation, and keep them waiting.
+
+        Raises:
+            ConfigError: the guard directory can't be used.
+        """
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self._directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"[token] guard_dir {self._directory} can't be used: {error.strerror}"
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    @contextlib.contextmanager
+    def one_try(self) -> Iterator[None]:
+        """Wrap one C_Login, under `lock`; the block raises PinRefusedError if the token said no.
+
+        Raises:
+            PinRefusedError: this try was refused, or an earlier one, or too many never got an answer.
+            ConfigError: the guard directory can't be written.
+        """
+        tries = self._check_earlier_tries()
+        self._write({"state": "trying", "tries": tries + 1})
+        try:
+            yield
+        except PinRefusedError as error:
+            self._write({"state": "refused", "message": error.message})
+            raise PinRefusedError(error.message, hint=self._hint()) from None
+        except OtahsmError:
+            self._note.unlink()  # the token answered, and not about the PIN
+            raise
+        self._note.unlink()
+
+    def _check_earlier_tries(self) -> int:
+        try:
+            note: dict[str, Any] = json.loads(self._note.read_text())
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError):
+            note = {"state": "refused", "message": "the note is unreadable"}
+        tries = note.get("tries")
+        if note.get("state") == "trying" and isinstance(tries, int) and tries < _TRIES_WITHOUT_ANSWER:
+            return tries
+        why = note.get("message", f"{tries} logins got no answer")
+        raise PinRefusedError(
+            f"the PIN is not tried again: {why} (at {note.get('at', 'an unknown time')})", hint=self._hint()
+        )
+
+    def _hint(self) -> str:
+        return (
+            "Another wrong PIN might lock the token. Put the right PIN into the PIN file, check the token's"
+            f" remaining tries, then remove {self._note} and start again."
+        )
+
+    def _write(self, note: dict[str, Any]) -> None:
+        """Write the note durably: it must be there after a power cut in the middle of a login."""
+        temporary = self._note.with_suffix(".new")
+        try:
+            with temporary.open("w") as file:
+                json.dump({**note, "at": datetime.now(UTC).isoformat(timespec="seconds")}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._note)
+            folder = os.open(self._directory, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise ConfigError(
+                f"[token] guard_dir {self._directory} can't be written: {error.strerror}; no login is tried"
+                " without it"
+            ) from None

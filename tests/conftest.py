@@ -1,0 +1,60 @@
+"""Fixtures: a fleet made once, copies of it, and daemons that serve them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from otahsm.client import IssuingClient
+from otahsm.quickstart import create
+
+from harness import Fleet, RunningDaemon, free_port, running
+
+
+@pytest.fixture(scope="session")
+def fleet_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quickstart folder to copy from; nothing runs on it."""
+    folder = tmp_path_factory.mktemp("template") / "fleet"
+    create(folder, free_port())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_fleet(fleet_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Fleet]:
+    """Make a fleet of one's own: a copy, with a copy of the token."""
+
+    def make() -> Fleet:
+        return Fleet(fleet_template).copy_to(tmp_path_factory.mktemp("copy") / "fleet")
+
+    return make
+
+
+@pytest.fixture
+def fleet(make_fleet: Callable[[], Fleet]) -> Fleet:
+    """A fleet of this test's own."""
+    return make_fleet()
+
+
+@pytest.fixture
+def daemon(fleet: Fleet) -> Iterator[RunningDaemon]:
+    """A daemon of this test's own, serving."""
+    with running(fleet) as started:
+        started.wait_for("health.changed", serving=True)
+        yield started
+
+
+@pytest.fixture(scope="session")
+def shared_daemon(make_fleet: Callable[[], Fleet]) -> Iterator[RunningDaemon]:
+    """A daemon for tests that only ask it for certificates, of devices that nobody else asks for."""
+    with running(make_fleet()) as started:
+        started.wait_for("health.changed", serving=True)
+        yield started
+
+
+@pytest.fixture
+async def client(shared_daemon: RunningDaemon) -> AsyncIterator[IssuingClient]:
+    """A client of the shared daemon."""
+    async with shared_daemon.client() as connected:
+        yield connected

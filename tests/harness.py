@@ -1,0 +1,193 @@
+"""A fleet (token, root, credentials) and daemons that run on it, for tests to use and abuse."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from otahsm.client import ClientTls, IssuingClient
+from otahsm.config import Config, load_config
+
+OTAHSM = (sys.executable, "-P", "-m", "otahsm")
+READY_SECONDS = 30
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass
+class Fleet:
+    """A quickstart folder of a test's own."""
+
+    folder: Path
+
+    @property
+    def toml(self) -> Path:
+        return self.folder / "otahsm.toml"
+
+    @property
+    def config(self) -> Config:
+        return load_config(self.toml)
+
+    @property
+    def root_pem(self) -> Path:
+        return self.folder / "ca/fleet-root.pem"
+
+    @property
+    def tls(self) -> ClientTls:
+        tls = self.folder / "tls"
+        return ClientTls(tls / "operator-ca.pem", tls / "client.pem", tls / "client.key")
+
+    def edit(self, old: str, new: str) -> None:
+        """Change otahsm.toml; the old text must be there."""
+        text = self.toml.read_text()
+        assert old in text
+        self.toml.write_text(text.replace(old, new))
+
+    def copy_to(self, folder: Path) -> Fleet:
+        """Copy it, with its token, into a folder that doesn't exist yet; its daemon takes a free port."""
+        shutil.copytree(self.folder, folder)
+        for name in ("otahsm.toml", "token/softhsm2.conf"):
+            path = folder / name
+            path.write_text(path.read_text().replace(str(self.folder), str(folder)))
+        copy = Fleet(folder)
+        copy.toml.write_text(re.sub(r'listen = ".*"', 'listen = "127.0.0.1:0"', copy.toml.read_text()))
+        return copy
+
+    def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run `otahsm` in the fleet's folder."""
+        return subprocess.run(
+            [*OTAHSM, *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+@dataclass
+class RunningDaemon:
+    """An `otahsm serve` of a test's own, and the events that it has logged."""
+
+    fleet: Fleet
+    process: subprocess.Popen[str]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    other_output: list[str] = field(default_factory=list)
+    news: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self.news:
+                try:
+                    self.events.append(json.loads(line))
+                except ValueError:
+                    self.other_output.append(line)
+                self.news.notify_all()
+        with self.news:
+            self.news.notify_all()
+
+    def wait_for(self, event: str, count: int = 1, **fields: object) -> list[dict[str, Any]]:
+        """Wait until an event was logged `count` times; return those."""
+
+        def found() -> list[dict[str, Any]]:
+            return [
+                item
+                for item in self.events
+                if item["event"] == event and all(item.get(key) == value for key, value in fields.items())
+            ]
+
+        with self.news:
+            assert self.news.wait_for(lambda: len(found()) >= count, READY_SECONDS), (
+                event,
+                fields,
+                self.events,
+                self.other_output,
+            )
+            return found()
+
+    @property
+    def address(self) -> str:
+        (event,) = self.wait_for("daemon.listening")
+        return f"localhost:{event['address'].rpartition(':')[2]}"
+
+    def configure_client(self) -> None:
+        """Make `otahsm device` and `otahsm csr` in the fleet's folder find this daemon."""
+        toml = self.fleet.toml
+        toml.write_text(re.sub(r'target = ".*"', f'target = "{self.address}"', toml.read_text()))
+
+    def client(self, *, patience: float = 10, tls: ClientTls | None = None) -> IssuingClient:
+        return IssuingClient(self.address, tls or self.fleet.tls, patience=patience)
+
+    def workers(self, module: str) -> list[int]:
+        """Return the pids of the daemon's workers of one kind."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [pid for pid in map(int, children) if module in _command_line(pid)]
+
+    def signers(self) -> list[int]:
+        return self.workers("otahsm.token.signer")
+
+    def preparers(self) -> list[int]:
+        return self.workers("otahsm.preparation.preparer")
+
+    def stop(self) -> int:
+        """Ask it to stop, and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(READY_SECONDS)
+        self.reader.join(READY_SECONDS)
+        return status
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(READY_SECONDS)
+
+
+def _command_line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+@contextlib.contextmanager
+def running(fleet: Fleet, environment: dict[str, str] | None = None) -> Iterator[RunningDaemon]:
+    """Run a daemon on a fleet until the block ends."""
+    process = subprocess.Popen(
+        [*OTAHSM, "serve"],
+        cwd=fleet.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+    daemon = RunningDaemon(fleet, process)
+    try:
+        yield daemon
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(READY_SECONDS)
+        daemon.reader.join(READY_SECONDS)
+        assert process.stderr is not None
+        process.stderr.close()

@@ -1,0 +1,36 @@
+"""Certificates through a real daemon, a real token and real mutual TLS."""
+
+from __future__ import annotations
+
+import uuid
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, make_device_key
+
+from harness import RunningDaemon
+
+
+def new_request() -> CertificateRequest:
+    device_id = str(uuid.uuid4())
+    return CertificateRequest(make_device_key(device_id, "ec-p256").csr, device_id)
+
+
+async def test_a_csr_becomes_a_certificate_for_its_key_signed_by_the_fleet_root(
+    client: IssuingClient, shared_daemon: RunningDaemon
+) -> None:
+    request = new_request()
+    result = await client.issue_one(request.csr, device_id=request.device_id)
+    assert isinstance(result, IssuedCertificate)
+    (der,) = result.chain
+    certificate = x509.load_der_x509_certificate(der)
+    root = x509.load_pem_x509_certificate(shared_daemon.fleet.root_pem.read_bytes())
+    certificate.verify_directly_issued_by(root)
+    assert certificate.public_key() == x509.load_der_x509_csr(request.csr).public_key()
+    assert [name.value for name in certificate.subject] == [request.device_id]
+    assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    assert usage.critical
+    assert list(usage.value) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert certificate.serial_number == result.serial
