@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ from otahsm.config import Config, load_config
 
 OTAHSM = (sys.executable, "-P", "-m", "otahsm")
 READY_SECONDS = 30
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a state of the world outside; fail if it does not come."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
 
 
 def free_port() -> int:

@@ -15,6 +15,7 @@ from otahsm.workers import Report, WorkerPool
 
 _CALL_SECONDS: Final = 30.0
 _WAIT_SECONDS: Final = 10.0
+_LONGEST_PAUSE: Final = 0.25
 
 
 class Preparers:
@@ -39,12 +40,14 @@ class Preparers:
     ) -> None:
         models = {name: profile.model_dump(mode="json") for name, profile in profiles.items()}
         self._pool = WorkerPool(
+            "preparer",
             module,
             [json.dumps(models).encode(), issuer.certificate],
             size=size,
             environment=os.environ,
             call_seconds=_CALL_SECONDS,
             wait_seconds=_WAIT_SECONDS,
+            longest_pause=_LONGEST_PAUSE,
             report=report,
         )
 

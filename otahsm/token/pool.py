@@ -14,6 +14,7 @@ from otahsm.workers import Report, WorkerPool
 # Signed when a session is new, and when it was idle for a while. It is no certificate and can't be one.
 PROBE: Final = b"otahsm probe: a signature over this line shows that the key can sign, and nothing else"
 _PROBE_SECONDS: Final = 5.0
+_LONGEST_PAUSE: Final = 15.0  # a token that is away is not hammered
 
 
 class SignerPool:
@@ -31,6 +32,7 @@ class SignerPool:
         self, token: TokenConfig, ca: CaConfig, issuer: Issuer, *, wait_seconds: float, report: Report
     ) -> None:
         self._pool = WorkerPool(
+            "signer",
             "otahsm.token.signer",
             [token.model_dump_json().encode(), ca.model_dump_json().encode(), issuer.certificate],
             size=token.signers,
@@ -39,6 +41,7 @@ class SignerPool:
             wait_seconds=wait_seconds,
             probe=[PROBE],
             probe_seconds=_PROBE_SECONDS,
+            longest_pause=_LONGEST_PAUSE,
             report=report,
         )
 

@@ -25,7 +25,7 @@ from otahsm.workers.frames import BrokenFrameError, Kind
 # What only an operator can mend. Starting another worker would meet the same, or lock the token (I7).
 _FINAL: Final = (TokenRefusedError, ConfigError, AuthorityUnusableError)
 _FIRST_PAUSE: Final = 0.25
-_LONGEST_PAUSE: Final = 30.0
+_SETTLED: Final = 5.0  # a worker that lived for less failed as much as one that never started
 _START_TIMEOUT: Final = 60.0
 
 Report = Callable[[str, int, OtahsmError | None], None]
@@ -88,6 +88,7 @@ class WorkerPool:
     """`size` workers that run `python -m <module>`, and the queue in front of them.
 
     Args:
+        name: what one worker is called in events.
         module: the worker's main module; it calls `run_worker`.
         setup: the first message to each worker.
         size: how many processes.
@@ -95,11 +96,14 @@ class WorkerPool:
         call_seconds: how long a batch may take before its worker counts as hung.
         wait_seconds: how long a batch waits for a free worker before it is given up.
         probe: a batch that each worker is given after `probe_seconds` without another, to know it works.
-        report: called with (event, pid, error) when a worker is ready or lost.
+        longest_pause: what the pause before a start grows to, while workers fail one after another.
+        report: called with (event, pid, error) when a worker is ready, lost, or failed to start; the event is
+            "<name>.ready", "<name>.lost" or "<name>.failed".
     """
 
     def __init__(  # noqa: PLR0913 - each is a decision of the owner's
         self,
+        name: str,
         module: str,
         setup: Sequence[bytes],
         *,
@@ -109,8 +113,10 @@ class WorkerPool:
         wait_seconds: float,
         probe: Sequence[bytes] = (),
         probe_seconds: float = 10.0,
+        longest_pause: float,
         report: Report,
     ) -> None:
+        self._name = name
         # -P: a module of the working directory must not stand in for one of ours
         self._command = (sys.executable, "-P", "-m", module)
         self._setup = tuple(setup)
@@ -120,6 +126,7 @@ class WorkerPool:
         self._wait_seconds = wait_seconds
         self._probe = tuple(probe)
         self._probe_seconds = probe_seconds
+        self._longest_pause = longest_pause
         self._report = report
         self._idle: deque[_Worker] = deque()
         self._workers: set[_Worker] = set()
@@ -209,23 +216,30 @@ class WorkerPool:
             try:
                 worker = await self._start_one()
             except OtahsmError as error:
-                self._report("worker.failed", 0, error)
+                self._report(f"{self._name}.failed", 0, error)
                 if isinstance(error, _FINAL):
                     async with self._changed:
                         self.refusal = error
                         self._given_up += 1
                         self._changed.notify_all()
                     return
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-                pause = min(pause * 2, _LONGEST_PAUSE)
-                continue
-            pause = _FIRST_PAUSE
-            try:
-                self._report("worker.ready", worker.process.pid, None)
-                failure = await self._watch(worker)
-            finally:
-                await self._forget(worker)
-            self._report("worker.lost", worker.process.pid, failure)
+                settled = False
+            else:
+                settled = await self._keep(worker)
+            pause = _FIRST_PAUSE if settled else pause
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            pause = min(2 * pause, self._longest_pause)
+
+    async def _keep(self, worker: _Worker) -> bool:
+        """Watch a worker until it ends; return whether it had lived for a while."""
+        started = time.monotonic()
+        try:
+            self._report(f"{self._name}.ready", worker.process.pid, None)
+            failure = await self._watch(worker)
+        finally:
+            await self._forget(worker)
+        self._report(f"{self._name}.lost", worker.process.pid, failure)
+        return time.monotonic() - started > _SETTLED
 
     async def _start_one(self) -> _Worker:
         try:

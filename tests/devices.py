@@ -1,0 +1,29 @@
+"""Requests that nobody else makes."""
+
+from __future__ import annotations
+
+import uuid
+
+from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, Refusal, make_device_key
+
+
+def new_request(device_id: str = "") -> CertificateRequest:
+    """Make a key and a CSR for a device; the id is random if none is given."""
+    device_id = device_id or str(uuid.uuid4())
+    return CertificateRequest(make_device_key(device_id, "ec-p256").csr, device_id)
+
+
+def new_requests(count: int) -> list[CertificateRequest]:
+    """Make requests for `count` devices."""
+    return [new_request() for _ in range(count)]
+
+
+async def issue_all(
+    client: IssuingClient, requests: list[CertificateRequest]
+) -> tuple[list[IssuedCertificate], list[Refusal]]:
+    """Have them issued; return certificates and refusals."""
+    results = [result async for result in client.issue(requests)]
+    issued = [result for result in results if isinstance(result, IssuedCertificate)]
+    refused = [result for result in results if isinstance(result, Refusal)]
+    assert len(issued) + len(refused) == len(requests)
+    return issued, refused

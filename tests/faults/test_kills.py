@@ -1,0 +1,131 @@
+"""kill -9, of a signer, a preparer and the daemon, in the middle of a stream (I1, I2, I3, I8)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient
+from otahsm.errors import DaemonUnavailableError
+
+from devices import issue_all, new_requests
+from harness import Fleet, RunningDaemon, eventually, running
+from ledger_reader import certificates, rows
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("kind", [RunningDaemon.signers, RunningDaemon.preparers])
+async def test_a_worker_that_is_killed_costs_no_client_anything(
+    daemon: RunningDaemon, kind: Callable[[RunningDaemon], list[int]]
+) -> None:
+    requests = new_requests(1500)
+    issued: list[IssuedCertificate] = []
+    killed: set[int] = set()
+    async with daemon.client(patience=30) as client:
+        async for result in client.issue(requests):
+            assert isinstance(result, IssuedCertificate)
+            issued.append(result)
+            if len(issued) in (100, 600, 1100):
+                victim = next(pid for pid in kind(daemon) if pid not in killed)
+                os.kill(victim, signal.SIGKILL)
+                killed.add(victim)
+    assert len(killed) == 3
+    assert {result.device_id for result in issued} == {request.device_id for request in requests}
+    assert certificates(daemon.fleet) == {result.device_id: result.chain[0] for result in issued}
+    assert daemon.stop() == 0
+
+
+async def test_all_signers_killed_at_once_are_replaced_and_the_client_waits(daemon: RunningDaemon) -> None:
+    daemon.wait_for("signer.ready", count=2)
+    async with daemon.client(patience=30) as client:
+        for pid in daemon.signers():
+            os.kill(pid, signal.SIGKILL)
+        issued, refused = await issue_all(client, new_requests(200))
+    assert len(issued) == 200
+    assert not refused
+    assert len(certificates(daemon.fleet)) == 200
+
+
+async def test_the_daemon_killed_in_mid_stream_loses_nothing_that_a_client_has_seen(fleet: Fleet) -> None:
+    requests = new_requests(1000)
+    seen: dict[str, bytes] = {}
+    for kill_after in (1, 150, 400):
+        with running(fleet) as daemon:
+            daemon.wait_for("health.changed", serving=True)
+            workers = [*daemon.signers(), *daemon.preparers()]
+            async with daemon.client(patience=0) as client:
+                await _issue_until_killed(client, requests, seen, daemon, kill_after)
+        # What a client has seen is in the ledger, byte for byte, whatever else is.
+        recorded = certificates(fleet)
+        assert {device: recorded[device] for device in seen} == seen
+        eventually(lambda: not any(map(is_running, workers)), "workers outlive their daemon")  # noqa: B023
+    with running(fleet) as daemon:
+        async with daemon.client() as client:
+            issued, refused = await issue_all(client, requests)
+        assert not refused
+        assert daemon.stop() == 0
+    again = {result.device_id: result.chain[0] for result in issued}
+    assert {device: again[device] for device in seen} == seen
+    assert again == certificates(fleet)
+    everything = rows(fleet)
+    assert len({row.serial for row in everything}) == len(everything)
+    assert all((row.certificate is None) == (row.void_reason is not None) for row in everything)
+
+
+async def _issue_until_killed(
+    client: IssuingClient,
+    requests: list[CertificateRequest],
+    seen: dict[str, bytes],
+    daemon: RunningDaemon,
+    kill_after: int,
+) -> None:
+    count = 0
+    with contextlib.suppress(DaemonUnavailableError):
+        async for result in client.issue(requests):
+            if isinstance(result, IssuedCertificate):
+                assert seen.setdefault(result.device_id, result.chain[0]) == result.chain[0]
+                count += 1
+            else:
+                assert result.code == "UNAVAILABLE"
+            if count == kill_after:
+                daemon.kill()
+    assert count >= kill_after
+
+
+async def test_sigterm_answers_what_is_in_hand_and_exits_with_0(fleet: Fleet) -> None:
+    requests = new_requests(2000)
+    seen: dict[str, bytes] = {}
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        async with daemon.client(patience=0) as client:
+            with contextlib.suppress(DaemonUnavailableError):
+                async for result in client.issue(requests):
+                    if isinstance(result, IssuedCertificate):
+                        seen[result.device_id] = result.chain[0]
+                    else:
+                        assert result.code == "UNAVAILABLE"
+                    if len(seen) == 100:
+                        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(30) == 0
+        daemon.wait_for("daemon.stopped")
+    # All that was begun was finished, recorded and sent: no intent is open, no certificate unseen.
+    assert 100 <= len(seen) < len(requests)
+    assert certificates(fleet) == seen
+    assert len(rows(fleet)) == len(seen)
+
+
+def test_a_second_daemon_on_the_same_ledger_is_refused(daemon: RunningDaemon) -> None:
+    with running(daemon.fleet) as second:
+        assert second.process.wait(30) == 2
+        assert "another daemon holds the ledger" in "".join(second.other_output)

@@ -1,0 +1,91 @@
+"""I7: a wrong PIN costs the token one try, whatever is restarted, and however often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from faulty import FaultyToken
+from harness import running
+
+
+def put_wrong_pin(faulty: FaultyToken) -> str:
+    pin = faulty.fleet.folder / "secrets/pin"
+    right = pin.read_text()
+    pin.write_text("00000000\n" if right.strip() != "00000000" else "11111111\n")
+    return right
+
+
+def test_a_wrong_pin_is_tried_once_with_four_signers_and_five_restarts(faulty: FaultyToken) -> None:
+    faulty.fleet.edit("signers = 2", "signers = 4")
+    right = put_wrong_pin(faulty)
+    logins_before = faulty.calls("login")
+    for _ in range(5):
+        with running(faulty.fleet) as daemon:
+            assert daemon.process.wait(30) == 4
+    shown = faulty.fleet.run("ca", "show")
+    assert shown.returncode == 4
+    assert "login.json" in shown.stderr
+    assert faulty.calls("login") == logins_before + 1
+
+    (faulty.fleet.folder / "secrets/pin").write_text(right)
+    with running(faulty.fleet) as daemon:
+        assert daemon.process.wait(30) == 4  # the right PIN alone is not yet an operator's word
+    (faulty.fleet.folder / "state/login/login.json").unlink()
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+
+
+def test_a_pin_that_turns_wrong_while_running_is_tried_once_and_the_daemon_stays_up(
+    faulty: FaultyToken,
+) -> None:
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("signer.ready", count=2)
+        put_wrong_pin(faulty)
+        before = faulty.calls("login")
+        faulty.misbehave("crash")
+        daemon.wait_for("signer.lost", count=2)  # the probe of an idle signer meets the fault
+        faulty.misbehave()
+        daemon.wait_for("signer.failed", count=2, reason="PIN_REFUSED")
+        assert faulty.calls("login") == before + 1
+        assert daemon.process.poll() is None
+        daemon.wait_for("health.changed", serving=False)
+        assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("flag", ["final-try", "locked"])
+def test_a_token_that_is_nearly_locked_is_not_logged_in_to(faulty: FaultyToken, flag: str) -> None:
+    faulty.misbehave(flag)
+    with running(faulty.fleet) as daemon:
+        assert daemon.process.wait(30) == 4
+        daemon.wait_for("signer.failed", reason="PIN_REFUSED")
+    assert faulty.calls("login") == 0
+
+
+def test_logins_that_never_get_an_answer_are_not_repeated_for_ever(faulty: FaultyToken) -> None:
+    faulty.misbehave("login-crash")
+    with running(faulty.fleet) as daemon:
+        assert daemon.process.wait(30) == 4
+    assert faulty.calls("login") == 2
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_a_pin_file_that_others_may_read_is_refused(faulty: FaultyToken, mode: int) -> None:
+    pin = faulty.fleet.folder / "secrets/pin"
+    pin.chmod(mode)
+    with running(faulty.fleet) as daemon:
+        assert daemon.process.wait(30) == 2
+    assert faulty.calls("login") == 0
+
+
+def test_no_log_line_and_no_command_line_shows_the_pin(faulty: FaultyToken) -> None:
+    pin = (faulty.fleet.folder / "secrets/pin").read_text().strip()
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("signer.ready", count=2)
+        for pid in (daemon.process.pid, *daemon.signers(), *daemon.preparers()):
+            for name in ("cmdline", "environ"):
+                assert pin.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
+        assert daemon.stop() == 0
+        assert pin not in repr(daemon.events)
+        assert pin not in "".join(daemon.other_output)

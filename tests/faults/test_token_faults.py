@@ -1,0 +1,124 @@
+"""What the token can do to us, and what a client then sees: a certificate, or an error that says to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+from cryptography import x509
+
+from otahsm.client import IssuedCertificate, Refusal, Result
+
+from devices import issue_all, new_request, new_requests
+from faulty import FaultyToken
+from harness import running
+from ledger_reader import certificates, rows
+
+
+@pytest.mark.parametrize("fault", ["crash", "device-error", "flip"])
+async def test_a_token_that_fails_costs_an_unavailable_and_recovers_by_itself(
+    faulty: FaultyToken, fault: str
+) -> None:
+    faulty.fleet.edit("wait_for_signer_seconds = 10.0", "wait_for_signer_seconds = 0.5")
+    request = new_request()
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        faulty.misbehave(fault)
+        async with daemon.client(patience=0) as client:
+            refusal = await client.issue_one(request.csr)
+            assert isinstance(refusal, Refusal)
+            assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "TOKEN_UNAVAILABLE")
+            assert refusal.hint
+        daemon.wait_for("health.changed", serving=False)
+        assert certificates(faulty.fleet) == {}
+        faulty.misbehave()
+        async with daemon.client(patience=30) as client:
+            result = await client.issue_one(request.csr)
+        assert isinstance(result, IssuedCertificate)
+        daemon.wait_for("health.changed", serving=True, count=2)
+        assert daemon.stop() == 0
+    *voided, issued = rows(faulty.fleet)
+    assert [row.certificate for row in voided] == [None] * len(voided)
+    assert all(row.void_reason for row in voided)
+    assert issued.certificate == result.chain[0]
+
+
+async def test_a_signature_that_does_not_verify_is_never_released(faulty: FaultyToken) -> None:
+    requests = new_requests(300)
+    seen: list[Result] = []
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        async with daemon.client(patience=60) as client:
+            async for result in client.issue(requests):
+                seen.append(result)
+                if len(seen) == 1:
+                    faulty.misbehave("flip")
+                    signs = faulty.calls("sign")
+                    daemon.wait_for("signer.lost")
+                    assert faulty.calls("sign") > signs
+                    faulty.misbehave()
+    root = x509.load_pem_x509_certificate(faulty.fleet.root_pem.read_bytes())
+    assert len(seen) == len(requests)
+    for result in seen:
+        assert isinstance(result, IssuedCertificate)
+        x509.load_der_x509_certificate(result.chain[0]).verify_directly_issued_by(root)
+
+
+async def test_a_token_that_hangs_costs_one_signer_and_its_batch_goes_to_another(faulty: FaultyToken) -> None:
+    faulty.fleet.edit("sign_timeout_seconds = 30.0", "sign_timeout_seconds = 1.0")
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("signer.ready", count=2)
+        daemon.wait_for("health.changed", serving=True)
+        stopped, *_ = daemon.signers()
+        os.kill(stopped, signal.SIGSTOP)
+        async with daemon.client() as client:
+            issued, refused = await issue_all(client, new_requests(500))
+        assert len(issued) == 500
+        assert not refused
+        (lost,) = daemon.wait_for("signer.lost")
+        assert lost["pid"] == stopped
+        daemon.wait_for("signer.ready", count=3)
+        assert daemon.stop() == 0
+
+
+async def test_a_token_that_hangs_for_ever_is_answered_unavailable_within_the_deadline(
+    faulty: FaultyToken,
+) -> None:
+    faulty.fleet.edit("sign_timeout_seconds = 30.0", "sign_timeout_seconds = 0.5")
+    faulty.fleet.edit("wait_for_signer_seconds = 10.0", "wait_for_signer_seconds = 1.0")
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        faulty.misbehave("hang")
+        async with daemon.client(patience=0) as client:
+            refusal = await client.issue_one(new_request().csr)
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == "UNAVAILABLE"
+        daemon.wait_for("health.changed", serving=False)
+
+
+async def test_the_intent_is_durable_before_the_token_is_asked(faulty: FaultyToken) -> None:
+    faulty.fleet.edit("sign_timeout_seconds = 30.0", "sign_timeout_seconds = 600.0")
+    request = new_request()
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("signer.ready", count=2)
+        daemon.wait_for("health.changed", serving=True)
+        before = faulty.calls("sign")
+        faulty.misbehave("hang")
+        async with daemon.client(patience=0) as client:
+            asking = asyncio.ensure_future(client.issue_one(request.csr))
+            while faulty.calls("sign") == before:
+                await asyncio.wait({asking}, timeout=0.01)
+            # The signature is being made, so the ledger knows its serial number already.
+            (intent,) = rows(faulty.fleet)
+            assert intent.device_id == request.device_id
+            assert intent.certificate is None
+            daemon.kill()
+            asking.cancel()
+    with running(faulty.fleet) as daemon:
+        faulty.misbehave()
+        (recovered,) = daemon.wait_for("ledger.recovered")
+        assert recovered["voided_intents"] == 1
+        (intent,) = rows(faulty.fleet)
+        assert intent.void_reason

@@ -1,0 +1,96 @@
+/*
+ * A PKCS#11 module for tests: forwards every call to another module (SHIM_MODULE), counts the calls that
+ * matter, and misbehaves as the file SHIM_CONTROL says at that moment. The file holds words:
+ *
+ *   flip          C_Sign succeeds, but one bit of the signature is wrong
+ *   hang          C_Sign never returns
+ *   crash         C_Sign aborts the process
+ *   device-error  C_Sign returns CKR_DEVICE_ERROR
+ *   final-try     the token says that one more wrong PIN locks it
+ *   locked        the token says that its PIN is locked
+ *   login-crash   C_Login aborts the process before the token answers
+ *
+ * Each C_Login and C_Sign appends a line to the file SHIM_LOG.
+ *
+ * The function list is a version and then the functions in the order of PKCS#11 v2.40, section 4.5.
+ */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef unsigned long CK_ULONG;
+typedef CK_ULONG CK_RV;
+typedef unsigned char CK_BYTE;
+
+enum { FUNCTIONS = 68, GET_TOKEN_INFO = 6, LOGIN = 18, SIGN = 43 };
+enum { CKR_DEVICE_ERROR = 0x30, CKR_GENERAL_ERROR = 0x05 };
+enum { TOKEN_FLAGS_OFFSET = 96, CKF_USER_PIN_FINAL_TRY = 0x20000, CKF_USER_PIN_LOCKED = 0x40000 };
+
+struct function_list {
+    unsigned char version[2];
+    void *functions[FUNCTIONS];
+};
+
+static struct function_list real, ours;
+
+static int told(const char *word) {
+    char text[256] = {0};
+    int file = open(getenv("SHIM_CONTROL"), O_RDONLY);
+    if (file < 0) return 0;
+    ssize_t size = read(file, text, sizeof text - 1);
+    close(file);
+    return size > 0 && strstr(text, word) != NULL;
+}
+
+static void count(const char *line) {
+    int file = open(getenv("SHIM_LOG"), O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (file >= 0) {
+        if (write(file, line, strlen(line)) < 0) abort();
+        close(file);
+    }
+}
+
+static CK_RV login(CK_ULONG session, CK_ULONG user, CK_BYTE *pin, CK_ULONG length) {
+    count("login\n");
+    if (told("login-crash")) abort();
+    return ((CK_RV(*)(CK_ULONG, CK_ULONG, CK_BYTE *, CK_ULONG))real.functions[LOGIN])(session, user, pin, length);
+}
+
+static CK_RV get_token_info(CK_ULONG slot, CK_BYTE *info) {
+    CK_RV result = ((CK_RV(*)(CK_ULONG, CK_BYTE *))real.functions[GET_TOKEN_INFO])(slot, info);
+    CK_ULONG flags;
+    memcpy(&flags, info + TOKEN_FLAGS_OFFSET, sizeof flags);
+    if (told("final-try")) flags |= CKF_USER_PIN_FINAL_TRY;
+    if (told("locked")) flags |= CKF_USER_PIN_LOCKED;
+    memcpy(info + TOKEN_FLAGS_OFFSET, &flags, sizeof flags);
+    return result;
+}
+
+static CK_RV sign(CK_ULONG session, CK_BYTE *data, CK_ULONG length, CK_BYTE *signature, CK_ULONG *size) {
+    CK_RV (*forward)(CK_ULONG, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *) = real.functions[SIGN];
+    if (signature == NULL) return forward(session, data, length, signature, size);
+    count("sign\n");
+    if (told("hang")) for (;;) pause();
+    if (told("crash")) abort();
+    if (told("device-error")) return CKR_DEVICE_ERROR;
+    CK_RV result = forward(session, data, length, signature, size);
+    if (result == 0 && told("flip")) signature[*size - 1] ^= 1;
+    return result;
+}
+
+CK_RV C_GetFunctionList(struct function_list **list) {
+    void *module = dlopen(getenv("SHIM_MODULE"), RTLD_NOW);
+    CK_RV (*get)(struct function_list **) = module ? dlsym(module, "C_GetFunctionList") : NULL;
+    struct function_list *found;
+    if (get == NULL || get(&found) != 0) return CKR_GENERAL_ERROR;
+    real = *found;
+    ours = real;
+    ours.functions[LOGIN] = login;
+    ours.functions[GET_TOKEN_INFO] = get_token_info;
+    ours.functions[SIGN] = sign;
+    *list = &ours;
+    return 0;
+}
