@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
 
@@ -52,6 +53,17 @@ def read_pin(path: Path) -> str:
     if not pin:
         raise ConfigError(f"the PIN file {path} is empty")
     return pin
+
+
+class _Note(BaseModel):
+    """What the guard remembers between logins; without one, all is well."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    state: Literal["trying", "refused"]
+    tries: int = 0
+    message: str = ""
+    at: str
 
 
 class LoginGuard:
@@ -94,11 +106,11 @@ class LoginGuard:
             ConfigError: the guard directory can't be written.
         """
         tries = self._check_earlier_tries()
-        self._write({"state": "trying", "tries": tries + 1})
+        self._write(_Note(state="trying", tries=tries + 1, at=_now()))
         try:
             yield
         except PinRefusedError as error:
-            self._write({"state": "refused", "message": error.message})
+            self._write(_Note(state="refused", message=error.message, at=_now()))
             raise PinRefusedError(error.message, hint=self._hint()) from None
         except OtahsmError:
             self._note.unlink()  # the token answered, and not about the PIN
@@ -107,18 +119,15 @@ class LoginGuard:
 
     def _check_earlier_tries(self) -> int:
         try:
-            note: dict[str, Any] = json.loads(self._note.read_text())
+            note = _Note.model_validate_json(self._note.read_bytes())
         except FileNotFoundError:
             return 0
-        except (OSError, ValueError):
-            note = {"state": "refused", "message": "the note is unreadable"}
-        tries = note.get("tries")
-        if note.get("state") == "trying" and isinstance(tries, int) and tries < _TRIES_WITHOUT_ANSWER:
-            return tries
-        why = note.get("message", f"{tries} logins got no answer")
-        raise PinRefusedError(
-            f"the PIN is not tried again: {why} (at {note.get('at', 'an unknown time')})", hint=self._hint()
-        )
+        except (OSError, ValidationError):
+            note = _Note(state="refused", message=f"{self._note} makes no sense", at="an unknown time")
+        if note.state == "trying" and note.tries < _TRIES_WITHOUT_ANSWER:
+            return note.tries
+        why = note.message or f"{note.tries} logins got no answer"
+        raise PinRefusedError(f"the PIN is not tried again: {why} (at {note.at})", hint=self._hint())
 
     def _hint(self) -> str:
         return (
@@ -126,12 +135,12 @@ class LoginGuard:
             f" remaining tries, then remove {self._note} and start again."
         )
 
-    def _write(self, note: dict[str, Any]) -> None:
+    def _write(self, note: _Note) -> None:
         """Write the note durably: it must be there after a power cut in the middle of a login."""
         temporary = self._note.with_suffix(".new")
         try:
             with temporary.open("w") as file:
-                json.dump({**note, "at": datetime.now(UTC).isoformat(timespec="seconds")}, file)
+                file.write(note.model_dump_json())
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._note)
@@ -145,3 +154,7 @@ class LoginGuard:
                 f"[token] guard_dir {self._directory} can't be written: {error.strerror}; no login is tried"
                 " without it"
             ) from None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,45 @@
+"""I8: the process that faces the network has neither PIN nor token, and parses no CSR."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from devices import issue_all, new_requests
+from harness import RunningDaemon
+
+
+def mapped_files(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def memory_holds(pid: int, secret: bytes) -> bool:
+    """Search a process's private memory."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in mapped_files(pid).splitlines():
+            addresses, mode, *_ = line.split()
+            if not mode.startswith("rw") or "[vvar]" in line:
+                continue
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            memory.seek(start)
+            try:
+                if secret in memory.read(end - start):
+                    return True
+            except OSError:
+                continue
+    return False
+
+
+async def test_only_signers_load_the_module_and_hold_the_pin(daemon: RunningDaemon) -> None:
+    daemon.wait_for("signer.ready", count=2)
+    async with daemon.client() as client:
+        issued, _ = await issue_all(client, new_requests(100))
+    assert len(issued) == 100
+    pin = (daemon.fleet.folder / "secrets/pin").read_bytes().strip()
+    signers, preparers = daemon.signers(), daemon.preparers()
+    assert len(signers) == len(preparers) == 2
+    for pid in (daemon.process.pid, *preparers):
+        assert "softhsm" not in mapped_files(pid)
+        assert "pkcs11" not in mapped_files(pid)
+        assert not memory_holds(pid, pin)
+    for pid in signers:
+        assert "softhsm" in mapped_files(pid)

@@ -1,0 +1,186 @@
+"""The pool, with real processes that die, hang, lie and refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from otahsm.errors import (
+    OtahsmError,
+    TokenRefusedError,
+    TokenUnavailableError,
+    WorkerLostError,
+    WorkersBusyError,
+)
+from otahsm.workers import WorkerPool
+
+Events = list[tuple[str, int, OtahsmError | None]]
+
+
+@asynccontextmanager
+async def pool_of(
+    size: int,
+    *,
+    mode: bytes = b"work",
+    call_seconds: float = 30,
+    wait_seconds: float = 30,
+    probe: bytes = b"",
+) -> AsyncIterator[tuple[WorkerPool, Events]]:
+    events: Events = []
+    pool = WorkerPool(
+        "worker",
+        "worker_for_tests",
+        [mode],
+        size=size,
+        environment={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        call_seconds=call_seconds,
+        wait_seconds=wait_seconds,
+        probe=[probe] if probe else (),
+        probe_seconds=0.05,
+        longest_pause=0.25,
+        report=lambda *event: events.append(event),
+    )
+    await pool.start()
+    try:
+        yield pool, events
+    finally:
+        await pool.close()
+
+
+async def test_a_batch_is_answered_and_the_processes_are_reused() -> None:
+    async with pool_of(2) as (pool, _):
+        pids = {(await pool.call([b"x"]))[0] for _ in range(10)}
+        assert 1 <= len(pids) <= 2
+        pid, *parts = await pool.call([b"a", b"", b"b" * 100_000])
+        assert parts == [b"a", b"", b"b" * 100_000]
+        assert pool.ready == 2 or pid in pids
+
+
+async def test_two_batches_are_worked_on_at_once() -> None:
+    async with pool_of(2) as (pool, _):
+        answers = await asyncio.gather(*(pool.call([b"x"]) for _ in range(20)))
+        assert all(answer[1:] == [b"x"] for answer in answers)
+
+
+async def test_a_worker_that_dies_is_replaced_and_its_batch_is_given_to_another(tmp_path: Path) -> None:
+    marker = str(tmp_path / "died").encode()
+    async with pool_of(1) as (pool, events):
+        pid, *_ = await pool.call([b"die-once:" + marker])
+        assert [event for event, *_ in events].count("worker.ready") == 2
+        lost = next(item for item in events if item[0] == "worker.lost")
+        assert lost[1] != int(pid)
+        assert isinstance(lost[2], WorkerLostError)
+
+
+async def test_a_batch_that_kills_two_workers_is_given_up() -> None:
+    async with pool_of(2) as (pool, _):
+        with pytest.raises(WorkerLostError):
+            await pool.call([b"die"])
+        assert (await pool.call([b"x"]))[1:] == [b"x"]
+
+
+async def test_a_worker_that_hangs_is_killed_and_its_batch_given_up_after_the_second() -> None:
+    async with pool_of(2, call_seconds=0.3) as (pool, _):
+        await pool.wait_until_ready()
+        with pytest.raises(WorkerLostError, match="did not answer within"):
+            await pool.call([b"hang"])
+
+
+async def test_what_a_vendors_library_prints_does_not_disturb_the_pipe() -> None:
+    async with pool_of(1) as (pool, events):
+        assert (await pool.call([b"print"]))[1:] == [b"print"]
+        assert [event for event, *_ in events] == ["worker.ready"]
+
+
+async def test_a_worker_that_breaks_the_protocol_is_killed() -> None:
+    async with pool_of(2) as (pool, _):
+        with pytest.raises(WorkerLostError, match="broke the protocol"):
+            await pool.call([b"garbage"])
+
+
+async def test_an_error_that_a_worker_reports_reaches_the_caller_and_ends_the_worker() -> None:
+    async with pool_of(2) as (pool, events):
+        with pytest.raises(TokenUnavailableError, match="sulks") as caught:
+            await pool.call([b"error"])
+        assert caught.value.hint == "wait"
+        await pool.call([b"x"])
+        assert any(
+            event == "worker.lost" and isinstance(error, TokenUnavailableError) for event, _, error in events
+        )
+
+
+async def test_a_refusal_at_the_start_is_final() -> None:
+    async with pool_of(2, mode=b"refuse") as (pool, events):
+        with pytest.raises(TokenRefusedError, match="don't ask again") as caught:
+            await pool.wait_until_ready()
+        assert caught.value.hint == "ask an operator"
+        with pytest.raises(TokenRefusedError):
+            await pool.call([b"x"])
+        assert [event for event, *_ in events] == ["worker.failed"] * 2
+        assert pool.stopped
+
+
+async def test_a_batch_waits_for_a_free_worker_only_so_long() -> None:
+    async with pool_of(1, call_seconds=60, wait_seconds=0.2) as (pool, _):
+        await pool.wait_until_ready()
+        hanging = asyncio.create_task(pool.call([b"hang"]))
+        await asyncio.sleep(0)
+        with pytest.raises(WorkersBusyError):
+            await pool.call([b"x"])
+        hanging.cancel()
+        await asyncio.gather(hanging, return_exceptions=True)
+
+
+async def test_a_call_that_is_cancelled_leaves_no_half_read_answer_behind() -> None:
+    async with pool_of(1) as (pool, _):
+        await pool.wait_until_ready()
+        hanging = asyncio.create_task(pool.call([b"hang"]))
+        await asyncio.sleep(0.05)
+        hanging.cancel()
+        await asyncio.gather(hanging, return_exceptions=True)
+        assert (await pool.call([b"x"]))[1:] == [b"x"]
+
+
+async def test_an_idle_worker_that_can_no_longer_work_is_found_by_the_probe() -> None:
+    async with pool_of(1, probe=b"error") as (pool, events):
+        await pool.wait_until_ready()
+        async with asyncio.timeout(30):
+            while len(events) == 1:
+                await asyncio.sleep(0.01)
+        event, _, error = events[1]
+        assert event == "worker.lost"
+        assert isinstance(error, TokenUnavailableError)
+
+
+async def test_closing_ends_the_processes_even_one_that_hangs() -> None:
+    async with pool_of(2) as (pool, events):
+        await pool.wait_until_ready()
+        hanging = asyncio.create_task(pool.call([b"hang"]))
+        await asyncio.sleep(0)
+        await pool.close()
+        with pytest.raises(OtahsmError):
+            await hanging
+        for event, pid, _ in events:
+            if event == "worker.ready":
+                with pytest.raises(ProcessLookupError):
+                    os.kill(pid, 0)
+
+
+async def test_workers_ignore_the_signals_that_a_whole_service_gets() -> None:
+    async with pool_of(1) as (pool, events):
+        pid, *_ = await pool.call([b"x"])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(int(pid), number)
+        assert (await pool.call([b"x"]))[0] == pid
+        assert len(events) == 1
+
+
+async def test_a_worker_leaves_no_core_dump_and_nobody_may_attach_to_it() -> None:
+    async with pool_of(1) as (pool, _):
+        assert await pool.call([b"hardened"]) == [b"0 (0, 0)"]
