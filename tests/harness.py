@@ -172,6 +172,13 @@ class RunningDaemon:
         self.process.wait(READY_SECONDS)
 
 
+def resident_bytes(pid: int) -> int:
+    """How much memory a process has."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+
 def _command_line(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text()

@@ -1,0 +1,150 @@
+"""The SDK: any source of requests, one result each, through lost connections and slow readers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+
+import grpc
+import pytest
+
+from otahsm.client import CertificateRequest, ClientTls, IssuedCertificate, IssuingClient, Result
+from otahsm.client.connection import open_channel
+from otahsm.errors import ConfigError, DaemonUnavailableError
+from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
+
+from devices import issue_all, new_request, new_requests
+from harness import Fleet, RunningDaemon, free_port, resident_bytes, running
+from ledger_reader import certificates, rows
+
+
+async def test_a_patient_client_rides_over_a_daemon_that_is_killed_and_started_again(fleet: Fleet) -> None:
+    fleet.edit('listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{free_port()}"')
+    requests = new_requests(1000)
+    seen: dict[str, bytes] = {}
+    with ExitStack() as daemons:
+        first = daemons.enter_context(running(fleet))
+        first.wait_for("health.changed", serving=True)
+        async with first.client(patience=60) as client:
+            async for result in client.issue(requests):
+                assert isinstance(result, IssuedCertificate)
+                assert result.device_id not in seen
+                seen[result.device_id] = result.chain[0]
+                if len(seen) == 200:
+                    first.kill()
+                    second = daemons.enter_context(running(fleet))
+        assert second.stop() == 0
+    assert len(seen) == 1000
+    assert certificates(fleet) == seen
+
+
+async def test_requests_come_from_a_plain_iterable(client: IssuingClient) -> None:
+    issued, refused = await issue_all(client, new_requests(130))
+    assert (len(issued), len(refused)) == (130, 0)
+
+
+async def test_no_requests_give_no_results(client: IssuingClient) -> None:
+    assert [result async for result in client.issue([])] == []
+
+
+async def test_a_slow_source_is_not_kept_waiting_for_a_full_message(
+    client: IssuingClient,
+) -> None:
+    answered = asyncio.Event()
+    requests = new_requests(3)
+
+    async def one_by_one() -> AsyncIterator[CertificateRequest]:
+        for request in requests:
+            yield request
+            await answered.wait()  # the next one is only asked for when this one has its answer
+            answered.clear()
+
+    async for result in client.issue(one_by_one()):
+        assert isinstance(result, IssuedCertificate)
+        answered.set()
+
+
+async def test_a_source_without_end_is_taken_only_as_fast_as_results_come(client: IssuingClient) -> None:
+    taken = 0
+
+    def endless() -> Iterator[CertificateRequest]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield new_request()
+
+    results = client.issue(endless())
+    for _ in range(50):
+        await anext(results)
+    await results.aclose()  # type: ignore[attr-defined]
+    assert taken < 50 + 64 * 32
+
+
+async def test_what_the_source_raises_comes_after_the_results_of_what_it_gave(client: IssuingClient) -> None:
+    def broken() -> Iterator[CertificateRequest]:
+        yield from new_requests(70)
+        raise ZeroDivisionError
+
+    seen: list[Result] = []
+
+    async def follow() -> None:
+        async for result in client.issue(broken()):
+            seen.append(result)
+
+    with pytest.raises(ZeroDivisionError):
+        await follow()
+    assert len(seen) == 64  # the second message was never whole
+    assert all(isinstance(result, IssuedCertificate) for result in seen)
+
+
+async def test_a_client_without_a_daemon_says_so(fleet: Fleet) -> None:
+    async with IssuingClient(f"localhost:{free_port()}", fleet.tls, patience=0) as client:
+        with pytest.raises(DaemonUnavailableError, match="Connection refused"):
+            await issue_all(client, new_requests(3))
+        with pytest.raises(DaemonUnavailableError):
+            await client.authority()
+        assert not await client.wait_until_serving(0)
+
+
+def test_a_missing_tls_file_is_said(fleet: Fleet) -> None:
+    tls = ClientTls(fleet.tls.ca, fleet.tls.certificate, fleet.folder / "missing.key")
+    with pytest.raises(ConfigError, match=r"missing\.key can't be read"):
+        IssuingClient("localhost:1", tls)
+
+
+async def test_a_client_that_sends_and_never_reads_slows_only_itself(daemon: RunningDaemon) -> None:
+    messages = [
+        issuance_pb2.IssueCertificatesRequest(
+            requests=[
+                issuance_pb2.CertificateRequest(request_id=f"{number}-{item}", csr=request.csr)
+                for item, request in enumerate(new_requests(16))
+            ]
+        )
+        for number in range(4)
+    ]
+    async with open_channel(daemon.address, daemon.fleet.tls) as channel:
+        stub = issuance_pb2_grpc.IssuanceServiceStub(channel)
+        greedy: grpc.aio.StreamStreamCall[
+            issuance_pb2.IssueCertificatesRequest, issuance_pb2.IssueCertificatesResponse
+        ] = stub.IssueCertificates()
+
+        async def send_for_ever() -> None:
+            while True:
+                for message in messages:
+                    await greedy.write(message)
+
+        sending = asyncio.create_task(send_for_ever())
+        async with daemon.client() as neighbour:
+            for _ in range(20):
+                issued, _ = await issue_all(neighbour, new_requests(64))
+                assert len(issued) == 64
+        # The neighbour was served all along; the greedy client's messages stand in line, not in memory.
+        resident = resident_bytes(daemon.process.pid)
+        async with daemon.client() as neighbour:
+            await issue_all(neighbour, new_requests(640))
+        assert resident_bytes(daemon.process.pid) - resident < 32 * 1024 * 1024
+        assert not sending.done()
+        sending.cancel()
+        greedy.cancel()
+    assert len(rows(daemon.fleet)) == 64 + 20 * 64 + 640
