@@ -1,0 +1,81 @@
+"""The cycle without a network: a real ledger, real preparers, real signers, and a clock of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+
+from otahsm.errors import AuthorityUnusableError, OtahsmError
+from otahsm.issuance import Caller, Issuance, Issued, Order
+
+from devices import new_request
+from harness import Fleet
+from ledger_reader import rows
+
+CALLER = Caller("cn:test", bytes(32))
+
+
+def order() -> Order:
+    request = new_request()
+    return Order(CALLER, "", "", request.device_id, request.csr)
+
+
+@asynccontextmanager
+async def issuance_at(fleet: Fleet, now: datetime) -> AsyncIterator[Issuance]:
+    problems: list[OtahsmError | None] = []
+    issuance = Issuance(fleet.config, lambda *event: problems.append(event[2]), clock=lambda: now)
+    await issuance.start()
+    try:
+        await issuance.wait_until_serving()
+        yield issuance
+    finally:
+        await issuance.close()
+
+
+def root_of(fleet: Fleet) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(fleet.root_pem.read_bytes())
+
+
+async def test_a_certificate_begins_before_now_and_ends_after_its_days(fleet: Fleet) -> None:
+    now = datetime(2030, 6, 1, 12, 0, 0, 987654, tzinfo=UTC)
+    async with issuance_at(fleet, now) as issuance:
+        (outcome,) = await issuance.submit([order()])
+    assert isinstance(outcome, Issued)
+    certificate = x509.load_der_x509_certificate(outcome.certificate)
+    assert certificate.not_valid_before_utc == datetime(2030, 6, 1, 11, 0, 0, tzinfo=UTC)
+    assert certificate.not_valid_after_utc == datetime(2031, 6, 1, 12, 0, 0, tzinfo=UTC)
+    assert outcome.validity == (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+
+
+async def test_a_certificate_never_outlives_its_issuer(fleet: Fleet) -> None:
+    root = root_of(fleet)
+    async with issuance_at(fleet, root.not_valid_after_utc - timedelta(days=10)) as issuance:
+        (outcome,) = await issuance.submit([order()])
+    assert isinstance(outcome, Issued)
+    assert outcome.validity.not_after == root.not_valid_after_utc
+
+
+async def test_a_certificate_never_begins_before_its_issuer(fleet: Fleet) -> None:
+    root = root_of(fleet)
+    async with issuance_at(fleet, root.not_valid_before_utc) as issuance:
+        (outcome,) = await issuance.submit([order()])
+    assert isinstance(outcome, Issued)
+    assert outcome.validity.not_before == root.not_valid_before_utc
+
+
+async def test_a_ca_that_has_ended_issues_nothing_and_leaves_no_trace(fleet: Fleet) -> None:
+    async with issuance_at(fleet, root_of(fleet).not_valid_after_utc + timedelta(seconds=1)) as issuance:
+        outcomes = await issuance.submit([order(), order()])
+    assert all(isinstance(outcome, AuthorityUnusableError) for outcome in outcomes)
+    assert rows(fleet) == []
+
+
+async def test_a_clock_that_jumps_back_before_the_ca_is_named(fleet: Fleet) -> None:
+    async with issuance_at(fleet, datetime(1970, 1, 1, tzinfo=UTC)) as issuance:
+        (outcome,) = await issuance.submit([order()])
+    assert isinstance(outcome, AuthorityUnusableError)
+    assert "1970-01-01" in outcome.message
+    assert "clock" in outcome.hint
