@@ -21,7 +21,7 @@ from preparer_for_tests import DEADLY
 async def test_a_csr_that_kills_its_parser_is_refused_alone(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, deadly: set[int]
 ) -> None:
-    monkeypatch.setitem(os.environ, "PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setitem(os.environ, "PYTHONPATH", str(Path(__file__).parents[1]))
     now = datetime.now(UTC)
     validity = Validity(now, now + timedelta(days=1))
     issuer = load_chain(fleet.root_pem.read_bytes()).issuer

@@ -38,7 +38,7 @@ async def pool_of(
         "worker_for_tests",
         [mode],
         size=size,
-        environment={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        environment={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         call_seconds=call_seconds,
         wait_seconds=wait_seconds,
         probe=[probe] if probe else (),
