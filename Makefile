@@ -8,7 +8,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 BIN := .venv/bin
 UV := .tools/bin/uv
 
-.PHONY: help demo test lint types proto check-proto check-lock lock packages test-packages clean
+.PHONY: help demo test lint types proto check-proto reference check-lock lock packages test-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,10 +34,16 @@ proto: .venv/.ready ## generate the stubs in otahsm/v1 from proto/
 check-proto: .venv/.ready ## fail if the stubs are stale
 	scripts/check-stubs
 
+reference: .venv/.ready ## generate docs/reference from the code
+	$(BIN)/python scripts/generate_reference.py
+
 lock: $(UV) ## choose versions anew
 	scripts/lock --upgrade
 
-check-lock: $(UV) ## fail if requirements.lock does not fit pyproject.toml
+check-reference: .venv/.ready ## generate docs/reference from the code
+	$(BIN)/python scripts/generate_reference.py
+
+lock: $(UV) ## fail if requirements.lock does not fit pyproject.toml
 	scripts/lock --check
 
 packages: ## what the daemon needs of the system: SoftHSM2, OpenSSL

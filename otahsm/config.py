@@ -27,6 +27,8 @@ KeyType = Literal["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed2
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]
 ExtendedKeyUsage = Literal["client_auth", "server_auth"]
 
+_MESSAGES: Final = {"extra_forbidden": "there is no such key", "missing": "it is missing"}
+
 DEFAULT_DEVICE_ID: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 
 
@@ -203,7 +205,8 @@ def parse_config(table: dict[str, Any], *, base: Path, source: str) -> Config:
     except ValidationError as error:
         # Values are left out on purpose: a misplaced PIN must not end up in a log.
         lines = [
-            f"{'.'.join(str(part) for part in problem['loc']) or source}: {problem['msg']}"
+            f"{'.'.join(str(part) for part in problem['loc']) or source}:"
+            f" {_MESSAGES.get(problem['type'], problem['msg'])}"
             for problem in error.errors(include_input=False, include_url=False)
         ]
         raise ConfigError(f"{source} is wrong: " + "; ".join(lines)) from None

@@ -126,6 +126,7 @@ class PinRefusedError(TokenRefusedError):
     """The token refused the PIN, or one more try might lock it (I7)."""
 
     reason = "PIN_REFUSED"
+    default_hint = "Check the PIN file and the token's remaining tries before another login is made."
 
 
 class LedgerUnavailableError(OtahsmError):
@@ -169,7 +170,7 @@ class FolderError(OtahsmError):
 
     code = Code.FAILED_PRECONDITION
     reason = "FOLDER"
-    default_hint = "Make room or give permission, then run the same command again: it goes on where it was."
+    default_hint = "Make room or give permission, then run it again: what was begun is finished first."
 
 
 class ShuttingDownError(OtahsmError):

@@ -139,7 +139,7 @@ class RunningDaemon:
     @property
     def address(self) -> str:
         (event,) = self.wait_for("daemon.listening")
-        return f"localhost:{event['address'].rpartition(':')[2]}"
+        return f"127.0.0.1:{event['address'].rpartition(':')[2]}"
 
     def configure_client(self) -> None:
         """Make `otahsm device` and `otahsm csr` in the fleet's folder find this daemon."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import typer
 
 from otahsm.cli import ca, csr, device, health, quickstart, serve, show
-from otahsm.errors import OtahsmError
+from otahsm.errors import ExitCode, OtahsmError
+
+_SERVER_MODULES: Final = {"alembic", "grpc_reflection", "pkcs11", "sqlalchemy", "structlog"}
 
 app = typer.Typer(
     name="otahsm",
     help="Issue device certificates for over-the-air fleets from a CA key that never leaves its HSM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 app.command("quickstart")(quickstart.quickstart)
 app.command("serve")(serve.serve)
@@ -31,5 +35,13 @@ def main() -> None:
     except OtahsmError as error:
         sys.stderr.write(f"otahsm: {error.message}\n        {error.hint}\n")
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _SERVER_MODULES:
+            raise
+        sys.stderr.write(
+            "otahsm: this command runs where the token is, and needs what a client doesn't\n"
+            "        Install it: pip install 'otahsm[server]'\n"
+        )
+        sys.exit(ExitCode.USAGE)
     except KeyboardInterrupt:
         sys.exit(130)

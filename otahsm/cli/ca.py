@@ -9,7 +9,11 @@ import typer
 
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, KeyTypeName
 
-app = typer.Typer(no_args_is_help=True, help="The fleet CA: its key in the token, and its certificate.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="The fleet CA: its key in the token, and its certificate.",
+)
 
 
 class RootKindName(StrEnum):
@@ -34,8 +38,8 @@ def init(
 ) -> None:
     """Make the CA key pair in the token, and its self-signed root certificate.
 
-    Uses [token] and [ca] of the configuration. Refuses if the key's label or id, or the certificate's
-    file, exists.
+    Uses the sections token and ca of the configuration. Refuses if the key's label or id exists in the
+    token, or the certificate's file exists.
     """
     from datetime import UTC, datetime
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# gRPC's core would write its own lines about a failed handshake to standard error, beside our message. It
+# reads this when it is loaded.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from otahsm.client import ClientTls, DeviceFolders, IssuingClient
 from otahsm.config import ClientConfig, load_config, section

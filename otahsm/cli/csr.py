@@ -10,7 +10,7 @@ import typer
 
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutOption, ProfileOption
 
-app = typer.Typer(no_args_is_help=True, help="CSRs that exist already.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="CSRs that exist already.")
 
 _ENDINGS = {".csr", ".pem", ".der", ".req", ".p10"}
 
@@ -37,9 +37,11 @@ def sign(
 
     Exit codes: as `otahsm device issue`.
 
-    Examples: otahsm csr sign device-17.csr
-              otahsm csr sign collected/ --out signed/
-    """
+    \b
+    Examples:
+      otahsm csr sign device-17.csr
+      otahsm csr sign collected/ --out signed/
+    """  # noqa: D301 - click reads the character, not the escape
     import asyncio
 
     from otahsm.cli.connect import connect, load_client, open_folders

@@ -9,7 +9,7 @@ import typer
 
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, KeyTypeName, OutOption, ProfileOption
 
-app = typer.Typer(no_args_is_help=True, help="Devices: keys, certificates, folders.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Devices: keys, certificates, folders.")
 
 
 @app.callback()
@@ -33,14 +33,16 @@ def issue(  # noqa: PLR0913 - options
     """Make keys here, have certificates issued, write device folders.
 
     Running it again finishes what an interrupted run left: complete folders are left alone, begun ones go
-    on with the key they have.
+    on with the key they have. With --ids give the same file, with --count the number that is missing.
 
     Exit codes: 0 all devices have their certificate, 1 some failed (each is listed), 2 wrong use or
     configuration, 3 the daemon can't be reached.
 
-    Examples: otahsm device issue --count 1000
-              otahsm device issue --ids serials.txt --out /srv/line-3
-    """
+    \b
+    Examples:
+      otahsm device issue --count 1000
+      otahsm device issue --ids serials.txt --out /srv/line-3
+    """  # noqa: D301 - click reads the character, not the escape
     import asyncio
 
     from otahsm.cli.connect import connect, load_client, open_folders

@@ -13,17 +13,22 @@ def health(
     config: ConfigOption = DEFAULT_CONFIG,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the daemon to serve.", min=0)] = 0,
 ) -> None:
-    """Say whether the daemon can sign now; exit with 0 if so, else with 3."""
+    """Say whether the daemon can sign now; exit with 0 if so, else with 3, and say why on standard error."""
     import asyncio
 
     from otahsm.cli.connect import connect, load_client
-    from otahsm.errors import ExitCode
+    from otahsm.errors import OtahsmError, TokenUnavailableError
 
-    async def ask() -> bool:
-        async with connect(load_client(config), patience=5) as client:
-            return await client.wait_until_serving(wait)
+    settings = load_client(config)
 
-    serving = asyncio.run(ask())
-    typer.echo("SERVING" if serving else "NOT_SERVING")
-    if not serving:
-        raise typer.Exit(ExitCode.UNAVAILABLE)
+    async def ask() -> None:
+        async with connect(settings, patience=0) as client:
+            if not await client.wait_until_serving(wait):
+                raise TokenUnavailableError("the daemon runs, but can't sign now")
+
+    try:
+        asyncio.run(ask())
+    except OtahsmError:
+        typer.echo("NOT_SERVING")
+        raise
+    typer.echo("SERVING")

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -26,8 +27,8 @@ class Run:
         self._total = total
         self._folder = folder
         self._as_json = as_json
-        self._out = Console(soft_wrap=True, highlight=False)
-        self._err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._out = Console(soft_wrap=True, highlight=False, emoji=False)
+        self._err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._issued = self._before = self._failed = 0
 
     async def follow(self, reports: AsyncIterator[Done | Failed]) -> bool:
@@ -82,6 +83,7 @@ class Run:
                     "device_id": report.name,
                     "serial": f"{report.serial:x}",
                     "folder": str(report.folder),
+                    "replayed": report.replayed,
                 }
             )
 
@@ -105,4 +107,4 @@ class Run:
 
     def _line(self, fields: dict[str, str | int | float]) -> None:
         if self._as_json:
-            self._out.file.write(json.dumps(fields) + "\n")
+            typer.echo(json.dumps(fields))  # flushed, line by line

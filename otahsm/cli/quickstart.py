@@ -16,8 +16,10 @@ def quickstart(
 ) -> None:
     """Make all that a daemon on this machine needs: SoftHSM2 token, fleet root, TLS credentials, otahsm.toml.
 
-    Example: otahsm quickstart fleet && cd fleet && otahsm serve
-    """
+    \b
+    Example:
+      otahsm quickstart fleet && cd fleet && otahsm serve
+    """  # noqa: D301 - click reads the character, not the escape
     from otahsm.quickstart import create
 
     path = create(folder, port)

@@ -16,8 +16,10 @@ def show(
 ) -> None:
     """Show a certificate, a chain or a CSR as a person wants to read it.
 
-    Example: otahsm show devices/17/client.pem
-    """
+    \b
+    Example:
+      otahsm show devices/17/client.pem
+    """  # noqa: D301 - click reads the character, not the escape
     from otahsm.cli.tables import print_descriptions
     from otahsm.errors import ConfigError
     from otahsm.pki import describe

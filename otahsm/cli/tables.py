@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,7 +29,7 @@ def print_fields(title: str, fields: Mapping[str, str]) -> None:
     table.add_column(overflow="fold")
     for label, value in fields.items():
         table.add_row(Text(label), Text(value))
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(Text(title, style="bold underline"))
     console.print(table)
     console.print()
@@ -36,4 +37,4 @@ def print_fields(title: str, fields: Mapping[str, str]) -> None:
 
 def print_json(value: object) -> None:
     """Print a value as JSON."""
-    Console(soft_wrap=True, highlight=False).print(json.dumps(value, indent=2), markup=False)
+    typer.echo(json.dumps(value, indent=2))

@@ -16,6 +16,10 @@ _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
+_TLS_HINT: Final = (
+    "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"
+    " here, and [tls] client_ca there."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,11 @@ def explain(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
     """Turn an RPC error into one of ours."""
     details = error.details() or "no details"
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return DaemonUnavailableError(f"the daemon at {target} is not to be reached: {details}")
+        # A daemon that refuses a client's certificate just closes the connection.
+        tls = "Socket closed" in details or "handshake" in details
+        return DaemonUnavailableError(
+            f"the daemon at {target} is not to be reached: {details}", hint=_TLS_HINT if tls else None
+        )
     return OtahsmError(
         f"the daemon at {target} answered {error.code().name}: {details}",
         hint="Does the client's version match the daemon's?",

@@ -16,6 +16,7 @@ import grpc
 from otahsm.client.chunks import chunks_of
 from otahsm.client.connection import explain
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
+from otahsm.pki import MAX_CSR_BYTES
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 _CHUNK: Final = 64  # requests a message
@@ -148,7 +149,8 @@ class Conversation:
                     request_id=request_id,
                     profile=self._profile,
                     device_id=request.device_id,
-                    csr=request.csr,
+                    # One byte too many is refused as surely as a million, and must not sink its neighbours.
+                    csr=request.csr[: MAX_CSR_BYTES + 1],
                 )
             )
         return issuance_pb2.IssueCertificatesRequest(requests=messages) if messages else None

@@ -23,6 +23,7 @@ from otahsm.errors import OtahsmError
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2_grpc
 
 _PAUSE: Final = 0.1
+_HEALTH_SECONDS: Final = 5.0
 
 
 class IssuingClient:
@@ -93,17 +94,20 @@ class IssuingClient:
             await asyncio.sleep(_PAUSE)
 
     async def wait_until_serving(self, seconds: float) -> bool:
-        """Tell whether the daemon can be reached and can sign, waiting for that at most so long."""
+        """Tell whether the daemon can sign now, waiting for that at most so long.
+
+        Raises:
+            OtahsmError: the daemon can't be reached, or does not take this client.
+        """
         deadline = time.monotonic() + seconds
         while True:
-            serving = await self._is_serving()
-            if serving or time.monotonic() >= deadline:
-                return serving
+            try:
+                response = await self._check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_SECONDS)
+                if response.status == health_pb2.HealthCheckResponse.SERVING:
+                    return True
+                if time.monotonic() >= deadline:
+                    return False
+            except grpc.aio.AioRpcError as error:
+                if time.monotonic() >= deadline:
+                    raise explain(error, self._target) from None
             await asyncio.sleep(_PAUSE)
-
-    async def _is_serving(self) -> bool:
-        try:
-            response = await self._check(health_pb2.HealthCheckRequest(), timeout=self._patience)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)

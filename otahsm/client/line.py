@@ -31,11 +31,13 @@ class Done:
         name: its id.
         folder: where its files are.
         serial: the certificate's; None if the folder was complete before.
+        replayed: the certificate had been issued before, and was returned again.
     """
 
     name: str
     folder: Path
     serial: int | None
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ async def issue_devices(
         issued = {result.device_id: result for result in results if isinstance(result, IssuedCertificate)}
         await asyncio.to_thread(folders.finish, {name: item.chain for name, item in issued.items()})
         for name, item in issued.items():
-            yield Done(name, folders.path(name), item.serial)
+            yield Done(name, folders.path(name), item.serial, item.replayed)
         for result in results:
             if isinstance(result, Refusal):
                 yield Failed(result.request.device_id, result)
@@ -135,7 +137,7 @@ async def sign_csrs(
                 issued[result.device_id] = result
         await asyncio.to_thread(_finish_with_csrs, folders, issued)
         for name, item in issued.items():
-            yield Done(name, folders.path(name), item.serial)
+            yield Done(name, folders.path(name), item.serial, item.replayed)
         while reports:
             yield reports.popleft()
     while reports:

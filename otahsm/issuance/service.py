@@ -46,7 +46,7 @@ class Issuance:
             ) from None
         self.profiles: Mapping[str, ProfileConfig] = config.profiles
         self.default_profile = settings.default_profile
-        self._ledger = Ledger(section(config.ledger, "ledger").path)
+        self._ledger = Ledger(section(config.ledger, "ledger").path, self.chain.issuer.key_identifier)
         self._preparers = Preparers(
             config.profiles, self.chain.issuer, size=settings.preparers, report=report
         )

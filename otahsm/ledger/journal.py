@@ -1,4 +1,4 @@
-"""The ledger's three writes, each over a batch and inside one transaction of the caller's."""
+"""What the ledger writes and reads, each over a batch and inside one transaction of the caller's."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ def void_intents(connection: Connection, intent_ids: Sequence[int] | None, reaso
     """
     which = _open if intent_ids is None else _open & intents.c.id.in_(intent_ids)
     return connection.execute(update(intents).where(which).values(void_reason=reason, voided_at=now)).rowcount
+
+
+def issuer_of(connection: Connection) -> bytes | None:
+    """Return the key identifier of the CA that this ledger's certificates are of; None if it has none."""
+    return connection.execute(select(intents.c.issuer_key_id).limit(1)).scalar()
 
 
 class _Taken:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger.journal import void_intents, write_certificates, write_intents
+from otahsm.ledger.journal import issuer_of, void_intents, write_certificates, write_intents
 from otahsm.ledger.records import Answer, Intent
 
 _Result = TypeVar("_Result")
@@ -36,10 +36,12 @@ class Ledger:
 
     Args:
         path: the file; it and its folder are made if they are missing.
+        issuer_key_id: the key identifier of the CA whose certificates it holds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, issuer_key_id: bytes) -> None:
         self._path = path
+        self._issuer_key_id = issuer_key_id
         self._lock: int | None = None
         self._engine: Engine | None = None
         self._owed: list[tuple[tuple[int, ...], str]] = []
@@ -53,7 +55,7 @@ class Ledger:
             How many intents were voided: serials that may have been signed but were never released.
 
         Raises:
-            ConfigError: the file can't be used, or another daemon holds it.
+            ConfigError: the file can't be used, another daemon holds it, or it is another CA's.
         """
         return await self._on_writer(self._open)
 
@@ -130,8 +132,15 @@ class Ledger:
         try:
             with self._engine.begin() as connection:
                 migrate(connection)
+                issuer = issuer_of(connection)
         except SQLAlchemyError as error:
             raise ConfigError(f"{self._path} is no ledger, or can't be written: {error}") from error
+        if issuer is not None and issuer != self._issuer_key_id:
+            # A certificate that is asked for again would come with the chain of a CA that did not sign it.
+            raise ConfigError(
+                f"the ledger {self._path} holds certificates of another CA, {issuer.hex(':')}",
+                hint="Give each CA a ledger of its own: change [ledger] path, or [ca] back.",
+            )
         now = time.time_ns() // 1000
         reason = "the daemon stopped before the certificate was recorded"
         return self._commit(lambda connection: void_intents(connection, None, reason, now))

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TypeVar, cast
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.config import KeyType
@@ -21,6 +21,7 @@ from otahsm.pki.algorithms import (
     key_type_of,
 )
 from otahsm.pki.keys import encode_spki, subject_key_identifier
+from otahsm.pki.parsing import PARSE_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def load_issuer(der: bytes) -> Issuer:
         constraints = _extension(certificate, x509.BasicConstraints)
         usage = _extension(certificate, x509.KeyUsage)
         identifier = _extension(certificate, x509.SubjectKeyIdentifier)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except PARSE_ERRORS as error:
         raise ConfigError(f"the CA certificate can't be read: {error}") from error
     name = certificate.subject.rfc4514_string()
     if key_type is None:
@@ -94,9 +95,10 @@ def load_chain(pem: bytes) -> Chain:
     except ValueError as error:
         raise ConfigError(f"the CA certificate file holds no PEM certificates: {error}") from error
     for child, parent in pairwise([*certificates, certificates[-1]]):
+        load_issuer(parent.public_bytes(Encoding.DER))
         try:
             child.verify_directly_issued_by(parent)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        except (*PARSE_ERRORS, InvalidSignature):
             raise ConfigError(
                 f"{child.subject.rfc4514_string()} is not signed by what should be above it,"
                 f" {parent.subject.rfc4514_string()}",

@@ -17,31 +17,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, cast
 
+from asn1crypto import parser
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 
 from otahsm.config import KeyType, ProfileConfig
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.algorithms import PublicKey, describe_key, key_type_of
-from otahsm.pki.keys import check_rsa_key, encode_spki, subject_key_identifier
+from otahsm.pki.keys import check_key, encode_spki, subject_key_identifier
 from otahsm.pki.names import check_device_id, device_id_of
+from otahsm.pki.parsing import PARSE_ERRORS
 from otahsm.pki.profile import requestable_extensions
 
 MAX_CSR_BYTES: Final = 16 * 1024
 
 _VERSION_1: Final = bytes.fromhex("020100")
-_LONG_FORM: Final = 0x80
+_EXTENSION_REQUESTS: Final = {"1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14"}  # PKCS#9's, Microsoft's
 _DIGESTS: Final = {"sha256", "sha384", "sha512"}
-_PARSE_ERRORS: Final = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +63,30 @@ def check_csr(der: bytes, profile: ProfileConfig, expected_device_id: str = "") 
         )
     try:
         return _check(der, profile, expected_device_id)
-    except _PARSE_ERRORS as error:
+    except PARSE_ERRORS as error:
         hint = "Send DER, not PEM." if der.startswith(b"-----") else None
         raise RequestRefusedError("csr", f"the CSR is not well-formed DER: {error}", hint=hint) from None
 
 
 def _check(der: bytes, profile: ProfileConfig, expected_device_id: str) -> CheckedCsr:
     csr = x509.load_der_x509_csr(der)
-    key = csr.public_key()
+    key = _public_key(csr)
     key_type = key_type_of(key)
     if key_type not in profile.key_types:
         raise RequestRefusedError(
             "csr.public_key",
             f"the key is {describe_key(key)}; the profile allows {', '.join(sorted(profile.key_types))}",
         )
-    if isinstance(key, rsa.RSAPublicKey):
-        check_rsa_key(key)
-    spki = encode_spki(cast(PublicKey, key))
-    subject = csr.subject.public_bytes()
-    if not _follows_subject(spki, subject, csr.tbs_certrequest_bytes):
+    public_key = cast(PublicKey, key)
+    check_key(public_key)
+    spki = encode_spki(public_key)
+    subject, encoded_key = _subject_and_key(csr.tbs_certrequest_bytes)
+    if encoded_key != spki:
         raise RequestRefusedError(
             "csr.public_key", "the key is not in its canonical DER encoding (named curve, uncompressed point)"
         )
     ignore = profile.csr_extras == "ignore"
-    names = [str(name.value) for name in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    device_id = device_id_of(subject, names, ignore_others=ignore)
+    device_id = device_id_of(subject, ignore_others=ignore)
     check_device_id(device_id, profile.device_id)
     if expected_device_id and expected_device_id != device_id:
         raise RequestRefusedError(
@@ -109,15 +99,27 @@ def _check(der: bytes, profile: ProfileConfig, expected_device_id: str) -> Check
     return CheckedCsr(device_id, spki, key_type)
 
 
-def _follows_subject(spki: bytes, subject: bytes, request_info: bytes) -> bool:
-    """Tell whether `spki` is how the CSR encodes its key: right after version and subject (RFC 2986, 4.1)."""
-    header = 2 if request_info[1] < _LONG_FORM else 2 + (request_info[1] & ~_LONG_FORM)
-    return request_info.startswith(_VERSION_1 + subject + spki, header)
+def _public_key(csr: x509.CertificateSigningRequest) -> object:
+    try:
+        return csr.public_key()
+    except PARSE_ERRORS as error:
+        raise RequestRefusedError("csr.public_key", f"the key can't be read: {error}") from None
+
+
+def _subject_and_key(request_info: bytes) -> tuple[bytes, bytes]:
+    """Cut out subject and key, encoded as they came: they follow the version (RFC 2986, section 4.1)."""
+    fields: bytes = parser.parse(request_info)[4][len(_VERSION_1) :]
+    key_start: int = parser.peek(fields)
+    key_end: int = key_start + parser.peek(fields[key_start:])
+    return fields[:key_start], fields[key_start:key_end]
 
 
 def _check_requested_extensions(
     csr: x509.CertificateSigningRequest, profile: ProfileConfig, spki: bytes
 ) -> None:
+    # `csr.extensions` sees the first such attribute alone.
+    if sum(attribute.oid.dotted_string in _EXTENSION_REQUESTS for attribute in csr.attributes) > 1:
+        raise RequestRefusedError("csr.extensions", "the CSR asks for extensions in more than one attribute")
     given = requestable_extensions(profile)
     for extension in csr.extensions:
         value = extension.value

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Final, NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.algorithms import describe_key, key_type_of
+from otahsm.pki.parsing import PARSE_ERRORS
 
 _PEM: Final = re.compile(
     rb"-----BEGIN (?P<label>CERTIFICATE|(?:NEW )?CERTIFICATE REQUEST)-----.+?-----END (?P=label)-----",
@@ -31,6 +32,13 @@ def describe(content: bytes) -> list[Description]:
     Raises:
         RequestRefusedError: there is none.
     """
+    with warnings.catch_warnings():
+        # `cryptography` warns of names longer than X.520 allows; who looks at one sees that it is long.
+        warnings.simplefilter("ignore", UserWarning)
+        return _describe(content)
+
+
+def _describe(content: bytes) -> list[Description]:
     blocks = [(match["label"] == b"CERTIFICATE", match[0]) for match in _PEM.finditer(content)]
     try:
         if blocks:
@@ -44,7 +52,7 @@ def describe(content: bytes) -> list[Description]:
             return [_certificate(x509.load_der_x509_certificate(content))]
         except ValueError:
             return [_csr(x509.load_der_x509_csr(content))]
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except PARSE_ERRORS as error:
         raise RequestRefusedError(
             "file",
             f"this is no certificate and no CSR: {error}",
@@ -102,7 +110,7 @@ def _extensions(extensions: x509.Extensions) -> dict[str, str]:
 def _spaced(class_name: str, oid: x509.ObjectIdentifier) -> str:
     if class_name == "UnrecognizedExtension":
         return oid.dotted_string
-    return re.sub(r"(?<!^)(?=[A-Z])", " ", class_name).lower()
+    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", class_name)).lower()
 
 
 def _value(value: x509.ExtensionType) -> str:  # noqa: PLR0911 - one line a type reads best

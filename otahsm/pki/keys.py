@@ -2,7 +2,8 @@
 
 Besides type and size, RSA keys are checked for what broken generators leave behind, as public CAs do:
 small factors, primes too close together (Fermat), and the ROCA fingerprint of CVE-2017-15361, which
-secure elements in devices really had.
+secure elements in devices really had. Ed25519 keys must not be points of small order: anybody can make
+signatures that verify with those, so they prove possession of nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from typing import Final
 
 from asn1crypto.keys import PublicKeyInfo
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from otahsm.errors import RequestRefusedError
@@ -35,6 +36,10 @@ _ROCA: Final = [
     for prime in _primes_up_to(167)
     if prime not in (2, 65537)
 ]
+_P25519: Final = 2**255 - 19
+_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+# The y coordinates of the eight points whose order divides 8.
+_SMALL_ORDER: Final = frozenset({0, 1, _P25519 - 1, _ORDER_8, _P25519 - _ORDER_8})
 
 
 def encode_spki(key: PublicKey) -> bytes:
@@ -48,25 +53,39 @@ def subject_key_identifier(spki: bytes) -> bytes:
     return hashlib.sha1(bits[1:], usedforsecurity=False).digest()  # the first octet counts unused bits
 
 
-def check_rsa_key(key: rsa.RSAPublicKey) -> None:
-    """Check exponent and modulus of an RSA key whose size is already known to be allowed.
+def check_key(key: PublicKey) -> None:
+    """Check a public key whose type and size are already known to be allowed.
 
     Raises:
         RequestRefusedError: the key is weak or malformed.
     """
+    if isinstance(key, rsa.RSAPublicKey):
+        _check_rsa(key)
+    elif isinstance(key, ed25519.Ed25519PublicKey):
+        _check_ed25519(key)
+
+
+def _check_ed25519(key: ed25519.Ed25519PublicKey) -> None:
+    # The last bit is the sign of x (RFC 8032, section 5.1.2).
+    y = int.from_bytes(key.public_bytes_raw(), "little") & (1 << 255) - 1
+    if y >= _P25519 or y in _SMALL_ORDER:
+        raise _weak("Ed25519", "it is a point of small order, or not in its canonical encoding")
+
+
+def _check_rsa(key: rsa.RSAPublicKey) -> None:
     numbers = key.public_numbers()
     if numbers.e < _MIN_EXPONENT or numbers.e % 2 == 0 or numbers.e.bit_length() > _MAX_EXPONENT_BITS:
-        raise _weak("its exponent must be odd, at least 65537 and at most 256 bits (NIST SP 800-56B)")
+        raise _weak("RSA", "its exponent must be odd, at least 65537 and at most 256 bits (NIST SP 800-56B)")
     if math.gcd(numbers.n, _SMALL_PRIMES) != 1:
-        raise _weak("its modulus has a small factor")
+        raise _weak("RSA", "its modulus has a small factor")
     if all(numbers.n % prime in residues for prime, residues in _ROCA):
-        raise _weak("its modulus carries the ROCA fingerprint (CVE-2017-15361)")
+        raise _weak("RSA", "its modulus carries the ROCA fingerprint (CVE-2017-15361)")
     if _has_close_primes(numbers.n):
-        raise _weak("its two primes are so close that Fermat's method finds them (CVE-2022-26320)")
+        raise _weak("RSA", "its two primes are so close that Fermat's method finds them (CVE-2022-26320)")
 
 
 def _has_close_primes(modulus: int) -> bool:
-    a = math.isqrt(modulus) + 1
+    a = math.isqrt(modulus - 1) + 1  # rounded up: a square has the closest primes of all
     rest = a * a - modulus
     for _ in range(_FERMAT_ROUNDS):
         # Squares end in one of 12 six-bit patterns; only then is the root worth taking.
@@ -80,10 +99,10 @@ def _has_close_primes(modulus: int) -> bool:
 _SQUARES_MOD_64: Final = frozenset(n * n & 63 for n in range(64))
 
 
-def _weak(why: str) -> RequestRefusedError:
+def _weak(kind: str, why: str) -> RequestRefusedError:
     return RequestRefusedError(
         "csr.public_key",
-        f"the RSA key is not fit: {why}",
+        f"the {kind} key is not fit: {why}",
         hint="Make a new key on the device with a current library; if it came from a secure element, that"
         " element's firmware is at fault.",
     )

@@ -11,8 +11,10 @@ leading dot or `..` through.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
+from asn1crypto import parser
 from asn1crypto import x509 as asn1_x509
 
 from otahsm.errors import RequestRefusedError
@@ -22,6 +24,7 @@ MAX_DEVICE_ID: Final = 128
 
 _COMMON_NAME: Final = bytes.fromhex("0603550403")  # OBJECT IDENTIFIER 2.5.4.3
 _SAFE: Final = re.compile(rf"(?!\.)[!-.0-\[\]-~]{{1,{MAX_DEVICE_ID}}}")  # printable ASCII but space, / and \
+_OTHER_STRINGS: Final = {0x14: "TeletexString", 0x16: "IA5String", 0x1C: "UniversalString", 0x1E: "BMPString"}
 
 
 def check_device_id(device_id: str, pattern: str) -> None:
@@ -49,46 +52,59 @@ def subject_of(device_id: str, string_type: int = UTF8_STRING) -> bytes:
     return tlv(SEQUENCE, tlv(SET, attribute))
 
 
-def device_id_of(subject: bytes, common_names: list[str], *, ignore_others: bool) -> str:
+def device_id_of(subject: bytes, *, ignore_others: bool) -> str:
     """Take the device id out of a CSR's subject.
 
     Args:
         subject: the DER Name.
-        common_names: its common names, as parsed.
         ignore_others: whether further attributes are tolerated (they are never copied).
 
     Raises:
         RequestRefusedError: there is not exactly one common name, it is not a UTF8String or
             PrintableString (RFC 5280 allows new names no other), or there are further attributes.
     """
+    ((_, rdns),) = _values(subject)
+    names = [rdn for _, rdn in _values(rdns)]
+    if not all(names):
+        raise RequestRefusedError("csr.subject", "the subject has an empty relative distinguished name")
+    attributes = [tuple(_values(attribute)) for rdn in names for _, attribute in _values(rdn)]
+    common_names = [value for kind, value in attributes if tlv(*kind) == _COMMON_NAME]
     if len(common_names) != 1:
         raise RequestRefusedError(
             "csr.subject", f"the subject has {len(common_names)} common names, and needs exactly one"
         )
-    (device_id,) = common_names
-    # What nearly every CSR looks like, without a second parse.
-    if subject in (subject_of(device_id), subject_of(device_id, PRINTABLE_STRING)):
-        return device_id
-    others = []
-    for rdn in asn1_x509.Name.load(subject).chosen:
-        for attribute in rdn:
-            kind = attribute["type"].native
-            if kind != "common_name":
-                others.append(kind)
-            elif attribute["value"].chosen.__class__.__name__ not in ("UTF8String", "PrintableString"):
-                raise RequestRefusedError(
-                    "csr.subject",
-                    f"the common name is a {attribute['value'].chosen.__class__.__name__};"
-                    " it must be a UTF8String or a PrintableString",
-                )
-    if others and not ignore_others:
+    if len(attributes) > 1 and not ignore_others:
+        kinds = [str(asn1_x509.NameType.load(tlv(*kind)).native) for kind, _ in attributes]
+        others = [kind for kind in kinds if kind != "common_name"]
         raise RequestRefusedError(
             "csr.subject",
             f"the subject holds more than the common name: {', '.join(others)}",
             hint="Make the CSR with the subject CN=<device id> alone, or let the profile ignore the rest"
             ' (csr_extras = "ignore").',
         )
-    return device_id
+    return _text(*common_names[0])
+
+
+def _values(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield identifier octet and contents of DER values that follow each other."""
+    while content:
+        _, _, _, header, value, _ = parser.parse(content)
+        yield header[0], value
+        content = content[len(header) + len(value) :]
+
+
+def _text(string_type: int, content: bytes) -> str:
+    if string_type not in (UTF8_STRING, PRINTABLE_STRING):
+        kind = _OTHER_STRINGS.get(string_type, f"value with the tag {string_type:#04x}")
+        raise RequestRefusedError(
+            "csr.subject", f"the common name is a {kind}; it must be a UTF8String or a PrintableString"
+        )
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise RequestRefusedError(
+            "csr.subject", "the common name is a UTF8String that is not UTF-8"
+        ) from None
 
 
 def _shown(text: str) -> str:

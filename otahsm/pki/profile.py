@@ -19,9 +19,9 @@ _NOT_A_CA: Final = bytes.fromhex("3000")
 
 def extension(name: str, value: core.Asn1Value, *, critical: bool = False) -> asn1_x509.Extension:
     """Build one extension; `name` is asn1crypto's, as in "key_usage"."""
-    # A DEFAULT FALSE must be absent in DER (X.690 11.5); asn1crypto leaves it out when it isn't given.
-    fields = {"extn_id": name, "extn_value": core.ParsableOctetString(value.dump())}
-    return asn1_x509.Extension({**fields, "critical": True} if critical else fields)
+    return asn1_x509.Extension(
+        {"extn_id": name, "critical": critical, "extn_value": core.ParsableOctetString(value.dump())}
+    )
 
 
 def key_usage(profile: ProfileConfig) -> asn1_x509.KeyUsage:

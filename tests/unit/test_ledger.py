@@ -21,6 +21,8 @@ from otahsm.ledger import Accepted, Conflict, InProgress, Intent, Ledger, Replay
 from otahsm.ledger.schema import metadata
 from otahsm.ledger.store import _engine, migrate
 
+CA = bytes(20)
+
 
 def intent(device: str, key: str = "", request: str = "", profile: str = "p") -> Intent:
     key = key or device
@@ -31,7 +33,7 @@ def intent(device: str, key: str = "", request: str = "", profile: str = "p") ->
         device_id=device,
         spki_sha256=hashlib.sha256(key.encode()).digest(),
         tbs_sha256=os.urandom(32),
-        issuer_key_id=bytes(20),
+        issuer_key_id=CA,
         not_before=1,
         not_after=2,
         client="cn:test",
@@ -48,7 +50,7 @@ async def issue(ledger: Ledger, *intents: Intent) -> None:
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    ledger = Ledger(tmp_path / "ledger.sqlite3", CA)
     assert await ledger.open() == 0
     yield ledger
     await ledger.close()
@@ -117,7 +119,7 @@ async def test_a_recorded_certificate_can_not_be_voided(ledger: Ledger) -> None:
 
 async def test_open_intents_are_voided_when_the_ledger_is_opened_again(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
-    ledger = Ledger(path)
+    ledger = Ledger(path, CA)
     await ledger.open()
     await issue(ledger, intent("done"))
     await ledger.journal([intent("open"), intent("open too")])
@@ -131,7 +133,7 @@ async def test_open_intents_are_voided_when_the_ledger_is_opened_again(tmp_path:
 
 
 async def ledger_opened_again(path: Path) -> int:
-    ledger = Ledger(path)
+    ledger = Ledger(path, CA)
     voided = await ledger.open()
     await ledger.close()
     return voided
@@ -148,19 +150,39 @@ async def test_a_serial_number_can_not_be_used_twice(ledger: Ledger) -> None:
 @pytest.mark.usefixtures("ledger")
 async def test_a_ledger_is_held_by_one_daemon(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another daemon holds the ledger"):
-        await Ledger(tmp_path / "ledger.sqlite3").open()
+        await Ledger(tmp_path / "ledger.sqlite3", CA).open()
 
 
 async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     path.write_bytes(b"this is a text file" * 1000)
     with pytest.raises(ConfigError, match="is no ledger"):
-        await Ledger(path).open()
+        await Ledger(path, CA).open()
     assert path.read_bytes() == b"this is a text file" * 1000
 
 
+async def test_a_ledger_belongs_to_one_ca(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    ledger = Ledger(path, CA)
+    await ledger.open()
+    await ledger.close()
+    other = Ledger(path, b"another CA")  # empty: it may still become anybody's
+    await other.open()
+    await other.close()
+    await ledger_opened_again(path)
+    ledger = Ledger(path, CA)
+    await ledger.open()
+    await issue(ledger, intent("a"))
+    await ledger.close()
+    other = Ledger(path, b"another CA")
+    with pytest.raises(ConfigError, match="of another CA"):
+        await other.open()
+    await other.close()
+    assert await ledger_opened_again(path) == 0
+
+
 async def test_a_closed_ledger_says_that_it_is_unavailable(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    ledger = Ledger(tmp_path / "ledger.sqlite3", CA)
     with pytest.raises(LedgerUnavailableError):
         await ledger.journal([intent("a")])
 
@@ -192,7 +214,7 @@ NAMES = st.sampled_from("abc")
 async def test_whatever_is_asked_a_device_and_a_key_get_one_certificate(
     tmp_path_factory: pytest.TempPathFactory, asked: list[list[tuple[str, str, str]]], data: st.DataObject
 ) -> None:
-    ledger = Ledger(tmp_path_factory.mktemp("model") / "ledger.sqlite3")
+    ledger = Ledger(tmp_path_factory.mktemp("model") / "ledger.sqlite3", CA)
     await ledger.open()
     certificate_of: dict[str, tuple[str, bytes]] = {}
     for number, batch in enumerate(asked):

@@ -1,0 +1,404 @@
+#!/usr/bin/env python3
+"""Writes docs/reference from the code, so that it can't say anything else.
+
+Run it with the project's interpreter: .venv/bin/python scripts/generate_reference.py [--check]. With --check
+it writes nothing, and exits with 1 if a committed file is not what it would write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+
+import annotated_types
+import google.rpc
+import typer
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+)
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from typer.models import ArgumentInfo, OptionInfo
+
+from otahsm import cli, config, errors
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+FOLDER: Final = ROOT / "docs/reference"
+TEMPLATE: Final = ROOT / "otahsm/quickstart/otahsm.toml.in"
+COMMAND: Final = ".venv/bin/python scripts/generate_reference.py"
+
+# Keys that the template shows without a comment of their own.
+WORDS: Final = {
+    "tls.key": "The private key of `certificate`, in PEM, not encrypted.",
+    "token.serial": "The token's serial number, where two tokens carry the same label.",
+    "ca.key_id": "The key's CKA_ID, in hexadecimal.",
+    "profiles.NAME.validity_days": "How long a certificate is valid. It ends with the CA if that is earlier.",
+    "profiles.NAME.key_types": "Types of key that a CSR may hold.",
+    "profiles.NAME.key_usage": "The certificate's keyUsage, which is critical.",
+    "profiles.NAME.extended_key_usage": "The certificate's extendedKeyUsage, which is critical.",
+    "client.target": "The daemon's address, `host:port`. Its certificate must be for that host.",
+    "client.ca": "The CA that the daemon's own certificate must come from, in PEM.",
+    "client.certificate": "This client's certificate (and chain), of the CA in `tls.client_ca`, in PEM.",
+    "client.key": "The private key of `certificate`, in PEM, not encrypted.",
+    "client.gateway_url": "The OTA gateway's address, put into each device's folder as `gateway.url`.",
+    "client.server_ca": "The CA of the gateway's certificate, put into each device's folder as `root.crt`.",
+}
+NAMES: Final = {
+    "_regular_expression": "regular expression (Python `re`)",
+    "_listen_address": "string, `host:port`",
+}
+
+
+def header(title: str, source: str) -> list[str]:
+    """Begin a page."""
+    note = f"<!-- Generated from {source} by {COMMAND}. Do not edit. -->"
+    return [note, "", f"# {title}", ""]
+
+
+def table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Write a Markdown table."""
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines] + [""]
+
+
+def configuration() -> list[str]:
+    """Describe otahsm.toml: the models, and the comments of the file that quickstart writes."""
+    comments = dict(template_comments())
+    page = header("otahsm.toml", "otahsm/config.py and otahsm/quickstart/otahsm.toml.in")
+    page += [
+        "`otahsm quickstart DIR` writes a complete file. A key that is not on this page is an error, and so",
+        "is a value of the wrong type. Relative paths start from the folder of the file. A machine needs",
+        "only the sections of what it does: `otahsm serve` needs `[tls]`, `[token]`, `[ca]` and `[ledger]`;",
+        "`otahsm ca` needs `[token]` and `[ca]`; `otahsm device`, `otahsm csr` and `otahsm health` need",
+        "`[client]`.",
+        "",
+    ]
+    for name, field in config.Config.model_fields.items():
+        model = section_model(field)
+        section = "profiles.NAME" if name == "profiles" else name
+        rows = []
+        for key, value in model.model_fields.items():
+            path = f"{section}.{key}"
+            what = WORDS.get(path) or comments.get(path)
+            if what is None:
+                raise SystemExit(f"{path} has no comment in {TEMPLATE.name} and no words in this script")
+            rows.append((f"`{key}`", type_text(value), default_text(value), what))
+        text = summary(model.__doc__).removeprefix(f"[{section}]: ")
+        page += [f"## [{section}]", "", text[0].upper() + text[1:], ""]
+        page += table(("key", "type", "default", "what it is"), rows)
+    return page
+
+
+def template_comments() -> Iterator[tuple[str, str]]:
+    """Yield the comment right above each key of the template."""
+    section, comment = "", list[str]()
+    for line in TEMPLATE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            comment.append(line.removeprefix("#").strip())
+            continue
+        if match := re.fullmatch(r"\[(.+)\]", line):
+            section = re.sub(r"^profiles\..+", "profiles.NAME", match[1])
+            if comment or section == "token.environment":
+                yield "token.environment", "What the PKCS#11 module needs in its environment; a table."
+        elif (match := re.match(r"(\w+) = ", line)) and comment:
+            yield f"{section}.{match[1]}", " ".join(comment)
+        comment = []
+
+
+def section_model(field: FieldInfo) -> type[BaseModel]:
+    """Find the model of a section."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    return next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+
+
+def type_text(field: FieldInfo) -> str:
+    """Say what a key takes."""
+    limits = [text for item in field.metadata for text in limit_texts(item)]
+    validators = [getattr(getattr(item, "func", None), "__name__", "") for item in field.metadata]
+    text = next((NAMES[name] for name in validators if name in NAMES), annotation_text(field.annotation))
+    return ", ".join([text, *limits])
+
+
+def limit_texts(item: object) -> Iterator[str]:
+    """Say what a constraint asks for."""
+    match item:
+        case annotated_types.Ge(ge=limit):
+            yield f"at least {limit}"
+        case annotated_types.Gt(gt=limit):
+            yield f"more than {limit}"
+        case annotated_types.Le(le=limit):
+            yield f"at most {limit}"
+        case annotated_types.MinLen(min_length=1):
+            yield "not empty"
+        case annotated_types.MaxLen(max_length=limit):
+            yield f"at most {limit} characters"
+    if pattern := getattr(item, "pattern", None):
+        yield f"matching `{pattern}`"
+
+
+def annotation_text(annotation: Any) -> str:
+    """Name a type as TOML's user knows it."""
+    arguments = [item for item in get_args(annotation) if item not in (type(None), ...)]
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return annotation_text(arguments[0])
+    if origin is Literal:
+        return "one of " + ", ".join(f"`{item}`" for item in arguments)
+    if origin in (frozenset, tuple):
+        return f"list of {annotation_text(arguments[0]).removeprefix('one of ')}"
+    if origin is dict:
+        return "table of strings"
+    if len(arguments) == 1:  # X | None
+        return annotation_text(arguments[0])
+    names = {str: "string", int: "integer", float: "number", Path: "path"}
+    return names[annotation]
+
+
+def default_text(field: FieldInfo) -> str:
+    """Say what a key is when it is not given."""
+    if field.is_required():
+        return "required"
+    value = field.default
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, frozenset | tuple):
+        return ", ".join(f"`{item}`" for item in sorted(value))
+    return f"`{value}`"
+
+
+def command_line() -> list[str]:
+    """Describe the commands: their docstrings and their options."""
+    page = header("The otahsm command", "otahsm/cli")
+    page += ["Errors go to standard error: what is wrong, then what to do. Exit codes:", ""]
+    meanings = {
+        errors.ExitCode.SOME_FAILED: "some requests failed; each is listed",
+        errors.ExitCode.USAGE: "wrong use, a wrong file, or a configuration that can't work",
+        errors.ExitCode.UNAVAILABLE: "daemon, token or ledger can't be reached; trying again may help",
+        errors.ExitCode.OPERATOR: "token or CA refuse; an operator must act before anything is tried again",
+    }
+    codes = [(str(int(code)), meanings[code]) for code in errors.ExitCode]
+    rows = [("0", "success"), *codes, ("130", "interrupted with Ctrl-C")]
+    page += table(("code", "meaning"), rows)
+    page += [
+        "Every command takes `--help`. `otahsm --install-completion` completes commands in your shell.",
+        "",
+    ]
+    for words, callback in commands(cli.app, "otahsm"):
+        page += [f"## {words}", "", *help_text(inspect.getdoc(callback) or "")]
+        page += table(("argument or option", "takes", "default", "what it is"), list(parameters(callback)))
+    return page
+
+
+def commands(app: typer.Typer, words: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield each command's words and its function."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            yield f"{words} {command.name or command.callback.__name__.replace('_', '-')}", command.callback
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            yield from commands(group.typer_instance, f"{words} {group.name}")
+
+
+def help_text(text: str) -> list[str]:
+    """Turn a docstring into paragraphs and a block of examples."""
+    lines: list[str] = []
+    for paragraph in text.split("\n\n"):
+        if paragraph.startswith("\b"):  # click's mark for lines that stay as they are
+            _, _, *examples = paragraph.splitlines()
+            lines += ["```sh", *(line.strip() for line in examples), "```", ""]
+        else:
+            lines += [" ".join(paragraph.split()), ""]
+    return lines
+
+
+def parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, ...]]:
+    """Yield a command's arguments and options."""
+    hints = get_type_hints(callback, include_extras=True)
+    for name, parameter in inspect.signature(callback).parameters.items():
+        kind, info = get_args(hints[name])[:2]
+        what = info.help or ""
+        if isinstance(info, ArgumentInfo):
+            shown = info.metavar or name.upper()
+        else:
+            assert isinstance(info, OptionInfo)  # noqa: S101 - typer knows no third kind
+            # Inside Annotated, typer takes the first declaration for the default.
+            declared = [item for item in (info.default, *(info.param_decls or ())) if isinstance(item, str)]
+            shown = ", ".join(declared or [f"--{name.replace('_', '-')}"])
+        if info.envvar:
+            what += f" Environment variable: `{info.envvar}`."
+        default = parameter.default
+        if default is inspect.Parameter.empty:
+            given = "required"
+        elif default in (None, "") or default is False:
+            given = "none"
+        else:
+            given = f"`{default.value if isinstance(default, Enum) else default}`"
+        yield f"`{shown}`", takes(kind, info), given, what
+
+
+def takes(kind: Any, info: ArgumentInfo | OptionInfo) -> str:
+    """Say what an option takes."""
+    kind = next((item for item in get_args(kind) if item is not type(None)), kind)
+    if kind is bool:
+        return "nothing"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return ", ".join(f"`{item.value}`" for item in kind)
+    text = {str: "text", int: "integer", float: "number", Path: "path"}[kind]
+    limits = [f"at least {info.min}"] if info.min is not None else []
+    limits += [f"at most {info.max}"] if info.max is not None else []
+    return ", ".join([text, *limits])
+
+
+# Field numbers of FileDescriptorProto and below: a comment's place is a path of them and of positions.
+_MESSAGE, _SERVICE, _FIELD, _METHOD = 4, 6, 2, 2
+
+
+def api() -> list[str]:
+    """Describe the wire: services and messages, with the comments of the protos."""
+    page = header("The gRPC API", "proto/otahsm/v1")
+    page += [
+        "Package `otahsm.v1`. The daemon also serves `grpc.health.v1.Health` (SERVING while a signer and a",
+        "preparer are ready) and server reflection. All of it is behind mutual TLS.",
+        "",
+    ]
+    for file in descriptors():
+        comments = {tuple(item.path): item.leading_comments for item in file.source_code_info.location}
+        for at, service in enumerate(file.service):
+            page += [f"## {service.name}", "", *comment_text(comments[_SERVICE, at])]
+            for number, method in enumerate(service.method):
+                page += [f"### {service.name}.{method.name}", ""]
+                asked = ("stream " if method.client_streaming else "") + method.input_type.rpartition(".")[2]
+                answer = ("stream " if method.server_streaming else "") + method.output_type.rpartition(".")[
+                    2
+                ]
+                page += [
+                    f"`{asked}` → `{answer}`",
+                    "",
+                    *comment_text(comments[_SERVICE, at, _METHOD, number]),
+                ]
+        for at, message in enumerate(file.message_type):
+            page += [f"## {message.name}", "", *comment_text(comments[_MESSAGE, at])]
+            rows = [
+                (
+                    str(field.number),
+                    f"`{field.name}`",
+                    field_type(message, field),
+                    " ".join(comments[_MESSAGE, at, _FIELD, number].split()),
+                )
+                for number, field in enumerate(message.field)
+            ]
+            page += table(("number", "field", "type", "what it is"), rows) if rows else []
+    return page
+
+
+def field_type(message: DescriptorProto, field: FieldDescriptorProto) -> str:
+    """Name a field's type."""
+    name = field.type_name.lstrip(".").removeprefix("otahsm.v1.")
+    text = name or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    if field.label == FieldDescriptorProto.LABEL_REPEATED:
+        return f"repeated `{text}`"
+    if field.HasField("oneof_index"):
+        return f"`{text}` (one of `{message.oneof_decl[field.oneof_index].name}`)"
+    return f"`{text}`"
+
+
+def comment_text(comment: str) -> list[str]:
+    """Turn a proto comment into paragraphs."""
+    return [line for part in re.split(r"\n\s*\n", comment.strip()) for line in (" ".join(part.split()), "")]
+
+
+def descriptors() -> list[FileDescriptorProto]:
+    """Compile the protos, with their comments."""
+    googleapis = Path(next(iter(google.rpc.__path__))).parents[1]
+    names = sorted(str(path.relative_to(ROOT / "proto")) for path in (ROOT / "proto").rglob("*.proto"))
+    names.sort(key=lambda name: "issuance" not in name)  # what the daemon is for comes first
+    with tempfile.NamedTemporaryFile(suffix=".binpb") as image:
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT / 'proto'}"]
+        command += [f"--proto_path={googleapis}", "--include_source_info"]
+        subprocess.run([*command, f"--descriptor_set_out={image.name}", *names], check=True)
+        return list(FileDescriptorSet.FromString(Path(image.name).read_bytes()).file)
+
+
+def error_list() -> list[str]:
+    """Describe every error."""
+    page = header("Errors", "otahsm/errors.py")
+    page += [
+        "On the wire, an error is a `google.rpc.Status`: the gRPC code, a message that says what is wrong,",
+        "and a `google.rpc.ErrorInfo` with the domain `otahsm`, the reason below and, in its metadata, a",
+        "`hint`. With `BAD_REQUEST` comes a `google.rpc.BadRequest` that names the field. Programs should",
+        "look at code and reason: they are stable. Messages and hints are for people, and may change.",
+        "",
+        "`UNAVAILABLE` means: the same request may be granted later. Every other code means: it won't.",
+        "",
+        "The exit code is what a command ends with when this error ends it. A device that fails among others",
+        "is listed with its reason, and the command goes on and ends with 1.",
+        "",
+    ]
+    kinds: list[type[errors.OtahsmError]] = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.OtahsmError)
+    ]
+    kinds.sort(key=lambda kind: kind is errors.OtahsmError)  # the root comes last
+    rows = [
+        (
+            f"`{kind.reason}`",
+            f"`{kind.code.name}`",
+            str(int(kind.exit_code)),
+            "Anything unforeseen." if kind is errors.OtahsmError else summary(kind.__doc__),
+            kind.default_hint,
+        )
+        for kind in kinds
+    ]
+    return page + table(
+        ("reason", "gRPC code", "exit code", "what happened", "what to do (default hint)"), rows
+    )
+
+
+def summary(docstring: str | None) -> str:
+    """Return the first paragraph of a docstring, on one line."""
+    text = " ".join(inspect.cleandoc(docstring or "").partition("\n\n")[0].split())
+    return re.sub(r" \(I\d\)", "", text)  # the names of invariants are for who reads the code
+
+
+PAGES: Final[dict[str, Callable[[], list[str]]]] = {
+    "configuration.md": configuration,
+    "cli.md": command_line,
+    "api.md": api,
+    "errors.md": error_list,
+}
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description="Write docs/reference from the code.")
+    parser.add_argument("--check", action="store_true", help="only tell whether the files are up to date")
+    check = parser.parse_args().check
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    stale = []
+    for name, write in PAGES.items():
+        text = "\n".join(write()).rstrip("\n") + "\n"
+        path = FOLDER / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    if check and stale:
+        sys.stderr.write(f"docs/reference is stale ({', '.join(stale)}): run {COMMAND}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""A CA in memory: its key is a plain one, everything else is otahsm's own."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cache
+from typing import cast
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from otahsm.client.keys import PrivateKey
+from otahsm.config import KeyType, ProfileConfig
+from otahsm.pki import (
+    SIGNATURE_ALGORITHMS,
+    CheckedCsr,
+    Issuer,
+    RootKind,
+    Validity,
+    assemble,
+    build_root_tbs,
+    build_tbs,
+    encode_spki,
+    key_type_of,
+    load_issuer,
+)
+
+from forging import key_of
+
+KEY_TYPES: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519")
+SMALL_KEY_TYPES: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "ed25519")
+CA_LIFE = Validity(datetime(2020, 1, 1, tzinfo=UTC), datetime(2090, 12, 31, 23, 59, 59, tzinfo=UTC))
+CA_NAME = "test fleet root"
+SERIAL = 0x123456789ABCDEF
+
+
+def sign(key: PrivateKey, message: bytes) -> bytes:
+    """Sign as the token would, for a CA with this key."""
+    algorithm = SIGNATURE_ALGORITHMS[cast(KeyType, key_type_of(key.public_key()))]
+    digest = hashes.SHA384() if algorithm.digest == "sha384" else hashes.SHA256()
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.sign(message, ec.ECDSA(digest))
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(message, padding.PKCS1v15(), digest)
+    return key.sign(message)
+
+
+@cache
+def root_of(key_type: KeyType, kind: RootKind = "root", validity: Validity = CA_LIFE) -> bytes:
+    """Make a self-signed root, in DER."""
+    key, algorithm = key_of(key_type), SIGNATURE_ALGORITHMS[key_type]
+    tbs = build_root_tbs(
+        common_name=CA_NAME,
+        spki=encode_spki(key.public_key()),
+        algorithm=algorithm,
+        serial=SERIAL,
+        validity=validity,
+        kind=kind,
+    )
+    return assemble(tbs, algorithm, sign(key, tbs))
+
+
+@cache
+def issuer_of(key_type: KeyType) -> Issuer:
+    return load_issuer(root_of(key_type))
+
+
+def leaf(
+    device_id: str,
+    key_type: KeyType,
+    *,
+    ca: KeyType = "ec-p256",
+    serial: int = SERIAL,
+    validity: Validity = CA_LIFE,
+    profile: ProfileConfig | None = None,
+) -> bytes:
+    """Issue a device certificate, in DER."""
+    issuer = issuer_of(ca)
+    csr = CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
+    tbs = build_tbs(csr, profile or ProfileConfig(), issuer, serial, validity)
+    return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))

@@ -1,0 +1,257 @@
+"""otahsm.toml: what is wrong is named, what is secret is not shown, and paths start from the file."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from otahsm.config import (
+    ClientConfig,
+    Config,
+    DaemonConfig,
+    IssuanceConfig,
+    ProfileConfig,
+    TokenConfig,
+    load_config,
+    parse_config,
+    section,
+)
+from otahsm.errors import ConfigError
+
+SECRET = "hunter2-the-pin"  # noqa: S105 - what must not be shown
+BASE = Path("/etc/otahsm")
+TEMPLATE = resources.files("otahsm.quickstart").joinpath("otahsm.toml.in").read_text()
+
+
+def shipped() -> dict[str, Any]:
+    """Parse the configuration that quickstart writes."""
+    text = TEMPLATE
+    for name, value in {
+        "PORT": "7443",
+        "MODULE": "/usr/lib/softhsm/libsofthsm2.so",
+        "LABEL": "otahsm-quickstart",
+        "SOFTHSM2_CONF": "/etc/otahsm/token/softhsm2.conf",
+    }.items():
+        assert f"@{name}@" in text
+        text = text.replace(f"@{name}@", value)
+    assert "@" not in text
+    return tomllib.loads(text)
+
+
+def parse(table: dict[str, Any]) -> Config:
+    return parse_config(table, base=BASE, source="otahsm.toml")
+
+
+def refusal(table: dict[str, Any]) -> ConfigError:
+    with pytest.raises(ConfigError) as raised:
+        parse(table)
+    return raised.value
+
+
+def shown(model: type[BaseModel], *but: str) -> set[str]:
+    return set(model.model_fields) - set(but)
+
+
+SECTIONS = [
+    ("daemon",),
+    ("tls",),
+    ("token",),
+    ("ca",),
+    ("ledger",),
+    ("issuance",),
+    ("profiles", "ota-connect"),
+    ("client",),
+]
+
+
+def inside(table: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    for key in path:
+        table = table[key]
+    return table
+
+
+@pytest.mark.parametrize("path", [(), *SECTIONS], ids=".".join)
+def test_an_unknown_key_is_an_error_in_every_section(path: tuple[str, ...]) -> None:
+    table = shipped()
+    parse(table)
+    inside(table, path)["pin"] = SECRET
+    error = refusal(table)
+    assert ".".join((*path, "pin")) in error.message
+    assert SECRET not in error.message + error.hint
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value"),
+    [
+        (path, key, value)
+        for path in SECTIONS
+        for key in inside(shipped(), path)
+        for value in ([SECRET], {"nested": SECRET})
+        if key != "environment"
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_and_never_shown(
+    path: tuple[str, ...], key: str, value: object
+) -> None:
+    table = shipped()
+    inside(table, path)[key] = value
+    error = refusal(table)
+    assert ".".join((*path, key)) in error.message
+    assert SECRET not in error.message + error.hint
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value"),
+    [
+        (("daemon",), "listen", SECRET),
+        (("daemon",), "drain_seconds", SECRET),
+        (("token",), "signers", SECRET),
+        (("token",), "label", SECRET * 3),
+        (("ca",), "key_id", SECRET),
+        (("issuance",), "batch_size", SECRET),
+        (("profiles", "ota-connect"), "csr_extras", SECRET),
+        (("profiles", "ota-connect"), "key_types", [SECRET]),
+        ((), "token", SECRET),
+        ((), "ledger", SECRET),
+    ],
+)
+def test_a_secret_in_the_wrong_place_never_appears_in_the_message(
+    path: tuple[str, ...], key: str, value: object
+) -> None:
+    table = shipped()
+    inside(table, path)[key] = value
+    assert SECRET not in refusal(table).message
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value"),
+    [
+        (("daemon",), "listen", "7443"),
+        (("daemon",), "listen", ":7443"),
+        (("daemon",), "listen", "localhost:http"),
+        (("daemon",), "listen", "localhost:65536"),
+        (("daemon",), "drain_seconds", 0),
+        (("token",), "signers", 0),
+        (("token",), "signers", 65),
+        (("token",), "sign_timeout_seconds", 0),
+        (("token",), "label", ""),
+        (("token",), "label", "x" * 33),
+        (("ca",), "key_id", "1"),
+        (("ca",), "key_id", "xy"),
+        (("ca",), "key_id", ""),
+        (("issuance",), "batch_size", 0),
+        (("issuance",), "batch_size", 1025),
+        (("issuance",), "default_profile", "another"),
+        (("profiles", "ota-connect"), "device_id", "(unclosed"),
+        (("profiles", "ota-connect"), "validity_days", 0),
+        (("profiles", "ota-connect"), "backdate_minutes", -1),
+        (("profiles", "ota-connect"), "key_types", []),
+        (("profiles", "ota-connect"), "key_types", ["rsa-1024"]),
+        (("profiles", "ota-connect"), "key_usage", ["key_cert_sign"]),
+        (("profiles", "ota-connect"), "extended_key_usage", []),
+        ((), "profiles", {}),
+    ],
+)
+def test_a_value_out_of_range_is_refused(path: tuple[str, ...], key: str, value: object) -> None:
+    table = shipped()
+    inside(table, path)[key] = value
+    assert key in refusal(table).message
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    message = refusal({"daemon": {"listen": "nowhere", "speed": 1}, "tokens": {}}).message
+    assert "daemon.listen" in message
+    assert "daemon.speed" in message
+    assert "tokens" in message
+
+
+def test_relative_paths_start_from_the_file_and_absolute_ones_stay() -> None:
+    config = parse(shipped())
+    assert section(config.ca, "ca").certificate == BASE / "ca/fleet-root.pem"
+    assert section(config.tls, "tls").key == BASE / "tls/server.key"
+    assert section(config.ledger, "ledger").path == BASE / "ledger/ledger.sqlite3"
+    assert section(config.token, "token").pin_file == BASE / "secrets/pin"
+    assert section(config.token, "token").module == Path("/usr/lib/softhsm/libsofthsm2.so")
+    assert section(config.client, "client").devices == BASE / "devices"
+
+
+def test_a_home_directory_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/operator")
+    config = parse({"ledger": {"path": "~/ledger.sqlite3"}})
+    assert section(config.ledger, "ledger").path == Path("/home/operator/ledger.sqlite3")
+
+
+def test_a_files_paths_start_from_its_own_folder_wherever_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/otahsm.toml").write_text('[ledger]\npath = "ledger.sqlite3"\n')
+    monkeypatch.chdir(tmp_path)
+    config = load_config(Path("etc/otahsm.toml"))
+    assert section(config.ledger, "ledger").path == tmp_path / "etc/ledger.sqlite3"
+
+
+def test_an_empty_file_is_all_defaults_and_misses_what_has_none(tmp_path: Path) -> None:
+    (tmp_path / "otahsm.toml").touch()
+    config = load_config(tmp_path / "otahsm.toml")
+    assert config == Config()
+    for name in ("tls", "token", "ca", "ledger", "client"):
+        with pytest.raises(ConfigError, match=rf"no \[{name}\] section") as raised:
+            section(getattr(config, name), name)
+        assert "quickstart" in raised.value.hint
+
+
+def test_the_shipped_file_shows_the_defaults() -> None:
+    config = parse(shipped())
+    assert config.daemon == DaemonConfig()
+    assert config.issuance == IssuanceConfig()
+    assert config.profiles == {"ota-connect": ProfileConfig()} == Config().profiles
+    token = section(config.token, "token")
+    assert token.signers == TokenConfig.model_fields["signers"].default
+    assert token.sign_timeout_seconds == TokenConfig.model_fields["sign_timeout_seconds"].default
+
+
+def test_the_shipped_file_shows_every_key() -> None:
+    table = shipped()
+    assert set(table) == shown(Config)
+    # `serial` is shown in a comment: a quickstart has one token.
+    assert set(table["token"]) == shown(TokenConfig, "serial")
+    assert "serial = " in TEMPLATE
+    assert set(table["client"]) == shown(ClientConfig)
+    assert set(table["daemon"]) == shown(DaemonConfig)
+    assert set(table["issuance"]) == shown(IssuanceConfig)
+    assert set(table["profiles"]["ota-connect"]) == shown(ProfileConfig)
+
+
+def test_a_configuration_can_not_be_changed_afterwards() -> None:
+    with pytest.raises(ValidationError):
+        Config().daemon.drain_seconds = 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[daemon", b"listen = ", b"\xff\xfe", b"a = 1\na = 2\n"],
+    ids=["cut", "no value", "bytes", "twice"],
+)
+def test_a_file_that_is_no_toml_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "otahsm.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="can't be read") as raised:
+        load_config(path)
+    assert str(path) in raised.value.message
+
+
+def test_a_missing_file_is_named_and_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist") as raised:
+        load_config(tmp_path / "otahsm.toml")
+    assert "quickstart" in raised.value.hint
+
+
+def test_a_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't be read"):
+        load_config(tmp_path)

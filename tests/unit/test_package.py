@@ -1,0 +1,69 @@
+"""What is installed with what: a client needs no token and no database."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import otahsm
+from otahsm.errors import ExitCode
+
+ROOT = Path(__file__).parents[2]
+SERVER_ONLY = ("pkcs11", "sqlalchemy", "alembic", "structlog", "grpc_reflection")
+WITHOUT_SERVER = "import sys; sys.modules.update(dict.fromkeys({names!r})); sys.argv = {argv!r}; "
+
+
+def run_without_server(code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    preamble = WITHOUT_SERVER.format(names=SERVER_ONLY, argv=["otahsm", *argv])
+    command = [sys.executable, "-c", preamble + code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_client_is_complete_without_the_server_extra() -> None:
+    ran = run_without_server("import otahsm.client; from otahsm.client import IssuingClient")
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["device", "issue", "--help"], ["csr", "sign", "--help"]])
+def test_the_clients_commands_run_without_the_server_extra(argv: list[str]) -> None:
+    ran = run_without_server("from otahsm.cli import main; main()", *argv)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("argv", [["serve"], ["ca", "show"], ["quickstart", "unused"]])
+def test_a_command_that_needs_the_server_extra_says_so(argv: list[str]) -> None:
+    ran = run_without_server("from otahsm.cli import main; main()", *argv)
+    assert ran.returncode == ExitCode.USAGE
+    assert "otahsm[server]" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_help_does_not_load_what_commands_are_about() -> None:
+    heavy = {"grpc", "pkcs11", "sqlalchemy", "cryptography"}
+    code = f"from otahsm.cli import app; import sys; assert not {heavy!r} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_the_service_is_not_restarted_where_only_an_operator_helps() -> None:
+    unit = (ROOT / "deploy/otahsm.service").read_text()
+    (prevented,) = re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
+    assert set(map(int, prevented.split())) == {ExitCode.USAGE, ExitCode.OPERATOR}
+
+
+def test_every_package_that_is_needed_is_locked_with_a_hash() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["server"]]
+    wanted += project["dependency-groups"]["dev"]
+    locked = (ROOT / "requirements.lock").read_text()
+    for requirement in wanted:
+        name = re.split(r"[<>=\[]", requirement)[0]
+        assert re.search(rf"^{re.escape(name)}==\S+.*\\\n    --hash=sha256:", locked, re.MULTILINE), name
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    assert f"[{otahsm.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
