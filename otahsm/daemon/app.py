@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from typing import Final
 
 import grpc
@@ -107,8 +108,10 @@ class Daemon:
         _log.info("daemon.draining", at_most_seconds=self._config.daemon.drain_seconds)
         await self._health.enter_graceful_shutdown()
         self._issuing.drain()
-        await self._server.stop(self._config.daemon.drain_seconds)
-        await self._issuance.close()
+        seconds = self._config.daemon.drain_seconds
+        started = time.monotonic()
+        await self._server.stop(seconds)
+        await self._issuance.close(max(0.0, seconds - (time.monotonic() - started)))
         _log.info("daemon.stopped")
 
     def _log_listening(self) -> None:

@@ -8,6 +8,7 @@ full, `submit` waits, and with it the client's stream.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -53,12 +54,20 @@ class IssuanceQueue:
         await self._waiting.put(submission)
         return await submission.answer
 
-    async def close(self) -> None:
-        """Return when everything that was submitted has its outcome; nothing may be submitted after that."""
-        if self._feeder is not None:
-            await self._waiting.join()
-            self._feeder.cancel()
-            await asyncio.gather(self._feeder, return_exceptions=True)
+    async def close(self, within: float) -> None:
+        """Return when everything that was submitted has its outcome; nothing may be submitted after that.
+
+        What has none within so many seconds is cut off: its intents are voided, its callers get nothing.
+        """
+        if self._feeder is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._waiting.join()
+        rest = [self._feeder, *self._running]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     async def _feed(self) -> None:
         while True:

@@ -106,9 +106,9 @@ class Issuance:
         """Have certificates issued; return one outcome for each order, in order."""
         return await self._queue.submit(orders)
 
-    async def close(self) -> None:
-        """Finish what is in the cycle, then end the processes and let go of the ledger."""
-        await self._queue.close()
+    async def close(self, within: float) -> None:
+        """Finish what is in the cycle within so many seconds, then end the processes, release the ledger."""
+        await self._queue.close(within)
         await self._signers.close()
         await self._preparers.close()
         await self._ledger.close()

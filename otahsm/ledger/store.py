@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
@@ -135,6 +136,11 @@ class Ledger:
                 issuer = issuer_of(connection)
         except SQLAlchemyError as error:
             raise ConfigError(f"{self._path} is no ledger, or can't be written: {error}") from error
+        except CommandError as error:
+            raise ConfigError(
+                f"the ledger {self._path} has a schema that this otahsm doesn't know: {error}",
+                hint="It was made by a newer version: run that one, or a newer one still.",
+            ) from error
         if issuer is not None and issuer != self._issuer_key_id:
             # A certificate that is asked for again would come with the chain of a CA that did not sign it.
             raise ConfigError(

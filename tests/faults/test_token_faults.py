@@ -122,3 +122,30 @@ async def test_the_intent_is_durable_before_the_token_is_asked(faulty: FaultyTok
         assert recovered["voided_intents"] == 1
         (intent,) = rows(faulty.fleet)
         assert intent.void_reason
+
+
+async def test_sigterm_does_not_wait_for_a_token_that_hangs_for_ever(faulty: FaultyToken) -> None:
+    faulty.fleet.edit("sign_timeout_seconds = 30.0", "sign_timeout_seconds = 600.0")
+    faulty.fleet.edit("drain_seconds = 30", "drain_seconds = 1")
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        before = faulty.calls("sign")
+        faulty.misbehave("hang")
+        async with daemon.client(patience=0) as client:
+            asking = asyncio.ensure_future(client.issue_one(new_request().csr))
+            while faulty.calls("sign") == before:
+                await asyncio.wait({asking}, timeout=0.01)
+            assert daemon.stop() == 0
+            refusal = await asking
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == "UNAVAILABLE"
+    (intent,) = rows(faulty.fleet)
+    assert intent.certificate is None
+    assert intent.void_reason
+
+
+def test_sigterm_ends_a_daemon_that_still_waits_for_its_token(faulty: FaultyToken) -> None:
+    faulty.misbehave("device-error")
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("signer.failed")
+        assert daemon.stop() == 0

@@ -32,7 +32,7 @@ async def issuance_at(fleet: Fleet, now: datetime) -> AsyncIterator[Issuance]:
         await issuance.wait_until_serving()
         yield issuance
     finally:
-        await issuance.close()
+        await issuance.close(30)
 
 
 def root_of(fleet: Fleet) -> x509.Certificate:

@@ -181,6 +181,17 @@ async def test_a_ledger_belongs_to_one_ca(tmp_path: Path) -> None:
     assert await ledger_opened_again(path) == 0
 
 
+async def test_a_ledger_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    await ledger_opened_again(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    ledger = Ledger(path, CA)
+    with pytest.raises(ConfigError, match="doesn't know"):
+        await ledger.open()
+    await ledger.close()
+
+
 async def test_a_closed_ledger_says_that_it_is_unavailable(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite3", CA)
     with pytest.raises(LedgerUnavailableError):

@@ -41,7 +41,7 @@ async def test_a_lone_order_is_not_held_back() -> None:
     queue = IssuanceQueue(cycle.issue, batch_size=64, places=1)
     await queue.start()
     assert names(await queue.submit([order("a")])) == ["a"]
-    await queue.close()
+    await queue.close(30)
 
 
 async def test_what_waits_while_the_cycle_is_busy_becomes_one_batch() -> None:
@@ -57,7 +57,7 @@ async def test_what_waits_while_the_cycle_is_busy_becomes_one_batch() -> None:
     answers = await asyncio.gather(*submissions)
     assert [names(answer) for answer in answers] == [["first"], ["0", "0+"], ["1", "1+"], ["2", "2+"]]
     assert cycle.batches == [["first"], ["0", "0+", "1", "1+", "2", "2+"]]
-    await queue.close()
+    await queue.close(30)
 
 
 async def test_a_batch_has_at_most_the_batch_size_unless_one_message_is_larger() -> None:
@@ -69,7 +69,7 @@ async def test_a_batch_has_at_most_the_batch_size_unless_one_message_is_larger()
     cycle.gate.set()
     await asyncio.gather(*submissions)
     assert [len(batch) for batch in cycle.batches] == [4, 7, 2]
-    await queue.close()
+    await queue.close(30)
 
 
 async def test_no_more_batches_are_in_the_cycle_than_there_are_places() -> None:
@@ -83,7 +83,7 @@ async def test_no_more_batches_are_in_the_cycle_than_there_are_places() -> None:
     assert len(cycle.batches) == 3
     cycle.gate.set()
     await asyncio.gather(*submissions)
-    await queue.close()
+    await queue.close(30)
 
 
 async def test_a_full_queue_makes_its_clients_wait() -> None:
@@ -96,7 +96,7 @@ async def test_a_full_queue_makes_its_clients_wait() -> None:
     cycle.gate.set()
     answers = await asyncio.gather(*submissions)
     assert [names(answer) for answer in answers] == [[str(n)] for n in range(200)]
-    await queue.close()
+    await queue.close(30)
 
 
 async def test_a_caller_that_stops_waiting_does_not_stop_its_order_or_its_neighbours() -> None:
@@ -112,7 +112,7 @@ async def test_a_caller_that_stops_waiting_does_not_stop_its_order_or_its_neighb
     cycle.gate.set()
     assert names(await patient) == ["patient"]
     assert cycle.batches == [["impatient", "patient"]]
-    await queue.close()
+    await queue.close(30)
 
 
 async def test_closing_answers_everything_that_was_submitted() -> None:
@@ -122,7 +122,7 @@ async def test_closing_answers_everything_that_was_submitted() -> None:
     submissions = [asyncio.create_task(queue.submit([order(str(n))])) for n in range(30)]
     await asyncio.sleep(0)
     cycle.gate.set()
-    await queue.close()
+    await queue.close(30)
     assert all(task.done() for task in submissions)
 
 
@@ -137,4 +137,18 @@ async def test_a_fault_in_the_cycle_reaches_every_caller_of_the_batch_and_no_oth
     with pytest.raises(ZeroDivisionError):
         await queue.submit([order("bad")])
     assert names(await queue.submit([order("good")])) == ["good"]
-    await queue.close()
+    await queue.close(30)
+
+
+async def test_closing_cuts_off_what_does_not_end_in_time() -> None:
+    cycle = Cycle()
+    queue = IssuanceQueue(cycle.issue, batch_size=1, places=1)
+    await queue.start()
+    submissions = [asyncio.create_task(queue.submit([order(str(n))])) for n in range(3)]
+    while not cycle.batches:
+        await asyncio.wait(submissions, timeout=0.001)
+    await queue.close(0)
+    assert cycle.batches == [["0"]]
+    assert submissions[0].cancelled()
+    for task in submissions:
+        task.cancel()
