@@ -100,6 +100,7 @@ class RunningDaemon:
     events: list[dict[str, Any]] = field(default_factory=list)
     other_output: list[str] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
+    ended: bool = False
 
     def __post_init__(self) -> None:
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -115,6 +116,7 @@ class RunningDaemon:
                     self.other_output.append(line)
                 self.news.notify_all()
         with self.news:
+            self.ended = True
             self.news.notify_all()
 
     def wait_for(self, event: str, count: int = 1, **fields: object) -> list[dict[str, Any]]:
@@ -128,12 +130,8 @@ class RunningDaemon:
             ]
 
         with self.news:
-            assert self.news.wait_for(lambda: len(found()) >= count, READY_SECONDS), (
-                event,
-                fields,
-                self.events,
-                self.other_output,
-            )
+            self.news.wait_for(lambda: len(found()) >= count or self.ended, READY_SECONDS)
+            assert len(found()) >= count, (event, fields, self.events, self.other_output)
             return found()
 
     @property

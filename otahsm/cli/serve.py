@@ -14,7 +14,8 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     from otahsm.config import load_config
     from otahsm.daemon import serve as run
-    from otahsm.daemon.log import configure_logging
+    from otahsm.daemon.log import logging_to_stderr
 
-    configure_logging()
-    asyncio.run(run(load_config(config)))
+    settings = load_config(config)
+    with logging_to_stderr():
+        asyncio.run(run(settings))

@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from otahsm.config import Config, section
+from otahsm.daemon.decoding import StrictDecoding
 from otahsm.daemon.services import AuthorityService, IssuanceService
 from otahsm.daemon.tls import server_credentials
 from otahsm.errors import ConfigError, OtahsmError
@@ -49,7 +50,9 @@ class Daemon:
         self._issuance = Issuance(config, self._worker_event)
         self._issuing = IssuanceService(self._issuance)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
+        self._server = grpc.aio.server(
+            interceptors=[StrictDecoding()], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS
+        )
         issuance_pb2_grpc.add_IssuanceServiceServicer_to_server(self._issuing, self._server)
         authority_pb2_grpc.add_AuthorityServiceServicer_to_server(
             AuthorityService(self._issuance), self._server

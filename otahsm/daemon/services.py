@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from typing import Final, NoReturn
+from typing import Final
 
-import grpc
 import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import certificate_of, order_of, result_of, status_of
+from otahsm.daemon.wire import abort, certificate_of, order_of, result_of
 from otahsm.errors import OtahsmError, RequestRefusedError, ShuttingDownError
 from otahsm.issuance import Caller, Issuance, Issued, Order, Outcome
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2, issuance_pb2_grpc
@@ -43,10 +42,10 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         """Issue one certificate."""
         caller = caller_of(context)
         if self._draining.is_set():
-            await _abort(context, ShuttingDownError("the daemon is shutting down"))
+            await abort(context, ShuttingDownError("the daemon is shutting down"))
         (outcome,) = await self.answer([order_of(request.request, caller)], caller)
         if not isinstance(outcome, Issued):
-            await _abort(context, outcome)
+            await abort(context, outcome)
         return issuance_pb2.IssueCertificateResponse(
             request_id=outcome.request_id,
             certificate=certificate_of(outcome, self._issuance.chain.intermediates),
@@ -62,7 +61,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         async for response in stream.serve(request_iterator, self._draining):
             yield response
         if stream.failure is not None:
-            await _abort(context, stream.failure)
+            await abort(context, stream.failure)
 
     async def answer(self, orders: Sequence[Order], caller: Caller) -> list[Outcome]:
         """Have a message's orders issued; log what was refused, one line a message."""
@@ -206,10 +205,3 @@ class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):
                 for name, profile in sorted(self._issuance.profiles.items())
             ]
         )
-
-
-async def _abort(context: Context, error: OtahsmError) -> NoReturn:
-    """End a call with an error and its details."""
-    code = next(code for code in grpc.StatusCode if code.value[0] == error.code)
-    details = (("grpc-status-details-bin", status_of(error).SerializeToString()),)
-    await context.abort(code, error.message, details)

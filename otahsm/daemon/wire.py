@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
+import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from otahsm.daemon.tls import Context
 from otahsm.errors import OtahsmError, RequestRefusedError
 from otahsm.issuance import Caller, Issued, Order, Outcome
 from otahsm.v1 import issuance_pb2 as pb
@@ -56,3 +60,10 @@ def status_of(error: OtahsmError) -> Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+async def abort(context: Context, error: OtahsmError) -> NoReturn:
+    """End a call with an error and its details."""
+    code = next(code for code in grpc.StatusCode if code.value[0] == error.code)
+    details = (("grpc-status-details-bin", status_of(error).SerializeToString()),)
+    await context.abort(code, error.message, details)

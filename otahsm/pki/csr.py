@@ -58,9 +58,7 @@ def check_csr(der: bytes, profile: ProfileConfig, expected_device_id: str = "") 
     if not der:
         raise RequestRefusedError("csr", "the CSR is empty")
     if len(der) > MAX_CSR_BYTES:
-        raise RequestRefusedError(
-            "csr", f"the CSR has {len(der)} bytes; at most {MAX_CSR_BYTES} are accepted"
-        )
+        raise RequestRefusedError("csr", f"the CSR has more than {MAX_CSR_BYTES} bytes")
     try:
         return _check(der, profile, expected_device_id)
     except PARSE_ERRORS as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 
 import pytest
 
-from otahsm.client import CertificateRequest, IssuedCertificate, Refusal
+from otahsm.client import CertificateRequest, ClientTls, IssuedCertificate, Refusal
+from otahsm.errors import DaemonUnavailableError
 
 from devices import issue_all, new_request, new_requests
 from harness import Fleet, RunningDaemon, running
@@ -43,7 +45,7 @@ def copy(source: str, target: str) -> Callable[[Fleet], None]:
         (remove("ca/fleet-root.pem"), 2, "otahsm ca init"),
         (remove("tls/server.key"), 2, "tls/server.key can't be read"),
         (remove("secrets/pin"), 2, "secrets/pin can't be read"),
-        (copy("tls/server.pem", "ca/fleet-root.pem"), 2, "is not signed by what should be above it"),
+        (copy("tls/server.pem", "ca/fleet-root.pem"), 2, "is not a CA certificate"),
         (copy("gateway/server.key", "tls/server.key"), 2, "don't belong together"),
         (copy("ca/fleet-root.pem", "tls/operator-ca.pem"), 2, "every device could issue"),
         (copy("otahsm.toml", "tls/operator-ca.pem"), 2, "a [tls] file is not what it should be"),
@@ -105,6 +107,21 @@ def test_it_logs_what_it_serves_from_which_token_under_which_ca(daemon: RunningD
     assert event["ca"] == "CN=otahsm quickstart fleet root"
     assert event["key"] == "fleet-root"
     assert event["profiles"] == ["ota-connect"]
+    assert daemon.other_output == []
+
+
+async def test_what_others_print_to_standard_error_becomes_an_event_too(daemon: RunningDaemon) -> None:
+    # gRPC's core writes a line of its own about a client that it turns away.
+    gateway = daemon.fleet.folder / "gateway"
+    stranger = ClientTls(daemon.fleet.tls.ca, gateway / "server.pem", gateway / "server.key")
+    async with daemon.client(patience=0, tls=stranger) as client:
+        with pytest.raises(DaemonUnavailableError):
+            await client.authority()
+    (said, *_) = daemon.wait_for("stderr")
+    assert "andshake failed" in said["text"]
+    os.kill(daemon.signers()[0], signal.SIGABRT)
+    daemon.wait_for("signer.lost")
+    assert daemon.stop() == 0
     assert daemon.other_output == []
 
 

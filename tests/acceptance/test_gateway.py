@@ -1,0 +1,152 @@
+"""A real nginx, set up as the seed's gateway is, lets devices in, and nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ssl
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from harness import Fleet, free_port, running
+from programs import Device, issue, nginx
+
+# The gateway takes the device's identity from the subject with this expression, and no other.
+SERVER = """
+    map $ssl_client_s_dn $device {{
+        default "";
+        "~CN=(?<identity>.*)$" $identity;
+    }}
+    server {{
+        listen 127.0.0.1:@PORT@ ssl;
+        ssl_certificate {fleet}/gateway/server.pem;
+        ssl_certificate_key {fleet}/gateway/server.key;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_client_certificate {fleet}/ca/fleet-root.pem;
+        ssl_verify_client on;
+        ssl_verify_depth 10;
+        location / {{ return 200 $device; }}
+    }}
+"""
+IDS = (
+    str(uuid.uuid4()),
+    "Line-3.station_7:unit-0042",
+    "x" * 128,
+)
+KEY_TYPES = ("ec-p384", "rsa-2048", "ed25519")
+VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The gateway's fleet, and where the folders of its devices are."""
+
+    fleet: Fleet
+    devices: Path
+
+    @property
+    def url(self) -> str:
+        return (self.devices / IDS[0] / "gateway.url").read_text()
+
+
+@pytest.fixture(scope="module")
+def gateway(make_fleet: Callable[[], Fleet], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    fleet, port = make_fleet(), free_port()
+    devices, folder = tmp_path_factory.mktemp("line") / "devices", tmp_path_factory.mktemp("nginx")
+    fleet.edit('gateway_url = "https://localhost:8000"', f'gateway_url = "https://localhost:{port}"')
+    with nginx(folder, port, SERVER.format(fleet=fleet.folder)):
+        with running(fleet) as daemon:
+            daemon.wait_for("health.changed", serving=True)
+            daemon.configure_client()
+            issue(fleet, devices, IDS)
+            for key_type in KEY_TYPES:
+                issue(fleet, devices, [f"dev-{key_type}"], "--key-type", key_type)
+        yield Gateway(fleet, devices)
+
+
+def trust(ca: Path, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(ca))
+    context.minimum_version = context.maximum_version = version
+    return context
+
+
+def ask(url: str, context: ssl.SSLContext) -> tuple[int, str]:
+    address = urlsplit(url)
+    assert address.hostname
+    connection = http.client.HTTPSConnection(address.hostname, address.port, context=context, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+def connect(
+    folder: Path, certificate: str, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> tuple[int, str]:
+    """Connect as a device does, with nothing but the files of its folder."""
+    context = trust(folder / "root.crt", version)
+    context.load_cert_chain(folder / certificate, folder / "pkey.pem")
+    return ask((folder / "gateway.url").read_text(), context)
+
+
+def assert_refused(url: str, context: ssl.SSLContext) -> None:
+    try:
+        status, body = ask(url, context)
+    except (ssl.SSLError, ConnectionError):
+        return  # refused in the handshake
+    assert status == http.client.BAD_REQUEST
+    assert "SSL certificate" in body
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+@pytest.mark.parametrize("device_id", IDS, ids=["uuid", "punctuation", "128-characters"])
+def test_nginx_accepts_an_issued_device_and_reads_its_id(
+    gateway: Gateway, device_id: str, version: ssl.TLSVersion
+) -> None:
+    assert connect(gateway.devices / device_id, "client.pem", version) == (200, device_id)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_nginx_accepts_a_device_with_every_type_of_key(
+    gateway: Gateway, key_type: str, version: ssl.TLSVersion
+) -> None:
+    assert connect(gateway.devices / f"dev-{key_type}", "client.pem", version) == (200, f"dev-{key_type}")
+
+
+@pytest.mark.parametrize("device_id", IDS, ids=["uuid", "punctuation", "128-characters"])
+def test_nginx_accepts_a_device_that_sends_its_whole_chain(gateway: Gateway, device_id: str) -> None:
+    assert connect(gateway.devices / device_id, f"{device_id}.chain.pem") == (200, device_id)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+def test_nginx_refuses_a_device_of_another_fleet_whose_root_has_the_same_name(
+    gateway: Gateway, devices_of: Callable[[str], dict[str, Device]], version: ssl.TLSVersion
+) -> None:
+    stranger = devices_of("ec-p256")["ec-p256"]
+    context = trust(gateway.fleet.folder / "gateway/server_ca.pem", version)
+    context.load_cert_chain(stranger.chain, stranger.key)
+    assert_refused(gateway.url, context)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+def test_nginx_refuses_a_client_without_a_certificate(gateway: Gateway, version: ssl.TLSVersion) -> None:
+    assert_refused(gateway.url, trust(gateway.fleet.folder / "gateway/server_ca.pem", version))
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+def test_nginx_refuses_the_certificate_of_an_operator(gateway: Gateway, version: ssl.TLSVersion) -> None:
+    context = trust(gateway.fleet.folder / "gateway/server_ca.pem", version)
+    context.load_cert_chain(gateway.fleet.tls.certificate, gateway.fleet.tls.key)
+    assert_refused(gateway.url, context)
+
+
+def test_a_device_refuses_a_server_that_is_not_the_gateway(gateway: Gateway) -> None:
+    context = trust(gateway.fleet.root_pem)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ask(gateway.url, context)
