@@ -17,7 +17,7 @@ demo: packages .venv/.ready ## token, fleet root, daemon, 1,000 devices, checked
 	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run
 
 test: test-packages .venv/.ready lint types check-proto check-lock ## every check and every test
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 lint: .venv/.ready ## ruff, import-linter, buf lint
 	$(BIN)/ruff check .
@@ -40,10 +40,7 @@ reference: .venv/.ready ## generate docs/reference from the code
 lock: $(UV) ## choose versions anew
 	scripts/lock --upgrade
 
-check-reference: .venv/.ready ## generate docs/reference from the code
-	$(BIN)/python scripts/generate_reference.py
-
-lock: $(UV) ## fail if requirements.lock does not fit pyproject.toml
+check-lock: $(UV) ## fail if requirements.lock does not fit pyproject.toml
 	scripts/lock --check
 
 packages: ## what the daemon needs of the system: SoftHSM2, OpenSSL

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otahsm.client import Done, Failed
+from otahsm.pki import serial_octets
 
 
 class Run:
@@ -81,7 +82,7 @@ class Run:
                 {
                     "type": "issued",
                     "device_id": report.name,
-                    "serial": f"{report.serial:x}",
+                    "serial": serial_octets(report.serial).hex(),
                     "folder": str(report.folder),
                     "replayed": report.replayed,
                 }

@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 from otahsm.daemon.tls import Context
 from otahsm.errors import OtahsmError, RequestRefusedError
 from otahsm.issuance import Caller, Issued, Order, Outcome
+from otahsm.pki import serial_octets
 from otahsm.v1 import issuance_pb2 as pb
 
 ERROR_DOMAIN = "otahsm"
@@ -35,7 +36,7 @@ def certificate_of(issued: Issued, intermediates: tuple[bytes, ...]) -> pb.Issue
     """Write one certificate and its chain."""
     return pb.IssuedCertificate(
         device_id=issued.device_id,
-        serial_number=issued.serial.to_bytes((issued.serial.bit_length() + 7) // 8, "big"),
+        serial_number=serial_octets(issued.serial),
         chain=(issued.certificate, *intermediates),
         not_before_time=Timestamp(seconds=int(issued.validity.not_before.timestamp())),
         not_after_time=Timestamp(seconds=int(issued.validity.not_after.timestamp())),

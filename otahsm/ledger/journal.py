@@ -135,4 +135,5 @@ class _Reserved:
 
 
 def _serial(row: Any) -> str:
-    return f"{int.from_bytes(row.serial, 'big'):x}"
+    serial: bytes = row.serial
+    return serial.lstrip(b"\0").hex()

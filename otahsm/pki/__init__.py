@@ -7,7 +7,15 @@ from otahsm.pki.algorithms import (
     key_type_of,
     signature_is_valid,
 )
-from otahsm.pki.certificate import Validity, assemble, build_tbs, serial_from_random, validity_at, validity_of
+from otahsm.pki.certificate import (
+    Validity,
+    assemble,
+    build_tbs,
+    serial_from_random,
+    serial_octets,
+    validity_at,
+    validity_of,
+)
 from otahsm.pki.chain import Chain, Issuer, load_chain, load_issuer
 from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr
 from otahsm.pki.describe import Description, describe
@@ -40,6 +48,7 @@ __all__ = [
     "load_chain",
     "load_issuer",
     "serial_from_random",
+    "serial_octets",
     "signature_is_valid",
     "validity_at",
     "validity_of",

@@ -44,6 +44,11 @@ def serial_from_random(random: bytes) -> int:
     return serial
 
 
+def serial_octets(serial: int) -> bytes:
+    """Return a serial number's octets, big-endian, without leading zeros: in hex, what OpenSSL shows."""
+    return serial.to_bytes((serial.bit_length() + 7) // 8, "big")
+
+
 def validity_at(now: datetime, profile: ProfileConfig, issuer: Issuer) -> Validity:
     """Say when a certificate issued `now` begins and ends: within its issuer's own validity (I9).
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.algorithms import describe_key, key_type_of
+from otahsm.pki.certificate import serial_octets
 from otahsm.pki.parsing import PARSE_ERRORS
 
 _PEM: Final = re.compile(
@@ -65,7 +66,7 @@ def _certificate(certificate: x509.Certificate) -> Description:
     fields = {
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string() + (" (itself)" if same else ""),
-        "serial": f"{certificate.serial_number:x}",
+        "serial": serial_octets(certificate.serial_number).hex(),
         "valid from": f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC",
         "valid until": f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC",
         "public key": _key(certificate.public_key()),

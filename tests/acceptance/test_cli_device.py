@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 
 from otahsm.client import DeviceFolders
+from otahsm.pki import serial_octets
 
 from harness import Fleet, free_port
 from programs import issue
@@ -46,7 +47,7 @@ def test_a_count_makes_so_many_devices_and_a_json_line_for_each(line: Fleet, tmp
         folder = Path(report["folder"])
         assert folder == tmp_path / "devices" / str(uuid.UUID(report["device_id"]))
         certificate = x509.load_pem_x509_certificate((folder / "client.pem").read_bytes())
-        assert report["serial"] == f"{certificate.serial_number:x}"
+        assert report["serial"] == serial_octets(certificate.serial_number).hex()
 
 
 def test_people_get_one_line_that_sums_up(line: Fleet, tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_it_logs_what_it_serves_from_which_token_under_which_ca(daemon: RunningD
 
 
 async def test_what_others_print_to_standard_error_becomes_an_event_too(daemon: RunningDaemon) -> None:
+    daemon.wait_for("signer.ready", count=2)
     # gRPC's core writes a line of its own about a client that it turns away.
     gateway = daemon.fleet.folder / "gateway"
     stranger = ClientTls(daemon.fleet.tls.ca, gateway / "server.pem", gateway / "server.key")

@@ -21,6 +21,7 @@ from otahsm.pki import (
     check_device_id,
     encode_spki,
     serial_from_random,
+    serial_octets,
     signature_is_valid,
     validity_at,
     validity_of,
@@ -227,3 +228,10 @@ def test_the_key_identifier_is_the_hash_of_the_keys_bits() -> None:
     identifier = x509.load_der_x509_certificate(leaf("device", "ec-p256")).extensions
     digest = identifier.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     assert digest == hashlib.sha1(point, usedforsecurity=False).digest()
+
+
+@pytest.mark.parametrize(
+    ("serial", "shown"), [(0x1, "01"), (0xF0, "f0"), (0x875AE, "0875ae"), (2**158, "40" + "00" * 19)]
+)
+def test_a_serial_number_is_shown_in_whole_octets_as_openssl_does(serial: int, shown: str) -> None:
+    assert serial_octets(serial).hex() == shown

@@ -171,7 +171,7 @@ def test_a_file_without_readable_certificates_is_refused(content: bytes) -> None
         load_chain(content)
 
 
-@pytest.mark.parametrize("length", [0, 1, 100, len(der(ROOT)) - 1])
+@pytest.mark.parametrize("length", [0, 1, 100, -1])
 def test_a_certificate_that_is_cut_off_is_refused(length: int) -> None:
     with pytest.raises(ConfigError, match="can't be read"):
         load_issuer(der(ROOT)[:length])
