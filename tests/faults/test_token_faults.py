@@ -67,7 +67,7 @@ async def test_a_signature_that_does_not_verify_is_never_released(faulty: Faulty
 
 
 async def test_a_token_that_hangs_costs_one_signer_and_its_batch_goes_to_another(faulty: FaultyToken) -> None:
-    faulty.fleet.edit("sign_timeout_seconds = 30.0", "sign_timeout_seconds = 1.0")
+    faulty.fleet.edit("sign_timeout_seconds = 30.0", "sign_timeout_seconds = 3.0")
     with running(faulty.fleet) as daemon:
         daemon.wait_for("signer.ready", count=2)
         daemon.wait_for("health.changed", serving=True)
