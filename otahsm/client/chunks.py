@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -12,22 +13,25 @@ _Item = TypeVar("_Item")
 _LINGER: Final = 0.002  # seconds that a chunk waits for more from an asynchronous source
 
 
-async def chunks_of(source: Iterable[_Item] | AsyncIterable[_Item], size: int) -> AsyncIterator[list[_Item]]:
+async def chunks_of(
+    source: Iterable[_Item] | AsyncIterable[_Item], size: int
+) -> AsyncGenerator[list[_Item], None]:
     """Yield lists of 1 to `size` items, in order.
 
     A plain iterable is advanced in a thread: making keys, say, must not stop the event loop. From an
     asynchronous one, what has come is not kept waiting for a list to get full.
     """
     if isinstance(source, AsyncIterable):
-        async for chunk in _from_asynchronous(source, size):
-            yield chunk
+        async with contextlib.aclosing(_from_asynchronous(source, size)) as chunks:
+            async for chunk in chunks:
+                yield chunk
         return
     iterator = iter(source)
     while chunk := await asyncio.to_thread(lambda: list(islice(iterator, size))):
         yield chunk
 
 
-async def _from_asynchronous(source: AsyncIterable[_Item], size: int) -> AsyncIterator[list[_Item]]:
+async def _from_asynchronous(source: AsyncIterable[_Item], size: int) -> AsyncGenerator[list[_Item], None]:
     iterator = aiter(source)
     chunk: list[_Item] = []
     coming: asyncio.Future[_Item] | None = None
@@ -50,3 +54,6 @@ async def _from_asynchronous(source: AsyncIterable[_Item], size: int) -> AsyncIt
     finally:
         if coming is not None:
             coming.cancel()
+            await asyncio.wait({coming})
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()

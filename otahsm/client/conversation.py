@@ -8,7 +8,7 @@ import hashlib
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Final
 
 import grpc
@@ -68,8 +68,20 @@ class Conversation:
         self._later: list[CertificateRequest] = []
         self._room = asyncio.Condition()
 
-    async def results(self) -> AsyncIterator[Result]:
+    async def results(self) -> AsyncGenerator[Result, None]:
         """Yield one result for each request; raises as `IssuingClient.issue`."""
+        try:
+            async with contextlib.aclosing(self._streams()) as results:
+                async for result in results:
+                    yield result
+        finally:  # also when the caller stops listening: let the source go
+            if self._pull is not None:
+                self._pull.cancel()
+                await asyncio.wait({self._pull})
+            await self._source.aclose()
+
+    async def _streams(self) -> AsyncGenerator[Result, None]:
+        """Open streams, one after another, until there is nothing to ask or no patience to ask it."""
         pause = _FIRST_PAUSE
         while not self._exhausted or self._again:
             progress_before = self._last_progress

@@ -8,8 +8,9 @@ that restarts. That is safe, because the same request always gets the same certi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,7 +20,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from otahsm.client.connection import ClientTls, explain, open_channel
 from otahsm.client.conversation import Conversation, Requests
 from otahsm.client.values import Authority, CertificateRequest, Result
-from otahsm.errors import OtahsmError
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2_grpc
 
 _PAUSE: Final = 0.1
@@ -55,7 +55,7 @@ class IssuingClient:
     ) -> None:
         await self._channel.close()
 
-    async def issue(self, requests: Requests, *, profile: str = "") -> AsyncIterator[Result]:
+    async def issue(self, requests: Requests, *, profile: str = "") -> AsyncGenerator[Result, None]:
         """Have certificates issued; yield one result for each request, as they come.
 
         Args:
@@ -66,14 +66,14 @@ class IssuingClient:
             OtahsmError: the daemon refuses the stream as a whole.
         """
         conversation = Conversation(self._issuance, self._target, requests, profile, self._patience)
-        async for result in conversation.results():
-            yield result
+        async with contextlib.aclosing(conversation.results()) as results:
+            async for result in results:
+                yield result
 
     async def issue_one(self, csr: bytes, *, device_id: str = "", profile: str = "") -> Result:
         """Have one certificate issued."""
-        async for result in self.issue([CertificateRequest(csr, device_id)], profile=profile):
-            return result
-        raise OtahsmError("the daemon ended the stream without an answer")
+        (result,) = [item async for item in self.issue([CertificateRequest(csr, device_id)], profile=profile)]
+        return result
 
     async def authority(self) -> Authority:
         """Return the CA that signs, trying for as long as the client has patience.

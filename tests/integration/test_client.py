@@ -77,8 +77,29 @@ async def test_a_source_without_end_is_taken_only_as_fast_as_results_come(client
     results = client.issue(endless())
     for _ in range(50):
         await anext(results)
-    await results.aclose()  # type: ignore[attr-defined]
+    await results.aclose()
     assert taken < 50 + 64 * 32
+
+
+async def test_a_caller_that_stops_listening_lets_the_source_go(client: IssuingClient) -> None:
+    closed = asyncio.Event()
+
+    async def slow() -> AsyncIterator[CertificateRequest]:
+        try:
+            for request in new_requests(1):
+                yield request
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    before = asyncio.all_tasks()
+    results = client.issue(slow())
+    assert isinstance(await anext(results), IssuedCertificate)
+    await results.aclose()
+    assert closed.is_set()
+    async with asyncio.timeout(30):
+        while asyncio.all_tasks() - before:  # gRPC ends its own a little later
+            await asyncio.sleep(0.01)
 
 
 async def test_what_the_source_raises_comes_after_the_results_of_what_it_gave(client: IssuingClient) -> None:
