@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from otahsm.cli.tables import printable
 from otahsm.client import Done, Failed
 from otahsm.pki import serial_octets
 
@@ -72,7 +73,7 @@ class Run:
             )
             if not self._as_json:
                 text = f"failed: {report.name!r}: {refusal.message} [{refusal.reason}]. {refusal.hint}"
-                self._err.print(text, markup=False)
+                self._err.print(printable(text), markup=False)
         elif report.serial is None:
             self._before += 1
             self._line({"type": "complete", "device_id": report.name, "folder": str(report.folder)})

@@ -1,4 +1,4 @@
-"""Prints fields with their labels."""
+"""Prints fields with their labels, a line each, the same to a terminal and to a pipe."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import json
 from collections.abc import Iterable, Mapping
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from otahsm.pki import Description
 
@@ -23,18 +20,19 @@ def print_descriptions(descriptions: Iterable[Description], *, as_json: bool) ->
 
 
 def print_fields(title: str, fields: Mapping[str, str]) -> None:
-    """Print a title and a table of labels and values; values are shown as they are, never as markup."""
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    """Print a title, and labels and values in two columns."""
+    width = max(map(len, fields), default=0)
+    typer.secho(title, bold=True)
     for label, value in fields.items():
-        table.add_row(Text(label), Text(value))
-    console = Console(highlight=False, emoji=False)
-    console.print(Text(title, style="bold underline"))
-    console.print(table)
-    console.print()
+        typer.echo(f"{printable(label):<{width}}  {printable(value)}")
+    typer.echo()
 
 
 def print_json(value: object) -> None:
     """Print a value as JSON."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def printable(text: str) -> str:
+    """Escape what could move a terminal's cursor: a certificate may hold any character."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
