@@ -13,7 +13,7 @@ from otahsm.client import IssuedCertificate, Refusal, Result
 
 from devices import issue_all, new_request, new_requests
 from faulty import FaultyToken
-from harness import running
+from harness import Fleet, running
 from ledger_reader import certificates, rows
 
 
@@ -149,3 +149,23 @@ def test_sigterm_ends_a_daemon_that_still_waits_for_its_token(faulty: FaultyToke
     with running(faulty.fleet) as daemon:
         daemon.wait_for("signer.failed")
         assert daemon.stop() == 0
+
+
+async def test_a_token_that_vanishes_and_returns_is_served_again_without_an_operator(fleet: Fleet) -> None:
+    fleet.edit("wait_for_signer_seconds = 10.0", "wait_for_signer_seconds = 0.5")
+    tokens, away = fleet.folder / "token/tokens", fleet.folder / "token/away"
+    requests = new_requests(200)
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        async with daemon.client(patience=60) as client:
+            issued, _ = await issue_all(client, requests[:100])
+            tokens.rename(away)
+            daemon.wait_for("health.changed", serving=False)
+            asking = asyncio.ensure_future(issue_all(client, requests[100:]))
+            await asyncio.to_thread(daemon.wait_for, "requests.refused")
+            away.rename(tokens)
+            more, refused = await asking
+        assert not refused
+        daemon.wait_for("health.changed", serving=True, count=2)
+        assert daemon.stop() == 0
+    assert certificates(fleet) == {result.device_id: result.chain[0] for result in (*issued, *more)}
