@@ -122,6 +122,11 @@ class Ledger:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Made here, so that it is ours alone to read whatever the umask.
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)  # SQLite makes the content durable; the name is ours to
+            finally:
+                os.close(folder)
         except BlockingIOError:
             raise ConfigError(
                 f"another daemon holds the ledger {self._path}",
