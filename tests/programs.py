@@ -8,12 +8,11 @@ import shutil
 import socket
 import subprocess
 import sysconfig
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import Fleet
+from harness import Fleet, eventually
 
 SECONDS = 30
 COMMAND = Path(sysconfig.get_path("scripts"), "otahsm")
@@ -147,18 +146,15 @@ def nginx(folder: Path, port: int, server: str) -> Iterator[None]:
             stderr=errors,
         )
     try:
-        _wait_for_port(port, process, log)
+        eventually(lambda: process.poll() is not None or _answers(port), "nginx does not answer")
+        assert process.poll() is None, log.read_text()
         yield
     finally:
         process.kill()
         process.wait(SECONDS)
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + SECONDS
-    while True:
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.01)
+def _answers(port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
