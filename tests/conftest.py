@@ -10,7 +10,14 @@ import pytest
 from otahsm.client import IssuingClient
 from otahsm.quickstart import create
 
-from harness import Fleet, RunningDaemon, free_port, running
+from harness import Fleet, RunningDaemon, eventually, free_port, orphaned_workers, running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_worker_is_left_behind() -> Iterator[None]:
+    """Whatever the tests kill, nothing with a PIN in it may live on."""
+    yield
+    eventually(lambda: orphaned_workers() == [], "workers outlive their daemons")
 
 
 @pytest.fixture(scope="session")

@@ -149,8 +149,12 @@ class RunningDaemon:
 
     def workers(self, module: str) -> list[int]:
         """Return the pids of the daemon's workers of one kind."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [pid for pid in map(int, children) if module in _command_line(pid)]
+        return [pid for pid in self.children() if module in _command_line(pid)]
+
+    def children(self) -> list[int]:
+        """Return the pids of all its workers, also of those that are only starting."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in listed.split()]
 
     def signers(self) -> list[int]:
         return self.workers("otahsm.token.signer")
@@ -168,6 +172,26 @@ class RunningDaemon:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(READY_SECONDS)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process lives; one that only waits for its parent to notice does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def orphaned_workers() -> list[int]:
+    """Find worker processes whose daemon is gone."""
+    orphans = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            pid = int(stat.parent.name)
+            if parent == 1 and is_running(pid) and "-m\0otahsm." in _command_line(pid):
+                orphans.append(pid)
+    return orphans
 
 
 def resident_bytes(pid: int) -> int:

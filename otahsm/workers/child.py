@@ -16,6 +16,8 @@ from otahsm.workers.frames import Kind
 
 Handler = Callable[[list[bytes]], Sequence[bytes]]
 
+DAEMON_PID: Final = "OTAHSM_DAEMON_PID"  # in the environment: who the worker works for
+
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 
@@ -56,6 +58,9 @@ def _harden() -> None:
     """Die with the daemon, leave no core dump with a PIN in it, and let nobody attach."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # A daemon that died before this line sends no signal any more, and what it wrote is still in the pipe.
+    if os.getppid() != int(os.environ[DAEMON_PID]):
+        sys.exit(0)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Ctrl-C and systemd's SIGTERM go to every process of the service; the daemon alone decides when the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import sys
 import time
@@ -20,6 +21,7 @@ from otahsm.errors import (
     WorkersBusyError,
 )
 from otahsm.workers import frames
+from otahsm.workers.child import DAEMON_PID
 from otahsm.workers.frames import BrokenFrameError, Kind
 
 # What only an operator can mend. Starting another worker would meet the same, or lock the token (I7).
@@ -121,7 +123,7 @@ class WorkerPool:
         self._command = (sys.executable, "-P", "-m", module)
         self._setup = tuple(setup)
         self._size = size
-        self._environment = dict(environment)
+        self._environment = {**environment, DAEMON_PID: str(os.getpid())}
         self._call_seconds = call_seconds
         self._wait_seconds = wait_seconds
         self._probe = tuple(probe)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -14,15 +13,8 @@ from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient
 from otahsm.errors import DaemonUnavailableError
 
 from devices import issue_all, new_requests
-from harness import Fleet, RunningDaemon, eventually, running
+from harness import Fleet, RunningDaemon, eventually, is_running, running
 from ledger_reader import certificates, rows
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("kind", [RunningDaemon.signers, RunningDaemon.preparers])

@@ -13,7 +13,7 @@ from otahsm.client import IssuedCertificate, Refusal, Result
 
 from devices import issue_all, new_request, new_requests
 from faulty import FaultyToken
-from harness import Fleet, running
+from harness import Fleet, eventually, is_running, running
 from ledger_reader import certificates, rows
 
 
@@ -169,3 +169,15 @@ async def test_a_token_that_vanishes_and_returns_is_served_again_without_an_oper
         daemon.wait_for("health.changed", serving=True, count=2)
         assert daemon.stop() == 0
     assert certificates(fleet) == {result.device_id: result.chain[0] for result in (*issued, *more)}
+
+
+def test_signers_that_were_still_starting_do_not_outlive_their_daemon(faulty: FaultyToken) -> None:
+    faulty.misbehave("hang")
+    for _ in range(3):
+        with running(faulty.fleet) as daemon:
+            daemon.wait_for("daemon.listening")
+            children = daemon.children()
+            assert len(children) == 4
+            daemon.kill()
+        # What they were told is in the pipe already: nobody but themselves can notice.
+        eventually(lambda: not any(map(is_running, children)), "signers outlive their daemon")  # noqa: B023
