@@ -58,18 +58,13 @@ def load_issuer(der: bytes) -> Issuer:
         certificate = x509.load_der_x509_certificate(der)
         key = certificate.public_key()
         key_type = key_type_of(key)
-        constraints = _extension(certificate, x509.BasicConstraints)
-        usage = _extension(certificate, x509.KeyUsage)
         identifier = _extension(certificate, x509.SubjectKeyIdentifier)
     except PARSE_ERRORS as error:
         raise ConfigError(f"the CA certificate can't be read: {error}") from error
     name = certificate.subject.rfc4514_string()
     if key_type is None:
         raise ConfigError(f"the CA certificate {name} holds a key that can't sign here: {describe_key(key)}")
-    if constraints is None or not constraints.ca:
-        raise ConfigError(f"{name} is not a CA certificate: it has no basicConstraints with CA:TRUE")
-    if usage is not None and not usage.key_cert_sign:
-        raise ConfigError(f"{name} may not sign certificates: its keyUsage lacks keyCertSign")
+    _check_is_ca(certificate)
     public_key = cast(PublicKey, key)
     return Issuer(
         certificate=der,
@@ -95,7 +90,7 @@ def load_chain(pem: bytes) -> Chain:
     except ValueError as error:
         raise ConfigError(f"the CA certificate file holds no PEM certificates: {error}") from error
     for child, parent in pairwise([*certificates, certificates[-1]]):
-        load_issuer(parent.public_bytes(Encoding.DER))
+        _check_is_ca(parent)
         try:
             child.verify_directly_issued_by(parent)
         except (*PARSE_ERRORS, InvalidSignature):
@@ -107,6 +102,20 @@ def load_chain(pem: bytes) -> Chain:
             ) from None
     chain = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
     return Chain(load_issuer(chain[0]), tuple(chain[:-1]), chain[-1])
+
+
+def _check_is_ca(certificate: x509.Certificate) -> None:
+    """Check that a certificate may sign others, whatever its key; raises ConfigError."""
+    name = certificate.subject.rfc4514_string()
+    try:
+        constraints = _extension(certificate, x509.BasicConstraints)
+        usage = _extension(certificate, x509.KeyUsage)
+    except PARSE_ERRORS as error:
+        raise ConfigError(f"the CA certificate can't be read: {error}") from error
+    if constraints is None or not constraints.ca:
+        raise ConfigError(f"{name} is not a CA certificate: it has no basicConstraints with CA:TRUE")
+    if usage is not None and not usage.key_cert_sign:
+        raise ConfigError(f"{name} may not sign certificates: its keyUsage lacks keyCertSign")
 
 
 _T = TypeVar("_T", bound=x509.ExtensionType)

@@ -72,6 +72,23 @@ def der(item: x509.Certificate) -> bytes:
     return item.public_bytes(Encoding.DER)
 
 
+def test_a_root_may_have_a_key_that_could_not_sign_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KEYS, "company", ec.generate_private_key(ec.SECP521R1()))
+    company = certificate("company", "company", CA)
+    issuing = certificate("issuing", "company", CA, usage(cert_sign=True))
+    chain = load_chain(pem(issuing, company))
+    assert chain.issuer.key_type == "ec-p256"
+    assert chain.trust_anchor == der(company)
+    with pytest.raises(ConfigError, match="EC on secp521r1"):
+        load_chain(pem(company))  # to sign itself is another matter
+
+
+def test_what_is_above_the_issuer_must_be_a_ca_too() -> None:
+    not_a_ca = certificate("middle", "root")
+    with pytest.raises(ConfigError, match="CN=middle is not a CA certificate"):
+        load_chain(pem(ISSUING, not_a_ca, ROOT))
+
+
 def test_a_chain_has_the_issuer_first_and_the_root_last() -> None:
     chain = load_chain(pem(ISSUING, MIDDLE, ROOT))
     assert chain.issuer == load_issuer(der(ISSUING))
