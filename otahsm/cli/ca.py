@@ -38,8 +38,8 @@ def init(
 ) -> None:
     """Make the CA key pair in the token, and its self-signed root certificate.
 
-    Uses the sections token and ca of the configuration. Refuses if the key's label or id exists in the
-    token, or the certificate's file exists.
+    Uses [token] and [ca] of the configuration. Refuses if the key's label or id exists in the token, or the
+    certificate's file exists.
     """
     from datetime import UTC, datetime
 

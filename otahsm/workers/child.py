@@ -35,8 +35,8 @@ def run_worker(start: Callable[[list[bytes]], Handler]) -> None:
     try:
         handle = start(_receive(source))
         _send(sink, Kind.READY, ())
-        while batch := _receive(source):
-            _send(sink, Kind.REPLY, handle(batch))
+        while True:
+            _send(sink, Kind.REPLY, handle(_receive(source)))
     except OtahsmError as error:
         _send(sink, Kind.ERROR, frames.encode_error(error))
         sys.exit(1)

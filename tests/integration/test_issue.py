@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
-
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, make_device_key
+from otahsm.client import IssuedCertificate, IssuingClient
 
+from devices import new_request
 from harness import RunningDaemon
-
-
-def new_request() -> CertificateRequest:
-    device_id = str(uuid.uuid4())
-    return CertificateRequest(make_device_key(device_id, "ec-p256").csr, device_id)
 
 
 async def test_a_csr_becomes_a_certificate_for_its_key_signed_by_the_fleet_root(

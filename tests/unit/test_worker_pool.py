@@ -60,6 +60,7 @@ async def test_a_batch_is_answered_and_the_processes_are_reused() -> None:
         pid, *parts = await pool.call([b"a", b"", b"b" * 100_000])
         assert parts == [b"a", b"", b"b" * 100_000]
         assert pool.ready == 2 or pid in pids
+        assert len(await pool.call([])) == 1  # an empty batch is a batch, and not the end
 
 
 async def test_two_batches_are_worked_on_at_once() -> None:
