@@ -66,7 +66,7 @@ def _certificate(certificate: x509.Certificate) -> Description:
     fields = {
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string() + (" (itself)" if same else ""),
-        "serial": serial_octets(certificate.serial_number).hex(),
+        "serial": _serial(certificate.serial_number),
         "valid from": f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC",
         "valid until": f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC",
         "public key": _key(certificate.public_key()),
@@ -89,6 +89,11 @@ def _csr(csr: x509.CertificateSigningRequest) -> Description:
         **{f"asks for {name}": text for name, text in _extensions(csr.extensions).items()},
     }
     return Description("Certificate signing request", fields)
+
+
+def _serial(serial: int) -> str:
+    """Show a serial number in hexadecimal; a negative one, which RFC 5280 forbids, with its sign."""
+    return "-" * (serial < 0) + serial_octets(abs(serial)).hex()
 
 
 def _key(key: object) -> str:

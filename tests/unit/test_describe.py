@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import describe, serial_octets
+from otahsm.pki.der import tlv
 
 from authority import CA_NAME, KEY_TYPES, SERIAL, leaf, root_of
 from forging import extension, forge, key_of, named, wish
@@ -121,6 +122,15 @@ def test_a_file_with_neither_is_refused(content: bytes) -> None:
     with pytest.raises(RequestRefusedError, match="no certificate and no CSR") as raised:
         describe(content)
     assert "PEM" in raised.value.hint
+
+
+def test_a_negative_serial_number_is_shown_with_its_sign() -> None:
+    certificate = leaf("device-1", "ec-p256")
+    positive = tlv(0x02, SERIAL.to_bytes(8, "big"))
+    negative = tlv(0x02, (-SERIAL).to_bytes(8, "big", signed=True))
+    assert certificate.count(positive) == 1
+    (description,) = describe(certificate.replace(positive, negative))
+    assert description.fields["serial"] == "-" + serial_octets(SERIAL).hex()
 
 
 SOUND = (leaf("device-1", "ec-p256"), forge(named("device-1"), wish(CA_TRUE, ALT_NAME, KEY_USAGE)))
