@@ -77,7 +77,7 @@ class TlsConfig(_Section):
 
 
 class TokenConfig(_Section):
-    """[token]: the PKCS#11 token, how to log in, and how many processes sign with it."""
+    """[token]: the PKCS#11 token, how to log in, and how many signatures it makes at once."""
 
     module: ConfigPath
     label: Annotated[str, Field(min_length=1, max_length=32)]
@@ -86,6 +86,7 @@ class TokenConfig(_Section):
     guard_dir: ConfigPath
     environment: dict[str, str] = {}
     signers: Annotated[int, Field(ge=1, le=64)] = 2
+    sessions: Annotated[int, Field(ge=1, le=64)] = 1
     sign_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
 
 
@@ -108,7 +109,7 @@ class IssuanceConfig(_Section):
 
     default_profile: str = "ota-connect"
     preparers: Annotated[int, Field(ge=1, le=64)] = 2
-    batch_size: Annotated[int, Field(ge=1, le=1024)] = 64
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 128
     wait_for_signer_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
 
 

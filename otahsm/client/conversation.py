@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import random
 import time
 from collections import deque
@@ -16,7 +15,7 @@ import grpc
 from otahsm.client.chunks import chunks_of
 from otahsm.client.connection import explain
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
-from otahsm.pki import MAX_CSR_BYTES
+from otahsm.pki import MAX_CSR_BYTES, derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 _CHUNK: Final = 64  # requests a message
@@ -151,7 +150,7 @@ class Conversation:
             raise
         messages = []
         for request in chunk:
-            request_id = request.request_id or self._derived_id(request)
+            request_id = request.request_id or derive_request_id(self._profile, request.csr)
             if request_id in self._under_way:
                 self._later.append(request)  # the same twice: ask when the first is answered
                 continue
@@ -166,9 +165,6 @@ class Conversation:
                 )
             )
         return issuance_pb2.IssueCertificatesRequest(requests=messages) if messages else None
-
-    def _derived_id(self, request: CertificateRequest) -> str:
-        return hashlib.sha256(self._profile.encode() + b"\0" + request.csr).hexdigest()
 
     async def _take(self, response: issuance_pb2.IssueCertificatesResponse) -> list[Result]:
         """Match results to requests; keep what is to be asked again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import time
 from typing import Final
@@ -90,6 +91,9 @@ class Daemon:
                 _log.warning("ledger.recovered", voided_intents=voided)
             await self._server.start()
             self._log_listening()
+            # What is there now stays: the collector need not look at it again with every batch.
+            gc.collect()
+            gc.freeze()
             await self._serve_until(stop)
         finally:
             await self._shut_down()

@@ -12,13 +12,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import abort, certificate_of, order_of, result_of
+from otahsm.daemon.wire import abort, order_of, write_certificate, write_result
 from otahsm.errors import OtahsmError, RequestRefusedError, ShuttingDownError
 from otahsm.issuance import Caller, Issuance, Issued, Order, Outcome
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2, issuance_pb2_grpc
 
 MAX_REQUESTS: Final = 256  # in one message
-_MESSAGES_IN_WORK: Final = 8  # of one stream
+_IN_HAND: Final = 1024  # requests of one stream
 _SECONDS_A_DAY: Final = 86_400
 
 _log = structlog.get_logger()
@@ -46,10 +46,9 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         (outcome,) = await self.answer([order_of(request.request, caller)], caller)
         if not isinstance(outcome, Issued):
             await abort(context, outcome)
-        return issuance_pb2.IssueCertificateResponse(
-            request_id=outcome.request_id,
-            certificate=certificate_of(outcome, self._issuance.chain.intermediates),
-        )
+        response = issuance_pb2.IssueCertificateResponse(request_id=outcome.request_id)
+        write_certificate(response.certificate, outcome, self._issuance.chain.intermediates)
+        return response
 
     async def IssueCertificates(  # noqa: N802
         self,
@@ -86,14 +85,15 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
 
 
 class _Stream:
-    """One stream of a client's: reads ahead a few messages, answers each when it is done."""
+    """One stream of a client's: reads ahead so many requests, answers each when it is done."""
 
     def __init__(self, service: IssuanceService, caller: Caller, intermediates: tuple[bytes, ...]) -> None:
         self._service = service
         self._caller = caller
         self._intermediates = intermediates
-        self._window = asyncio.Semaphore(_MESSAGES_IN_WORK)
-        self._answers: asyncio.Queue[issuance_pb2.IssueCertificatesResponse | None] = asyncio.Queue()
+        self._in_hand = 0  # requests that were read and whose results the client has not taken
+        self._taken = asyncio.Event()
+        self._answers: asyncio.Queue[tuple[str, Outcome] | None] = asyncio.Queue()
         self._in_work: set[asyncio.Task[None]] = set()
         self.failure: OtahsmError | None = None
 
@@ -101,19 +101,35 @@ class _Stream:
         self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest], draining: asyncio.Event
     ) -> _Responses:
         reader = asyncio.create_task(self._read_all(messages, draining))
-        issued = refused = 0
+        answered = issued = 0
         try:
-            # A result counts as in work until the client has taken it: a slow reader slows only itself.
-            while (response := await self._answers.get()) is not None:
+            while answers := await self._ready_answers():
+                response = issuance_pb2.IssueCertificatesResponse()
+                for request_id, outcome in answers:
+                    write_result(response.results.add(), request_id, outcome, self._intermediates)
+                    issued += isinstance(outcome, Issued)
+                answered += len(answers)
                 yield response
-                self._window.release()
-                good = sum(result.HasField("certificate") for result in response.results)
-                issued, refused = issued + good, refused + len(response.results) - good
+                # A result counts as in hand until the client has taken it: a slow reader slows only itself.
+                self._in_hand -= len(answers)
+                self._taken.set()
             await reader
         finally:
             for task in (reader, *self._in_work):
                 task.cancel()
-            _log.info("stream.ended", client=self._caller.identity, issued=issued, refused=refused)
+            _log.info("stream.ended", client=self._caller.identity, issued=issued, refused=answered - issued)
+
+    async def _ready_answers(self) -> list[tuple[str, Outcome]]:
+        """Wait for an answer, and take along what others there are; none when the stream is at its end."""
+        answer = await self._answers.get()
+        answers = []
+        while answer is not None:
+            answers.append(answer)
+            if len(answers) == MAX_REQUESTS or self._answers.empty():
+                return answers
+            answer = self._answers.get_nowait()
+        self._answers.put_nowait(None)  # for the next time
+        return answers
 
     async def _read_all(
         self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest], draining: asyncio.Event
@@ -138,31 +154,28 @@ class _Stream:
 
     async def _read(self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest]) -> None:
         async for message in messages:
-            if not 1 <= len(message.requests) <= MAX_REQUESTS:
+            count = len(message.requests)
+            if not 1 <= count <= MAX_REQUESTS:
                 raise RequestRefusedError(
-                    "requests", f"a message carries 1 to {MAX_REQUESTS} requests, not {len(message.requests)}"
+                    "requests", f"a message carries 1 to {MAX_REQUESTS} requests, not {count}"
                 )
-            await self._window.acquire()
-            task = asyncio.create_task(self._answer(message))
+            while self._in_hand + count > _IN_HAND:
+                self._taken.clear()
+                await self._taken.wait()
+            self._in_hand += count
+            task = asyncio.create_task(self._answer(message.requests))
             self._in_work.add(task)
             task.add_done_callback(self._in_work.discard)
 
-    async def _answer(self, message: issuance_pb2.IssueCertificatesRequest) -> None:
-        requests = message.requests
-        named = [request for request in requests if request.request_id]
-        outcomes = iter(
-            await self._service.answer([order_of(request, self._caller) for request in named], self._caller)
-            if named
-            else ()
-        )
-        nameless = RequestRefusedError("request_id", "a request in a stream needs a request id")
-        results = [
-            result_of(
-                request.request_id, next(outcomes) if request.request_id else nameless, self._intermediates
-            )
-            for request in requests
-        ]
-        self._answers.put_nowait(issuance_pb2.IssueCertificatesResponse(results=results))
+    async def _answer(self, requests: Sequence[issuance_pb2.CertificateRequest]) -> None:
+        named = [order_of(request, self._caller) for request in requests if request.request_id]
+        for _ in range(len(requests) - len(named)):
+            nameless = RequestRefusedError("request_id", "a request in a stream needs a request id")
+            self._answers.put_nowait(("", nameless))
+        if named:
+            outcomes = await self._service.answer(named, self._caller)
+            for order, outcome in zip(named, outcomes, strict=True):
+                self._answers.put_nowait((order.request_id, outcome))
 
 
 class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from functools import lru_cache
 from typing import NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
@@ -25,23 +26,33 @@ def order_of(request: pb.CertificateRequest, caller: Caller) -> Order:
     return Order(caller, request.request_id, request.profile, request.device_id, request.csr)
 
 
-def result_of(request_id: str, outcome: Outcome, intermediates: tuple[bytes, ...]) -> pb.IssueResult:
-    """Write one outcome."""
+def write_result(
+    result: pb.IssueResult, request_id: str, outcome: Outcome, intermediates: tuple[bytes, ...]
+) -> None:
+    """Write one outcome into a result."""
+    result.request_id = request_id
     if isinstance(outcome, Issued):
-        return pb.IssueResult(request_id=request_id, certificate=certificate_of(outcome, intermediates))
-    return pb.IssueResult(request_id=request_id, error=status_of(outcome))
+        write_certificate(result.certificate, outcome, intermediates)
+    else:
+        result.error.CopyFrom(status_of(outcome))
 
 
-def certificate_of(issued: Issued, intermediates: tuple[bytes, ...]) -> pb.IssuedCertificate:
-    """Write one certificate and its chain."""
-    return pb.IssuedCertificate(
-        device_id=issued.device_id,
-        serial_number=serial_octets(issued.serial),
-        chain=(issued.certificate, *intermediates),
-        not_before_time=Timestamp(seconds=int(issued.validity.not_before.timestamp())),
-        not_after_time=Timestamp(seconds=int(issued.validity.not_after.timestamp())),
-        replayed=issued.replayed,
-    )
+def write_certificate(
+    certificate: pb.IssuedCertificate, issued: Issued, intermediates: tuple[bytes, ...]
+) -> None:
+    """Write one certificate and its chain, field by field: a constructor takes four times as long."""
+    certificate.device_id = issued.device_id
+    certificate.serial_number = serial_octets(issued.serial)
+    certificate.chain.append(issued.certificate)
+    certificate.chain.extend(intermediates)
+    certificate.not_before_time.seconds = _seconds(issued.validity.not_before)
+    certificate.not_after_time.seconds = _seconds(issued.validity.not_after)
+    certificate.replayed = issued.replayed
+
+
+@lru_cache(maxsize=64)
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
 
 
 def status_of(error: OtahsmError) -> Status:

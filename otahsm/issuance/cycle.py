@@ -24,11 +24,9 @@ What must hold, whatever is killed and whenever:
 from __future__ import annotations
 
 import hashlib
-import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from otahsm.config import ProfileConfig
 from otahsm.errors import (
@@ -43,18 +41,16 @@ from otahsm.errors import (
 )
 from otahsm.issuance.values import Issued, Order, Outcome
 from otahsm.ledger import Accepted, Conflict, Intent, Ledger, Replay
-from otahsm.pki import Issuer, Validity, assemble, validity_at, validity_of
+from otahsm.pki import Issuer, Validity, assemble, derive_request_id, validity_at, validity_of
 from otahsm.preparation import Draft, Preparers, Task
 from otahsm.token import SignerPool
 
-_REQUEST_ID: Final = frozenset(string.ascii_letters + string.digits + string.punctuation)
 _MAX_REQUEST_ID: Final = 128
 
 _Outcomes = list[Outcome | None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Admitted:
+class _Admitted(NamedTuple):
     """Passed step 1. `position` is the request's place in the batch, here and below."""
 
     position: int
@@ -63,33 +59,28 @@ class _Admitted:
     validity: Validity
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(NamedTuple):
     """Passed step 2."""
 
     admitted: _Admitted
     draft: Draft
-    request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Intended:
+class _Intended(NamedTuple):
     """Passed step 3: its serial number is durably in the ledger."""
 
     prepared: _Prepared
     intent_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Signed:
+class _Signed(NamedTuple):
     """Passed step 4: a certificate whose signature verifies, and that nobody may see yet."""
 
     intended: _Intended
     certificate: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Recorded:
+class _Recorded(NamedTuple):
     """Passed step 5: durably in the ledger."""
 
     signed: _Signed
@@ -146,11 +137,14 @@ class IssuanceCycle:
     def _admit(self, orders: Sequence[Order], now: datetime, outcomes: _Outcomes) -> list[_Admitted]:
         """Step 1. Cheap, and before anything is parsed."""
         admitted = []
+        validities: dict[str, Validity] = {}
         for position, order in enumerate(orders):
             try:
                 _check_request_id(order.request_id)
                 name = order.profile or self._default_profile
-                validity = validity_at(now, self._profile(name), self._issuer)
+                validity = validities.get(name)
+                if validity is None:
+                    validity = validities[name] = validity_at(now, self._profile(name), self._issuer)
                 admitted.append(_Admitted(position, order, name, validity))
             except (RequestRefusedError, AuthorityUnusableError) as error:
                 outcomes[position] = error
@@ -164,7 +158,7 @@ class IssuanceCycle:
         )
         for item, answer in zip(admitted, answers, strict=True):
             if isinstance(answer, Draft):
-                prepared.append(_Prepared(item, answer, _request_id(item, answer)))
+                prepared.append(_Prepared(item, answer))
             else:
                 outcomes[item.position] = answer
         return prepared
@@ -174,7 +168,7 @@ class IssuanceCycle:
     ) -> list[_Intended]:
         """Step 3. What was issued before is released again from here; conflicts end here."""
         intended = []
-        intents = [self._intent(item, now) for item in prepared]
+        intents = self._intents(prepared, now)
         try:
             answers = await self._ledger.journal(intents) if intents else []
         except LedgerUnavailableError as error:
@@ -187,7 +181,7 @@ class IssuanceCycle:
                     intended.append(_Intended(item, intent_id))
                 case Replay(certificate, serial, not_before, not_after):
                     outcomes[position] = Issued(
-                        item.request_id,
+                        _request_id(item),
                         item.draft.device_id,
                         int.from_bytes(serial, "big"),
                         validity_of(not_before, not_after),
@@ -232,7 +226,7 @@ class IssuanceCycle:
         for item in recorded:
             prepared = item.signed.intended.prepared
             outcomes[prepared.admitted.position] = Issued(
-                prepared.request_id,
+                _request_id(prepared),
                 prepared.draft.device_id,
                 prepared.draft.serial,
                 prepared.admitted.validity,
@@ -256,22 +250,32 @@ class IssuanceCycle:
                 f"there is no profile {name[:64]!a}; there are {', '.join(sorted(self._profiles))}",
             ) from None
 
-    def _intent(self, item: _Prepared, now: datetime) -> Intent:
-        admitted, draft = item.admitted, item.draft
-        return Intent(
-            serial=draft.serial.to_bytes(20, "big"),
-            request_id=item.request_id,
-            profile=admitted.profile,
-            device_id=draft.device_id,
-            spki_sha256=draft.spki_sha256,
-            tbs_sha256=hashlib.sha256(draft.tbs).digest(),
-            issuer_key_id=self._issuer.key_identifier,
-            not_before=int(admitted.validity.not_before.timestamp()),
-            not_after=int(admitted.validity.not_after.timestamp()),
-            client=admitted.order.caller.identity,
-            client_certificate_sha256=admitted.order.caller.certificate_sha256,
-            intended_at=int(now.timestamp() * 1_000_000),
-        )
+    def _intents(self, items: Sequence[_Prepared], now: datetime) -> list[Intent]:
+        intended_at = int(now.timestamp() * 1_000_000)
+        seconds = {
+            item.admitted.validity: tuple(int(moment.timestamp()) for moment in item.admitted.validity)
+            for item in items
+        }
+        intents = []
+        for (_, order, profile, validity), draft in items:
+            not_before, not_after = seconds[validity]
+            intents.append(
+                Intent(
+                    serial=draft.serial.to_bytes(20, "big"),
+                    request_id=_own_name(order),
+                    profile=profile,
+                    device_id=draft.device_id,
+                    spki_sha256=draft.spki_sha256,
+                    tbs_sha256=hashlib.sha256(draft.tbs).digest(),
+                    issuer_key_id=self._issuer.key_identifier,
+                    not_before=not_before,
+                    not_after=not_after,
+                    client=order.caller.identity,
+                    client_certificate_sha256=order.caller.certificate_sha256,
+                    intended_at=intended_at,
+                )
+            )
+        return intents
 
 
 def _settle(items: Sequence[_Admitted], error: OtahsmError, outcomes: _Outcomes) -> None:
@@ -280,16 +284,24 @@ def _settle(items: Sequence[_Admitted], error: OtahsmError, outcomes: _Outcomes)
 
 
 def _check_request_id(request_id: str) -> None:
-    if len(request_id) > _MAX_REQUEST_ID or not _REQUEST_ID.issuperset(request_id):
+    printable = request_id.isascii() and request_id.isprintable() and " " not in request_id
+    if len(request_id) > _MAX_REQUEST_ID or not printable:
         raise RequestRefusedError(
             "request_id",
             f"a request id is at most {_MAX_REQUEST_ID} printable ASCII characters without spaces",
         )
 
 
-def _request_id(item: _Admitted, draft: Draft) -> str:
+def _own_name(order: Order) -> str:
+    """Return the request id if the client chose it; "" if there is none, or it only says what is asked."""
+    derived = order.request_id and order.request_id == derive_request_id(order.profile, order.csr)
+    return "" if derived else order.request_id
+
+
+def _request_id(item: _Prepared) -> str:
     """Return the client's request id, or the one that profile, device id and key stand for."""
-    if item.order.request_id:
-        return item.order.request_id
-    named = f"{item.profile}\0{draft.device_id}\0".encode()
+    order, draft = item.admitted.order, item.draft
+    if order.request_id:
+        return order.request_id
+    named = f"{item.admitted.profile}\0{draft.device_id}\0".encode()
     return hashlib.sha256(named + draft.spki_sha256).hexdigest()

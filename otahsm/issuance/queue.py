@@ -1,25 +1,83 @@
-"""The queue in front of the cycle: it makes batches of what many clients ask for at once.
+"""The queue in front of the cycle: it makes batches of what many clients ask for, and is fair to each.
 
 A batch is whatever waits when a place in the cycle gets free, up to a limit. So a lone request is never
-held back, and under load batches grow by themselves. Queue and places are bounded (I6): when both are
-full, `submit` waits, and with it the client's stream.
+held back, and under load batches grow by themselves. Clients take turns: each that waits gets an equal share
+of a batch, and what some leave goes to the others. So a client with a million requests delays one that asks
+for a single certificate by no more than what is in the cycle already.
+
+Each client's line and the places are bounded (I6): when its line is full, `submit` waits, and with it that
+client's streams. Nobody else's do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from otahsm.issuance.values import Order, Outcome
 
-_WAITING: Final = 64  # submissions, each of one message: 1 to 256 orders
+_LINE: Final = 1024  # orders of one client that may wait when it brings more
 
 
-class _Submission(NamedTuple):
-    orders: Sequence[Order]
-    answer: asyncio.Future[list[Outcome]]
+class _Submission:
+    """One message of a client's; its orders may go through the cycle in several batches."""
+
+    def __init__(self, orders: Sequence[Order]) -> None:
+        self.orders = orders
+        self.taken = 0
+        self.answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self._outcomes: dict[int, Outcome] = {}
+
+    def settle(self, first: int, outcomes: Sequence[Outcome]) -> None:
+        """Take the outcomes of the orders from `first` on; answer when there are all."""
+        self._outcomes.update(enumerate(outcomes, first))
+        if len(self._outcomes) == len(self.orders) and not self.answer.done():
+            self.answer.set_result([self._outcomes[position] for position in range(len(self.orders))])
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error that is no outcome."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class _Part:
+    """The orders of a submission that are in one batch."""
+
+    def __init__(self, submission: _Submission, at_most: int) -> None:
+        self.submission = submission
+        self.first = submission.taken
+        self.orders = submission.orders[self.first : self.first + at_most]
+        submission.taken += len(self.orders)
+
+
+class _Line:
+    """What one client waits for."""
+
+    def __init__(self) -> None:
+        self.submissions: deque[_Submission] = deque()
+        self.waiting = 0
+        self.room = asyncio.Event()
+
+    def add(self, submission: _Submission) -> None:
+        self.submissions.append(submission)
+        self._count(len(submission.orders))
+
+    def take(self, at_most: int) -> _Part:
+        part = _Part(self.submissions[0], at_most)
+        if part.submission.taken == len(part.submission.orders):
+            self.submissions.popleft()
+        self._count(-len(part.orders))
+        return part
+
+    def _count(self, change: int) -> None:
+        self.waiting += change
+        if self.waiting < _LINE:
+            self.room.set()
+        else:
+            self.room.clear()
 
 
 class IssuanceQueue:
@@ -27,7 +85,7 @@ class IssuanceQueue:
 
     Args:
         issue: takes a batch through the cycle.
-        batch_size: how many orders make a full batch; a single larger submission is not divided.
+        batch_size: how many orders make a full batch.
         places: how many batches may be in the cycle at once.
     """
 
@@ -37,7 +95,10 @@ class IssuanceQueue:
         self._issue = issue
         self._batch_size = batch_size
         self._places = asyncio.Semaphore(places)
-        self._waiting: asyncio.Queue[_Submission] = asyncio.Queue(_WAITING)
+        self._lines: dict[str, _Line] = {}  # of the clients that wait, in the order of their turns
+        self._arrived = asyncio.Event()
+        self._unsettled = 0  # orders, in lines and in the cycle
+        self._settled = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
 
@@ -49,9 +110,18 @@ class IssuanceQueue:
         """Wait for a turn, then for the outcomes, one for each order and in order.
 
         A caller that stops waiting does not stop its orders.
+
+        Args:
+            orders: at least one; all of one client.
         """
-        submission = _Submission(orders, asyncio.get_running_loop().create_future())
-        await self._waiting.put(submission)
+        client = orders[0].caller.identity
+        while (line := self._lines.get(client)) and not line.room.is_set():
+            await line.room.wait()
+        line = self._lines.setdefault(client, line or _Line())
+        submission = _Submission(orders)
+        line.add(submission)
+        self._count(len(orders))
+        self._arrived.set()
         return await submission.answer
 
     async def close(self, within: float) -> None:
@@ -63,7 +133,8 @@ class IssuanceQueue:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
-                await self._waiting.join()
+                while self._unsettled:
+                    await self._settled.wait()
         rest = [self._feeder, *self._running]
         for task in rest:
             task.cancel()
@@ -72,28 +143,49 @@ class IssuanceQueue:
     async def _feed(self) -> None:
         while True:
             await self._places.acquire()
-            batch = [await self._waiting.get()]
-            size = len(batch[0].orders)
-            while size < self._batch_size and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-                size += len(batch[-1].orders)
-            task = asyncio.create_task(self._run(batch))
+            while not self._lines:
+                self._arrived.clear()
+                await self._arrived.wait()
+            task = asyncio.create_task(self._run(self._next_batch()))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _run(self, batch: list[_Submission]) -> None:
+    def _next_batch(self) -> list[_Part]:
+        """Take an equal share from each line, and go round until the batch is full or the lines are empty."""
+        room = self._batch_size
+        share = max(1, room // len(self._lines))
+        batch: list[_Part] = []
+        while room and self._lines:
+            client, line = next(iter(self._lines.items()))
+            del self._lines[client]  # its next turn comes after everybody else's
+            left = min(share, room)
+            while left and line.submissions:
+                batch.append(line.take(left))
+                left -= len(batch[-1].orders)
+                room -= len(batch[-1].orders)
+            if line.submissions:
+                self._lines[client] = line
+        return batch
+
+    async def _run(self, batch: list[_Part]) -> None:
+        orders = [order for part in batch for order in part.orders]
         try:
-            outcomes = iter(await self._issue([order for item in batch for order in item.orders]))
-            for item in batch:
-                answer = [next(outcomes) for _ in item.orders]
-                if not item.answer.done():
-                    item.answer.set_result(answer)
+            outcomes = await self._issue(orders)
+            at = 0
+            for part in batch:
+                part.submission.settle(part.first, outcomes[at : at + len(part.orders)])
+                at += len(part.orders)
         except BaseException as error:
-            for item in batch:
-                if not item.answer.done():
-                    item.answer.set_exception(error)
+            for part in batch:
+                part.submission.fail(error)
             raise
         finally:
             self._places.release()
-            for _ in batch:
-                self._waiting.task_done()
+            self._count(-len(orders))
+
+    def _count(self, change: int) -> None:
+        self._unsettled += change
+        if self._unsettled:
+            self._settled.clear()
+        else:
+            self._settled.set()

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from otahsm.errors import OtahsmError
 from otahsm.pki import Validity
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks: the identity in the client's TLS certificate, and that certificate's SHA-256."""
 
     identity: str
     certificate_sha256: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """One CSR for one device under one profile, from one caller.
 
     Attributes:
@@ -35,8 +32,7 @@ class Order:
     csr: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
+class Issued(NamedTuple):
     """A certificate that is durably in the ledger, and so may be seen."""
 
     request_id: str

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """A certificate that is about to be signed.
 
     Attributes:
         serial: 20 octets, big-endian.
+        request_id: the client's own name for the request; empty if it gave none, or one derived from the
+            content: that can't be in conflict.
         tbs_sha256: digest of the exact bytes that will be signed.
         not_before, not_after: seconds since the Unix epoch, UTC.
         client: identity in the caller's TLS certificate.
@@ -32,15 +33,13 @@ class Intent:
     intended_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The intent is durable; its certificate may be signed, once."""
 
     intent_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(NamedTuple):
     """The same was issued before: this is it. Serial and validity are as in `Intent`."""
 
     certificate: bytes
@@ -54,8 +53,7 @@ class InProgress:
     """The same is being issued by another request at this moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(NamedTuple):
     """Device id, key or request id belong to another certificate; `message` names it."""
 
     message: str

@@ -41,6 +41,7 @@ intents: Final = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("serial", LargeBinary(20), nullable=False),
+    # The client's own name for the request; empty if it gave none, or one derived from the content.
     Column("request_id", String(128), nullable=False),
     Column("profile", Text, nullable=False),
     Column("device_id", String(128), nullable=False),
@@ -59,8 +60,10 @@ intents: Final = Table(
 )
 
 _live = text("void_reason IS NULL")
+_live_and_named = text("void_reason IS NULL AND request_id <> ''")
 
-# Exactly once (I3): of the intents that are not voided, one a device and profile, one a request id.
+# Exactly once (I3): of the intents that are not voided, one a device and profile, one a request id. Each
+# index over random values costs a page of the disk for each certificate: there are no more than are needed.
 Index("ix_intents_serial", intents.c.serial, unique=True)
 Index(
     "ix_intents_device",
@@ -70,7 +73,13 @@ Index(
     sqlite_where=_live,
     postgresql_where=_live,
 )
-Index("ix_intents_request", intents.c.request_id, unique=True, sqlite_where=_live, postgresql_where=_live)
+Index(
+    "ix_intents_request",
+    intents.c.request_id,
+    unique=True,
+    sqlite_where=_live_and_named,
+    postgresql_where=_live_and_named,
+)
 Index(
     "ix_intents_key",
     intents.c.spki_sha256,
@@ -87,3 +96,6 @@ certificates: Final = Table(
     Column("der", LargeBinary, nullable=False),
     Column("recorded_at", BigInteger, nullable=False),
 )
+
+# One row: every intent with a smaller id has a certificate or is voided. So a start need not look at all.
+progress: Final = Table("progress", metadata, Column("closed_below", _Id, nullable=False))

@@ -1,4 +1,4 @@
-"""The ledger as the issuance cycle uses it: three durable writes, each a batch, each off the event loop."""
+"""The ledger as the issuance cycle uses it: durable writes, in group commits, off the event loop."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeAlias, TypeVar
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
@@ -19,16 +20,28 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger.journal import issuer_of, void_intents, write_certificates, write_intents
-from otahsm.ledger.records import Answer, Intent
+from otahsm.ledger.checkpoint import Checkpointer
+from otahsm.ledger.journal import (
+    issuer_of,
+    note_closed,
+    void_all_open,
+    void_intents,
+    write_certificates,
+    write_intents,
+)
+from otahsm.ledger.records import Accepted, Answer, Intent
 
 _Result = TypeVar("_Result")
+_Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
 
 _PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # WAL's default loses the last commits in a power cut
     "PRAGMA foreign_keys = ON",
     "PRAGMA busy_timeout = 5000",
+    # Pages of the indexes come back again and again: keep them, and copy them home seldom (`Checkpointer`).
+    "PRAGMA cache_size = -65536",  # KiB
+    "PRAGMA wal_autocheckpoint = 64000",  # pages: the log grows to 256 MiB
 )
 
 
@@ -45,7 +58,11 @@ class Ledger:
         self._issuer_key_id = issuer_key_id
         self._lock: int | None = None
         self._engine: Engine | None = None
+        self._checkpointer: Checkpointer | None = None
+        # Ids of intents that may be open: entered before a commit, removed after one, so never too few.
+        self._open_ids: set[int] = set()
         self._owed: list[tuple[tuple[int, ...], str]] = []
+        self._waiting: SimpleQueue[_Write] = SimpleQueue()
         # SQLite has one writer whatever we do. One thread makes the batches queue here, not in the database.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
 
@@ -66,7 +83,7 @@ class Ledger:
         Raises:
             LedgerUnavailableError: nothing was written.
         """
-        return await self._transaction(lambda connection: write_intents(connection, batch))
+        return await self._transaction(lambda connection: self._write_intents(connection, batch))
 
     async def record(self, issued: Mapping[int, bytes]) -> None:
         """Write certificates, DER by intent id, durably (step 5).
@@ -76,6 +93,9 @@ class Ledger:
         """
         now = time.time_ns() // 1000
         await self._transaction(lambda connection: write_certificates(connection, issued, now))
+        self._open_ids.difference_update(issued)
+        if self._checkpointer is not None:
+            self._checkpointer.wrote(len(issued))
 
     async def void(self, intent_ids: Sequence[int], reason: str) -> None:
         """Say that no certificate will come of these intents, so that their devices may ask again.
@@ -85,20 +105,52 @@ class Ledger:
         self._owed.append((tuple(intent_ids), reason))
         with contextlib.suppress(LedgerUnavailableError):
             await self._transaction(lambda _: None)
+            self._open_ids.difference_update(intent_ids)
 
     async def close(self) -> None:
         """Let go of the ledger."""
         await self._on_writer(self._close)
         self._writer.shutdown()
 
-    async def _transaction(self, write: Callable[[Connection], _Result]) -> _Result:
-        return await self._on_writer(lambda: self._commit(write))
+    async def _transaction(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Have `work` done in a transaction that is durable when this returns.
+
+        What waits while the disk is busy goes into one transaction: the disk is waited for once.
+        """
+        done: Future[_Result] = Future()
+        self._waiting.put((work, done))
+        self._writer.submit(self._commit_waiting)
+        # Shielded: a write that has begun is finished, and its result kept, whoever stops waiting.
+        return await asyncio.shield(asyncio.wrap_future(done))
 
     async def _on_writer(self, work: Callable[[], _Result]) -> _Result:
-        # Shielded: a write that has begun is finished, and its result kept, whoever stops waiting.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, work))
 
-    def _commit(self, write: Callable[[Connection], _Result]) -> _Result:
+    def _commit_waiting(self) -> None:
+        """Commit all that waits; nothing, if an earlier call took it along."""
+        group: list[_Write] = []
+        with contextlib.suppress(Empty):
+            while True:
+                group.append(self._waiting.get_nowait())
+        if group:
+            self._commit_or_fail(group)
+
+    def _commit_or_fail(self, group: Sequence[_Write]) -> None:
+        try:
+            self._commit(group)
+        except Exception as error:  # noqa: BLE001 - the edge of the thread: whoever waits gets it
+            if len(group) == 1:
+                group[0][1].set_exception(error)
+                return
+            for write in group:  # one may have spoilt it for the others
+                self._commit_or_fail([write])
+
+    def _write_intents(self, connection: Connection, batch: Sequence[Intent]) -> list[Answer]:
+        answers = write_intents(connection, batch)
+        self._open_ids.update(answer.intent_id for answer in answers if isinstance(answer, Accepted))
+        return answers
+
+    def _commit(self, group: Sequence[_Write]) -> None:
         if self._engine is None:
             raise LedgerUnavailableError("the ledger is closed")
         try:
@@ -106,12 +158,15 @@ class Ledger:
             with self._engine.begin() as connection:
                 for intent_ids, reason in self._owed[:owed]:
                     void_intents(connection, intent_ids, reason, time.time_ns() // 1000)
-                result = write(connection)
+                results = [work(connection) for work, _ in group]
+                if self._open_ids:
+                    note_closed(connection, min(self._open_ids))
         except SQLAlchemyError as error:
             cause = error.orig if isinstance(error, DatabaseError) else error
             raise LedgerUnavailableError(f"the ledger {self._path} can't be written: {cause}") from error
         del self._owed[:owed]
-        return result
+        for (_, done), result in zip(group, results, strict=True):
+            done.set_result(result)
 
     def _open(self) -> int:
         try:
@@ -154,9 +209,15 @@ class Ledger:
             )
         now = time.time_ns() // 1000
         reason = "the daemon stopped before the certificate was recorded"
-        return self._commit(lambda connection: void_intents(connection, None, reason, now))
+        with self._engine.begin() as connection:
+            voided = void_all_open(connection, reason, now)
+        self._checkpointer = Checkpointer(self._path)
+        return voided
 
     def _close(self) -> None:
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+            self._checkpointer = None
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None

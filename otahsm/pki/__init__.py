@@ -8,24 +8,27 @@ from otahsm.pki.algorithms import (
     signature_is_valid,
 )
 from otahsm.pki.certificate import (
+    SERIAL_RANDOM_BYTES,
     Validity,
     assemble,
     build_tbs,
-    serial_from_random,
+    make_serial,
     serial_octets,
     validity_at,
     validity_of,
 )
 from otahsm.pki.chain import Chain, Issuer, load_chain, load_issuer
-from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr
+from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr, derive_request_id
 from otahsm.pki.describe import Description, describe
 from otahsm.pki.keys import encode_spki
 from otahsm.pki.names import check_device_id
 from otahsm.pki.request import assemble_request, build_request_info
 from otahsm.pki.root import RootKind, build_root_tbs
+from otahsm.pki.template import TbsTemplate
 
 __all__ = [
     "MAX_CSR_BYTES",
+    "SERIAL_RANDOM_BYTES",
     "SIGNATURE_ALGORITHMS",
     "Chain",
     "CheckedCsr",
@@ -34,6 +37,7 @@ __all__ = [
     "PublicKey",
     "RootKind",
     "SignatureAlgorithm",
+    "TbsTemplate",
     "Validity",
     "assemble",
     "assemble_request",
@@ -42,12 +46,13 @@ __all__ = [
     "build_tbs",
     "check_csr",
     "check_device_id",
+    "derive_request_id",
     "describe",
     "encode_spki",
     "key_type_of",
     "load_chain",
     "load_issuer",
-    "serial_from_random",
+    "make_serial",
     "serial_octets",
     "signature_is_valid",
     "validity_at",

@@ -19,6 +19,7 @@ from otahsm.pki.names import subject_of
 from otahsm.pki.profile import extended_key_usage, extension, key_usage
 
 SERIAL_BYTES: Final = 20
+SERIAL_RANDOM_BYTES: Final = 14
 _FIRST_GENERALIZED_YEAR: Final = 2050
 
 
@@ -29,19 +30,26 @@ class Validity(NamedTuple):
     not_after: datetime
 
 
-def serial_from_random(random: bytes) -> int:
-    """Make a serial number of 159 random bits (RFC 5280, section 4.1.2.2: positive, at most 20 octets).
+def make_serial(random: bytes, milliseconds: int) -> int:
+    """Make a serial number: the time, then 112 random bits (RFC 5280, 4.1.2.2: positive, at most 20 octets).
+
+    Nobody can foretell it, and numbers that are made one after another lie beside each other in an index:
+    that keeps issuing into a large ledger as fast as into an empty one.
 
     Args:
-        random: 20 octets from a cryptographic source.
+        random: 14 octets from a cryptographic source.
+        milliseconds: the time, since the Unix epoch.
 
     Raises:
-        ValueError: it is not 20 octets, or so nearly zero that the source is broken.
+        ValueError: it is not 14 octets, or so nearly zero that the source is broken; or the time is not
+            after the epoch, or does not fit (after the year 6000).
     """
-    serial = int.from_bytes(random, "big") >> 1
-    if len(random) != SERIAL_BYTES or serial.bit_length() < 8 * SERIAL_BYTES - 64:
-        raise ValueError("not 20 random octets")
-    return serial
+    number = int.from_bytes(random, "big")
+    if len(random) != SERIAL_RANDOM_BYTES or number.bit_length() < 8 * SERIAL_RANDOM_BYTES - 64:
+        raise ValueError("not 14 random octets")
+    if not 0 < milliseconds < 1 << (8 * (SERIAL_BYTES - SERIAL_RANDOM_BYTES) - 1):
+        raise ValueError(f"{milliseconds} is no time for a serial number")
+    return milliseconds << 8 * SERIAL_RANDOM_BYTES | number
 
 
 def serial_octets(serial: int) -> bytes:
@@ -76,7 +84,10 @@ def validity_of(not_before: int, not_after: int) -> Validity:
 def build_tbs(
     csr: CheckedCsr, profile: ProfileConfig, issuer: Issuer, serial: int, validity: Validity
 ) -> bytes:
-    """Build a device's TBSCertificate in DER (RFC 5280, section 4.1.2)."""
+    """Build a device's TBSCertificate in DER (RFC 5280, section 4.1.2), field by field.
+
+    This says what a device's certificate holds. It is slow: see `TbsTemplate`.
+    """
     return encode_tbs(
         subject=subject_of(csr.device_id),
         spki=csr.spki,
@@ -113,7 +124,7 @@ def encode_tbs(
             "serial_number": serial,
             "signature": algos.SignedDigestAlgorithm.load(algorithm.identifier),
             "issuer": asn1_x509.Name.load(issuer),
-            "validity": {"not_before": _time(validity.not_before), "not_after": _time(validity.not_after)},
+            "validity": _validity(validity),
             "subject": asn1_x509.Name.load(subject),
             "subject_public_key_info": keys.PublicKeyInfo.load(spki),
             "extensions": extensions,
@@ -126,6 +137,18 @@ def encode_tbs(
 def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:
     """Join a TBS, its algorithm and its signature into a DER Certificate (RFC 5280, section 4.1)."""
     return tlv(SEQUENCE, tbs, algorithm.identifier, tlv(BIT_STRING, b"\0", signature))
+
+
+def encode_validity(validity: Validity) -> bytes:
+    """Encode a Validity in DER (RFC 5280, section 4.1.2.5)."""
+    encoded: bytes = _validity(validity).dump()
+    return encoded
+
+
+def _validity(validity: Validity) -> asn1_x509.Validity:
+    return asn1_x509.Validity(
+        {"not_before": _time(validity.not_before), "not_after": _time(validity.not_after)}
+    )
 
 
 def _time(moment: datetime) -> asn1_x509.Time:

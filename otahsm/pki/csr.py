@@ -14,34 +14,43 @@ The rules, in the order in which they are checked, cheapest first:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, cast
+import hashlib
+from typing import Final, NamedTuple, cast
 
-from asn1crypto import parser
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from otahsm.config import KeyType, ProfileConfig
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.algorithms import PublicKey, describe_key, key_type_of
-from otahsm.pki.keys import check_key, encode_spki, subject_key_identifier
+from otahsm.pki.der import children
+from otahsm.pki.keys import check_key, is_canonical, subject_key_identifier
 from otahsm.pki.names import check_device_id, device_id_of
 from otahsm.pki.parsing import PARSE_ERRORS
 from otahsm.pki.profile import requestable_extensions
 
 MAX_CSR_BYTES: Final = 16 * 1024
 
-_VERSION_1: Final = bytes.fromhex("020100")
+_NO_ATTRIBUTES: Final = bytes.fromhex("a000")
 _EXTENSION_REQUESTS: Final = {"1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14"}  # PKCS#9's, Microsoft's
 _DIGESTS: Final = {"sha256", "sha384", "sha512"}
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedCsr:
+class CheckedCsr(NamedTuple):
     """What a certificate takes from a CSR: the device id and the public key. Nothing else."""
 
     device_id: str
     spki: bytes
     key_type: KeyType
+
+
+def derive_request_id(profile: str, csr: bytes) -> str:
+    """Name a request by its content: SHA-256 over profile, a zero octet and CSR, in lower-case hexadecimal.
+
+    Two requests with this id are the same request, so it can't be in conflict with anything.
+    """
+    return hashlib.sha256(profile.encode() + b"\0" + csr).hexdigest()
 
 
 def check_csr(der: bytes, profile: ProfileConfig, expected_device_id: str = "") -> CheckedCsr:
@@ -77,9 +86,8 @@ def _check(der: bytes, profile: ProfileConfig, expected_device_id: str) -> Check
         )
     public_key = cast(PublicKey, key)
     check_key(public_key)
-    spki = encode_spki(public_key)
-    subject, encoded_key = _subject_and_key(csr.tbs_certrequest_bytes)
-    if encoded_key != spki:
+    _, subject, spki, attributes = children(csr.tbs_certrequest_bytes)  # RFC 2986, section 4.1
+    if not is_canonical(spki, public_key):
         raise RequestRefusedError(
             "csr.public_key", "the key is not in its canonical DER encoding (named curve, uncompressed point)"
         )
@@ -91,9 +99,9 @@ def _check(der: bytes, profile: ProfileConfig, expected_device_id: str) -> Check
             "device_id",
             f"the CSR's common name is {device_id!a}, but the request is for {expected_device_id[:128]!a}",
         )
-    if not ignore:
+    if attributes != _NO_ATTRIBUTES and not ignore:
         _check_requested_extensions(csr, profile, spki)
-    _check_possession(csr)
+    _check_possession(csr, public_key)
     return CheckedCsr(device_id, spki, key_type)
 
 
@@ -102,14 +110,6 @@ def _public_key(csr: x509.CertificateSigningRequest) -> object:
         return csr.public_key()
     except PARSE_ERRORS as error:
         raise RequestRefusedError("csr.public_key", f"the key can't be read: {error}") from None
-
-
-def _subject_and_key(request_info: bytes) -> tuple[bytes, bytes]:
-    """Cut out subject and key, encoded as they came: they follow the version (RFC 2986, section 4.1)."""
-    fields: bytes = parser.parse(request_info)[4][len(_VERSION_1) :]
-    key_start: int = parser.peek(fields)
-    key_end: int = key_start + parser.peek(fields[key_start:])
-    return fields[:key_start], fields[key_start:key_end]
 
 
 def _check_requested_extensions(
@@ -134,15 +134,27 @@ def _check_requested_extensions(
         )
 
 
-def _check_possession(csr: x509.CertificateSigningRequest) -> None:
+def _check_possession(csr: x509.CertificateSigningRequest, key: PublicKey) -> None:
     digest = csr.signature_hash_algorithm
     if digest is not None and digest.name not in _DIGESTS:
         raise RequestRefusedError(
             "csr.signature", f"the CSR is signed with {digest.name}; use SHA-256, SHA-384 or SHA-512"
         )
-    if not csr.is_signature_valid:
+    if not _is_signed_by(csr, key):
         raise RequestRefusedError(
             "csr.signature",
             "the CSR's signature is not made by its own key: possession of the private key is not proven",
             hint="Make key and CSR again on the device; the CSR was changed after it was signed.",
         )
+
+
+def _is_signed_by(csr: x509.CertificateSigningRequest, key: PublicKey) -> bool:
+    """Do what `csr.is_signature_valid` does, without reading the key a second time."""
+    how = csr.signature_algorithm_parameters
+    try:
+        if isinstance(how, ec.ECDSA) and isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(csr.signature, csr.tbs_certrequest_bytes, how)
+            return True
+    except InvalidSignature:
+        return False
+    return csr.is_signature_valid

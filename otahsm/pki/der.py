@@ -1,16 +1,19 @@
-"""The few bytes of DER (ITU-T X.690) that are cheaper to write than to ask a library for."""
+"""The few bytes of DER (ITU-T X.690) that are cheaper to write and to read than to ask a library for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
-SEQUENCE: Final = 0x30
-SET: Final = 0x31
+INTEGER: Final = 0x02
 BIT_STRING: Final = 0x03
 UTF8_STRING: Final = 0x0C
 PRINTABLE_STRING: Final = 0x13
+SEQUENCE: Final = 0x30
+SET: Final = 0x31
 
 _SHORT_FORM_MAX: Final = 0x7F
+_HIGH_TAG: Final = 0x1F
 
 
 def tlv(tag: int, *contents: bytes) -> bytes:
@@ -21,3 +24,38 @@ def tlv(tag: int, *contents: bytes) -> bytes:
         return bytes((tag, length)) + content
     octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
     return bytes((tag, 0x80 | len(octets))) + octets + content
+
+
+def children(der: bytes) -> Iterator[bytes]:
+    """Yield the values that a constructed value holds, each with its identifier and length.
+
+    Meant for what a strict parser has accepted; from anything else it makes no sense, but no harm.
+
+    Raises:
+        ValueError: lengths don't add up, or a tag has more than one octet.
+    """
+    at, end = _contents(der, 0)
+    while at < end:
+        _, following = _contents(der, at)
+        yield der[at:following]
+        at = following
+
+
+def contents(der: bytes) -> bytes:
+    """Return the contents of one value. Raises ValueError as `children`."""
+    start, end = _contents(der, 0)
+    return der[start:end]
+
+
+def _contents(der: bytes, at: int) -> tuple[int, int]:
+    """Say where the contents of the value at `at` begin and end."""
+    start = at + 2
+    if start > len(der) or der[at] & _HIGH_TAG == _HIGH_TAG:
+        raise ValueError("a DER value is cut off, or has a tag of several octets")
+    length = der[at + 1]
+    if length > _SHORT_FORM_MAX:
+        start += length & _SHORT_FORM_MAX
+        length = int.from_bytes(der[at + 2 : start], "big")
+    if start + length > len(der):
+        raise ValueError("a DER value is longer than what holds it")
+    return start, start + length

@@ -12,12 +12,12 @@ import hashlib
 import math
 from typing import Final
 
-from asn1crypto.keys import PublicKeyInfo
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.algorithms import PublicKey
+from otahsm.pki.der import children, contents
 
 _FERMAT_ROUNDS: Final = 100
 _MIN_EXPONENT: Final = 65537
@@ -47,10 +47,24 @@ def encode_spki(key: PublicKey) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+def is_canonical(spki: bytes, key: PublicKey) -> bool:
+    """Tell whether an SPKI is the DER encoding that `encode_spki` gives the key that was read from it."""
+    if spki.startswith(_CANONICAL_EC_BEGINNINGS):
+        return True  # what follows is two coordinates of fixed length, in range: reading the key found that
+    return spki == encode_spki(key)
+
+
 def subject_key_identifier(spki: bytes) -> bytes:
     """Return the 20 octets of RFC 5280, section 4.2.1.2, method 1: SHA-1 over the key's BIT STRING."""
-    bits: bytes = PublicKeyInfo.load(spki)["public_key"].contents
-    return hashlib.sha1(bits[1:], usedforsecurity=False).digest()  # the first octet counts unused bits
+    _, bits = children(spki)
+    return hashlib.sha1(contents(bits)[1:], usedforsecurity=False).digest()  # the first counts unused bits
+
+
+# An EC key's encoding up to its point: named curve, uncompressed (RFC 5480, section 2).
+_CANONICAL_EC_BEGINNINGS: Final = tuple(
+    encode_spki(ec.derive_private_key(1, curve).public_key())[: -2 * (curve.key_size // 8)]
+    for curve in (ec.SECP256R1(), ec.SECP384R1())
+)
 
 
 def check_key(key: PublicKey) -> None:

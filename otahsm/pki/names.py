@@ -11,14 +11,12 @@ leading dot or `..` through.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
-from asn1crypto import parser
 from asn1crypto import x509 as asn1_x509
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki.der import PRINTABLE_STRING, SEQUENCE, SET, UTF8_STRING, tlv
+from otahsm.pki.der import PRINTABLE_STRING, SEQUENCE, SET, UTF8_STRING, children, contents, tlv
 
 MAX_DEVICE_ID: Final = 128
 
@@ -63,18 +61,17 @@ def device_id_of(subject: bytes, *, ignore_others: bool) -> str:
         RequestRefusedError: there is not exactly one common name, it is not a UTF8String or
             PrintableString (RFC 5280 allows new names no other), or there are further attributes.
     """
-    ((_, rdns),) = _values(subject)
-    names = [rdn for _, rdn in _values(rdns)]
+    names = [list(children(rdn)) for rdn in children(subject)]
     if not all(names):
         raise RequestRefusedError("csr.subject", "the subject has an empty relative distinguished name")
-    attributes = [tuple(_values(attribute)) for rdn in names for _, attribute in _values(rdn)]
-    common_names = [value for kind, value in attributes if tlv(*kind) == _COMMON_NAME]
+    attributes = [tuple(children(attribute)) for name in names for attribute in name]
+    common_names = [value for kind, value in attributes if kind == _COMMON_NAME]
     if len(common_names) != 1:
         raise RequestRefusedError(
             "csr.subject", f"the subject has {len(common_names)} common names, and needs exactly one"
         )
     if len(attributes) > 1 and not ignore_others:
-        kinds = [str(asn1_x509.NameType.load(tlv(*kind)).native) for kind, _ in attributes]
+        kinds = [str(asn1_x509.NameType.load(kind).native) for kind, _ in attributes]
         others = [kind for kind in kinds if kind != "common_name"]
         raise RequestRefusedError(
             "csr.subject",
@@ -82,25 +79,18 @@ def device_id_of(subject: bytes, *, ignore_others: bool) -> str:
             hint="Make the CSR with the subject CN=<device id> alone, or let the profile ignore the rest"
             ' (csr_extras = "ignore").',
         )
-    return _text(*common_names[0])
+    return _text(common_names[0])
 
 
-def _values(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield identifier octet and contents of DER values that follow each other."""
-    while content:
-        _, _, _, header, value, _ = parser.parse(content)
-        yield header[0], value
-        content = content[len(header) + len(value) :]
-
-
-def _text(string_type: int, content: bytes) -> str:
+def _text(value: bytes) -> str:
+    string_type = value[0]
     if string_type not in (UTF8_STRING, PRINTABLE_STRING):
         kind = _OTHER_STRINGS.get(string_type, f"value with the tag {string_type:#04x}")
         raise RequestRefusedError(
             "csr.subject", f"the common name is a {kind}; it must be a UTF8String or a PrintableString"
         )
     try:
-        return content.decode()
+        return contents(value).decode()
     except UnicodeDecodeError:
         raise RequestRefusedError(
             "csr.subject", "the common name is a UTF8String that is not UTF-8"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import Validity, validity_of
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 _OK: Final = b"ok"
 _REFUSED: Final = b"refused"
-_PARTS: Final = 5  # of a task, and of an answer
+_SERIAL_OCTETS: Final = 20
 
 
 class Task(NamedTuple):
@@ -33,31 +36,28 @@ class Draft(NamedTuple):
 
 def encode_tasks(tasks: Iterable[Task]) -> list[bytes]:
     """Turn tasks into the parts of a batch."""
-    return [
-        part
-        for task in tasks
-        for part in (
-            task.profile.encode(),
-            task.device_id.encode("utf-8", "replace"),
-            task.csr,
-            *(b"%d" % moment.timestamp() for moment in task.validity),
-        )
-    ]
+    parts: list[bytes] = []
+    terms = _cached(_encode_terms)
+    for profile, device_id, csr, validity in tasks:
+        parts += (terms(profile, validity), device_id.encode("utf-8", "replace"), csr)
+    return parts
 
 
 def decode_tasks(parts: Sequence[bytes]) -> Iterator[Task]:
     """Turn the parts of a batch back into tasks."""
-    for profile, device_id, csr, not_before, not_after in _groups(parts):
-        yield Task(profile.decode(), device_id.decode(), csr, validity_of(int(not_before), int(not_after)))
+    terms = _cached(_decode_terms)
+    for encoded, device_id, csr in _groups(parts):
+        profile, validity = terms(encoded)
+        yield Task(profile, device_id.decode(), csr, validity)
 
 
-def encode_answer(answer: Draft | RequestRefusedError) -> tuple[bytes, ...]:
+def encode_answer(answer: Draft | RequestRefusedError) -> tuple[bytes, bytes, bytes]:
     """Turn a draft or a refusal into its parts."""
     if isinstance(answer, Draft):
-        serial = answer.serial.to_bytes(20, "big")
-        return _OK, answer.tbs, answer.device_id.encode(), answer.spki_sha256, serial
+        tbs, device_id, spki_sha256, serial = answer
+        return _OK + serial.to_bytes(_SERIAL_OCTETS, "big") + spki_sha256, tbs, device_id.encode()
     ((field, message),) = answer.violations
-    return _REFUSED, field.encode(), message.encode(), answer.hint.encode(), b""
+    return _REFUSED + field.encode(), message.encode(), answer.hint.encode()
 
 
 def decode_answers(parts: Sequence[bytes]) -> list[Draft | RequestRefusedError]:
@@ -67,17 +67,35 @@ def decode_answers(parts: Sequence[bytes]) -> list[Draft | RequestRefusedError]:
         ValueError: they are not what a preparer sends.
     """
     answers: list[Draft | RequestRefusedError] = []
-    for kind, *fields in _groups(parts):
-        if kind == _OK:
-            tbs, device_id, spki_sha256, serial = fields
-            answers.append(Draft(tbs, device_id.decode(), spki_sha256, int.from_bytes(serial, "big")))
-        elif kind == _REFUSED:
-            field, message, hint, _ = (text.decode() for text in fields)
-            answers.append(RequestRefusedError(field, message, hint=hint))
+    hash_at = len(_OK) + _SERIAL_OCTETS
+    for head, second, third in _groups(parts):
+        if head.startswith(_OK):
+            serial = int.from_bytes(head[len(_OK) : hash_at], "big")
+            answers.append(Draft(second, third.decode(), head[hash_at:], serial))
+        elif head.startswith(_REFUSED):
+            field = head.removeprefix(_REFUSED).decode()
+            answers.append(RequestRefusedError(field, second.decode(), hint=third.decode()))
         else:
             raise ValueError("a preparer answered nonsense")
     return answers
 
 
-def _groups(parts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    return (parts[start : start + _PARTS] for start in range(0, len(parts), _PARTS))
+def _encode_terms(profile: str, validity: Validity) -> bytes:
+    """Encode what the tasks of a batch mostly share."""
+    return b"%d %d " % tuple(int(moment.timestamp()) for moment in validity) + profile.encode()
+
+
+def _decode_terms(terms: bytes) -> tuple[str, Validity]:
+    not_before, not_after, profile = terms.split(b" ", 2)
+    return profile.decode(), validity_of(int(not_before), int(not_after))
+
+
+def _cached(function: _Function) -> _Function:
+    """Let a function work once for the same arguments, while one batch is looked at."""
+    return cast(_Function, cache(function))
+
+
+def _groups(parts: Sequence[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Take parts three by three. Raises ValueError if that does not come out even."""
+    each = iter(parts)
+    return zip(each, each, each, strict=True)

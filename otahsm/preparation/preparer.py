@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import time
 
 from otahsm.config import ProfileConfig
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import Issuer, build_tbs, check_csr, load_issuer, serial_from_random
+from otahsm.pki import SERIAL_RANDOM_BYTES, TbsTemplate, check_csr, load_issuer, make_serial
 from otahsm.preparation.codec import Draft, Task, decode_tasks, encode_answer
 from otahsm.workers import run_worker
 from otahsm.workers.child import Handler
@@ -27,26 +28,26 @@ def start(setup: list[bytes]) -> Handler:
     """
     profiles_json, certificate = setup
     issuer = load_issuer(certificate)
-    profiles = {
-        name: ProfileConfig.model_validate(profile) for name, profile in json.loads(profiles_json).items()
-    }
+    models = json.loads(profiles_json).items()
+    profiles = {name: ProfileConfig.model_validate(model) for name, model in models}
+    desks = {name: (profile, TbsTemplate(profile, issuer)) for name, profile in profiles.items()}
 
     def handle(parts: list[bytes]) -> list[bytes]:
-        return [
-            part for task in decode_tasks(parts) for part in encode_answer(_prepare(task, profiles, issuer))
-        ]
+        answers: list[bytes] = []
+        for task in decode_tasks(parts):
+            answers += encode_answer(_prepare(task, *desks[task.profile]))
+        return answers
 
     return handle
 
 
-def _prepare(task: Task, profiles: dict[str, ProfileConfig], issuer: Issuer) -> Draft | RequestRefusedError:
-    profile = profiles[task.profile]
+def _prepare(task: Task, profile: ProfileConfig, template: TbsTemplate) -> Draft | RequestRefusedError:
     try:
         csr = check_csr(task.csr, profile, task.device_id)
     except RequestRefusedError as error:
         return error
-    serial = serial_from_random(secrets.token_bytes(20))
-    tbs = build_tbs(csr, profile, issuer, serial, task.validity)
+    serial = make_serial(secrets.token_bytes(SERIAL_RANDOM_BYTES), time.time_ns() // 1_000_000)
+    tbs = template.fill(csr, serial, task.validity)
     return Draft(tbs, csr.device_id, hashlib.sha256(csr.spki).digest(), serial)
 
 

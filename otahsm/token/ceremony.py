@@ -15,6 +15,7 @@ from asn1crypto import pem
 from otahsm.config import CaConfig, KeyType, TokenConfig
 from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
 from otahsm.pki import (
+    SERIAL_RANDOM_BYTES,
     SIGNATURE_ALGORITHMS,
     Issuer,
     RootKind,
@@ -22,7 +23,7 @@ from otahsm.pki import (
     assemble,
     build_root_tbs,
     encode_spki,
-    serial_from_random,
+    make_serial,
 )
 from otahsm.token import keys
 from otahsm.token.faults import explain
@@ -95,7 +96,7 @@ def _self_sign(
         common_name=common_name,
         spki=encode_spki(public_key),
         algorithm=algorithm,
-        serial=serial_from_random(os.urandom(20)),
+        serial=make_serial(os.urandom(SERIAL_RANDOM_BYTES), int(now.timestamp() * 1000)),
         validity=Validity(not_before, not_before + timedelta(days=days)),
         kind=kind,
     )

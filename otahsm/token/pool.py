@@ -13,6 +13,7 @@ from otahsm.workers import Report, WorkerPool
 
 # Signed when a session is new, and when it was idle for a while. It is no certificate and can't be one.
 PROBE: Final = b"otahsm probe: a signature over this line shows that the key can sign, and nothing else"
+_DEPTH: Final = 2  # one batch in the sessions, and one that they go on with
 _PROBE_SECONDS: Final = 5.0
 _LONGEST_PAUSE: Final = 15.0  # a token that is away is not hammered
 
@@ -36,6 +37,7 @@ class SignerPool:
             "otahsm.token.signer",
             [token.model_dump_json().encode(), ca.model_dump_json().encode(), issuer.certificate],
             size=token.signers,
+            depth=_DEPTH,
             environment=os.environ,
             call_seconds=token.sign_timeout_seconds,
             wait_seconds=wait_seconds,

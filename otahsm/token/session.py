@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Final
 
 import pkcs11
 from pkcs11._pkcs11 import lib as Library  # noqa: N812 - it is a class, and the function hides its name
 
 from otahsm.config import TokenConfig
 from otahsm.errors import ConfigError, PinRefusedError, TokenRefusedError, TokenUnavailableError
+from otahsm.token import module
 from otahsm.token.faults import explain
 from otahsm.token.pin import LoginGuard, read_pin
+from otahsm.workers import outliving_the_daemon
+
+_LOGIN_SECONDS: Final = 60.0
 
 
 @contextlib.contextmanager
@@ -43,7 +48,7 @@ def _open(config: TokenConfig, *, read_write: bool) -> pkcs11.Session:
     guard = LoginGuard(config.guard_dir)
     with guard.lock():
         try:
-            token = _find(pkcs11.lib(str(config.module)), config)
+            token = _find(module.load(config.module, threads=config.sessions > 1), config)
             _check_pin_flags(token)
             # Does the token answer at all? If not, no PIN is at stake yet.
             token.open().close()
@@ -52,7 +57,7 @@ def _open(config: TokenConfig, *, read_write: bool) -> pkcs11.Session:
         except RuntimeError as error:
             raise TokenUnavailableError(f"the PKCS#11 module {config.module} doesn't load: {error}") from None
         pin = read_pin(config.pin_file)
-        with guard.one_try():
+        with outliving_the_daemon(_LOGIN_SECONDS), guard.one_try():
             try:
                 return token.open(rw=read_write, user_pin=pin)
             except pkcs11.PKCS11Error as error:

@@ -5,7 +5,7 @@ batches, one at a time, over its standard input and output. What crosses is list
 pickles: a daemon that was taken over can ask a signer for signatures, but not run code in it.
 """
 
-from otahsm.workers.child import run_worker
+from otahsm.workers.child import outliving_the_daemon, run_worker
 from otahsm.workers.pool import Report, WorkerPool
 
-__all__ = ["Report", "WorkerPool", "run_worker"]
+__all__ = ["Report", "WorkerPool", "outliving_the_daemon", "run_worker"]

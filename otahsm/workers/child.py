@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
+from threading import Thread
 from typing import BinaryIO, Final
 
 from otahsm.errors import OtahsmError
 from otahsm.workers import frames
 from otahsm.workers.frames import Kind
 
-Handler = Callable[[list[bytes]], Sequence[bytes]]
+# Starts work on a batch and returns its answers. They are taken, in order, while later batches come in: a
+# handler that works in threads of its own returns what waits for them.
+Handler = Callable[[list[bytes]], Iterable[bytes]]
 
 DAEMON_PID: Final = "OTAHSM_DAEMON_PID"  # in the environment: who the worker works for
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_GET_PDEATHSIG: Final = 2
 _PR_SET_DUMPABLE: Final = 4
 
 
@@ -32,16 +38,38 @@ def run_worker(start: Callable[[list[bytes]], Handler]) -> None:
     """
     source, sink = _take_over_standard_streams()
     _harden()
+    answers: SimpleQueue[tuple[Kind, Iterable[bytes]]] = SimpleQueue()
+    sender = Thread(target=_send_all, args=(answers, sink), daemon=True)
+    sender.start()
     try:
         handle = start(_receive(source))
-        _send(sink, Kind.READY, ())
+        answers.put((Kind.READY, ()))
         while True:
-            _send(sink, Kind.REPLY, handle(_receive(source)))
+            answers.put((Kind.REPLY, handle(_receive(source))))
     except OtahsmError as error:
-        _send(sink, Kind.ERROR, frames.encode_error(error))
-        sys.exit(1)
-    except (EOFError, BrokenPipeError):
+        answers.put((Kind.ERROR, frames.encode_error(error)))
+        sender.join()
+    except EOFError:
         sys.exit(0)  # the daemon is gone
+
+
+def _send_all(answers: SimpleQueue[tuple[Kind, Iterable[bytes]]], sink: BinaryIO) -> None:
+    """Send answers as they get complete, and end the process after an error: what it left can't be used."""
+    try:
+        while True:
+            kind, answer = answers.get()
+            try:
+                parts = list(answer)
+            except OtahsmError as error:
+                kind, parts = Kind.ERROR, frames.encode_error(error)
+            sink.write(frames.encode(kind, parts))
+            sink.flush()
+            if kind is Kind.ERROR:
+                break
+    except BrokenPipeError:
+        pass  # the daemon is gone
+    finally:
+        os._exit(1)  # at once: a thread may hang in the token
 
 
 def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -57,10 +85,7 @@ def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:
 def _harden() -> None:
     """Die with the daemon, leave no core dump with a PIN in it, and let nobody attach."""
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # A daemon that died before this line sends no signal any more, and what it wrote is still in the pipe.
-    if os.getppid() != int(os.environ[DAEMON_PID]):
-        sys.exit(0)
+    _die_with_the_daemon(libc)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Ctrl-C and systemd's SIGTERM go to every process of the service; the daemon alone decides when the
@@ -69,17 +94,42 @@ def _harden() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+@contextlib.contextmanager
+def outliving_the_daemon(seconds: float) -> Iterator[None]:
+    """Let the block come to its end even if the daemon is killed meanwhile; then end the worker.
+
+    What a token is told half may break it: SoftHSM2 loses a token whose login is killed. A block that takes
+    longer than `seconds` is killed all the same. In a process that is no worker, this does nothing.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    death_signal = ctypes.c_int(0)
+    libc.prctl(_PR_GET_PDEATHSIG, ctypes.byref(death_signal), 0, 0, 0)
+    if not death_signal.value:
+        yield
+        return
+    libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    signal.setitimer(signal.ITIMER_REAL, seconds)  # nobody handles SIGALRM: it kills
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _die_with_the_daemon(libc)
+
+
+def _die_with_the_daemon(libc: ctypes.CDLL) -> None:
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # A daemon that died before this line sends no signal any more, and what it wrote is still in the pipe.
+    if os.getppid() != int(os.environ[DAEMON_PID]):
+        sys.exit(0)
+
+
 def _receive(source: BinaryIO) -> list[bytes]:
-    header = source.read(frames.HEADER.size)
-    if len(header) < frames.HEADER.size:
-        raise EOFError
-    _, length = frames.decode_header(header)
-    body = source.read(length)
-    if len(body) < length:
-        raise EOFError
-    return frames.decode_body(body)
+    header = frames.decode_header(_exactly(source, frames.HEADER.size))
+    return frames.decode_body(header, _exactly(source, header.length))
 
 
-def _send(sink: BinaryIO, kind: Kind, parts: Sequence[bytes]) -> None:
-    sink.write(frames.encode(kind, parts))
-    sink.flush()
+def _exactly(source: BinaryIO, length: int) -> bytes:
+    octets = source.read(length)
+    if len(octets) < length:
+        raise EOFError
+    return octets

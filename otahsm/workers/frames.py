@@ -1,7 +1,8 @@
 """What goes through the pipe between the daemon and a worker.
 
-A message is its kind (1 octet), the length of its body (4 octets, big-endian) and the body; the body is
-byte strings, each after its length (4 octets). Errors travel as their reason, message and hint.
+A message is its kind (1 octet), the number of its parts and the length of its body (4 octets each,
+big-endian), and the body: the length of each part (4 octets each), then the parts, which are byte
+strings. Errors travel as their reason, message and hint.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Final
+from itertools import accumulate, pairwise
+from typing import Final, NamedTuple
 
 from otahsm import errors
 
-HEADER: Final = struct.Struct("!BI")
+HEADER: Final = struct.Struct("!BII")
 MAX_BODY: Final = 64 * 1024 * 1024
 
-_LENGTH: Final = struct.Struct("!I")
+_LENGTH: Final = 4  # octets
 _ERRORS: Final[dict[str, type[errors.OtahsmError]]] = {
     kind.__name__: kind
     for kind in (
@@ -43,42 +45,44 @@ class BrokenFrameError(Exception):
     """The other side does not speak the protocol: it is of no further use."""
 
 
+class Header(NamedTuple):
+    """What a message says of itself before its body."""
+
+    kind: Kind
+    parts: int
+    length: int
+
+
 def encode(kind: Kind, parts: Sequence[bytes]) -> bytes:
     """Encode one message."""
-    body = b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
-    return HEADER.pack(kind, len(body)) + body
+    lengths = struct.pack(f"!{len(parts)}I", *map(len, parts))
+    body = b"".join((lengths, *parts))
+    return HEADER.pack(kind, len(parts), len(body)) + body
 
 
-def decode_header(header: bytes) -> tuple[Kind, int]:
-    """Return a message's kind and the length of its body.
+def decode_header(header: bytes) -> Header:
+    """Read what comes before a body.
 
     Raises:
         BrokenFrameError: it is no header of ours.
     """
-    kind, length = HEADER.unpack(header)
-    if kind not in Kind.__members__.values() or length > MAX_BODY:
-        raise BrokenFrameError(f"kind {kind}, length {length}")
-    return Kind(kind), length
+    kind, parts, length = HEADER.unpack(header)
+    if kind not in Kind.__members__.values() or not _LENGTH * parts <= length <= MAX_BODY:
+        raise BrokenFrameError(f"kind {kind}, {parts} parts, length {length}")
+    return Header(Kind(kind), parts, length)
 
 
-def decode_body(body: bytes) -> list[bytes]:
+def decode_body(header: Header, body: bytes) -> list[bytes]:
     """Return the byte strings of a body.
 
     Raises:
         BrokenFrameError: the lengths don't add up.
     """
-    parts = []
-    position = 0
-    while position < len(body):
-        start = position + _LENGTH.size
-        if start > len(body):
-            raise BrokenFrameError("a length is cut off")
-        (length,) = _LENGTH.unpack_from(body, position)
-        position = start + length
-        if position > len(body):
-            raise BrokenFrameError("a part is cut off")
-        parts.append(body[start:position])
-    return parts
+    lengths = struct.unpack_from(f"!{header.parts}I", body)
+    ends = list(accumulate(lengths, initial=_LENGTH * header.parts))
+    if ends[-1] != len(body):
+        raise BrokenFrameError(f"parts of {ends[-1]} octets in a body of {len(body)}")
+    return [body[start:end] for start, end in pairwise(ends)]
 
 
 def encode_error(error: errors.OtahsmError) -> list[bytes]:

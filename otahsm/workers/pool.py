@@ -8,8 +8,8 @@ import os
 import random
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 from otahsm.errors import (
@@ -20,9 +20,9 @@ from otahsm.errors import (
     WorkerLostError,
     WorkersBusyError,
 )
-from otahsm.workers import frames
 from otahsm.workers.child import DAEMON_PID
-from otahsm.workers.frames import BrokenFrameError, Kind
+from otahsm.workers.frames import Kind
+from otahsm.workers.process import Worker
 
 # What only an operator can mend. Starting another worker would meet the same, or lock the token (I7).
 _FINAL: Final = (TokenRefusedError, ConfigError, AuthorityUnusableError)
@@ -33,59 +33,6 @@ _START_TIMEOUT: Final = 60.0
 Report = Callable[[str, int, OtahsmError | None], None]
 
 
-class _Worker:
-    """One running process."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.last_answer = time.monotonic()
-        self.failure: OtahsmError | None = None
-
-    @property
-    def alive(self) -> bool:
-        return self.process.returncode is None
-
-    async def exchange(self, kind: Kind, parts: Sequence[bytes], seconds: float) -> list[bytes]:
-        """Send one message and return the answer's parts; a worker that fails at it is killed.
-
-        Raises:
-            WorkerLostError: it died, did not answer in time, or answered nonsense.
-            OtahsmError: what the worker itself reported.
-        """
-        body: list[bytes] = []
-        try:
-            async with asyncio.timeout(seconds):
-                answer, body = await self._roundtrip(frames.encode(kind, parts))
-            if answer is Kind.ERROR:
-                self.failure = frames.decode_error(body)
-        except TimeoutError:
-            self.failure = WorkerLostError(f"process {self.process.pid} did not answer within {seconds:g} s")
-        except (asyncio.IncompleteReadError, OSError, BrokenFrameError):
-            self.failure = WorkerLostError(f"process {self.process.pid} died or broke the protocol")
-        except BaseException:
-            self.kill()  # an answer may still be on its way: the pipe can't be used again
-            raise
-        if self.failure:
-            self.kill()
-            raise self.failure
-        self.last_answer = time.monotonic()
-        return body
-
-    async def _roundtrip(self, message: bytes) -> tuple[Kind, list[bytes]]:
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None  # noqa: S101 - both are pipes, always
-        assert stdout is not None  # noqa: S101
-        stdin.write(message)
-        await stdin.drain()
-        kind, length = frames.decode_header(await stdout.readexactly(frames.HEADER.size))
-        return kind, frames.decode_body(await stdout.readexactly(length))
-
-    def kill(self) -> None:
-        if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-
-
 class WorkerPool:
     """`size` workers that run `python -m <module>`, and the queue in front of them.
 
@@ -94,6 +41,7 @@ class WorkerPool:
         module: the worker's main module; it calls `run_worker`.
         setup: the first message to each worker.
         size: how many processes.
+        depth: how many batches a worker may be given before it has answered the first.
         environment: the workers' environment variables, all of them.
         call_seconds: how long a batch may take before its worker counts as hung.
         wait_seconds: how long a batch waits for a free worker before it is given up.
@@ -110,6 +58,7 @@ class WorkerPool:
         setup: Sequence[bytes],
         *,
         size: int,
+        depth: int = 1,
         environment: Mapping[str, str],
         call_seconds: float,
         wait_seconds: float,
@@ -123,6 +72,7 @@ class WorkerPool:
         self._command = (sys.executable, "-P", "-m", module)
         self._setup = tuple(setup)
         self._size = size
+        self._depth = depth
         self._environment = {**environment, DAEMON_PID: str(os.getpid())}
         self._call_seconds = call_seconds
         self._wait_seconds = wait_seconds
@@ -130,10 +80,9 @@ class WorkerPool:
         self._probe_seconds = probe_seconds
         self._longest_pause = longest_pause
         self._report = report
-        self._idle: deque[_Worker] = deque()
-        self._workers: set[_Worker] = set()
+        self._workers: set[Worker] = set()
         self._keepers: list[asyncio.Task[None]] = []
-        self._changed = asyncio.Condition()
+        self._waiting: list[asyncio.Future[None]] = []
         self._given_up = 0
         self.refusal: OtahsmError | None = None
 
@@ -157,8 +106,7 @@ class WorkerPool:
         Raises:
             OtahsmError: none is, and none will be without an operator.
         """
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._workers or self.stopped)
+        await self._until(lambda: bool(self._workers) or self.stopped)
         if not self._workers and self.refusal:
             raise self.refusal
 
@@ -167,9 +115,8 @@ class WorkerPool:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        async with self._changed:
-            self._given_up = self._size
-            self._changed.notify_all()
+        self._given_up = self._size
+        self._wake()
 
     async def call(self, batch: Sequence[bytes]) -> list[bytes]:
         """Give a batch to a free worker; if that one fails, once more to another.
@@ -187,29 +134,36 @@ class WorkerPool:
         except OtahsmError:
             return await self._give(await self._take(), batch)
 
-    async def _give(self, worker: _Worker, batch: Sequence[bytes]) -> list[bytes]:
-        answer = await worker.exchange(Kind.BATCH, batch, self._call_seconds)
-        await self._give_back(worker)
-        return answer
+    async def _give(self, worker: Worker, batch: Sequence[bytes]) -> list[bytes]:
+        return await worker.exchange(Kind.BATCH, batch, self._call_seconds)
 
-    async def _take(self) -> _Worker:
+    async def _take(self) -> Worker:
+        """Wait for a worker with room; return the one with the least to do."""
         try:
-            async with asyncio.timeout(self._wait_seconds), self._changed:
-                while True:
-                    await self._changed.wait_for(lambda: self._idle or self.stopped)
-                    if not self._idle:
-                        break
-                    worker = self._idle.popleft()
-                    if worker.alive:
-                        return worker
+            async with asyncio.timeout(self._wait_seconds):
+                await self._until(lambda: self._free() is not None or self.stopped)
         except TimeoutError:
             raise WorkersBusyError(f"no process was free within {self._wait_seconds:g} s") from self.refusal
+        if worker := self._free():
+            return worker
         raise self.refusal or WorkersBusyError("the pool is closed")
 
-    async def _give_back(self, worker: _Worker) -> None:
-        async with self._changed:
-            self._idle.append(worker)
-            self._changed.notify()
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a state of the pool; who waits longest looks first."""
+        while not condition():
+            change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(change)
+            await change
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for change in waiting:
+            if not change.done():
+                change.set_result(None)
+
+    def _free(self) -> Worker | None:
+        worker = min(filter(attrgetter("alive"), self._workers), key=attrgetter("load"), default=None)
+        return worker if worker and worker.load < self._depth else None
 
     async def _keep_one(self) -> None:
         """Keep one worker alive for as long as the pool is: start, watch, replace after a pause."""
@@ -220,10 +174,9 @@ class WorkerPool:
             except OtahsmError as error:
                 self._report(f"{self._name}.failed", 0, error)
                 if isinstance(error, _FINAL):
-                    async with self._changed:
-                        self.refusal = error
-                        self._given_up += 1
-                        self._changed.notify_all()
+                    self.refusal = error
+                    self._given_up += 1
+                    self._wake()
                     return
                 settled = False
             else:
@@ -232,7 +185,7 @@ class WorkerPool:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             pause = min(2 * pause, self._longest_pause)
 
-    async def _keep(self, worker: _Worker) -> bool:
+    async def _keep(self, worker: Worker) -> bool:
         """Watch a worker until it ends; return whether it had lived for a while."""
         started = time.monotonic()
         try:
@@ -243,7 +196,7 @@ class WorkerPool:
         self._report(f"{self._name}.lost", worker.process.pid, failure)
         return time.monotonic() - started > _SETTLED
 
-    async def _start_one(self) -> _Worker:
+    async def _start_one(self) -> Worker:
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -253,40 +206,30 @@ class WorkerPool:
             )
         except OSError as error:
             raise WorkerLostError(f"a process could not be started: {error}") from error
-        worker = _Worker(process)
+        worker = Worker(process, self._wake)
         try:
             await worker.exchange(Kind.SETUP, self._setup, _START_TIMEOUT)
         except BaseException:
             worker.kill()
-            await process.wait()
+            await worker.ended()
             raise
-        async with self._changed:
-            self._workers.add(worker)
-            self._idle.append(worker)
-            self._changed.notify_all()
+        self._workers.add(worker)
+        self._wake()
         return worker
 
-    async def _watch(self, worker: _Worker) -> OtahsmError:
+    async def _watch(self, worker: Worker) -> OtahsmError:
         """Wait for a worker's end, giving it the probe whenever it was idle for long; return why it ended."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._probe_seconds if self._probe else None):
-                    await worker.process.wait()
-                status = worker.process.returncode
-                return worker.failure or WorkerLostError(f"process {worker.process.pid} exited with {status}")
-            idle_for = time.monotonic() - worker.last_answer
-            if idle_for < self._probe_seconds or worker not in self._idle:
-                continue
-            self._idle.remove(worker)
-            try:
-                await worker.exchange(Kind.BATCH, self._probe, self._call_seconds)
-            except OtahsmError as error:
-                return error
-            await self._give_back(worker)
+                    return await worker.ended()
+            if worker.load == 0 and time.monotonic() - worker.last_answer >= self._probe_seconds:
+                try:
+                    await self._give(worker, self._probe)
+                except OtahsmError as error:
+                    return error
 
-    async def _forget(self, worker: _Worker) -> None:
-        worker.kill()
+    async def _forget(self, worker: Worker) -> None:
         self._workers.discard(worker)
-        with contextlib.suppress(ValueError):
-            self._idle.remove(worker)
-        await asyncio.shield(worker.process.wait())
+        worker.kill()
+        await asyncio.shield(worker.ended())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,15 +36,22 @@ def shim_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def faulty(make_fleet: Callable[[], Fleet], shim_module: Path) -> FaultyToken:
+def faulty(make_fleet: Callable[[], Fleet], shim_module: Path) -> Iterator[FaultyToken]:
     """A fleet whose signers load the shim, which behaves at first."""
     fleet = make_fleet()
     token = fleet.config.token
     assert token is not None
     faulty = FaultyToken(fleet)
-    environment = {"SHIM_MODULE": token.module, "SHIM_CONTROL": faulty.control, "SHIM_LOG": faulty.log}
+    slots = f"otahsm-{uuid.uuid4()}"
+    environment = {
+        "SHIM_MODULE": token.module,
+        "SHIM_CONTROL": faulty.control,
+        "SHIM_LOG": faulty.log,
+        "SHIM_SLOTS": f"/{slots}",
+    }
     lines = "".join(f'{name} = "{value}"\n' for name, value in environment.items())
     fleet.edit(f'module = "{token.module}"', f'module = "{shim_module}"')
     fleet.edit("[token.environment]\n", "[token.environment]\n" + lines)
     faulty.misbehave()
-    return faulty
+    yield faulty
+    Path("/dev/shm", f"sem.{slots}").unlink(missing_ok=True)  # noqa: S108 - where Linux keeps semaphores

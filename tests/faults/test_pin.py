@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from faulty import FaultyToken
-from harness import running
+from harness import eventually, is_running, running
 
 
 def put_wrong_pin(faulty: FaultyToken) -> str:
@@ -89,3 +89,17 @@ def test_no_log_line_and_no_command_line_shows_the_pin(faulty: FaultyToken) -> N
         assert daemon.stop() == 0
         assert pin not in repr(daemon.events)
         assert pin not in "".join(daemon.other_output)
+
+
+def test_a_login_that_has_begun_is_finished_though_the_daemon_is_killed(faulty: FaultyToken) -> None:
+    # SoftHSM2 writes its token anew at every login: one that is cut off leaves a token that nobody can use.
+    faulty.misbehave("login-slow")
+    with running(faulty.fleet) as daemon:
+        eventually(lambda: faulty.calls("login") == 1, "no signer logs in")
+        children = daemon.children()
+        daemon.kill()
+    eventually(lambda: faulty.calls("login-done") == 1, "the login was cut off")
+    eventually(lambda: not any(map(is_running, children)), "a signer outlives its daemon")
+    faulty.misbehave()
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)

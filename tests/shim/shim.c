@@ -9,13 +9,18 @@
  *   final-try     the token says that one more wrong PIN locks it
  *   locked        the token says that its PIN is locked
  *   login-crash   C_Login aborts the process before the token answers
+ *   login-slow    C_Login takes a second
+ *   slow          C_Sign takes 20 ms, and 16 at once in all processes are as many as there may be
  *
- * Each C_Login and C_Sign appends a line to the file SHIM_LOG.
+ * Each C_Login and C_Sign appends a line to the file SHIM_LOG, and C_Login another when it is done.
+ * SHIM_SLOTS names the semaphore (sem_overview(7)) that counts the slow ones.
  *
  * The function list is a version and then the functions in the order of PKCS#11 v2.40, section 4.5.
  */
+#define _DEFAULT_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +39,10 @@ struct function_list {
     void *functions[FUNCTIONS];
 };
 
+enum { SLOTS = 16 };
+
 static struct function_list real, ours;
+static sem_t *slots;
 
 static int told(const char *word) {
     char text[256] = {0};
@@ -56,7 +64,11 @@ static void count(const char *line) {
 static CK_RV login(CK_ULONG session, CK_ULONG user, CK_BYTE *pin, CK_ULONG length) {
     count("login\n");
     if (told("login-crash")) abort();
-    return ((CK_RV(*)(CK_ULONG, CK_ULONG, CK_BYTE *, CK_ULONG))real.functions[LOGIN])(session, user, pin, length);
+    if (told("login-slow")) sleep(1);
+    CK_RV (*forward)(CK_ULONG, CK_ULONG, CK_BYTE *, CK_ULONG) = real.functions[LOGIN];
+    CK_RV result = forward(session, user, pin, length);
+    count("login-done\n");
+    return result;
 }
 
 static CK_RV get_token_info(CK_ULONG slot, CK_BYTE *info) {
@@ -76,6 +88,13 @@ static CK_RV sign(CK_ULONG session, CK_BYTE *data, CK_ULONG length, CK_BYTE *sig
     if (told("hang")) for (;;) pause();
     if (told("crash")) abort();
     if (told("device-error")) return CKR_DEVICE_ERROR;
+    if (told("slow")) {
+        sem_wait(slots);
+        usleep(20 * 1000);
+        CK_RV result = forward(session, data, length, signature, size);
+        sem_post(slots);
+        return result;
+    }
     CK_RV result = forward(session, data, length, signature, size);
     if (result == 0 && told("flip")) signature[*size - 1] ^= 1;
     return result;
@@ -86,6 +105,8 @@ CK_RV C_GetFunctionList(struct function_list **list) {
     CK_RV (*get)(struct function_list **) = module ? dlsym(module, "C_GetFunctionList") : NULL;
     struct function_list *found;
     if (get == NULL || get(&found) != 0) return CKR_GENERAL_ERROR;
+    slots = sem_open(getenv("SHIM_SLOTS"), O_CREAT, 0600, SLOTS);
+    if (slots == SEM_FAILED) return CKR_GENERAL_ERROR;
     real = *found;
     ours = real;
     ours.functions[LOGIN] = login;

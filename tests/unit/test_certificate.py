@@ -20,7 +20,7 @@ from otahsm.pki import (
     Validity,
     check_device_id,
     encode_spki,
-    serial_from_random,
+    make_serial,
     serial_octets,
     signature_is_valid,
     validity_at,
@@ -192,22 +192,34 @@ def test_a_validity_survives_being_written_as_seconds(validity: Validity) -> Non
     assert validity_of(*(int(moment.timestamp()) for moment in validity)) == validity
 
 
-@given(st.binary(min_size=20, max_size=20))
-def test_a_serial_is_the_upper_159_bits_and_at_most_20_octets(random: bytes) -> None:
-    octets = b"\x80" + random[1:]
-    serial = serial_from_random(octets)
+@given(st.binary(min_size=14, max_size=14), st.integers(1, 2**47 - 1))
+def test_a_serial_is_the_time_and_112_random_bits_positive_and_at_most_20_octets(
+    random: bytes, ms: int
+) -> None:
+    random = b"\x80" + random[1:]
+    serial = make_serial(random, ms)
     assert 0 < serial < 1 << 159
-    assert serial == int.from_bytes(octets, "big") // 2
+    assert serial.to_bytes(20, "big") == ms.to_bytes(6, "big") + random
+
+
+def test_serials_sort_by_the_time_at_which_they_were_made() -> None:
+    assert make_serial(b"\xff" * 14, 1_790_000_000_000) < make_serial(b"\x80" + bytes(13), 1_790_000_000_001)
 
 
 @pytest.mark.parametrize(
     "random",
-    [b"", b"\xff" * 19, b"\xff" * 21, bytes(20), bytes(19) + b"\x01", bytes(12) + b"\xff" * 8],
-    ids=["none", "19 octets", "21 octets", "zeros", "one bit", "96 zero bits"],
+    [b"", b"\xff" * 13, b"\xff" * 15, bytes(14), bytes(13) + b"\x01", bytes(9) + b"\xff" * 5],
+    ids=["none", "13 octets", "15 octets", "zeros", "one bit", "72 zero bits"],
 )
 def test_a_serial_is_not_made_of_what_no_random_source_gives(random: bytes) -> None:
     with pytest.raises(ValueError, match="random"):
-        serial_from_random(random)
+        make_serial(random, 1)
+
+
+@pytest.mark.parametrize("milliseconds", [-1, 0, 2**47])
+def test_a_serial_is_not_made_at_a_time_that_is_none(milliseconds: int) -> None:
+    with pytest.raises(ValueError, match="no time"):
+        make_serial(b"\xff" * 14, milliseconds)
 
 
 @pytest.mark.parametrize("key_type", KEY_TYPES)

@@ -50,10 +50,11 @@ def test_a_device_id_that_is_no_unicode_does_not_break_its_batch() -> None:
 @pytest.mark.parametrize(
     "parts",
     [
-        [b"perhaps", b"", b"", b"", b""],
-        [b"ok", b"tbs", b"device"],
-        [b"ok", b"tbs", b"\xff", b"hash", b"serial"],
-        [b"refused", b"csr"],
+        [b"perhaps", b"", b""],
+        [b"ok", b"tbs"],
+        [b"ok" + bytes(52), b"tbs", b"\xff"],
+        [b"refusedcsr", b"message"],
+        [b"refused\xff", b"message", b"hint"],
         [*encode_answer(Draft(b"", "device", b"", 1)), b"refused"],
     ],
 )

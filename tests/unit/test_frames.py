@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,42 +31,51 @@ TOLD = [
 @given(st.sampled_from(Kind), st.lists(st.binary(max_size=300)))
 def test_a_message_comes_back_as_it_was(kind: Kind, parts: list[bytes]) -> None:
     message = encode(kind, parts)
-    assert decode_header(message[: HEADER.size]) == (kind, len(message) - HEADER.size)
-    assert decode_body(message[HEADER.size :]) == parts
+    header = decode_header(message[: HEADER.size])
+    assert header == (kind, len(parts), len(message) - HEADER.size)
+    assert decode_body(header, message[HEADER.size :]) == parts
 
 
-@given(st.lists(st.binary(max_size=50), min_size=1, max_size=5))
-def test_a_body_that_is_cut_off_is_broken_unless_whole_parts_are_left(parts: list[bytes]) -> None:
-    body = encode(Kind.BATCH, parts)[HEADER.size :]
-    whole = {0, *itertools.accumulate(4 + len(part) for part in parts)}
-    for length in range(len(body)):
-        if length in whole:
-            assert decode_body(body[:length]) == parts[: sorted(whole).index(length)]
-        else:
-            with pytest.raises(BrokenFrameError):
-                decode_body(body[:length])
+@given(st.lists(st.binary(max_size=50), min_size=1, max_size=5), st.data())
+def test_a_body_that_is_cut_off_or_too_long_is_broken(parts: list[bytes], data: st.DataObject) -> None:
+    message = encode(Kind.BATCH, parts)
+    header, body = decode_header(message[: HEADER.size]), message[HEADER.size :]
+    shortest = 4 * len(parts)
+    cut = data.draw(st.integers(shortest, len(body)))
+    for other in (body[:cut], body + b"\0"):
+        if other == body:
+            continue
+        with pytest.raises(BrokenFrameError):
+            decode_body(header._replace(length=len(other)), other)
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_are_a_body_or_broken(body: bytes) -> None:
+@given(st.integers(0, 20), st.binary(max_size=200))
+def test_any_bytes_are_a_body_or_broken(count: int, body: bytes) -> None:
     try:
-        parts = decode_body(body)
+        header = decode_header(HEADER.pack(Kind.REPLY, count, len(body)))
+        parts = decode_body(header, body)
     except BrokenFrameError:
         return
     assert encode(Kind.REPLY, parts)[HEADER.size :] == body
 
 
 def test_a_body_of_the_largest_size_is_announced_and_no_larger_one() -> None:
-    assert decode_header(HEADER.pack(Kind.REPLY, MAX_BODY)) == (Kind.REPLY, MAX_BODY)
+    assert decode_header(HEADER.pack(Kind.REPLY, 1, MAX_BODY)) == (Kind.REPLY, 1, MAX_BODY)
     for length in (MAX_BODY + 1, 2**32 - 1):
         with pytest.raises(BrokenFrameError):
-            decode_header(HEADER.pack(Kind.REPLY, length))
+            decode_header(HEADER.pack(Kind.REPLY, 1, length))
+
+
+def test_more_parts_than_the_body_has_room_for_are_broken() -> None:
+    for parts, length in ((1, 0), (1, 3), (2**32 - 1, MAX_BODY)):
+        with pytest.raises(BrokenFrameError):
+            decode_header(HEADER.pack(Kind.REPLY, parts, length))
 
 
 @pytest.mark.parametrize("kind", [number for number in range(256) if number not in list(Kind)])
 def test_an_unknown_kind_is_broken(kind: int) -> None:
     with pytest.raises(BrokenFrameError):
-        decode_header(HEADER.pack(kind, 0))
+        decode_header(HEADER.pack(kind, 0, 0))
 
 
 @pytest.mark.parametrize("kind", TOLD)

@@ -142,7 +142,7 @@ async def ledger_opened_again(path: Path) -> int:
 async def test_a_serial_number_can_not_be_used_twice(ledger: Ledger) -> None:
     first, second = intent("a"), intent("b")
     await issue(ledger, first)
-    twin = Intent(**{**{name: getattr(second, name) for name in Intent.__slots__}, "serial": first.serial})
+    twin = second._replace(serial=first.serial)
     with pytest.raises(LedgerUnavailableError):
         await ledger.journal([twin])
 

@@ -11,11 +11,9 @@ from otahsm.errors import InProgressError
 from otahsm.issuance import Caller, Order, Outcome
 from otahsm.issuance.queue import IssuanceQueue
 
-CALLER = Caller("cn:test", bytes(32))
 
-
-def order(name: str) -> Order:
-    return Order(CALLER, name, "", "", b"")
+def order(name: str, client: str = "cn:test") -> Order:
+    return Order(Caller(client, bytes(32)), name, "", "", b"")
 
 
 class Cycle:
@@ -60,15 +58,59 @@ async def test_what_waits_while_the_cycle_is_busy_becomes_one_batch() -> None:
     await queue.close(30)
 
 
-async def test_a_batch_has_at_most_the_batch_size_unless_one_message_is_larger() -> None:
+async def test_a_batch_is_never_larger_than_the_batch_size_and_messages_are_divided_for_it() -> None:
     cycle = Cycle()
     queue = IssuanceQueue(cycle.issue, batch_size=4, places=1)
-    submissions = [asyncio.create_task(queue.submit([order("x")] * size)) for size in (1, 3, 1, 6, 2)]
+    wanted = [[f"{size}/{number}" for number in range(size)] for size in (1, 3, 1, 6, 2)]
+    submissions = [asyncio.create_task(queue.submit([order(name) for name in message])) for message in wanted]
     await asyncio.sleep(0)  # every submission is in the queue before the feeder starts
     await queue.start()
     cycle.gate.set()
+    answers = await asyncio.gather(*submissions)
+    assert [names(answer) for answer in answers] == wanted
+    assert [len(batch) for batch in cycle.batches] == [4, 4, 4, 1]
+    await queue.close(30)
+
+
+async def test_a_client_with_a_million_requests_does_not_starve_one_that_asks_for_one() -> None:
+    cycle = Cycle()
+    queue = IssuanceQueue(cycle.issue, batch_size=8, places=1)
+    greedy = [
+        asyncio.create_task(queue.submit([order(f"greedy-{number}", "cn:greedy")] * 256))
+        for number in range(20)
+    ]
+    await asyncio.sleep(0)
+    await queue.start()
+    while not cycle.batches:
+        await asyncio.wait(greedy, timeout=0.001)
+    modest = asyncio.create_task(queue.submit([order("modest", "cn:modest")]))
+    await asyncio.sleep(0)
+    cycle.gate.set()
+    assert names(await modest) == ["modest"]
+    assert [len(batch) for batch in cycle.batches[:2]] == [8, 8]
+    assert "modest" in cycle.batches[1]
+    assert not any(task.done() for task in greedy)
+    for task in greedy:
+        task.cancel()
+    await queue.close(0)
+
+
+async def test_clients_share_a_batch_equally_and_what_one_leaves_goes_to_the_others() -> None:
+    cycle = Cycle()
+    queue = IssuanceQueue(cycle.issue, batch_size=12, places=1)
+    wants = {"a": 100, "b": 100, "c": 2}
+    submissions = [
+        asyncio.create_task(queue.submit([order(name, f"cn:{name}")] * count))
+        for name, count in wants.items()
+    ]
+    await asyncio.sleep(0)
+    await queue.start()
+    cycle.gate.set()
     await asyncio.gather(*submissions)
-    assert [len(batch) for batch in cycle.batches] == [4, 7, 2]
+    shares = [{name: batch.count(name) for name in wants} for batch in cycle.batches]
+    assert shares[0] == {"a": 6, "b": 4, "c": 2}
+    assert shares[1:3] == [{"a": 6, "b": 6, "c": 0}] * 2
+    assert sum(map(len, cycle.batches)) == 202
     await queue.close(30)
 
 
@@ -86,16 +128,21 @@ async def test_no_more_batches_are_in_the_cycle_than_there_are_places() -> None:
     await queue.close(30)
 
 
-async def test_a_full_queue_makes_its_clients_wait() -> None:
+async def test_a_client_whose_line_is_full_waits_and_nobody_else_does() -> None:
     cycle = Cycle()
-    queue = IssuanceQueue(cycle.issue, batch_size=1, places=1)
-    submissions = [asyncio.create_task(queue.submit([order(str(n))])) for n in range(200)]
+    queue = IssuanceQueue(cycle.issue, batch_size=64, places=1)
+    submissions = [asyncio.create_task(queue.submit([order(str(n))] * 64)) for n in range(100)]
     await asyncio.sleep(0)
-    assert queue._waiting.qsize() == 64
+    assert queue._unsettled == 1024
+    other = asyncio.create_task(queue.submit([order("other", "cn:other")]))
+    await asyncio.sleep(0)
+    assert queue._unsettled == 1025
     await queue.start()
     cycle.gate.set()
     answers = await asyncio.gather(*submissions)
-    assert [names(answer) for answer in answers] == [[str(n)] for n in range(200)]
+    assert [set(names(answer)) for answer in answers] == [{str(n)} for n in range(100)]
+    assert names(await other) == ["other"]
+    assert not queue._lines  # nothing is kept of clients that have gone
     await queue.close(30)
 
 

@@ -1,0 +1,93 @@
+"""Fills a new ledger with made-up certificates, so that issuing into a full one can be measured.
+
+    .venv/bin/python bench/fill_ledger.py fleet/otahsm.toml 1000000
+
+The rows are as large and as random as real ones; the certificates are random octets, and no client ever saw
+them. Never run it on a ledger that matters: it refuses to when there is anything in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sqlite3
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from otahsm.config import load_config, section
+from otahsm.ledger import Intent, Ledger
+from otahsm.pki import SERIAL_RANDOM_BYTES, load_chain, make_serial
+
+_CERTIFICATE_OCTETS: Final = 460  # of a P-256 device under a P-256 root
+_DAY: Final = 86_400
+
+
+def main() -> int:
+    """Fill the ledger that a configuration names."""
+    parser = argparse.ArgumentParser(description="Fill a new ledger with made-up certificates.")
+    parser.add_argument("config", type=Path, help="otahsm.toml; no daemon may run on it")
+    parser.add_argument("count", type=int, help="how many certificates")
+    arguments = parser.parse_args()
+    config = load_config(arguments.config)
+    issuer = load_chain(section(config.ca, "ca").certificate.read_bytes()).issuer
+    path = section(config.ledger, "ledger").path
+    asyncio.run(_make_tables(path, issuer.key_identifier))
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        if database.execute("SELECT EXISTS (SELECT 1 FROM intents)").fetchone()[0]:
+            sys.stderr.write(f"{path} is not empty; nothing was changed\n")
+            return 1
+        _fill(database, arguments.count, issuer.key_identifier)
+    return 0
+
+
+async def _make_tables(path: Path, issuer_key_id: bytes) -> None:
+    ledger = Ledger(path, issuer_key_id)
+    await ledger.open()
+    await ledger.close()
+
+
+def _fill(database: sqlite3.Connection, count: int, issuer_key_id: bytes) -> None:
+    database.execute("PRAGMA synchronous = OFF")  # a power cut may well spoil this one
+    database.execute("PRAGMA cache_size = -1000000")
+    database.execute("BEGIN")
+    columns = ", ".join(Intent._fields)
+    marks = ", ".join("?" * len(Intent._fields))
+    database.executemany(f"INSERT INTO intents ({columns}) VALUES ({marks})", _intents(count, issuer_key_id))  # noqa: S608
+    database.execute(
+        "INSERT INTO certificates SELECT id, randomblob(?), intended_at FROM intents", (_CERTIFICATE_OCTETS,)
+    )
+    database.execute("UPDATE progress SET closed_below = ?", (count + 1,))
+    database.execute("COMMIT")
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
+    now = int(time.time())
+    began = 1000 * (now - _DAY)  # eight a millisecond since then
+    for number in range(count):
+        yield Intent(
+            serial=make_serial(b"\xff" + os.urandom(SERIAL_RANDOM_BYTES - 1), began + number // 8).to_bytes(
+                20
+            ),
+            request_id="",
+            profile="ota-connect",
+            device_id=str(uuid.uuid4()),
+            spki_sha256=os.urandom(32),
+            tbs_sha256=os.urandom(32),
+            issuer_key_id=issuer_key_id,
+            not_before=now,
+            not_after=now + 365 * _DAY,
+            client="cn:quickstart",
+            client_certificate_sha256=bytes(32),
+            intended_at=now * 1_000_000,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

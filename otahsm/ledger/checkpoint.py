@@ -1,0 +1,57 @@
+"""Copies SQLite's write-ahead log home while the ledger is written: the writer need not wait for it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+_EVERY: Final = 8000  # certificates: about half of what fills the log
+
+
+class Checkpointer:
+    """Runs checkpoints in a thread of its own.
+
+    In a large ledger every certificate changes other pages, which must be copied from the log to all over the
+    file: that takes the disk longer than the commits do. A passive checkpoint does it without stopping the
+    writer. The writer's own, at `PRAGMA wal_autocheckpoint` pages, is then left with little, and lets the log
+    begin anew; so the log stays bounded.
+
+    Args:
+        path: the ledger's file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written = 0
+        self._due = threading.Event()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def wrote(self, certificates: int) -> None:
+        """Note that so many were recorded."""
+        self._written += certificates
+        if self._written >= _EVERY:
+            self._written = 0
+            self._due.set()
+
+    def close(self) -> None:
+        """End the thread, and wait for it."""
+        self._ended = True
+        self._due.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with closing(sqlite3.connect(self._path)) as connection:
+            while True:
+                self._due.wait()
+                self._due.clear()
+                if self._ended:
+                    return
+                try:
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                except sqlite3.Error:
+                    continue  # a disk that fails is the writer's to report: it meets the same
