@@ -9,10 +9,8 @@ them. Never run it on a ledger that matters: it refuses to when there is anythin
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sqlite3
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,39 +18,39 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from otahsm.config import load_config, section
-from otahsm.ledger import Intent, Ledger
+from otahsm.config import Config, load_config, section
+from otahsm.ledger import Intent
+from otahsm.ledger.store import migrate, open_engine
 from otahsm.pki import SERIAL_RANDOM_BYTES, load_chain, make_serial
 
 _CERTIFICATE_OCTETS: Final = 460  # of a P-256 device under a P-256 root
 _DAY: Final = 86_400
 
 
-def main() -> int:
+def main() -> None:
     """Fill the ledger that a configuration names."""
     parser = argparse.ArgumentParser(description="Fill a new ledger with made-up certificates.")
     parser.add_argument("config", type=Path, help="otahsm.toml; no daemon may run on it")
     parser.add_argument("count", type=int, help="how many certificates")
     arguments = parser.parse_args()
-    config = load_config(arguments.config)
+    fill(load_config(arguments.config), arguments.count)
+
+
+def fill(config: Config, count: int) -> None:
+    """Fill the ledger of a configuration. Raises SystemExit if there is anything in it."""
     issuer = load_chain(section(config.ca, "ca").certificate.read_bytes()).issuer
     path = section(config.ledger, "ledger").path
-    asyncio.run(_make_tables(path, issuer.key_identifier))
+    engine = open_engine(path)
+    with engine.begin() as connection:
+        migrate(connection)
+    engine.dispose()
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         if database.execute("SELECT EXISTS (SELECT 1 FROM intents)").fetchone()[0]:
-            sys.stderr.write(f"{path} is not empty; nothing was changed\n")
-            return 1
-        _fill(database, arguments.count, issuer.key_identifier)
-    return 0
+            raise SystemExit(f"{path} is not empty; nothing was changed")
+        _insert(database, count, issuer.key_identifier)
 
 
-async def _make_tables(path: Path, issuer_key_id: bytes) -> None:
-    ledger = Ledger(path, issuer_key_id)
-    await ledger.open()
-    await ledger.close()
-
-
-def _fill(database: sqlite3.Connection, count: int, issuer_key_id: bytes) -> None:
+def _insert(database: sqlite3.Connection, count: int, issuer_key_id: bytes) -> None:
     database.execute("PRAGMA synchronous = OFF")  # a power cut may well spoil this one
     database.execute("PRAGMA cache_size = -1000000")
     database.execute("BEGIN")
@@ -90,4 +88,4 @@ def _intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

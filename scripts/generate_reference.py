@@ -249,7 +249,8 @@ def parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, ...]]:
 
 def takes(kind: Any, info: ArgumentInfo | OptionInfo) -> str:
     """Say what an option takes."""
-    kind = next((item for item in get_args(kind) if item is not type(None)), kind)
+    while inner := [item for item in get_args(kind) if item is not type(None)]:  # X | None, list[X]
+        kind = inner[0]
     if kind is bool:
         return "nothing"
     if isinstance(kind, type) and issubclass(kind, Enum):

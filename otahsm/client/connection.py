@@ -31,8 +31,13 @@ class ClientTls:
     key: Path
 
 
-def open_channel(target: str, tls: ClientTls) -> grpc.aio.Channel:
+def open_channel(target: str, tls: ClientTls, server_name: str = "") -> grpc.aio.Channel:
     """Open a channel to `host:port`; it connects when it is used.
+
+    Args:
+        target: where the daemon listens.
+        tls: the client's files.
+        server_name: whom the daemon's certificate must be for; empty for the host in `target`.
 
     Raises:
         ConfigError: a file can't be read.
@@ -41,8 +46,9 @@ def open_channel(target: str, tls: ClientTls) -> grpc.aio.Channel:
         ca, certificate, key = (path.read_bytes() for path in (tls.ca, tls.certificate, tls.key))
     except OSError as error:
         raise ConfigError(f"the client's TLS file {error.filename} can't be read: {error.strerror}") from None
+    name = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
     return grpc.aio.secure_channel(
-        target, grpc.ssl_channel_credentials(ca, key, certificate), options=_OPTIONS
+        target, grpc.ssl_channel_credentials(ca, key, certificate), options=(*_OPTIONS, *name)
     )
 
 

@@ -59,25 +59,33 @@ class _Line:
     def __init__(self) -> None:
         self.submissions: deque[_Submission] = deque()
         self.waiting = 0
-        self.room = asyncio.Event()
+        self._outside: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def full(self) -> bool:
+        return self.waiting >= _LINE
+
+    async def room(self) -> None:
+        """Wait until orders were taken; there is room then, if nobody was faster."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._outside.append(turn)
+        await turn
 
     def add(self, submission: _Submission) -> None:
         self.submissions.append(submission)
-        self._count(len(submission.orders))
+        self.waiting += len(submission.orders)
 
     def take(self, at_most: int) -> _Part:
         part = _Part(self.submissions[0], at_most)
         if part.submission.taken == len(part.submission.orders):
             self.submissions.popleft()
-        self._count(-len(part.orders))
+        self.waiting -= len(part.orders)
+        # One for each order that was taken, and not all: there may be thousands, and room for few.
+        come_in = min(len(part.orders), len(self._outside)) if self.waiting else len(self._outside)
+        for turn in [self._outside.popleft() for _ in range(come_in)]:
+            if not turn.done():
+                turn.set_result(None)
         return part
-
-    def _count(self, change: int) -> None:
-        self.waiting += change
-        if self.waiting < _LINE:
-            self.room.set()
-        else:
-            self.room.clear()
 
 
 class IssuanceQueue:
@@ -115,8 +123,8 @@ class IssuanceQueue:
             orders: at least one; all of one client.
         """
         client = orders[0].caller.identity
-        while (line := self._lines.get(client)) and not line.room.is_set():
-            await line.room.wait()
+        while (line := self._lines.get(client)) and line.full:
+            await line.room()
         line = self._lines.setdefault(client, line or _Line())
         submission = _Submission(orders)
         line.add(submission)

@@ -40,7 +40,7 @@ _PRAGMAS: Final = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA busy_timeout = 5000",
     # Pages of the indexes come back again and again: keep them, and copy them home seldom (`Checkpointer`).
-    "PRAGMA cache_size = -65536",  # KiB
+    "PRAGMA cache_size = -16384",  # KiB
     "PRAGMA wal_autocheckpoint = 64000",  # pages: the log grows to 256 MiB
 )
 
@@ -189,7 +189,7 @@ class Ledger:
             ) from None
         except OSError as error:
             raise ConfigError(f"the ledger {self._path} can't be used: {error.strerror}") from None
-        self._engine = _engine(self._path)
+        self._engine = open_engine(self._path)
         try:
             with self._engine.begin() as connection:
                 migrate(connection)
@@ -226,7 +226,8 @@ class Ledger:
             self._lock = None
 
 
-def _engine(path: Path) -> Engine:
+def open_engine(path: Path) -> Engine:
+    """Open a ledger's file, making it if it is missing, with all that durability needs."""
     engine = create_engine(f"sqlite:///{path}")
 
     @event.listens_for(engine, "connect")

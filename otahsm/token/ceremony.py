@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -121,6 +123,36 @@ def inspect_key(token: TokenConfig, ca: CaConfig, issuer: Issuer) -> KeyReport:
         except pkcs11.PKCS11Error as error:
             raise explain(error, "being inspected") from None
     return report
+
+
+def key_types(token: TokenConfig) -> list[KeyType]:
+    """List the types of keys that the token can sign with. Raises as `logged_in`."""
+    with logged_in(token) as session:
+        return keys.possible_key_types(session.token)
+
+
+@contextlib.contextmanager
+def throwaway_ca(token: TokenConfig, folder: Path, key_type: KeyType, now: datetime) -> Iterator[CaConfig]:
+    """Make a CA in the token for as long as the block runs; its key is destroyed at the end.
+
+    What it signs is worth nothing, so that the fleet's CA need not sign to be measured. Its certificate is
+    written into `folder`.
+
+    Raises:
+        OtahsmError: as `create_root`.
+    """
+    name = f"{keys.THROWAWAY_LABEL}{secrets.token_hex(8)}"
+    ca = CaConfig(certificate=folder / f"{name}.pem", key_label=name, key_id=secrets.token_hex(8))
+    root = create_root(token, ca, key_type=key_type, common_name=name, now=now, days=1, kind="root")
+    try:
+        write_certificate(ca.certificate, root)
+        yield ca
+    finally:
+        with logged_in(token, read_write=True) as session:
+            try:
+                keys.destroy_throwaway(session, ca)
+            except pkcs11.PKCS11Error as error:
+                raise explain(error, f"destroying the throwaway key {name}") from None
 
 
 def _signs_for(private: pkcs11.PrivateKey, issuer: Issuer) -> bool:

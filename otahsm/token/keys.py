@@ -16,7 +16,7 @@ from pkcs11.util.ec import encode_named_curve_parameters
 
 from otahsm.config import CaConfig, KeyType
 from otahsm.errors import TokenRefusedError, TokenUnavailableError
-from otahsm.pki import PublicKey, key_type_of
+from otahsm.pki import SIGNATURE_ALGORITHMS, PublicKey, key_type_of
 from otahsm.token.faults import explain
 
 _ED25519_PARAMETERS: Final = bytes.fromhex("06032b6570")  # OID 1.3.101.112 (RFC 8410)
@@ -47,6 +47,8 @@ _REPORTED: Final = (
     Attribute.MODIFIABLE,
     Attribute.ALWAYS_AUTHENTICATE,
 )
+THROWAWAY_LABEL: Final = "otahsm-bench-"  # what the labels of keys begin with that may be destroyed
+_MECHANISMS: Final = {"ecdsa": Mechanism.ECDSA, "rsa": Mechanism.RSA_PKCS, "eddsa": Mechanism.EDDSA}
 _OTHER_USES: Final = (Attribute.SIGN_RECOVER, Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE)
 
 
@@ -94,7 +96,10 @@ def generate(
 
 
 def _generate(
-    session: pkcs11.Session, ca: CaConfig, key_type: KeyType, unused: Mapping[Attribute, object]
+    session: pkcs11.Session,
+    ca: CaConfig,
+    key_type: KeyType,
+    unused: Mapping[Attribute, object],
 ) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
     arguments: dict[str, Any] = {
         "label": ca.key_label,
@@ -135,6 +140,20 @@ def find_private_key(session: pkcs11.Session, ca: CaConfig) -> pkcs11.PrivateKey
     except pkcs11.PKCS11Error as error:
         raise explain(error, "looking for the CA key") from None
     return cast(pkcs11.PrivateKey, key)
+
+
+def destroy_throwaway(session: pkcs11.Session, ca: CaConfig) -> None:
+    """Destroy a throwaway key pair, and no other.
+
+    Raises:
+        ValueError: its label is not that of a throwaway.
+        PKCS11Error: the token failed.
+    """
+    if not ca.key_label.startswith(THROWAWAY_LABEL):
+        raise ValueError(f"{ca.key_label!r} is not the label of a throwaway key")
+    attributes = {Attribute.LABEL: ca.key_label, Attribute.ID: bytes.fromhex(ca.key_id)}
+    for key in list(session.get_objects(attributes)):
+        key.destroy()
 
 
 def decode_public_key(key: pkcs11.Key) -> PublicKey:
@@ -184,8 +203,15 @@ def attributes_of(key: pkcs11.PrivateKey) -> dict[str, str]:
     return report
 
 
+def possible_key_types(token: pkcs11.Token) -> list[KeyType]:
+    """List the types of keys that the token can sign with, as its mechanisms say."""
+    present = token.slot.get_mechanisms()
+    return [
+        kind for kind, algorithm in SIGNATURE_ALGORITHMS.items() if _MECHANISMS[algorithm.family] in present
+    ]
+
+
 def signing_mechanisms(token: pkcs11.Token) -> list[str]:
     """List what otahsm could sign with on this token, as mechanism names."""
-    usable = (Mechanism.ECDSA, Mechanism.RSA_PKCS, Mechanism.EDDSA)
     present = token.slot.get_mechanisms()
-    return [f"CKM_{mechanism.name}" for mechanism in usable if mechanism in present]
+    return [f"CKM_{mechanism.name}" for mechanism in _MECHANISMS.values() if mechanism in present]

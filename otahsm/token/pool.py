@@ -18,6 +18,11 @@ _PROBE_SECONDS: Final = 5.0
 _LONGEST_PAUSE: Final = 15.0  # a token that is away is not hammered
 
 
+def signer_setup(token: TokenConfig, ca: CaConfig, certificate: bytes) -> list[bytes]:
+    """Say what a signer needs to know: the first message to it."""
+    return [token.model_dump_json().encode(), ca.model_dump_json().encode(), certificate]
+
+
 class SignerPool:
     """Keeps `[token] signers` processes signing for one CA.
 
@@ -35,7 +40,7 @@ class SignerPool:
         self._pool = WorkerPool(
             "signer",
             "otahsm.token.signer",
-            [token.model_dump_json().encode(), ca.model_dump_json().encode(), issuer.certificate],
+            signer_setup(token, ca, issuer.certificate),
             size=token.signers,
             depth=_DEPTH,
             environment=os.environ,

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 import pkcs11
 
 from otahsm.config import CaConfig, TokenConfig
-from otahsm.pki import Issuer, load_issuer
+from otahsm.pki import load_issuer
 from otahsm.token.faults import explain
 from otahsm.token.keys import find_private_key
 from otahsm.token.pool import PROBE
@@ -31,23 +31,27 @@ def start(setup: list[bytes]) -> Handler:
     """Log in, find the key and show that it signs; return what answers a batch.
 
     Args:
-        setup: [token] and [ca] as JSON, and the CA certificate in DER.
+        setup: as `open_keys` takes it.
     """
-    token_json, ca_json, certificate = setup
-    token = TokenConfig.model_validate_json(token_json)
-    keys = open_keys(token, CaConfig.model_validate_json(ca_json), load_issuer(certificate))
+    keys = open_keys(setup)
     if len(keys) > 1:
         return ParallelSigning(keys).sign
     (key,) = keys
     return lambda messages: [key.sign(message) for message in messages]
 
 
-def open_keys(token: TokenConfig, ca: CaConfig, issuer: Issuer) -> list[SigningKey]:
+def open_keys(setup: list[bytes]) -> list[SigningKey]:
     """Log in for the life of the process; return the CA key in each of `[token] sessions` sessions.
+
+    Args:
+        setup: [token] and [ca] as JSON, and the CA certificate in DER.
 
     Raises:
         OtahsmError: as `logged_in`; or the key is not there, or does not sign.
     """
+    token_json, ca_json, certificate = setup
+    token, ca = TokenConfig.model_validate_json(token_json), CaConfig.model_validate_json(ca_json)
+    issuer = load_issuer(certificate)
     first = _for_life.enter_context(logged_in(token))
     try:
         # Login is the token's state, not the session's (PKCS#11 v2.40, section 5.6): once is enough.

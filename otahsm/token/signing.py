@@ -45,7 +45,7 @@ class SigningKey:
             TokenRefusedError: the token can't sign with this key at all.
         """
         try:
-            signature = self._sign(message)
+            signature = self.sign_unverified(message)
         except pkcs11.PKCS11Error as error:
             raise explain(error, "signing") from None
         if not signature_is_valid(self._public_key, self._algorithm, signature, message):
@@ -57,7 +57,12 @@ class SigningKey:
             )
         return signature
 
-    def _sign(self, message: bytes) -> bytes:
+    def sign_unverified(self, message: bytes) -> bytes:
+        """Sign a message, and believe the token; only for measuring it.
+
+        Raises:
+            PKCS11Error: the token failed.
+        """
         match self._algorithm.family:
             case "ecdsa":
                 digest = hashlib.new(self._algorithm.digest or "sha256", message).digest()

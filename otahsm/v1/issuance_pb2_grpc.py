@@ -80,8 +80,9 @@ class IssuanceServiceServicer:
         the same `request_id`. Results come as they finish, not in the order of the
         requests. A bad CSR costs one result, never its neighbours.
 
-        The server keeps a bounded number of messages of a stream in work and stops
-        reading beyond that, so a client must read results while it sends.
+        The server keeps at most 1,024 requests of a stream in hand and stops
+        reading beyond that, so a client must read results while it sends. Results
+        that are ready are sent together, up to 256 in a message.
 
         The stream itself ends with an error only when a message breaks the rules
         above (INVALID_ARGUMENT) or when the daemon shuts down (UNAVAILABLE); what

@@ -29,6 +29,7 @@ _FINAL: Final = (TokenRefusedError, ConfigError, AuthorityUnusableError)
 _FIRST_PAUSE: Final = 0.25
 _SETTLED: Final = 5.0  # a worker that lived for less failed as much as one that never started
 _START_TIMEOUT: Final = 60.0
+_HEAD_START: Final = 2.0
 
 Report = Callable[[str, int, OtahsmError | None], None]
 
@@ -98,15 +99,16 @@ class WorkerPool:
 
     async def start(self) -> None:
         """Start the workers, and return while they get ready."""
-        self._keepers = [asyncio.create_task(self._keep_one()) for _ in range(self._size)]
+        first = asyncio.create_task(self._keep_one())
+        self._keepers = [first, *(asyncio.create_task(self._keep_later()) for _ in range(self._size - 1))]
 
-    async def wait_until_ready(self) -> None:
-        """Return when a worker is ready.
+    async def wait_until_ready(self, count: int = 1) -> None:
+        """Return when so many workers are ready.
 
         Raises:
             OtahsmError: none is, and none will be without an operator.
         """
-        await self._until(lambda: bool(self._workers) or self.stopped)
+        await self._until(lambda: len(self._workers) >= count or self.stopped)
         if not self._workers and self.refusal:
             raise self.refusal
 
@@ -164,6 +166,13 @@ class WorkerPool:
     def _free(self) -> Worker | None:
         worker = min(filter(attrgetter("alive"), self._workers), key=attrgetter("load"), default=None)
         return worker if worker and worker.load < self._depth else None
+
+    async def _keep_later(self) -> None:
+        """Let the first worker have the machine until it is ready: one is enough to begin with."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEAD_START):
+                await self._until(lambda: bool(self._workers) or self._given_up > 0)
+        await self._keep_one()
 
     async def _keep_one(self) -> None:
         """Keep one worker alive for as long as the pool is: start, watch, replace after a pause."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,6 +34,9 @@ class Worker:
         self.failure: OtahsmError | None = None
         self._stdin, self._stdout = process.stdin, process.stdout
         self._changed = changed
+        self._handle: int | None = None
+        with contextlib.suppress(ProcessLookupError):  # it may be gone already
+            self._handle = os.pidfd_open(process.pid)
         self._owed: deque[asyncio.Future[list[bytes]]] = deque()
         self._reader = asyncio.create_task(self._read())
 
@@ -102,15 +107,19 @@ class Worker:
 
     def kill(self) -> None:
         """Let the kernel end it; `ended` waits for that."""
-        if self.process.returncode is None:
+        # Not process.kill(): that looks after the process, and takes its end away from who waits for it.
+        if self._handle is not None:
             with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     async def ended(self) -> OtahsmError:
         """Wait until the process is gone; return why it went: its own last words, if it had any."""
         status = await self.process.wait()
         await asyncio.wait({self._reader}, timeout=_LAST_WORDS)
         self._reader.cancel()  # something else may hold its end of the pipe
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
         failure = WorkerLostError(f"process {self.process.pid} exited with {status}")
         self._fail(failure)
         return self.failure or failure

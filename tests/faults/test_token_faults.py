@@ -176,8 +176,8 @@ def test_signers_that_were_still_starting_do_not_outlive_their_daemon(faulty: Fa
     for _ in range(3):
         with running(faulty.fleet) as daemon:
             daemon.wait_for("daemon.listening")
+            eventually(lambda: len(daemon.children()) == 4, "not all workers are started")
             children = daemon.children()
-            assert len(children) == 4
             daemon.kill()
         # What they were told is in the pipe already: nobody but themselves can notice.
         eventually(lambda: not any(map(is_running, children)), "signers outlive their daemon")  # noqa: B023

@@ -12,7 +12,8 @@
  *   login-slow    C_Login takes a second
  *   slow          C_Sign takes 20 ms, and 16 at once in all processes are as many as there may be
  *
- * Each C_Login and C_Sign appends a line to the file SHIM_LOG, and C_Login another when it is done.
+ * Each C_Login and C_Sign appends a line to the file SHIM_LOG, C_Login another when it is done, and a slow
+ * C_Sign another if it took the last slot.
  * SHIM_SLOTS names the semaphore (sem_overview(7)) that counts the slow ones.
  *
  * The function list is a version and then the functions in the order of PKCS#11 v2.40, section 4.5.
@@ -89,7 +90,9 @@ static CK_RV sign(CK_ULONG session, CK_BYTE *data, CK_ULONG length, CK_BYTE *sig
     if (told("crash")) abort();
     if (told("device-error")) return CKR_DEVICE_ERROR;
     if (told("slow")) {
+        int left = 0;
         sem_wait(slots);
+        if (sem_getvalue(slots, &left) == 0 && left == 0) count("full\n");
         usleep(20 * 1000);
         CK_RV result = forward(session, data, length, signature, size);
         sem_post(slots);

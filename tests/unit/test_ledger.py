@@ -19,7 +19,7 @@ from sqlalchemy import create_engine
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import Accepted, Conflict, InProgress, Intent, Ledger, Replay
 from otahsm.ledger.schema import metadata
-from otahsm.ledger.store import _engine, migrate
+from otahsm.ledger.store import migrate, open_engine
 
 CA = bytes(20)
 
@@ -204,7 +204,7 @@ async def test_only_its_owner_may_read_a_new_ledger(ledger: Ledger, tmp_path: Pa
 
 
 def test_every_commit_waits_for_the_disk(tmp_path: Path) -> None:
-    with _engine(tmp_path / "ledger.sqlite3").connect() as connection:
+    with open_engine(tmp_path / "ledger.sqlite3").connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 

@@ -1,0 +1,87 @@
+"""A gauge: a worker that measures what this token and this machine can do. `python -m otahsm.token.gauge`.
+
+It answers a batch by doing one thing for so long, in all its sessions, and telling how often it did it:
+
+- `sign`: C_Sign and nothing else
+- `floor`: the crypto floor, the least that one certificate costs: verify the signature of a CSR, C_Sign,
+  verify the result
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import pkcs11
+from cryptography import x509
+
+from otahsm.errors import TokenUnavailableError
+from otahsm.token.faults import explain
+from otahsm.token.signer import open_keys
+from otahsm.token.signing import SigningKey
+from otahsm.workers import run_worker
+from otahsm.workers.child import Handler
+
+SIGN: Final = b"sign"
+FLOOR: Final = b"floor"
+
+_TBS: Final = bytes(450)  # about as long as a device's
+_STRETCH: Final = 16  # times that something is done between two looks at the clock
+
+
+def start(setup: list[bytes]) -> Handler:
+    """Log in and find the key in each session, as a signer does; return what answers a batch.
+
+    Args:
+        setup: as a signer's.
+    """
+    signing = open_keys(setup)
+    threads = ThreadPoolExecutor(len(signing))
+
+    def handle(parts: list[bytes]) -> list[bytes]:
+        what, seconds, *csrs = parts
+        steps = [_signing(key) if what == SIGN else _issuing(key, csrs) for key in signing]
+        rates = threads.map(lambda step: _repeat(step, float(seconds)), steps)
+        return [b"%f" % sum(rates)]
+
+    return handle
+
+
+def _signing(key: SigningKey) -> Callable[[], None]:
+    def step() -> None:
+        key.sign_unverified(_TBS)
+
+    return step
+
+
+def _issuing(key: SigningKey, csrs: list[bytes]) -> Callable[[], None]:
+    read = [x509.load_der_x509_csr(csr) for csr in csrs]
+    following: Iterator[x509.CertificateSigningRequest] = itertools.cycle(read)
+
+    def step() -> None:
+        if not next(following).is_signature_valid:
+            raise TokenUnavailableError("the bench made a CSR that is not valid")
+        key.sign(_TBS)
+
+    return step
+
+
+def _repeat(step: Callable[[], None], seconds: float) -> float:
+    """Do something for so long; return how often a second."""
+    count = 0
+    began = time.perf_counter()
+    try:
+        while (passed := time.perf_counter() - began) < seconds:
+            for _ in range(_STRETCH):
+                step()
+            count += _STRETCH
+    except pkcs11.PKCS11Error as error:
+        raise explain(error, "signing") from None
+    return count / passed
+
+
+if __name__ == "__main__":
+    run_worker(start)

@@ -1,0 +1,95 @@
+"""`otahsm bench`: figures that make sense, and a token and a ledger that are as they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from otahsm.bench.calls import find_spy
+
+from harness import Fleet, running
+
+FEW = ("--certificates", "600")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def token_before(fleet: Fleet) -> list[str]:
+    return files(fleet.folder / "token")
+
+
+def test_bench_issue_tells_rate_floor_latency_cost_memory_and_calls(
+    fleet: Fleet, token_before: list[str]
+) -> None:
+    done = fleet.run("bench", "issue", *FEW, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["certificates"] == 600
+    assert result["certificates_per_second"] > 0
+    assert 0 < result["share_of_floor"] < 1.5
+    assert 0 < result["latency"]["p50"] <= result["latency"]["p95"] <= result["latency"]["p99"]
+    assert {kind: use["processes"] for kind, use in result["use"].items()} == {
+        "daemon": 1,
+        "client": 1,
+        "signers": 2,
+        "preparers": 2,
+    }
+    assert all(use["peak_mebibytes"] > 10 for use in result["use"].values())
+    assert find_spy() is not None
+    assert result["calls_per_certificate"] == 3.0
+    assert files(fleet.folder / "token") == token_before  # its key is gone
+    assert not list((fleet.folder / "ledger").iterdir())  # and so is its ledger
+
+
+@pytest.mark.parametrize("streams", ["0", "4"])
+def test_bench_issue_takes_single_requests_too(fleet: Fleet, streams: str) -> None:
+    done = fleet.run("bench", "issue", "--certificates", "100", "--streams", streams, "--message-size", "1")
+    assert done.returncode == 0, done.stderr
+    assert "share of the floor" in done.stdout
+    assert ("latency of a call" if streams == "0" else "latency of a message of 1") in done.stdout
+
+
+def test_bench_issue_loads_a_daemon_that_runs(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        target = f"localhost:{daemon.address.rpartition(':')[2]}"
+        done = fleet.run("bench", "issue", *FEW, "--target", target, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["floor"] is None
+
+
+def test_bench_token_measures_every_setting_and_names_the_best(fleet: Fleet, token_before: list[str]) -> None:
+    options = (
+        "--key-type",
+        "ec-p256",
+        "--key-type",
+        "ed25519",
+        "--seconds",
+        "0.1",
+        "--sessions",
+        "2",
+        "--json",
+    )
+    done = fleet.run("bench", "token", *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    settings = [(rate["key_type"], rate["processes"], rate["sessions"]) for rate in found["rates"]]
+    assert settings == [(kind, p, s) for kind in ("ec-p256", "ed25519") for p in (1, 2) for s in (1, 2)]
+    assert all(rate["signatures_per_second"] > 0 for rate in found["rates"])
+    assert set(found["best"]) == {"ec-p256", "ed25519"}
+    assert files(fleet.folder / "token") == token_before
+
+
+def test_bench_says_what_is_wrong_when_the_pin_is(fleet: Fleet) -> None:
+    pin = fleet.folder / "secrets/pin"
+    pin.write_text("00000000\n" if pin.read_text().strip() != "00000000" else "11111111\n")
+    for command in ("issue", "token"):
+        done = fleet.run("bench", command)
+        assert done.returncode == 4
+        assert "PIN" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,62 @@
+"""What a bench finds is summed up, drawn and written rightly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from otahsm.bench import IssueResult, Latency, TokenRate
+from otahsm.bench.issuing import write_toml
+from otahsm.bench.plot import plot
+from otahsm.cli.bench import _doubling
+from otahsm.cli.bench_tables import best_setting
+from otahsm.config import Config, ProfileConfig, TokenConfig, load_config
+
+
+def result(size: int, signers: int, rate: float) -> IssueResult:
+    latency = Latency.of([0.001, 0.002, 0.003])
+    return IssueResult("ec-p256", signers, 1, 1, size, 100, rate, latency, 9000.0, 11000.0)
+
+
+def test_the_share_is_of_the_mean_of_the_floors_before_and_after() -> None:
+    assert result(64, 2, 8000.0).floor == 10_000
+    assert result(64, 2, 8000.0).share_of_floor == 0.8
+    assert result(64, 2, 8000.0)._replace(floor_after=None).share_of_floor is None
+
+
+def test_latencies_are_in_milliseconds() -> None:
+    latency = Latency.of([number / 1000 for number in range(1, 102)])
+    assert latency == pytest.approx((51, 96, 100))
+
+
+def test_of_settings_that_are_equally_fast_the_smallest_is_best() -> None:
+    seen = [(1, 1, 50), (2, 1, 99), (2, 2, 100), (4, 4, 98)]
+    rates = [TokenRate("ec-p256", processes, sessions, rate) for processes, sessions, rate in seen]
+    assert best_setting(rates)[1:3] == (2, 1)
+
+
+@pytest.mark.parametrize(("limit", "settings"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_settings_double_up_to_the_limit(limit: int, settings: list[int]) -> None:
+    assert _doubling(limit) == settings
+
+
+@pytest.mark.parametrize(("ending", "beginning"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_a_plot_is_a_picture(tmp_path: Path, ending: str, beginning: bytes) -> None:
+    path = tmp_path / f"plot.{ending}"
+    by_message = [result(size, 2, 100.0 * size) for size in (1, 64, 256)]
+    plot(by_message, [result(64, signers, 4000.0 * signers) for signers in (1, 2)], path)
+    assert path.read_bytes().startswith(beginning)
+
+
+def test_a_configuration_survives_being_written_as_toml(tmp_path: Path) -> None:
+    token = TokenConfig(
+        module=Path("/usr/lib/a module.so"),
+        label='a "token" — é\t',
+        pin_file=Path("/pin"),
+        guard_dir=Path("/guard"),
+        environment={"A.B": "C:\\D", "E": ""},
+    )
+    profiles = {"ota-connect": ProfileConfig(), "an other": ProfileConfig(device_id=r"\w+'\d")}
+    config = Config(token=token, profiles=profiles)
+    assert load_config(write_toml(config, tmp_path / "otahsm.toml")) == config

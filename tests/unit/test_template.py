@@ -1,0 +1,88 @@
+"""A template filled in is byte for byte the field-by-field build, for every profile and every length."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+
+import pytest
+from asn1crypto import x509 as asn1_x509
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from otahsm.config import DEFAULT_DEVICE_ID, ExtendedKeyUsage, KeyType, KeyUsage, ProfileConfig
+from otahsm.pki import TbsTemplate, Validity, build_tbs, encode_spki
+from otahsm.pki.csr import CheckedCsr
+
+from authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of
+from forging import key_of
+
+PROFILES = (
+    ProfileConfig(),
+    ProfileConfig(
+        key_usage=frozenset[KeyUsage]({"digital_signature", "key_agreement"}),
+        extended_key_usage=("server_auth", "client_auth"),
+    ),
+    ProfileConfig(key_usage=frozenset[KeyUsage]({"non_repudiation"}), extended_key_usage=("server_auth",)),
+)
+device_ids = st.from_regex(DEFAULT_DEVICE_ID, fullmatch=True).filter(lambda text: ".." not in text)
+moments = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)).map(  # noqa: DTZ001
+    lambda moment: moment.replace(microsecond=0)
+)
+lives = st.tuples(moments, moments).map(lambda pair: Validity(*sorted(pair)))
+usages = st.frozensets(
+    st.sampled_from(["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]), min_size=1
+)
+purposes = st.lists(st.sampled_from(["client_auth", "server_auth"]), min_size=1, max_size=2, unique=True)
+
+
+def csr_of(device_id: str, key_type: KeyType) -> CheckedCsr:
+    return CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    device_ids,
+    st.sampled_from(SMALL_KEY_TYPES),
+    st.sampled_from(SMALL_KEY_TYPES),
+    st.integers(1, 2**159 - 1),
+    lives,
+    usages,
+    purposes,
+)
+@example("a", "ed25519", "ec-p256", 127, CA_LIFE, frozenset({"digital_signature"}), ["client_auth"])
+@example("a", "ed25519", "ec-p256", 128, CA_LIFE, frozenset({"digital_signature"}), ["client_auth"])
+@example("a", "ed25519", "ec-p256", 2**159 - 1, CA_LIFE, frozenset({"digital_signature"}), ["client_auth"])
+def test_a_filled_template_is_the_field_by_field_build(
+    device_id: str,
+    key_type: KeyType,
+    ca: KeyType,
+    serial: int,
+    validity: Validity,
+    usage: frozenset[KeyUsage],
+    purpose: list[ExtendedKeyUsage],
+) -> None:
+    profile = ProfileConfig(key_usage=usage, extended_key_usage=tuple(purpose))
+    issuer, csr = issuer_of(ca), csr_of(device_id, key_type)
+    filled = TbsTemplate(profile, issuer).fill(csr, serial, validity)
+    assert filled == build_tbs(csr, profile, issuer, serial, validity)
+    assert asn1_x509.TbsCertificate.load(filled, strict=True).dump(force=True) == filled
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_every_length_of_a_device_id_fits_every_profile(profile: ProfileConfig, key_type: KeyType) -> None:
+    issuer = issuer_of("ec-p256")
+    template = TbsTemplate(profile, issuer)
+    for length in range(1, 129):  # length octets change at 128 and at 256 octets of content, in each layer
+        csr = csr_of("d" * length, key_type)
+        assert template.fill(csr, length, CA_LIFE) == build_tbs(csr, profile, issuer, length, CA_LIFE)
+
+
+def test_a_template_takes_the_issuer_as_it_is() -> None:
+    csr, profile = csr_of("device", "ed25519"), PROFILES[0]
+    same_key, other = issuer_of("ed25519"), dataclasses.replace(issuer_of("ed25519"), key_identifier=bytes(8))
+    for issuer in (same_key, other):
+        assert TbsTemplate(profile, issuer).fill(csr, 1, CA_LIFE) == build_tbs(
+            csr, profile, issuer, 1, CA_LIFE
+        )
