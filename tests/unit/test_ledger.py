@@ -132,6 +132,22 @@ async def test_open_intents_are_voided_when_the_ledger_is_opened_again(tmp_path:
     assert all("stopped before" in reason for _, reason in reasons[1:])
 
 
+async def test_an_intent_left_open_behind_newer_ones_is_found_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    ledger = Ledger(path, CA)
+    await ledger.open()
+    await issue(ledger, intent("done"))
+    await ledger.journal([intent("stuck in a signer")])
+    for number in range(5):
+        await issue(ledger, intent(f"newer-{number}"))
+    await ledger.close()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT closed_below FROM progress").fetchall() == [(2,)]
+    assert await ledger_opened_again(path) == 1
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT closed_below FROM progress").fetchall() == [(8,)]
+
+
 async def ledger_opened_again(path: Path) -> int:
     ledger = Ledger(path, CA)
     voided = await ledger.open()
