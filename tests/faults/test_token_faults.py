@@ -54,8 +54,8 @@ async def test_a_signature_that_does_not_verify_is_never_released(faulty: Faulty
             async for result in client.issue(requests):
                 seen.append(result)
                 if len(seen) == 1:
-                    faulty.misbehave("flip")
                     signs = faulty.calls("sign")
+                    faulty.misbehave("flip")
                     daemon.wait_for("signer.lost")
                     assert faulty.calls("sign") > signs
                     faulty.misbehave()
