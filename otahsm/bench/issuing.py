@@ -44,6 +44,11 @@ class LoadPlan(NamedTuple):
     floor_seconds: float = 2.0
     profile: str = ""
 
+    @property
+    def message_size(self) -> int:
+        """CSRs in a message; the unary call takes one."""
+        return self.requests_per_message if self.streams else 1
+
 
 class IssueBench:
     """A daemon on a throwaway CA and a ledger of its own, and gauges beside it.
@@ -85,7 +90,7 @@ class IssueBench:
             signers=token.signers,
             sessions=token.sessions,
             streams=plan.streams,
-            requests_per_message=plan.requests_per_message if plan.streams else 1,
+            requests_per_message=plan.message_size,
             certificates=len(csrs),
             certificates_per_second=len(csrs) / seconds,
             latency=Latency.of(took),
@@ -126,7 +131,7 @@ async def bench_issue(
             )
             settings = prepare(settings)
             async with (
-                gauges(token, ca, token.signers, _longest(token.sign_timeout_seconds)) as measuring,
+                gauges(token, ca, token.signers, token.sign_timeout_seconds) as measuring,
                 daemon(write_toml(settings, folder / "otahsm.toml"), _signers(settings)) as running,
                 _channel(section(config.client, "client"), running.address) as channel,
             ):
@@ -165,7 +170,7 @@ async def bench_target(client: ClientConfig, plan: LoadPlan) -> IssueResult:
         signers=0,
         sessions=0,
         streams=plan.streams,
-        requests_per_message=plan.requests_per_message if plan.streams else 1,
+        requests_per_message=plan.message_size,
         certificates=len(csrs),
         certificates_per_second=len(csrs) / seconds,
         latency=Latency.of(took),
@@ -176,7 +181,7 @@ async def _load(
     channel: grpc.aio.Channel, target: str, csrs: Sequence[bytes], plan: LoadPlan
 ) -> tuple[float, list[float]]:
     """Ask for certificates; return how long it took in all, and how long each message took, in seconds."""
-    orders = make_orders(csrs, plan.requests_per_message if plan.streams else 1, plan.profile)
+    orders = make_orders(csrs, plan.message_size, plan.profile)
     began = time.perf_counter()
     try:
         if plan.streams:
@@ -198,10 +203,6 @@ async def _channel(client: ClientConfig, address: str) -> AsyncIterator[grpc.aio
 
 def _signers(config: Config) -> int:
     return section(config.token, "token").signers
-
-
-def _longest(sign_timeout: float) -> float:
-    return max(sign_timeout, 60.0)
 
 
 def write_toml(config: Config, path: Path) -> Path:
