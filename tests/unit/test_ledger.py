@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -14,11 +16,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, insert
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import Accepted, Conflict, InProgress, Intent, Ledger, Replay
-from otahsm.ledger.schema import metadata
+from otahsm.ledger.schema import certificates, metadata
 from otahsm.ledger.store import migrate, open_engine
 
 CA = bytes(20)
@@ -161,6 +163,25 @@ async def test_a_serial_number_can_not_be_used_twice(ledger: Ledger) -> None:
     twin = second._replace(serial=first.serial)
     with pytest.raises(LedgerUnavailableError):
         await ledger.journal([twin])
+
+
+async def test_a_write_that_fails_at_the_commit_fails_alone(
+    ledger: Ledger,
+) -> None:
+    def spoil(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")  # so that the commit itself fails
+        connection.execute(insert(certificates).values(intent_id=999, der=b"x", recorded_at=1))
+
+    held = threading.Event()
+    ledger._writer.submit(held.wait)  # all that comes meanwhile is one group
+    group = (ledger.journal([intent("a")]), ledger._transaction(spoil), ledger.journal([intent("b")]))
+    writes = [asyncio.create_task(write) for write in group]
+    await asyncio.sleep(0)
+    held.set()
+    before, spoilt, after = await asyncio.gather(*writes, return_exceptions=True)
+    assert isinstance(spoilt, LedgerUnavailableError)
+    assert [before, after] == [[Accepted(1)], [Accepted(2)]]
+    assert isinstance((await ledger.journal([intent("a")]))[0], InProgress)
 
 
 @pytest.mark.usefixtures("ledger")
