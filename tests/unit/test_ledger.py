@@ -71,6 +71,7 @@ async def test_the_same_device_and_key_again_gets_the_same_certificate(ledger: L
     [
         (intent("a", key="other"), "the device id a has the certificate"),
         (intent("b", key="a"), "the public key belongs to the device a"),
+        (intent("b", key="a", profile="q"), "the public key belongs to the device a"),
         (intent("b", request="p/a/a"), "the request id p/a/a was used for the device a"),
         (intent("a", request="p/a/a", profile="q"), "the request id p/a/a was used for the device a"),
     ],
