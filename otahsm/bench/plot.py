@@ -14,11 +14,10 @@ def plot(by_message: Sequence[IssueResult], by_signers: Sequence[IssueResult], p
     Args:
         by_message: results that differ in `requests_per_message`.
         by_signers: results that differ in `signers`.
-        path: where to; its ending says in which format: PNG, SVG, PDF.
+        path: where to; its ending says in which format: .png or .svg.
 
     Raises:
         OSError: it can't be written.
-        ValueError: the format is not known.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - large, and few need it
 

@@ -25,7 +25,9 @@ class Latency(NamedTuple):
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Latency:
-        """Sum up what was seen; at least two."""
+        """Sum up what was seen; at least one."""
+        if len(seconds) == 1:
+            seconds = [*seconds, *seconds]  # `quantiles` wants two
         percentiles = statistics.quantiles(seconds, n=100, method="inclusive")
         return cls(*(1000 * percentiles[percent - 1] for percent in (50, 95, 99)))
 

@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Measure: what the token signs, and what a daemon issues.",
 )
 _MESSAGE_SIZES = (1, 4, 16, 64, 256)
+_PLOT_FORMATS = (".png", ".svg")
 
 
 @app.command()
@@ -68,7 +69,7 @@ def token(
 
 @app.command()
 def issue(  # noqa: PLR0913, PLR0917 - options
-    certificates: Annotated[int, typer.Option(min=2, help="How many to ask for.")] = 20000,
+    certificates: Annotated[int, typer.Option(min=1, help="How many to ask for.")] = 20000,
     message_size: Annotated[int, typer.Option(min=1, max=256, help="CSRs in a message.")] = 64,
     streams: Annotated[int, typer.Option(min=0, help="At once. 0: one unary call after another.")] = 1,
     signers: Annotated[int | None, typer.Option(min=1, max=64, help="Default: [token] signers.")] = None,
@@ -101,17 +102,15 @@ def issue(  # noqa: PLR0913, PLR0917 - options
       otahsm bench issue --signers 2 --sessions 8 --plot throughput.svg
     """  # noqa: D301 - click reads the character, not the escape
     import asyncio
-    import importlib.util
 
     from otahsm.bench import LoadPlan, bench_target, count_calls
     from otahsm.cli.bench_tables import print_issue_result
     from otahsm.config import load_config, section
-    from otahsm.errors import ConfigError
 
     settings = load_config(config)
     plan = LoadPlan(certificates, streams, message_size, profile=profile)
-    if plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib", hint="Install it: pip install 'otahsm[plot]'")
+    if plot is not None:
+        _check_drawable(plot, target)
     if target:
         client = section(settings.client, "client").model_copy(update={"target": target})
         print_issue_result(asyncio.run(bench_target(client, plan)), as_json=as_json)
@@ -125,6 +124,25 @@ def issue(  # noqa: PLR0913, PLR0917 - options
     print_issue_result(result._replace(calls_per_certificate=calls), as_json=as_json)
     if plot is not None:
         _draw(settings, key_type, plan, plot)
+
+
+def _check_drawable(path: Path, target: str) -> None:
+    """Find out whether there will be a plot before minutes go into measuring for it."""
+    import importlib.util
+
+    from otahsm.errors import ConfigError
+
+    if target:
+        raise ConfigError(
+            "--plot needs daemons with other numbers of signers, and can't change those of --target",
+            hint="Leave one of the two away.",
+        )
+    if path.suffix not in _PLOT_FORMATS or not path.parent.is_dir():
+        raise ConfigError(
+            f"{path} can't be drawn", hint="Name a .png or .svg file, in a folder that is there."
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib", hint="Install it: pip install 'otahsm[plot]'")
 
 
 async def _measure(settings: Config, key_type: KeyTypeName, plans: Sequence[LoadPlan]) -> list[IssueResult]:
@@ -150,8 +168,8 @@ def _draw(settings: Config, key_type: KeyTypeName, plan: LoadPlan, path: Path) -
         by_signers += asyncio.run(_measure(changed, key_type, [plan]))
     try:
         plot(by_message, by_signers, path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} can't be drawn: {error}", hint="Name a .png or .svg file.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror}") from None
     typer.echo(f"drawn: {path}", err=True)
 
 

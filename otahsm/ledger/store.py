@@ -244,10 +244,10 @@ def open_engine(path: Path) -> Engine:
     return engine
 
 
-def migrate(connection: Connection) -> None:
-    """Bring the schema to the newest version, inside the connection's transaction."""
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Bring the schema to a version, by default the newest, inside the connection's transaction."""
     configuration = AlembicConfig()
     configuration.set_main_option("script_location", "otahsm.ledger:migrations")
     configuration.set_main_option("path_separator", "os")
     configuration.attributes["connection"] = connection
-    command.upgrade(configuration, "head")
+    command.upgrade(configuration, revision)

@@ -54,6 +54,32 @@ def test_bench_issue_takes_single_requests_too(fleet: Fleet, streams: str) -> No
     assert ("latency of a call" if streams == "0" else "latency of a message of 1") in done.stdout
 
 
+def test_bench_issue_draws_throughput_by_message_size_and_by_signers(fleet: Fleet) -> None:
+    fleet.edit("signers = 2", "signers = 1")
+    done = fleet.run("bench", "issue", "--certificates", "50", "--plot", "throughput.svg", timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "share of the floor" in done.stdout
+    picture = (fleet.folder / "throughput.svg").read_text()
+    assert all(label in picture for label in ("requests per message", "signers", "crypto floor"))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--plot", "throughput.txt"), "can't be drawn"),
+        (("--plot", "nowhere/throughput.svg"), "can't be drawn"),
+        (("--plot", "throughput.svg", "--target", "localhost:1"), "--target"),
+    ],
+)
+def test_bench_says_what_it_can_not_draw_before_it_measures(
+    fleet: Fleet, options: tuple[str, ...], problem: str
+) -> None:
+    done = fleet.run("bench", "issue", *options)
+    assert done.returncode == 2
+    assert problem in done.stderr
+    assert done.stdout == ""
+
+
 def test_bench_issue_loads_a_daemon_that_runs(fleet: Fleet) -> None:
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)

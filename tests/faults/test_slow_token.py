@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
 
-from devices import issue_all, new_requests
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from otahsm.client import ClientTls, IssuedCertificate
+from otahsm.quickstart.certificates import FileCa
+
+from devices import issue_all, new_request, new_requests
 from faulty import FaultyToken
-from harness import running
+from harness import Fleet, running
 from ledger_reader import certificates
 
 
@@ -46,3 +54,47 @@ async def test_a_session_that_fails_among_others_costs_its_signer_and_no_certifi
             more, refused = await issue_all(client, requests[100:])
         assert not refused
     assert len(certificates(faulty.fleet)) == len(issued) + len(more) == 300
+
+
+def another_client(fleet: Fleet) -> ClientTls:
+    """Give the operator CA a second client, with an identity of its own."""
+    tls = fleet.folder / "tls"
+    key = load_pem_private_key((tls / "operator-ca.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    ca = FileCa(x509.load_pem_x509_certificate((tls / "operator-ca.pem").read_bytes()), key)
+    ca.issue_client(tls / "line.pem", tls / "line.key", "factory line")
+    return ClientTls(tls / "operator-ca.pem", tls / "line.pem", tls / "line.key")
+
+
+async def test_a_line_that_asks_for_one_does_not_wait_for_a_build_server_that_asks_for_thousands(
+    faulty: FaultyToken,
+) -> None:
+    faulty.fleet.edit("sessions = 1", "sessions = 8")
+    faulty.fleet.edit("batch_size = 128", "batch_size = 16")
+    line_tls = another_client(faulty.fleet)
+    many, one = new_requests(2500), new_request()
+    received = 0
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("signer.ready", count=2)
+        daemon.wait_for("health.changed", serving=True)
+        faulty.misbehave("slow")
+        under_load = asyncio.Event()
+
+        async def take_many() -> None:
+            nonlocal received
+            async with daemon.client(patience=60) as build_server:
+                async for result in build_server.issue(many):
+                    assert isinstance(result, IssuedCertificate)
+                    received += 1
+                    if received == 500:  # its stream is full and stays so
+                        under_load.set()
+
+        async with daemon.client(tls=line_tls) as line, asyncio.TaskGroup() as tasks:
+            taking = tasks.create_task(take_many())
+            await under_load.wait()
+            result = await line.issue_one(one.csr, device_id=one.device_id)
+            assert isinstance(result, IssuedCertificate)
+            # What is in the cycle already comes before: six batches of 16. Of what waits, some 900, nothing.
+            assert 500 <= received < 500 + 300
+            assert not taking.done()
+    assert received == len(many)

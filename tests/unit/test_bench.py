@@ -41,6 +41,10 @@ def test_settings_double_up_to_the_limit(limit: int, settings: list[int]) -> Non
     assert _doubling(limit) == settings
 
 
+def test_one_message_has_one_latency() -> None:
+    assert Latency.of([0.5]) == Latency(500, 500, 500)
+
+
 @pytest.mark.parametrize(("ending", "beginning"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
 def test_a_plot_is_a_picture(tmp_path: Path, ending: str, beginning: bytes) -> None:
     path = tmp_path / f"plot.{ending}"

@@ -16,11 +16,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, create_engine, insert
+from sqlalchemy import Connection, create_engine, insert, update
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import Accepted, Conflict, InProgress, Intent, Ledger, Replay
-from otahsm.ledger.schema import certificates, metadata
+from otahsm.ledger.schema import certificates, intents, metadata
 from otahsm.ledger.store import migrate, open_engine
 
 CA = bytes(20)
@@ -149,6 +149,24 @@ async def test_an_intent_left_open_behind_newer_ones_is_found_at_the_next_start(
     assert await ledger_opened_again(path) == 1
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT closed_below FROM progress").fetchall() == [(8,)]
+
+
+async def test_a_ledger_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    engine = open_engine(path)
+    with engine.begin() as connection:
+        migrate(connection, "0001")
+        rows = [intent("done"), intent("open"), intent("void")]
+        connection.execute(insert(intents), [row._asdict() for row in rows])
+        connection.execute(insert(certificates).values(intent_id=1, der=b"certificate", recorded_at=4))
+        connection.execute(update(intents).where(intents.c.id == 3).values(void_reason="why", voided_at=5))
+    engine.dispose()
+    ledger = Ledger(path, CA)
+    assert await ledger.open() == 1
+    answers = await ledger.journal([intent("done"), intent("open"), intent("void")])
+    assert isinstance(answers[0], Replay)
+    assert answers[1:] == [Accepted(4), Accepted(5)]
+    await ledger.close()
 
 
 async def ledger_opened_again(path: Path) -> int:
