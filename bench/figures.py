@@ -9,9 +9,9 @@ What is compared is measured in one run: the crypto floor, or the smaller case, 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import subprocess
-import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -152,10 +152,15 @@ FIGURES: Final = {work.__name__: work for work in (bulk, single, slow, calls, me
 
 async def main() -> None:
     """Measure what the command line names, or everything."""
+    parser = argparse.ArgumentParser(description="Measure the figures of docs/performance.md.")
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"default: {', '.join(FIGURES)}")
+    wanted = parser.parse_args().figures or list(FIGURES)
+    if unknown := sorted(set(wanted) - set(FIGURES)):
+        parser.error(f"no such figure: {', '.join(unknown)}; there are {', '.join(FIGURES)}")
     with tempfile.TemporaryDirectory(prefix="figures-", dir=Path.cwd()) as name:
         config = load_config(create(Path(name) / "fleet", 7443))
         print("| figure | target | seen |\n| --- | --- | --- |")
-        for figure in sys.argv[1:] or FIGURES:
+        for figure in wanted:
             await FIGURES[figure](config)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -93,7 +93,9 @@ class _Stream:
         self._intermediates = intermediates
         self._in_hand = 0  # requests that were read and whose results the client has not taken
         self._taken = asyncio.Event()
-        self._answers: asyncio.Queue[tuple[str, Outcome] | None] = asyncio.Queue()
+        self._answers: deque[tuple[str, Outcome]] = deque()
+        self._answered = asyncio.Event()
+        self._ended = False  # there will be no more answers
         self._in_work: set[asyncio.Task[None]] = set()
         self.failure: OtahsmError | None = None
 
@@ -121,15 +123,10 @@ class _Stream:
 
     async def _ready_answers(self) -> list[tuple[str, Outcome]]:
         """Wait for an answer, and take along what others there are; none when the stream is at its end."""
-        answer = await self._answers.get()
-        answers = []
-        while answer is not None:
-            answers.append(answer)
-            if len(answers) == MAX_REQUESTS or self._answers.empty():
-                return answers
-            answer = self._answers.get_nowait()
-        self._answers.put_nowait(None)  # for the next time
-        return answers
+        while not self._answers and not self._ended:
+            self._answered.clear()
+            await self._answered.wait()
+        return [self._answers.popleft() for _ in range(min(len(self._answers), MAX_REQUESTS))]
 
     async def _read_all(
         self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest], draining: asyncio.Event
@@ -150,7 +147,8 @@ class _Stream:
         finally:
             stopping.cancel()
             reading.cancel()
-            self._answers.put_nowait(None)
+            self._ended = True
+            self._answered.set()
 
     async def _read(self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest]) -> None:
         async for message in messages:
@@ -171,11 +169,12 @@ class _Stream:
         named = [order_of(request, self._caller) for request in requests if request.request_id]
         for _ in range(len(requests) - len(named)):
             nameless = RequestRefusedError("request_id", "a request in a stream needs a request id")
-            self._answers.put_nowait(("", nameless))
+            self._answers.append(("", nameless))
         if named:
             outcomes = await self._service.answer(named, self._caller)
-            for order, outcome in zip(named, outcomes, strict=True):
-                self._answers.put_nowait((order.request_id, outcome))
+            request_ids = (order.request_id for order in named)
+            self._answers.extend(zip(request_ids, outcomes, strict=True))
+        self._answered.set()
 
 
 class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):

@@ -236,10 +236,11 @@ class IssuanceCycle:
 
     async def _void_the_rest(self, intended: list[_Intended], recorded: list[_Recorded]) -> None:
         """Close the intents that came to nothing, so that their devices may ask again."""
+        if len(recorded) == len(intended):
+            return
         done = {item.signed.intended.intent_id for item in recorded}
         left = [item.intent_id for item in intended if item.intent_id not in done]
-        if left:
-            await self._ledger.void(left, "it was not signed, or signed and not recorded; never released")
+        await self._ledger.void(left, "it was not signed, or signed and not recorded; never released")
 
     def _profile(self, name: str) -> ProfileConfig:
         try:
@@ -252,13 +253,12 @@ class IssuanceCycle:
 
     def _intents(self, items: Sequence[_Prepared], now: datetime) -> list[Intent]:
         intended_at = int(now.timestamp() * 1_000_000)
-        seconds = {
-            item.admitted.validity: tuple(int(moment.timestamp()) for moment in item.admitted.validity)
-            for item in items
-        }
+        seconds: dict[str, list[int]] = {}  # of a batch, all under one profile begin and end together
         intents = []
         for (_, order, profile, validity), draft in items:
-            not_before, not_after = seconds[validity]
+            if profile not in seconds:
+                seconds[profile] = [int(moment.timestamp()) for moment in validity]
+            not_before, not_after = seconds[profile]
             intents.append(
                 Intent(
                     serial=draft.serial.to_bytes(20, "big"),
