@@ -46,8 +46,8 @@ check-lock: $(UV) ## fail if requirements.lock does not fit pyproject.toml
 packages: ## what the daemon needs of the system: SoftHSM2, OpenSSL
 	scripts/install-packages softhsm2 openssl
 
-test-packages: packages ## what the tests need besides: GnuTLS, nginx, pkcs11-spy, a C compiler
-	scripts/install-packages gnutls-bin nginx-light gcc libc6-dev procps opensc-pkcs11
+test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, a C compiler
+	scripts/install-packages gnutls-bin nginx-light postgresql gcc libc6-dev procps opensc-pkcs11
 
 $(UV): scripts/uv.lock
 	scripts/install-packages python3-venv

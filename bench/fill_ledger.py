@@ -20,7 +20,8 @@ from typing import Final
 
 from otahsm.config import Config, load_config, section
 from otahsm.ledger import Intent
-from otahsm.ledger.store import migrate, open_engine
+from otahsm.ledger.migrations import migrate
+from otahsm.ledger.sqlite import open_engine
 from otahsm.pki import SERIAL_RANDOM_BYTES, load_chain, make_serial
 
 _CERTIFICATE_OCTETS: Final = 460  # of a P-256 device under a P-256 root
@@ -40,6 +41,8 @@ def fill(config: Config, count: int) -> None:
     """Fill the ledger of a configuration. Raises SystemExit if there is anything in it."""
     issuer = load_chain(section(config.ca, "ca").certificate.read_bytes()).issuer
     path = section(config.ledger, "ledger").path
+    if path is None:
+        raise SystemExit("only a ledger in an SQLite file can be filled")
     engine = open_engine(path)
     with engine.begin() as connection:
         migrate(connection)
@@ -60,7 +63,7 @@ def _insert(database: sqlite3.Connection, count: int, issuer_key_id: bytes) -> N
     database.execute(
         "INSERT INTO certificates SELECT id, randomblob(?), intended_at FROM intents", (_CERTIFICATE_OCTETS,)
     )
-    database.execute("UPDATE progress SET closed_below = ?", (count + 1,))
+    database.execute("INSERT INTO replicas VALUES (1, ?)", (count + 1,))
     database.execute("COMMIT")
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -99,9 +99,19 @@ class CaConfig(_Section):
 
 
 class LedgerConfig(_Section):
-    """[ledger]: the SQLite file that remembers every certificate."""
+    """[ledger]: an SQLite file, or for several daemons a PostgreSQL database, that remembers it all."""
 
-    path: ConfigPath
+    path: ConfigPath | None = None
+    url: Annotated[str, Field(pattern=r"^postgresql://")] | None = None
+    password_file: ConfigPath | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either path or url")
+        if self.password_file is not None and self.url is None:
+            raise ValueError("password_file goes with url")
+        return self
 
 
 class IssuanceConfig(_Section):

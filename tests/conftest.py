@@ -11,6 +11,8 @@ from otahsm.client import IssuingClient
 from otahsm.quickstart import create
 
 from harness import Fleet, RunningDaemon, eventually, free_port, orphaned_workers, running
+from homes import Home, PostgresHome, SqliteHome
+from postgres import PostgresServer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,3 +67,27 @@ async def client(shared_daemon: RunningDaemon) -> AsyncIterator[IssuingClient]:
     """A client of the shared daemon."""
     async with shared_daemon.client() as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that nobody kills."""
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def postgres_server_of_my_own() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that may be killed; it must run in the end."""
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    """A place for a ledger, of both kinds in turn."""
+    if request.param == "sqlite":
+        return SqliteHome(tmp_path)
+    return PostgresHome(request.getfixturevalue("postgres_server"))

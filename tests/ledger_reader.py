@@ -1,12 +1,20 @@
-"""Reads a ledger's file from outside, as an auditor would."""
+"""Reads a ledger from outside, as an auditor would."""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
 
 from harness import Fleet
+
+_EVERYTHING: Final = (
+    "SELECT serial, device_id, client, void_reason, der FROM intents"
+    " LEFT JOIN certificates ON intent_id = id ORDER BY id"
+)
 
 
 @dataclass(frozen=True)
@@ -24,11 +32,15 @@ def rows(fleet: Fleet) -> list[Row]:
     """Read everything, in the order of the intents."""
     ledger = fleet.config.ledger
     assert ledger is not None
-    with closing(sqlite3.connect(f"file:{ledger.path}?mode=ro", uri=True)) as database:
-        found = database.execute(
-            "SELECT serial, device_id, client, void_reason, der FROM intents"
-            " LEFT JOIN certificates ON intent_id = id ORDER BY id"
-        ).fetchall()
+    found: list[tuple[Any, ...]]
+    if ledger.url is not None:
+        assert ledger.password_file is not None
+        password = ledger.password_file.read_text().strip()
+        with psycopg.connect(ledger.url, password=password) as connection:
+            found = connection.execute(_EVERYTHING).fetchall()
+    else:
+        with closing(sqlite3.connect(f"file:{ledger.path}?mode=ro", uri=True)) as database:
+            found = database.execute(_EVERYTHING).fetchall()
     return [Row(int.from_bytes(serial, "big"), *rest) for serial, *rest in found]
 
 

@@ -20,6 +20,7 @@ from otahsm.bench.results import IssueResult, Latency
 from otahsm.bench.signing import Gauges, gauges
 from otahsm.client.connection import ClientTls, explain, open_channel
 from otahsm.config import ClientConfig, Config, KeyType, section
+from otahsm.ledger import throwaway
 from otahsm.token.ceremony import throwaway_ca
 
 _WARM_UP: Final = 256  # certificates
@@ -107,7 +108,7 @@ async def bench_issue(
     """Start a daemon like the configured one, but on a throwaway CA and a new ledger, and gauges beside it.
 
     Args:
-        config: [tls], [token], [ledger] and [client]; the ledger's folder says on which disk the new one is.
+        config: [tls], [token], [ledger] and [client]; the ledger says on which disk or server the new one is.
         key_type: the CA's.
         prepare: called with the daemon's configuration before the daemon starts; returns the one to use. It
             may fill the ledger, say.
@@ -116,19 +117,18 @@ async def bench_issue(
         OtahsmError: token or daemon fail.
     """
     token = section(config.token, "token")
-    disk = section(config.ledger, "ledger").path.parent
-    disk.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=disk) as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="otahsm-bench-") as name,
+        throwaway(section(config.ledger, "ledger")) as ledger,
+    ):
         folder = Path(name)
         with throwaway_ca(token, folder, key_type, datetime.now(UTC)) as ca:
-            path = {"path": folder / "ledger.sqlite3"}
-            settings = config.model_copy(
-                update={
-                    "ca": ca,
-                    "ledger": section(config.ledger, "ledger").model_copy(update=path),
-                    "daemon": config.daemon.model_copy(update={"listen": "127.0.0.1:0"}),
-                }
-            )
+            changes = {
+                "ca": ca,
+                "ledger": ledger,
+                "daemon": config.daemon.model_copy(update={"listen": "127.0.0.1:0"}),
+            }
+            settings = config.model_copy(update=changes)
             settings = prepare(settings)
             async with (
                 gauges(token, ca, token.signers, token.sign_timeout_seconds) as measuring,

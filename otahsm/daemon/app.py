@@ -134,7 +134,7 @@ class Daemon:
             ca_key=issuer.key_type,
             ca_ends=f"{issuer.not_after:%Y-%m-%d}",
             profiles=sorted(config.profiles),
-            ledger=str(section(config.ledger, "ledger").path),
+            ledger=self._issuance.ledger_name,
         )
 
     def _worker_event(self, event: str, pid: int, error: OtahsmError | None) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from otahsm.config import Config, ProfileConfig, section
-from otahsm.errors import ConfigError
+from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.values import Order, Outcome
-from otahsm.ledger import Ledger
+from otahsm.ledger import Ledger, database_of
 from otahsm.pki import Chain, load_chain
 from otahsm.preparation import Preparers
 from otahsm.token import SignerPool
 from otahsm.workers import Report
 
+_TEND_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 1.0
 _EXTRA_PLACES: Final = 2  # batches in the journal and in the ledger, beside those with a worker
 
 
@@ -25,7 +29,7 @@ class Issuance:
 
     Args:
         config: the whole configuration; it needs [token], [ca] and [ledger].
-        report: called with (event, pid, error) when a worker process is ready or lost.
+        report: called with (event, pid, error) when a worker process is ready or lost, or the ledger is.
         clock: tells the time, with a time zone.
 
     Raises:
@@ -46,7 +50,11 @@ class Issuance:
             ) from None
         self.profiles: Mapping[str, ProfileConfig] = config.profiles
         self.default_profile = settings.default_profile
-        self._ledger = Ledger(section(config.ledger, "ledger").path, self.chain.issuer.key_identifier)
+        self._report = report
+        database = database_of(section(config.ledger, "ledger"))
+        self.ledger_name = database.name
+        self._ledger = Ledger(database, self.chain.issuer.key_identifier)
+        self._tending: asyncio.Task[None] | None = None
         self._preparers = Preparers(
             config.profiles, self.chain.issuer, size=settings.preparers, report=report
         )
@@ -76,7 +84,7 @@ class Issuance:
     @property
     def serving(self) -> bool:
         """Whether a certificate asked for now would be signed."""
-        return self._signers.ready > 0 and self._preparers.ready > 0
+        return self._signers.ready > 0 and self._preparers.ready > 0 and self._ledger.failure is None
 
     async def start(self) -> int:
         """Open the ledger, start the processes and begin to take orders, before the first signer is ready.
@@ -86,8 +94,10 @@ class Issuance:
 
         Raises:
             ConfigError: the ledger can't be used.
+            LedgerUnavailableError: its server can't be reached.
         """
         voided = await self._ledger.open()
+        self._tending = asyncio.create_task(self._tend_ledger())
         await self._preparers.start()
         await self._signers.start()
         await self._queue.start()
@@ -111,4 +121,22 @@ class Issuance:
         await self._queue.close(within)
         await self._signers.close()
         await self._preparers.close()
+        if self._tending is not None:
+            self._tending.cancel()
         await self._ledger.close()
+
+    async def _tend_ledger(self) -> None:
+        """Tell when the ledger can't be written, and when it can again; close what others left open."""
+        loop = asyncio.get_running_loop()
+        failed, tended = False, loop.time()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            failure = self._ledger.failure
+            if failed != (failure is not None):
+                failed = not failed
+                self._report("ledger.unavailable" if failed else "ledger.available", os.getpid(), failure)
+            if failed or loop.time() - tended >= _TEND_SECONDS:
+                tended = loop.time()
+                if voided := await self._ledger.tend():
+                    gone = LedgerUnavailableError(f"a replica is gone; {voided} intents of its were voided")
+                    self._report("ledger.recovered", os.getpid(), gone)

@@ -1,6 +1,17 @@
 """The only room that talks SQL: what was intended, what was issued, and to whom."""
 
+from otahsm.ledger.database import database_of, throwaway
 from otahsm.ledger.records import Accepted, Answer, Conflict, InProgress, Intent, Replay
 from otahsm.ledger.store import Ledger
 
-__all__ = ["Accepted", "Answer", "Conflict", "InProgress", "Intent", "Ledger", "Replay"]
+__all__ = [
+    "Accepted",
+    "Answer",
+    "Conflict",
+    "InProgress",
+    "Intent",
+    "Ledger",
+    "Replay",
+    "database_of",
+    "throwaway",
+]

@@ -1,47 +1,70 @@
-"""What the ledger writes and reads, each over a batch and inside one transaction of the caller's."""
+"""Step 3 of the cycle: what stands against an intent, and if nothing does, writing it (I2, I3)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from operator import itemgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from sqlalchemy import (
-    ClauseElement,
     ColumnElement,
     Connection,
     Dialect,
+    FromClause,
+    Insert,
     Row,
     bindparam,
     delete,
-    exists,
     func,
-    insert,
+    literal_column,
     select,
     union_all,
-    update,
 )
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
+from otahsm.ledger.dialects import columns_given, write_rows
 from otahsm.ledger.records import Accepted, Answer, Conflict, InProgress, Intent, Replay
-from otahsm.ledger.schema import certificates, intents, progress
+from otahsm.ledger.schema import certificates, intents
 
-_open: Final = (intents.c.void_reason.is_(None)) & ~exists().where(certificates.c.intent_id == intents.c.id)
+_COLUMNS: Final = ("id", "place", *Intent._fields)
+_ATTEMPTS: Final = 10  # replicas that ask for the same devices at once: each look shows what others wrote
 
 
-def write_intents(connection: Connection, batch: Sequence[Intent]) -> list[Answer]:
-    """Write the intents that nothing stands against; answer each one, in order (I2, I3).
+def write_intents(
+    connection: Connection, place: int, ids: Sequence[int], batch: Sequence[Intent]
+) -> list[Answer]:
+    """Write the intents that nothing stands against; answer each one, in order.
 
     Mostly nothing stands against any of them, and one statement finds that out while it writes them. If
     something does, what went in is taken back, and each one is looked at.
+
+    Args:
+        connection: in a transaction.
+        place: the replica's (see `replicas`).
+        ids: one for each intent; none was ever used before.
+        batch: at least one.
+
+    Raises:
+        LedgerUnavailableError: other replicas were always faster.
     """
-    first = _last_id(connection) + 1
-    if _claim(connection, first, batch) == len(batch):
-        return [Accepted(first + number) for number in range(len(batch))]
-    connection.execute(delete(intents).where(intents.c.id >= first))
+    # A statement may not see what it writes itself: a key that comes twice, for two devices, is looked at.
+    if len({intent.spki_sha256 for intent in batch}) == len(batch):
+        if _claim(connection, place, ids, batch) == len(batch):
+            return [Accepted(intent_id) for intent_id in ids]
+        _take_back(connection, ids)
+    for _ in range(_ATTEMPTS):
+        answers, fresh = _look(connection, ids, batch)
+        if not fresh or _claim(connection, place, ids[: len(fresh)], fresh) == len(fresh):
+            return answers
+        _take_back(connection, ids)
+    raise LedgerUnavailableError("other replicas ask for the same devices, and were always faster")
+
+
+def _look(
+    connection: Connection, ids: Sequence[int], batch: Sequence[Intent]
+) -> tuple[list[Answer], list[Intent]]:
+    """Answer each intent of a batch by what is live; return also those that nothing stands against."""
     taken = _Taken(connection, batch)
     answers: list[Answer] = []
     fresh: list[Intent] = []
@@ -49,103 +72,59 @@ def write_intents(connection: Connection, batch: Sequence[Intent]) -> list[Answe
         answer = taken.answer(intent)
         if answer is None:
             taken.reserve(intent)
-            answer = Accepted(first + len(fresh))
+            answer = Accepted(ids[len(fresh)])
             fresh.append(intent)
         answers.append(answer)
-    if _claim(connection, first, fresh) != len(fresh):
-        raise LedgerUnavailableError("intents that nothing stood against were not written")
-    return answers
+    return answers, fresh
 
 
-def write_certificates(connection: Connection, issued: Mapping[int, bytes], now: int) -> None:
-    """Write certificates, DER by intent id, recorded at `now` in microseconds (I1)."""
-    statement, _ = _for_driver(_RECORD, connection.dialect)
-    connection.exec_driver_sql(statement, [(intent, der, now) for intent, der in issued.items()])
+def _claim(connection: Connection, place: int, ids: Sequence[int], batch: Sequence[Intent]) -> int:
+    """Write intents, but not what something stands against; say how many were written."""
+    # In one order, whoever writes: so replicas that write the same devices seldom wait for each other.
+    numbered = sorted(zip(ids, batch, strict=True), key=_device)
+    rows = [(intent_id, place, *intent) for intent_id, intent in numbered]
+    return write_rows(connection, _claim_statement(connection.dialect), _COLUMNS, rows)
 
 
-def void_intents(connection: Connection, intent_ids: Sequence[int], reason: str, now: int) -> int:
-    """Void those of the intents named that are open; return how many were.
+def _device(numbered: tuple[int, Intent]) -> str:
+    return numbered[1].device_id
 
-    An intent that has a certificate after all is left alone: what was recorded is never taken back.
+
+def _take_back(connection: Connection, ids: Sequence[int]) -> None:
+    connection.execute(_TAKE_BACK, {"ids": ids})
+
+
+_TAKE_BACK: Final = delete(intents).where(intents.c.id.in_(bindparam("ids", expanding=True)))
+
+
+def no_rival_of(asked: FromClause) -> ColumnElement[bool]:
+    """Say that nothing is live for the key of a row of intents and for another device than its own.
+
+    The unique indexes refuse a device, a key or a request that is taken; that a key has one device, also
+    under another profile, no index says. A count is looked up for each row, however the tables look; with an
+    anti-join, PostgreSQL's planner would often read all of them.
     """
-    return _void(connection, intents.c.id.in_(intent_ids), reason, now)
-
-
-def void_all_open(connection: Connection, reason: str, now: int) -> int:
-    """Void every intent that is open; return how many were."""
-    closed_below = connection.execute(select(progress.c.closed_below)).scalar_one()
-    voided = _void(connection, intents.c.id >= closed_below, reason, now)
-    note_closed(connection, None)
-    return voided
-
-
-def note_closed(connection: Connection, below: int | None) -> None:
-    """Note that no intent with a smaller id is open; None: none at all is."""
-    if below is None:
-        below = _last_id(connection) + 1
-    connection.execute(_PROGRESS, {"below": below})
-
-
-def _void(connection: Connection, which: ColumnElement[bool], reason: str, now: int) -> int:
-    values = {"void_reason": reason, "voided_at": now}
-    return connection.execute(update(intents).where(_open & which).values(values)).rowcount
-
-
-def _last_id(connection: Connection) -> int:
-    last: int | None = connection.execute(_LAST_ID).scalar()
-    return last or 0
-
-
-_LAST_ID: Final = select(func.max(intents.c.id))
-_PROGRESS: Final = update(progress).values(closed_below=bindparam("below"))
-
-
-def issuer_of(connection: Connection) -> bytes | None:
-    """Return the key identifier of the CA that this ledger's certificates are of; None if it has none."""
-    return connection.execute(select(intents.c.issuer_key_id).limit(1)).scalar()
-
-
-def _claim(connection: Connection, first: int, batch: Sequence[Intent]) -> int:
-    """Write intents, with ids from `first` on; but not what something stands against; say how many."""
-    if not batch:
-        return 0
-    statement, order = _for_driver(_CLAIM, connection.dialect)
-    in_order = itemgetter(*(_COLUMNS.index(name) for name in order))
-    rows = [in_order((number, *intent)) for number, intent in enumerate(batch, first)]
-    return connection.exec_driver_sql(statement, rows).rowcount
-
-
-_COLUMNS: Final = ("id", *Intent._fields)
-# The unique indexes refuse a device, a key or a request that is taken. That a key has one device, also
-# under another profile, no index says.
-_rival: Final = intents.alias("rival")
-_CLAIM: Final = (
-    sqlite.insert(intents)
-    .from_select(
-        _COLUMNS,
-        select(*(bindparam(name, type_=intents.c[name].type) for name in _COLUMNS)).where(
-            ~exists().where(
-                _rival.c.spki_sha256 == bindparam("spki_sha256"),
-                _rival.c.device_id != bindparam("device_id"),
-                _rival.c.void_reason.is_(None),
-            )
-        ),
+    rival = intents.alias("rival")
+    rivals = (
+        select(func.count())
+        .select_from(rival)
+        .where(
+            rival.c.spki_sha256 == asked.c.spki_sha256,
+            rival.c.device_id != asked.c.device_id,
+            rival.c.void_reason.is_(None),
+        )
+        .correlate(asked)
+        .scalar_subquery()
     )
-    .on_conflict_do_nothing()
-)
-_RECORD: Final = insert(certificates).values(
-    {name: bindparam(name) for name in ("intent_id", "der", "recorded_at")}
-)
+    return rivals == literal_column("0")
 
 
-@lru_cache(maxsize=8)
-def _for_driver(statement: ClauseElement, dialect: Dialect) -> tuple[str, Sequence[str]]:
-    """Write a statement as the driver wants it, with the names of its parameters in their order.
-
-    SQLAlchemy's own way over many rows takes longer than SQLite does.
-    """
-    compiled = cast(SQLCompiler, statement.compile(dialect=dialect))
-    return str(compiled), compiled.positiontup or ()
+@lru_cache(maxsize=2)
+def _claim_statement(dialect: Dialect) -> Insert:
+    given = columns_given(intents, _COLUMNS, dialect)
+    new = select(given).where(no_rival_of(given))
+    insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+    return insert(intents).from_select(_COLUMNS, new).on_conflict_do_nothing()
 
 
 class _Taken:

@@ -57,6 +57,8 @@ intents: Final = Table(
     # Why no certificate will come of it; NULL while one may.
     Column("void_reason", Text, nullable=True),
     Column("voided_at", BigInteger, nullable=True),
+    # The place of the replica that wrote it: see `replicas`.
+    Column("place", Integer, nullable=False, server_default="1"),
 )
 
 _live = text("void_reason IS NULL")
@@ -97,5 +99,12 @@ certificates: Final = Table(
     Column("recorded_at", BigInteger, nullable=False),
 )
 
-# One row: every intent with a smaller id has a certificate or is voided. So a start need not look at all.
-progress: Final = Table("progress", metadata, Column("closed_below", _Id, nullable=False))
+# Every daemon on the ledger holds a place, and no two the same; with SQLite there is one daemon, at place 1.
+# Every intent of a place with an id below `closed_below` has a certificate or is voided: nobody need look at
+# them all to find those that a daemon left open.
+replicas: Final = Table(
+    "replicas",
+    metadata,
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("closed_below", _Id, nullable=False),
+)

@@ -4,66 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias, TypeVar
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger.checkpoint import Checkpointer
-from otahsm.ledger.journal import (
-    issuer_of,
-    note_closed,
-    void_all_open,
-    void_intents,
-    write_certificates,
-    write_intents,
-)
+from otahsm.ledger import closing, dialects
+from otahsm.ledger.database import Database
+from otahsm.ledger.journal import write_intents
+from otahsm.ledger.migrations import migrate
 from otahsm.ledger.records import Accepted, Answer, Intent
 
 _Result = TypeVar("_Result")
 _Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
 
-_PRAGMAS: Final = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # WAL's default loses the last commits in a power cut
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA busy_timeout = 5000",
-    # Pages of the indexes come back again and again: keep them, and copy them home seldom (`Checkpointer`).
-    "PRAGMA cache_size = -16384",  # KiB
-    "PRAGMA wal_autocheckpoint = 64000",  # pages: the log grows to 256 MiB
-)
+_LOST_RACES: Final = ("40P01", "40001")  # PostgreSQL: deadlock detected, serialization failure
+_ATTEMPTS: Final = 5
+_UNKNOWN: Final = "it is not known whether the intent was written; nothing was signed"
 
 
 class Ledger:
-    """The embedded ledger: one SQLite file, one writer, held by one daemon at a time.
+    """The ledger of one CA, as one daemon uses it.
 
     Args:
-        path: the file; it and its folder are made if they are missing.
+        database: where it is.
         issuer_key_id: the key identifier of the CA whose certificates it holds.
     """
 
-    def __init__(self, path: Path, issuer_key_id: bytes) -> None:
-        self._path = path
+    def __init__(self, database: Database, issuer_key_id: bytes) -> None:
+        self._database = database
         self._issuer_key_id = issuer_key_id
-        self._lock: int | None = None
-        self._engine: Engine | None = None
-        self._checkpointer: Checkpointer | None = None
+        self._is_open = False
         # Ids of intents that may be open: entered before a commit, removed after one, so never too few.
         self._open_ids: set[int] = set()
         self._owed: list[tuple[tuple[int, ...], str]] = []
+        self._written: list[int] = []  # ids of intents in the transaction that runs
+        self._something_left = False
+        self._closed = 0
+        self._failure: LedgerUnavailableError | None = None
         self._waiting: SimpleQueue[_Write] = SimpleQueue()
-        # SQLite has one writer whatever we do. One thread makes the batches queue here, not in the database.
+        # One thread makes the batches queue here, where they can be joined, and not in the database.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
 
     async def open(self) -> int:
@@ -73,7 +59,8 @@ class Ledger:
             How many intents were voided: serials that may have been signed but were never released.
 
         Raises:
-            ConfigError: the file can't be used, another daemon holds it, or it is another CA's.
+            ConfigError: it can't be used, another daemon holds the file, or it is another CA's.
+            LedgerUnavailableError: the server can't be reached.
         """
         return await self._on_writer(self._open)
 
@@ -92,10 +79,9 @@ class Ledger:
             LedgerUnavailableError: nothing was written; nothing may be released.
         """
         now = time.time_ns() // 1000
-        await self._transaction(lambda connection: write_certificates(connection, issued, now))
+        await self._transaction(lambda connection: closing.write_certificates(connection, issued, now))
         self._open_ids.difference_update(issued)
-        if self._checkpointer is not None:
-            self._checkpointer.wrote(len(issued))
+        self._database.recorded(len(issued))
 
     async def void(self, intent_ids: Sequence[int], reason: str) -> None:
         """Say that no certificate will come of these intents, so that their devices may ask again.
@@ -105,7 +91,24 @@ class Ledger:
         self._owed.append((tuple(intent_ids), reason))
         with contextlib.suppress(LedgerUnavailableError):
             await self._transaction(lambda _: None)
-            self._open_ids.difference_update(intent_ids)
+
+    @property
+    def failure(self) -> LedgerUnavailableError | None:
+        """Why the last write failed; None if it didn't."""
+        return self._failure
+
+    async def tend(self) -> int:
+        """Void what replicas that are gone left open; and if the last write failed, see if one does now.
+
+        Returns:
+            How many intents were voided.
+        """
+        with contextlib.suppress(LedgerUnavailableError):
+            self._something_left = await self._transaction(self._look)
+            if self._something_left:
+                await self._transaction(lambda _: None)
+                return self._closed
+        return 0
 
     async def close(self) -> None:
         """Let go of the ledger."""
@@ -135,119 +138,116 @@ class Ledger:
         if group:
             self._commit_or_fail(group)
 
-    def _commit_or_fail(self, group: Sequence[_Write]) -> None:
+    def _commit_or_fail(self, group: Sequence[_Write], attempts: int = _ATTEMPTS) -> None:
         try:
             self._commit(group)
         except Exception as error:  # noqa: BLE001 - the edge of the thread: whoever waits gets it
-            if len(group) == 1:
+            if _is_lost_race(error.__cause__) and attempts > 1:
+                self._commit_or_fail(group, attempts - 1)
+            elif len(group) == 1:
                 group[0][1].set_exception(error)
-                return
-            for write in group:  # one may have spoilt it for the others
-                self._commit_or_fail([write])
-
-    def _write_intents(self, connection: Connection, batch: Sequence[Intent]) -> list[Answer]:
-        answers = write_intents(connection, batch)
-        self._open_ids.update(answer.intent_id for answer in answers if isinstance(answer, Accepted))
-        return answers
+            else:
+                for write in group:  # one may have spoilt it for the others
+                    self._commit_or_fail([write])
 
     def _commit(self, group: Sequence[_Write]) -> None:
-        if self._engine is None:
+        if not self._is_open:
             raise LedgerUnavailableError("the ledger is closed")
+        self._written.clear()
         try:
-            owed = len(self._owed)
-            with self._engine.begin() as connection:
-                for intent_ids, reason in self._owed[:owed]:
-                    void_intents(connection, intent_ids, reason, time.time_ns() // 1000)
+            with self._database.engine.begin() as connection:
+                owed = self._begin(connection)
                 results = [work(connection) for work, _ in group]
                 if self._open_ids:
-                    note_closed(connection, min(self._open_ids))
+                    closing.note_closed(connection, self._database.place, min(self._open_ids))
         except SQLAlchemyError as error:
-            cause = error.orig if isinstance(error, DatabaseError) else error
-            raise LedgerUnavailableError(f"the ledger {self._path} can't be written: {cause}") from error
+            if self._written:  # and perhaps durably: it may be the answer that was lost, and not the commit
+                self._owed.append((tuple(self._written), _UNKNOWN))
+            failure = LedgerUnavailableError(
+                f"the ledger {self._database.name} can't be written: {_cause(error)}"
+            )
+            if not _is_lost_race(error):
+                self._failure = failure
+            raise failure from error
+        except LedgerUnavailableError:
+            self._open_ids.difference_update(self._written)
+            raise
+        self._failure = None
+        self._database.place_is_new = self._something_left = False
+        for intent_ids, _ in self._owed[:owed]:
+            self._open_ids.difference_update(intent_ids)
         del self._owed[:owed]
         for (_, done), result in zip(group, results, strict=True):
             done.set_result(result)
 
+    def _begin(self, connection: Connection) -> int:
+        """Close first what is to be closed; return how many of the debts that pays."""
+        owed, now = len(self._owed), time.time_ns() // 1000
+        place, place_is_new = self._database.place, self._database.place_is_new
+        left = place_is_new or self._something_left
+        dialects.begin(connection, closing=left or owed > 0)
+        if place_is_new:
+            closing.enter(connection, place)
+        if left:
+            self._closed = closing.clear_left_places(connection, place, now, also_own=place_is_new)
+        for intent_ids, reason in self._owed[:owed]:
+            closing.void_intents(connection, intent_ids, reason, now)
+        return owed
+
+    def _write_intents(self, connection: Connection, batch: Sequence[Intent]) -> list[Answer]:
+        ids = self._database.take_ids(connection, len(batch))
+        answers = write_intents(connection, self._database.place, ids, batch)
+        written = [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
+        self._written += written
+        self._open_ids.update(written)
+        return answers
+
+    def _look(self, connection: Connection) -> bool:
+        place = self._database.place
+        if self._failure is not None:
+            closing.note_closed(connection, place, min(self._open_ids, default=0))  # a write like any other
+        return closing.anything_left(connection, place)
+
     def _open(self) -> int:
+        self._database.hold()
+        name = self._database.name
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(
-                self._path.with_name(self._path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
-            )
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Made here, so that it is ours alone to read whatever the umask.
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)  # SQLite makes the content durable; the name is ours to
-            finally:
-                os.close(folder)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another daemon holds the ledger {self._path}",
-                hint="One daemon runs on one SQLite ledger. Stop the other one, or give this one its own.",
-            ) from None
-        except OSError as error:
-            raise ConfigError(f"the ledger {self._path} can't be used: {error.strerror}") from None
-        self._engine = open_engine(self._path)
-        try:
-            with self._engine.begin() as connection:
+            with self._database.engine.begin() as connection:
+                dialects.begin(connection, closing=True)
                 migrate(connection)
-                issuer = issuer_of(connection)
-        except SQLAlchemyError as error:
-            raise ConfigError(f"{self._path} is no ledger, or can't be written: {error}") from error
+                issuer = closing.issuer_of(connection)
         except CommandError as error:
             raise ConfigError(
-                f"the ledger {self._path} has a schema that this otahsm doesn't know: {error}",
+                f"the ledger {name} has a schema that this otahsm doesn't know: {error}",
                 hint="It was made by a newer version: run that one, or a newer one still.",
             ) from error
+        except SQLAlchemyError as error:
+            if isinstance(error, OperationalError) and self._database.engine.name == "postgresql":
+                raise LedgerUnavailableError(
+                    f"the ledger {name} can't be reached: {_cause(error)}"
+                ) from error
+            raise ConfigError(f"{name} is no ledger, or can't be written: {_cause(error)}") from error
         if issuer is not None and issuer != self._issuer_key_id:
             # A certificate that is asked for again would come with the chain of a CA that did not sign it.
             raise ConfigError(
-                f"the ledger {self._path} holds certificates of another CA, {issuer.hex(':')}",
-                hint="Give each CA a ledger of its own: change [ledger] path, or [ca] back.",
+                f"the ledger {name} holds certificates of another CA, {issuer.hex(':')}",
+                hint="Give each CA a ledger of its own: change [ledger], or [ca] back.",
             )
-        now = time.time_ns() // 1000
-        reason = "the daemon stopped before the certificate was recorded"
-        with self._engine.begin() as connection:
-            voided = void_all_open(connection, reason, now)
-        self._checkpointer = Checkpointer(self._path)
-        return voided
+        self._is_open = True
+        self._commit([])
+        return self._closed
 
     def _close(self) -> None:
-        if self._checkpointer is not None:
-            self._checkpointer.close()
-            self._checkpointer = None
-        if self._engine is not None:
-            self._engine.dispose()
-            self._engine = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._is_open = False
+        self._database.close()
 
 
-def open_engine(path: Path) -> Engine:
-    """Open a ledger's file, making it if it is missing, with all that durability needs."""
-    engine = create_engine(f"sqlite:///{path}")
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves, below
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # What is read and what is then written is one thing (I3): take the write lock at once.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+def _is_lost_race(error: BaseException | None) -> bool:
+    """Tell whether this transaction and another replica's waited for each other, and this one gave way."""
+    return isinstance(error, DatabaseError) and getattr(error.orig, "sqlstate", "") in _LOST_RACES
 
 
-def migrate(connection: Connection, revision: str = "head") -> None:
-    """Bring the schema to a version, by default the newest, inside the connection's transaction."""
-    configuration = AlembicConfig()
-    configuration.set_main_option("script_location", "otahsm.ledger:migrations")
-    configuration.set_main_option("path_separator", "os")
-    configuration.attributes["connection"] = connection
-    command.upgrade(configuration, revision)
+def _cause(error: SQLAlchemyError) -> str:
+    """Say what the database said, in one line and without the statement."""
+    cause = error.orig if isinstance(error, DatabaseError) else error
+    return " ".join(str(cause).split())

@@ -134,6 +134,7 @@ async def test_a_full_disk_is_said_nothing_is_lost_and_issuing_goes_on_when_ther
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         ledger = daemon.fleet.config.ledger
         assert ledger is not None
+        assert ledger.path is not None
         # No file of the daemon's may grow: for SQLite the disk is full.
         size = max(path.stat().st_size for path in ledger.path.parent.iterdir())
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -141,7 +142,10 @@ async def test_a_full_disk_is_said_nothing_is_lost_and_issuing_goes_on_when_ther
         first, refused = await issue_all(client, requests)
         assert refused
         assert {refusal.reason for refusal in refused} == {"LEDGER_UNAVAILABLE"}
+        daemon.wait_for("ledger.unavailable")
+        daemon.wait_for("health.changed", serving=False)
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        daemon.wait_for("health.changed", count=2, serving=True)
         again, refused = await issue_all(client, requests)
         assert not refused
     now = {result.device_id: result.chain[0] for result in (*before, *again)}

@@ -1,58 +1,31 @@
-"""The ledger, on a real SQLite file: what is accepted, what is replayed, what is refused, what survives."""
+"""The ledger, on SQLite and on PostgreSQL: what is accepted, replayed, refused, and what survives."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
-import sqlite3
 import threading
+import uuid
 from collections.abc import AsyncIterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, create_engine, insert, update
+from sqlalchemy import Connection, insert
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import Accepted, Conflict, InProgress, Intent, Ledger, Replay
-from otahsm.ledger.schema import certificates, intents, metadata
-from otahsm.ledger.store import migrate, open_engine
+from otahsm.ledger import Accepted, Conflict, InProgress, Intent, Ledger, Replay, database_of
+from otahsm.ledger.migrations import migrate
+from otahsm.ledger.schema import certificates, metadata
 
-CA = bytes(20)
-
-
-def intent(device: str, key: str = "", request: str = "", profile: str = "p") -> Intent:
-    key = key or device
-    return Intent(
-        serial=os.urandom(20),
-        request_id=request or f"{profile}/{device}/{key}",
-        profile=profile,
-        device_id=device,
-        spki_sha256=hashlib.sha256(key.encode()).digest(),
-        tbs_sha256=os.urandom(32),
-        issuer_key_id=CA,
-        not_before=1,
-        not_after=2,
-        client="cn:test",
-        client_certificate_sha256=bytes(32),
-        intended_at=3,
-    )
-
-
-async def issue(ledger: Ledger, *intents: Intent) -> None:
-    for wanted, answer in zip(intents, await ledger.journal(intents), strict=True):
-        assert isinstance(answer, Accepted)
-        await ledger.record({answer.intent_id: b"certificate of " + wanted.device_id.encode()})
+from homes import Home, ledger_in
+from intents import intent, issue
 
 
 @pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = Ledger(tmp_path / "ledger.sqlite3", CA)
+async def ledger(home: Home) -> AsyncIterator[Ledger]:
+    ledger = ledger_in(home)
     assert await ledger.open() == 0
     yield ledger
     await ledger.close()
@@ -120,57 +93,34 @@ async def test_a_recorded_certificate_can_not_be_voided(ledger: Ledger) -> None:
     assert isinstance(again, Replay)
 
 
-async def test_open_intents_are_voided_when_the_ledger_is_opened_again(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite3"
-    ledger = Ledger(path, CA)
+async def test_open_intents_are_voided_when_the_ledger_is_opened_again(home: Home) -> None:
+    ledger = ledger_in(home)
     await ledger.open()
     await issue(ledger, intent("done"))
     await ledger.journal([intent("open"), intent("open too")])
     await ledger.close()
-    assert await ledger_opened_again(path) == 2
-    assert await ledger_opened_again(path) == 0
-    with closing(sqlite3.connect(path)) as database:
-        reasons = database.execute("SELECT device_id, void_reason FROM intents ORDER BY id").fetchall()
+    assert await opened_again(home) == 2
+    assert await opened_again(home) == 0
+    reasons = home.read("SELECT device_id, void_reason FROM intents ORDER BY id")
     assert reasons[0] == ("done", None)
     assert all("stopped before" in reason for _, reason in reasons[1:])
 
 
-async def test_an_intent_left_open_behind_newer_ones_is_found_at_the_next_start(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite3"
-    ledger = Ledger(path, CA)
+async def test_an_intent_left_open_behind_newer_ones_is_found_at_the_next_start(home: Home) -> None:
+    ledger = ledger_in(home)
     await ledger.open()
     await issue(ledger, intent("done"))
     await ledger.journal([intent("stuck in a signer")])
     for number in range(5):
         await issue(ledger, intent(f"newer-{number}"))
     await ledger.close()
-    with closing(sqlite3.connect(path)) as database:
-        assert database.execute("SELECT closed_below FROM progress").fetchall() == [(2,)]
-    assert await ledger_opened_again(path) == 1
-    with closing(sqlite3.connect(path)) as database:
-        assert database.execute("SELECT closed_below FROM progress").fetchall() == [(8,)]
+    assert home.read("SELECT closed_below FROM replicas") == [(2,)]
+    assert await opened_again(home) == 1
+    assert home.read("SELECT closed_below FROM replicas") == [(8,)]
 
 
-async def test_a_ledger_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite3"
-    engine = open_engine(path)
-    with engine.begin() as connection:
-        migrate(connection, "0001")
-        rows = [intent("done"), intent("open"), intent("void")]
-        connection.execute(insert(intents), [row._asdict() for row in rows])
-        connection.execute(insert(certificates).values(intent_id=1, der=b"certificate", recorded_at=4))
-        connection.execute(update(intents).where(intents.c.id == 3).values(void_reason="why", voided_at=5))
-    engine.dispose()
-    ledger = Ledger(path, CA)
-    assert await ledger.open() == 1
-    answers = await ledger.journal([intent("done"), intent("open"), intent("void")])
-    assert isinstance(answers[0], Replay)
-    assert answers[1:] == [Accepted(4), Accepted(5)]
-    await ledger.close()
-
-
-async def ledger_opened_again(path: Path) -> int:
-    ledger = Ledger(path, CA)
+async def opened_again(home: Home) -> int:
+    ledger = ledger_in(home)
     voided = await ledger.open()
     await ledger.close()
     return voided
@@ -184,11 +134,8 @@ async def test_a_serial_number_can_not_be_used_twice(ledger: Ledger) -> None:
         await ledger.journal([twin])
 
 
-async def test_a_write_that_fails_at_the_commit_fails_alone(
-    ledger: Ledger,
-) -> None:
+async def test_a_write_that_fails_fails_alone(ledger: Ledger, home: Home) -> None:
     def spoil(connection: Connection) -> None:
-        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")  # so that the commit itself fails
         connection.execute(insert(certificates).values(intent_id=999, der=b"x", recorded_at=1))
 
     held = threading.Event()
@@ -199,78 +146,57 @@ async def test_a_write_that_fails_at_the_commit_fails_alone(
     held.set()
     before, spoilt, after = await asyncio.gather(*writes, return_exceptions=True)
     assert isinstance(spoilt, LedgerUnavailableError)
-    assert [before, after] == [[Accepted(1)], [Accepted(2)]]
+    # What was written with it was taken back and written again, as another intent.
+    assert [before, after] == [[Accepted(2)], [Accepted(3)]]
     assert isinstance((await ledger.journal([intent("a")]))[0], InProgress)
+    assert home.read("SELECT id, device_id, void_reason FROM intents ORDER BY id") == [
+        (2, "a", None),
+        (3, "b", None),
+    ]
 
 
-@pytest.mark.usefixtures("ledger")
-async def test_a_ledger_is_held_by_one_daemon(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="another daemon holds the ledger"):
-        await Ledger(tmp_path / "ledger.sqlite3", CA).open()
+async def test_a_ledger_that_failed_says_so_until_a_write_succeeds(ledger: Ledger) -> None:
+    def spoil(connection: Connection) -> None:
+        connection.execute(insert(certificates).values(intent_id=999, der=b"x", recorded_at=1))
+
+    said = [ledger.failure]
+    with pytest.raises(LedgerUnavailableError):
+        await ledger._transaction(spoil)
+    said.append(ledger.failure)
+    assert await ledger.tend() == 0
+    said.append(ledger.failure)
+    assert [failure is not None for failure in said] == [False, True, False]
 
 
-async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite3"
-    path.write_bytes(b"this is a text file" * 1000)
-    with pytest.raises(ConfigError, match="is no ledger"):
-        await Ledger(path, CA).open()
-    assert path.read_bytes() == b"this is a text file" * 1000
-
-
-async def test_a_ledger_belongs_to_one_ca(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite3"
-    ledger = Ledger(path, CA)
-    await ledger.open()
-    await ledger.close()
-    other = Ledger(path, b"another CA")  # empty: it may still become anybody's
+async def test_a_ledger_belongs_to_one_ca(home: Home) -> None:
+    await opened_again(home)
+    other = ledger_in(home, b"another CA")  # empty: it may still become anybody's
     await other.open()
     await other.close()
-    await ledger_opened_again(path)
-    ledger = Ledger(path, CA)
+    await opened_again(home)
+    ledger = ledger_in(home)
     await ledger.open()
     await issue(ledger, intent("a"))
     await ledger.close()
-    other = Ledger(path, b"another CA")
+    other = ledger_in(home, b"another CA")
     with pytest.raises(ConfigError, match="of another CA"):
         await other.open()
     await other.close()
-    assert await ledger_opened_again(path) == 0
+    assert await opened_again(home) == 0
 
 
-async def test_a_ledger_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite3"
-    await ledger_opened_again(path)
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE alembic_version SET version_num = '9999'")
-    ledger = Ledger(path, CA)
-    with pytest.raises(ConfigError, match="doesn't know"):
-        await ledger.open()
-    await ledger.close()
-
-
-async def test_a_closed_ledger_says_that_it_is_unavailable(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.sqlite3", CA)
+async def test_a_closed_ledger_says_that_it_is_unavailable(home: Home) -> None:
     with pytest.raises(LedgerUnavailableError):
-        await ledger.journal([intent("a")])
+        await ledger_in(home).journal([intent("a")])
 
 
-async def test_only_its_owner_may_read_a_new_ledger(ledger: Ledger, tmp_path: Path) -> None:
-    await issue(ledger, intent("a"))
-    assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
-
-
-def test_every_commit_waits_for_the_disk(tmp_path: Path) -> None:
-    with open_engine(tmp_path / "ledger.sqlite3").connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-
-
-def test_the_migrations_make_the_schema_that_the_code_uses(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
-    with engine.begin() as connection:
+def test_the_migrations_make_the_schema_that_the_code_uses(home: Home) -> None:
+    database = database_of(home.config)
+    database.hold()
+    with database.engine.begin() as connection:
         migrate(connection)
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    engine.dispose()
+    database.close()
 
 
 NAMES = st.sampled_from("abc")
@@ -279,14 +205,14 @@ NAMES = st.sampled_from("abc")
 @given(asked=st.lists(st.lists(st.tuples(NAMES, NAMES, NAMES), max_size=6), max_size=6), data=st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_whatever_is_asked_a_device_and_a_key_get_one_certificate(
-    tmp_path_factory: pytest.TempPathFactory, asked: list[list[tuple[str, str, str]]], data: st.DataObject
+    ledger: Ledger, asked: list[list[tuple[str, str, str]]], data: st.DataObject
 ) -> None:
-    ledger = Ledger(tmp_path_factory.mktemp("model") / "ledger.sqlite3", CA)
-    await ledger.open()
+    run = uuid.uuid4().hex  # the ledger is the same for all examples
     certificate_of: dict[str, tuple[str, bytes]] = {}
     for number, batch in enumerate(asked):
-        intents = [intent(device, key, request) for device, key, request in batch]
-        for wanted, answer in zip(intents, await ledger.journal(intents), strict=True):
+        intents = [intent(device + run, key + run, request + run) for device, key, request in batch]
+        answers = await ledger.journal(intents) if intents else []
+        for wanted, answer in zip(intents, answers, strict=True):
             key = wanted.spki_sha256.hex()
             known = certificate_of.get(wanted.device_id)
             if isinstance(answer, Replay):
@@ -300,4 +226,3 @@ async def test_whatever_is_asked_a_device_and_a_key_get_one_certificate(
                     certificate_of[wanted.device_id] = (key, der)
                 else:
                     await ledger.void([answer.intent_id], "drawn")
-    await ledger.close()

@@ -1,1 +1,16 @@
 """The ledger's schema, version by version (Alembic)."""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
+
+
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Bring the schema to a version, by default the newest, inside the connection's transaction."""
+    configuration = Config()
+    configuration.set_main_option("script_location", "otahsm.ledger:migrations")
+    configuration.set_main_option("path_separator", "os")
+    configuration.attributes["connection"] = connection
+    command.upgrade(configuration, revision)

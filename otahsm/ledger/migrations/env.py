@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that `otahsm.ledger.store.migrate` gives."""
+"""Runs the migrations on the connection that `otahsm.ledger.migrations.migrate` gives."""
 
 from alembic import context
 

@@ -1,0 +1,140 @@
+"""Step 5 of the cycle, and the other end of an intent: it gets a certificate (I1), or it is voided (I2).
+
+Both close it, and only one of them can happen: see `otahsm.ledger.dialects.begin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Insert,
+    bindparam,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from otahsm.errors import LedgerUnavailableError
+from otahsm.ledger.dialects import BOOKS, columns_given, write_rows
+from otahsm.ledger.journal import no_rival_of
+from otahsm.ledger.schema import certificates, intents, replicas
+
+_CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
+_LEFT: Final = "the daemon stopped before the certificate was recorded"
+
+_open: Final = (intents.c.void_reason.is_(None)) & ~exists().where(certificates.c.intent_id == intents.c.id)
+
+
+def write_certificates(connection: Connection, issued: Mapping[int, bytes], now: int) -> None:
+    """Write certificates, DER by intent id, recorded at `now` in microseconds.
+
+    Raises:
+        LedgerUnavailableError: one of the intents is open no more; the transaction must be rolled back.
+    """
+    rows = [(intent_id, der, now) for intent_id, der in issued.items()]
+    written = write_rows(connection, _record_statement(connection.dialect), _CERTIFICATE, rows)
+    if written < len(rows):
+        raise LedgerUnavailableError(
+            f"{len(rows) - written} of {len(rows)} intents were voided by another replica meanwhile"
+        )
+
+
+@lru_cache(maxsize=2)
+def _record_statement(dialect: Dialect) -> Insert:
+    """Return the statement that writes certificates.
+
+    Where there is one writer, nobody can have closed an intent that it holds. Among replicas somebody can:
+    the place of a replica that lost its connection is cleared by the others. And two of them can have
+    written intents for one key and two devices, neither seeing the other's; then the later one ends here.
+    """
+    given = columns_given(certificates, _CERTIFICATE, dialect)
+    certified = select(given)
+    if dialect.name == "postgresql":
+        still_open = intents.c.void_reason.is_(None) & no_rival_of(intents)
+        of_this = select(still_open).where(intents.c.id == given.c.intent_id)
+        certified = certified.where(of_this.scalar_subquery())
+    return insert(certificates).from_select(_CERTIFICATE, certified)
+
+
+def void_intents(connection: Connection, intent_ids: Sequence[int], reason: str, now: int) -> int:
+    """Void those of the intents named that are open; return how many were.
+
+    An intent that has a certificate after all is left alone: what was recorded is never taken back.
+    """
+    return _void(connection, intents.c.id.in_(intent_ids), reason, now)
+
+
+def enter(connection: Connection, place: int) -> None:
+    """Make the row of a place, if nobody ever held it."""
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(make(replicas).values(place=place, closed_below=0).on_conflict_do_nothing())
+
+
+def anything_left(connection: Connection, own: int) -> bool:
+    """Tell whether replicas that are gone left anything open."""
+    return any(
+        connection.execute(select(intents.c.id).where(_left_open(place)).limit(1)).first()
+        for place in _left_places(connection, own)
+    )
+
+
+def clear_left_places(connection: Connection, own: int, now: int, *, also_own: bool) -> int:
+    """Void what replicas that are gone left open; return how many intents that were.
+
+    Args:
+        connection: in a transaction that began with `begin_closing`.
+        own: the place of this replica.
+        now: microseconds since the Unix epoch.
+        also_own: whether this replica has only just taken its place, and has nothing open there itself.
+    """
+    places = [*_left_places(connection, own), *([own] if also_own else [])]
+    highest = connection.execute(select(func.max(intents.c.id))).scalar() or 0
+    voided = 0
+    for place in places:
+        voided += _void(connection, _left_open(place), _LEFT, now)
+        note_closed(connection, place, highest + 1)
+    return voided
+
+
+def note_closed(connection: Connection, place: int, below: int) -> None:
+    """Note that no intent of a place with a smaller id is open."""
+    connection.execute(_PROGRESS, {"at": place, "below": below})
+
+
+def issuer_of(connection: Connection) -> bytes | None:
+    """Return the key identifier of the CA that this ledger's certificates are of; None if it has none."""
+    return connection.execute(select(intents.c.issuer_key_id).limit(1)).scalar()
+
+
+def _left_places(connection: Connection, own: int) -> list[int]:
+    """Return the places that nobody holds. Only replicas have other places than their own: PostgreSQL."""
+    others = select(replicas.c.place).where(replicas.c.place != own).order_by(replicas.c.place)
+    places: Sequence[int] = connection.execute(others).scalars().all()
+    return [place for place in places if connection.execute(_IS_LEFT, {"place": place}).scalar()]
+
+
+def _left_open(place: int) -> ColumnElement[bool]:
+    below = select(replicas.c.closed_below).where(replicas.c.place == place).scalar_subquery()
+    return (intents.c.id >= below) & (intents.c.place == place) & _open
+
+
+def _void(connection: Connection, which: ColumnElement[bool], reason: str, now: int) -> int:
+    values = {"void_reason": reason, "voided_at": now}
+    return connection.execute(update(intents).where(_open & which).values(values)).rowcount
+
+
+# Who holds a place has locked its number in a session; see `otahsm.ledger.postgres`.
+_IS_LEFT: Final = text(f"SELECT pg_try_advisory_xact_lock({BOOKS}, :place)")
+_PROGRESS: Final = (
+    update(replicas).where(replicas.c.place == bindparam("at")).values(closed_below=bindparam("below"))
+)

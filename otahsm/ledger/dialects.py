@@ -1,0 +1,79 @@
+"""Where SQLite and PostgreSQL differ in how a batch is best written. All else in SQL is the same for both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Dialect,
+    FromClause,
+    Insert,
+    Table,
+    bindparam,
+    func,
+    select,
+    text,
+)
+
+BOOKS: Final = 0x6F746168  # "otah": the key of our advisory locks
+_AMONG_MANY: Final = text(f"SELECT pg_advisory_xact_lock_shared({BOOKS})")
+_ALONE: Final = text(f"SELECT pg_advisory_xact_lock({BOOKS})")
+
+
+def begin(connection: Connection, *, closing: bool) -> None:
+    """Begin a transaction: among many that write intents and certificates, or alone, to void intents.
+
+    SQLite has one writer anyway. In PostgreSQL, a transaction doesn't see what another has not committed: an
+    intent could be voided by one replica while its certificate is recorded by another.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_ALONE if closing else _AMONG_MANY)
+
+
+def columns_given(table: Table, names: Sequence[str], dialect: Dialect) -> FromClause:
+    """Return a source of the rows that `write_rows` is given, with columns named like the table's.
+
+    PostgreSQL takes a batch as an array for each column, in one statement; SQLite, which is no round trip
+    away, one row after another.
+    """
+    if dialect.name == "postgresql":
+        arrays = [bindparam(name, type_=ARRAY(table.c[name].type)) for name in names]
+        return func.unnest(*arrays).table_valued(*names, name="given").render_derived()
+    row: list[ColumnElement[Any]] = [bindparam(name, type_=table.c[name].type).label(name) for name in names]
+    return select(*row).subquery("given")
+
+
+def write_rows(
+    connection: Connection, statement: Insert, names: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> int:
+    """Run a statement over `columns_given`; return how many rows it wrote.
+
+    Args:
+        connection: in a transaction.
+        statement: an INSERT from `columns_given`.
+        names: its columns.
+        rows: values in the order of the names; at least one row.
+    """
+    if connection.dialect.name == "postgresql":
+        columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        written = connection.execute(statement, columns, execution_options={"preserve_rowcount": True})
+        return written.rowcount
+    text_for_driver, order = _for_driver(statement, connection.dialect)
+    places = [names.index(name) for name in order]
+    ordered = [tuple(row[place] for place in places) for row in rows]
+    return connection.exec_driver_sql(text_for_driver, ordered).rowcount
+
+
+@lru_cache(maxsize=8)
+def _for_driver(statement: Insert, dialect: Dialect) -> tuple[str, Sequence[str]]:
+    """Write a statement as the driver wants it, with the names of its parameters in their order.
+
+    SQLAlchemy's own way over many rows takes longer than SQLite does.
+    """
+    compiled = statement.compile(dialect=dialect)
+    return str(compiled), compiled.positiontup or ()

@@ -1,0 +1,150 @@
+"""The shared ledger: a PostgreSQL database, written by as many daemons as there are.
+
+The connection that writes holds the daemon's place, by a lock of its session. So a daemon that is gone, or
+cut off, has lost its place the moment the server notices, and another may close what it left open; and a
+daemon can't write without a place.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.schema import CreateSchema, DropSchema
+
+from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.ledger.dialects import BOOKS
+
+_IDS: Final = 1024  # taken at once
+_CONNECT_SECONDS: Final = 10
+# Whatever the server's default is: a commit has to survive a power cut. Stricter settings are kept.
+_DURABLE: Final = (
+    "SELECT set_config('synchronous_commit', 'on', false)"
+    " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+)
+_SETTINGS: Final = (
+    _DURABLE,
+    # Each statement looks up rows in indexes. A plan that was made when the tables were empty would read
+    # them whole instead, and be kept.
+    "SET enable_seqscan = off",
+    "SET jit = off",
+)
+_TAKE_IDS: Final = text(
+    "SELECT nextval(pg_get_serial_sequence('intents', 'id')) FROM generate_series(1, :count)"
+)
+
+
+class PostgresDatabase:
+    """One daemon's connection to the database.
+
+    Args:
+        url: `postgresql://user@host/database`; several hosts and other parameters as libpq takes them.
+        password_file: its first line is the password; None: libpq finds one (`~/.pgpass`), or needs none.
+
+    Raises:
+        ConfigError: the URL or the file is wrong, or psycopg is not installed.
+    """
+
+    def __init__(self, url: str, password_file: Path | None) -> None:
+        self.engine = _engine(url, password_file)
+        self.name = self.engine.url.render_as_string(hide_password=True)
+        self.place = 0
+        self.place_is_new = False
+        self._ids: list[int] = []
+        event.listen(self.engine, "connect", self._take_place)
+
+    def hold(self) -> None:
+        """Nothing to do: the connection holds the place."""
+
+    def take_ids(self, connection: Connection, count: int) -> list[int]:
+        """Return ids that no intent ever had, in rising order."""
+        while len(self._ids) < count:
+            self._ids += connection.execute(_TAKE_IDS, {"count": _IDS}).scalars().all()
+        taken, self._ids = self._ids[:count], self._ids[count:]
+        return taken
+
+    def recorded(self, certificates: int) -> None:
+        """Nothing to do: the server sees to its log itself."""
+
+    def close(self) -> None:
+        """Give the place back."""
+        self.engine.dispose()
+
+    def _take_place(self, connection: Any, _: object) -> None:
+        """Take the first place that nobody holds, for as long as this connection lives."""
+        with connection.cursor() as cursor:
+            for setting in _SETTINGS:
+                cursor.execute(setting)
+            for place in count(1):
+                cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (BOOKS, place))
+                if cursor.fetchone()[0]:
+                    break
+        connection.commit()
+        self.place, self.place_is_new = place, True
+        self._ids = []  # of the former place: `closed_below` may be above them by now
+
+
+@contextmanager
+def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
+    """Make an empty schema in the database, and drop it in the end; yields a URL whose tables are in it.
+
+    Raises:
+        ConfigError: as `PostgresDatabase`.
+        LedgerUnavailableError: the server can't be reached, or the user may not make a schema.
+    """
+    name = f"otahsm_bench_{secrets.token_hex(8)}"
+    engine = _engine(url, password_file)
+    try:
+        with engine.begin() as connection:
+            connection.execute(CreateSchema(name))
+        try:
+            yield (
+                make_url(url)
+                .update_query_dict({"options": f"-csearch_path={name}"})
+                .render_as_string(hide_password=False)
+            )
+        finally:
+            with engine.begin() as connection:
+                connection.execute(DropSchema(name, cascade=True))
+    except SQLAlchemyError as error:
+        raise LedgerUnavailableError(f"no schema could be made in the database: {error}") from error
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str, password_file: Path | None) -> Engine:
+    try:
+        return create_engine(
+            _address(url, password_file),
+            pool_size=1,
+            max_overflow=0,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": _CONNECT_SECONDS, "application_name": "otahsm"},
+        )
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "a ledger in PostgreSQL needs psycopg", hint="Install it: pip install 'otahsm[postgres]'"
+        ) from None
+
+
+def _address(url: str, password_file: Path | None) -> URL:
+    try:
+        address = make_url(url).set(drivername="postgresql+psycopg")
+    except ArgumentError:
+        raise ConfigError(
+            "[ledger] url is no URL", hint="Write it as postgresql://user@host/database."
+        ) from None
+    if password_file is None:
+        return address
+    try:
+        password = password_file.read_text().splitlines()[0]
+    except (OSError, IndexError, UnicodeDecodeError):
+        raise ConfigError(f"[ledger] password_file {password_file} can't be read, or is empty") from None
+    return address.set(password=password)

@@ -1,0 +1,50 @@
+"""Where a ledger lives, for tests that hold for SQLite and PostgreSQL alike."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+from otahsm.config import LedgerConfig
+from otahsm.ledger import Ledger, database_of
+
+from postgres import PostgresServer
+
+CA = bytes(20)
+
+
+class Home(Protocol):
+    """An empty ledger's place."""
+
+    config: LedgerConfig
+
+    def read(self, query: str) -> list[tuple[Any, ...]]:
+        """Ask the database itself."""
+
+
+class SqliteHome:
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "ledger.sqlite3"
+        self.config = LedgerConfig(path=self.path)
+
+    def read(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.path)) as database:
+            return database.execute(query).fetchall()
+
+
+class PostgresHome:
+    def __init__(self, server: PostgresServer) -> None:
+        self.server = server
+        self.url = server.create_database()
+        self.config = LedgerConfig(url=self.url, password_file=server.password_file)
+
+    def read(self, query: str) -> list[tuple[Any, ...]]:
+        with self.server.connect(self.url.rpartition("/")[2]) as connection:
+            return connection.execute(query).fetchall()
+
+
+def ledger_in(home: Home, issuer_key_id: bytes = CA) -> Ledger:
+    """Return a ledger there, not opened yet."""
+    return Ledger(database_of(home.config), issuer_key_id)
