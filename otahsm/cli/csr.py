@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutOption, ProfileOption
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    OutOption,
+    PatienceOption,
+    ProfileOption,
+)
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="CSRs that exist already.")
 
@@ -27,7 +34,7 @@ def sign(
     ],
     out: OutOption = None,
     profile: ProfileOption = "",
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while nothing works.")] = 30,
+    patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:

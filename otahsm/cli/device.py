@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, KeyTypeName, OutOption, ProfileOption
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    KeyTypeName,
+    OutOption,
+    PatienceOption,
+    ProfileOption,
+)
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Devices: keys, certificates, folders.")
 
@@ -26,7 +34,7 @@ def issue(  # noqa: PLR0913 - options
     out: OutOption = None,
     key_type: Annotated[KeyTypeName, typer.Option(help="Type of the devices' keys.")] = KeyTypeName.EC_P256,
     profile: ProfileOption = "",
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while nothing works.")] = 30,
+    patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:

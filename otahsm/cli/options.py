@@ -13,6 +13,12 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for machines to standard output.")]
 ProfileOption = Annotated[str, typer.Option(help="Profile to issue under. Empty: the daemon's default.")]
+PatienceOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Seconds to keep trying while nothing works. Default: [client] patience_seconds."
+    ),
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Where device folders go. Default: [client] devices.")
 ]
