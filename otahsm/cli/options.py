@@ -19,6 +19,12 @@ PatienceOption = Annotated[
         min=0, help="Seconds to keep trying while nothing works. Default: [client] patience_seconds."
     ),
 ]
+ResumeOption = Annotated[
+    bool, typer.Option(help="Go on with an unfinished run of the same command, or forget it and start anew.")
+]
+RetryRefusedOption = Annotated[
+    bool, typer.Option("--retry-refused", help="Ask again for what an earlier run was refused.")
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Where device folders go. Default: [client] devices.")
 ]
