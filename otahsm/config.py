@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -52,9 +53,14 @@ def _listen_address(address: str) -> str:
     return address
 
 
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 ConfigPath = Annotated[Path, AfterValidator(_beside_the_file)]
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
 Address = Annotated[str, AfterValidator(_listen_address)]
+Addresses = Annotated[tuple[Address, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
 
 
 class _Section(BaseModel):
@@ -143,11 +149,12 @@ class ProfileConfig(_Section):
 class ClientConfig(_Section):
     """[client]: how this machine reaches the daemon, and what it puts into device folders."""
 
-    target: Annotated[str, Field(min_length=1)]
+    target: Addresses
     ca: ConfigPath
     certificate: ConfigPath
     key: ConfigPath
     devices: ConfigPath
+    patience_seconds: Annotated[float, Field(ge=0)] = 30.0
     gateway_url: str | None = None
     server_ca: ConfigPath | None = None
 

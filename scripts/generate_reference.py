@@ -50,7 +50,6 @@ WORDS: Final = {
     "profiles.NAME.key_types": "Types of key that a CSR may hold.",
     "profiles.NAME.key_usage": "The certificate's keyUsage, which is critical.",
     "profiles.NAME.extended_key_usage": "The certificate's extendedKeyUsage, which is critical.",
-    "client.target": "The daemon's address, `host:port`. Its certificate must be for that host.",
     "client.ca": "The CA that the daemon's own certificate must come from, in PEM.",
     "client.certificate": "This client's certificate (and chain), of the CA in `tls.client_ca`, in PEM.",
     "client.key": "The private key of `certificate`, in PEM, not encrypted.",
@@ -60,6 +59,7 @@ WORDS: Final = {
 NAMES: Final = {
     "_regular_expression": "regular expression (Python `re`)",
     "_listen_address": "string, `host:port`",
+    "_one_or_more": "string, `host:port`, or list of them",
 }
 
 

@@ -163,8 +163,9 @@ async def bench_target(client: ClientConfig, plan: LoadPlan) -> IssueResult:
         OtahsmError: the daemon refuses, or can't be reached.
     """
     csrs = make_csrs(plan.certificates)
-    async with _channel(client, client.target) as channel:
-        seconds, took = await _load(channel, client.target, csrs, plan)
+    target = client.target[0]
+    async with _channel(client, target) as channel:
+        seconds, took = await _load(channel, target, csrs, plan)
     return IssueResult(
         key_type="",
         signers=0,
@@ -197,7 +198,7 @@ async def _load(
 async def _channel(client: ClientConfig, address: str) -> AsyncIterator[grpc.aio.Channel]:
     """Connect to a daemon whose certificate is for the host in [client] target."""
     tls = ClientTls(client.ca, client.certificate, client.key)
-    async with open_channel(address, tls, client.target.rpartition(":")[0]) as channel:
+    async with open_channel(address, tls, client.target[0].rpartition(":")[0]) as channel:
         yield channel
 
 

@@ -18,10 +18,12 @@ def load_client(path: Path) -> ClientConfig:
     return section(load_config(path).client, "client")
 
 
-def connect(config: ClientConfig, patience: float) -> IssuingClient:
-    """Open the client that a configuration describes. Raises ConfigError."""
+def connect(config: ClientConfig, patience: float | None) -> IssuingClient:
+    """Open the client that a configuration describes; `patience` overrides its own. Raises ConfigError."""
     return IssuingClient(
-        config.target, ClientTls(config.ca, config.certificate, config.key), patience=patience
+        config.target,
+        ClientTls(config.ca, config.certificate, config.key),
+        patience=config.patience_seconds if patience is None else patience,
     )
 
 

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutOption, ProfileOption
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    OutOption,
+    PatienceOption,
+    ProfileOption,
+    ResumeOption,
+    RetryRefusedOption,
+)
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="CSRs that exist already.")
 
@@ -21,19 +30,23 @@ def _group() -> None:
 
 
 @app.command()
-def sign(
+def sign(  # noqa: PLR0913 - options
     paths: Annotated[
         list[Path], typer.Argument(metavar="FILE|DIR...", help="CSRs, PEM or DER; folders of them.")
     ],
     out: OutOption = None,
     profile: ProfileOption = "",
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while nothing works.")] = 30,
+    resume: ResumeOption = True,
+    retry_refused: RetryRefusedOption = False,
+    patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Have CSRs signed whose keys are elsewhere: in the devices, say. Writes device folders without keys.
 
     From a folder, files that end in .csr, .pem, .der, .req or .p10 are taken, also from folders in it.
+
+    The same command again finishes what an interrupted run left, as with `otahsm device issue`.
 
     Exit codes: as `otahsm device issue`.
 
@@ -46,7 +59,7 @@ def sign(
 
     from otahsm.cli.connect import connect, load_client, open_folders
     from otahsm.cli.progress import Run
-    from otahsm.client import sign_csrs
+    from otahsm.client import Order, sign_csrs
     from otahsm.errors import ConfigError
 
     settings = load_client(config)
@@ -57,11 +70,14 @@ def sign(
             hint=f"From a folder, files that end in {', '.join(sorted(_ENDINGS))} are taken.",
         )
 
+    asked = ["csr sign", *(str(path.absolute()) for path in paths), "--profile", profile]
+
     async def run() -> bool:
         async with connect(settings, patience) as client:
             folders = await open_folders(client, settings, out)
-            reports = sign_csrs(client, folders, files, profile=profile)
-            return await Run(len(files), folders.root, as_json=as_json).follow(reports)
+            order = Order.open(folders, asked, resume=resume, retry_refused=retry_refused)
+            reports = sign_csrs(client, folders, files, profile=profile, order=order)
+            return await Run(len(files), folders.root, as_json=as_json).follow(reports, order)
 
     if not asyncio.run(run()):
         raise typer.Exit(1)

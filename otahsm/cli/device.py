@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, KeyTypeName, OutOption, ProfileOption
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    KeyTypeName,
+    OutOption,
+    PatienceOption,
+    ProfileOption,
+    ResumeOption,
+    RetryRefusedOption,
+)
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Devices: keys, certificates, folders.")
 
@@ -18,22 +28,23 @@ def _group() -> None:
 
 
 @app.command()
-def issue(  # noqa: PLR0913 - options
-    count: Annotated[
-        int | None, typer.Option(min=1, help="How many devices, with random UUIDs; begun ones first.")
-    ] = None,
+def issue(  # noqa: PLR0913, PLR0917 - options
+    count: Annotated[int | None, typer.Option(min=1, help="How many devices, with random UUIDs.")] = None,
     ids: Annotated[Path | None, typer.Option(help="File with one device id a line.")] = None,
     out: OutOption = None,
     key_type: Annotated[KeyTypeName, typer.Option(help="Type of the devices' keys.")] = KeyTypeName.EC_P256,
     profile: ProfileOption = "",
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while nothing works.")] = 30,
+    resume: ResumeOption = True,
+    retry_refused: RetryRefusedOption = False,
+    patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Make keys here, have certificates issued, write device folders.
 
-    Running it again finishes what an interrupted run left: complete folders are left alone, begun ones go
-    on with the key they have. With --ids give the same file, with --count the number that is missing.
+    The same command again finishes what an interrupted run left, with the ids and the keys that it has:
+    --count 1000 makes a thousand, however often it is interrupted. Devices that were refused are listed
+    again, and not asked for. When every device has its certificate, the same command is a new run.
 
     Exit codes: 0 all devices have their certificate, 1 some failed (each is listed), 2 wrong use or
     configuration, 3 the daemon can't be reached.
@@ -44,23 +55,35 @@ def issue(  # noqa: PLR0913 - options
       otahsm device issue --ids serials.txt --out /srv/line-3
     """  # noqa: D301 - click reads the character, not the escape
     import asyncio
+    import hashlib
 
     from otahsm.cli.connect import connect, load_client, open_folders
-    from otahsm.cli.ids import read_ids, some_ids
-    from otahsm.cli.progress import Run
-    from otahsm.client import issue_devices
+    from otahsm.cli.ids import read_ids
+    from otahsm.cli.progress import Run, tell_of_unfinished_counts
+    from otahsm.client import Order, issue_devices
 
     if (count is None) == (ids is None):
         raise typer.BadParameter("give either --count or --ids")
     settings = load_client(config)
     named = read_ids(ids) if ids is not None else None
 
+    if named is None:
+        what = ["--count", str(count)]
+    else:
+        what = ["--ids", hashlib.sha256("\n".join(named).encode()).hexdigest()]
+    asked = ["device issue", *what, "--key-type", key_type.value, "--profile", profile]
+
     async def run() -> bool:
         async with connect(settings, patience) as client:
             folders = await open_folders(client, settings, out)
-            devices = some_ids(folders, count or 0) if named is None else named
-            reports = issue_devices(client, folders, devices, key_type=key_type.value, profile=profile)
-            return await Run(len(devices), folders.root, as_json=as_json).follow(reports)
+            if named is None:
+                tell_of_unfinished_counts(folders, asked)
+            order = Order.open(folders, asked, count=count or 0, resume=resume, retry_refused=retry_refused)
+            devices = order.device_ids if named is None else named
+            reports = issue_devices(
+                client, folders, devices, key_type=key_type.value, profile=profile, order=order
+            )
+            return await Run(len(devices), folders.root, as_json=as_json).follow(reports, order)
 
     if not asyncio.run(run()):
         raise typer.Exit(1)

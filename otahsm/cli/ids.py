@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from itertools import islice
 from pathlib import Path
 
-from otahsm.client import DeviceFolders
 from otahsm.errors import ConfigError
 
 
@@ -33,9 +30,3 @@ def read_ids(path: Path) -> list[str]:
     if not seen:
         raise ConfigError(f"{path} names no device", hint="Write one device id a line.")
     return list(seen)
-
-
-def some_ids(folders: DeviceFolders, count: int) -> list[str]:
-    """Return `count` ids: those of devices that an earlier run began and did not finish, then new UUIDs."""
-    begun = list(islice(folders.unfinished(), count))
-    return begun + [str(uuid.uuid4()) for _ in range(count - len(begun))]

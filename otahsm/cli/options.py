@@ -13,6 +13,18 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for machines to standard output.")]
 ProfileOption = Annotated[str, typer.Option(help="Profile to issue under. Empty: the daemon's default.")]
+PatienceOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Seconds to keep trying while nothing works. Default: [client] patience_seconds."
+    ),
+]
+ResumeOption = Annotated[
+    bool, typer.Option(help="Go on with an unfinished run of the same command, or forget it and start anew.")
+]
+RetryRefusedOption = Annotated[
+    bool, typer.Option("--retry-refused", help="Ask again for what an earlier run was refused.")
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Where device folders go. Default: [client] devices.")
 ]

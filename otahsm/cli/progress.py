@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import typer
@@ -12,8 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otahsm.cli.tables import printable
-from otahsm.client import Done, Failed
+from otahsm.client import DeviceFolders, Done, Failed, Order, unfinished_counts
 from otahsm.pki import serial_octets
+
+
+def tell_of_unfinished_counts(folders: DeviceFolders, asked: Sequence[str]) -> None:
+    """Say on standard error which other `--count` runs wait to be finished; this one does not."""
+    for other in unfinished_counts(folders):
+        if other != asked:
+            typer.echo(f"otahsm: an earlier run is not finished: {' '.join(filter(None, other))}", err=True)
 
 
 class Run:
@@ -33,8 +40,8 @@ class Run:
         self._err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._issued = self._before = self._failed = 0
 
-    async def follow(self, reports: AsyncIterator[Done | Failed]) -> bool:
-        """Show reports as they come, then the sum; return whether nothing failed."""
+    async def follow(self, reports: AsyncIterator[Done | Failed], order: Order) -> bool:
+        """Show reports as they come, then the sum; return whether nothing failed: the order is done then."""
         started = time.monotonic()
         progress = Progress(
             TextColumn("{task.description}"),
@@ -55,7 +62,10 @@ class Run:
                     progress.update(task, completed=seen, rate=rate)
         finally:
             self._summarise(time.monotonic() - started)
-        return self._failed == 0
+        if self._failed:
+            return False
+        order.remove()
+        return True
 
     def _count(self, report: Done | Failed) -> None:
         if isinstance(report, Failed):
@@ -69,10 +79,13 @@ class Run:
                     "reason": refusal.reason,
                     "message": refusal.message,
                     "hint": refusal.hint,
+                    "remembered": report.remembered,
                 }
             )
             if not self._as_json:
                 text = f"failed: {report.name!r}: {refusal.message} [{refusal.reason}]. {refusal.hint}"
+                if report.remembered:
+                    text += " (An earlier run was refused; --retry-refused asks again.)"
                 self._err.print(printable(text), markup=False)
         elif report.serial is None:
             self._before += 1

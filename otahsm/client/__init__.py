@@ -10,6 +10,7 @@ from otahsm.client.folders import DeviceFolders
 from otahsm.client.issuing import IssuingClient
 from otahsm.client.keys import DeviceKey, make_csr, make_device_key
 from otahsm.client.line import Done, Failed, issue_devices, sign_csrs
+from otahsm.client.orders import Order, unfinished_counts
 from otahsm.client.values import Authority, CertificateRequest, IssuedCertificate, Refusal, Result
 
 __all__ = [
@@ -22,10 +23,12 @@ __all__ = [
     "Failed",
     "IssuedCertificate",
     "IssuingClient",
+    "Order",
     "Refusal",
     "Result",
     "issue_devices",
     "make_csr",
     "make_device_key",
     "sign_csrs",
+    "unfinished_counts",
 ]

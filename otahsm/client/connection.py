@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,11 @@ _OPTIONS: Final = (
     # gRPC waits up to two minutes before it tries a lost daemon again; a line can't.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # A machine that is switched off says nothing. The daemon allows a ping every 5 seconds.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # of the pings that measure a busy connection
+    ("grpc.http2.max_pings_without_data", 0),
 )
 _TLS_HINT: Final = (
     "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"
@@ -31,13 +37,16 @@ class ClientTls:
     key: Path
 
 
-def open_channel(target: str, tls: ClientTls, server_name: str = "") -> grpc.aio.Channel:
+def open_channel(
+    target: str, tls: ClientTls, server_name: str = "", *, options: Sequence[tuple[str, str | int]] = ()
+) -> grpc.aio.Channel:
     """Open a channel to `host:port`; it connects when it is used.
 
     Args:
         target: where the daemon listens.
         tls: the client's files.
         server_name: whom the daemon's certificate must be for; empty for the host in `target`.
+        options: gRPC's channel arguments, besides ours.
 
     Raises:
         ConfigError: a file can't be read.
@@ -48,7 +57,7 @@ def open_channel(target: str, tls: ClientTls, server_name: str = "") -> grpc.aio
         raise ConfigError(f"the client's TLS file {error.filename} can't be read: {error.strerror}") from None
     name = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
     return grpc.aio.secure_channel(
-        target, grpc.ssl_channel_credentials(ca, key, certificate), options=(*_OPTIONS, *name)
+        target, grpc.ssl_channel_credentials(ca, key, certificate), options=(*_OPTIONS, *options, *name)
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
@@ -12,16 +11,16 @@ from typing import Final
 
 import grpc
 
+from otahsm.client.backoff import Backoff
 from otahsm.client.chunks import chunks_of
 from otahsm.client.connection import explain
+from otahsm.client.replicas import Replicas
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
 from otahsm.pki import MAX_CSR_BYTES, derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 _CHUNK: Final = 64  # requests a message
 _WINDOW: Final = 16 * _CHUNK  # requests under way
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
 
 Requests = Iterable[CertificateRequest] | AsyncIterable[CertificateRequest]
 _PASSING: Final = {
@@ -38,27 +37,19 @@ class Conversation:
     """What was asked, what was answered, and what must be asked again.
 
     Args:
-        stub: the service.
-        target: the daemon's address, for messages.
+        replicas: the daemons.
         requests: where requests come from.
         profile: what to issue under.
-        patience: seconds without progress after which passing failures become results.
+        patience: seconds that requests wait without any progress before passing failures become results.
     """
 
-    def __init__(
-        self,
-        stub: issuance_pb2_grpc.IssuanceServiceAsyncStub,
-        target: str,
-        requests: Requests,
-        profile: str,
-        patience: float,
-    ) -> None:
-        self._stub = stub
-        self._target = target
+    def __init__(self, replicas: Replicas, requests: Requests, profile: str, patience: float) -> None:
+        self._replicas = replicas
         self._source = chunks_of(requests, _CHUNK)
         self._profile = profile
         self._patience = patience
-        self._last_progress = time.monotonic()
+        self._waiting_since = time.monotonic()
+        self._backoff = Backoff()
         # A pull outlives the stream that it was made for: nothing taken from the source is lost.
         self._pull: asyncio.Future[list[CertificateRequest]] | None = None
         self._exhausted = False
@@ -80,12 +71,15 @@ class Conversation:
             await self._source.aclose()
 
     async def _streams(self) -> AsyncGenerator[Result, None]:
-        """Open streams, one after another, until there is nothing to ask or no patience to ask it."""
-        pause = _FIRST_PAUSE
+        """Open streams, one after another, until there is nothing to ask or no patience to ask it.
+
+        When there are several daemons, each stream is another one's turn.
+        """
         while not self._exhausted or self._again:
-            progress_before = self._last_progress
             broken: grpc.aio.AioRpcError | None = None
-            stream = self._stub.IssueCertificates()
+            target, channel = await self._replicas.choose()
+            stub: issuance_pb2_grpc.IssuanceServiceAsyncStub = issuance_pb2_grpc.IssuanceServiceStub(channel)
+            stream = stub.IssueCertificates()
             sender = asyncio.create_task(self._send(stream))
             try:
                 async for response in stream:
@@ -102,18 +96,15 @@ class Conversation:
             self._again.extend((*self._under_way.values(), *self._later))
             self._under_way.clear()
             self._later.clear()
-            if broken and (broken.code() not in _PASSING or self._patience_is_over()):
-                unreachable = explain(broken, self._target)
+            if broken and (broken.code() not in _PASSING or (self._again and self._patience_is_over())):
+                unreachable = explain(broken, target)
                 for request in self._again:
                     yield Refusal.from_error(request, unreachable)
                 self._again.clear()
                 if not self._exhausted:
                     raise unreachable
             if self._again or broken:
-                pause = (
-                    _FIRST_PAUSE if self._last_progress > progress_before else min(2 * pause, _LONGEST_PAUSE)
-                )
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                await self._backoff.pause()
 
     async def _send(self, stream: _Stream) -> None:
         """Write requests until the source ends, or until too many wait to be asked again."""
@@ -138,6 +129,8 @@ class Conversation:
         pulled, self._pull = self._pull, None
         chunk = pulled.result()
         self._exhausted = not chunk
+        if not (self._under_way or self._later):
+            self._waiting_since = time.monotonic()
         return chunk
 
     async def _enter(self, chunk: list[CertificateRequest]) -> issuance_pb2.IssueCertificatesRequest | None:
@@ -182,11 +175,12 @@ class Conversation:
                     self._later.append(request)
                     continue
             else:
-                self._last_progress = time.monotonic()
+                self._backoff.reset()
+                self._waiting_since = time.monotonic()
             results.append(result)
         async with self._room:
             self._room.notify()
         return results
 
     def _patience_is_over(self) -> bool:
-        return time.monotonic() - self._last_progress > self._patience
+        return time.monotonic() - self._waiting_since > self._patience

@@ -86,13 +86,6 @@ class DeviceFolders:
         """Tell whether a device has its certificate."""
         return (self.path(device_id) / COMPLETE).exists()
 
-    def unfinished(self) -> Iterator[str]:
-        """Yield the devices that have a key and a CSR, but no certificate yet."""
-        for entry in os.scandir(self.root):
-            folder = Path(entry.path)
-            if (folder / f"{entry.name}.csr").exists() and not (folder / COMPLETE).exists():
-                yield entry.name
-
     def saved_csr(self, device_id: str) -> bytes | None:
         """Return the CSR in DER of a device that was begun earlier; None if there is none.
 
@@ -124,14 +117,14 @@ class DeviceFolders:
             folder = self.root / f"{_TEMPORARY}{device_id}"
             folder.mkdir()
             if key.sec1 is not None:
-                written.append(_write(folder / "pkey.ec.pem", key.sec1, 0o600))
-            written.append(_write(folder / "pkey.pem", key.pkcs8, 0o600))
-            written.append(_write(folder / f"{device_id}.csr", _pem("CERTIFICATE REQUEST", key.csr)))
+                written.append(write(folder / "pkey.ec.pem", key.sec1, 0o600))
+            written.append(write(folder / "pkey.pem", key.pkcs8, 0o600))
+            written.append(write(folder / f"{device_id}.csr", _pem("CERTIFICATE REQUEST", key.csr)))
             written.append(folder)
-        _make_durable(written)
+        make_durable(written)
         for device_id in keys:
             (self.root / f"{_TEMPORARY}{device_id}").rename(self.path(device_id))
-        _make_durable([self.root])
+        make_durable([self.root])
 
     def finish(self, chains: Mapping[str, Sequence[bytes]], csrs: Mapping[str, bytes] | None = None) -> None:
         """Write the certificates of devices durably, `client.pem` last.
@@ -144,26 +137,26 @@ class DeviceFolders:
             FolderError: the disk is full, say.
         """
         with _explained():
-            self._finish(chains, csrs)
+            self._finish(chains, csrs or {})
 
-    def _finish(self, chains: Mapping[str, Sequence[bytes]], csrs: Mapping[str, bytes] | None) -> None:
+    def _finish(self, chains: Mapping[str, Sequence[bytes]], csrs: Mapping[str, bytes]) -> None:
         renames: list[tuple[Path, Path]] = []
         for device_id, chain in chains.items():
             folder = self.path(device_id)
             folder.mkdir(exist_ok=True)
             certificates = [_pem("CERTIFICATE", certificate) for certificate in chain]
             files = {**self._common, f"{device_id}.chain.pem": b"".join((*certificates, self._trust_anchor))}
-            if csrs is not None:
+            if device_id in csrs:
                 files[f"{device_id}.csr"] = _pem("CERTIFICATE REQUEST", csrs[device_id])
             files[COMPLETE] = certificates[0]
             for name, content in files.items():
-                renames.append((_write(folder / f"{_TEMPORARY}{name}", content), folder / name))
-        _make_durable([written for written, _ in renames])
+                renames.append((write(folder / f"{_TEMPORARY}{name}", content), folder / name))
+        make_durable([written for written, _ in renames])
         for written, final in renames:
             if final.name == COMPLETE:  # the last of its folder
                 self._link_server_ca(final.parent)
             written.rename(final)
-        _make_durable([*(self.path(device_id) for device_id in chains), self.root])
+        make_durable([*(self.path(device_id) for device_id in chains), self.root])
 
     def _link_server_ca(self, folder: Path) -> None:
         if self._server_ca is not None:
@@ -207,14 +200,15 @@ def _pem(label: str, der: bytes) -> bytes:
     return armored
 
 
-def _write(path: Path, content: bytes, mode: int = 0o644) -> Path:
+def write(path: Path, content: bytes, mode: int = 0o644) -> Path:
+    """Write a file, not yet durably; return its path. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
     return path
 
 
-def _make_durable(paths: Sequence[Path]) -> None:
+def make_durable(paths: Sequence[Path]) -> None:
     """Wait until files, and folders' lists of names, are on the disk; many at once share a disk flush."""
     if paths:
         with ThreadPoolExecutor(max_workers=min(_FLUSHERS, len(paths))) as flushers:

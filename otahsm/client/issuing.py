@@ -10,42 +10,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from otahsm.client.connection import ClientTls, explain, open_channel
+from otahsm.client.backoff import Backoff
+from otahsm.client.connection import ClientTls, explain
 from otahsm.client.conversation import Conversation, Requests
+from otahsm.client.replicas import Replicas
 from otahsm.client.values import Authority, CertificateRequest, Result
-from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2_grpc
+from otahsm.v1 import authority_pb2, authority_pb2_grpc
 
 _PAUSE: Final = 0.1
 _HEALTH_SECONDS: Final = 5.0
 
 
 class IssuingClient:
-    """A client of one daemon. Use it as an asynchronous context manager.
+    """A client of one daemon, or of several that share a ledger. Use it as an asynchronous context manager.
 
     Args:
-        target: the daemon's address, `host:port`; its TLS certificate must be for that host.
+        targets: the daemon's address, `host:port`, or the addresses of several. A host may be a name with
+            several addresses. A daemon's TLS certificate must be for the host of its own address. Daemons
+            that can't sign, or are gone, are left out; what they did not answer is asked elsewhere.
         tls: the operator CA, and this client's certificate and key.
         patience: for how many seconds without any progress requests are repeated that failed for a
             passing reason.
 
     Raises:
-        ConfigError: a TLS file can't be read.
+        ConfigError: a TLS file can't be read, or there is no target.
     """
 
-    def __init__(self, target: str, tls: ClientTls, *, patience: float = 30.0) -> None:
-        self._target = target
+    def __init__(self, targets: str | Sequence[str], tls: ClientTls, *, patience: float = 30.0) -> None:
         self._patience = patience
-        self._channel = open_channel(target, tls)
-        self._issuance = issuance_pb2_grpc.IssuanceServiceStub(self._channel)
-        self._authority = authority_pb2_grpc.AuthorityServiceStub(self._channel)
-        self._check = health_pb2_grpc.HealthStub(self._channel).Check  # type: ignore[attr-defined]
+        self._replicas = Replicas([targets] if isinstance(targets, str) else targets, tls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -53,7 +53,7 @@ class IssuingClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._channel.close()
+        await self._replicas.close()
 
     async def issue(self, requests: Requests, *, profile: str = "") -> AsyncGenerator[Result, None]:
         """Have certificates issued; yield one result for each request, as they come.
@@ -65,7 +65,7 @@ class IssuingClient:
         Raises:
             OtahsmError: the daemon refuses the stream as a whole.
         """
-        conversation = Conversation(self._issuance, self._target, requests, profile, self._patience)
+        conversation = Conversation(self._replicas, requests, profile, self._patience)
         async with contextlib.aclosing(conversation.results()) as results:
             async for result in results:
                 yield result
@@ -82,32 +82,39 @@ class IssuingClient:
             OtahsmError: the daemon can't be reached.
         """
         deadline = time.monotonic() + self._patience
+        backoff = Backoff()
         while True:
+            target, channel = await self._replicas.choose()
+            stub: authority_pb2_grpc.AuthorityServiceAsyncStub = authority_pb2_grpc.AuthorityServiceStub(
+                channel
+            )
             try:
-                response = await self._authority.GetAuthority(
+                response = await stub.GetAuthority(
                     authority_pb2.GetAuthorityRequest(), timeout=max(self._patience, 1)
                 )
                 return Authority.from_message(response.authority)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
-                    raise explain(error, self._target) from None
-            await asyncio.sleep(_PAUSE)
+                    raise explain(error, target) from None
+            await backoff.pause()
 
     async def wait_until_serving(self, seconds: float) -> bool:
-        """Tell whether the daemon can sign now, waiting for that at most so long.
+        """Tell whether a daemon can sign now, waiting for that at most so long.
 
         Raises:
             OtahsmError: the daemon can't be reached, or does not take this client.
         """
         deadline = time.monotonic() + seconds
         while True:
+            target, channel = await self._replicas.choose()
+            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
             try:
-                response = await self._check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_SECONDS)
+                response = await check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_SECONDS)
                 if response.status == health_pb2.HealthCheckResponse.SERVING:
                     return True
                 if time.monotonic() >= deadline:
                     return False
             except grpc.aio.AioRpcError as error:
                 if time.monotonic() >= deadline:
-                    raise explain(error, self._target) from None
+                    raise explain(error, target) from None
             await asyncio.sleep(_PAUSE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import ErrorInfo
@@ -13,6 +13,8 @@ from google.rpc.status_pb2 import Status
 
 from otahsm.errors import OtahsmError
 from otahsm.v1 import authority_pb2, issuance_pb2
+
+_LASTING: Final = {"INVALID_ARGUMENT", "ALREADY_EXISTS", "PERMISSION_DENIED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,11 @@ class Refusal:
     def passing(self) -> bool:
         """Whether the same request may be granted if it is made again a little later."""
         return self.code == "UNAVAILABLE"
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the request itself is refused, and not the CA, the daemon or the moment to blame."""
+        return self.code in _LASTING
 
     @classmethod
     def from_status(cls, request: CertificateRequest, status: Status) -> Refusal:

@@ -29,6 +29,8 @@ _SERVICES: Final = (
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 256 * (MAX_CSR_BYTES + 1024)),
     ("grpc.so_reuseport", 0),  # a second daemon on the port must fail, not share it
+    # Clients ping every 10 seconds, also beside a quiet stream; gRPC takes that as abuse by default.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 _MAX_CALLS: Final = 1024
 

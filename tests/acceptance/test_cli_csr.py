@@ -107,7 +107,8 @@ def test_what_is_no_csr_is_listed_with_its_reason_and_costs_no_neighbour(line: F
     assert "holds a CERTIFICATE, not a CERTIFICATE REQUEST" in failed["certificate.pem"]["message"]
     assert "No such file or directory" in failed["missing.csr"]["message"]
     assert (summary["issued"], summary["failed"]) == (3, 7)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == good | {".lock"}
+    (unfinished,) = (tmp_path / "out").glob(".order-*.jsonl")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == good | {".lock", unfinished.name}
 
 
 def test_another_key_for_a_device_is_a_conflict_and_leaves_its_folder_alone(
@@ -122,6 +123,24 @@ def test_another_key_for_a_device_is_a_conflict_and_leaves_its_folder_alone(
     assert status == 1
     assert (report["code"], report["reason"]) == ("ALREADY_EXISTS", "CONFLICT")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_was_refused_is_told_again_and_only_new_csrs_are_asked_for(line: Fleet, tmp_path: Path) -> None:
+    good = write_csr(tmp_path / "in/good.csr")
+    (tmp_path / "in/text.csr").write_text("hello")
+    first = sign(line, tmp_path / "out", tmp_path / "in")
+    assert (first[0], first[2]["issued"], first[2]["failed"]) == (1, 1, 1)
+    new = write_csr(tmp_path / "in/new.csr")
+    _, reports, summary = sign(line, tmp_path / "out", tmp_path / "in")
+    kinds = {report["device_id"]: report["type"] for report in reports if "device_id" in report}
+    assert kinds == {good: "complete", new: "issued"}
+    (failed,) = (report for report in reports if report["type"] == "failed")
+    assert (Path(failed["name"]).name, failed["remembered"]) == ("text.csr", True)
+    assert summary["failed"] == 1
+    corrected = write_csr(tmp_path / "in/text.csr")
+    status, reports, _ = sign(line, tmp_path / "out", tmp_path / "in")
+    assert status == 0
+    assert {report["device_id"] for report in reports if report["type"] == "issued"} == {corrected}
 
 
 def test_a_folder_without_csrs_is_explained(line: Fleet, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import uuid
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from otahsm.client import DeviceFolders
+from otahsm.client import DeviceFolders, Order
 from otahsm.pki import serial_octets
 
 from harness import Fleet, free_port
@@ -155,17 +156,15 @@ def test_the_same_command_again_leaves_complete_folders_alone(line: Fleet, tmp_p
     assert contents(tmp_path / "devices") == before
 
 
-@pytest.mark.parametrize("how", ["--ids", "--count"])
 def test_a_folder_that_was_begun_is_finished_with_the_same_key_and_certificate(
-    line: Fleet, tmp_path: Path, how: str
+    line: Fleet, tmp_path: Path
 ) -> None:
     ids = [str(uuid.uuid4()) for _ in range(3)]
     folders = issue(line, tmp_path / "devices", ids)
     before = contents(tmp_path / "devices")
     for name in ("client.pem", f"{ids[1]}.chain.pem", "ca.pem", "root.crt", "gateway.url"):
         (folders[1] / name).unlink()
-    what = str(tmp_path / "devices.ids") if how == "--ids" else "1"
-    done, reports, summary = issue_json(line, tmp_path / "devices", how, what)
+    done, reports, summary = issue_json(line, tmp_path / "devices", "--ids", str(tmp_path / "devices.ids"))
     assert done.returncode == 0
     assert [report["device_id"] for report in reports if report["type"] == "issued"] == [ids[1]]
     assert (summary["issued"], summary["failed"]) == (1, 0)
@@ -192,6 +191,113 @@ def test_a_begun_folder_whose_csr_is_damaged_fails_alone_and_keeps_its_key(
     }
     assert (damaged / "pkey.pem").read_bytes() == key
     assert not (damaged / "client.pem").exists()
+
+
+def unfinished_order(devices: Path) -> Path:
+    """Return the file of the one run that is not finished."""
+    (path,) = devices.glob(".order-*.jsonl")
+    return path
+
+
+def interrupt(line: Fleet, tmp_path: Path, count: int) -> tuple[Path, list[Any]]:
+    """Leave a run as one that was killed leaves it: ids are drawn, and a part of them is issued."""
+    devices = tmp_path / "devices"
+    order = Order.open(
+        folders := DeviceFolders(devices, b""),
+        ["device issue", "--count", str(count), "--key-type", "ec-p256", "--profile", ""],
+        count=count,
+    )
+    folders.close()
+    ids = list(order.device_ids)
+    issue(line, devices, ids[: count // 2])
+    return devices, ids
+
+
+def test_a_count_goes_on_with_the_ids_that_it_drew(line: Fleet, tmp_path: Path) -> None:
+    devices, ids = interrupt(line, tmp_path, 10)
+    done, reports, summary = issue_json(line, devices, "--count", "10")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert {report["device_id"] for report in reports} == set(ids)
+    assert (summary["issued"], summary["complete_before"], summary["failed"]) == (5, 5, 0)
+    assert {path.name for path in devices.iterdir()} == {*ids, ".lock"}
+    done, reports, summary = issue_json(line, devices, "--count", "10")
+    assert (summary["issued"], summary["complete_before"]) == (10, 0)
+
+
+def test_another_count_leaves_an_unfinished_one_alone_and_names_it(line: Fleet, tmp_path: Path) -> None:
+    devices, ids = interrupt(line, tmp_path, 10)
+    done, reports, summary = issue_json(line, devices, "--count", "4")
+    assert done.returncode == 0
+    assert "not finished: device issue --count 10" in done.stderr
+    assert (summary["issued"], summary["complete_before"]) == (4, 0)
+    assert not {report["device_id"] for report in reports} & set(ids)
+    assert issue_json(line, devices, "--count", "10")[2]["issued"] == 5
+
+
+def test_a_new_count_can_be_wanted_while_one_is_unfinished(line: Fleet, tmp_path: Path) -> None:
+    devices, ids = interrupt(line, tmp_path, 10)
+    done, reports, summary = issue_json(line, devices, "--count", "10", "--no-resume")
+    assert done.returncode == 0
+    assert (summary["issued"], summary["complete_before"]) == (10, 0)
+    assert not {report["device_id"] for report in reports} & set(ids)
+    assert not list(devices.glob(".order-*"))
+
+
+def test_a_folder_that_was_taken_away_meanwhile_is_not_made_again(line: Fleet, tmp_path: Path) -> None:
+    devices, ids = interrupt(line, tmp_path, 4)
+    for device_id in ids[2:]:
+        (devices / device_id).mkdir()  # not ours: these two fail
+    assert issue_json(line, devices, "--count", "4")[2]["failed"] == 2
+    (devices / ids[0]).rename(tmp_path / "shipped")
+    for device_id in ids[2:]:
+        (devices / device_id).rmdir()
+    done, reports, _ = issue_json(line, devices, "--count", "4")
+    assert done.returncode == 0
+    assert {report["device_id"]: report["type"] for report in reports} == {
+        ids[0]: "complete",
+        ids[1]: "complete",
+        ids[2]: "issued",
+        ids[3]: "issued",
+    }
+    assert not (devices / ids[0]).exists()
+
+
+def test_a_refusal_is_remembered_until_it_is_asked_for_again(line: Fleet, tmp_path: Path) -> None:
+    issue(line, tmp_path / "first", ["taken-1"])
+    second = tmp_path / "second"
+    ids = tmp_path / "ids.txt"
+    ids.write_text("taken-1\ntaken-2\n")
+    done, reports, _ = issue_json(line, second, "--ids", str(ids))
+    assert done.returncode == 1
+    (first_answer,) = (report for report in reports if report["type"] == "failed")
+    assert (first_answer["reason"], first_answer["remembered"]) == ("CONFLICT", False)
+    done, reports, summary = issue_json(line, second, "--ids", str(ids))
+    assert done.returncode == 1
+    assert {**first_answer, "remembered": True} in reports
+    assert (summary["issued"], summary["complete_before"], summary["failed"]) == (0, 1, 1)
+    people = line.run("device", "issue", "--ids", str(ids), "--out", str(second))
+    assert "[CONFLICT]" in people.stderr
+    assert "--retry-refused asks again" in people.stderr
+    # What was wrong is put right: the device has the key that its certificate is for.
+    shutil.rmtree(second / "taken-1")
+    shutil.copytree(tmp_path / "first/taken-1", second / "taken-1")
+    (second / "taken-1/client.pem").unlink()
+    assert issue_json(line, second, "--ids", str(ids))[0].returncode == 1
+    done, reports, _ = issue_json(line, second, "--ids", str(ids), "--retry-refused")
+    assert done.returncode == 0
+    assert {report["type"] for report in reports} == {"issued", "complete"}
+    assert not list(second.glob(".order-*"))
+
+
+def test_a_damaged_memory_of_a_run_is_explained(line: Fleet, tmp_path: Path) -> None:
+    devices, _ = interrupt(line, tmp_path, 2)
+    unfinished_order(devices).write_text("what?\n")
+    done = line.run("device", "issue", "--count", "2", "--out", str(devices))
+    assert done.returncode == 2
+    assert "line 1 is damaged" in done.stderr
+    assert "--no-resume" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_two_commands_do_not_write_to_one_folder(line: Fleet, tmp_path: Path) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import random
 import subprocess
+import time
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+from otahsm.client import make_device_key
 
 from harness import OTAHSM, RunningDaemon, eventually
 from ledger_reader import certificates
@@ -52,17 +58,76 @@ def check_folder(folder: Path, recorded: bytes) -> None:
     assert {path.name for path in folder.iterdir()} >= {"root.crt", "ca.pem", f"{folder.name}.chain.pem"}
 
 
-def test_devices_that_a_killed_run_began_are_finished_by_the_next_count(daemon: RunningDaemon) -> None:
+def unfinished_order(devices: Path) -> bool:
+    return bool(list(devices.glob(".order-*.jsonl")))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_count_that_is_killed_at_random_moments_makes_so_many_devices_and_no_more(
+    daemon: RunningDaemon, seed: int
+) -> None:
+    moments = random.Random(seed)  # noqa: S311 - to be repeated, not secret
     daemon.configure_client()
-    devices = daemon.fleet.folder / "devices"
-    command = [*OTAHSM, "device", "issue", "--count", "1000"]
-    run = subprocess.Popen(
-        command, cwd=daemon.fleet.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    eventually(lambda: len(complete(devices)) >= 10, "no progress")
+    folder = daemon.fleet.folder
+    devices = folder / "devices"
+    command = ("device", "issue", "--count", "600")
+    for begun in sorted(moments.randrange(400) for _ in range(6)):
+        run = subprocess.Popen(
+            [*OTAHSM, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        eventually(
+            lambda: unfinished_order(devices) and len(list(devices.glob("[!.]*"))) >= begun,  # noqa: B023
+            "no progress",
+        )
+        time.sleep(moments.uniform(0, 0.05))  # anywhere in a batch
+        run.kill()
+        run.wait(30)
+        assert unfinished_order(devices)
+        recorded = certificates(daemon.fleet)
+        for device in complete(devices):
+            check_folder(devices / device, recorded[device])
+    finished = daemon.fleet.run(*command)
+    assert finished.returncode == 0, finished.stderr
+    assert len(complete(devices)) == 600
+    assert complete(devices) == {path.name for path in devices.iterdir() if path.is_dir()}
+    recorded = certificates(daemon.fleet)
+    assert recorded.keys() == complete(devices)
+    for device in complete(devices):
+        check_folder(devices / device, recorded[device])
+    # That order is done: the same words are a new one.
+    assert not unfinished_order(devices)
+    assert daemon.fleet.run(*command).returncode == 0
+    assert len(complete(devices)) == 1200
+
+
+def test_csr_sign_killed_and_run_again_asks_only_for_what_has_no_answer(daemon: RunningDaemon) -> None:
+    daemon.configure_client()
+    folder = daemon.fleet.folder
+    devices = folder / "devices"
+    (folder / "in").mkdir()
+    ids = {f"meter-{number:03}" for number in range(600)}
+    for device in ids:
+        (folder / "in" / f"{device}.der").write_bytes(make_device_key(device, "ec-p256").csr)
+    (folder / "in" / "broken.der").write_bytes(b"no CSR")
+    command = [*OTAHSM, "csr", "sign", "in"]
+    run = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    eventually(lambda: len(complete(devices)) >= 100, "no progress")
     run.kill()
     run.wait(30)
-    begun = {path.parent.name for path in devices.glob("[!.]*/*.csr")}
-    again = daemon.fleet.run("device", "issue", "--count", str(len(begun) or 1))
-    assert again.returncode == 0, again.stderr
-    assert begun <= complete(devices)
+    before = complete(devices)
+    assert len(before) < 600
+    assert {path.stem for path in (folder / "in").iterdir()} > before
+    done = daemon.fleet.run("csr", "sign", "in", "--json")
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    skipped = {report["device_id"] for report in reports if report["type"] == "complete"}
+    asked = {report["device_id"] for report in reports if report["type"] == "issued"}
+    # At most the batch in hand was complete without being written down.
+    assert skipped <= before
+    assert len(before - skipped) <= 64
+    assert asked == ids - skipped
+    assert [report["name"] for report in reports if report["type"] == "failed"] == ["in/broken.der"]
+    recorded = certificates(daemon.fleet)
+    assert recorded.keys() == ids == complete(devices)
+    for device in ids:
+        certificate = x509.load_pem_x509_certificate((devices / device / "client.pem").read_bytes())
+        assert certificate.public_bytes(Encoding.DER) == recorded[device]

@@ -39,6 +39,27 @@ async def test_a_patient_client_rides_over_a_daemon_that_is_killed_and_started_a
     assert certificates(fleet) == seen
 
 
+async def test_a_line_that_has_nothing_to_ask_does_not_notice_that_the_daemon_restarts(fleet: Fleet) -> None:
+    fleet.edit('listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{free_port()}"')
+    with ExitStack() as daemons:
+        first = daemons.enter_context(running(fleet))
+        first.wait_for("health.changed", serving=True)
+
+        answered = asyncio.Event()
+
+        async def line() -> AsyncIterator[CertificateRequest]:
+            yield new_request()
+            await answered.wait()
+            first.kill()
+            second = daemons.enter_context(running(fleet))
+            await asyncio.to_thread(second.wait_for, "health.changed", serving=True)
+
+        async with first.client(patience=0) as client:  # nothing waits, so nothing gets impatient
+            async for result in client.issue(line()):
+                assert isinstance(result, IssuedCertificate)
+                answered.set()
+
+
 async def test_requests_come_from_a_plain_iterable(client: IssuingClient) -> None:
     issued, refused = await issue_all(client, new_requests(130))
     assert (len(issued), len(refused)) == (130, 0)

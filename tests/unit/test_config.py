@@ -255,3 +255,22 @@ def test_a_missing_file_is_named_and_how_to_make_one(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read"):
         load_config(tmp_path)
+
+
+def test_a_client_has_one_target_or_several() -> None:
+    table = shipped()
+    for written, read in {
+        "ca.example:7443": ("ca.example:7443",),
+        ("a.example:1", "[::1]:2"): ("a.example:1", "[::1]:2"),
+    }.items():
+        table["client"]["target"] = written if isinstance(written, str) else list(written)
+        client = parse(table).client
+        assert client is not None
+        assert client.target == read
+
+
+@pytest.mark.parametrize("target", [[], "", "ca.example", ["a.example:1", "b.example"], [7443]])
+def test_a_target_that_is_no_address_is_refused(target: object) -> None:
+    table = shipped()
+    table["client"]["target"] = target
+    assert "client.target" in refusal(table).message
