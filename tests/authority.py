@@ -73,9 +73,10 @@ def leaf(
     serial: int = SERIAL,
     validity: Validity = CA_LIFE,
     profile: ProfileConfig | None = None,
+    crl_url: str | None = None,
 ) -> bytes:
     """Issue a device certificate, in DER."""
     issuer = issuer_of(ca)
     csr = CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
-    tbs = build_tbs(csr, profile or ProfileConfig(), issuer, serial, validity)
+    tbs = build_tbs(csr, profile or ProfileConfig(), issuer, serial, validity, crl_url)
     return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))

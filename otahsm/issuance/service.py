@@ -12,7 +12,7 @@ from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.values import Order, Outcome
 from otahsm.ledger import Ledger
-from otahsm.pki import Chain, load_chain
+from otahsm.pki import Chain, check_signs_crls, load_chain
 from otahsm.preparation import Preparers
 from otahsm.token import SignerPool
 from otahsm.workers import Report
@@ -47,8 +47,10 @@ class Issuance:
         self.profiles: Mapping[str, ProfileConfig] = config.profiles
         self.default_profile = settings.default_profile
         self._ledger = Ledger(section(config.ledger, "ledger").path, self.chain.issuer.key_identifier)
+        if config.crl is not None:
+            check_signs_crls(self.chain.issuer)
         self._preparers = Preparers(
-            config.profiles, self.chain.issuer, size=settings.preparers, report=report
+            config.profiles, self.chain.issuer, crl=config.crl, size=settings.preparers, report=report
         )
         self._signers = SignerPool(
             token, ca, self.chain.issuer, wait_seconds=settings.wait_for_signer_seconds, report=report

@@ -17,9 +17,10 @@ from otahsm.pki.certificate import (
     validity_at,
     validity_of,
 )
-from otahsm.pki.chain import Chain, Issuer, load_chain, load_issuer
+from otahsm.pki.chain import Chain, Issuer, check_signs_crls, load_chain, load_issuer
 from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr, derive_request_id
 from otahsm.pki.describe import Description, describe
+from otahsm.pki.distribution import crl_url, crl_url_in, shard_of
 from otahsm.pki.keys import encode_spki
 from otahsm.pki.names import check_device_id
 from otahsm.pki.request import assemble_request, build_request_info
@@ -46,6 +47,9 @@ __all__ = [
     "build_tbs",
     "check_csr",
     "check_device_id",
+    "check_signs_crls",
+    "crl_url",
+    "crl_url_in",
     "derive_request_id",
     "describe",
     "encode_spki",
@@ -54,6 +58,7 @@ __all__ = [
     "load_issuer",
     "make_serial",
     "serial_octets",
+    "shard_of",
     "signature_is_valid",
     "validity_at",
     "validity_of",
