@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otahsm.config import CrlConfig
-from otahsm.pki import crl_url, crl_url_in, make_serial, shard_of
+from otahsm.pki import crl_url, crl_url_in, describe_crl, make_serial, shard_of
 from otahsm.pki.distribution import crl_distribution_points
 
-from authority import leaf
+from authority import crl, leaf
 
 SHARDED = CrlConfig(url="http://crl.example.com/fleet-{shard}.crl", shards=16, directory=Path("crl"))
 hosts = st.lists(st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=20), min_size=1)
@@ -66,12 +66,15 @@ def test_each_shard_has_its_own_url() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(urls)
-def test_any_url_that_may_be_configured_is_the_same_in_the_certificate(url: str) -> None:
+def test_any_url_that_may_be_configured_is_the_same_in_certificate_and_crl(url: str) -> None:
     # Verifiers compare them octet by octet, and devices fetch what is written there.
     CrlConfig(url=url, directory=Path("crl"))
     certificate = leaf("device", "ed25519", ca="ed25519", crl_url=url)
     assert crl_url_in(certificate) == url
     assert url.encode() in certificate
+    shard = crl(ca="ed25519", url=url)
+    assert describe_crl(shard).distribution_point == url
+    assert url.encode() in shard
 
 
 def test_a_certificate_states_one_distribution_point_that_is_not_critical() -> None:
