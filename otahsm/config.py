@@ -31,6 +31,12 @@ ExtendedKeyUsage = Literal["client_auth", "server_auth"]
 _MESSAGES: Final = {"extra_forbidden": "there is no such key", "missing": "it is missing"}
 
 DEFAULT_DEVICE_ID: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+SHARD: Final = "{shard}"
+
+# Only what every URL library leaves as it is: verifiers compare the URL of a CRL octet by octet.
+_CRL_URL: Final = r"https?://[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*(:(?P<port>[1-9][0-9]{0,4}))?(/[A-Za-z0-9][A-Za-z0-9._~-]*)+"
+_MAX_URL: Final = 255
+_LAST_PORT: Final = 65535
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -48,7 +54,7 @@ def _regular_expression(pattern: str) -> str:
 
 def _listen_address(address: str) -> str:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004 - the last TCP port
+    if not host or not port.isdigit() or int(port) > _LAST_PORT:
         raise ValueError("must be host:port, as in 127.0.0.1:7443")
     return address
 
@@ -57,10 +63,21 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _crl_url(url: str) -> str:
+    match = re.fullmatch(_CRL_URL, url.replace(SHARD, "0", 1))
+    if not match or int(match["port"] or 0) > _LAST_PORT or len(url) > _MAX_URL:
+        raise ValueError(
+            f"must be a plain http or https URL of at most {_MAX_URL} characters, in lower case up to its"
+            " path, which ends with the name of the file, as in http://crl.example.com/fleet.crl"
+        )
+    return url
+
+
 ConfigPath = Annotated[Path, AfterValidator(_beside_the_file)]
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
 Address = Annotated[str, AfterValidator(_listen_address)]
 Addresses = Annotated[tuple[Address, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
+CrlUrl = Annotated[str, AfterValidator(_crl_url)]
 
 
 class _Section(BaseModel):
@@ -146,6 +163,33 @@ class ProfileConfig(_Section):
     csr_extras: Literal["refuse", "ignore"] = "refuse"
 
 
+class CrlConfig(_Section):
+    """[crl]: where the certificate revocation lists are, and how often they are made.
+
+    Without this section certificates state no CRL. The URL is fixed in every certificate that is issued.
+    """
+
+    url: CrlUrl
+    shards: Annotated[int, Field(ge=1, le=4096)] = 1
+    validity_hours: Annotated[int, Field(ge=2, le=8784)] = 168
+    refresh_hours: Annotated[int, Field(ge=1, le=8784)] = 24
+    directory: ConfigPath
+
+    @model_validator(mode="after")
+    def _url_fits_shards(self) -> Self:
+        if self.shards > 1 and SHARD not in self.url.rpartition("/")[2]:
+            raise ValueError(f"with several shards, the last part of url must contain {SHARD}")
+        if self.shards == 1 and SHARD in self.url:
+            raise ValueError(f"with one shard, url must not contain {SHARD}")
+        return self
+
+    @model_validator(mode="after")
+    def _refreshed_before_it_ends(self) -> Self:
+        if self.refresh_hours >= self.validity_hours:
+            raise ValueError("refresh_hours must be less than validity_hours")
+        return self
+
+
 class ClientConfig(_Section):
     """[client]: how this machine reaches the daemon, and what it puts into device folders."""
 
@@ -169,6 +213,7 @@ class Config(_Section):
     ledger: LedgerConfig | None = None
     issuance: IssuanceConfig = IssuanceConfig()
     profiles: Annotated[dict[str, ProfileConfig], Field(min_length=1)] = {"ota-connect": ProfileConfig()}
+    crl: CrlConfig | None = None
     client: ClientConfig | None = None
 
     @model_validator(mode="after")

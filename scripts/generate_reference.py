@@ -50,6 +50,14 @@ WORDS: Final = {
     "profiles.NAME.key_types": "Types of key that a CSR may hold.",
     "profiles.NAME.key_usage": "The certificate's keyUsage, which is critical.",
     "profiles.NAME.extended_key_usage": "The certificate's extendedKeyUsage, which is critical.",
+    "crl.url": "The URL of the CRL, as every certificate states it (cRLDistributionPoints). With several"
+    " shards its last part contains `{shard}`. Certificates that are out keep the URL that they have.",
+    "crl.shards": "How many CRLs the revocations are divided among; a certificate's follows from its serial"
+    " number. OpenSSL and nginx understand shards, GnuTLS does not.",
+    "crl.validity_hours": "How long after its thisUpdate a CRL's nextUpdate is. Verifiers that have no later"
+    " CRL by then refuse every device.",
+    "crl.refresh_hours": "How often a CRL is made anew. It must be less than `validity_hours`.",
+    "crl.directory": "The folder that CRLs are written to, for a web server; files are named as in `url`.",
     "client.ca": "The CA that the daemon's own certificate must come from, in PEM.",
     "client.certificate": "This client's certificate (and chain), of the CA in `tls.client_ca`, in PEM.",
     "client.key": "The private key of `certificate`, in PEM, not encrypted.",
@@ -60,6 +68,7 @@ NAMES: Final = {
     "_regular_expression": "regular expression (Python `re`)",
     "_listen_address": "string, `host:port`",
     "_one_or_more": "string, `host:port`, or list of them",
+    "_crl_url": "string, `http` or `https` URL",
 }
 
 

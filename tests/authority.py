@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import cast
 
@@ -15,11 +16,13 @@ from otahsm.pki import (
     SIGNATURE_ALGORITHMS,
     CheckedCsr,
     Issuer,
+    RevokedCertificate,
     RootKind,
     Validity,
     assemble,
     build_root_tbs,
     build_tbs,
+    build_tbs_crl,
     encode_spki,
     key_type_of,
     load_issuer,
@@ -30,6 +33,7 @@ from forging import key_of
 KEY_TYPES: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519")
 SMALL_KEY_TYPES: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "ed25519")
 CA_LIFE = Validity(datetime(2020, 1, 1, tzinfo=UTC), datetime(2090, 12, 31, 23, 59, 59, tzinfo=UTC))
+CRL_MADE = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 CA_NAME = "test fleet root"
 SERIAL = 0x123456789ABCDEF
 
@@ -73,9 +77,34 @@ def leaf(
     serial: int = SERIAL,
     validity: Validity = CA_LIFE,
     profile: ProfileConfig | None = None,
+    crl_url: str | None = None,
 ) -> bytes:
     """Issue a device certificate, in DER."""
     issuer = issuer_of(ca)
     csr = CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
-    tbs = build_tbs(csr, profile or ProfileConfig(), issuer, serial, validity)
+    tbs = build_tbs(csr, profile or ProfileConfig(), issuer, serial, validity, crl_url)
+    return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))
+
+
+def crl(
+    revoked: Iterable[RevokedCertificate] = (),
+    *,
+    ca: KeyType = "ec-p256",
+    number: int = 1,
+    made: datetime = CRL_MADE,
+    life: timedelta = timedelta(days=7),
+    url: str | None = None,
+    only_authorities: bool = False,
+) -> bytes:
+    """Sign a CRL, in DER."""
+    issuer = issuer_of(ca)
+    tbs = build_tbs_crl(
+        issuer,
+        revoked,
+        number=number,
+        this_update=made,
+        next_update=made + life,
+        distribution_point=url,
+        only_authorities=only_authorities,
+    )
     return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from harness import Fleet, eventually
 
@@ -152,6 +155,34 @@ def nginx(folder: Path, port: int, server: str) -> Iterator[None]:
     finally:
         process.kill()
         process.wait(SECONDS)
+
+
+def trust(ca: Path, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
+    """Trust this CA alone, and speak this version of TLS alone."""
+    context = ssl.create_default_context(cafile=str(ca))
+    context.minimum_version = context.maximum_version = version
+    return context
+
+
+def ask(url: str, context: ssl.SSLContext) -> tuple[int, str]:
+    """Ask a web server; return status and body."""
+    address = urlsplit(url)
+    assert address.hostname
+    connection = http.client.HTTPSConnection(address.hostname, address.port, context=context, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+def assert_refused(url: str, context: ssl.SSLContext) -> None:
+    """Check that nginx refuses a client for its certificate, in the handshake or with a page."""
+    try:
+        status, body = ask(url, context)
+    except (ssl.SSLError, ConnectionError):
+        return  # refused in the handshake
+    assert status == http.client.BAD_REQUEST
+    assert "SSL certificate" in body
 
 
 def _answers(port: int) -> bool:

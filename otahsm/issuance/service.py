@@ -14,7 +14,7 @@ from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.values import Order, Outcome
 from otahsm.ledger import Ledger, database_of
-from otahsm.pki import Chain, load_chain
+from otahsm.pki import Chain, check_signs_crls, load_chain
 from otahsm.preparation import Preparers
 from otahsm.token import SignerPool
 from otahsm.workers import Report
@@ -55,8 +55,10 @@ class Issuance:
         self.ledger_name = database.name
         self._ledger = Ledger(database, self.chain.issuer.key_identifier)
         self._tending: asyncio.Task[None] | None = None
+        if config.crl is not None:
+            check_signs_crls(self.chain.issuer)
         self._preparers = Preparers(
-            config.profiles, self.chain.issuer, size=settings.preparers, report=report
+            config.profiles, self.chain.issuer, crl=config.crl, size=settings.preparers, report=report
         )
         self._signers = SignerPool(
             token, ca, self.chain.issuer, wait_seconds=settings.wait_for_signer_seconds, report=report

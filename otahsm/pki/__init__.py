@@ -17,9 +17,18 @@ from otahsm.pki.certificate import (
     validity_at,
     validity_of,
 )
-from otahsm.pki.chain import Chain, Issuer, load_chain, load_issuer
+from otahsm.pki.chain import Chain, Issuer, check_signs_crls, load_chain, load_issuer
+from otahsm.pki.crl import (
+    CrlDescription,
+    Reason,
+    RevokedCertificate,
+    build_tbs_crl,
+    check_crl_signature,
+    describe_crl,
+)
 from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr, derive_request_id
 from otahsm.pki.describe import Description, describe
+from otahsm.pki.distribution import crl_url, crl_url_in, shard_of
 from otahsm.pki.keys import encode_spki
 from otahsm.pki.names import check_device_id
 from otahsm.pki.request import assemble_request, build_request_info
@@ -32,9 +41,12 @@ __all__ = [
     "SIGNATURE_ALGORITHMS",
     "Chain",
     "CheckedCsr",
+    "CrlDescription",
     "Description",
     "Issuer",
     "PublicKey",
+    "Reason",
+    "RevokedCertificate",
     "RootKind",
     "SignatureAlgorithm",
     "TbsTemplate",
@@ -44,16 +56,23 @@ __all__ = [
     "build_request_info",
     "build_root_tbs",
     "build_tbs",
+    "build_tbs_crl",
+    "check_crl_signature",
     "check_csr",
     "check_device_id",
+    "check_signs_crls",
+    "crl_url",
+    "crl_url_in",
     "derive_request_id",
     "describe",
+    "describe_crl",
     "encode_spki",
     "key_type_of",
     "load_chain",
     "load_issuer",
     "make_serial",
     "serial_octets",
+    "shard_of",
     "signature_is_valid",
     "validity_at",
     "validity_of",

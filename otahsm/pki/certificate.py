@@ -14,13 +14,14 @@ from otahsm.pki.algorithms import SignatureAlgorithm
 from otahsm.pki.chain import Issuer
 from otahsm.pki.csr import CheckedCsr
 from otahsm.pki.der import BIT_STRING, SEQUENCE, tlv
+from otahsm.pki.distribution import crl_distribution_points
 from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.names import subject_of
 from otahsm.pki.profile import extended_key_usage, extension, key_usage
 
 SERIAL_BYTES: Final = 20
 SERIAL_RANDOM_BYTES: Final = 14
-_FIRST_GENERALIZED_YEAR: Final = 2050
+FIRST_GENERALIZED_YEAR: Final = 2050
 
 
 class Validity(NamedTuple):
@@ -82,11 +83,24 @@ def validity_of(not_before: int, not_after: int) -> Validity:
 
 
 def build_tbs(
-    csr: CheckedCsr, profile: ProfileConfig, issuer: Issuer, serial: int, validity: Validity
+    csr: CheckedCsr,
+    profile: ProfileConfig,
+    issuer: Issuer,
+    serial: int,
+    validity: Validity,
+    crl_url: str | None = None,
 ) -> bytes:
     """Build a device's TBSCertificate in DER (RFC 5280, section 4.1.2), field by field.
 
     This says what a device's certificate holds. It is slow: see `TbsTemplate`.
+
+    Args:
+        csr: the device's id and key.
+        profile: what the certificate holds besides.
+        issuer: the CA certificate.
+        serial: the serial number.
+        validity: when it begins and ends.
+        crl_url: where the CRL of its shard will be; without one it states no cRLDistributionPoints.
     """
     return encode_tbs(
         subject=subject_of(csr.device_id),
@@ -103,6 +117,7 @@ def build_tbs(
                 "authority_key_identifier",
                 asn1_x509.AuthorityKeyIdentifier({"key_identifier": issuer.key_identifier}),
             ),
+            *([extension("crl_distribution_points", crl_distribution_points([crl_url]))] if crl_url else []),
         ],
     )
 
@@ -135,7 +150,10 @@ def encode_tbs(
 
 
 def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:
-    """Join a TBS, its algorithm and its signature into a DER Certificate (RFC 5280, section 4.1)."""
+    """Join a TBS, its algorithm and its signature into a DER Certificate (RFC 5280, section 4.1).
+
+    A CertificateList has the same shape (section 5.1).
+    """
     return tlv(SEQUENCE, tbs, algorithm.identifier, tlv(BIT_STRING, b"\0", signature))
 
 
@@ -147,11 +165,11 @@ def encode_validity(validity: Validity) -> bytes:
 
 def _validity(validity: Validity) -> asn1_x509.Validity:
     return asn1_x509.Validity(
-        {"not_before": _time(validity.not_before), "not_after": _time(validity.not_after)}
+        {"not_before": asn1_time(validity.not_before), "not_after": asn1_time(validity.not_after)}
     )
 
 
-def _time(moment: datetime) -> asn1_x509.Time:
+def asn1_time(moment: datetime) -> asn1_x509.Time:
     """Encode a time: UTCTime through 2049, GeneralizedTime from 2050 (RFC 5280, section 4.1.2.5)."""
-    form = "utc_time" if moment.year < _FIRST_GENERALIZED_YEAR else "general_time"
+    form = "utc_time" if moment.year < FIRST_GENERALIZED_YEAR else "general_time"
     return asn1_x509.Time({form: moment})

@@ -104,6 +104,20 @@ def load_chain(pem: bytes) -> Chain:
     return Chain(load_issuer(chain[0]), tuple(chain[:-1]), chain[-1])
 
 
+def check_signs_crls(issuer: Issuer) -> None:
+    """Check that the CA certificate may sign CRLs (RFC 5280, section 4.2.1.3): else verifiers take none.
+
+    Raises:
+        ConfigError: its keyUsage does not allow it.
+    """
+    usage = _extension(x509.load_der_x509_certificate(issuer.certificate), x509.KeyUsage)
+    if usage is not None and not usage.crl_sign:
+        raise ConfigError(
+            f"{issuer.subject_text} may not sign CRLs, which [crl] asks for: its keyUsage lacks cRLSign",
+            hint="Leave [crl] out, or take a CA certificate with cRLSign, as `otahsm ca init` makes it.",
+        )
+
+
 def _check_is_ca(certificate: x509.Certificate) -> None:
     """Check that a certificate may sign others, whatever its key; raises ConfigError."""
     name = certificate.subject.rfc4514_string()

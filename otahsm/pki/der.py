@@ -9,6 +9,8 @@ INTEGER: Final = 0x02
 BIT_STRING: Final = 0x03
 UTF8_STRING: Final = 0x0C
 PRINTABLE_STRING: Final = 0x13
+UTC_TIME: Final = 0x17
+GENERALIZED_TIME: Final = 0x18
 SEQUENCE: Final = 0x30
 SET: Final = 0x31
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.algorithms import describe_key, key_type_of
 from otahsm.pki.certificate import serial_octets
+from otahsm.pki.distribution import url_in
 from otahsm.pki.parsing import PARSE_ERRORS
 
 _PEM: Final = re.compile(
@@ -135,6 +136,8 @@ def _value(value: x509.ExtensionType) -> str:  # noqa: PLR0911 - one line a type
             return value.key_identifier.hex(":") if value.key_identifier else "by name"
         case x509.SubjectAlternativeName():
             return ", ".join(str(name.value) for name in value)
+        case x509.CRLDistributionPoints():
+            return url_in(value) or value.public_bytes().hex(":")
         case x509.UnrecognizedExtension():
             return value.value.hex(":")
         case _:

@@ -2,8 +2,8 @@
 
 Building a TBS field by field takes several times as long as the token takes to sign it. But between two
 certificates of one profile and one issuer only serial number, validity, subject, public key and subject key
-identifier differ. So `build_tbs` makes one exemplar, the exemplar is cut where those fields are, and the
-TBS of a device is the pieces joined around its own.
+identifier differ; and the URL of its CRL, which is one of a few. So `build_tbs` makes one exemplar for each
+URL, the exemplar is cut where those fields are, and the TBS of a device is the pieces joined around its own.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ _NOBODYS_KEY: Final = bytes.fromhex("302a300506032b6570032100" + "a5" * 32)  # E
 
 
 class TbsTemplate:
-    """Builds the TBSCertificates of one profile under one issuer.
+    """Builds the TBSCertificates of one profile and one CRL shard under one issuer.
 
     Args:
         profile: what the certificates hold.
         issuer: the CA certificate.
+        crl_url: where the CRL of the shard is; None if the certificates are to state none.
     """
 
-    def __init__(self, profile: ProfileConfig, issuer: Issuer) -> None:
+    def __init__(self, profile: ProfileConfig, issuer: Issuer, crl_url: str | None = None) -> None:
         exemplar = build_tbs(
             CheckedCsr("exemplar", _NOBODYS_KEY, "ed25519"),
             profile,
             issuer,
             serial=1,
             validity=Validity(issuer.not_before, issuer.not_after),
+            crl_url=crl_url,
         )
         # The fields of a v3 TBSCertificate, in their order (RFC 5280, section 4.1).
         self._version, _, algorithm, name, _, _, _, extensions = children(exemplar)

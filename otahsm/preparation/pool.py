@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from otahsm.config import ProfileConfig
+from otahsm.config import CrlConfig, ProfileConfig
 from otahsm.errors import OtahsmError, RequestRefusedError, WorkerLostError, WorkersBusyError
 from otahsm.pki import Issuer
 from otahsm.preparation.codec import Draft, Task, decode_answers, encode_tasks
@@ -24,6 +24,7 @@ class Preparers:
     Args:
         profiles: what may be issued, by name.
         issuer: the CA certificate.
+        crl: where the certificates say that their CRL is; None if they are to say nothing.
         size: how many processes.
         report: called with (event, pid, error) when a process is ready or lost.
         module: the processes' main module.
@@ -34,6 +35,7 @@ class Preparers:
         profiles: Mapping[str, ProfileConfig],
         issuer: Issuer,
         *,
+        crl: CrlConfig | None,
         size: int,
         report: Report,
         module: str = "otahsm.preparation.preparer",
@@ -42,7 +44,11 @@ class Preparers:
         self._pool = WorkerPool(
             "preparer",
             module,
-            [json.dumps(models).encode(), issuer.certificate],
+            [
+                json.dumps(models).encode(),
+                issuer.certificate,
+                crl.model_dump_json().encode() if crl else b"",
+            ],
             size=size,
             environment=os.environ,
             call_seconds=_CALL_SECONDS,

@@ -11,44 +11,59 @@ import hashlib
 import json
 import secrets
 import time
+from functools import cache
 
-from otahsm.config import ProfileConfig
+from otahsm.config import CrlConfig, ProfileConfig
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SERIAL_RANDOM_BYTES, TbsTemplate, check_csr, load_issuer, make_serial
+from otahsm.pki import (
+    SERIAL_RANDOM_BYTES,
+    TbsTemplate,
+    check_csr,
+    crl_url,
+    load_issuer,
+    make_serial,
+    shard_of,
+)
 from otahsm.preparation.codec import Draft, Task, decode_tasks, encode_answer
 from otahsm.workers import run_worker
 from otahsm.workers.child import Handler
 
 
 def start(setup: list[bytes]) -> Handler:
-    """Load the profiles and the CA certificate; return what answers a batch.
+    """Load the profiles, the CA certificate and where CRLs are; return what answers a batch.
 
     Args:
-        setup: profiles as JSON, by name, and the CA certificate in DER.
+        setup: profiles as JSON, by name; the CA certificate in DER; [crl] as JSON, empty without.
     """
-    profiles_json, certificate = setup
+    profiles_json, certificate, crl_json = setup
     issuer = load_issuer(certificate)
     models = json.loads(profiles_json).items()
     profiles = {name: ProfileConfig.model_validate(model) for name, model in models}
-    desks = {name: (profile, TbsTemplate(profile, issuer)) for name, profile in profiles.items()}
+    crl = CrlConfig.model_validate_json(crl_json) if crl_json else None
+
+    @cache
+    def template(profile: str, shard: int) -> TbsTemplate:
+        return TbsTemplate(profiles[profile], issuer, crl_url(crl, shard) if crl else None)
+
+    def prepare(task: Task) -> Draft | RequestRefusedError:
+        try:
+            csr = check_csr(task.csr, profiles[task.profile], task.device_id)
+        except RequestRefusedError as error:
+            return error
+        serial = make_serial(secrets.token_bytes(SERIAL_RANDOM_BYTES), time.time_ns() // 1_000_000)
+        shard = shard_of(serial, crl.shards) if crl else 0
+        tbs = template(task.profile, shard).fill(csr, serial, task.validity)
+        return Draft(tbs, csr.device_id, hashlib.sha256(csr.spki).digest(), serial)
 
     def handle(parts: list[bytes]) -> list[bytes]:
         answers: list[bytes] = []
         for task in decode_tasks(parts):
-            answers += encode_answer(_prepare(task, *desks[task.profile]))
+            answers += encode_answer(prepare(task))
         return answers
 
+    for name in profiles:
+        template(name, 0)  # those of other shards are made when they are first needed
     return handle
-
-
-def _prepare(task: Task, profile: ProfileConfig, template: TbsTemplate) -> Draft | RequestRefusedError:
-    try:
-        csr = check_csr(task.csr, profile, task.device_id)
-    except RequestRefusedError as error:
-        return error
-    serial = make_serial(secrets.token_bytes(SERIAL_RANDOM_BYTES), time.time_ns() // 1_000_000)
-    tbs = template.fill(csr, serial, task.validity)
-    return Draft(tbs, csr.device_id, hashlib.sha256(csr.spki).digest(), serial)
 
 
 if __name__ == "__main__":

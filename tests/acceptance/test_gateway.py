@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import ssl
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from harness import Fleet, free_port, running
-from programs import Device, issue, nginx
+from programs import Device, ask, assert_refused, issue, nginx, trust
 
 # The gateway takes the device's identity from the subject with this expression, and no other.
 SERVER = """
@@ -69,22 +66,6 @@ def gateway(make_fleet: Callable[[], Fleet], tmp_path_factory: pytest.TempPathFa
         yield Gateway(fleet, devices)
 
 
-def trust(ca: Path, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(ca))
-    context.minimum_version = context.maximum_version = version
-    return context
-
-
-def ask(url: str, context: ssl.SSLContext) -> tuple[int, str]:
-    address = urlsplit(url)
-    assert address.hostname
-    connection = http.client.HTTPSConnection(address.hostname, address.port, context=context, timeout=30)
-    with contextlib.closing(connection):
-        connection.request("GET", "/")
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-
-
 def connect(
     folder: Path, certificate: str, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 ) -> tuple[int, str]:
@@ -92,15 +73,6 @@ def connect(
     context = trust(folder / "root.crt", version)
     context.load_cert_chain(folder / certificate, folder / "pkey.pem")
     return ask((folder / "gateway.url").read_text(), context)
-
-
-def assert_refused(url: str, context: ssl.SSLContext) -> None:
-    try:
-        status, body = ask(url, context)
-    except (ssl.SSLError, ConnectionError):
-        return  # refused in the handshake
-    assert status == http.client.BAD_REQUEST
-    assert "SSL certificate" in body
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)

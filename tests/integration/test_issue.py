@@ -6,9 +6,10 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from otahsm.client import IssuedCertificate, IssuingClient
+from otahsm.pki import crl_url_in
 
 from devices import new_request
-from harness import RunningDaemon
+from harness import Fleet, RunningDaemon, running
 
 
 async def test_a_csr_becomes_a_certificate_for_its_key_signed_by_the_fleet_root(
@@ -28,3 +29,17 @@ async def test_a_csr_becomes_a_certificate_for_its_key_signed_by_the_fleet_root(
     assert usage.critical
     assert list(usage.value) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert certificate.serial_number == result.serial
+    assert crl_url_in(der) is None
+
+
+async def test_a_certificate_states_its_crl_if_one_is_configured(fleet: Fleet) -> None:
+    with fleet.toml.open("a") as toml:
+        toml.write('[crl]\nurl = "http://crl.example.com/fleet.crl"\ndirectory = "crl"\n')
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        async with daemon.client() as client:
+            result = await client.issue_one(new_request().csr)
+    assert isinstance(result, IssuedCertificate)
+    assert crl_url_in(result.chain[0]) == "http://crl.example.com/fleet.crl"
+    certificate = x509.load_der_x509_certificate(result.chain[0])
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(fleet.root_pem.read_bytes()))

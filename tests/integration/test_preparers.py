@@ -8,20 +8,47 @@ from pathlib import Path
 
 import pytest
 
+from otahsm.config import CrlConfig
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import Validity, load_chain
+from otahsm.pki import Validity, assemble, crl_url, crl_url_in, load_chain, shard_of
 from otahsm.preparation import Draft, Preparers, Task
 
 from devices import new_request
 from harness import Fleet
 from preparer_for_tests import DEADLY
 
+CRL = CrlConfig(url="http://crl.example.com/fleet-{shard}.crl", shards=4, directory=Path("crl"))
+PLAIN_CRL = CrlConfig(url="http://crl.example.com/fleet.crl", directory=Path("crl"))
+
+
+@pytest.mark.parametrize("crl", [None, PLAIN_CRL, CRL], ids=["no CRL", "one CRL", "four shards"])
+async def test_a_draft_states_the_crl_of_its_serial_numbers_shard(
+    fleet: Fleet, crl: CrlConfig | None
+) -> None:
+    issuer = load_chain(fleet.root_pem.read_bytes()).issuer
+    validity = Validity(issuer.not_before, issuer.not_after)
+    tasks = [Task("ota-connect", "", new_request().csr, validity) for _ in range(64)]
+    preparers = Preparers(fleet.config.profiles, issuer, crl=crl, size=1, report=lambda *_: None)
+    await preparers.start()
+    try:
+        answers = await preparers.prepare(tasks)
+    finally:
+        await preparers.close()
+    stated = set()
+    for draft in answers:
+        assert isinstance(draft, Draft)
+        url = crl_url_in(assemble(draft.tbs, issuer.algorithm, b"not signed yet"))
+        assert url == (crl and crl_url(crl, shard_of(draft.serial, crl.shards)))
+        stated.add(url)
+    assert len(stated) == (crl.shards if crl else 1)  # one of four shards gets none of 64: once in 10^7
+
 
 @pytest.mark.parametrize("deadly", [{0}, {13}, {3, 4, 30}])
 async def test_a_csr_that_kills_its_parser_is_refused_alone(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, deadly: set[int]
 ) -> None:
-    monkeypatch.setitem(os.environ, "PYTHONPATH", str(Path(__file__).parents[1]))
+    tests = Path(__file__).parents[1]
+    monkeypatch.setitem(os.environ, "PYTHONPATH", f"{tests}{os.pathsep}{tests.parent}")
     now = datetime.now(UTC)
     validity = Validity(now, now + timedelta(days=1))
     issuer = load_chain(fleet.root_pem.read_bytes()).issuer
@@ -30,7 +57,7 @@ async def test_a_csr_that_kills_its_parser_is_refused_alone(
         for number in range(32)
     ]
     preparers = Preparers(
-        fleet.config.profiles, issuer, size=2, report=lambda *_: None, module="preparer_for_tests"
+        fleet.config.profiles, issuer, crl=None, size=2, report=lambda *_: None, module="preparer_for_tests"
     )
     await preparers.start()
     try:

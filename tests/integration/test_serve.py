@@ -10,10 +10,12 @@ import socket
 from collections.abc import Callable
 
 import pytest
+from asn1crypto import pem
 
 from otahsm.client import CertificateRequest, ClientTls, IssuedCertificate, Refusal
 from otahsm.errors import DaemonUnavailableError
 
+from authority import root_of
 from devices import issue_all, new_request, new_requests
 from harness import Fleet, RunningDaemon, running
 from ledger_reader import certificates
@@ -25,6 +27,12 @@ def replace_line(old: str, new: str) -> Callable[[Fleet], None]:
 
 def remove(path: str) -> Callable[[Fleet], None]:
     return lambda fleet: (fleet.folder / path).unlink()
+
+
+def crls_from_a_root_that_signs_none(fleet: Fleet) -> None:
+    fleet.root_pem.write_bytes(pem.armor("CERTIFICATE", root_of("ec-p256", "root-here")))
+    with fleet.toml.open("a") as toml:
+        toml.write('[crl]\nurl = "http://crl.example.com/fleet.crl"\ndirectory = "crl"\n')
 
 
 def copy(source: str, target: str) -> Callable[[Fleet], None]:
@@ -46,6 +54,7 @@ def copy(source: str, target: str) -> Callable[[Fleet], None]:
         (remove("tls/server.key"), 2, "tls/server.key can't be read"),
         (remove("secrets/pin"), 2, "secrets/pin can't be read"),
         (copy("tls/server.pem", "ca/fleet-root.pem"), 2, "is not a CA certificate"),
+        (crls_from_a_root_that_signs_none, 2, "may not sign CRLs, which [crl] asks for"),
         (copy("gateway/server.key", "tls/server.key"), 2, "don't belong together"),
         (copy("ca/fleet-root.pem", "tls/operator-ca.pem"), 2, "every device could issue"),
         (copy("otahsm.toml", "tls/operator-ca.pem"), 2, "a [tls] file is not what it should be"),

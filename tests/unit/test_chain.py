@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from otahsm.config import KeyType
 from otahsm.errors import ConfigError
-from otahsm.pki import load_chain, load_issuer
+from otahsm.pki import check_signs_crls, load_chain, load_issuer
 
 from authority import CA_LIFE, KEY_TYPES, issuer_of, leaf, root_of
 
@@ -20,7 +21,7 @@ CA = x509.BasicConstraints(ca=True, path_length=None)
 KEYS = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("root", "middle", "issuing", "device")}
 
 
-def usage(*, cert_sign: bool) -> x509.KeyUsage:
+def usage(*, cert_sign: bool, crl_sign: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not cert_sign,
         content_commitment=False,
@@ -28,7 +29,7 @@ def usage(*, cert_sign: bool) -> x509.KeyUsage:
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=cert_sign,
-        crl_sign=False,
+        crl_sign=crl_sign,
         encipher_only=False,
         decipher_only=False,
     )
@@ -192,3 +193,17 @@ def test_a_file_without_readable_certificates_is_refused(content: bytes) -> None
 def test_a_certificate_that_is_cut_off_is_refused(length: int) -> None:
     with pytest.raises(ConfigError, match="can't be read"):
         load_issuer(der(ROOT)[:length])
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_a_root_may_sign_crls(key_type: KeyType) -> None:
+    check_signs_crls(issuer_of(key_type))
+
+
+def test_an_issuer_without_key_usage_may_sign_crls_and_one_with_it_only_if_it_says_so() -> None:
+    check_signs_crls(load_issuer(der(ROOT)))
+    check_signs_crls(load_issuer(der(certificate("root", "root", CA, usage(cert_sign=True, crl_sign=True)))))
+    for issuer in (load_issuer(der(ISSUING)), load_issuer(root_of("ec-p256", "root-here"))):
+        with pytest.raises(ConfigError, match="may not sign CRLs") as raised:
+            check_signs_crls(issuer)
+        assert "[crl]" in raised.value.hint

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from otahsm.config import (
     ClientConfig,
     Config,
+    CrlConfig,
     DaemonConfig,
     IssuanceConfig,
     ProfileConfig,
@@ -218,7 +219,9 @@ def test_the_shipped_file_shows_the_defaults() -> None:
 
 def test_the_shipped_file_shows_every_key() -> None:
     table = shipped()
-    assert set(table) == shown(Config)
+    # [crl] is shown in comments: a quickstart publishes none.
+    assert set(table) == shown(Config, "crl")
+    assert set(crl_as_shown()) == shown(CrlConfig)
     # `serial` is shown in a comment: a quickstart has one token.
     assert set(table["token"]) == shown(TokenConfig, "serial")
     assert "serial = " in TEMPLATE
@@ -226,6 +229,87 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert set(table["daemon"]) == shown(DaemonConfig)
     assert set(table["issuance"]) == shown(IssuanceConfig)
     assert set(table["profiles"]["ota-connect"]) == shown(ProfileConfig)
+
+
+def crl_as_shown() -> dict[str, Any]:
+    """Parse the [crl] that the shipped file shows in comments."""
+    _, _, rest = TEMPLATE.partition("# [crl]\n")
+    lines = [line.removeprefix("# ") for line in rest.partition("\n\n")[0].splitlines()]
+    return tomllib.loads("\n".join(line for line in lines if " = " in line))
+
+
+def test_what_the_shipped_file_shows_of_crls_are_the_defaults() -> None:
+    crl = section(parse({"crl": crl_as_shown()}).crl, "crl")
+    shown_defaults = crl.model_dump(exclude={"url", "directory"})
+    assert shown_defaults == {name: CrlConfig.model_fields[name].default for name in shown_defaults}
+    assert crl.directory == BASE / "crl"
+
+
+URL = "http://crl.example.com/fleet.crl"
+SHARDED = "http://crl.example.com/fleet-{shard}.crl"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"url": SHARDED, "shards": 2},
+        {"url": "https://10.0.0.1:8443/pki/v1/{shard}", "shards": 4096},
+        {"url": "http://crl:65535/a/b/c_d~e.crl"},
+        {"validity_hours": 2, "refresh_hours": 1},
+    ],
+    ids=str,
+)
+def test_a_crl_may_be_anywhere_on_the_web(change: dict[str, Any]) -> None:
+    crl = section(parse({"crl": {"url": URL, "directory": "crl", **change}}).crl, "crl")
+    assert crl.model_dump(include=set(change)) == change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"url": "ldap://crl.example.com/fleet.crl"}, "http or https"),
+        ({"url": "ftp://crl.example.com/fleet.crl"}, "http or https"),
+        ({"url": "file:///etc/fleet.crl"}, "http or https"),
+        ({"url": "crl.example.com/fleet.crl"}, "http or https"),
+        ({"url": "http://crl.example.com"}, "name of the file"),
+        ({"url": "http://crl.example.com/"}, "name of the file"),
+        ({"url": "http://crl.example.com/crl/"}, "name of the file"),
+        ({"url": "http://crl.example.com/.."}, "name of the file"),
+        ({"url": "http:///fleet.crl"}, "plain"),
+        ({"url": "http://CRL.example.com/fleet.crl"}, "lower case"),
+        ({"url": "HTTP://crl.example.com/fleet.crl"}, "lower case"),
+        ({"url": "http://user:secret@crl.example.com/fleet.crl"}, "plain"),
+        ({"url": "http://[::1]/fleet.crl"}, "plain"),
+        ({"url": "http://crl.example.com:65536/fleet.crl"}, "plain"),
+        ({"url": "http://crl.example.com:0/fleet.crl"}, "plain"),
+        ({"url": "http://crl..example.com/fleet.crl"}, "plain"),
+        ({"url": "http://crl.example.com/fleet.crl?x=1"}, "plain"),
+        ({"url": "http://crl.example.com/fleet.crl#x"}, "plain"),
+        ({"url": "http://crl.example.com/fleet crl"}, "plain"),
+        ({"url": "http://crl.example.com/fl%C3%A9et.crl"}, "plain"),
+        ({"url": "http://crl.example.com/fl\u00e9et.crl"}, "plain"),
+        ({"url": URL + "\n"}, "plain"),
+        ({"url": "http://crl.example.com/" + "x" * 233}, "255"),
+        ({"url": "http://crl.example.com/fleet-{Shard}.crl", "shards": 2}, "plain"),
+        ({"url": "http://crl.example.com/{shard}/{shard}.crl", "shards": 2}, "plain"),
+        ({"url": "http://crl-{shard}.example.com/fleet.crl", "shards": 2}, "last part"),
+        ({"url": "http://crl.example.com/{shard}/fleet.crl", "shards": 2}, "last part"),
+        ({"shards": 2}, "must contain {shard}"),
+        ({"url": SHARDED}, "must not contain {shard}"),
+        ({"url": SHARDED, "shards": 0}, "crl.shards"),
+        ({"url": SHARDED, "shards": 4097}, "crl.shards"),
+        ({"refresh_hours": 0}, "crl.refresh_hours"),
+        ({"validity_hours": 24, "refresh_hours": 24}, "less than validity_hours"),
+        ({"refresh_hours": 168}, "less than validity_hours"),
+        ({"validity_hours": 8785}, "crl.validity_hours"),
+    ],
+    ids=str,
+)
+def test_a_crl_that_can_not_be_published_is_refused(change: dict[str, Any], named: str) -> None:
+    message = refusal({"crl": {"url": URL, "directory": "crl", **change}}).message
+    assert named in message
+    assert "secret" not in message
 
 
 def test_a_configuration_can_not_be_changed_afterwards() -> None:

@@ -45,6 +45,11 @@ def test_a_device_certificate_is_told_field_by_field() -> None:
     }
 
 
+def test_a_device_certificate_tells_where_its_crl_is() -> None:
+    (description,) = describe(leaf("device-1", "ec-p256", crl_url="http://crl.example.com/fleet-3.crl"))
+    assert description.fields["crl distribution points"] == "http://crl.example.com/fleet-3.crl"
+
+
 def test_a_root_is_a_ca_and_its_own_issuer() -> None:
     (description,) = describe(root_of("rsa-2048"))
     assert description.fields["issuer"] == f"CN={CA_NAME} (itself)"

@@ -130,6 +130,7 @@ def test_the_linter_finds_in_a_root_of_the_guide_only_what_the_guide_demands(key
 def test_the_linter_finds_nothing_in_a_device_certificate(key_type: KeyType, ca: KeyType) -> None:
     assert lint(leaf("4f1c9c9e-5b1e-4e5e-9e39-3a3f6f6d1c5a", key_type, ca=ca)) == set()
     assert lint(leaf("d" * 64, key_type, ca=ca)) == set()
+    assert lint(leaf("device", key_type, ca=ca, crl_url="http://crl.example.com/fleet-3.crl")) == set()
 
 
 def test_the_linter_finds_a_device_id_above_64_characters() -> None:

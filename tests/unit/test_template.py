@@ -10,7 +10,7 @@ from asn1crypto import x509 as asn1_x509
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from otahsm.config import DEFAULT_DEVICE_ID, ExtendedKeyUsage, KeyType, KeyUsage, ProfileConfig
+from otahsm.config import DEFAULT_DEVICE_ID, KeyType, KeyUsage, ProfileConfig
 from otahsm.pki import TbsTemplate, Validity, build_tbs, encode_spki
 from otahsm.pki.csr import CheckedCsr
 
@@ -33,7 +33,10 @@ lives = st.tuples(moments, moments).map(lambda pair: Validity(*sorted(pair)))
 usages = st.frozensets(
     st.sampled_from(["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]), min_size=1
 )
+# Length octets change at 128 octets of content, in each layer of the extension at another length of the URL.
+urls = st.none() | st.integers(1, 220).map(lambda length: "http://crl.example.com/" + "x" * length)
 purposes = st.lists(st.sampled_from(["client_auth", "server_auth"]), min_size=1, max_size=2, unique=True)
+profiles = st.builds(ProfileConfig, key_usage=usages, extended_key_usage=purposes.map(tuple))
 
 
 def csr_of(device_id: str, key_type: KeyType) -> CheckedCsr:
@@ -47,25 +50,24 @@ def csr_of(device_id: str, key_type: KeyType) -> CheckedCsr:
     st.sampled_from(SMALL_KEY_TYPES),
     st.integers(1, 2**159 - 1),
     lives,
-    usages,
-    purposes,
+    profiles,
+    urls,
 )
-@example("a", "ed25519", "ec-p256", 127, CA_LIFE, frozenset({"digital_signature"}), ["client_auth"])
-@example("a", "ed25519", "ec-p256", 128, CA_LIFE, frozenset({"digital_signature"}), ["client_auth"])
-@example("a", "ed25519", "ec-p256", 2**159 - 1, CA_LIFE, frozenset({"digital_signature"}), ["client_auth"])
+@example("a", "ed25519", "ec-p256", 127, CA_LIFE, PROFILES[0], None)
+@example("a", "ed25519", "ec-p256", 128, CA_LIFE, PROFILES[0], None)
+@example("a", "ed25519", "ec-p256", 2**159 - 1, CA_LIFE, PROFILES[0], None)
 def test_a_filled_template_is_the_field_by_field_build(
     device_id: str,
     key_type: KeyType,
     ca: KeyType,
     serial: int,
     validity: Validity,
-    usage: frozenset[KeyUsage],
-    purpose: list[ExtendedKeyUsage],
+    profile: ProfileConfig,
+    url: str | None,
 ) -> None:
-    profile = ProfileConfig(key_usage=usage, extended_key_usage=tuple(purpose))
     issuer, csr = issuer_of(ca), csr_of(device_id, key_type)
-    filled = TbsTemplate(profile, issuer).fill(csr, serial, validity)
-    assert filled == build_tbs(csr, profile, issuer, serial, validity)
+    filled = TbsTemplate(profile, issuer, url).fill(csr, serial, validity)
+    assert filled == build_tbs(csr, profile, issuer, serial, validity, url)
     assert asn1_x509.TbsCertificate.load(filled, strict=True).dump(force=True) == filled
 
 
@@ -77,6 +79,14 @@ def test_every_length_of_a_device_id_fits_every_profile(profile: ProfileConfig, 
     for length in range(1, 129):  # length octets change at 128 and at 256 octets of content, in each layer
         csr = csr_of("d" * length, key_type)
         assert template.fill(csr, length, CA_LIFE) == build_tbs(csr, profile, issuer, length, CA_LIFE)
+
+
+def test_every_length_of_a_crls_url_fits() -> None:
+    issuer, csr = issuer_of("ec-p256"), csr_of("device", "ed25519")
+    for length in range(1, 233):
+        url = "http://crl.example.com/" + "x" * length
+        filled = TbsTemplate(PROFILES[0], issuer, url).fill(csr, length, CA_LIFE)
+        assert filled == build_tbs(csr, PROFILES[0], issuer, length, CA_LIFE, url)
 
 
 def test_a_template_takes_the_issuer_as_it_is() -> None:

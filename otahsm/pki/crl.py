@@ -1,0 +1,277 @@
+"""Certificate revocation lists, version 2 (RFC 5280, section 5): the TBSCertList, and what a CRL says.
+
+Everything but the entries is built by asn1crypto, once. The entries are written octet by octet: as objects,
+those of a fleet with 50,000 revocations would take many seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from enum import StrEnum
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from asn1crypto import algos, core
+from asn1crypto import crl as asn1_crl
+from asn1crypto import x509 as asn1_x509
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from otahsm.errors import RequestRefusedError
+from otahsm.pki.algorithms import signature_is_valid
+from otahsm.pki.certificate import FIRST_GENERALIZED_YEAR, asn1_time, assemble
+from otahsm.pki.chain import Issuer
+from otahsm.pki.der import GENERALIZED_TIME, INTEGER, SEQUENCE, UTC_TIME, children, tlv
+from otahsm.pki.distribution import issuing_distribution_point, url_in
+from otahsm.pki.parsing import PARSE_ERRORS
+
+_NUMBER_BITS: Final = 159  # positive, in at most 20 octets (RFC 5280, section 5.2.3)
+_FIRST_UTC_YEAR: Final = 1950
+_UTC_OFFSET: Final = timedelta(0)
+
+
+class Reason(StrEnum):
+    """Why a certificate is revoked (RFC 5280, section 5.3.1).
+
+    Two of the RFC's reasons are not offered. `certificateHold` is a revocation that may be taken back: a
+    stolen device could come back by an operator's slip, and no later CRL tells that it was ever held. Here a
+    revocation is final. `removeFromCRL` takes a hold back, and only in delta CRLs, which are not made.
+    """
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "key_compromise"
+    CA_COMPROMISE = "ca_compromise"
+    AFFILIATION_CHANGED = "affiliation_changed"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessation_of_operation"
+    PRIVILEGE_WITHDRAWN = "privilege_withdrawn"
+    AA_COMPROMISE = "aa_compromise"
+
+    @property
+    def code(self) -> int:
+        """The reason's number, in CRLs and OCSP."""
+        return _CODES[self]
+
+
+_CODES: Final = {
+    Reason.UNSPECIFIED: 0,
+    Reason.KEY_COMPROMISE: 1,
+    Reason.CA_COMPROMISE: 2,
+    Reason.AFFILIATION_CHANGED: 3,
+    Reason.SUPERSEDED: 4,
+    Reason.CESSATION_OF_OPERATION: 5,
+    Reason.PRIVILEGE_WITHDRAWN: 9,
+    Reason.AA_COMPROMISE: 10,
+}
+
+
+class RevokedCertificate(NamedTuple):
+    """One entry: the serial number, and since when (UTC, whole seconds) and why it is revoked."""
+
+    serial: int
+    revoked_at: datetime
+    reason: Reason
+
+
+class CrlDescription(NamedTuple):
+    """What a CRL says; None where it says nothing.
+
+    Times are in UTC. `only_devices` and `only_authorities` are the issuing distribution point's
+    onlyContainsUserCerts and onlyContainsCACerts; `revoked` counts the entries.
+    """
+
+    issuer: str
+    number: int | None
+    this_update: datetime
+    next_update: datetime | None
+    distribution_point: str | None
+    only_devices: bool
+    only_authorities: bool
+    key_identifier: bytes | None
+    revoked: int
+
+
+def build_tbs_crl(
+    issuer: Issuer,
+    revoked: Iterable[RevokedCertificate],
+    *,
+    number: int,
+    this_update: datetime,
+    next_update: datetime,
+    distribution_point: str | None = None,
+    only_authorities: bool = False,
+) -> bytes:
+    """Build a TBSCertList in DER (RFC 5280, section 5.1.2), which the CA's key is to sign.
+
+    Without the last two arguments it is complete: it tells of every certificate of the issuer, and a verifier
+    that has it needs no other. A shard tells of the devices that state its URL. A verifier that checks whole
+    chains, as nginx does, wants a CRL for the root too, and takes no shard for it: hence `only_authorities`.
+
+    Args:
+        issuer: the CA certificate; it must be allowed to sign CRLs, see `check_signs_crls`.
+        revoked: the entries, in any order; those of the shard only, if it is one's CRL.
+        number: the CRL number, more than in any earlier CRL of the same scope; below 2^159.
+        this_update: when it is made; UTC, whole seconds.
+        next_update: when the next one comes at the latest, in the same form.
+        distribution_point: the URL of the shard, as the certificates state it.
+        only_authorities: whether it holds CA certificates, and no device.
+
+    Raises:
+        ValueError: a serial number comes twice, a time is not in the form, `next_update` is not after
+            `this_update`, the number is out of range, or the CRL is said to hold only devices and only CAs.
+    """
+    if not this_update < next_update:
+        raise ValueError(f"a CRL of {this_update} can't be followed by the next at {next_update}")
+    if not 0 <= number < 1 << _NUMBER_BITS:
+        raise ValueError(f"{number} is no CRL number: it must fit into 20 octets")
+    empty = asn1_crl.TbsCertList(
+        {
+            "version": "v2",
+            "signature": algos.SignedDigestAlgorithm.load(issuer.algorithm.identifier),
+            "issuer": asn1_x509.Name.load(issuer.subject),
+            "this_update": asn1_time(_checked(this_update)),
+            "next_update": asn1_time(_checked(next_update)),
+            "crl_extensions": [
+                _extension(
+                    "authority_key_identifier",
+                    asn1_x509.AuthorityKeyIdentifier({"key_identifier": issuer.key_identifier}),
+                ),
+                _extension("crl_number", core.Integer(number)),
+                *_scope(distribution_point, only_authorities=only_authorities),
+            ],
+        }
+    )
+    *until_entries, extensions = children(empty.dump())
+    entries = _encode_entries(revoked)
+    if entries:  # "MUST be absent" without any (RFC 5280, section 5.1.2.6)
+        until_entries.append(tlv(SEQUENCE, entries))
+    return tlv(SEQUENCE, *until_entries, extensions)
+
+
+def describe_crl(crl: bytes) -> CrlDescription:
+    """Say what a CRL says, whoever made it, without believing it: see `check_crl_signature`.
+
+    Args:
+        crl: DER, or PEM with one CRL.
+
+    Raises:
+        RequestRefusedError: it is no CRL.
+    """
+    try:
+        return _describe(_load(crl))
+    except PARSE_ERRORS as error:
+        raise _refused(f"this is no CRL: {error}") from None
+
+
+def check_crl_signature(crl: bytes, issuer: Issuer) -> None:
+    """Check that a CRL, in DER or PEM, is this issuer's: its name, its one algorithm, its key's signature.
+
+    Raises:
+        RequestRefusedError: it is not, or it is no CRL.
+    """
+    try:
+        loaded = _load(crl)
+        name, tbs, signature = loaded.issuer.public_bytes(), loaded.tbs_certlist_bytes, loaded.signature
+        as_ours = assemble(tbs, issuer.algorithm, signature) == loaded.public_bytes(Encoding.DER)
+    except PARSE_ERRORS as error:
+        raise _refused(f"this is no CRL: {error}") from None
+    if name != issuer.subject:
+        raise _refused(f"the CRL is of {loaded.issuer.rfc4514_string()}, not of {issuer.subject_text}")
+    if not (as_ours and signature_is_valid(issuer.public_key, issuer.algorithm, signature, tbs)):
+        raise _refused(f"the CRL's signature is not of {issuer.subject_text}")
+
+
+def _encode_entries(revoked: Iterable[RevokedCertificate]) -> bytes:
+    """Encode the entries, sorted by serial number: the same certificates make the same CRL."""
+    entries, last = bytearray(), 0
+    for serial, revoked_at, reason in sorted(revoked, key=attrgetter("serial")):
+        if serial <= last:
+            raise ValueError(f"the serial number {serial:#x} comes twice, or is not positive")
+        last = serial
+        entries += tlv(
+            SEQUENCE,
+            # As in `TbsTemplate`: an INTEGER's first bit is its sign.
+            tlv(INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
+            _encode_time(revoked_at),
+            _REASONS[reason],
+        )
+    return bytes(entries)
+
+
+def _encode_time(moment: datetime) -> bytes:
+    """Encode a time as `asn1_time` does (RFC 5280, section 5.1.2.6 refers to 5.1.2.4)."""
+    year, month, day, hour, minute, second, *_ = _checked(moment).timetuple()
+    rest = b"%02d%02d%02d%02d%02dZ" % (month, day, hour, minute, second)
+    if year < FIRST_GENERALIZED_YEAR:
+        return tlv(UTC_TIME, b"%02d" % (year % 100), rest)
+    return tlv(GENERALIZED_TIME, b"%04d" % year, rest)
+
+
+def _checked(moment: datetime) -> datetime:
+    """Return a time that X.509 can hold. Raises ValueError for any other."""
+    if moment.utcoffset() != _UTC_OFFSET or moment.microsecond or moment.year < _FIRST_UTC_YEAR:
+        raise ValueError(f"{moment} is not in UTC and whole seconds, or is before {_FIRST_UTC_YEAR}")
+    return moment
+
+
+def _scope(url: str | None, *, only_authorities: bool) -> list[asn1_crl.TBSCertListExtension]:
+    """Build what says that a CRL is not complete (RFC 5280, section 5.2.5: it must be critical)."""
+    if url is not None and only_authorities:
+        raise ValueError("a CRL of a shard holds no CA certificates")
+    if url is not None:
+        point = issuing_distribution_point(url)
+    elif only_authorities:
+        point = asn1_crl.IssuingDistributionPoint({"only_contains_ca_certs": True})
+    else:
+        return []
+    return [_extension("issuing_distribution_point", point, critical=True)]
+
+
+def _extension(name: str, value: core.Asn1Value, *, critical: bool = False) -> asn1_crl.TBSCertListExtension:
+    return asn1_crl.TBSCertListExtension(
+        {"extn_id": name, "critical": critical, "extn_value": core.ParsableOctetString(value.dump())}
+    )
+
+
+def _encode_reason(reason: Reason) -> bytes:
+    """Encode crlEntryExtensions: nothing for `unspecified` ("SHOULD be absent", RFC 5280, section 5.3.1)."""
+    if reason is Reason.UNSPECIFIED:
+        return b""
+    value = core.ParsableOctetString(asn1_crl.CRLReason(reason.code).dump())
+    encoded: bytes = asn1_crl.CRLEntryExtensions([{"extn_id": "crl_reason", "extn_value": value}]).dump()
+    return encoded
+
+
+_REASONS: Final = {reason: _encode_reason(reason) for reason in Reason}
+
+
+def _load(crl: bytes) -> x509.CertificateRevocationList:
+    return x509.load_pem_x509_crl(crl) if crl.startswith(b"-----") else x509.load_der_x509_crl(crl)
+
+
+def _describe(crl: x509.CertificateRevocationList) -> CrlDescription:
+    number = point = authority = None
+    for extension in crl.extensions:
+        match extension.value:
+            case x509.CRLNumber() as value:
+                number = value.crl_number
+            case x509.IssuingDistributionPoint() as value:
+                point = value
+            case x509.AuthorityKeyIdentifier() as value:
+                authority = value
+    return CrlDescription(
+        issuer=crl.issuer.rfc4514_string(),
+        number=number,
+        this_update=crl.last_update_utc,
+        next_update=crl.next_update_utc,
+        distribution_point=url_in(point) if point else None,
+        only_devices=bool(point and point.only_contains_user_certs),
+        only_authorities=bool(point and point.only_contains_ca_certs),
+        key_identifier=authority.key_identifier if authority else None,
+        revoked=len(crl),
+    )
+
+
+def _refused(message: str) -> RequestRefusedError:
+    return RequestRefusedError("file", message, hint="Give it a file with one CRL, in DER or in PEM.")

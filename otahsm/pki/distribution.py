@@ -1,0 +1,72 @@
+"""Where the CRL of a certificate is: shards, and the extensions that name one (RFC 5280, 4.2.1.13 and 5.2.5).
+
+The revocations of a large fleet are divided among several CRLs, the shards, each with a URL of its own. Which
+one is a certificate's follows from its serial number when it is issued, and the certificate states the URL.
+So it stays in that shard whatever the configuration says later: `crl_url_in` is what counts from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from asn1crypto import crl as asn1_crl
+from asn1crypto import x509 as asn1_x509
+from cryptography import x509
+
+from otahsm.config import CrlConfig
+from otahsm.pki.parsing import PARSE_ERRORS
+
+_SHARD_BITS: Final = 32  # far more than the number of shards, so that all of them get equally many
+
+
+def shard_of(serial: int, shards: int) -> int:
+    """Choose the shard, 0 to `shards` - 1, of a serial number that is made now, by its last, random bits."""
+    return (serial & (1 << _SHARD_BITS) - 1) % shards
+
+
+def crl_url(config: CrlConfig, shard: int) -> str:
+    """Return the URL of a shard's CRL."""
+    return config.url.replace("{shard}", str(shard))
+
+
+def crl_distribution_points(urls: Sequence[str]) -> asn1_x509.CRLDistributionPoints:
+    """Build a certificate's cRLDistributionPoints: one CRL, to be had at each of the URLs."""
+    return asn1_x509.CRLDistributionPoints([{"distribution_point": _full_name(urls)}])
+
+
+def issuing_distribution_point(url: str) -> asn1_crl.IssuingDistributionPoint:
+    """Build the issuingDistributionPoint of a CRL that holds the devices which state this URL, and no CA.
+
+    A verifier compares the URL with that in the certificate, octet by octet.
+    """
+    return asn1_crl.IssuingDistributionPoint(
+        {"distribution_point": _full_name([url]), "only_contains_user_certs": True}
+    )
+
+
+def crl_url_in(certificate: bytes) -> str | None:
+    """Return the (first) URL of the CRL that a certificate states; None if it states none.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    try:
+        extensions = x509.load_der_x509_certificate(certificate).extensions
+        return url_in(extensions.get_extension_for_class(x509.CRLDistributionPoints).value)
+    except x509.ExtensionNotFound:
+        return None
+    except PARSE_ERRORS as error:
+        raise ValueError(f"the certificate can't be read: {error}") from error
+
+
+def url_in(points: x509.CRLDistributionPoints | x509.IssuingDistributionPoint) -> str | None:
+    """Return the first URL of one of the two extensions that `cryptography` has read, if it has any."""
+    each = points if isinstance(points, x509.CRLDistributionPoints) else [points]
+    names = [name for point in each for name in point.full_name or ()]
+    return next((name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)), None)
+
+
+def _full_name(urls: Sequence[str]) -> asn1_x509.DistributionPointName:
+    names = [asn1_x509.GeneralName("uniform_resource_identifier", url) for url in urls]
+    return asn1_x509.DistributionPointName("full_name", names)
