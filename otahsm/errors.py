@@ -173,6 +173,17 @@ class FolderError(OtahsmError):
     default_hint = "Make room or give permission, then run it again: what was begun is finished first."
 
 
+class EvidenceError(OtahsmError):
+    """A note, checkpoint or proof is malformed, or does not prove what it should."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "EVIDENCE"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = (
+        "Check that key and file belong together and are whole; if they are, keep both: they are evidence."
+    )
+
+
 class ShuttingDownError(OtahsmError):
     """The daemon is finishing what it has and takes nothing new."""
 

@@ -44,7 +44,7 @@ WORDS: Final = {
     "token.serial": "The token's serial number, where two tokens carry the same label.",
     "ca.key_id": "The key's CKA_ID, in hexadecimal.",
     "ledger.path": "The SQLite file. Give this or `url`.",
-    "ledger.url": "`postgresql://user@host/database`; several hosts and parameters as libpq takes them.",
+    "ledger.url": "`postgresql://user@host/database`, with hosts and parameters as libpq takes them.",
     "ledger.password_file": "The password for `url`, in the first line of a file. Without: as libpq finds it.",
     "profiles.NAME.validity_days": "How long a certificate is valid. It ends with the CA if that is earlier.",
     "profiles.NAME.key_types": "Types of key that a CSR may hold.",

@@ -1,0 +1,64 @@
+"""A transparency log as pure functions: Merkle trees, signed notes, checkpoints, proofs.
+
+Bytes in, bytes out. No clock, no I/O, no token, no database. The formats are public, so that others' programs
+can verify what we make: RFC 9162, section 2.1, and C2SP's signed-note, tlog-checkpoint, tlog-proof and
+tlog-witness.
+"""
+
+from otahsm.tlog.checkpoint import Checkpoint, open_checkpoint
+from otahsm.tlog.merkle import (
+    EMPTY_ROOT,
+    HASH_BYTES,
+    MAX_SIZE,
+    CompactTree,
+    Fetch,
+    Row,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    node_hash,
+    root_of,
+    verify_consistency,
+    verify_inclusion,
+)
+from otahsm.tlog.note import (
+    Note,
+    NoteSignature,
+    OpenedNote,
+    SignatureType,
+    VerifierKey,
+    assemble,
+    open_note,
+    parse_note,
+    text_to_sign,
+)
+from otahsm.tlog.proof import ConsistencyProof, InclusionProof
+
+__all__ = [
+    "EMPTY_ROOT",
+    "HASH_BYTES",
+    "MAX_SIZE",
+    "Checkpoint",
+    "CompactTree",
+    "ConsistencyProof",
+    "Fetch",
+    "InclusionProof",
+    "Note",
+    "NoteSignature",
+    "OpenedNote",
+    "Row",
+    "SignatureType",
+    "VerifierKey",
+    "assemble",
+    "consistency_proof",
+    "inclusion_proof",
+    "leaf_hash",
+    "node_hash",
+    "open_checkpoint",
+    "open_note",
+    "parse_note",
+    "root_of",
+    "text_to_sign",
+    "verify_consistency",
+    "verify_inclusion",
+]
