@@ -45,7 +45,7 @@ WORDS: Final = {
     "ca.key_id": "The key's CKA_ID, in hexadecimal.",
     "ledger.path": "The SQLite file. Give this or `url`.",
     "ledger.url": "`postgresql://user@host/database`, with hosts and parameters as libpq takes them.",
-    "ledger.password_file": "The password for `url`, in the first line of a file. Without: as libpq finds it.",
+    "ledger.password_file": "The password for `url`, first line of a file. Without: as libpq finds it.",
     "profiles.NAME.validity_days": "How long a certificate is valid. It ends with the CA if that is earlier.",
     "profiles.NAME.key_types": "Types of key that a CSR may hold.",
     "profiles.NAME.key_usage": "The certificate's keyUsage, which is critical.",
