@@ -63,7 +63,8 @@ def _insert(database: sqlite3.Connection, count: int, issuer_key_id: bytes) -> N
     database.execute(
         "INSERT INTO certificates SELECT id, randomblob(?), intended_at FROM intents", (_CERTIFICATE_OCTETS,)
     )
-    database.execute("INSERT INTO replicas VALUES (1, ?)", (count + 1,))
+    database.execute("INSERT INTO unlogged (kind, intent_id) SELECT 1, id FROM intents ORDER BY id")
+    database.execute("UPDATE replicas SET closed_below = ?", (count + 1,))
     database.execute("COMMIT")
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -23,6 +23,9 @@ class Home(Protocol):
     def read(self, query: str) -> list[tuple[Any, ...]]:
         """Ask the database itself."""
 
+    def change(self, *statements: str) -> None:
+        """Change the database behind otahsm's back, in one transaction."""
+
 
 class SqliteHome:
     def __init__(self, folder: Path) -> None:
@@ -32,6 +35,11 @@ class SqliteHome:
     def read(self, query: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.path)) as database:
             return database.execute(query).fetchall()
+
+    def change(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self.path)) as database, database:
+            for statement in statements:
+                database.execute(statement)
 
 
 class PostgresHome:
@@ -43,6 +51,11 @@ class PostgresHome:
     def read(self, query: str) -> list[tuple[Any, ...]]:
         with self.server.connect(self.url.rpartition("/")[2]) as connection:
             return connection.execute(query).fetchall()
+
+    def change(self, *statements: str) -> None:
+        with self.server.connect(self.url.rpartition("/")[2]) as connection, connection.transaction():
+            for statement in statements:
+                connection.execute(statement)
 
 
 def ledger_in(home: Home, issuer_key_id: bytes = CA) -> Ledger:

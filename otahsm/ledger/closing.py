@@ -26,8 +26,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.dialects import BOOKS, columns_given, write_rows
+from otahsm.ledger.entries import Kind
 from otahsm.ledger.journal import no_rival_of
 from otahsm.ledger.schema import certificates, intents, replicas
+from otahsm.ledger.sequencer import note_entries
 
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
 _LEFT: Final = "the daemon stopped before the certificate was recorded"
@@ -47,6 +49,7 @@ def write_certificates(connection: Connection, issued: Mapping[int, bytes], now:
         raise LedgerUnavailableError(
             f"{len(rows) - written} of {len(rows)} intents were voided by another replica meanwhile"
         )
+    note_entries(connection, Kind.CERTIFICATE, issued)
 
 
 @lru_cache(maxsize=2)
@@ -130,7 +133,10 @@ def _left_open(place: int) -> ColumnElement[bool]:
 
 def _void(connection: Connection, which: ColumnElement[bool], reason: str, now: int) -> int:
     values = {"void_reason": reason, "voided_at": now}
-    return connection.execute(update(intents).where(_open & which).values(values)).rowcount
+    voiding = update(intents).where(_open & which).values(values).returning(intents.c.id)
+    voided = connection.execute(voiding).scalars().all()
+    note_entries(connection, Kind.VOID, sorted(voided))
+    return len(voided)
 
 
 # Who holds a place has locked its number in a session; see `otahsm.ledger.postgres`.

@@ -22,6 +22,7 @@ from sqlalchemy import (
 
 BOOKS: Final = 0x6F746168  # "otah": the key of our advisory locks
 _AMONG_MANY: Final = text(f"SELECT pg_advisory_xact_lock_shared({BOOKS})")
+_SEQUENCER: Final = text(f"SELECT pg_try_advisory_xact_lock({BOOKS}, 0)")  # places begin at 1
 _ALONE: Final = text(f"SELECT pg_advisory_xact_lock({BOOKS})")
 
 
@@ -33,6 +34,15 @@ def begin(connection: Connection, *, closing: bool) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_ALONE if closing else _AMONG_MANY)
+
+
+def try_to_sequence(connection: Connection) -> bool:
+    """Become the only one that adds to the tree until the transaction ends; tell whether nobody else is.
+
+    Nobody waits for it: a transaction that did might hold what the other one waits for. It does not exclude
+    those that write certificates; see `otahsm.ledger.sequencer`.
+    """
+    return connection.dialect.name != "postgresql" or bool(connection.execute(_SEQUENCER).scalar())
 
 
 def columns_given(table: Table, names: Sequence[str], dialect: Dialect) -> FromClause:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -107,4 +108,52 @@ replicas: Final = Table(
     metadata,
     Column("place", Integer, primary_key=True, autoincrement=False),
     Column("closed_below", _Id, nullable=False),
+)
+
+# What is recorded or voided goes here in the same transaction, until the sequencer makes a leaf of it. Kinds
+# are those of `otahsm.ledger.entries`.
+unlogged: Final = Table(
+    "unlogged",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("kind", SmallInteger, nullable=False),
+    Column("intent_id", _Id, nullable=False),
+)
+
+# The Merkle tree (RFC 9162, section 2.1): each leaf's place, what it is about, and its hash. Neither here nor
+# in `unlogged` is there a foreign key: whether the rows are there is for `verify` to say.
+leaves: Final = Table(
+    "leaves",
+    metadata,
+    Column("leaf_index", _Id, primary_key=True, autoincrement=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("intent_id", _Id, nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+)
+Index("ix_leaves_entry", leaves.c.intent_id, leaves.c.kind, unique=True)
+
+# Roots of complete subtrees, at every eighth level: what proofs would take too long to compute from leaves.
+nodes: Final = Table(
+    "nodes",
+    metadata,
+    Column("level", SmallInteger, primary_key=True, autoincrement=False),
+    Column("number", _Id, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary(32), nullable=False),
+)
+
+# One row: how many leaves there are, and what must be known to append more (`tlog.CompactTree.peaks`).
+tree: Final = Table(
+    "tree",
+    metadata,
+    Column("size", _Id, primary_key=True, autoincrement=False),
+    Column("peaks", LargeBinary, nullable=False),
+)
+
+# Signed checkpoints (c2sp.org/tlog-checkpoint) of the tree at some of its sizes. The time is not signed.
+checkpoints: Final = Table(
+    "checkpoints",
+    metadata,
+    Column("size", _Id, primary_key=True, autoincrement=False),
+    Column("note", LargeBinary, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
 )

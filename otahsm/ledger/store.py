@@ -115,6 +115,16 @@ class Ledger:
         await self._on_writer(self._close)
         self._writer.shutdown()
 
+    async def transaction(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Have what is not of the cycle done in a transaction: the tree's, say.
+
+        It must not raise for what it finds: it may share the transaction with the cycle's writes.
+
+        Raises:
+            LedgerUnavailableError: nothing was written.
+        """
+        return await self._transaction(work)
+
     async def _transaction(self, work: Callable[[Connection], _Result]) -> _Result:
         """Have `work` done in a transaction that is durable when this returns.
 

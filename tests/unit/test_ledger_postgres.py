@@ -80,7 +80,7 @@ async def test_what_a_replica_that_is_gone_left_open_is_closed_by_another(
 def cut(home: PostgresHome, place: int) -> None:
     """Break the connection of the replica that holds a place, as a network does."""
     holders = f"locktype = 'advisory' AND objsubid = 2 AND objid = {place}"
-    home.read(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE {holders}")  # noqa: S608
+    home.read(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE {holders}")
 
 
 async def test_a_replica_that_was_cut_off_can_not_record_what_another_voided(

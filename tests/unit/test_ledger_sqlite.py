@@ -62,7 +62,7 @@ async def test_a_ledger_of_the_first_version_is_taken_over(home: SqliteHome) -> 
         marks = ", ".join(f":{name}" for name in intent("a")._fields)
         for device in ("done", "open", "void"):
             connection.execute(
-                text(f"INSERT INTO intents ({names}) VALUES ({marks})"),  # noqa: S608 - names of ours
+                text(f"INSERT INTO intents ({names}) VALUES ({marks})"),
                 intent(device)._asdict(),
             )
         connection.execute(insert(certificates).values(intent_id=1, der=b"certificate", recorded_at=4))

@@ -1,0 +1,164 @@
+"""Makes leaves of what was recorded and voided: the one way into the tree.
+
+Who records or voids adds a row to `unlogged` in the same transaction, and nothing else: the tree costs those
+who wait for a certificate next to nothing. A sequencer takes such rows in the order of their ids, a bounded
+number at a time, and appends them. Replicas take turns by a lock of its own. Rows of transactions that are
+not committed yet are not seen, and come later: what is logged is certain, and what is certain gets logged.
+The order of the leaves says nothing of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    Connection,
+    Dialect,
+    Insert,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from otahsm.ledger.dialects import columns_given, try_to_sequence, write_rows
+from otahsm.ledger.entries import KINDS, Entry, Kind, read_leaves
+from otahsm.ledger.schema import leaves, nodes, tree, unlogged
+from otahsm.tlog import HASH_BYTES, CompactTree, Row, leaf_hash
+
+CHUNK: Final = 256  # leaves in one transaction
+STORED_LEVELS: Final = 8  # of the nodes, only those are kept whose level is a multiple of it
+
+_ENTRY: Final = ("kind", "intent_id")
+_LEAF: Final = ("leaf_index", "kind", "intent_id", "hash")
+_NODE: Final = ("level", "number", "hash")
+
+
+class Step(NamedTuple):
+    """What one transaction of the sequencer did.
+
+    Attributes:
+        taken: how many leaves it added.
+        more: whether there may be more to take: also if another replica is taking it at this moment.
+        problem: why nothing more can be taken, ever, until somebody looks; empty if all is well.
+    """
+
+    taken: int
+    more: bool
+    problem: str = ""
+
+
+def note_entries(connection: Connection, kind: Kind, intent_ids: Iterable[int]) -> None:
+    """Have entries become leaves, in the transaction that writes them."""
+    rows = [(int(kind), intent_id) for intent_id in intent_ids]
+    if rows:
+        write_rows(connection, _insert_into(unlogged, _ENTRY, connection.dialect), _ENTRY, rows)
+
+
+def anything_unlogged(connection: Connection) -> bool:
+    """Tell whether there is something to take."""
+    return connection.execute(select(unlogged.c.id).limit(1)).first() is not None
+
+
+def read_tree(connection: Connection) -> CompactTree:
+    """Read the tree's state.
+
+    Raises:
+        ValueError: somebody spoilt it.
+    """
+    rows = connection.execute(select(tree)).all()
+    if len(rows) != 1:
+        raise ValueError(f"the tree has {len(rows)} states")
+    ((size, peaks),) = rows
+    if not isinstance(size, int) or not isinstance(peaks, bytes):
+        raise ValueError("the tree's state is of other types than its columns")  # noqa: TRY004 - a value
+    return CompactTree(size, tuple(peaks[at : at + HASH_BYTES] for at in range(0, len(peaks), HASH_BYTES)))
+
+
+def sequence(connection: Connection, limit: int = CHUNK) -> Step:
+    """Make leaves of at most `limit` entries, in a transaction.
+
+    Nothing here raises for what somebody may have done to the tables: the transaction may be shared with
+    others' writes, which must not fail with it.
+    """
+    if not try_to_sequence(connection):
+        return Step(0, more=True)
+    waiting = connection.execute(select(unlogged).order_by(unlogged.c.id).limit(limit)).all()
+    if not waiting:
+        return Step(0, more=False)
+    entries = [Entry(kind, intent_id) for _, kind, intent_id in waiting]
+    try:
+        held = read_leaves(connection, entries)
+        old = read_tree(connection)
+    except (TypeError, ValueError) as error:
+        return Step(0, more=False, problem=f"somebody spoilt the tables: {error}")
+    problem = _problem(connection, old, entries, held)
+    if problem:
+        return Step(0, more=False, problem=problem)
+    new, rows = old.extend(leaf_hash(leaf) for leaf in held if leaf is not None)
+    _append(connection, old, new, entries, rows)
+    connection.execute(_TAKE, {"ids": [row.id for row in waiting]})
+    return Step(len(waiting), more=len(waiting) == limit)
+
+
+def _problem(
+    connection: Connection, old: CompactTree, entries: Sequence[Entry], held: Sequence[bytes | None]
+) -> str:
+    """Say what somebody did to the tables, so that nothing may be appended; "" if nothing."""
+    for (kind, intent_id), leaf in zip(entries, held, strict=True):
+        if leaf is None:
+            name = KINDS[Kind(kind)].name if kind in KINDS else f"entry of an unknown kind {kind}"
+            return f"the {name} of intent {intent_id} waits to be logged, and is not there"
+    if len(set(entries)) < len(entries):
+        return "something waits twice to be logged"
+    logged = connection.execute(_LOGGED, {"ids": [intent_id for _, intent_id in entries]}).all()
+    for index, kind, intent_id, _ in logged:
+        if (kind, intent_id) in entries:
+            name = KINDS[Kind(kind)].name
+            return f"the {name} of intent {intent_id} waits to be logged, and is leaf {index} already"
+    last = connection.execute(_LAST).scalar()
+    leaf_count = 0 if last is None else last + 1
+    if leaf_count != old.size:
+        return f"the tree has {old.size} leaves by its state, and {leaf_count} in the table"
+    return ""
+
+
+def _append(
+    connection: Connection, old: CompactTree, new: CompactTree, entries: Sequence[Entry], rows: Sequence[Row]
+) -> None:
+    dialect = connection.dialect
+    added = [
+        (index, kind, intent_id, hashed)
+        for index, ((kind, intent_id), hashed) in enumerate(
+            zip(entries, rows[0].hashes, strict=True), old.size
+        )
+    ]
+    write_rows(connection, _insert_into(leaves, _LEAF, dialect), _LEAF, added)
+    for level, first, hashes in rows:
+        if level and level % STORED_LEVELS == 0:
+            connection.execute(_FORGET, {"at": level, "first": first})
+            kept = [(level, number, hashed) for number, hashed in enumerate(hashes, first)]
+            write_rows(connection, _insert_into(nodes, _NODE, dialect), _NODE, kept)
+    connection.execute(_GROW, {"size": new.size, "peaks": b"".join(new.peaks)})
+
+
+@lru_cache(maxsize=8)
+def _insert_into(table: Table, names: tuple[str, ...], dialect: Dialect) -> Insert:
+    return insert(table).from_select(names, select(columns_given(table, names, dialect)))
+
+
+def _expanding(name: str) -> Any:
+    return bindparam(name, expanding=True)
+
+
+_TAKE: Final = delete(unlogged).where(unlogged.c.id.in_(_expanding("ids")))
+_LOGGED: Final = select(leaves).where(leaves.c.intent_id.in_(_expanding("ids")))
+_LAST: Final = select(func.max(leaves.c.leaf_index))
+# There should be none; what is in the way of a node was put there by nobody of ours.
+_FORGET: Final = delete(nodes).where(nodes.c.level == bindparam("at"), nodes.c.number >= bindparam("first"))
+_GROW: Final = update(tree).values(size=bindparam("size"), peaks=bindparam("peaks"))

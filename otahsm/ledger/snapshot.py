@@ -1,0 +1,69 @@
+"""Reads a ledger as it is at one moment, without writing, and without holding up the daemon that does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy.exc import SQLAlchemyError
+
+from otahsm.config import LedgerConfig
+from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.ledger import postgres
+from otahsm.ledger.schema import metadata
+
+
+@contextmanager
+def snapshot(config: LedgerConfig) -> Iterator[Connection]:
+    """Open a ledger, also beside a running daemon; all that is read is of one moment.
+
+    With SQLite, the write-ahead log can't begin anew while this lasts, and grows.
+
+    Raises:
+        ConfigError: there is no ledger, or one of another version.
+        LedgerUnavailableError: it can't be read.
+    """
+    name = str(config.path or config.url)
+    if config.path is not None and not config.path.is_file():
+        raise ConfigError(f"there is no ledger {name}", hint="Check [ledger] path; is this the machine?")
+    engine = _open(config)
+    try:
+        with engine.connect() as connection:
+            missing = set(metadata.tables) - set(inspect(connection).get_table_names())
+            if missing:
+                raise ConfigError(
+                    f"the ledger {name} has no table {min(missing)}: it is of an older otahsm, or no ledger",
+                    hint="A daemon of this version brings it up to date when it starts.",
+                )
+            yield connection
+    except SQLAlchemyError as error:
+        raise LedgerUnavailableError(f"the ledger {name} can't be read: {error}") from error
+    finally:
+        engine.dispose()
+
+
+def _open(config: LedgerConfig) -> Engine:
+    if config.url is not None:
+        engine = postgres.open_engine(config.url, config.password_file)
+        return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    assert config.path is not None  # noqa: S101 - the configuration was checked
+    return _open_file(config.path)
+
+
+def _open_file(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///file:{quote(str(path.absolute()))}?mode=ro&uri=true")
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        connection.execute("PRAGMA busy_timeout = 5000")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine

@@ -1,0 +1,286 @@
+"""Computes the tree anew from the rows, and says what does not fit: which row was changed, removed or added.
+
+Every leaf is computed from its rows and compared with its hash; the hashes are put together and compared with
+the nodes, the state of the tree and every checkpoint; and every certificate and void must be a leaf, or wait
+to become one. Who changes a row must change its hash to hide that, then all nodes above it, and then the
+checkpoints; and those are signed, and the newest of them is elsewhere too.
+
+Memory is bounded: rows are read in the order of the leaves, so many at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, Select, bindparam, exists, select
+
+from otahsm.errors import EvidenceError
+from otahsm.ledger.entries import KINDS, Entry, Kind, read_leaves
+from otahsm.ledger.schema import checkpoints, intents, leaves, nodes, unlogged
+from otahsm.ledger.sequencer import STORED_LEVELS, read_tree
+from otahsm.ledger.verdict import MAX_FINDINGS, Verdict
+from otahsm.tlog import Checkpoint, CompactTree, VerifierKey, leaf_hash, open_checkpoint, parse_note
+from otahsm.tlog import Row as NodeRow
+
+_CHUNK: Final = 1024  # leaves, and no more than a database takes parameters
+
+
+def verify(
+    connection: Connection,
+    keys: Sequence[VerifierKey] = (),
+    known: Sequence[Checkpoint] = (),
+    progress: Callable[[int], None] = lambda _: None,
+) -> Verdict:
+    """Verify a ledger.
+
+    Args:
+        connection: from `snapshot`.
+        keys: the log's, to verify the signatures of its checkpoints with; none: they are not verified.
+        known: checkpoints that were kept elsewhere, verified by the caller.
+        progress: called with the number of leaves done, now and then.
+    """
+    run = _Verification(connection, tuple(keys), sorted(known, key=lambda checkpoint: checkpoint.size))
+    run.read_leaves(progress)
+    run.check_end()
+    run.check_entries()
+    return run.verdict
+
+
+class _Verification:
+    """One pass over the leaves, and what is looked at after it."""
+
+    def __init__(
+        self, connection: Connection, keys: tuple[VerifierKey, ...], known: Sequence[Checkpoint]
+    ) -> None:
+        self.verdict = Verdict()
+        self._connection = connection
+        self._keys = keys
+        self._known = known
+        self._tree: CompactTree | None = CompactTree()
+        self._end = 0  # the index that the next leaf should have
+        self._vouched = 0  # the number of leaves whose root was compared, and was right
+        self._root_is_wrong = False
+
+    def read_leaves(self, progress: Callable[[int], None]) -> None:
+        """Go through the leaves, in order."""
+        self._compare_checkpoints(-1, 0)
+        while rows := self._connection.execute(_NEXT, {"first": self._end}).all():
+            self._check_rows(rows)
+            begin = self._end
+            for row in rows:
+                if row.leaf_index != self._end:
+                    missing = _range(self._end, row.leaf_index)
+                    self.verdict.find(missing, "missing: removed from the tree")
+                    self._tree = None
+                self._end = row.leaf_index + 1
+                self.verdict.leaves += 1
+            self._extend(begin, [row.hash for row in rows])
+            progress(self.verdict.leaves)
+        if self._tree is not None:
+            self.verdict.root = self._tree.root
+
+    def _check_rows(self, rows: Sequence[Row[Any]]) -> None:
+        """Compare each leaf's hash with the rows that it is of."""
+        entries = [Entry(row.kind, row.intent_id) for row in rows]
+        for row, entry, leaf in zip(rows, entries, self._read(entries), strict=True):
+            if leaf is None:
+                self.verdict.find(
+                    f"leaf {row.leaf_index}",
+                    f"{self._name(entry)} is not there as it was logged: it was"
+                    " removed, or is of another kind now",
+                )
+            elif leaf_hash(leaf) != row.hash:
+                self.verdict.find(
+                    f"leaf {row.leaf_index}", f"{self._name(entry)} is not what was logged: it was changed"
+                )
+
+    def _read(self, entries: Sequence[Entry]) -> list[bytes | None]:
+        """Read leaves; one whose rows hold values of other types than their columns is not there."""
+        try:
+            return read_leaves(self._connection, entries)
+        except (TypeError, ValueError):
+            if len(entries) == 1:
+                return [None]
+            return [leaf for entry in entries for leaf in self._read([entry])]
+
+    def _extend(self, begin: int, hashes: list[bytes]) -> None:
+        """Append to the tree, stopping at each size of which there is a checkpoint."""
+        stops = [size for size in self._checkpoint_sizes(begin, self._end) if size < self._end]
+        for first, end in zip([begin, *stops], [*stops, self._end], strict=True):
+            if self._tree is not None:
+                try:
+                    self._tree, rows = self._tree.extend(hashes[first - begin : end - begin])
+                except (TypeError, ValueError):
+                    self.verdict.find(_range(first, end), "a hash is not 32 octets")
+                    self._tree = None
+                else:
+                    self._compare_nodes(rows)
+            self._compare_checkpoints(first, end)
+
+    def _checkpoint_sizes(self, begin: int, end: int) -> list[int]:
+        """Return the sizes, in (begin, end], of which there are checkpoints here or elsewhere."""
+        stored = self._connection.execute(_SIZES, {"begin": begin, "end": end}).scalars()
+        return sorted({*stored, *(item.size for item in self._known if begin < item.size <= end)})
+
+    def _compare_nodes(self, rows: Sequence[NodeRow]) -> None:
+        for level, first, hashes in rows:
+            if not level or level % STORED_LEVELS:
+                continue
+            bounds = {"level": level, "first": first, "end": first + len(hashes)}
+            stored = {row.number: row.hash for row in self._connection.execute(_NODES, bounds)}
+            for number, hashed in enumerate(hashes, first):
+                if stored.get(number) != hashed:
+                    covers = _range(number << level, (number + 1) << level)
+                    wrong = "differs from its leaves" if number in stored else "is missing"
+                    self.verdict.find(
+                        f"node {number} of level {level}", f"{wrong}, {covers}: one was changed"
+                    )
+
+    def _compare_checkpoints(self, above: int, size: int) -> None:
+        """Check the checkpoints with sizes above one and up to another, at which the tree is now."""
+        for row in self._connection.execute(_CHECKPOINTS, {"begin": above, "end": size}):
+            self.verdict.checkpoints += 1
+            self._compare(f"checkpoint {row.size}", self._open(row), row.size)
+        for checkpoint in self._known:
+            if above < checkpoint.size <= size:
+                self._compare(f"the checkpoint of {checkpoint.size} leaves from elsewhere", checkpoint, size)
+
+    def _open(self, row: Row[Any]) -> Checkpoint | None:
+        try:
+            note = row.note if isinstance(row.note, bytes) else b""
+            if self._keys:
+                checkpoint = open_checkpoint(note, *self._keys)
+            else:
+                checkpoint = Checkpoint.parse(parse_note(note).text)
+        except EvidenceError as error:
+            self.verdict.find(f"checkpoint {row.size}", error.message)
+            return None
+        if checkpoint.size != row.size:
+            self.verdict.find(f"checkpoint {row.size}", f"is of {checkpoint.size} leaves")
+            return None
+        return checkpoint
+
+    def _compare(self, name: str, checkpoint: Checkpoint | None, size: int) -> None:
+        if checkpoint is None or self._tree is None:
+            return  # reported already
+        if checkpoint.root == self._tree.root:
+            self._vouched = size
+            self.verdict.signed_size = size
+        elif not self._root_is_wrong:  # all that follow are wrong too
+            self._root_is_wrong = True
+            since = _range(self._vouched, size)
+            self.verdict.find(
+                name, f"has another root than the leaves; something was changed of these: {since}"
+            )
+
+    def check_end(self) -> None:
+        """Check what is said of the tree as a whole, and what goes beyond it."""
+        try:
+            said: CompactTree | None = read_tree(self._connection)
+        except ValueError as error:
+            self.verdict.find("tree", f"its state is spoilt: {error}")
+            said = None
+        if said is not None and said.size != self._end:
+            self.verdict.find("tree", f"its state has {said.size} leaves, the table {self._end}")
+        elif said is not None and self._tree is not None and said != self._tree:
+            self.verdict.find("tree", "its state is not that of its leaves")
+        for index in self._stream(_NEGATIVE):
+            self.verdict.find(f"leaf {index}", "is none of this tree: it was added")
+        for size in self._connection.execute(_BEYOND, {"end": self._end}).scalars():
+            self.verdict.checkpoints += 1
+            self.verdict.find(
+                f"checkpoint {size}", f"the ledger has only {self._end} leaves: some were removed at the end"
+            )
+        for checkpoint in self._known:
+            if checkpoint.size > self._end:
+                self.verdict.find(
+                    f"the checkpoint of {checkpoint.size} leaves from elsewhere",
+                    f"the ledger has only {self._end} leaves: it was replaced by an older copy, or cut off",
+                )
+        for level in self._connection.execute(_LEVELS).scalars().all():
+            end = self._end >> level if level > 0 and level % STORED_LEVELS == 0 else 0
+            for number in self._stream(_EXTRA_NODES.where(nodes.c.level == level, nodes.c.number >= end)):
+                self.verdict.find(f"node {number} of level {level}", "is none of this tree: it was added")
+
+    def check_entries(self) -> None:
+        """Check that everything recorded is a leaf or waits to be one, and that what waits is there."""
+        for kind, entries in KINDS.items():
+            found = entries.ids.subquery()
+            logged = exists().where(leaves.c.kind == kind, leaves.c.intent_id == found.c.id)
+            waits = exists().where(unlogged.c.kind == kind, unlogged.c.intent_id == found.c.id)
+            for intent_id in self._stream(select(found.c.id).where(~logged, ~waits)):
+                self.verdict.find(
+                    f"intent {intent_id}",
+                    f"{self._name(Entry(kind, intent_id))} is no leaf: it was added, or its leaf removed",
+                )
+        waiting = self._stream(select(unlogged.c.id).order_by(unlogged.c.id))
+        while ids := list(islice(waiting, _CHUNK)):
+            self._check_waiting(self._connection.execute(_WAITING, {"first": ids[0], "last": ids[-1]}).all())
+
+    def _check_waiting(self, rows: Sequence[Row[Any]]) -> None:
+        self.verdict.waiting += len(rows)
+        entries = [Entry(row.kind, row.intent_id) for row in rows]
+        for row, entry, leaf in zip(rows, entries, self._read(entries), strict=True):
+            if leaf is None:
+                self.verdict.find(
+                    f"unlogged {row.id}", f"{self._name(entry)} is not there as it was recorded"
+                )
+            if row.leaf_index is not None:
+                self.verdict.find(
+                    f"unlogged {row.id}",
+                    f"{self._name(entry)} is leaf {row.leaf_index} already: it was added",
+                )
+
+    def _stream(self, query: Select[int]) -> Iterator[int]:
+        """Read numbers without holding them all."""
+        return iter(self._connection.execute(query.execution_options(yield_per=_CHUNK)).scalars())
+
+    def _name(self, entry: Entry) -> str:
+        name = (
+            KINDS[Kind(entry.kind)].name if entry.kind in KINDS else f"entry of the unknown kind {entry.kind}"
+        )
+        if self.verdict.count >= MAX_FINDINGS:
+            return f"the {name} of intent {entry.intent_id}"  # nobody will read it
+        row = self._connection.execute(_INTENT, {"id": entry.intent_id}).first()
+        if row is None:
+            return f"the {name} of intent {entry.intent_id}, which is not there,"
+        serial = row.serial.hex().lstrip("0") if isinstance(row.serial, bytes) else "unknown"
+        return f"the {name} of intent {entry.intent_id}, serial number {serial}, device {row.device_id!a},"
+
+
+def _range(begin: int, end: int) -> str:
+    return f"leaf {begin}" if end - begin == 1 else f"leaves {begin} to {end - 1}"
+
+
+_NEXT: Final = (
+    select(leaves)
+    .where(leaves.c.leaf_index >= bindparam("first"))
+    .order_by(leaves.c.leaf_index)
+    .limit(_CHUNK)
+)
+_NEGATIVE: Final = select(leaves.c.leaf_index).where(leaves.c.leaf_index < 0)
+_NODES: Final = select(nodes.c.number, nodes.c.hash).where(
+    nodes.c.level == bindparam("level"),
+    nodes.c.number >= bindparam("first"),
+    nodes.c.number < bindparam("end"),
+)
+_LEVELS: Final = select(nodes.c.level).distinct()
+_EXTRA_NODES: Final = select(nodes.c.number)
+_CHECKPOINTS: Final = (
+    select(checkpoints)
+    .where(checkpoints.c.size > bindparam("begin"), checkpoints.c.size <= bindparam("end"))
+    .order_by(checkpoints.c.size)
+)
+_SIZES: Final = select(checkpoints.c.size).where(
+    checkpoints.c.size > bindparam("begin"), checkpoints.c.size <= bindparam("end")
+)
+_BEYOND: Final = select(checkpoints.c.size).where(checkpoints.c.size > bindparam("end"))
+_WAITING: Final = (
+    select(unlogged, leaves.c.leaf_index)
+    .outerjoin(leaves, (leaves.c.kind == unlogged.c.kind) & (leaves.c.intent_id == unlogged.c.intent_id))
+    .where(unlogged.c.id >= bindparam("first"), unlogged.c.id <= bindparam("last"))
+    .order_by(unlogged.c.id)
+)
+_INTENT: Final = select(intents.c.serial, intents.c.device_id).where(intents.c.id == bindparam("id"))

@@ -1,0 +1,394 @@
+"""Tampering: SQL behind otahsm's back, on both databases, and what `verify` says of it.
+
+The ledger of these tests has 300 certificates (leaves 0 to 299), a checkpoint, three voided intents (301 to
+303, leaves 300 to 302), 297 more certificates (leaves 303 to 599), a checkpoint, and one certificate that is
+not logged yet (intent 601).
+"""
+
+from __future__ import annotations
+
+import shutil
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.ledger import MerkleLog, snapshot
+from otahsm.ledger.entries import Entry, read_leaves
+from otahsm.ledger.sequencer import STORED_LEVELS
+from otahsm.ledger.verdict import MAX_FINDINGS
+from otahsm.tlog import Checkpoint, CompactTree, leaf_hash, open_checkpoint
+
+from homes import Home, PostgresHome, SqliteHome
+from logbook import Notary, checkpoint, findings, grow, issue_many, opened, verdict, void_some
+
+
+class Victim:
+    """The ledger of these tests; it is closed."""
+
+    def __init__(self, home: Home, notary: Notary, newest: Checkpoint) -> None:
+        self.home = home
+        self.notary = notary
+        self.newest = newest
+
+    def octets(self, octets: bytes) -> str:
+        return f"'\\x{octets.hex()}'" if isinstance(self.home, PostgresHome) else f"x'{octets.hex()}'"
+
+    def change(self, *statements: str) -> None:
+        self.home.change(*statements)
+
+    def findings(self) -> list[str]:
+        return findings(self.home, self.notary)
+
+    def rewrite(self) -> None:
+        """Make hashes, nodes and state anew from the rows, as somebody would who knows otahsm."""
+        with snapshot(self.home.config) as connection:
+            rows = self.home.read("SELECT kind, intent_id FROM leaves ORDER BY leaf_index")
+            held = read_leaves(connection, [Entry(*row) for row in rows])
+        tree, nodes = CompactTree().extend(leaf_hash(leaf) for leaf in held if leaf is not None)
+        changes = [
+            f"UPDATE leaves SET hash = {self.octets(hashed)} WHERE leaf_index = {index}"
+            for index, hashed in enumerate(nodes[0].hashes)
+        ]
+        changes += [
+            f"UPDATE nodes SET hash = {self.octets(hashed)} WHERE level = {row.level} AND number = {number}"
+            for row in nodes
+            if row.level and row.level % STORED_LEVELS == 0
+            for number, hashed in enumerate(row.hashes)
+        ]
+        self.change(*changes, f"UPDATE tree SET peaks = {self.octets(b''.join(tree.peaks))}")
+
+
+@pytest.fixture
+async def victim(home: Home) -> Victim:
+    notary = Notary()
+    ledger = await opened(home)
+    await issue_many(ledger, 300)
+    await grow(ledger)
+    await checkpoint(ledger, notary)
+    await void_some(ledger, "x", "y", "z")
+    await issue_many(ledger, 297, "more")
+    await grow(ledger)
+    newest = open_checkpoint(await checkpoint(ledger, notary), notary.verifier)
+    await issue_many(ledger, 1, "waits")
+    await ledger.close()
+    found = verdict(home, notary, newest)
+    assert found.findings == []
+    assert (found.leaves, found.waiting, found.checkpoints, found.signed_size) == (600, 1, 2, 600)
+    return Victim(home, notary, newest)
+
+
+REWRITTEN = "has another root than the leaves; something was changed of these"
+COPY = (
+    "INSERT INTO intents SELECT 9999, {serial}, '', 'p', 'intruder', {serial}, tbs_sha256, issuer_key_id,"
+    " not_before, not_after, client, client_certificate_sha256, intended_at, {void}, place FROM intents"
+    " WHERE id = 1"
+)
+SWAP_IDS = (
+    "UPDATE {table} SET {key} = -1 WHERE {key} = 17",
+    "UPDATE {table} SET {key} = 17 WHERE {key} = 18",
+    "UPDATE {table} SET {key} = 18 WHERE {key} = -1",
+)
+SWAPPED_LEAVES = tuple(line.format(table="leaves", key="leaf_index") for line in SWAP_IDS)
+SWAPPED_CERTIFICATES = tuple(line.format(table="certificates", key="intent_id") for line in SWAP_IDS)
+SWAPPED_NODES = tuple(
+    f"UPDATE nodes SET number = {new} WHERE level = 8 AND number = {old}"
+    for old, new in ((0, 99), (1, 0), (99, 1))
+)
+SWAPPED_NOTES = tuple(
+    f"UPDATE checkpoints SET size = {new} WHERE size = {old}" for old, new in ((300, 9), (600, 300), (9, 600))
+)
+TAMPERED: list[tuple[tuple[str, ...], str]] = [
+    # changed rows
+    *(
+        ((f"UPDATE intents SET {change} WHERE id = 17",), "leaf 16: the certificate of intent 17")
+        for change in (
+            "device_id = 'other'",
+            "client = 'cn:mallory'",
+            "request_id = 'other'",
+            "profile = 'other'",
+            "not_after = 9999",
+            "not_before = 0",
+            "intended_at = 4",
+            "place = 2",
+            "void_reason = 'stolen'",
+            "voided_at = 1",
+            "serial = {octets}",
+            "spki_sha256 = {octets}",
+            "tbs_sha256 = {octets}",
+            "issuer_key_id = {octets}",
+            "client_certificate_sha256 = {octets}",
+        )
+    ),
+    (
+        ("UPDATE certificates SET der = {octets} WHERE intent_id = 17",),
+        "leaf 16: the certificate of intent 17",
+    ),
+    (("UPDATE certificates SET recorded_at = 1 WHERE intent_id = 17",), "leaf 16: the certificate of intent"),
+    (("UPDATE intents SET void_reason = 'other' WHERE id = 302",), "leaf 301: the void of intent 302"),
+    (("UPDATE intents SET voided_at = 1 WHERE id = 302",), "leaf 301: the void of intent 302"),
+    (("UPDATE intents SET void_reason = NULL WHERE id = 302",), "leaf 301: the void of intent 302"),
+    (("UPDATE leaves SET hash = {octets} WHERE leaf_index = 16",), "leaf 16: the certificate of intent 17"),
+    (("UPDATE leaves SET kind = 2 WHERE leaf_index = 16",), "leaf 16: the void of intent 17"),
+    (("UPDATE leaves SET kind = 99 WHERE leaf_index = 16",), "leaf 16: the entry of the unknown kind 99"),
+    (
+        ("UPDATE leaves SET intent_id = 9999 WHERE leaf_index = 16",),
+        "leaf 16: the certificate of intent 9999",
+    ),
+    (
+        ("UPDATE nodes SET hash = {octets} WHERE number = 1",),
+        "node 1 of level 8: differs from its leaves, leaves 256 to 511",
+    ),
+    (("UPDATE tree SET size = 599",), "tree: its state"),
+    (("UPDATE tree SET peaks = {octets}",), "tree: its state"),
+    (("UPDATE checkpoints SET note = {octets} WHERE size = 300",), "checkpoint 300: "),
+    (("UPDATE checkpoints SET size = 301 WHERE size = 300",), "checkpoint 301: is of 300 leaves"),
+    (("UPDATE unlogged SET intent_id = 9999",), "unlogged {waits}: the certificate of intent 9999"),
+    (("UPDATE unlogged SET intent_id = 17",), "unlogged {waits}: the certificate of intent 17, "),
+    (("UPDATE unlogged SET kind = 2",), "unlogged {waits}: the void of intent 601"),
+    # removed rows
+    (("DELETE FROM certificates WHERE intent_id = 17",), "leaf 16: the certificate of intent 17"),
+    (
+        ("DELETE FROM certificates WHERE intent_id = 17", "DELETE FROM intents WHERE id = 17"),
+        "leaf 16: the certificate of intent 17, which is not there",
+    ),
+    (("DELETE FROM intents WHERE id = 302",), "leaf 301: the void of intent 302, which is not there"),
+    (("DELETE FROM leaves WHERE leaf_index = 16",), "leaf 16: missing"),
+    (("DELETE FROM leaves WHERE leaf_index = 16",), "intent 17: the certificate of intent 17"),
+    (("DELETE FROM leaves WHERE leaf_index = 599",), "checkpoint 600: the ledger has only 599 leaves"),
+    (("DELETE FROM nodes WHERE number = 0",), "node 0 of level 8: is missing"),
+    (("DELETE FROM tree",), "tree: its state is spoilt"),
+    (("DELETE FROM unlogged",), "intent 601: the certificate of intent 601"),
+    # added rows
+    ((COPY.format(serial="{octets}", void="'gone', 1"),), "intent 9999: the void of intent 9999"),
+    (
+        (
+            COPY.format(serial="{octets}", void="NULL, NULL"),
+            "INSERT INTO certificates SELECT 9999, der, recorded_at FROM certificates WHERE intent_id = 1",
+        ),
+        f"intent 9999: the certificate of intent 9999, serial number {'ab' * 20}, device 'intruder'",
+    ),
+    (
+        ("INSERT INTO certificates SELECT 302, der, recorded_at FROM certificates WHERE intent_id = 1",),
+        "leaf 301: the void of intent 302",
+    ),
+    (
+        ("INSERT INTO leaves SELECT 600, 1, 9999, hash FROM leaves WHERE leaf_index = 0",),
+        "leaf 600: the certificate of intent 9999",
+    ),
+    (
+        ("INSERT INTO leaves SELECT -1, 1, 9999, hash FROM leaves WHERE leaf_index = 0",),
+        "leaf -1: is none of this tree",
+    ),
+    (
+        ("INSERT INTO nodes SELECT 8, 2, hash FROM nodes WHERE number = 0",),
+        "node 2 of level 8: is none of this tree",
+    ),
+    (
+        ("INSERT INTO nodes SELECT 3, 0, hash FROM nodes WHERE number = 0",),
+        "node 0 of level 3: is none of this tree",
+    ),
+    (("INSERT INTO nodes SELECT 16, 0, hash FROM nodes WHERE number = 0",), "node 0 of level 16: is none"),
+    (("INSERT INTO tree SELECT 1, peaks FROM tree",), "tree: its state is spoilt"),
+    (
+        ("INSERT INTO checkpoints SELECT 450, note, 1 FROM checkpoints WHERE size = 600",),
+        "checkpoint 450: is of 600 leaves",
+    ),
+    (
+        ("INSERT INTO checkpoints SELECT 700, note, 1 FROM checkpoints WHERE size = 600",),
+        "checkpoint 700: the ledger has only 600 leaves",
+    ),
+    (
+        ("INSERT INTO unlogged (id, kind, intent_id) VALUES (7777, 1, 17)",),
+        "unlogged 7777: the certificate of intent 17, ",
+    ),
+    # swapped rows
+    (SWAPPED_CERTIFICATES, "leaf 16: the certificate of intent 17"),
+    (SWAPPED_CERTIFICATES, "leaf 17: the certificate of intent 18"),
+    (SWAPPED_LEAVES, "node 0 of level 8: differs from its leaves, leaves 0 to 255"),
+    (SWAPPED_NODES, "node 1 of level 8: differs from its leaves, leaves 256 to 511"),
+    (SWAPPED_NOTES, "checkpoint 300: is of 600 leaves"),
+]
+
+
+@pytest.mark.parametrize(("statements", "named"), TAMPERED)
+async def test_whatever_is_changed_removed_added_or_swapped_is_named(
+    victim: Victim, statements: tuple[str, ...], named: str
+) -> None:
+    constraints = (
+        ["ALTER TABLE certificates DROP CONSTRAINT fk_certificates_intent_id"]
+        if isinstance(victim.home, PostgresHome)
+        else []
+    )
+    octets = victim.octets(b"\xab" * 20)
+    ((waits,),) = victim.home.read("SELECT id FROM unlogged")
+    named = named.replace("{waits}", str(waits))
+    victim.change(*constraints, *(statement.replace("{octets}", octets) for statement in statements))
+    found = victim.findings()
+    assert any(line.startswith(named) for line in found), found
+
+
+async def test_who_rewrites_the_whole_tree_is_caught_by_the_checkpoint(victim: Victim) -> None:
+    victim.change("UPDATE intents SET device_id = 'other' WHERE id = 401")
+    victim.rewrite()
+    assert victim.findings() == [f"checkpoint 600: {REWRITTEN}: leaves 300 to 599"]
+
+
+async def test_who_rewrites_all_and_removes_the_checkpoints_is_caught_by_one_from_elsewhere(
+    victim: Victim,
+) -> None:
+    victim.change("UPDATE intents SET device_id = 'other' WHERE id = 401", "DELETE FROM checkpoints")
+    victim.rewrite()
+    assert victim.findings() == []
+    assert findings(victim.home, victim.notary, victim.newest) == [
+        f"the checkpoint of 600 leaves from elsewhere: {REWRITTEN}: leaves 0 to 599"
+    ]
+
+
+async def test_a_checkpoint_of_another_key_is_named(victim: Victim) -> None:
+    forger = Notary()
+    with snapshot(victim.home.config):
+        note = forger.sign(600, victim.newest.root)
+    victim.change(f"UPDATE checkpoints SET note = {victim.octets(note)} WHERE size = 600")
+    assert victim.findings() == ["checkpoint 600: None of the trusted keys signed the note."]
+    assert findings(victim.home) == []  # who gives no key learns nothing of signatures
+
+
+async def test_values_of_another_type_are_named(tmp_path: Any) -> None:
+    home = SqliteHome(tmp_path)  # SQLite takes any value into any column
+    ledger = await opened(home)
+    await issue_many(ledger, 30)
+    await grow(ledger)
+    await ledger.close()
+    home.change(
+        "UPDATE certificates SET der = 'text' WHERE intent_id = 3",
+        "UPDATE intents SET client = x'00' WHERE id = 4",
+        "UPDATE intents SET place = 'a' WHERE id = 5",
+        "UPDATE intents SET serial = 'text' WHERE id = 6",
+        "UPDATE leaves SET hash = '01234567890123456789012345678901' WHERE leaf_index = 6",
+        "UPDATE tree SET peaks = '01234567890123456789012345678901'",
+        "INSERT INTO checkpoints VALUES (30, 'text', 1)",
+    )
+    found = findings(home)
+    for leaf in (2, 3, 4, 5, 6):
+        assert any(line.startswith(f"leaf {leaf}: the certificate of intent {leaf + 1}") for line in found)
+    assert "checkpoint 30: A note has no signature lines, or the last one is cut off." in found
+    assert any(line.startswith("tree: its state is spoilt") for line in found)
+
+
+async def test_an_older_copy_of_the_file_is_found_with_a_newer_checkpoint(tmp_path: Any) -> None:
+    home, notary = SqliteHome(tmp_path), Notary()
+    ledger = await opened(home)
+    await issue_many(ledger, 10)
+    await grow(ledger)
+    old = open_checkpoint(await checkpoint(ledger, notary), notary.verifier)
+    await ledger.close()
+    copy = tmp_path / "copy.sqlite3"
+    shutil.copy(home.path, copy)
+    ledger = await opened(home)
+    await issue_many(ledger, 10, "later")
+    await grow(ledger)
+    newer = open_checkpoint(await checkpoint(ledger, notary), notary.verifier)
+    await ledger.close()
+    for path in tmp_path.glob("ledger.sqlite3*"):
+        path.unlink()
+    copy.rename(home.path)
+    assert findings(home, notary) == []
+    assert findings(home, notary, old) == []
+    named = "the checkpoint of 20 leaves from elsewhere"
+    assert findings(home, notary, newer) == [
+        f"{named}: the ledger has only 10 leaves: it was replaced by an older copy, or cut off"
+    ]
+    # The daemon goes on with the older copy, and other certificates; now it is a fork.
+    ledger = await opened(home)
+    await issue_many(ledger, 15, "another")
+    await grow(ledger)
+    await ledger.close()
+    (found,) = findings(home, notary, newer)
+    assert found.startswith("the checkpoint of 20 leaves from elsewhere: has another root")
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        (
+            "UPDATE unlogged SET intent_id = 9999",
+            "the certificate of intent 9999 waits to be logged, and is not",
+        ),
+        ("UPDATE unlogged SET kind = 7", "the entry of an unknown kind 7 of intent 1 waits"),
+        ("INSERT INTO unlogged (kind, intent_id) SELECT 1, 1", "something waits twice to be logged"),
+        ("UPDATE tree SET size = 1", "somebody spoilt the tables"),
+        ("DELETE FROM tree", "somebody spoilt the tables"),
+    ],
+)
+async def test_what_was_tampered_with_is_not_logged_and_stops_nothing_else(
+    home: Home, statement: str, named: str
+) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 1)
+    home.change(statement)
+    step = await MerkleLog(ledger).grow()
+    assert step.taken == 0
+    assert named in step.problem
+    await issue_many(ledger, 1, "another")
+    assert ledger.failure is None
+    await ledger.close()
+
+
+async def test_a_leaf_that_is_logged_is_not_logged_again(home: Home) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 2)
+    await grow(ledger)
+    home.change("INSERT INTO unlogged (kind, intent_id) SELECT 1, 2")
+    assert "intent 2 waits to be logged, and is leaf 1 already" in (await MerkleLog(ledger).grow()).problem
+    home.change("DELETE FROM unlogged", "DELETE FROM leaves WHERE leaf_index = 1")
+    await issue_many(ledger, 1, "another")
+    assert "2 leaves by its state, and 1 in the table" in (await MerkleLog(ledger).grow()).problem
+    await ledger.close()
+
+
+async def test_there_is_an_end_to_findings(home: Home) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 3 * MAX_FINDINGS)
+    await grow(ledger)
+    await ledger.close()
+    home.change("UPDATE certificates SET recorded_at = 1")
+    found = verdict(home)
+    assert len(found.findings) == MAX_FINDINGS
+    assert found.count == 3 * MAX_FINDINGS
+
+
+async def test_an_empty_ledger_is_good(home: Home) -> None:
+    ledger, notary = await opened(home), Notary()
+    await checkpoint(ledger, notary)
+    await ledger.close()
+    found = verdict(home, notary)
+    assert found.good
+    assert found.root == sha256().digest()
+    assert found.checkpoints == 1
+
+
+async def test_a_ledger_is_verified_beside_the_daemon_that_writes_it(home: Home) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 5)
+    await grow(ledger)
+    with snapshot(home.config) as connection:
+        connection.exec_driver_sql("SELECT count(*) FROM leaves").fetchall()
+        await issue_many(ledger, 5, "meanwhile")
+        await grow(ledger)
+        assert connection.exec_driver_sql("SELECT count(*) FROM leaves").fetchall() == [(5,)]
+    assert verdict(home).leaves == 10
+    await ledger.close()
+
+
+async def test_what_is_no_ledger_can_not_be_verified(tmp_path: Any) -> None:
+    home = SqliteHome(tmp_path)
+    with pytest.raises(ConfigError, match="there is no ledger"):
+        verdict(home)
+    home.path.write_bytes(b"")
+    with pytest.raises(ConfigError, match="has no table"):
+        verdict(home)
+    home.path.write_bytes(b"this is a text file" * 1000)
+    with pytest.raises(LedgerUnavailableError):
+        verdict(home)
