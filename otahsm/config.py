@@ -113,12 +113,28 @@ class TokenConfig(_Section):
     sign_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
 
 
-class CaConfig(_Section):
+class KeyConfig(_Section):
+    """A key pair in the token, found by its label and its id."""
+
+    key_label: Annotated[str, Field(min_length=1)]
+    key_id: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{2})+$")]
+
+
+class CaConfig(KeyConfig):
     """[ca]: the certificate chain of the CA (signing certificate first, root last) and its key."""
 
     certificate: ConfigPath
-    key_label: Annotated[str, Field(min_length=1)]
-    key_id: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{2})+$")]
+
+
+class CheckpointConfig(KeyConfig):
+    """[checkpoint]: the key that signs what the ledger holds, so that nobody can change it unnoticed.
+
+    Without this section changes are found too, but not those of somebody who knows how the ledger is made.
+    """
+
+    origin: Annotated[str, Field(pattern=r"^[!-*,-~]{1,255}$")]
+    verifier_key: ConfigPath
+    interval_seconds: Annotated[int, Field(ge=1, le=86_400)] = 60
 
 
 class LedgerConfig(_Section):
@@ -214,12 +230,21 @@ class Config(_Section):
     issuance: IssuanceConfig = IssuanceConfig()
     profiles: Annotated[dict[str, ProfileConfig], Field(min_length=1)] = {"ota-connect": ProfileConfig()}
     crl: CrlConfig | None = None
+    checkpoint: CheckpointConfig | None = None
     client: ClientConfig | None = None
 
     @model_validator(mode="after")
     def _default_profile_exists(self) -> Self:
         if self.issuance.default_profile not in self.profiles:
             raise ValueError(f"[issuance] default_profile: no [profiles.{self.issuance.default_profile}]")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_have_a_key_of_their_own(self) -> Self:
+        if self.ca and self.checkpoint:
+            ids = bytes.fromhex(self.ca.key_id), bytes.fromhex(self.checkpoint.key_id)
+            if self.ca.key_label == self.checkpoint.key_label or ids[0] == ids[1]:
+                raise ValueError("[checkpoint] needs another key_label and another key_id than [ca]")
         return self
 
 

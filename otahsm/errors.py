@@ -15,10 +15,12 @@ class Code(IntEnum):
     """The canonical codes that otahsm answers with (google/rpc/code.proto)."""
 
     INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
     ALREADY_EXISTS = 6
     FAILED_PRECONDITION = 9
     INTERNAL = 13
     UNAVAILABLE = 14
+    DATA_LOSS = 15
 
 
 class ExitCode(IntEnum):
@@ -75,6 +77,15 @@ class RequestRefusedError(OtahsmError):
     def __init__(self, field: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.violations = (Violation(field, message),)
+
+
+class NotFoundError(OtahsmError):
+    """The ledger holds nothing of this name or number."""
+
+    code = Code.NOT_FOUND
+    reason = "NOT_FOUND"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Check what was asked for; is this the daemon of the right CA?"
 
 
 class ConflictError(OtahsmError):
@@ -136,6 +147,18 @@ class LedgerUnavailableError(OtahsmError):
     reason = "LEDGER_UNAVAILABLE"
     exit_code = ExitCode.UNAVAILABLE
     default_hint = "Check the disk under [ledger] path for space and permissions; then ask again."
+
+
+class LedgerTamperedError(OtahsmError):
+    """The ledger's tree does not fit what was signed: it was changed, or replaced by an older copy."""
+
+    code = Code.DATA_LOSS
+    reason = "LEDGER_TAMPERED"
+    exit_code = ExitCode.OPERATOR
+    default_hint = (
+        "Run `otahsm ledger verify` with the newest checkpoint that was kept elsewhere. Change nothing, and"
+        " make a copy first: it is evidence."
+    )
 
 
 class WorkerLostError(OtahsmError):

@@ -18,7 +18,7 @@ from otahsm.errors import OtahsmError
 from otahsm.pki import load_chain
 from otahsm.token.ceremony import key_types, throwaway_ca
 from otahsm.token.gauge import FLOOR, SIGN
-from otahsm.token.pool import signer_setup
+from otahsm.token.pool import TokenKey, signer_setup
 from otahsm.workers import WorkerPool
 
 _SLACK: Final = 60.0  # seconds that a gauge may take longer than it was told: a slow token's last signature
@@ -63,7 +63,7 @@ async def gauges(token: TokenConfig, ca: CaConfig, size: int, seconds: float) ->
     pool = WorkerPool(
         "gauge",
         "otahsm.token.gauge",
-        signer_setup(token, ca, issuer.certificate),
+        signer_setup(token, [TokenKey(ca, issuer.public_key)]),
         size=size,
         environment=os.environ,
         call_seconds=seconds + _SLACK,

@@ -27,6 +27,7 @@ def quickstart(
     typer.echo("  otahsm.toml   the configuration, every key explained")
     typer.echo("  token/        a SoftHSM2 token; the fleet root's key is in it, and nowhere else")
     typer.echo("  ca/           the fleet root's certificate, which a gateway must trust")
+    typer.echo("  ledger/       the public key that shows that nobody changed the ledger")
     typer.echo("  tls/          an operator CA, and credentials for the daemon and one client")
     typer.echo("  gateway/      a stand-in gateway's credentials, to try devices against")
     typer.echo("Next:")

@@ -11,6 +11,7 @@ from otahsm.client.issuing import IssuingClient
 from otahsm.client.keys import DeviceKey, make_csr, make_device_key
 from otahsm.client.line import Done, Failed, issue_devices, sign_csrs
 from otahsm.client.orders import Order, unfinished_counts
+from otahsm.client.transparency import TransparencyClient
 from otahsm.client.values import Authority, CertificateRequest, IssuedCertificate, Refusal, Result
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Order",
     "Refusal",
     "Result",
+    "TransparencyClient",
     "issue_devices",
     "make_csr",
     "make_device_key",

@@ -17,7 +17,7 @@ from typing import Final, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from otahsm.client.backoff import Backoff
+from otahsm.client.asking import ask_patiently
 from otahsm.client.connection import ClientTls, explain
 from otahsm.client.conversation import Conversation, Requests
 from otahsm.client.replicas import Replicas
@@ -81,22 +81,15 @@ class IssuingClient:
         Raises:
             OtahsmError: the daemon can't be reached.
         """
-        deadline = time.monotonic() + self._patience
-        backoff = Backoff()
-        while True:
-            target, channel = await self._replicas.choose()
+
+        async def ask(channel: grpc.aio.Channel, seconds: float) -> authority_pb2.GetAuthorityResponse:
             stub: authority_pb2_grpc.AuthorityServiceAsyncStub = authority_pb2_grpc.AuthorityServiceStub(
                 channel
             )
-            try:
-                response = await stub.GetAuthority(
-                    authority_pb2.GetAuthorityRequest(), timeout=max(self._patience, 1)
-                )
-                return Authority.from_message(response.authority)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
-                    raise explain(error, target) from None
-            await backoff.pause()
+            return await stub.GetAuthority(authority_pb2.GetAuthorityRequest(), timeout=seconds)
+
+        response = await ask_patiently(self._replicas, ask, self._patience)
+        return Authority.from_message(response.authority)
 
     async def wait_until_serving(self, seconds: float) -> bool:
         """Tell whether a daemon can sign now, waiting for that at most so long.

@@ -17,14 +17,23 @@ from otahsm.config import Config, section
 from otahsm.daemon.decoding import StrictDecoding
 from otahsm.daemon.services import AuthorityService, IssuanceService
 from otahsm.daemon.tls import server_credentials
+from otahsm.daemon.transparency import TransparencyService
 from otahsm.errors import ConfigError, OtahsmError
 from otahsm.issuance import Issuance
 from otahsm.pki import MAX_CSR_BYTES
-from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2, issuance_pb2_grpc
+from otahsm.v1 import (
+    authority_pb2,
+    authority_pb2_grpc,
+    issuance_pb2,
+    issuance_pb2_grpc,
+    transparency_pb2,
+    transparency_pb2_grpc,
+)
 
 _SERVICES: Final = (
     issuance_pb2.DESCRIPTOR.services_by_name["IssuanceService"].full_name,
     authority_pb2.DESCRIPTOR.services_by_name["AuthorityService"].full_name,
+    transparency_pb2.DESCRIPTOR.services_by_name["TransparencyService"].full_name,
 )
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 256 * (MAX_CSR_BYTES + 1024)),
@@ -59,6 +68,9 @@ class Daemon:
         issuance_pb2_grpc.add_IssuanceServiceServicer_to_server(self._issuing, self._server)
         authority_pb2_grpc.add_AuthorityServiceServicer_to_server(
             AuthorityService(self._issuance), self._server
+        )
+        transparency_pb2_grpc.add_TransparencyServiceServicer_to_server(
+            TransparencyService(self._issuance.transparency), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

@@ -12,11 +12,12 @@ from otahsm.config import Config, ProfileConfig, section
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
+from otahsm.issuance.transparency import Transparency, load_verifier_key
 from otahsm.issuance.values import Order, Outcome
 from otahsm.ledger import Ledger, database_of
-from otahsm.pki import Chain, check_signs_crls, load_chain
+from otahsm.pki import Chain, check_signs_crls, load_chain, load_public_key
 from otahsm.preparation import Preparers
-from otahsm.token import SignerPool
+from otahsm.token import SignerPool, TokenKey
 from otahsm.workers import Report
 
 _TEND_SECONDS: Final = 5.0
@@ -54,14 +55,24 @@ class Issuance:
         database = database_of(section(config.ledger, "ledger"))
         self.ledger_name = database.name
         self._ledger = Ledger(database, self.chain.issuer.key_identifier)
-        self._tending: asyncio.Task[None] | None = None
+        self._tending: list[asyncio.Task[None]] = []
         if config.crl is not None:
             check_signs_crls(self.chain.issuer)
         self._preparers = Preparers(
             config.profiles, self.chain.issuer, crl=config.crl, size=settings.preparers, report=report
         )
-        self._signers = SignerPool(
-            token, ca, self.chain.issuer, wait_seconds=settings.wait_for_signer_seconds, report=report
+        keys = [TokenKey(ca, self.chain.issuer.public_key)]
+        checkpoint_key = load_verifier_key(config.checkpoint) if config.checkpoint else None
+        if config.checkpoint and checkpoint_key:
+            keys.append(TokenKey(config.checkpoint, load_public_key(checkpoint_key.public_key)[0]))
+        self._signers = SignerPool(token, keys, wait_seconds=settings.wait_for_signer_seconds, report=report)
+        self.transparency = Transparency(
+            self._ledger,
+            self._signers,
+            key_number=len(keys) - 1,
+            config=config.checkpoint,
+            key=checkpoint_key,
+            report=report,
         )
         cycle = IssuanceCycle(
             issuer=self.chain.issuer,
@@ -99,7 +110,10 @@ class Issuance:
             LedgerUnavailableError: its server can't be reached.
         """
         voided = await self._ledger.open()
-        self._tending = asyncio.create_task(self._tend_ledger())
+        self._tending = [
+            asyncio.create_task(self._tend_ledger()),
+            asyncio.create_task(self.transparency.run()),
+        ]
         await self._preparers.start()
         await self._signers.start()
         await self._queue.start()
@@ -121,10 +135,11 @@ class Issuance:
     async def close(self, within: float) -> None:
         """Finish what is in the cycle within so many seconds, then end the processes, release the ledger."""
         await self._queue.close(within)
+        for task in self._tending:
+            task.cancel()
+        await self.transparency.close()
         await self._signers.close()
         await self._preparers.close()
-        if self._tending is not None:
-            self._tending.cancel()
         await self._ledger.close()
 
     async def _tend_ledger(self) -> None:

@@ -22,11 +22,19 @@ from otahsm.tlog import (
 
 
 class Head(NamedTuple):
-    """The tree as it is, and the last checkpoint that was made of it: its size and note, if there is one."""
+    """The tree as it is, and the last checkpoint that was made of it.
+
+    Attributes:
+        tree: its state.
+        size: the checkpoint's; None if none was ever made.
+        note: the checkpoint; empty if none was ever made.
+        made_at: microseconds since the Unix epoch.
+    """
 
     tree: CompactTree
-    size: int | None
-    note: bytes | None
+    size: int | None = None
+    note: bytes = b""
+    made_at: int = 0
 
 
 class LoggedLeaf(NamedTuple):
@@ -131,7 +139,7 @@ def _head(connection: Connection) -> Head | None:
         tree = read_tree(connection)
     except ValueError:
         return None
-    return Head(tree, row.size, row.note) if row else Head(tree, None, None)
+    return Head(tree, *row) if row else Head(tree)
 
 
 def _keep(connection: Connection, size: int, note: bytes, now: int) -> bytes:
@@ -159,7 +167,7 @@ def _prove(
         return None
 
 
-_LATEST: Final = select(checkpoints.c.size, checkpoints.c.note).order_by(checkpoints.c.size.desc()).limit(1)
+_LATEST: Final = select(checkpoints).order_by(checkpoints.c.size.desc()).limit(1)
 _NOTE: Final = select(checkpoints.c.note).where(checkpoints.c.size == bindparam("at"))
 _LEAVES: Final = (
     select(leaves.c.hash)

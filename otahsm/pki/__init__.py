@@ -29,7 +29,7 @@ from otahsm.pki.crl import (
 from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr, derive_request_id
 from otahsm.pki.describe import Description, describe
 from otahsm.pki.distribution import crl_url, crl_url_in, shard_of
-from otahsm.pki.keys import encode_spki
+from otahsm.pki.keys import encode_spki, load_public_key
 from otahsm.pki.names import check_device_id
 from otahsm.pki.request import assemble_request, build_request_info
 from otahsm.pki.root import RootKind, build_root_tbs
@@ -70,6 +70,7 @@ __all__ = [
     "key_type_of",
     "load_chain",
     "load_issuer",
+    "load_public_key",
     "make_serial",
     "serial_octets",
     "shard_of",

@@ -10,14 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Final
+from typing import Final, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from otahsm.errors import RequestRefusedError
-from otahsm.pki.algorithms import PublicKey
+from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.pki.algorithms import (
+    SIGNATURE_ALGORITHMS,
+    PublicKey,
+    SignatureAlgorithm,
+    describe_key,
+    key_type_of,
+)
 from otahsm.pki.der import children, contents
+from otahsm.pki.parsing import PARSE_ERRORS
 
 _FERMAT_ROUNDS: Final = 100
 _MIN_EXPONENT: Final = 65537
@@ -45,6 +52,22 @@ _SMALL_ORDER: Final = frozenset({0, 1, _P25519 - 1, _ORDER_8, _P25519 - _ORDER_8
 def encode_spki(key: PublicKey) -> bytes:
     """Encode a public key as the one DER SubjectPublicKeyInfo that it has (RFC 5280, section 4.1.2.7)."""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def load_public_key(spki: bytes) -> tuple[PublicKey, SignatureAlgorithm]:
+    """Read a SubjectPublicKeyInfo in DER; return the key, and how it signs.
+
+    Raises:
+        ConfigError: it is none, or of a type that otahsm doesn't sign with.
+    """
+    try:
+        key = load_der_public_key(spki)
+    except PARSE_ERRORS as error:
+        raise ConfigError(f"a public key can't be read: {error}") from error
+    key_type = key_type_of(key)
+    if key_type is None:
+        raise ConfigError(f"otahsm does not sign with {describe_key(key)}")
+    return cast(PublicKey, key), SIGNATURE_ALGORITHMS[key_type]
 
 
 def is_canonical(spki: bytes, key: PublicKey) -> bool:

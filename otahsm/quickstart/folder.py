@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -14,14 +15,15 @@ import softhsm
 from otahsm.config import load_config, section
 from otahsm.errors import ConfigError
 from otahsm.quickstart.certificates import FileCa
-from otahsm.token.ceremony import create_root, write_certificate
+from otahsm.tlog import VerifierKey
+from otahsm.token.ceremony import create_checkpoint_key, create_root, write_certificate, write_verifier_key
 
 TOKEN_LABEL: Final = "otahsm-quickstart"  # noqa: S105 - a name, not a secret
 _ROOT_DAYS: Final = 7300
 
 
 def create(folder: Path, port: int) -> Path:
-    """Make token, fleet root (its key in the token), operator and gateway credentials, and otahsm.toml.
+    """Make token, fleet root, key for checkpoints, operator and gateway credentials, and otahsm.toml.
 
     Args:
         folder: must not exist, or be empty.
@@ -80,6 +82,7 @@ def _fill(folder: Path, port: int) -> Path:
         "MODULE": str(token.module),
         "LABEL": token.label,
         "SOFTHSM2_CONF": token.environment["SOFTHSM2_CONF"],
+        "ORIGIN": f"quickstart.example/{secrets.token_hex(8)}",  # no two logs have the same
     }.items():
         text = text.replace(f"@{name}@", value)
     path.write_text(text)
@@ -95,6 +98,9 @@ def _fill(folder: Path, port: int) -> Path:
         kind="root",
     )
     write_certificate(ca.certificate, root)
+    checkpoint = section(config.checkpoint, "checkpoint")
+    spki = create_checkpoint_key(section(config.token, "token"), checkpoint)
+    write_verifier_key(checkpoint.verifier_key, VerifierKey.from_spki(checkpoint.origin, spki).vkey)
     return path
 
 

@@ -6,6 +6,7 @@ tlog-witness.
 """
 
 from otahsm.tlog.checkpoint import Checkpoint, open_checkpoint
+from otahsm.tlog.leaf import Leaf, parse_leaf
 from otahsm.tlog.merkle import (
     EMPTY_ROOT,
     HASH_BYTES,
@@ -43,6 +44,7 @@ __all__ = [
     "ConsistencyProof",
     "Fetch",
     "InclusionProof",
+    "Leaf",
     "Note",
     "NoteSignature",
     "OpenedNote",
@@ -56,6 +58,7 @@ __all__ = [
     "node_hash",
     "open_checkpoint",
     "open_note",
+    "parse_leaf",
     "parse_note",
     "root_of",
     "text_to_sign",

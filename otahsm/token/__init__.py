@@ -4,6 +4,6 @@
 Everything else here runs in a signer, or in the operator's own command (`otahsm ca`).
 """
 
-from otahsm.token.pool import SignerPool
+from otahsm.token.pool import SignerPool, TokenKey
 
-__all__ = ["SignerPool"]
+__all__ = ["SignerPool", "TokenKey"]

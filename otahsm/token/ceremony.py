@@ -1,4 +1,4 @@
-"""Makes the CA key in the token, and shows what the token says of it."""
+"""Makes our keys in the token, and shows what the token says of the CA's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 import pkcs11
 from asn1crypto import pem
 
-from otahsm.config import CaConfig, KeyType, TokenConfig
+from otahsm.config import CaConfig, KeyConfig, KeyType, TokenConfig
 from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
 from otahsm.pki import (
     SERIAL_RANDOM_BYTES,
@@ -34,6 +34,7 @@ from otahsm.token.session import logged_in
 from otahsm.token.signing import SigningKey
 
 MAX_ROOT_NAME: Final = 64  # ub-common-name (RFC 5280, appendix A.1)
+CHECKPOINT_KEY_TYPE: Final = "ec-p256"  # what every token has, and notes can be signed with
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +66,39 @@ def create_root(
         TokenRefusedError: an object with the key's label or id exists, or the token can't make such a key.
         OtahsmError: as `logged_in`. A key that was made before a failure is destroyed again.
     """
+    with _new_key(token, ca, key_type) as (public, private):
+        return _self_sign(public, private, key_type, common_name, now, days, kind)
+
+
+def create_checkpoint_key(token: TokenConfig, wanted: KeyConfig) -> bytes:
+    """Generate the key pair that signs checkpoints, on P-256, and have it sign once.
+
+    Returns:
+        The public key as SubjectPublicKeyInfo in DER. The private key is only in the token.
+
+    Raises:
+        TokenRefusedError: an object with the key's label or id exists, or the token can't make such a key.
+        OtahsmError: as `logged_in`. A key that was made before a failure is destroyed again.
+    """
+    with _new_key(token, wanted, CHECKPOINT_KEY_TYPE) as (public, private):
+        public_key = keys.decode_public_key(public)
+        SigningKey(private, public_key, SIGNATURE_ALGORITHMS[CHECKPOINT_KEY_TYPE]).sign(PROBE)
+        return encode_spki(public_key)
+
+
+@contextlib.contextmanager
+def _new_key(
+    token: TokenConfig, wanted: KeyConfig, key_type: KeyType
+) -> Iterator[tuple[pkcs11.PublicKey, pkcs11.PrivateKey]]:
+    """Log in and generate a key pair; destroy it again if the block fails."""
     with logged_in(token, read_write=True) as session:
         try:
-            keys.refuse_existing(session, ca)
+            keys.refuse_existing(session, wanted)
         except pkcs11.PKCS11Error as error:
             raise explain(error, "looking for existing keys") from None
-        public, private = keys.generate(session, ca, key_type)
+        public, private = keys.generate(session, wanted, key_type)
         try:
-            return _self_sign(public, private, key_type, common_name, now, days, kind)
+            yield public, private
         except (OtahsmError, pkcs11.PKCS11Error) as error:
             for key in (public, private):
                 with contextlib.suppress(pkcs11.PKCS11Error):
@@ -169,11 +195,24 @@ def write_certificate(path: Path, der: bytes) -> None:
     Raises:
         ConfigError: the file exists or can't be written.
     """
+    _write_new(path, pem.armor("CERTIFICATE", der), "the CA certificate")
+
+
+def write_verifier_key(path: Path, vkey: str) -> None:
+    """Write a new verifier key (c2sp.org/signed-note), durably; never over an existing file.
+
+    Raises:
+        ConfigError: the file exists or can't be written.
+    """
+    _write_new(path, f"{vkey}\n".encode(), "the verifier key")
+
+
+def _write_new(path: Path, content: bytes, what: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
-            file.write(pem.armor("CERTIFICATE", der))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise ConfigError(f"the CA certificate {path} can't be written: {error.strerror}") from None
+        raise ConfigError(f"{what} {path} can't be written: {error.strerror}") from None

@@ -38,7 +38,7 @@ def start(setup: list[bytes]) -> Handler:
     Args:
         setup: as a signer's.
     """
-    signing = open_keys(setup)
+    signing = [keys[0] for keys in open_keys(setup)]
     threads = ThreadPoolExecutor(len(signing))
 
     def handle(parts: list[bytes]) -> list[bytes]:

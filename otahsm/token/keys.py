@@ -1,4 +1,4 @@
-"""CA keys in the token: making one, finding it, and what the token says of it."""
+"""Our keys in the token: making one, finding it, and what the token says of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pkcs11 import KeyType as TokenKeyType
 from pkcs11.constants import DEFAULT
 from pkcs11.util.ec import encode_named_curve_parameters
 
-from otahsm.config import CaConfig, KeyType
+from otahsm.config import KeyConfig, KeyType
 from otahsm.errors import TokenRefusedError, TokenUnavailableError
 from otahsm.pki import SIGNATURE_ALGORITHMS, PublicKey, key_type_of
 from otahsm.token.faults import explain
@@ -52,30 +52,30 @@ _MECHANISMS: Final = {"ecdsa": Mechanism.ECDSA, "rsa": Mechanism.RSA_PKCS, "edds
 _OTHER_USES: Final = (Attribute.SIGN_RECOVER, Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE)
 
 
-def refuse_existing(session: pkcs11.Session, ca: CaConfig) -> None:
-    """Make sure that no object carries the CA key's label or id yet.
+def refuse_existing(session: pkcs11.Session, wanted: KeyConfig) -> None:
+    """Make sure that no object carries the key's label or id yet.
 
     Raises:
         TokenRefusedError: one does.
     """
-    wanted: tuple[dict[Attribute, Any], ...] = (
-        {Attribute.LABEL: ca.key_label},
-        {Attribute.ID: bytes.fromhex(ca.key_id)},
+    either: tuple[dict[Attribute, Any], ...] = (
+        {Attribute.LABEL: wanted.key_label},
+        {Attribute.ID: bytes.fromhex(wanted.key_id)},
     )
-    for attributes in wanted:
+    for attributes in either:
         for found in session.get_objects(attributes):
             what = ObjectClass(found[Attribute.CLASS]).name.lower().replace("_", " ")
             raise TokenRefusedError(
                 f"the token already holds a {what} with label {found[Attribute.LABEL]!r} and id"
                 f" {found[Attribute.ID].hex()}; nothing was changed",
-                hint="Choose another [ca] key_label and key_id, or use the key that exists.",
+                hint="Choose another key_label and key_id, or use the key that exists.",
             )
 
 
 def generate(
-    session: pkcs11.Session, ca: CaConfig, key_type: KeyType
+    session: pkcs11.Session, wanted: KeyConfig, key_type: KeyType
 ) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
-    """Generate the CA key pair: token object, private, sensitive, not extractable, for signing alone.
+    """Generate a key pair: token object, private, sensitive, not extractable, for signing alone.
 
     Some tokens refuse a template that says what a key may *not* do; they are asked again without.
 
@@ -83,11 +83,11 @@ def generate(
         TokenRefusedError: the token can't make or use such a key.
     """
     try:
-        return _generate(session, ca, key_type, dict.fromkeys(_OTHER_USES, False))
+        return _generate(session, wanted, key_type, dict.fromkeys(_OTHER_USES, False))
     except pkcs11.PKCS11Error:
         pass
     try:
-        return _generate(session, ca, key_type, dict.fromkeys(_OTHER_USES, DEFAULT))
+        return _generate(session, wanted, key_type, dict.fromkeys(_OTHER_USES, DEFAULT))
     except pkcs11.PKCS11Error as error:
         raise TokenRefusedError(
             f"the token can't make a key of type {key_type} ({type(error).__name__})",
@@ -97,13 +97,13 @@ def generate(
 
 def _generate(
     session: pkcs11.Session,
-    ca: CaConfig,
+    wanted: KeyConfig,
     key_type: KeyType,
     unused: Mapping[Attribute, object],
 ) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
     arguments: dict[str, Any] = {
-        "label": ca.key_label,
-        "id": bytes.fromhex(ca.key_id),
+        "label": wanted.key_label,
+        "id": bytes.fromhex(wanted.key_id),
         "store": True,
         "public_template": {Attribute.VERIFY: True, Attribute.ENCRYPT: DEFAULT, Attribute.WRAP: DEFAULT},
         "private_template": {
@@ -121,8 +121,8 @@ def _generate(
     return domain.generate_keypair(**arguments)
 
 
-def find_private_key(session: pkcs11.Session, ca: CaConfig) -> pkcs11.PrivateKey:
-    """Find the CA's private key by label and id.
+def find_private_key(session: pkcs11.Session, wanted: KeyConfig) -> pkcs11.PrivateKey:
+    """Find a private key by label and id.
 
     Raises:
         TokenUnavailableError: it is not there (some tokens say so when they mean "logged out").
@@ -130,28 +130,29 @@ def find_private_key(session: pkcs11.Session, ca: CaConfig) -> pkcs11.PrivateKey
     """
     try:
         key = session.get_key(
-            object_class=ObjectClass.PRIVATE_KEY, label=ca.key_label, id=bytes.fromhex(ca.key_id)
+            object_class=ObjectClass.PRIVATE_KEY, label=wanted.key_label, id=bytes.fromhex(wanted.key_id)
         )
     except pkcs11.NoSuchKey:
         raise TokenUnavailableError(
-            f"the token shows no private key with label {ca.key_label!r} and id {ca.key_id}",
-            hint="Check [ca] key_label and key_id, or make the key with `otahsm ca init`.",
+            f"the token shows no private key with label {wanted.key_label!r} and id {wanted.key_id}",
+            hint="Check key_label and key_id. `otahsm ca init` makes the CA's key, and `otahsm ledger"
+            " init-key` the one for checkpoints.",
         ) from None
     except pkcs11.PKCS11Error as error:
-        raise explain(error, "looking for the CA key") from None
+        raise explain(error, "looking for the key") from None
     return cast(pkcs11.PrivateKey, key)
 
 
-def destroy_throwaway(session: pkcs11.Session, ca: CaConfig) -> None:
+def destroy_throwaway(session: pkcs11.Session, wanted: KeyConfig) -> None:
     """Destroy a throwaway key pair, and no other.
 
     Raises:
         ValueError: its label is not that of a throwaway.
         PKCS11Error: the token failed.
     """
-    if not ca.key_label.startswith(THROWAWAY_LABEL):
-        raise ValueError(f"{ca.key_label!r} is not the label of a throwaway key")
-    attributes = {Attribute.LABEL: ca.key_label, Attribute.ID: bytes.fromhex(ca.key_id)}
+    if not wanted.key_label.startswith(THROWAWAY_LABEL):
+        raise ValueError(f"{wanted.key_label!r} is not the label of a throwaway key")
+    attributes = {Attribute.LABEL: wanted.key_label, Attribute.ID: bytes.fromhex(wanted.key_id)}
     for key in list(session.get_objects(attributes)):
         key.destroy()
 
@@ -178,7 +179,7 @@ def decode_public_key(key: pkcs11.Key) -> PublicKey:
                 decode = partial(ec.EllipticCurvePublicKey.from_encoded_point, curve)
                 public = _either_form(key, decode)
     if public is None or key_type_of(public) is None:
-        raise TokenRefusedError("the CA key in the token is of a type that otahsm doesn't sign with")
+        raise TokenRefusedError("the key in the token is of a type that otahsm doesn't sign with")
     return public
 
 

@@ -1,7 +1,8 @@
-"""A signer: the process that holds PIN, session and key. `python -m otahsm.token.signer` is its main.
+"""A signer: the process that holds PIN, session and keys. `python -m otahsm.token.signer` is its main.
 
-It answers a batch of messages with as many signatures, each verified. Any fault of the token's ends the
-process: a session on which a call failed may be poisoned, and a fresh process is known to recover.
+It answers a batch, which is the number of a key and messages, with as many signatures, each verified. Any
+fault of the token's ends the process: a session on which a call failed may be poisoned, and a fresh process
+is known to recover.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from queue import SimpleQueue
 
 import pkcs11
 
-from otahsm.config import CaConfig, TokenConfig
-from otahsm.pki import load_issuer
+from otahsm.config import KeyConfig, TokenConfig
+from otahsm.pki import PublicKey, SignatureAlgorithm, load_public_key
 from otahsm.token.faults import explain
 from otahsm.token.keys import find_private_key
 from otahsm.token.pool import PROBE
@@ -28,42 +29,56 @@ _for_life = ExitStack()
 
 
 def start(setup: list[bytes]) -> Handler:
-    """Log in, find the key and show that it signs; return what answers a batch.
+    """Log in, find the keys and show that they sign; return what answers a batch.
 
     Args:
         setup: as `open_keys` takes it.
     """
-    keys = open_keys(setup)
-    if len(keys) > 1:
-        return ParallelSigning(keys).sign
-    (key,) = keys
-    return lambda messages: [key.sign(message) for message in messages]
+    sessions = open_keys(setup)
+    if len(sessions) > 1:
+        return ParallelSigning(sessions).sign
+    (keys,) = sessions
+
+    def sign(batch: list[bytes]) -> list[bytes]:
+        number, *messages = batch
+        key = keys[int(number)]
+        return [key.sign(message) for message in messages]
+
+    return sign
 
 
-def open_keys(setup: list[bytes]) -> list[SigningKey]:
-    """Log in for the life of the process; return the CA key in each of `[token] sessions` sessions.
+def open_keys(setup: list[bytes]) -> list[list[SigningKey]]:
+    """Log in for the life of the process; return all keys in each of `[token] sessions` sessions.
 
     Args:
-        setup: [token] and [ca] as JSON, and the CA certificate in DER.
+        setup: as `signer_setup` makes it.
 
     Raises:
-        OtahsmError: as `logged_in`; or the key is not there, or does not sign.
+        OtahsmError: as `logged_in`; or a key is not there, or does not sign.
     """
-    token_json, ca_json, certificate = setup
-    token, ca = TokenConfig.model_validate_json(token_json), CaConfig.model_validate_json(ca_json)
-    issuer = load_issuer(certificate)
+    token_json, *parts = setup
+    token = TokenConfig.model_validate_json(token_json)
+    wanted = [_wanted(*parts[at : at + 3]) for at in range(0, len(parts), 3)]
     first = _for_life.enter_context(logged_in(token))
     try:
         # Login is the token's state, not the session's (PKCS#11 v2.40, section 5.6): once is enough.
         sessions = [first, *(first.token.open() for _ in range(token.sessions - 1))]
     except pkcs11.PKCS11Error as error:
         raise explain(error, f"opening {token.sessions} sessions") from None
-    keys = [
-        SigningKey(find_private_key(session, ca), issuer.public_key, issuer.algorithm) for session in sessions
+    opened = [
+        [
+            SigningKey(find_private_key(session, config), public_key, algorithm)
+            for config, public_key, algorithm in wanted
+        ]
+        for session in sessions
     ]
-    for key in keys:
+    for key in chain.from_iterable(opened):
         key.sign(PROBE)
-    return keys
+    return opened
+
+
+def _wanted(label: bytes, key_id: bytes, spki: bytes) -> tuple[KeyConfig, PublicKey, SignatureAlgorithm]:
+    return KeyConfig(key_label=label.decode(), key_id=key_id.hex()), *load_public_key(spki)
 
 
 class ParallelSigning:
@@ -73,29 +88,30 @@ class ParallelSigning:
     token with many sessions is never idle while there is work.
 
     Args:
-        keys: the CA key, once for each session.
+        sessions: the keys of each session.
     """
 
-    def __init__(self, keys: list[SigningKey]) -> None:
-        self._sessions = len(keys)
-        self._free: SimpleQueue[SigningKey] = SimpleQueue()
-        for key in keys:
-            self._free.put(key)
-        self._threads = ThreadPoolExecutor(len(keys), thread_name_prefix="session")
+    def __init__(self, sessions: list[list[SigningKey]]) -> None:
+        self._sessions = len(sessions)
+        self._free: SimpleQueue[list[SigningKey]] = SimpleQueue()
+        for keys in sessions:
+            self._free.put(keys)
+        self._threads = ThreadPoolExecutor(len(sessions), thread_name_prefix="session")
 
-    def sign(self, messages: list[bytes]) -> Iterator[bytes]:
+    def sign(self, batch: list[bytes]) -> Iterator[bytes]:
         """Begin to sign; yield the signatures in order, waiting for each. Raises as `SigningKey.sign`."""
+        number, *messages = batch
         size = -(-len(messages) // self._sessions)
         parts = [messages[at : at + size] for at in range(0, len(messages), max(size, 1))]
-        signing = [self._threads.submit(self._sign, part) for part in parts]
+        signing = [self._threads.submit(self._sign, int(number), part) for part in parts]
         return chain.from_iterable(part.result() for part in signing)
 
-    def _sign(self, messages: Iterable[bytes]) -> list[bytes]:
-        key = self._free.get()  # there are as many as threads
+    def _sign(self, number: int, messages: Iterable[bytes]) -> list[bytes]:
+        keys = self._free.get()  # there are as many as threads
         try:
-            return [key.sign(message) for message in messages]
+            return [keys[number].sign(message) for message in messages]
         finally:
-            self._free.put(key)
+            self._free.put(keys)
 
 
 if __name__ == "__main__":

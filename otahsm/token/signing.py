@@ -21,11 +21,11 @@ _DIGEST_INFO_SHA256: Final[bytes] = DigestInfo(
 
 
 class SigningKey:
-    """The CA's private key in an open session.
+    """A private key in an open session.
 
     Args:
         key: the handle in the token.
-        public_key: what its signatures must verify with: the CA certificate's key.
+        public_key: what its signatures must verify with.
         algorithm: how it signs.
     """
 
@@ -50,10 +50,11 @@ class SigningKey:
             raise explain(error, "signing") from None
         if not signature_is_valid(self._public_key, self._algorithm, signature, message):
             raise TokenUnavailableError(
-                "the token returned a signature that does not verify with the CA certificate's key; it was"
+                "the token returned a signature that does not verify with the public key of its key; it was"
                 " thrown away",
-                hint="If this happens at every start, [ca] certificate and key_label don't belong together."
-                " If it happens now and then, the HSM is failing: take it out of service.",
+                hint="If this happens at every start, [ca] certificate and key_label don't belong together,"
+                " or [checkpoint] verifier_key and key_label don't. If it happens now and then, the HSM is"
+                " failing: take it out of service.",
             )
         return signature
 

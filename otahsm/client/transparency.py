@@ -1,0 +1,91 @@
+"""The client's side of `TransparencyService`: fetches checkpoints and proofs. It believes none of them.
+
+What it returns is to be verified with `otahsm.tlog` and the log's verifier key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from otahsm.client.asking import ask_patiently
+from otahsm.client.connection import ClientTls
+from otahsm.client.replicas import Replicas
+from otahsm.v1 import transparency_pb2 as pb
+from otahsm.v1 import transparency_pb2_grpc
+
+
+class TransparencyClient:
+    """A client of one daemon, or of several that share a ledger. Use it as an asynchronous context manager.
+
+    Args:
+        targets: as `IssuingClient` takes them.
+        tls: the operator CA, and this client's certificate and key.
+        patience: for how many seconds a daemon that is unavailable is asked again.
+
+    Raises:
+        ConfigError: a TLS file can't be read, or there is no target.
+    """
+
+    def __init__(self, targets: str | Sequence[str], tls: ClientTls, *, patience: float = 30.0) -> None:
+        self._patience = patience
+        self._replicas = Replicas([targets] if isinstance(targets, str) else targets, tls)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._replicas.close()
+
+    async def checkpoint(self, *, make_new: bool = False) -> bytes:
+        """Return the last checkpoint, a signed note; or have one made of all that is recorded by now.
+
+        Raises:
+            OtahsmError: the daemon has none, or can't be reached.
+        """
+
+        async def ask(channel: grpc.aio.Channel, seconds: float) -> pb.GetCheckpointResponse:
+            request = pb.GetCheckpointRequest(make_new=make_new)
+            return await _stub(channel).GetCheckpoint(request, timeout=seconds)
+
+        return (await ask_patiently(self._replicas, ask, self._patience)).checkpoint
+
+    async def prove_inclusion(self, serial: int) -> bytes:
+        """Return the proof that a certificate is in the log (c2sp.org/tlog-proof); its extra is the leaf.
+
+        Raises:
+            NotFoundError: there is no such certificate.
+            OtahsmError: the daemon can't prove it, or can't be reached.
+        """
+
+        async def ask(channel: grpc.aio.Channel, seconds: float) -> pb.GetInclusionProofResponse:
+            octets = serial.to_bytes(max(1, -(-serial.bit_length() // 8)), "big")
+            request = pb.GetInclusionProofRequest(serial_number=octets)
+            return await _stub(channel).GetInclusionProof(request, timeout=seconds)
+
+        return (await ask_patiently(self._replicas, ask, self._patience)).proof
+
+    async def prove_consistency(self, old_size: int) -> bytes:
+        """Return the proof that the log only grew since it had so many leaves (c2sp.org/tlog-witness).
+
+        Raises:
+            OtahsmError: the daemon can't prove it, or can't be reached.
+        """
+
+        async def ask(channel: grpc.aio.Channel, seconds: float) -> pb.GetConsistencyProofResponse:
+            request = pb.GetConsistencyProofRequest(old_size=old_size)
+            return await _stub(channel).GetConsistencyProof(request, timeout=seconds)
+
+        return (await ask_patiently(self._replicas, ask, self._patience)).proof
+
+
+def _stub(channel: grpc.aio.Channel) -> transparency_pb2_grpc.TransparencyServiceAsyncStub:
+    stub: transparency_pb2_grpc.TransparencyServiceAsyncStub = transparency_pb2_grpc.TransparencyServiceStub(
+        channel
+    )
+    return stub

@@ -1,0 +1,272 @@
+"""Shows that the ledger only grows: makes its tree grow, has it signed, and proves what is in it.
+
+What is signed can't be taken back, so a tree is only signed if the last one that was signed is its beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import Final, NamedTuple
+
+from otahsm.config import CheckpointConfig
+from otahsm.errors import (
+    ConfigError,
+    EvidenceError,
+    LedgerTamperedError,
+    LedgerUnavailableError,
+    NotFoundError,
+    OtahsmError,
+    RequestRefusedError,
+)
+from otahsm.ledger import Head, Ledger, MerkleLog
+from otahsm.tlog import (
+    Checkpoint,
+    ConsistencyProof,
+    InclusionProof,
+    VerifierKey,
+    assemble,
+    parse_note,
+    verify_consistency,
+)
+from otahsm.token import SignerPool
+from otahsm.workers import Report
+
+_LOOK_SECONDS: Final = 1.0
+_TURN_SECONDS: Final = 0.05  # until another replica has done a step
+_LAST_SECONDS: Final = 5.0  # that the end of the daemon may wait for a last checkpoint
+_SERIAL_BYTES: Final = 20
+
+
+class Signed(NamedTuple):
+    """A checkpoint: the number of leaves, and the signed note."""
+
+    size: int
+    note: bytes
+
+
+class LeafProof(NamedTuple):
+    """What the leaf of a certificate holds, and the proof (c2sp.org/tlog-proof) that the log has it."""
+
+    leaf: bytes
+    proof: bytes
+
+
+def load_verifier_key(config: CheckpointConfig) -> VerifierKey:
+    """Read the public key that checkpoints are verified with.
+
+    Raises:
+        ConfigError: the file can't be read, is no verifier key, or is another log's.
+    """
+    path = config.verifier_key
+    try:
+        key = VerifierKey.parse(path.read_text(encoding="utf-8").removesuffix("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"[checkpoint] verifier_key {path} can't be read: {error}",
+            hint="Make the key with `otahsm ledger init-key`.",
+        ) from None
+    except EvidenceError as error:
+        raise ConfigError(f"[checkpoint] verifier_key {path}: {error.message}") from None
+    if key.name != config.origin:
+        raise ConfigError(f"[checkpoint] verifier_key {path} is of the log {key.name}, not {config.origin}")
+    return key
+
+
+class Transparency:
+    """The tree of one ledger.
+
+    Args:
+        ledger: open when this is used.
+        signers: have the key of checkpoints.
+        key_number: which of the signers' keys that is.
+        config: how often checkpoints are made; None: they are not.
+        key: verifies them; with `config`.
+        report: called with (event, pid, error) when the tree can't grow, or can't be signed.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        signers: SignerPool,
+        *,
+        key_number: int,
+        config: CheckpointConfig | None,
+        key: VerifierKey | None,
+        report: Report,
+    ) -> None:
+        self._log = MerkleLog(ledger)
+        self._signers = signers
+        self._key_number = key_number
+        self._config = config
+        self._key = key
+        self._report = report
+        self._making = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Have the tree grow soon after what is written, and be signed at intervals; for ever."""
+        said, rest_until = "", 0.0
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                await self._grow()
+                if time.monotonic() >= rest_until and await self._is_due():
+                    rest_until = time.monotonic() + _interval(
+                        self._config
+                    )  # a token that fails is not hammered
+                    await self.make_checkpoint()
+            except LedgerUnavailableError:
+                pass  # whoever tends the ledger tells
+            except OtahsmError as error:
+                if error.message != said:
+                    self._report("transparency.failed", os.getpid(), error)
+                said = error.message
+            else:
+                said = ""
+
+    async def close(self) -> None:
+        """Have all that was released signed, if that can be done at once."""
+        with contextlib.suppress(OtahsmError, TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                if self._key is not None and self._signers.ready:
+                    await self.make_checkpoint()
+
+    async def checkpoint(self) -> Signed:
+        """Return the last checkpoint; make one if there was none yet. Raises as `make_checkpoint`."""
+        self._need_key()
+        head = await self._head()
+        return Signed(head.size, head.note) if head.size is not None else await self.make_checkpoint()
+
+    async def make_checkpoint(self) -> Signed:
+        """Have all that is recorded signed; return the last checkpoint if nothing is new since.
+
+        Raises:
+            ConfigError: there is no [checkpoint].
+            LedgerTamperedError: the tree is not what was signed before, and more.
+            LedgerUnavailableError: the ledger can't be read or written.
+            TokenUnavailableError, TokenRefusedError: it could not be signed.
+        """
+        key = self._need_key()
+        async with self._making:
+            await self._grow()
+            head = await self._head()
+            size, root = head.tree.size, head.tree.root
+            if head.size == size:
+                return Signed(size, head.note)
+            await self._check_that_it_grew(head)
+            text = Checkpoint(key.name, size, root).encode()
+            (signature,) = await self._signers.sign([text], key=self._key_number)
+            note = assemble(text, key, signature)
+            return Signed(size, await self._log.keep(size, note, time.time_ns() // 1000))
+
+    async def prove_inclusion(self, serial: bytes) -> LeafProof:
+        """Prove that a certificate is in the log; makes a checkpoint if the last one is older than it.
+
+        Args:
+            serial: the serial number, big-endian; leading zeroes don't count.
+
+        Raises:
+            NotFoundError: there is no such certificate.
+            OtahsmError: as `make_checkpoint`.
+        """
+        key = self._need_key()
+        padded = serial.lstrip(b"\0").rjust(_SERIAL_BYTES, b"\0")
+        leaf = await self._log.find(padded)
+        if leaf is None:
+            await self._grow()
+            leaf = await self._log.find(padded)
+        if leaf is None:
+            raise NotFoundError(f"the ledger has no certificate with the serial number {serial.hex() or 0}")
+        size, note = await self.checkpoint()
+        if leaf.leaf_index >= size:
+            size, note = await self.make_checkpoint()
+        hashes = await self._log.prove_inclusion(leaf.leaf_index, size)
+        if hashes is None:
+            raise LedgerTamperedError("nodes of the tree are missing")
+        proof = InclusionProof(leaf.leaf_index, tuple(hashes), note, leaf.content)
+        try:
+            proof.verify(leaf.content, key)
+        except EvidenceError as error:
+            raise LedgerTamperedError(f"what is in the ledger can't be proven: {error.message}") from None
+        return LeafProof(leaf.content, proof.encode())
+
+    async def prove_consistency(self, old_size: int) -> bytes:
+        """Prove that the log only grew since it had so many leaves, up to the last checkpoint.
+
+        If that one has no more leaves, a new one is made.
+
+        Returns:
+            The proof, as c2sp.org/tlog-witness has it.
+
+        Raises:
+            RequestRefusedError: the log never had so many leaves.
+            OtahsmError: as `make_checkpoint`.
+        """
+        size, note = await self.checkpoint()
+        if old_size >= size:
+            size, note = await self.make_checkpoint()
+        if old_size > size:
+            raise RequestRefusedError(
+                "old_size",
+                f"the log has {size} leaves, and never had {old_size}",
+                hint="If a checkpoint of the log says otherwise, the ledger was replaced by an older copy:"
+                " keep the checkpoint.",
+            )
+        hashes = await self._log.prove_consistency(old_size, size)
+        if hashes is None:
+            raise LedgerTamperedError("nodes of the tree are missing")
+        return ConsistencyProof(old_size, tuple(hashes), note).encode()
+
+    def _need_key(self) -> VerifierKey:
+        if self._key is None:
+            raise ConfigError(
+                "the daemon signs no checkpoints: its configuration has no [checkpoint]",
+                hint="Add the section, and make its key with `otahsm ledger init-key`.",
+            )
+        return self._key
+
+    async def _is_due(self) -> bool:
+        if self._config is None or not self._signers.ready:
+            return False
+        head = await self._head()
+        waited = time.time() - head.made_at / 1e6
+        # A clock that went back must not keep it from being made.
+        return head.tree.size not in (0, head.size) and not 0 <= waited < self._config.interval_seconds
+
+    async def _grow(self) -> None:
+        """Make leaves of all that waits for it."""
+        while True:
+            step = await self._log.grow()
+            if step.problem:
+                raise LedgerTamperedError(f"the tree can't grow: {step.problem}")
+            if not step.more:
+                return
+            if not step.taken:
+                await asyncio.sleep(_TURN_SECONDS)
+
+    async def _head(self) -> Head:
+        head = await self._log.head()
+        if head is None:
+            raise LedgerTamperedError("the state of the tree is spoilt")
+        return head
+
+    async def _check_that_it_grew(self, head: Head) -> None:
+        """Check that the tree begins with the one of the last checkpoint."""
+        if head.size is None:
+            return
+        try:
+            old = Checkpoint.parse(parse_note(head.note).text)
+            hashes = await self._log.prove_consistency(old.size, head.tree.size)
+            if hashes is None:
+                raise EvidenceError("Nodes of the tree are missing, or it has shrunk.")  # noqa: TRY301
+            verify_consistency(old.size, old.root, head.tree.size, head.tree.root, hashes)
+        except EvidenceError as error:
+            raise LedgerTamperedError(
+                f"the tree is not what was signed at {head.size} leaves, and more: {error.message}"
+            ) from None
+
+
+def _interval(config: CheckpointConfig | None) -> float:
+    return config.interval_seconds if config else 0.0
