@@ -85,7 +85,7 @@ class NotFoundError(OtahsmError):
     code = Code.NOT_FOUND
     reason = "NOT_FOUND"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Check what was asked for; is this the daemon of the right CA?"
+    default_hint = "Check what was asked for, and whether this is the daemon of the right CA."
 
 
 class ConflictError(OtahsmError):

@@ -58,6 +58,7 @@ WORDS: Final = {
     " CRL by then refuse every device.",
     "crl.refresh_hours": "How often a CRL is made anew. It must be less than `validity_hours`.",
     "crl.directory": "The folder that CRLs are written to, for a web server; files are named as in `url`.",
+    "checkpoint.key_id": "The key's CKA_ID, in hexadecimal.",
     "client.ca": "The CA that the daemon's own certificate must come from, in PEM.",
     "client.certificate": "This client's certificate (and chain), of the CA in `tls.client_ca`, in PEM.",
     "client.key": "The private key of `certificate`, in PEM, not encrypted.",

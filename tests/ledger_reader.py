@@ -9,6 +9,9 @@ from typing import Any, Final
 
 import psycopg
 
+from otahsm.ledger import Verdict, snapshot, verify
+from otahsm.tlog import Checkpoint, VerifierKey
+
 from harness import Fleet
 
 _EVERYTHING: Final = (
@@ -50,3 +53,15 @@ def certificates(fleet: Fleet) -> dict[str, bytes]:
     by_device = {row.device_id: row.certificate for row in issued if row.certificate is not None}
     assert len(by_device) == len(issued)
     return by_device
+
+
+def key_of(fleet: Fleet) -> VerifierKey:
+    """Read what its checkpoints are verified with."""
+    return VerifierKey.parse((fleet.folder / "ledger/checkpoint.vkey").read_text().strip())
+
+
+def verified(fleet: Fleet, *known: Checkpoint) -> Verdict:
+    """Compute its tree anew."""
+    assert fleet.config.ledger is not None
+    with snapshot(fleet.config.ledger) as connection:
+        return verify(connection, [key_of(fleet)], known)

@@ -13,7 +13,7 @@ from otahsm.errors import DaemonUnavailableError
 
 from devices import issue_all, new_requests
 from harness import Fleet, RunningDaemon, running
-from ledger_reader import certificates, rows
+from ledger_reader import certificates, rows, verified
 from postgres import PostgresServer
 
 
@@ -42,10 +42,13 @@ def fleet(make_fleet: Callable[[], Fleet], postgres_server: PostgresServer) -> F
 
 
 def check_the_books(fleet: Fleet) -> None:
-    """No serial twice, and each one was either released or is void."""
+    """No serial twice, each one was either released or is void, and all of it fits what was signed."""
     everything = rows(fleet)
     assert len({row.serial for row in everything}) == len(everything)
     assert all((row.certificate is None) == (row.void_reason is not None) for row in everything)
+    verdict = verified(fleet)
+    assert verdict.good
+    assert verdict.leaves + verdict.waiting == len(everything)
 
 
 async def ask(daemon: RunningDaemon, requests: list[CertificateRequest]) -> dict[str, bytes]:

@@ -37,6 +37,7 @@ def shipped() -> dict[str, Any]:
         "MODULE": "/usr/lib/softhsm/libsofthsm2.so",
         "LABEL": "otahsm-quickstart",
         "SOFTHSM2_CONF": "/etc/otahsm/token/softhsm2.conf",
+        "ORIGIN": "ota.example/ledger",
     }.items():
         assert f"@{name}@" in text
         text = text.replace(f"@{name}@", value)

@@ -1,0 +1,244 @@
+"""Checkpoints and proofs of a running daemon: the verifier key alone verifies them, and no changed one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+
+import pytest
+
+from otahsm.client import IssuedCertificate, TransparencyClient
+from otahsm.errors import (
+    ConfigError,
+    EvidenceError,
+    LedgerTamperedError,
+    NotFoundError,
+    OtahsmError,
+)
+from otahsm.tlog import (
+    ConsistencyProof,
+    InclusionProof,
+    open_checkpoint,
+    parse_leaf,
+)
+
+from devices import issue_all, new_requests
+from harness import Fleet, RunningDaemon, eventually, running
+from ledger_reader import key_of, verified
+
+
+def client_of(daemon: RunningDaemon) -> TransparencyClient:
+    return TransparencyClient(daemon.address, daemon.fleet.tls, patience=10)
+
+
+async def issued(daemon: RunningDaemon, count: int) -> list[IssuedCertificate]:
+    async with daemon.client() as client:
+        certificates, refused = await issue_all(client, new_requests(count))
+    assert not refused
+    return certificates
+
+
+def tamper(fleet: Fleet, *statements: str) -> None:
+    with closing(sqlite3.connect(fleet.folder / "ledger/ledger.sqlite3")) as database, database:
+        for statement in statements:
+            database.execute(statement)
+
+
+@pytest.fixture
+async def transparency(shared_daemon: RunningDaemon) -> AsyncIterator[TransparencyClient]:
+    async with client_of(shared_daemon) as client:
+        yield client
+
+
+async def test_every_certificate_can_be_proven_the_moment_a_client_has_it(
+    shared_daemon: RunningDaemon, transparency: TransparencyClient
+) -> None:
+    key = key_of(shared_daemon.fleet)
+    for certificate in await issued(shared_daemon, 5):
+        proof = InclusionProof.parse(await transparency.prove_inclusion(certificate.serial))
+        assert proof.verify(proof.extra, key).origin == key.name
+        leaf = parse_leaf(proof.extra)
+        assert leaf["der"] == certificate.chain[0].hex()
+        assert leaf["device_id"] == certificate.device_id
+        assert leaf["client"] == "cn:quickstart"
+
+
+async def test_no_changed_proof_verifies(
+    shared_daemon: RunningDaemon, transparency: TransparencyClient
+) -> None:
+    certificates = await issued(shared_daemon, 5)
+    old = open_checkpoint(await transparency.checkpoint(make_new=True), key_of(shared_daemon.fleet))
+    await issued(shared_daemon, 3)
+    inclusion = await transparency.prove_inclusion(certificates[0].serial)
+    consistency = await transparency.prove_consistency(old.size)
+    key = key_of(shared_daemon.fleet)
+
+    def included(octets: bytes) -> None:
+        proof = InclusionProof.parse(octets)
+        proof.verify(proof.extra, key)
+
+    def grown(octets: bytes) -> None:
+        ConsistencyProof.parse(octets).verify(old, key)
+
+    for proof, check in ((inclusion, included), (consistency, grown)):
+        check(proof)
+        for at in range(len(proof)):
+            for changed in (
+                proof[:at] + bytes([proof[at] ^ 1]) + proof[at + 1 :],
+                proof[:at] + proof[at + 1 :],
+            ):
+                with pytest.raises(EvidenceError):
+                    check(changed)
+
+
+async def test_the_log_is_proven_to_have_only_grown(
+    shared_daemon: RunningDaemon, transparency: TransparencyClient
+) -> None:
+    key = key_of(shared_daemon.fleet)
+    await issued(shared_daemon, 1)
+    notes = [await transparency.checkpoint(make_new=True)]
+    for count in (1, 4, 9):
+        await issued(shared_daemon, count)
+        notes.append(await transparency.checkpoint(make_new=True))
+    checkpoints = [open_checkpoint(note, key) for note in notes]
+    for old in checkpoints:
+        proof = ConsistencyProof.parse(await transparency.prove_consistency(old.size))
+        assert proof.verify(old, key).size >= checkpoints[-1].size
+
+
+async def test_a_proof_of_growth_reaches_beyond_the_checkpoint_that_it_begins_with(
+    shared_daemon: RunningDaemon, transparency: TransparencyClient
+) -> None:
+    old = open_checkpoint(await transparency.checkpoint(make_new=True), key_of(shared_daemon.fleet))
+    await issued(shared_daemon, 2)
+    proof = ConsistencyProof.parse(await transparency.prove_consistency(old.size))
+    assert proof.verify(old, key_of(shared_daemon.fleet)).size >= old.size + 2
+
+
+async def test_what_the_log_does_not_hold_can_not_be_proven(transparency: TransparencyClient) -> None:
+    with pytest.raises(NotFoundError):
+        await transparency.prove_inclusion(17)
+    with pytest.raises(OtahsmError, match="never had 1000000000"):
+        await transparency.prove_consistency(10**9)
+    with pytest.raises(OtahsmError, match="1 to 20 octets"):
+        await transparency.prove_inclusion(1 << 160)
+
+
+async def test_a_checkpoint_is_made_at_intervals_when_something_is_new(fleet: Fleet) -> None:
+    fleet.edit("interval_seconds = 60", "interval_seconds = 1")
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        await issued(daemon, 3)
+        eventually(lambda: verified(fleet).signed_size == 3, "no checkpoint is made")
+        await issued(daemon, 2)
+        eventually(lambda: verified(fleet).signed_size == 5, "no second checkpoint is made")
+        assert daemon.stop() == 0
+    verdict = verified(fleet)
+    assert verdict.good
+    assert verdict.checkpoints in (2, 3, 4)  # one may have been made in the middle of a batch
+
+
+async def test_what_was_released_is_signed_when_the_daemon_ends(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        await issued(daemon, 300)
+        assert daemon.stop() == 0
+    verdict = verified(fleet)
+    assert verdict.good
+    assert (verdict.leaves, verdict.signed_size, verdict.waiting) == (300, 300, 0)
+
+
+async def test_asking_twice_for_a_new_checkpoint_gives_one(daemon: RunningDaemon) -> None:
+    await issued(daemon, 3)
+    async with client_of(daemon) as client:
+        first, second = await asyncio.gather(*(client.checkpoint(make_new=True) for _ in range(2)))
+        assert first == second == await client.checkpoint()
+
+
+async def test_a_killed_daemon_leaves_a_ledger_that_verifies(fleet: Fleet) -> None:
+    fleet.edit("interval_seconds = 60", "interval_seconds = 1")
+    seen = 0
+    for _ in range(3):
+        with running(fleet) as daemon:
+            daemon.wait_for("health.changed", serving=True)
+            async with daemon.client(patience=0) as client:
+                with contextlib.suppress(OtahsmError):
+                    got = 0
+                    async for result in client.issue(new_requests(3000)):
+                        got += isinstance(result, IssuedCertificate)
+                        if got == 700:
+                            daemon.kill()
+                seen += got
+        assert verified(fleet).good
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        assert daemon.stop() == 0
+    verdict = verified(fleet)
+    assert verdict.good
+    assert verdict.waiting == 0
+    assert verdict.leaves == verdict.signed_size
+    assert verdict.leaves >= seen
+
+
+async def test_without_a_section_the_tree_is_kept_and_nothing_is_signed(fleet: Fleet) -> None:
+    toml = fleet.toml.read_text()
+    before, _, rest = toml.partition("[checkpoint]\n")
+    fleet.toml.write_text(before + "[issuance]" + rest.partition("[issuance]")[2])
+    assert fleet.config.checkpoint is None
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        certificates = await issued(daemon, 3)
+        async with client_of(daemon) as client:
+            with pytest.raises(ConfigError, match="signs no checkpoints"):
+                await client.checkpoint(make_new=True)
+            with pytest.raises(ConfigError, match="signs no checkpoints"):
+                await client.prove_inclusion(certificates[0].serial)
+        eventually(lambda: verified(fleet).leaves == 3, "the tree does not grow")
+        assert daemon.stop() == 0
+    assert verified(fleet).good
+
+
+async def test_a_tree_that_does_not_follow_from_what_was_signed_is_not_signed(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        certificates = await issued(daemon, 5)
+        async with client_of(daemon) as client:
+            note = await client.checkpoint(make_new=True)
+            tamper(fleet, "UPDATE leaves SET hash = zeroblob(32) WHERE leaf_index = 4")
+            await issued(daemon, 1)
+            with pytest.raises(LedgerTamperedError, match="not what was signed at 5 leaves"):
+                await client.checkpoint(make_new=True)
+            with pytest.raises(LedgerTamperedError):
+                await client.prove_inclusion(certificates[0].serial)
+            assert await client.checkpoint() == note
+        daemon.wait_for("transparency.failed", reason="LEDGER_TAMPERED")
+        await issued(daemon, 1)  # issuing goes on
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda fleet: (fleet.folder / "ledger/checkpoint.vkey").unlink(), "otahsm ledger init-key"),
+        (lambda fleet: (fleet.folder / "ledger/checkpoint.vkey").write_text("x"), "verifier key"),
+        (lambda fleet: fleet.edit('origin = "quickstart', 'origin = "another'), "is of the log quickstart"),
+        (lambda fleet: fleet.edit('key_id = "c1"', 'key_id = "01"'), "another key_label and another key_id"),
+    ],
+)
+def test_a_daemon_does_not_start_with_a_checkpoint_key_that_can_not_be(
+    fleet: Fleet, change: Callable[[Fleet], object], said: str
+) -> None:
+    change(fleet)
+    with running(fleet) as daemon:
+        assert daemon.process.wait(30) == 2
+    done = fleet.run("serve")
+    assert said in done.stderr
+
+
+def test_a_key_that_the_token_has_not_got_is_named(fleet: Fleet) -> None:
+    fleet.edit('key_label = "ledger-checkpoint"', 'key_label = "no-such-key"')
+    with running(fleet) as daemon:
+        (failed, *_) = daemon.wait_for("signer.failed")
+        assert "no private key with label 'no-such-key' and id c1" in failed["message"]
