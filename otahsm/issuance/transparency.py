@@ -28,6 +28,7 @@ from otahsm.tlog import (
     InclusionProof,
     VerifierKey,
     assemble,
+    open_checkpoint,
     parse_note,
     verify_consistency,
 )
@@ -134,10 +135,12 @@ class Transparency:
                     await self.make_checkpoint()
 
     async def checkpoint(self) -> Signed:
-        """Return the last checkpoint; make one if there was none yet. Raises as `make_checkpoint`."""
-        self._need_key()
+        """Return the last checkpoint; make one if this key signed none yet. Raises as `make_checkpoint`."""
+        key = self._need_key()
         head = await self._head()
-        return Signed(head.size, head.note) if head.size is not None else await self.make_checkpoint()
+        if head.size is not None and _is_signed(head.note, key):
+            return Signed(head.size, head.note)
+        return await self.make_checkpoint()
 
     async def make_checkpoint(self) -> Signed:
         """Have all that is recorded signed; return the last checkpoint if nothing is new since.
@@ -153,13 +156,14 @@ class Transparency:
             await self._grow()
             head = await self._head()
             size, root = head.tree.size, head.tree.root
-            if head.size == size:
+            if head.size == size and _is_signed(head.note, key):
                 return Signed(size, head.note)
             await self._check_that_it_grew(head)
             text = Checkpoint(key.name, size, root).encode()
             (signature,) = await self._signers.sign([text], key=self._key_number)
             note = assemble(text, key, signature)
-            return Signed(size, await self._log.keep(size, note, time.time_ns() // 1000))
+            kept = await self._log.keep(size, note, time.time_ns() // 1000)
+            return Signed(size, kept if _is_signed(kept, key) else note)  # it may be a former key's
 
     async def prove_inclusion(self, serial: bytes) -> LeafProof:
         """Prove that a certificate is in the log; makes a checkpoint if the last one is older than it.
@@ -266,6 +270,14 @@ class Transparency:
             raise LedgerTamperedError(
                 f"the tree is not what was signed at {head.size} leaves, and more: {error.message}"
             ) from None
+
+
+def _is_signed(note: bytes, key: VerifierKey) -> bool:
+    try:
+        open_checkpoint(note, key)
+    except EvidenceError:
+        return False
+    return True
 
 
 def _interval(config: CheckpointConfig | None) -> float:

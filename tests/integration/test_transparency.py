@@ -21,6 +21,7 @@ from otahsm.errors import (
 from otahsm.tlog import (
     ConsistencyProof,
     InclusionProof,
+    VerifierKey,
     open_checkpoint,
     parse_leaf,
 )
@@ -242,3 +243,31 @@ def test_a_key_that_the_token_has_not_got_is_named(fleet: Fleet) -> None:
     with running(fleet) as daemon:
         (failed, *_) = daemon.wait_for("signer.failed")
         assert "no private key with label 'no-such-key' and id c1" in failed["message"]
+
+
+async def test_a_new_key_signs_on_and_the_old_one_still_verifies_what_it_signed(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        certificates = await issued(daemon, 3)
+        assert daemon.stop() == 0
+    old = key_of(fleet)
+    fleet.edit('verifier_key = "ledger/checkpoint.vkey"', 'verifier_key = "ledger/new.vkey"')
+    fleet.edit('key_label = "ledger-checkpoint"', 'key_label = "new"')
+    fleet.edit('key_id = "c1"', 'key_id = "c2"')
+    assert fleet.run("ledger", "init-key").returncode == 0
+    new = VerifierKey.parse((fleet.folder / "ledger/new.vkey").read_text().strip())
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        async with client_of(daemon) as client:
+            assert open_checkpoint(await client.checkpoint(), new).size == 3
+            proof = InclusionProof.parse(await client.prove_inclusion(certificates[0].serial))
+            assert proof.verify(proof.extra, new).size == 3
+            await issued(daemon, 2)
+            assert open_checkpoint(await client.checkpoint(make_new=True), new).size == 5
+        assert daemon.stop() == 0
+    keys = [part for path in ("checkpoint", "new") for part in ("--key", f"ledger/{path}.vkey")]
+    assert fleet.run("ledger", "verify", *keys).returncode == 0
+    done = fleet.run("ledger", "verify")
+    assert done.returncode == 1
+    assert "checkpoint 3: None of the trusted keys signed the note" in done.stdout
+    assert old.name == new.name
