@@ -158,6 +158,7 @@ def test_the_standard_health_service_does_not_know_other_services(stranger: Stra
 def test_the_authority_is_the_root_that_the_configuration_names(
     stranger: Stranger, shared_daemon: RunningDaemon
 ) -> None:
+    shared_daemon.wait_for("signer.ready", count=2)
     fleet = shared_daemon.fleet
     configured = fleet.folder / tomllib.loads(fleet.toml.read_text())["ca"]["certificate"]
     root = x509.load_pem_x509_certificate(configured.read_bytes())
