@@ -63,3 +63,6 @@ async def _answered(work: Awaitable[_Answer], context: Context) -> _Answer:
         if isinstance(error, LedgerTamperedError):
             _log.error("transparency.failed", reason=error.reason, message=error.message, hint=error.hint)
         await abort(context, error)
+    except Exception:  # noqa: BLE001 - the edge of the process: a fault of ours must not reach the client raw
+        _log.exception("transparency.fault")
+        await abort(context, OtahsmError("the daemon failed in an unforeseen way; its log says how"))

@@ -120,7 +120,8 @@ class Transparency:
                     await self.make_checkpoint()
             except LedgerUnavailableError:
                 pass  # whoever tends the ledger tells
-            except OtahsmError as error:
+            except Exception as caught:  # noqa: BLE001 - whatever it is, it is told, and the next look goes on
+                error = caught if isinstance(caught, OtahsmError) else OtahsmError(f"a fault: {caught!r}")
                 if error.message != said:
                     self._report("transparency.failed", os.getpid(), error)
                 said = error.message

@@ -154,7 +154,10 @@ def _find(connection: Connection, serial: bytes) -> LoggedLeaf | None:
     row = connection.execute(_BY_SERIAL, {"serial": serial}).first()
     if row is None:
         return None
-    (content,) = read_leaves(connection, [Entry(Kind.CERTIFICATE, row.intent_id)])
+    try:
+        (content,) = read_leaves(connection, [Entry(Kind.CERTIFICATE, row.intent_id)])
+    except (TypeError, ValueError):
+        return None
     return None if content is None else LoggedLeaf(row.leaf_index, content)
 
 
@@ -163,7 +166,7 @@ def _prove(
 ) -> list[bytes] | None:
     try:
         return make(first, size, fetcher(connection))
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
 
 
