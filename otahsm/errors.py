@@ -15,6 +15,7 @@ class Code(IntEnum):
     """The canonical codes that otahsm answers with (google/rpc/code.proto)."""
 
     INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
     ALREADY_EXISTS = 6
     FAILED_PRECONDITION = 9
     INTERNAL = 13
@@ -84,6 +85,15 @@ class ConflictError(OtahsmError):
     reason = "CONFLICT"
     exit_code = ExitCode.SOME_FAILED
     default_hint = "Use the certificate that exists, or another device id with a key of its own."
+
+
+class NotFoundError(OtahsmError):
+    """The ledger has nothing of the kind that was asked for."""
+
+    code = Code.NOT_FOUND
+    reason = "NOT_FOUND"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Check the device id, serial number and profile."
 
 
 class InProgressError(OtahsmError):

@@ -47,6 +47,9 @@ WORDS: Final = {
     "ledger.url": "`postgresql://user@host/database`, with hosts and parameters as libpq takes them.",
     "ledger.password_file": "The password for `url`, first line of a file. Without: as libpq finds it.",
     "profiles.NAME.validity_days": "How long a certificate is valid. It ends with the CA if that is earlier.",
+    "profiles.NAME.renewal_days": "In the last so many days of its certificate, and after them, a device may"
+    " have a new one for the same key; the old one is superseded. 0: never.",
+    "profiles.NAME.rekey_days": "The same for another key. 0: never, but after `otahsm device reset`.",
     "profiles.NAME.key_types": "Types of key that a CSR may hold.",
     "profiles.NAME.key_usage": "The certificate's keyUsage, which is critical.",
     "profiles.NAME.extended_key_usage": "The certificate's extendedKeyUsage, which is critical.",

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from google.rpc.status_pb2 import Status
 
-from otahsm.errors import ConfigError, DaemonUnavailableError, OtahsmError
+from otahsm.client.values import error_infos
+from otahsm.errors import ConfigError, DaemonUnavailableError, NotFoundError, OtahsmError
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -22,6 +24,7 @@ _OPTIONS: Final = (
     ("grpc.http2.ping_timeout_ms", 10_000),  # of the pings that measure a busy connection
     ("grpc.http2.max_pings_without_data", 0),
 )
+_KINDS: Final[dict[str, type[OtahsmError]]] = {NotFoundError.reason: NotFoundError}
 _TLS_HINT: Final = (
     "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"
     " here, and [tls] client_ca there."
@@ -70,6 +73,11 @@ def explain(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
         return DaemonUnavailableError(
             f"the daemon at {target} is not to be reached: {details}", hint=_TLS_HINT if tls else None
         )
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            for info in error_infos(Status.FromString(value)):
+                kind = _KINDS.get(info.reason, OtahsmError)
+                return kind(f"the daemon at {target} says: {details}", hint=info.metadata.get("hint", ""))
     return OtahsmError(
         f"the daemon at {target} answered {error.code().name}: {details}",
         hint="Does the client's version match the daemon's?",

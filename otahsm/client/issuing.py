@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -22,7 +22,9 @@ from otahsm.client.connection import ClientTls, explain
 from otahsm.client.conversation import Conversation, Requests
 from otahsm.client.replicas import Replicas
 from otahsm.client.values import Authority, CertificateRequest, Result
-from otahsm.v1 import authority_pb2, authority_pb2_grpc
+from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_grpc
+
+_Response = TypeVar("_Response")
 
 _PAUSE: Final = 0.1
 _HEALTH_SECONDS: Final = 5.0
@@ -81,18 +83,40 @@ class IssuingClient:
         Raises:
             OtahsmError: the daemon can't be reached.
         """
+
+        async def get(channel: grpc.aio.Channel, seconds: float) -> authority_pb2.GetAuthorityResponse:
+            stub: authority_pb2_grpc.AuthorityServiceAsyncStub = authority_pb2_grpc.AuthorityServiceStub(
+                channel
+            )
+            return await stub.GetAuthority(authority_pb2.GetAuthorityRequest(), timeout=seconds)
+
+        return Authority.from_message((await self._persist(get)).authority)
+
+    async def reset_device(self, device_id: str, *, profile: str = "") -> int:
+        """Let a device have a new certificate, for another key, at once.
+
+        Returns:
+            The serial number of the certificate that it has, which stays valid until it ends or is revoked.
+
+        Raises:
+            OtahsmError: it has none (NOT_FOUND), or the daemon can't be reached.
+        """
+
+        async def reset(channel: grpc.aio.Channel, seconds: float) -> device_pb2.ResetDeviceResponse:
+            stub: device_pb2_grpc.DeviceServiceAsyncStub = device_pb2_grpc.DeviceServiceStub(channel)
+            request = device_pb2.ResetDeviceRequest(device_id=device_id, profile=profile)
+            return await stub.ResetDevice(request, timeout=seconds)
+
+        return int.from_bytes((await self._persist(reset)).serial_number, "big")
+
+    async def _persist(self, call: Callable[[grpc.aio.Channel, float], Awaitable[_Response]]) -> _Response:
+        """Make a call, again and again while daemons are away and the client has patience."""
         deadline = time.monotonic() + self._patience
         backoff = Backoff()
         while True:
             target, channel = await self._replicas.choose()
-            stub: authority_pb2_grpc.AuthorityServiceAsyncStub = authority_pb2_grpc.AuthorityServiceStub(
-                channel
-            )
             try:
-                response = await stub.GetAuthority(
-                    authority_pb2.GetAuthorityRequest(), timeout=max(self._patience, 1)
-                )
-                return Authority.from_message(response.authority)
+                return await call(channel, max(self._patience, 1))
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
                     raise explain(error, target) from None

@@ -97,7 +97,7 @@ class Refusal:
     @classmethod
     def from_status(cls, request: CertificateRequest, status: Status) -> Refusal:
         """Read it from the wire."""
-        info = next(_error_infos(status), ErrorInfo())
+        info = next(error_infos(status), ErrorInfo())
         return cls(
             request, Code.Name(status.code), info.reason, status.message, info.metadata.get("hint", "")
         )
@@ -134,7 +134,8 @@ class Authority(NamedTuple):
         )
 
 
-def _error_infos(status: Status) -> Iterator[ErrorInfo]:
+def error_infos(status: Status) -> Iterator[ErrorInfo]:
+    """Yield the details of a status that say why, and what to do."""
     for detail in status.details:
         info = ErrorInfo()
         if detail.Unpack(info):

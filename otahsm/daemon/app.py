@@ -15,16 +15,24 @@ from grpc_reflection.v1alpha import reflection
 
 from otahsm.config import Config, section
 from otahsm.daemon.decoding import StrictDecoding
-from otahsm.daemon.services import AuthorityService, IssuanceService
+from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
 from otahsm.daemon.tls import server_credentials
 from otahsm.errors import ConfigError, OtahsmError
 from otahsm.issuance import Issuance
 from otahsm.pki import MAX_CSR_BYTES
-from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2, issuance_pb2_grpc
+from otahsm.v1 import (
+    authority_pb2,
+    authority_pb2_grpc,
+    device_pb2,
+    device_pb2_grpc,
+    issuance_pb2,
+    issuance_pb2_grpc,
+)
 
 _SERVICES: Final = (
     issuance_pb2.DESCRIPTOR.services_by_name["IssuanceService"].full_name,
     authority_pb2.DESCRIPTOR.services_by_name["AuthorityService"].full_name,
+    device_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_name,
 )
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 256 * (MAX_CSR_BYTES + 1024)),
@@ -60,6 +68,7 @@ class Daemon:
         authority_pb2_grpc.add_AuthorityServiceServicer_to_server(
             AuthorityService(self._issuance), self._server
         )
+        device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(self._issuance), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -9,16 +9,17 @@ from datetime import UTC, datetime
 from typing import Final
 
 from otahsm.config import Config, ProfileConfig, section
-from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.errors import ConfigError, LedgerUnavailableError, NotFoundError
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.values import Order, Outcome
-from otahsm.ledger import Ledger, database_of
+from otahsm.ledger import Ledger, Renewal, database_of
 from otahsm.pki import Chain, check_signs_crls, load_chain
 from otahsm.preparation import Preparers
 from otahsm.token import SignerPool
 from otahsm.workers import Report
 
+_DAY: Final = 24 * 3600  # seconds
 _TEND_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 1.0
 _EXTRA_PLACES: Final = 2  # batches in the journal and in the ledger, beside those with a worker
@@ -53,7 +54,11 @@ class Issuance:
         self._report = report
         database = database_of(section(config.ledger, "ledger"))
         self.ledger_name = database.name
-        self._ledger = Ledger(database, self.chain.issuer.key_identifier)
+        renewals = {
+            name: Renewal(_DAY * profile.renewal_days, _DAY * profile.rekey_days)
+            for name, profile in config.profiles.items()
+        }
+        self._ledger = Ledger(database, self.chain.issuer.key_identifier, renewals)
         self._tending: asyncio.Task[None] | None = None
         if config.crl is not None:
             check_signs_crls(self.chain.issuer)
@@ -117,6 +122,22 @@ class Issuance:
     async def submit(self, orders: Sequence[Order]) -> list[Outcome]:
         """Have certificates issued; return one outcome for each order, in order."""
         return await self._queue.submit(orders)
+
+    async def reset(self, device_id: str, profile: str) -> int:
+        """Let a device have a certificate for another key; return the serial number of the one it has.
+
+        Raises:
+            NotFoundError: it has none under the profile.
+            LedgerUnavailableError: nothing was changed.
+        """
+        name = profile or self.default_profile
+        serial = await self._ledger.reset(device_id, name)
+        if serial is None:
+            raise NotFoundError(
+                f"the device {device_id[:128]!a} has no certificate under the profile {name[:64]!a}",
+                hint="Check device id and profile. If it was reset before, it may ask for a new one.",
+            )
+        return int.from_bytes(serial, "big")
 
     async def close(self, within: float) -> None:
         """Finish what is in the cycle within so many seconds, then end the processes, release the ledger."""

@@ -1,7 +1,7 @@
 """The only room that talks SQL: what was intended, what was issued, and to whom."""
 
 from otahsm.ledger.database import database_of, throwaway
-from otahsm.ledger.records import Accepted, Answer, Conflict, InProgress, Intent, Replay
+from otahsm.ledger.records import Accepted, Answer, Conflict, InProgress, Intent, Renewal, Replay
 from otahsm.ledger.store import Ledger
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "InProgress",
     "Intent",
     "Ledger",
+    "Renewal",
     "Replay",
     "database_of",
     "throwaway",

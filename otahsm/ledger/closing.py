@@ -26,8 +26,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.dialects import BOOKS, columns_given, write_rows
-from otahsm.ledger.journal import no_rival_of
-from otahsm.ledger.schema import certificates, intents, replicas
+from otahsm.ledger.journal import no_rival_of, restore_superseded
+from otahsm.ledger.schema import certificates, intents, live, replicas
 
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
 _LEFT: Final = "the daemon stopped before the certificate was recorded"
@@ -111,6 +111,22 @@ def note_closed(connection: Connection, place: int, below: int) -> None:
     connection.execute(_PROGRESS, {"at": place, "below": below})
 
 
+def reset(connection: Connection, device_id: str, profile: str, now: int) -> bytes | None:
+    """Let a device have a new certificate, for any key of its own: what it has counts as superseded.
+
+    Returns:
+        The serial number of the certificate that it has, 20 octets; None if it has none.
+    """
+    which = live & (intents.c.device_id == device_id) & (intents.c.profile == profile)
+    certified = exists().where(certificates.c.intent_id == intents.c.id)
+    return connection.execute(
+        update(intents)
+        .where(which & certified)
+        .values(superseded_at=now, superseded_by=None)
+        .returning(intents.c.serial)
+    ).scalar()
+
+
 def issuer_of(connection: Connection) -> bytes | None:
     """Return the key identifier of the CA that this ledger's certificates are of; None if it has none."""
     return connection.execute(select(intents.c.issuer_key_id).limit(1)).scalar()
@@ -130,7 +146,13 @@ def _left_open(place: int) -> ColumnElement[bool]:
 
 def _void(connection: Connection, which: ColumnElement[bool], reason: str, now: int) -> int:
     values = {"void_reason": reason, "voided_at": now}
-    return connection.execute(update(intents).where(_open & which).values(values)).rowcount
+    voided = connection.execute(
+        update(intents).where(_open & which).values(values).returning(intents.c.id)
+    ).scalars()
+    ids = list(voided)
+    if ids:
+        restore_superseded(connection, ids)
+    return len(ids)
 
 
 # Who holds a place has locked its number in a session; see `otahsm.ledger.postgres`.

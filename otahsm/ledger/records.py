@@ -33,6 +33,16 @@ class Intent(NamedTuple):
     intended_at: int
 
 
+class Renewal(NamedTuple):
+    """When a certificate may be superseded by a new one: in the last so many seconds of its life; 0: never.
+
+    A certificate that has ended may be superseded, too.
+    """
+
+    same_key_seconds: int
+    new_key_seconds: int
+
+
 class Accepted(NamedTuple):
     """The intent is durable; its certificate may be signed, once."""
 

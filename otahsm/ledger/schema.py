@@ -1,4 +1,4 @@
-"""The ledger's tables. Rows are only ever added; the one change a row knows is that an intent is voided.
+"""The ledger's tables. Rows are only ever added, and intents voided, or superseded by newer ones.
 
 An intent is written before its signature is made (I2), a certificate before it is released (I1). An
 intent is open until it has a certificate or is voided; so every serial number that may exist has a row.
@@ -57,15 +57,24 @@ intents: Final = Table(
     # Why no certificate will come of it; NULL while one may.
     Column("void_reason", Text, nullable=True),
     Column("voided_at", BigInteger, nullable=True),
+    # Since when another may be asked for in its place (microseconds), and the id of that one; no id where an
+    # operator set the device free. NULL while it is live.
+    Column("superseded_at", BigInteger, nullable=True),
+    Column("superseded_by", BigInteger, nullable=True),
     # The place of the replica that wrote it: see `replicas`.
     Column("place", Integer, nullable=False, server_default="1"),
 )
 
-_live = text("void_reason IS NULL")
-_live_and_named = text("void_reason IS NULL AND request_id <> ''")
+# One that may have a certificate, and that none has taken the place of.
+live: Final = (intents.c.void_reason.is_(None)) & (intents.c.superseded_at.is_(None))
 
-# Exactly once (I3): of the intents that are not voided, one a device and profile, one a request id. Each
-# index over random values costs a page of the disk for each certificate: there are no more than are needed.
+_live = text("void_reason IS NULL AND superseded_at IS NULL")
+_live_and_named = text("void_reason IS NULL AND superseded_at IS NULL AND request_id <> ''")
+_not_void = text("void_reason IS NULL")
+_superseded = text("superseded_by IS NOT NULL")
+
+# Exactly once (I3): of the intents that are live, one a device and profile, one a request id. Each index over
+# random values costs a page of the disk for each certificate: there are no more than are needed.
 Index("ix_intents_serial", intents.c.serial, unique=True)
 Index(
     "ix_intents_device",
@@ -82,13 +91,10 @@ Index(
     sqlite_where=_live_and_named,
     postgresql_where=_live_and_named,
 )
+# A key stays its device's, whatever became of the certificate.
+Index("ix_intents_key", intents.c.spki_sha256, sqlite_where=_not_void, postgresql_where=_not_void)
 Index(
-    "ix_intents_key",
-    intents.c.spki_sha256,
-    intents.c.profile,
-    unique=True,
-    sqlite_where=_live,
-    postgresql_where=_live,
+    "ix_intents_superseded", intents.c.superseded_by, sqlite_where=_superseded, postgresql_where=_superseded
 )
 
 certificates: Final = Table(

@@ -19,7 +19,7 @@ from otahsm.ledger import closing, dialects
 from otahsm.ledger.database import Database
 from otahsm.ledger.journal import write_intents
 from otahsm.ledger.migrations import migrate
-from otahsm.ledger.records import Accepted, Answer, Intent
+from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
 
 _Result = TypeVar("_Result")
 _Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
@@ -35,10 +35,14 @@ class Ledger:
     Args:
         database: where it is.
         issuer_key_id: the key identifier of the CA whose certificates it holds.
+        renewals: by profile, when a device's certificate may be superseded; without: never.
     """
 
-    def __init__(self, database: Database, issuer_key_id: bytes) -> None:
+    def __init__(
+        self, database: Database, issuer_key_id: bytes, renewals: Mapping[str, Renewal] | None = None
+    ) -> None:
         self._database = database
+        self._renewals = renewals or {}
         self._issuer_key_id = issuer_key_id
         self._is_open = False
         # Ids of intents that may be open: entered before a commit, removed after one, so never too few.
@@ -91,6 +95,18 @@ class Ledger:
         self._owed.append((tuple(intent_ids), reason))
         with contextlib.suppress(LedgerUnavailableError):
             await self._transaction(lambda _: None)
+
+    async def reset(self, device_id: str, profile: str) -> bytes | None:
+        """Let a device have a new certificate, for a new key, whatever the profile's windows are.
+
+        Returns:
+            The serial number of the certificate that it has, which stays valid; None if it has none.
+
+        Raises:
+            LedgerUnavailableError: nothing was changed.
+        """
+        now = time.time_ns() // 1000
+        return await self._transaction(lambda connection: closing.reset(connection, device_id, profile, now))
 
     @property
     def failure(self) -> LedgerUnavailableError | None:
@@ -196,7 +212,7 @@ class Ledger:
 
     def _write_intents(self, connection: Connection, batch: Sequence[Intent]) -> list[Answer]:
         ids = self._database.take_ids(connection, len(batch))
-        answers = write_intents(connection, self._database.place, ids, batch)
+        answers = write_intents(connection, self._database.place, ids, batch, self._renewals)
         written = [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
         self._written += written
         self._open_ids.update(written)
