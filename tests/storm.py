@@ -126,10 +126,12 @@ class Storm:
                 self.killed[name] += 1
             if client.poll() not in {None, 0}:
                 client = self._start_client()  # the same command: it goes on where it was
-        while client.wait() != 0:
+        while client.poll() != 0:
             for replica in self._replicas:
                 replica.keep_running()
-            client = self._start_client()
+            if client.poll() not in {None, 0}:
+                client = self._start_client()
+            time.sleep(0.1)
         self._client_log.close()
         return runs * self._devices
 
