@@ -12,15 +12,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import subprocess
+import sys
 import tempfile
+import time
 import uuid
 from pathlib import Path
 from typing import Final
 
 from otahsm.bench import IssueResult, LoadPlan, bench_issue, count_calls
-from otahsm.bench.load import make_csrs
-from otahsm.bench.processes import peak_mebibytes
-from otahsm.config import Config, KeyType, load_config, section
+from otahsm.bench.issuing import write_toml
+from otahsm.bench.load import make_csrs, make_orders, stream_all
+from otahsm.bench.processes import daemon, peak_mebibytes
+from otahsm.client.connection import ClientTls, open_channel
+from otahsm.config import Config, KeyType, LedgerConfig, load_config, section
 from otahsm.quickstart import create
 
 from fill_ledger import fill
@@ -138,6 +142,38 @@ async def keys(config: Config) -> None:
             say(f"CA key {kind}", ">= 0.85 of its floor", against_floor(result))
 
 
+async def postgres(config: Config) -> None:
+    """A ledger in PostgreSQL on the same machine, and two daemons over it."""
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    from postgres import PostgresServer  # noqa: PLC0415
+
+    server = PostgresServer()
+    try:
+        ledger = LedgerConfig(url=server.create_database(), password_file=server.password_file)
+        config = config.model_copy(update={"ledger": ledger})
+        async with bench_issue(config, "ec-p256") as bench:
+            one = await bench.run(LoadPlan(40_000))
+            say("PostgreSQL, bulk stream, one daemon", ">= 0.70 of the floor", against_floor(one))
+            with tempfile.TemporaryDirectory() as name:
+                toml = write_toml(bench.config, Path(name, "otahsm.toml"))
+                signers = section(config.token, "token").signers
+                async with daemon(toml, signers) as other:
+                    client = section(config.client, "client")
+                    tls = ClientTls(client.ca, client.certificate, client.key)
+                    csrs = make_csrs(40_000)
+                    orders = make_orders(csrs[20_000:], 64, "")
+                    async with open_channel(other.address, tls) as channel:
+                        began = time.monotonic()
+                        await asyncio.gather(
+                            bench.load(LoadPlan(20_000), csrs[:20_000]), stream_all(channel, orders, 1)
+                        )
+                        rate = 40_000 / (time.monotonic() - began)
+            seen = f"{rate / one.floor:.2f} ({rate:,.0f} of {one.floor:,.0f}/s)" if one.floor else ""
+            say("PostgreSQL, bulk streams, two daemons", ">= 0.70 of the floor", seen)
+    finally:
+        server.remove()
+
+
 def _as_it_is(settings: Config) -> Config:
     return settings
 
@@ -147,7 +183,9 @@ def _filled(settings: Config) -> Config:
     return settings
 
 
-FIGURES: Final = {work.__name__: work for work in (bulk, single, slow, calls, memory, million, keys)}
+FIGURES: Final = {
+    work.__name__: work for work in (bulk, single, slow, calls, memory, million, keys, postgres)
+}
 
 
 async def main() -> None:

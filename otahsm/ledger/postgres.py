@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, DropSchema
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger.dialects import BOOKS
 
+_READ_ONLY: Final = "25006"  # SQLSTATE read_only_sql_transaction
 _IDS: Final = 1024  # taken at once
 _CONNECT_SECONDS: Final = 10
 # Whatever the server's default is: a commit has to survive a power cut. Stricter settings are kept.
@@ -59,6 +60,7 @@ class PostgresDatabase:
         self.place_is_new = False
         self._ids: list[int] = []
         event.listen(self.engine, "connect", self._take_place)
+        event.listen(self.engine, "handle_error", _leave_a_standby)
 
     def hold(self) -> None:
         """Nothing to do: the connection holds the place."""
@@ -89,6 +91,12 @@ class PostgresDatabase:
         connection.commit()
         self.place, self.place_is_new = place, True
         self._ids = []  # of the former place: `closed_below` may be above them by now
+
+
+def _leave_a_standby(context: ExceptionContext) -> None:
+    """Give up a connection whose server takes no writes any more: the next one finds the one that does."""
+    if getattr(context.original_exception, "sqlstate", "") == _READ_ONLY:
+        context.is_disconnect = True
 
 
 @contextmanager
