@@ -15,6 +15,7 @@ class Code(IntEnum):
     """The canonical codes that otahsm answers with (google/rpc/code.proto)."""
 
     INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
     ALREADY_EXISTS = 6
     FAILED_PRECONDITION = 9
     INTERNAL = 13
@@ -84,6 +85,26 @@ class ConflictError(OtahsmError):
     reason = "CONFLICT"
     exit_code = ExitCode.SOME_FAILED
     default_hint = "Use the certificate that exists, or another device id with a key of its own."
+
+
+class RevokedError(OtahsmError):
+    """The certificate of this device or key is revoked: it is not handed out again, and none follows it."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "REVOKED"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "A revocation is final. Give the device a new key, under another device id or profile."
+
+
+class NotFoundError(OtahsmError):
+    """There is no such certificate, or no such CRL."""
+
+    code = Code.NOT_FOUND
+    reason = "NOT_FOUND"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = (
+        "Check the serial number, the device id or the URL: it must be written as in the certificate."
+    )
 
 
 class InProgressError(OtahsmError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
@@ -24,10 +25,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.dialects import columns_given, write_rows
-from otahsm.ledger.records import Accepted, Answer, Conflict, InProgress, Intent, Replay
-from otahsm.ledger.schema import certificates, intents
+from otahsm.ledger.records import Accepted, Answer, Barred, Conflict, InProgress, Intent, Replay
+from otahsm.ledger.schema import certificates, intents, revocations
+from otahsm.pki import Reason
 
 _COLUMNS: Final = ("id", "place", *Intent._fields)
+_COMPROMISED: Final = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")
 _ATTEMPTS: Final = 10  # replicas that ask for the same devices at once: each look shows what others wrote
 
 
@@ -98,19 +101,25 @@ _TAKE_BACK: Final = delete(intents).where(intents.c.id.in_(bindparam("ids", expa
 
 
 def no_rival_of(asked: FromClause) -> ColumnElement[bool]:
-    """Say that nothing is live for the key of a row of intents and for another device than its own.
+    """Say that nothing is live for the key of a row of intents that keeps it from being certified.
 
-    The unique indexes refuse a device, a key or a request that is taken; that a key has one device, also
-    under another profile, no index says. A count is looked up for each row, however the tables look; with an
+    That is a certificate of another device, or one that was revoked because the key is compromised. The
+    unique indexes refuse a device, a key or a request that is taken; what holds for a key under all profiles
+    no index says. A count is looked up for each row, however the tables look; with an
     anti-join, PostgreSQL's planner would often read all of them.
     """
     rival = intents.alias("rival")
+    compromised = (
+        select(revocations.c.intent_id)
+        .where(revocations.c.intent_id == rival.c.id, revocations.c.reason == _COMPROMISED)
+        .correlate(rival)
+    )
     rivals = (
         select(func.count())
         .select_from(rival)
         .where(
             rival.c.spki_sha256 == asked.c.spki_sha256,
-            rival.c.device_id != asked.c.device_id,
+            (rival.c.device_id != asked.c.device_id) | compromised.exists(),
             rival.c.void_reason.is_(None),
         )
         .correlate(asked)
@@ -144,8 +153,10 @@ class _Taken:
                 intents.c.not_before,
                 intents.c.not_after,
                 certificates.c.der,
+                revocations.c.revoked_at,
+                revocations.c.reason,
             )
-            .select_from(intents.outerjoin(certificates))
+            .select_from(intents.outerjoin(certificates).outerjoin(revocations))
             .where(intents.c.void_reason.is_(None))
         )
         # Three look-ups, an index each: SQLite scans the whole table for one with OR.
@@ -161,13 +172,18 @@ class _Taken:
         if row.request_id:
             self._by_request[row.request_id] = row
         self._by_device[row.device_id, row.profile] = row
-        self._by_key[row.spki_sha256] = row
+        # Of several under one key, one that says that it is compromised is what counts.
+        known = self._by_key.get(row.spki_sha256)
+        if known is None or not _is_compromised(known):
+            self._by_key[row.spki_sha256] = row
 
     def answer(self, intent: Intent) -> Answer | None:
         """Say what stands against an intent; None if nothing does."""
         device = self._by_device.get((intent.device_id, intent.profile))
         key = self._by_key.get(intent.spki_sha256)
         request = self._by_request.get(intent.request_id)
+        if barred := _barred(device, key):
+            return barred
         if device is not None and device.spki_sha256 != intent.spki_sha256:
             return Conflict(
                 f"the device id {intent.device_id} has the certificate {_serial(device)}, for another key"
@@ -198,6 +214,8 @@ class _Reserved:
     """An intent of this very batch, in the shape of a row."""
 
     der: None = None
+    revoked_at: None = None
+    reason: None = None
 
     def __init__(self, intent: Intent) -> None:
         self.serial = intent.serial
@@ -210,3 +228,20 @@ class _Reserved:
 def _serial(row: Any) -> str:
     serial: bytes = row.serial
     return serial.lstrip(b"\0").hex()
+
+
+def _barred(device: Any, key: Any) -> Barred | None:
+    if device is not None and device.revoked_at is not None:
+        return Barred(f"the device {device.device_id} has the certificate {_revoked(device)}")
+    if key is not None and _is_compromised(key):
+        return Barred(f"the public key was that of the certificate {_revoked(key)}")
+    return None
+
+
+def _is_compromised(row: Any) -> bool:
+    return bool(row.reason == Reason.KEY_COMPROMISE.value)
+
+
+def _revoked(row: Any) -> str:
+    moment = datetime.fromtimestamp(row.revoked_at, UTC)
+    return f"{_serial(row)}, which was revoked on {moment:%Y-%m-%d %H:%M:%S} UTC ({row.reason})"

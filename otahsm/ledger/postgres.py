@@ -53,12 +53,19 @@ class PostgresDatabase:
     """
 
     def __init__(self, url: str, password_file: Path | None) -> None:
+        self._address = (url, password_file)
         self.engine = _engine(url, password_file)
         self.name = self.engine.url.render_as_string(hide_password=True)
         self.place = 0
         self.place_is_new = False
         self._ids: list[int] = []
         event.listen(self.engine, "connect", self._take_place)
+
+    def open_reader(self) -> Engine:
+        """Open one more connection, without a place."""
+        engine = _engine(*self._address).execution_options(isolation_level="REPEATABLE READ")
+        event.listen(engine, "connect", _configure)
+        return engine
 
     def hold(self) -> None:
         """Nothing to do: the connection holds the place."""
@@ -79,9 +86,8 @@ class PostgresDatabase:
 
     def _take_place(self, connection: Any, _: object) -> None:
         """Take the first place that nobody holds, for as long as this connection lives."""
+        _configure(connection, None)
         with connection.cursor() as cursor:
-            for setting in _SETTINGS:
-                cursor.execute(setting)
             for place in count(1):
                 cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (BOOKS, place))
                 if cursor.fetchone()[0]:
@@ -89,6 +95,13 @@ class PostgresDatabase:
         connection.commit()
         self.place, self.place_is_new = place, True
         self._ids = []  # of the former place: `closed_below` may be above them by now
+
+
+def _configure(connection: Any, _: object) -> None:
+    with connection.cursor() as cursor:
+        for setting in _SETTINGS:
+            cursor.execute(setting)
+    connection.commit()
 
 
 @contextmanager
