@@ -1,7 +1,7 @@
 """The only room that talks SQL: what was intended, what was issued, and to whom."""
 
 from otahsm.ledger.crl_books import CrlBooks, CrlState
-from otahsm.ledger.database import database_of, throwaway
+from otahsm.ledger.database import Database, database_of, throwaway
 from otahsm.ledger.records import (
     AUTHORITIES,
     COMPLETE,
@@ -29,6 +29,7 @@ __all__ = [
     "CrlBooks",
     "CrlRow",
     "CrlState",
+    "Database",
     "InProgress",
     "Intent",
     "Ledger",

@@ -30,7 +30,7 @@ from otahsm.ledger.schema import certificates, intents, revocations
 from otahsm.pki import Reason
 
 _COLUMNS: Final = ("id", "place", *Intent._fields)
-_COMPROMISED: Final = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")
+_COMPROMISED: Final[ColumnElement[str]] = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")
 _ATTEMPTS: Final = 10  # replicas that ask for the same devices at once: each look shows what others wrote
 
 
