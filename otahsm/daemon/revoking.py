@@ -36,7 +36,8 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
 
     def __init__(self, issuance: Issuance, config: Config) -> None:
         self._revocations = issuance.revocations
-        self._crl = config.crl
+        self._crls = issuance.crls
+        self._config = config.crl
 
     async def RevokeCertificates(  # noqa: N802 - the name is the wire's
         self, request: pb.RevokeCertificatesRequest, context: Context
@@ -62,7 +63,7 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
     ) -> pb.GetCrlResponse:
         """Return a CRL."""
         try:
-            crl = await self._revocations.crl(self._scope(request))
+            crl = await self._crls.crl(self._scope(request))
         except OtahsmError as error:
             await abort(context, error)
         return pb.GetCrlResponse(
@@ -97,9 +98,9 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
             case "url":
                 return request.url
             case "shard":
-                if self._crl is None or request.shard >= self._crl.shards:
+                if self._config is None or request.shard >= self._config.shards:
                     raise NotFoundError(f"there is no shard {request.shard}")
-                return crl_url(self._crl, request.shard)
+                return crl_url(self._config, request.shard)
             case "authorities" if request.authorities:
                 return AUTHORITIES
         return COMPLETE

@@ -11,9 +11,10 @@ from typing import Final
 
 from otahsm.config import Config, ProfileConfig, section
 from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.issuance.crl_keeper import CrlKeeper, Tell
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
-from otahsm.issuance.revocation import Revocations, Tell
+from otahsm.issuance.revocation import Revocations
 from otahsm.issuance.values import Order, Outcome
 from otahsm.ledger import Ledger, database_of
 from otahsm.pki import Chain, load_chain
@@ -68,7 +69,7 @@ class Issuance:
         self._signers = SignerPool(
             token, ca, self.chain.issuer, wait_seconds=settings.wait_for_signer_seconds, report=report
         )
-        self.revocations = Revocations(
+        self.crls = CrlKeeper(
             issuer=self.chain.issuer,
             config=config.crl,
             database=database,
@@ -78,6 +79,7 @@ class Issuance:
             report=report,
             tell=tell,
         )
+        self.revocations = Revocations(self._ledger, clock, self.crls.look)
         cycle = IssuanceCycle(
             issuer=self.chain.issuer,
             profiles=self.profiles,
@@ -115,7 +117,7 @@ class Issuance:
         """
         voided = await self._ledger.open()
         self._tending = asyncio.create_task(self._tend_ledger())
-        await self.revocations.start()
+        await self.crls.start()
         await self._preparers.start()
         await self._signers.start()
         await self._queue.start()
@@ -138,7 +140,7 @@ class Issuance:
         """Finish what is in the cycle within so many seconds, then end the processes, release the ledger."""
         until = time.monotonic() + within
         await self._queue.close(within)
-        await self.revocations.close(max(0.0, until - time.monotonic()))
+        await self.crls.close(max(0.0, until - time.monotonic()))
         await self._signers.close()
         await self._preparers.close()
         if self._tending is not None:

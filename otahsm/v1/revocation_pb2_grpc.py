@@ -74,7 +74,7 @@ class RevocationServiceServicer:
     def GetCrl(self, request, context):
         """Returns the last CRL. The first time it may take some seconds to make it.
 
-        An entry takes about 40 octets: for a CRL of more than 100,000 certificates,
+        An entry takes about 50 octets: for a CRL of more than 75,000 certificates,
         allow messages of more than 4 MiB in the client.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

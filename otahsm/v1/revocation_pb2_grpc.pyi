@@ -49,7 +49,7 @@ class RevocationServiceStub:
     GetCrl: _grpc.UnaryUnaryMultiCallable[_revocation_pb2.GetCrlRequest, _revocation_pb2.GetCrlResponse]
     """Returns the last CRL. The first time it may take some seconds to make it.
 
-    An entry takes about 40 octets: for a CRL of more than 100,000 certificates,
+    An entry takes about 50 octets: for a CRL of more than 75,000 certificates,
     allow messages of more than 4 MiB in the client.
     """
 
@@ -74,7 +74,7 @@ class RevocationServiceAsyncStub(RevocationServiceStub):
     GetCrl: _aio.UnaryUnaryMultiCallable[_revocation_pb2.GetCrlRequest, _revocation_pb2.GetCrlResponse]  # type: ignore[assignment]
     """Returns the last CRL. The first time it may take some seconds to make it.
 
-    An entry takes about 40 octets: for a CRL of more than 100,000 certificates,
+    An entry takes about 50 octets: for a CRL of more than 75,000 certificates,
     allow messages of more than 4 MiB in the client.
     """
 
@@ -108,7 +108,7 @@ class RevocationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_revocation_pb2.GetCrlResponse, _abc.Awaitable[_revocation_pb2.GetCrlResponse]]:
         """Returns the last CRL. The first time it may take some seconds to make it.
 
-        An entry takes about 40 octets: for a CRL of more than 100,000 certificates,
+        An entry takes about 50 octets: for a CRL of more than 75,000 certificates,
         allow messages of more than 4 MiB in the client.
         """
 
