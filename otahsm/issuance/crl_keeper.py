@@ -191,14 +191,24 @@ class CrlKeeper:
 
     async def _pass(self) -> float:
         """Make and write what is due; return after how many seconds to look again."""
-        state, next_look = await self._maker.make_due(complete=self._wanted), _LOOK_SECONDS
-        if state is None:  # another daemon is at it: see soon what it has made, and what is left
-            state, next_look = await self._off_the_loop(self._books.state), _SOON_SECONDS
+        failure: OtahsmError | None = None
+        state, next_look = None, _LOOK_SECONDS
+        try:
+            state = await self._maker.make_due(complete=self._wanted)
+            if state is None:  # another daemon is at it: see soon what it has made, and what is left
+                next_look = _SOON_SECONDS
+        except OtahsmError as error:
+            failure = error  # what others have made is written all the same
+        if state is None:
+            state = await self._off_the_loop(self._books.state)
         for scope in (COMPLETE, AUTHORITIES):
             self._tell_of(scope, state)
         if files := await self._off_the_loop(partial(self._write, state)):
-            row = state.crls[COMPLETE]
-            self._tell("crl.written", {"files": files, "number": row.number, "revoked": row.revoked})
+            complete, number = state.crls.get(COMPLETE), max(row.number for row in state.crls.values())
+            revoked = complete.revoked if complete else 0
+            self._tell("crl.written", {"files": files, "number": number, "revoked": revoked})
+        if failure is not None:
+            raise failure
         return next_look
 
     def _write(self, state: CrlState) -> int:

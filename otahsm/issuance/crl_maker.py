@@ -106,6 +106,7 @@ class CrlMaker:
         self._books = books
         self._thread = thread
         self._clock = clock
+        self._too_large: TokenUnavailableError | None = None
         self.above = 0  # a number that was used, whatever the ledger knows
 
     def due(self, state: CrlState, *, complete: bool) -> list[str]:
@@ -150,7 +151,10 @@ class CrlMaker:
             await self._off_the_loop(self._books.end_turn)
 
     async def _make(self, scopes: list[str]) -> None:
-        """Make CRLs, all with one number: they are of different scopes (RFC 5280, section 5.2.3)."""
+        """Make CRLs, all with one number: they are of different scopes (RFC 5280, section 5.2.3).
+
+        One that is too large is not made, and costs the others nothing.
+        """
         now = self._now()
         self._check_clock(now)
         number = await self._ledger.transaction(
@@ -162,11 +166,14 @@ class CrlMaker:
                 now=now,
             )
         )
+        self._too_large = None
         drafts = self._drafts(scopes, number, now + self._life.validity)
         while batch := await self._off_the_loop(partial(_take, drafts)):
             signatures = await self._signers.sign([draft.tbs for draft in batch])
             made = await self._off_the_loop(partial(self._assemble, batch, signatures))
             await self._ledger.transaction(partial(write_crls, made=made))
+        if self._too_large is not None:
+            raise self._too_large
 
     def _drafts(self, scopes: list[str], number: CrlNumber, next_update: int) -> Iterator[_Draft]:
         """Build one TBSCertList after the other, as they are asked for; in the thread."""
@@ -182,10 +189,11 @@ class CrlMaker:
                 only_authorities=scope == AUTHORITIES,
             )
             if len(tbs) > _MAX_OCTETS:
-                raise TokenUnavailableError(
+                self._too_large = TokenUnavailableError(
                     f"a CRL of {entries.count} certificates is too large for a signer",
                     hint="Divide the list for new certificates with [crl] shards.",
                 )
+                continue
             yield _Draft(scope, CrlRow(*number, next_update, entries.count), tbs)
 
     def _entries(self, scope: str) -> Iterator[RevokedCertificate]:

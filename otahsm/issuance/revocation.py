@@ -16,9 +16,10 @@ from otahsm.errors import InProgressError, NotFoundError, OtahsmError, RequestRe
 from otahsm.issuance.values import RevocationOrder, RevocationOutcome, RevokedDevice
 from otahsm.ledger import InProgress, Ledger, Revocation, Target
 from otahsm.ledger.revocation import RevocationAnswer, revoke
-from otahsm.pki import Reason, serial_octets
+from otahsm.pki import Reason, check_device_id, serial_octets
 
 _SERIAL_OCTETS: Final = 20
+_MAX_PROFILE: Final = 255
 
 
 class Revocations:
@@ -70,6 +71,13 @@ def _check(order: RevocationOrder) -> RequestRefusedError | None:
         return RequestRefusedError(
             "serial_number", f"a serial number is positive and has at most {_SERIAL_OCTETS} octets"
         )
+    try:
+        # As in a certificate: what can be in none need not be looked for, and some of it no database takes.
+        check_device_id(order.device_id or "-", ".*")
+    except RequestRefusedError as error:
+        return error
+    if len(order.profile) > _MAX_PROFILE or not order.profile.isprintable():
+        return RequestRefusedError("profile", f"there is no profile {order.profile[:64]!a}")
     return None
 
 

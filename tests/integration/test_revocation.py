@@ -368,6 +368,10 @@ async def test_what_names_nothing_is_refused_and_costs_no_neighbour(fleet: Fleet
             RevocationOrder(1, "a", "", Reason.SUPERSEDED),
             RevocationOrder(0, "", "", Reason.SUPERSEDED),
             RevocationOrder(1 << 160, "", "", Reason.SUPERSEDED),
+            RevocationOrder(None, "a\0b", "", Reason.SUPERSEDED),
+            RevocationOrder(None, "a" * 129, "", Reason.SUPERSEDED),
+            RevocationOrder(None, issued.device_id, "a\0b", Reason.SUPERSEDED),
+            RevocationOrder(None, issued.device_id, "a" * 256, Reason.SUPERSEDED),
             RevocationOrder(None, issued.device_id, "", Reason.SUPERSEDED),
         ]
         *refused, last = await running.issuance.revocations.revoke(orders, "cn:test")
@@ -433,3 +437,22 @@ async def test_a_folder_that_can_not_be_written_is_reported_once_and_written_lat
         running.issuance.crls.look()
         await running.said("crl.written", number=2)
         assert serials_on((folder / "fleet.crl").read_bytes()) == {issued.serial}
+
+
+async def test_a_crl_that_is_too_large_for_a_signer_is_reported_and_costs_the_others_nothing(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("otahsm.issuance.crl_maker._MAX_OCTETS", 1000)
+    configure(fleet, url=SHARDED, shards=4)
+    async with station(fleet) as running:
+        issued = await running.issue(30)
+        await running.revoke(*issued)  # some 1,600 octets, and a quarter of that in a shard
+        await running.said("crl.failed")
+        assert "30 certificates is too large" in running.problems[-1].message
+        await running.looked()
+        shards = [SHARDED.replace("{shard}", str(shard)) for shard in range(4)]
+        lists = [serials_on((running.folder / url.rpartition("/")[2]).read_bytes()) for url in shards]
+        assert set().union(*lists) == {item.serial for item in issued}
+        assert serials_on((running.folder / "complete.crl").read_bytes()) == set()
+        monkeypatch.setattr("otahsm.issuance.crl_maker._MAX_OCTETS", 10_000)
+        assert (await running.crl())[1] == {item.serial for item in issued}
