@@ -63,7 +63,7 @@ def _insert(database: sqlite3.Connection, count: int, issuer_key_id: bytes) -> N
     database.execute(
         "INSERT INTO certificates SELECT id, randomblob(?), intended_at FROM intents", (_CERTIFICATE_OCTETS,)
     )
-    database.execute("INSERT INTO replicas VALUES (1, ?)", (count + 1,))
+    database.execute("INSERT OR REPLACE INTO replicas VALUES (1, ?)", (count + 1,))
     database.execute("COMMIT")
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

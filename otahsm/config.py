@@ -70,6 +70,8 @@ def _crl_url(url: str) -> str:
             f"must be a plain http or https URL of at most {_MAX_URL} characters, in lower case up to its"
             " path, which ends with the name of the file, as in http://crl.example.com/fleet.crl"
         )
+    if url.lower().endswith(".pem"):
+        raise ValueError("must not end in .pem: what is there is DER (RFC 5280, section 4.2.1.13)")
     return url
 
 

@@ -87,13 +87,24 @@ class ConflictError(OtahsmError):
     default_hint = "Use the certificate that exists, or another device id with a key of its own."
 
 
+class RevokedError(OtahsmError):
+    """The certificate of this device or key is revoked: it is not handed out again, and none follows it."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "REVOKED"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "A revocation is final. For a new certificate with a new key: otahsm device reset."
+
+
 class NotFoundError(OtahsmError):
-    """The ledger has nothing of the kind that was asked for."""
+    """There is no such certificate, or no such CRL."""
 
     code = Code.NOT_FOUND
     reason = "NOT_FOUND"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Check the device id, serial number and profile."
+    default_hint = (
+        "Check the serial number, the device id or the URL: it must be written as in the certificate."
+    )
 
 
 class InProgressError(OtahsmError):

@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from otahsm.cli import bench, ca, csr, device, health, quickstart, serve, show
+from otahsm.cli import bench, ca, crl, csr, device, health, quickstart, revoke, serve, show
 from otahsm.errors import ExitCode, OtahsmError
 
 _SERVER_MODULES: Final = {"alembic", "grpc_reflection", "pkcs11", "sqlalchemy", "structlog"}
@@ -23,9 +23,11 @@ app.command("quickstart")(quickstart.quickstart)
 app.command("serve")(serve.serve)
 app.command("health")(health.health)
 app.command("show")(show.show)
+app.command("revoke")(revoke.revoke)
 app.add_typer(ca.app, name="ca")
 app.add_typer(device.app, name="device")
 app.add_typer(csr.app, name="csr")
+app.add_typer(crl.app, name="crl")
 app.add_typer(bench.app, name="bench")
 
 

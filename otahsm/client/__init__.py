@@ -11,6 +11,7 @@ from otahsm.client.issuing import IssuingClient
 from otahsm.client.keys import DeviceKey, make_csr, make_device_key
 from otahsm.client.line import Done, Failed, issue_devices, sign_csrs
 from otahsm.client.orders import Order, unfinished_counts
+from otahsm.client.revoking import FetchedCrl, NotRevoked, Revoked, RevokingClient, ToRevoke
 from otahsm.client.values import Authority, CertificateRequest, IssuedCertificate, Refusal, Result
 
 __all__ = [
@@ -21,11 +22,16 @@ __all__ = [
     "DeviceKey",
     "Done",
     "Failed",
+    "FetchedCrl",
     "IssuedCertificate",
     "IssuingClient",
+    "NotRevoked",
     "Order",
     "Refusal",
     "Result",
+    "Revoked",
+    "RevokingClient",
+    "ToRevoke",
     "issue_devices",
     "make_csr",
     "make_device_key",

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-from google.rpc.status_pb2 import Status
 
-from otahsm.client.values import error_infos
+from otahsm.client.values import refused_in, trailing_status
 from otahsm.errors import ConfigError, DaemonUnavailableError, NotFoundError, OtahsmError
 
 _OPTIONS: Final = (
@@ -73,11 +72,11 @@ def explain(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
         return DaemonUnavailableError(
             f"the daemon at {target} is not to be reached: {details}", hint=_TLS_HINT if tls else None
         )
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            for info in error_infos(Status.FromString(value)):
-                kind = _KINDS.get(info.reason, OtahsmError)
-                return kind(f"the daemon at {target} says: {details}", hint=info.metadata.get("hint", ""))
+    status = trailing_status(error)
+    if status is not None:
+        said = refused_in(status)
+        kind = _KINDS.get(said.reason, OtahsmError)
+        return kind(f"the daemon at {target} says: {said.message}", hint=said.hint)
     return OtahsmError(
         f"the daemon at {target} answered {error.code().name}: {details}",
         hint="Does the client's version match the daemon's?",

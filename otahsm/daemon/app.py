@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import time
+from collections.abc import Mapping
 from typing import Final
 
 import grpc
@@ -15,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from otahsm.config import Config, section
 from otahsm.daemon.decoding import StrictDecoding
+from otahsm.daemon.revoking import RevocationService
 from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
 from otahsm.daemon.tls import server_credentials
 from otahsm.errors import ConfigError, OtahsmError
@@ -27,12 +29,15 @@ from otahsm.v1 import (
     device_pb2_grpc,
     issuance_pb2,
     issuance_pb2_grpc,
+    revocation_pb2,
+    revocation_pb2_grpc,
 )
 
 _SERVICES: Final = (
     issuance_pb2.DESCRIPTOR.services_by_name["IssuanceService"].full_name,
     authority_pb2.DESCRIPTOR.services_by_name["AuthorityService"].full_name,
     device_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_name,
+    revocation_pb2.DESCRIPTOR.services_by_name["RevocationService"].full_name,
 )
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 256 * (MAX_CSR_BYTES + 1024)),
@@ -58,7 +63,7 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._changed = asyncio.Event()
-        self._issuance = Issuance(config, self._worker_event)
+        self._issuance = Issuance(config, self._worker_event, tell=_tell)
         self._issuing = IssuanceService(self._issuance)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -69,6 +74,9 @@ class Daemon:
             AuthorityService(self._issuance), self._server
         )
         device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(self._issuance), self._server)
+        revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
+            RevocationService(self._issuance, config), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -170,6 +178,10 @@ class Daemon:
         kinds = health_pb2.HealthCheckResponse
         for name in ("", *_SERVICES):
             await self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
+
+
+def _tell(event: str, fields: Mapping[str, int | str]) -> None:
+    _log.info(event, **fields)
 
 
 async def serve(config: Config) -> None:

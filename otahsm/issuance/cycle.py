@@ -36,11 +36,12 @@ from otahsm.errors import (
     LedgerUnavailableError,
     OtahsmError,
     RequestRefusedError,
+    RevokedError,
     TokenRefusedError,
     TokenUnavailableError,
 )
 from otahsm.issuance.values import Issued, Order, Outcome
-from otahsm.ledger import Accepted, Conflict, Intent, Ledger, Replay
+from otahsm.ledger import Accepted, Barred, Conflict, Intent, Ledger, Replay
 from otahsm.pki import Issuer, Validity, assemble, derive_request_id, validity_at, validity_of
 from otahsm.preparation import Draft, Preparers, Task
 from otahsm.token import SignerPool
@@ -188,6 +189,8 @@ class IssuanceCycle:
                         certificate,
                         replayed=True,
                     )
+                case Barred(message):
+                    outcomes[position] = RevokedError(message)
                 case Conflict(message):
                     outcomes[position] = ConflictError(message)
                 case _:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from otahsm.config import Config, ProfileConfig, section
 from otahsm.errors import ConfigError, LedgerUnavailableError, NotFoundError
+from otahsm.issuance.crl_keeper import CrlKeeper, Tell
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
+from otahsm.issuance.revocation import Revocations
 from otahsm.issuance.values import Order, Outcome
 from otahsm.ledger import Ledger, Renewal, database_of
-from otahsm.pki import Chain, check_signs_crls, load_chain
+from otahsm.pki import Chain, load_chain
 from otahsm.preparation import Preparers
 from otahsm.token import SignerPool
 from otahsm.workers import Report
@@ -32,13 +35,18 @@ class Issuance:
         config: the whole configuration; it needs [token], [ca] and [ledger].
         report: called with (event, pid, error) when a worker process is ready or lost, or the ledger is.
         clock: tells the time, with a time zone.
+        tell: called with an event and its fields when a CRL was made.
 
     Raises:
         ConfigError: a section or the CA certificate is missing or wrong.
     """
 
     def __init__(
-        self, config: Config, report: Report, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        config: Config,
+        report: Report,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        tell: Tell = lambda *_: None,
     ) -> None:
         token, ca = section(config.token, "token"), section(config.ca, "ca")
         settings = config.issuance
@@ -60,14 +68,23 @@ class Issuance:
         }
         self._ledger = Ledger(database, self.chain.issuer.key_identifier, renewals)
         self._tending: asyncio.Task[None] | None = None
-        if config.crl is not None:
-            check_signs_crls(self.chain.issuer)
         self._preparers = Preparers(
             config.profiles, self.chain.issuer, crl=config.crl, size=settings.preparers, report=report
         )
         self._signers = SignerPool(
             token, ca, self.chain.issuer, wait_seconds=settings.wait_for_signer_seconds, report=report
         )
+        self.crls = CrlKeeper(
+            issuer=self.chain.issuer,
+            config=config.crl,
+            database=database,
+            ledger=self._ledger,
+            signers=self._signers,
+            clock=clock,
+            report=report,
+            tell=tell,
+        )
+        self.revocations = Revocations(self._ledger, clock, self.crls.look)
         cycle = IssuanceCycle(
             issuer=self.chain.issuer,
             profiles=self.profiles,
@@ -105,6 +122,7 @@ class Issuance:
         """
         voided = await self._ledger.open()
         self._tending = asyncio.create_task(self._tend_ledger())
+        await self.crls.start()
         await self._preparers.start()
         await self._signers.start()
         await self._queue.start()
@@ -141,7 +159,9 @@ class Issuance:
 
     async def close(self, within: float) -> None:
         """Finish what is in the cycle within so many seconds, then end the processes, release the ledger."""
+        until = time.monotonic() + within
         await self._queue.close(within)
+        await self.crls.close(max(0.0, until - time.monotonic()))
         await self._signers.close()
         await self._preparers.close()
         if self._tending is not None:

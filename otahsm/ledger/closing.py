@@ -27,7 +27,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.dialects import BOOKS, columns_given, write_rows
 from otahsm.ledger.journal import no_rival_of, restore_superseded
-from otahsm.ledger.schema import certificates, intents, live, replicas
+from otahsm.ledger.schema import certificates, crl_numbers, intents, live, replicas
 
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
 _LEFT: Final = "the daemon stopped before the certificate was recorded"
@@ -128,8 +128,10 @@ def reset(connection: Connection, device_id: str, profile: str, now: int) -> byt
 
 
 def issuer_of(connection: Connection) -> bytes | None:
-    """Return the key identifier of the CA that this ledger's certificates are of; None if it has none."""
-    return connection.execute(select(intents.c.issuer_key_id).limit(1)).scalar()
+    """Return the key identifier of the CA whose certificates or CRLs this ledger has; None if it has none."""
+    issued = select(intents.c.issuer_key_id).limit(1).scalar_subquery()
+    numbered = select(crl_numbers.c.issuer_key_id).limit(1).scalar_subquery()
+    return connection.execute(select(func.coalesce(issued, numbered))).scalar()
 
 
 def _left_places(connection: Connection, own: int) -> list[int]:

@@ -25,10 +25,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.dialects import columns_given, write_rows
 from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
-from otahsm.ledger.schema import intents
+from otahsm.ledger.schema import intents, revocations
 from otahsm.ledger.taken import Taken
+from otahsm.pki import Reason
 
 _COLUMNS: Final = ("id", "place", *Intent._fields)
+_COMPROMISED: Final[ColumnElement[str]] = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")
 _ATTEMPTS: Final = 10  # replicas that ask for the same devices at once: each look shows what others wrote
 
 
@@ -140,19 +142,25 @@ _SUPERSEDE: Final = (
 
 
 def no_rival_of(asked: FromClause) -> ColumnElement[bool]:
-    """Say that no other device has, or had, a certificate for the key of a row of intents.
+    """Say that no certificate keeps the key of a row of intents from being certified; superseded ones count.
 
-    The unique indexes refuse a device or a request that is taken; that a key has one device, for ever and
-    under all profiles, no index says. A count is looked up for each row, however the tables look; with an
-    anti-join, PostgreSQL's planner would often read all of them.
+    That is a certificate of another device, or one that was revoked because the key is compromised. The
+    unique indexes refuse a device or a request that is taken; what holds for a key under all profiles no
+    index says. A count is looked up for each row, however the tables look; with an anti-join, PostgreSQL's
+    planner would often read all of them.
     """
     rival = intents.alias("rival")
+    compromised = (
+        select(revocations.c.intent_id)
+        .where(revocations.c.intent_id == rival.c.id, revocations.c.reason == _COMPROMISED)
+        .correlate(rival)
+    )
     rivals = (
         select(func.count())
         .select_from(rival)
         .where(
             rival.c.spki_sha256 == asked.c.spki_sha256,
-            rival.c.device_id != asked.c.device_id,
+            (rival.c.device_id != asked.c.device_id) | compromised.exists(),
             rival.c.void_reason.is_(None),
         )
         .correlate(asked)

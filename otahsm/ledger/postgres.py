@@ -54,6 +54,7 @@ class PostgresDatabase:
     """
 
     def __init__(self, url: str, password_file: Path | None) -> None:
+        self._address = (url, password_file)
         self.engine = _engine(url, password_file)
         self.name = self.engine.url.render_as_string(hide_password=True)
         self.place = 0
@@ -61,6 +62,12 @@ class PostgresDatabase:
         self._ids: list[int] = []
         event.listen(self.engine, "connect", self._take_place)
         event.listen(self.engine, "handle_error", _leave_a_standby)
+
+    def open_reader(self) -> Engine:
+        """Open one more connection, without a place."""
+        engine = _engine(*self._address).execution_options(isolation_level="REPEATABLE READ")
+        event.listen(engine, "connect", _configure)
+        return engine
 
     def hold(self) -> None:
         """Nothing to do: the connection holds the place."""
@@ -81,9 +88,8 @@ class PostgresDatabase:
 
     def _take_place(self, connection: Any, _: object) -> None:
         """Take the first place that nobody holds, for as long as this connection lives."""
+        _configure(connection, None)
         with connection.cursor() as cursor:
-            for setting in _SETTINGS:
-                cursor.execute(setting)
             for place in count(1):
                 cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (BOOKS, place))
                 if cursor.fetchone()[0]:
@@ -97,6 +103,13 @@ def _leave_a_standby(context: ExceptionContext) -> None:
     """Give up a connection whose server takes no writes any more: the next one finds the one that does."""
     if getattr(context.original_exception, "sqlstate", "") == _READ_ONLY:
         context.is_disconnect = True
+
+
+def _configure(connection: Any, _: object) -> None:
+    with connection.cursor() as cursor:
+        for setting in _SETTINGS:
+            cursor.execute(setting)
+    connection.commit()
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 An intent is written before its signature is made (I2), a certificate before it is released (I1). An
 intent is open until it has a certificate or is voided; so every serial number that may exist has a row.
 
-Times are microseconds since the Unix epoch, in UTC; validity is in whole seconds of it. Digests are
-SHA-256, 32 octets. Serial numbers are 20 octets, big-endian, so that they sort and compare as numbers.
+Times are microseconds since the Unix epoch, in UTC; what certificates and CRLs state is in whole seconds of
+it. Digests are SHA-256, 32 octets. Serial numbers are 20 octets, big-endian, so that they sort and compare as
+numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -113,4 +115,50 @@ replicas: Final = Table(
     metadata,
     Column("place", Integer, primary_key=True, autoincrement=False),
     Column("closed_below", _Id, nullable=False),
+)
+
+# A certificate that is here is revoked for good: no row is ever changed.
+revocations: Final = Table(
+    "revocations",
+    metadata,
+    Column("intent_id", _Id, ForeignKey("intents.id"), primary_key=True),
+    Column("revoked_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    # Who asked: the identity in the client's certificate.
+    Column("client", Text, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    # Where the certificate says that its CRL is.
+    Column("crl_url", Text, nullable=True),
+)
+Index("ix_revocations_crl_url", revocations.c.crl_url)
+
+# Every URL that certificates may state, whatever the configuration says today: a CRL must be there. It is the
+# complete one, or a shard's.
+crl_urls: Final = Table(
+    "crl_urls",
+    metadata,
+    Column("url", Text, primary_key=True),
+    Column("complete", Boolean, nullable=False),
+)
+
+# The last CRL of each scope: a shard's by its URL, and those in `otahsm.ledger.records`.
+crls: Final = Table(
+    "crls",
+    metadata,
+    Column("url", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("this_update", BigInteger, nullable=False),
+    Column("next_update", BigInteger, nullable=False),
+    # How many certificates are on it. Revocations are only added: if there are as many, it has them all.
+    Column("revoked", BigInteger, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+)
+
+# The last CRL number that was taken, and the time that its CRLs state.
+crl_numbers: Final = Table(
+    "crl_numbers",
+    metadata,
+    Column("issuer_key_id", LargeBinary, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("this_update", BigInteger, nullable=False),
 )

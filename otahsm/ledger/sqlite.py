@@ -41,6 +41,21 @@ class SqliteDatabase:
         self._checkpointer: Checkpointer | None = None
         self._last_id: int | None = None
 
+    def open_reader(self) -> Engine:
+        """Open one more connection, which can only read; readers and the writer don't wait for each other."""
+        engine = create_engine(f"sqlite:///{self._path}")
+
+        @event.listens_for(engine, "connect")
+        def _configure(connection: Any, _: object) -> None:
+            connection.isolation_level = None
+            connection.execute("PRAGMA query_only = ON")
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN")
+
+        return engine
+
     def hold(self) -> None:
         """Take the file for this process alone.
 

@@ -108,6 +108,20 @@ class Ledger:
         now = time.time_ns() // 1000
         return await self._transaction(lambda connection: closing.reset(connection, device_id, profile, now))
 
+    async def transaction(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Have a function of this room's do its work in a transaction, with whatever else waits.
+
+        Args:
+            work: it may be done more than once; only what the last time wrote is kept.
+
+        Returns:
+            What it returned; what it wrote is durable then.
+
+        Raises:
+            LedgerUnavailableError: nothing was written, or it is not known whether it was.
+        """
+        return await self._transaction(work)
+
     @property
     def failure(self) -> LedgerUnavailableError | None:
         """Why the last write failed; None if it didn't."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, select, union_all
 
-from otahsm.ledger.records import Answer, Conflict, InProgress, Intent, Renewal, Replay
-from otahsm.ledger.schema import certificates, intents, live
+from otahsm.ledger.records import Answer, Barred, Conflict, InProgress, Intent, Renewal, Replay
+from otahsm.ledger.schema import certificates, intents, live, revocations
+from otahsm.pki import Reason
 
 NEVER: Final = Renewal(same_key_seconds=0, new_key_seconds=0)
 
@@ -47,8 +49,10 @@ class Taken:
                 intents.c.not_after,
                 intents.c.superseded_at,
                 certificates.c.der,
+                revocations.c.revoked_at,
+                revocations.c.reason,
             )
-            .select_from(intents.outerjoin(certificates))
+            .select_from(intents.outerjoin(certificates).outerjoin(revocations))
             .where(intents.c.void_reason.is_(None))
         )
         # Three look-ups, an index each: SQLite scans the whole table for one with OR.
@@ -61,7 +65,10 @@ class Taken:
             self._remember(row)
 
     def _remember(self, row: Row[Any] | _Reserved) -> None:
-        self._by_key[row.spki_sha256] = row
+        # Of several under one key, one that says that it is compromised is what counts.
+        known = self._by_key.get(row.spki_sha256)
+        if known is None or not _is_compromised(known):
+            self._by_key[row.spki_sha256] = row
         if row.superseded_at is not None:
             return
         if row.request_id:
@@ -71,17 +78,8 @@ class Taken:
     def answer(self, intent: Intent) -> Answer | Fresh:
         """Say what stands against an intent; if nothing does, what it supersedes."""
         device = self._by_device.get((intent.device_id, intent.profile))
-        key = self._by_key.get(intent.spki_sha256)
-        request = self._by_request.get(intent.request_id)
-        if key is not None and key.device_id != intent.device_id:
-            return Conflict(
-                f"the public key belongs to the device {key.device_id}, certificate {_serial(key)}"
-            )
-        if request is not None and (request.device_id, request.profile) != (intent.device_id, intent.profile):
-            return Conflict(
-                f"the request id {intent.request_id} was used for the device {request.device_id} under the"
-                f" profile {request.profile}, certificate {_serial(request)}"
-            )
+        if refusal := self._refusal(intent, device):
+            return refusal
         if device is None:
             return Fresh(supersedes=None)
         same_key = device.spki_sha256 == intent.spki_sha256
@@ -96,6 +94,23 @@ class Taken:
             if device.der is None
             else Replay(device.der, device.serial, device.not_before, device.not_after)
         )
+
+    def _refusal(self, intent: Intent, device: Any) -> Barred | Conflict | None:
+        """Say what no window and no other key would change; None if there is nothing."""
+        key = self._by_key.get(intent.spki_sha256)
+        request = self._by_request.get(intent.request_id)
+        if barred := _barred(device, key):
+            return barred
+        if key is not None and key.device_id != intent.device_id:
+            return Conflict(
+                f"the public key belongs to the device {key.device_id}, certificate {_serial(key)}"
+            )
+        if request is not None and (request.device_id, request.profile) != (intent.device_id, intent.profile):
+            return Conflict(
+                f"the request id {intent.request_id} was used for the device {request.device_id} under the"
+                f" profile {request.profile}, certificate {_serial(request)}"
+            )
+        return None
 
     def _may_supersede(self, device: Row[Any], intent: Intent, *, same_key: bool) -> bool:
         """Tell whether a certificate is so near to its end that a new one may take its place."""
@@ -115,6 +130,8 @@ class _Reserved:
 
     der: None = None
     superseded_at: None = None
+    revoked_at: None = None
+    reason: None = None
 
     def __init__(self, intent: Intent) -> None:
         self.serial = intent.serial
@@ -127,3 +144,20 @@ class _Reserved:
 def _serial(row: Any) -> str:
     serial: bytes = row.serial
     return serial.lstrip(b"\0").hex()
+
+
+def _barred(device: Any, key: Any) -> Barred | None:
+    if device is not None and device.revoked_at is not None:
+        return Barred(f"the device {device.device_id} has the certificate {_revoked(device)}")
+    if key is not None and _is_compromised(key):
+        return Barred(f"the public key was that of the certificate {_revoked(key)}")
+    return None
+
+
+def _is_compromised(row: Any) -> bool:
+    return bool(row.reason == Reason.KEY_COMPROMISE.value)
+
+
+def _revoked(row: Any) -> str:
+    moment = datetime.fromtimestamp(row.revoked_at, UTC)
+    return f"{_serial(row)}, which was revoked on {moment:%Y-%m-%d %H:%M:%S} UTC ({row.reason})"
