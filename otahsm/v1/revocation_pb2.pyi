@@ -246,7 +246,9 @@ class GetCrlRequest(_message.Message):
     SHARD_FIELD_NUMBER: _builtins.int
     AUTHORITIES_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """The CRL that is at this URL, as certificates state it."""
+    """The CRL that is at this URL, as certificates state it. Empty, for a
+    certificate that states none: the complete one.
+    """
     shard: _builtins.int
     """A shard of today's configuration, from 0."""
     authorities: _builtins.bool

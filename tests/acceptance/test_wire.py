@@ -160,6 +160,7 @@ def test_the_authority_is_the_root_that_the_configuration_names(
     stranger: Stranger, shared_daemon: RunningDaemon
 ) -> None:
     fleet = shared_daemon.fleet
+    shared_daemon.wait_for("signer.ready", count=2)
     configured = fleet.folder / tomllib.loads(fleet.toml.read_text())["ca"]["certificate"]
     root = x509.load_pem_x509_certificate(configured.read_bytes())
     assert stranger.call(AUTHORITY, "GetAuthority", {})["authority"] == {
@@ -323,9 +324,7 @@ def test_a_call_carries_a_bounded_number_of_targets(stranger: Stranger, count: i
     assert_explained(call)
 
 
-@pytest.mark.parametrize(
-    "scope", [{"url": "http://x/\u0000"}, {"url": ""}, {"shard": 0}, {"authorities": True}]
-)
+@pytest.mark.parametrize("scope", [{"url": "http://x/\u0000"}, {"shard": 0}, {"authorities": True}])
 def test_a_crl_that_is_not_there_is_not_found(stranger: Stranger, scope: dict[str, Any]) -> None:
     call = error_of(stranger.call, REVOCATION, "GetCrl", scope)
     assert call.code() is grpc.StatusCode.NOT_FOUND
