@@ -63,7 +63,7 @@ def _insert(database: sqlite3.Connection, count: int, issuer_key_id: bytes) -> N
     database.execute(
         "INSERT INTO certificates SELECT id, randomblob(?), intended_at FROM intents", (_CERTIFICATE_OCTETS,)
     )
-    database.execute("INSERT INTO replicas VALUES (1, ?)", (count + 1,))
+    database.execute("UPDATE replicas SET closed_below = ?", (count + 1,))
     database.execute("COMMIT")
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -72,10 +72,9 @@ def _intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
     now = int(time.time())
     began = 1000 * (now - _DAY)  # eight a millisecond since then
     for number in range(count):
+        milliseconds = began + number // 8
         yield Intent(
-            serial=make_serial(b"\xff" + os.urandom(SERIAL_RANDOM_BYTES - 1), began + number // 8).to_bytes(
-                20
-            ),
+            serial=make_serial(b"\xff" + os.urandom(SERIAL_RANDOM_BYTES - 1), milliseconds).to_bytes(20),
             request_id="",
             profile="ota-connect",
             device_id=str(uuid.uuid4()),
@@ -86,7 +85,7 @@ def _intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
             not_after=now + 365 * _DAY,
             client="cn:quickstart",
             client_certificate_sha256=bytes(32),
-            intended_at=now * 1_000_000,
+            intended_at=1000 * milliseconds,
         )
 
 

@@ -15,6 +15,7 @@ class Code(IntEnum):
     """The canonical codes that otahsm answers with (google/rpc/code.proto)."""
 
     INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
     ALREADY_EXISTS = 6
     FAILED_PRECONDITION = 9
     INTERNAL = 13
@@ -84,6 +85,15 @@ class ConflictError(OtahsmError):
     reason = "CONFLICT"
     exit_code = ExitCode.SOME_FAILED
     default_hint = "Use the certificate that exists, or another device id with a key of its own."
+
+
+class NotFoundError(OtahsmError):
+    """The ledger has no such certificate."""
+
+    code = Code.NOT_FOUND
+    reason = "NOT_FOUND"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Look for it with `otahsm ledger list`, which also shows what was voided."
 
 
 class InProgressError(OtahsmError):

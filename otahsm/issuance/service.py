@@ -11,6 +11,7 @@ from typing import Final
 from otahsm.config import Config, ProfileConfig, section
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.issuance.cycle import IssuanceCycle
+from otahsm.issuance.inspection import Inspection
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.values import Order, Outcome
 from otahsm.ledger import Ledger, database_of
@@ -51,9 +52,11 @@ class Issuance:
         self.profiles: Mapping[str, ProfileConfig] = config.profiles
         self.default_profile = settings.default_profile
         self._report = report
-        database = database_of(section(config.ledger, "ledger"))
+        ledger = section(config.ledger, "ledger")
+        database = database_of(ledger)
         self.ledger_name = database.name
         self._ledger = Ledger(database, self.chain.issuer.key_identifier)
+        self.inspection = Inspection(ledger)
         self._tending: asyncio.Task[None] | None = None
         if config.crl is not None:
             check_signs_crls(self.chain.issuer)
@@ -125,6 +128,7 @@ class Issuance:
         await self._preparers.close()
         if self._tending is not None:
             self._tending.cancel()
+        await self.inspection.close()
         await self._ledger.close()
 
     async def _tend_ledger(self) -> None:

@@ -53,7 +53,7 @@ class PostgresDatabase:
     """
 
     def __init__(self, url: str, password_file: Path | None) -> None:
-        self.engine = _engine(url, password_file)
+        self.engine = engine_for(url, password_file)
         self.name = self.engine.url.render_as_string(hide_password=True)
         self.place = 0
         self.place_is_new = False
@@ -100,7 +100,7 @@ def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
         LedgerUnavailableError: the server can't be reached, or the user may not make a schema.
     """
     name = f"otahsm_bench_{secrets.token_hex(8)}"
-    engine = _engine(url, password_file)
+    engine = engine_for(url, password_file)
     try:
         with engine.begin() as connection:
             connection.execute(CreateSchema(name))
@@ -119,7 +119,8 @@ def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
         engine.dispose()
 
 
-def _engine(url: str, password_file: Path | None) -> Engine:
+def engine_for(url: str, password_file: Path | None) -> Engine:
+    """Return an engine of one connection. Raises ConfigError: as `PostgresDatabase`."""
     try:
         return create_engine(
             _address(url, password_file),

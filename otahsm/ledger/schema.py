@@ -91,6 +91,11 @@ Index(
     postgresql_where=_live,
 )
 
+# What was voided is looked up by these. They cost issuing nothing: rows that are live are not in them.
+_voided = text("void_reason IS NOT NULL")
+Index("ix_intents_void", intents.c.serial, sqlite_where=_voided, postgresql_where=_voided)
+Index("ix_intents_void_device", intents.c.device_id, sqlite_where=_voided, postgresql_where=_voided)
+
 certificates: Final = Table(
     "certificates",
     metadata,

@@ -1,0 +1,28 @@
+"""What an intent's status is, in SQL: the one place that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy import ColumnElement, FromClause, case, literal_column
+
+from otahsm.ledger.entries import Status
+from otahsm.ledger.schema import certificates, intents
+
+# What statuses are told from. A status that needs another table joins it here.
+JOINED: Final[FromClause] = intents.outerjoin(certificates)
+
+VOIDED: Final[ColumnElement[bool]] = intents.c.void_reason.is_not(None)
+
+# Of any intent, exactly one of them is true.
+CONDITIONS: Final[Mapping[Status, ColumnElement[bool]]] = {
+    Status.VOID: VOIDED,
+    Status.OPEN: ~VOIDED & certificates.c.intent_id.is_(None),
+    Status.ISSUED: ~VOIDED & certificates.c.intent_id.is_not(None),
+}
+
+# The status of a row of `JOINED`, as text.
+STATUS: Final[ColumnElement[str]] = case(
+    *((condition, literal_column(f"'{status}'")) for status, condition in CONDITIONS.items())
+).label("status")
