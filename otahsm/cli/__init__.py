@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from otahsm.cli import bench, ca, csr, device, health, quickstart, serve, show
+from otahsm.cli import bench, ca, csr, device, health, ledger, ledger_local, quickstart, serve, show
 from otahsm.errors import ExitCode, OtahsmError
 
 _SERVER_MODULES: Final = {"alembic", "grpc_reflection", "pkcs11", "sqlalchemy", "structlog"}
@@ -26,6 +26,10 @@ app.command("show")(show.show)
 app.add_typer(ca.app, name="ca")
 app.add_typer(device.app, name="device")
 app.add_typer(csr.app, name="csr")
+ledger.app.command("reconcile")(ledger_local.reconcile)
+ledger.app.command("backup")(ledger_local.backup)
+ledger.app.command("restore")(ledger_local.restore)
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(bench.app, name="bench")
 
 

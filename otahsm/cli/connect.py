@@ -9,7 +9,7 @@ from pathlib import Path
 # reads this when it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from otahsm.client import ClientTls, DeviceFolders, IssuingClient
+from otahsm.client import ClientTls, DeviceFolders, IssuingClient, LedgerClient
 from otahsm.config import ClientConfig, load_config, section
 
 
@@ -21,6 +21,15 @@ def load_client(path: Path) -> ClientConfig:
 def connect(config: ClientConfig, patience: float | None) -> IssuingClient:
     """Open the client that a configuration describes; `patience` overrides its own. Raises ConfigError."""
     return IssuingClient(
+        config.target,
+        ClientTls(config.ca, config.certificate, config.key),
+        patience=config.patience_seconds if patience is None else patience,
+    )
+
+
+def connect_ledger(config: ClientConfig, patience: float | None) -> LedgerClient:
+    """Open the client that asks about the ledger; as `connect`."""
+    return LedgerClient(
         config.target,
         ClientTls(config.ca, config.certificate, config.key),
         patience=config.patience_seconds if patience is None else patience,

@@ -9,6 +9,8 @@ from otahsm.client.connection import ClientTls
 from otahsm.client.folders import DeviceFolders
 from otahsm.client.issuing import IssuingClient
 from otahsm.client.keys import DeviceKey, make_csr, make_device_key
+from otahsm.client.ledger import LedgerClient
+from otahsm.client.ledger_values import Count, LedgerEntry, Query
 from otahsm.client.line import Done, Failed, issue_devices, sign_csrs
 from otahsm.client.orders import Order, unfinished_counts
 from otahsm.client.values import Authority, CertificateRequest, IssuedCertificate, Refusal, Result
@@ -17,13 +19,17 @@ __all__ = [
     "Authority",
     "CertificateRequest",
     "ClientTls",
+    "Count",
     "DeviceFolders",
     "DeviceKey",
     "Done",
     "Failed",
     "IssuedCertificate",
     "IssuingClient",
+    "LedgerClient",
+    "LedgerEntry",
     "Order",
+    "Query",
     "Refusal",
     "Result",
     "issue_devices",

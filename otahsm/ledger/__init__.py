@@ -1,5 +1,6 @@
 """The only room that talks SQL: what was intended, what was issued, and to whom."""
 
+from otahsm.ledger.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.database import database_of, throwaway
 from otahsm.ledger.entries import START, Entry, Filter, Group, Page, Status, Tally
 from otahsm.ledger.reading import LedgerReader
@@ -11,6 +12,7 @@ __all__ = [
     "Accepted",
     "Answer",
     "Conflict",
+    "Copy",
     "Entry",
     "Filter",
     "Group",
@@ -22,6 +24,9 @@ __all__ = [
     "Replay",
     "Status",
     "Tally",
+    "copy_ledger",
     "database_of",
+    "path_of",
     "throwaway",
+    "vacant",
 ]

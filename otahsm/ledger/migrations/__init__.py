@@ -20,6 +20,13 @@ def newest_version() -> str:
     return str(ScriptDirectory.from_config(_configuration()).get_current_head())
 
 
+def knows_version(version: str) -> bool:
+    """Tell whether a version is the newest or one before it."""
+    return version in {
+        item.revision for item in ScriptDirectory.from_config(_configuration()).walk_revisions()
+    }
+
+
 def _configuration() -> Config:
     configuration = Config()
     configuration.set_main_option("script_location", "otahsm.ledger:migrations")
