@@ -8,6 +8,7 @@ The digest finds what was cut, altered, or sent with another filter. Every daemo
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Final
 
@@ -15,7 +16,7 @@ from otahsm.errors import RequestRefusedError
 from otahsm.issuance import START, Filter
 
 _DIGEST_OCTETS: Final = 10
-_LENGTH: Final = 40  # (20 + 10) octets in base64, without padding
+_FORM: Final = re.compile(r"[A-Za-z0-9_-]{40}")  # (20 + 10) octets in base64, without padding
 
 
 def page_token(wanted: Filter, after: bytes) -> str:
@@ -31,8 +32,7 @@ def page_start(wanted: Filter, token: str) -> bytes:
     """
     if not token:
         return START
-    if len(token) == _LENGTH and token.isascii():
-        # What is no base64 is left out in decoding: so the token is made again, and compared.
+    if _FORM.fullmatch(token):
         after = urlsafe_b64decode(token)[: len(START)]
         if page_token(wanted, after) == token:
             return after

@@ -110,6 +110,7 @@ def test_reflection_lists_the_services(stranger: Stranger) -> None:
         HEALTH,
         AUTHORITY,
         ISSUANCE,
+        "otahsm.v1.LedgerService",
         "grpc.reflection.v1alpha.ServerReflection",
     }
 
