@@ -60,8 +60,7 @@ def copy_ledger(source: Path, target: Path) -> Copy:
         LedgerUnavailableError: a disk fails or is full, or the copy is not what it should be.
     """
     try:
-        with closing(connect_read_only(source)) as origin:
-            origin.execute("BEGIN")
+        with closing(_opened(source)) as origin:
             marks = _marks_of(source, origin)
             with closing(sqlite3.connect(target, isolation_level=None)) as copy:
                 origin.backup(copy)  # in one step: the moment of the transaction
@@ -95,11 +94,25 @@ def vacant(path: Path) -> Iterator[None]:
         os.close(held)
 
 
-def _marks_of(source: Path, origin: sqlite3.Connection) -> tuple[object, ...]:
+def _opened(source: Path) -> sqlite3.Connection:
+    """Open a ledger at one moment."""
+    origin: sqlite3.Connection | None = None
     try:
-        marks: tuple[object, ...] = origin.execute(_MARKS).fetchone()
+        origin = connect_read_only(source)
+        origin.execute("BEGIN")
+        origin.execute(_MARKS).fetchone()
     except sqlite3.Error as error:
-        raise ConfigError(f"{source} is no ledger, or can't be read: {error}") from error
+        if origin is not None:
+            origin.close()
+        raise ConfigError(
+            f"{source} is no ledger, or can't be read: {error}",
+            hint="Is the path right, and the file whole? Nothing was written.",
+        ) from error
+    return origin
+
+
+def _marks_of(source: Path, origin: sqlite3.Connection) -> tuple[object, ...]:
+    marks: tuple[object, ...] = origin.execute(_MARKS).fetchone()
     if not knows_version(str(marks[-1])):
         raise ConfigError(
             f"the ledger {source} has the schema {marks[-1]}, which this otahsm doesn't know",
