@@ -24,7 +24,7 @@ from otahsm.ledger.migrations import migrate
 from otahsm.ledger.sqlite import open_engine
 from otahsm.pki import SERIAL_RANDOM_BYTES, load_chain, make_serial
 
-_CERTIFICATE_OCTETS: Final = 460  # of a P-256 device under a P-256 root
+CERTIFICATE_OCTETS: Final = 460  # of a P-256 device under a P-256 root
 _DAY: Final = 86_400
 
 
@@ -59,16 +59,18 @@ def _insert(database: sqlite3.Connection, count: int, issuer_key_id: bytes) -> N
     database.execute("BEGIN")
     columns = ", ".join(Intent._fields)
     marks = ", ".join("?" * len(Intent._fields))
-    database.executemany(f"INSERT INTO intents ({columns}) VALUES ({marks})", _intents(count, issuer_key_id))  # noqa: S608
+    statement = f"INSERT INTO intents ({columns}) VALUES ({marks})"  # noqa: S608
+    database.executemany(statement, made_up_intents(count, issuer_key_id))
     database.execute(
-        "INSERT INTO certificates SELECT id, randomblob(?), intended_at FROM intents", (_CERTIFICATE_OCTETS,)
+        "INSERT INTO certificates SELECT id, randomblob(?), intended_at FROM intents", (CERTIFICATE_OCTETS,)
     )
     database.execute("UPDATE replicas SET closed_below = ?", (count + 1,))
     database.execute("COMMIT")
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
+def made_up_intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
+    """Make up intents of devices that nobody has, of the last day."""
     now = int(time.time())
     began = 1000 * (now - _DAY)  # eight a millisecond since then
     for number in range(count):

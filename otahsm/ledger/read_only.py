@@ -22,7 +22,9 @@ _POSTGRESQL: Final = (
     "SET default_transaction_read_only = on",
     "SET default_transaction_isolation = 'repeatable read'",  # all statements of one see one moment
     "SET statement_timeout = '60s'",
-    "SET enable_seqscan = off",  # as for the writer: without statistics the planner reads whole tables
+    # As for the writer: without statistics the planner reads a whole table, or a whole index and sorts it.
+    "SET enable_seqscan = off",
+    "SET enable_bitmapscan = off",
     "SET jit = off",
 )
 

@@ -148,7 +148,9 @@ def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, fu
             bounds.append(both.c.serial < wanted.end_serial)
         query = select(both).where(*bounds).order_by(both.c.serial)
     else:
-        if wanted.status is not Status.VOID and (wanted.client or wanted.profile or wanted.status):
+        if wanted.status is Status.VOID:
+            inside.append(VOIDED)
+        elif wanted.client or wanted.profile or wanted.status:
             end = _end_of_step(connection, inside)
             inside = inside if end is None else [*inside, _serial <= end]
         query = query.where(*inside).order_by(_serial)
