@@ -92,8 +92,8 @@ def configuration() -> list[str]:
         "`otahsm quickstart DIR` writes a complete file. A key that is not on this page is an error, and so",
         "is a value of the wrong type. Relative paths start from the folder of the file. A machine needs",
         "only the sections of what it does: `otahsm serve` needs `[tls]`, `[token]`, `[ca]` and `[ledger]`;",
-        "`otahsm ca` needs `[token]` and `[ca]`; `otahsm device`, `otahsm csr` and `otahsm health` need",
-        "`[client]`.",
+        "`otahsm ca` needs `[token]` and `[ca]`; `otahsm device`, `otahsm csr`, `otahsm health` and most of",
+        "`otahsm ledger` need `[client]`; `otahsm ledger reconcile`, `backup` and `restore` need `[ledger]`.",
         "",
     ]
     for name, field in config.Config.model_fields.items():
