@@ -102,9 +102,7 @@ class NotFoundError(OtahsmError):
     code = Code.NOT_FOUND
     reason = "NOT_FOUND"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = (
-        "Check the serial number, the device id or the URL: it must be written as in the certificate."
-    )
+    default_hint = "Check serial number, device id, profile or URL; `otahsm ledger list` shows what there is."
 
 
 class InProgressError(OtahsmError):

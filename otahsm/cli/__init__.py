@@ -7,7 +7,20 @@ from typing import Final
 
 import typer
 
-from otahsm.cli import bench, ca, crl, csr, device, health, quickstart, revoke, serve, show
+from otahsm.cli import (
+    bench,
+    ca,
+    crl,
+    csr,
+    device,
+    health,
+    ledger,
+    ledger_local,
+    quickstart,
+    revoke,
+    serve,
+    show,
+)
 from otahsm.errors import ExitCode, OtahsmError
 
 _SERVER_MODULES: Final = {"alembic", "grpc_reflection", "pkcs11", "sqlalchemy", "structlog"}
@@ -28,6 +41,10 @@ app.add_typer(ca.app, name="ca")
 app.add_typer(device.app, name="device")
 app.add_typer(csr.app, name="csr")
 app.add_typer(crl.app, name="crl")
+ledger.app.command("reconcile")(ledger_local.reconcile)
+ledger.app.command("backup")(ledger_local.backup)
+ledger.app.command("restore")(ledger_local.restore)
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(bench.app, name="bench")
 
 

@@ -9,6 +9,8 @@ from otahsm.client.connection import ClientTls
 from otahsm.client.folders import DeviceFolders
 from otahsm.client.issuing import IssuingClient
 from otahsm.client.keys import DeviceKey, make_csr, make_device_key
+from otahsm.client.ledger import LedgerClient
+from otahsm.client.ledger_values import Count, LedgerEntry, Query
 from otahsm.client.line import Done, Failed, issue_devices, sign_csrs
 from otahsm.client.orders import Order, unfinished_counts
 from otahsm.client.revoking import FetchedCrl, NotRevoked, Revoked, RevokingClient, ToRevoke
@@ -18,6 +20,7 @@ __all__ = [
     "Authority",
     "CertificateRequest",
     "ClientTls",
+    "Count",
     "DeviceFolders",
     "DeviceKey",
     "Done",
@@ -25,8 +28,11 @@ __all__ = [
     "FetchedCrl",
     "IssuedCertificate",
     "IssuingClient",
+    "LedgerClient",
+    "LedgerEntry",
     "NotRevoked",
     "Order",
+    "Query",
     "Refusal",
     "Result",
     "Revoked",

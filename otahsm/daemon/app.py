@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from otahsm.config import Config, section
 from otahsm.daemon.decoding import StrictDecoding
+from otahsm.daemon.ledger_service import LedgerService
 from otahsm.daemon.revoking import RevocationService
 from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
 from otahsm.daemon.tls import server_credentials
@@ -29,16 +30,20 @@ from otahsm.v1 import (
     device_pb2_grpc,
     issuance_pb2,
     issuance_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
     revocation_pb2,
     revocation_pb2_grpc,
 )
 
-_SERVICES: Final = (
+# These serve while a signer can sign, the others for as long as the daemon runs.
+_SIGNING: Final = (
     issuance_pb2.DESCRIPTOR.services_by_name["IssuanceService"].full_name,
     authority_pb2.DESCRIPTOR.services_by_name["AuthorityService"].full_name,
     device_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_name,
     revocation_pb2.DESCRIPTOR.services_by_name["RevocationService"].full_name,
 )
+_OTHERS: Final = (ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name,)
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 256 * (MAX_CSR_BYTES + 1024)),
     ("grpc.so_reuseport", 0),  # a second daemon on the port must fail, not share it
@@ -77,9 +82,10 @@ class Daemon:
         revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
             RevocationService(self._issuance, config), self._server
         )
+        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(self._issuance), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (*_SIGNING, *_OTHERS, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         credentials = server_credentials(section(config.tls, "tls"), self._issuance.chain)
         listen = config.daemon.listen
@@ -108,6 +114,8 @@ class Daemon:
         try:
             if voided:
                 _log.warning("ledger.recovered", voided_intents=voided)
+            for name in _OTHERS:
+                await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
             await self._server.start()
             self._log_listening()
             # What is there now stays: the collector need not look at it again with every batch.
@@ -176,7 +184,7 @@ class Daemon:
 
     async def _set_health(self, *, serving: bool) -> None:
         kinds = health_pb2.HealthCheckResponse
-        for name in ("", *_SERVICES):
+        for name in ("", *_SIGNING):
             await self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
 
 

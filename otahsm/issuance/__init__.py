@@ -3,6 +3,7 @@
 And what follows it, if need be: see `revocation`.
 """
 
+from otahsm.issuance.inspection import MAX_COUNTS, Inspection
 from otahsm.issuance.service import Issuance
 from otahsm.issuance.values import (
     Caller,
@@ -13,12 +14,18 @@ from otahsm.issuance.values import (
     RevocationOutcome,
     RevokedDevice,
 )
-from otahsm.ledger import AUTHORITIES, COMPLETE, StoredCrl
+from otahsm.ledger import AUTHORITIES, COMPLETE, START, Entry, Filter, Group, Status, StoredCrl
 
 __all__ = [
     "AUTHORITIES",
     "COMPLETE",
+    "MAX_COUNTS",
+    "START",
     "Caller",
+    "Entry",
+    "Filter",
+    "Group",
+    "Inspection",
     "Issuance",
     "Issued",
     "Order",
@@ -26,5 +33,6 @@ __all__ = [
     "RevocationOrder",
     "RevocationOutcome",
     "RevokedDevice",
+    "Status",
     "StoredCrl",
 ]

@@ -13,6 +13,7 @@ from otahsm.config import Config, ProfileConfig, section
 from otahsm.errors import ConfigError, LedgerUnavailableError, NotFoundError
 from otahsm.issuance.crl_keeper import CrlKeeper, Tell
 from otahsm.issuance.cycle import IssuanceCycle
+from otahsm.issuance.inspection import Inspection
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.revocation import Revocations
 from otahsm.issuance.values import Order, Outcome
@@ -60,13 +61,15 @@ class Issuance:
         self.profiles: Mapping[str, ProfileConfig] = config.profiles
         self.default_profile = settings.default_profile
         self._report = report
-        database = database_of(section(config.ledger, "ledger"))
+        ledger = section(config.ledger, "ledger")
+        database = database_of(ledger)
         self.ledger_name = database.name
         renewals = {
             name: Renewal(_DAY * profile.renewal_days, _DAY * profile.rekey_days)
             for name, profile in config.profiles.items()
         }
         self._ledger = Ledger(database, self.chain.issuer.key_identifier, renewals)
+        self.inspection = Inspection(ledger)
         self._tending: asyncio.Task[None] | None = None
         self._preparers = Preparers(
             config.profiles, self.chain.issuer, crl=config.crl, size=settings.preparers, report=report
@@ -166,6 +169,7 @@ class Issuance:
         await self._preparers.close()
         if self._tending is not None:
             self._tending.cancel()
+        await self.inspection.close()
         await self._ledger.close()
 
     async def _tend_ledger(self) -> None:

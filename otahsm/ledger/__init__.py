@@ -1,7 +1,10 @@
 """The only room that talks SQL: what was intended, what was issued, and to whom."""
 
+from otahsm.ledger.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.crl_books import CrlBooks, CrlState
 from otahsm.ledger.database import Database, database_of, throwaway
+from otahsm.ledger.entries import START, Entry, Filter, Group, Page, Status, Tally
+from otahsm.ledger.reading import LedgerReader
 from otahsm.ledger.records import (
     AUTHORITIES,
     COMPLETE,
@@ -23,22 +26,34 @@ from otahsm.ledger.store import Ledger
 __all__ = [
     "AUTHORITIES",
     "COMPLETE",
+    "START",
     "Accepted",
     "Answer",
     "Barred",
     "Conflict",
+    "Copy",
     "CrlBooks",
     "CrlRow",
     "CrlState",
     "Database",
+    "Entry",
+    "Filter",
+    "Group",
     "InProgress",
     "Intent",
     "Ledger",
+    "LedgerReader",
+    "Page",
     "Renewal",
     "Replay",
     "Revocation",
+    "Status",
     "StoredCrl",
+    "Tally",
     "Target",
+    "copy_ledger",
     "database_of",
+    "path_of",
     "throwaway",
+    "vacant",
 ]

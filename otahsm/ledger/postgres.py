@@ -55,7 +55,7 @@ class PostgresDatabase:
 
     def __init__(self, url: str, password_file: Path | None) -> None:
         self._address = (url, password_file)
-        self.engine = _engine(url, password_file)
+        self.engine = engine_for(url, password_file)
         self.name = self.engine.url.render_as_string(hide_password=True)
         self.place = 0
         self.place_is_new = False
@@ -65,7 +65,7 @@ class PostgresDatabase:
 
     def open_reader(self) -> Engine:
         """Open one more connection, without a place."""
-        engine = _engine(*self._address).execution_options(isolation_level="REPEATABLE READ")
+        engine = engine_for(*self._address).execution_options(isolation_level="REPEATABLE READ")
         event.listen(engine, "connect", _configure)
         return engine
 
@@ -121,7 +121,7 @@ def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
         LedgerUnavailableError: the server can't be reached, or the user may not make a schema.
     """
     name = f"otahsm_bench_{secrets.token_hex(8)}"
-    engine = _engine(url, password_file)
+    engine = engine_for(url, password_file)
     try:
         with engine.begin() as connection:
             connection.execute(CreateSchema(name))
@@ -140,7 +140,8 @@ def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
         engine.dispose()
 
 
-def _engine(url: str, password_file: Path | None) -> Engine:
+def engine_for(url: str, password_file: Path | None) -> Engine:
+    """Return an engine of one connection. Raises ConfigError: as `PostgresDatabase`."""
     try:
         return create_engine(
             _address(url, password_file),

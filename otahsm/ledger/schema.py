@@ -73,7 +73,8 @@ live: Final = (intents.c.void_reason.is_(None)) & (intents.c.superseded_at.is_(N
 _live = text("void_reason IS NULL AND superseded_at IS NULL")
 _live_and_named = text("void_reason IS NULL AND superseded_at IS NULL AND request_id <> ''")
 _not_void = text("void_reason IS NULL")
-_superseded = text("superseded_by IS NOT NULL")
+_superseding = text("superseded_by IS NOT NULL")
+_superseded = text("superseded_at IS NOT NULL")
 
 # Exactly once (I3): of the intents that are live, one a device and profile, one a request id. Each index over
 # random values costs a page of the disk for each certificate: there are no more than are needed.
@@ -96,8 +97,19 @@ Index(
 # A key stays its device's, whatever became of the certificate.
 Index("ix_intents_key", intents.c.spki_sha256, sqlite_where=_not_void, postgresql_where=_not_void)
 Index(
-    "ix_intents_superseded", intents.c.superseded_by, sqlite_where=_superseded, postgresql_where=_superseded
+    "ix_intents_superseded", intents.c.superseded_by, sqlite_where=_superseding, postgresql_where=_superseding
 )
+Index(
+    "ix_intents_superseded_device",
+    intents.c.device_id,
+    sqlite_where=_superseded,
+    postgresql_where=_superseded,
+)
+
+# What was voided is looked up by these. They cost issuing nothing: rows that are live are not in them.
+_voided = text("void_reason IS NOT NULL")
+Index("ix_intents_void", intents.c.serial, sqlite_where=_voided, postgresql_where=_voided)
+Index("ix_intents_void_device", intents.c.device_id, sqlite_where=_voided, postgresql_where=_voided)
 
 certificates: Final = Table(
     "certificates",

@@ -112,6 +112,7 @@ def test_reflection_lists_the_services(stranger: Stranger) -> None:
         AUTHORITY,
         ISSUANCE,
         REVOCATION,
+        "otahsm.v1.LedgerService",
         "grpc.reflection.v1alpha.ServerReflection",
     }
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -24,11 +24,19 @@ def upgrade() -> None:
         sqlite_where=sa.text("superseded_by IS NOT NULL"),
         postgresql_where=sa.text("superseded_by IS NOT NULL"),
     )
+    op.create_index(
+        "ix_intents_superseded_device",
+        "intents",
+        ["device_id"],
+        sqlite_where=sa.text("superseded_at IS NOT NULL"),
+        postgresql_where=sa.text("superseded_at IS NOT NULL"),
+    )
 
 
 def downgrade() -> None:
     """Forget what is superseded; fails where a device has two certificates."""
     op.drop_index("ix_intents_superseded", "intents")
+    op.drop_index("ix_intents_superseded_device", "intents")
     _index("ix_intents_device", ["device_id", "profile"], "void_reason IS NULL")
     _index("ix_intents_request", ["request_id"], "void_reason IS NULL AND request_id <> ''")
     _index("ix_intents_key", ["spki_sha256", "profile"], "void_reason IS NULL")

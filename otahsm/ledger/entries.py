@@ -1,0 +1,112 @@
+"""What can be asked of the ledger and what it answers, as values. Needs no database to import."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from otahsm.pki import SERIAL_BYTES, SERIAL_RANDOM_BYTES
+
+START: Final = bytes(SERIAL_BYTES)  # before every serial number
+
+
+class Status(StrEnum):
+    """What came of an intent; what it means in SQL is in `otahsm.ledger.statuses`.
+
+    OPEN: it is being signed, or its daemon is gone and nobody has closed it yet. ISSUED: its certificate is
+    in the ledger. SUPERSEDED: so it is, and another may take its place. REVOKED: so it is, and on the CRL.
+    VOID: nothing came of it, and no client has seen a certificate.
+    """
+
+    OPEN = "open"
+    ISSUED = "issued"
+    SUPERSEDED = "superseded"
+    REVOKED = "revoked"
+    VOID = "void"
+
+
+class Filter(NamedTuple):
+    """Which entries are wanted: those that everything given fits.
+
+    Attributes:
+        device_id, client, profile: empty for any.
+        after, before: milliseconds since the Unix epoch, UTC, of the time that serial numbers begin with;
+            from `after` on, and before `before`.
+    """
+
+    device_id: str = ""
+    client: str = ""
+    profile: str = ""
+    status: Status | None = None
+    after: int | None = None
+    before: int | None = None
+
+    @property
+    def first_serial(self) -> bytes:
+        """The smallest serial number that may be wanted: 20 octets."""
+        return _first_of(self.after or 0)
+
+    @property
+    def end_serial(self) -> bytes | None:
+        """The serial number from which on none is wanted: 20 octets; None: there is no end."""
+        return None if self.before is None else _first_of(self.before)
+
+
+def _first_of(milliseconds: int) -> bytes:
+    largest = (1 << 8 * SERIAL_BYTES) - 1
+    return min(max(milliseconds, 0) << 8 * SERIAL_RANDOM_BYTES, largest).to_bytes(SERIAL_BYTES, "big")
+
+
+class Entry(NamedTuple):
+    """An intent, and what came of it.
+
+    Attributes:
+        serial: 20 octets, big-endian.
+        request_id: the client's own name for the request, or empty.
+        not_before, not_after: seconds since the Unix epoch, UTC.
+        intended_at, recorded_at, voided_at: microseconds since the Unix epoch, UTC; None: it was not.
+        certificate: DER; None if there is none, or it was not asked for.
+    """
+
+    serial: bytes
+    status: Status
+    device_id: str
+    profile: str
+    client: str
+    client_certificate_sha256: bytes
+    request_id: str
+    spki_sha256: bytes
+    tbs_sha256: bytes
+    not_before: int
+    not_after: int
+    intended_at: int
+    recorded_at: int | None
+    voided_at: int | None
+    void_reason: str | None
+    certificate: bytes | None
+
+
+class Page(NamedTuple):
+    """Entries in the order of their serial numbers, and the serial after which the next page begins.
+
+    There may be fewer than were asked for, also none, and still a next page. `next_after` is None at the end.
+    """
+
+    entries: list[Entry]
+    next_after: bytes | None
+
+
+class Group(NamedTuple):
+    """What entries that are counted together have in common; `day` is in days since the Unix epoch, UTC."""
+
+    day: int
+    profile: str
+    client: str
+    status: Status
+
+
+class Tally(NamedTuple):
+    """Counts of a part of the ledger, and the serial after which the next part begins; None at the end."""
+
+    counts: dict[Group, int]
+    next_after: bytes | None
