@@ -97,7 +97,7 @@ def configuration() -> list[str]:
         "is a value of the wrong type. Relative paths start from the folder of the file. A machine needs",
         "only the sections of what it does: `otahsm serve` needs `[tls]`, `[token]`, `[ca]` and `[ledger]`;",
         "`otahsm ca` needs `[token]` and `[ca]`; `otahsm device`, `csr`, `revoke`, `crl` and `health` need",
-        "`[client]`, and so does most of `otahsm ledger`; `reconcile`, `backup` and `restore` need `[ledger]`.",
+        "`[client]`, and so does most of `ledger`; `reconcile`, `backup` and `restore` need `[ledger]`.",
         "",
     ]
     for name, field in config.Config.model_fields.items():

@@ -26,6 +26,8 @@ class StatusName(StrEnum):
 
     OPEN = "open"
     ISSUED = "issued"
+    SUPERSEDED = "superseded"
+    REVOKED = "revoked"
     VOID = "void"
 
 

@@ -16,6 +16,8 @@ from otahsm.v1 import ledger_pb2 as pb
 STATUSES: Final[Mapping[Status, pb.CertificateStatus.ValueType]] = {
     Status.OPEN: pb.CERTIFICATE_STATUS_OPEN,
     Status.ISSUED: pb.CERTIFICATE_STATUS_ISSUED,
+    Status.SUPERSEDED: pb.CERTIFICATE_STATUS_SUPERSEDED,
+    Status.REVOKED: pb.CERTIFICATE_STATUS_REVOKED,
     Status.VOID: pb.CERTIFICATE_STATUS_VOID,
 }
 _BY_NUMBER: Final = {number: status for status, number in STATUSES.items()}

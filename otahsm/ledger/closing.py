@@ -81,11 +81,17 @@ def enter(connection: Connection, place: int) -> None:
 
 
 def anything_left(connection: Connection, own: int) -> bool:
-    """Tell whether replicas that are gone left anything open."""
-    return any(
-        connection.execute(select(intents.c.id).where(_left_open(place)).limit(1)).first()
-        for place in _left_places(connection, own)
-    )
+    """Tell whether replicas that are gone left anything open.
+
+    Where they did not, the rows that there are now need not be looked at again.
+    """
+    left = False
+    for place in _left_places(connection, own):
+        if connection.execute(select(intents.c.id).where(_left_open(place)).limit(1)).first():
+            left = True
+        else:
+            note_closed(connection, place, _highest(connection) + 1)
+    return left
 
 
 def clear_left_places(connection: Connection, own: int, now: int, *, also_own: bool) -> int:
@@ -98,7 +104,7 @@ def clear_left_places(connection: Connection, own: int, now: int, *, also_own: b
         also_own: whether this replica has only just taken its place, and has nothing open there itself.
     """
     places = [*_left_places(connection, own), *([own] if also_own else [])]
-    highest = connection.execute(select(func.max(intents.c.id))).scalar() or 0
+    highest = _highest(connection)
     voided = 0
     for place in places:
         voided += _void(connection, _left_open(place), _LEFT, now)
@@ -132,6 +138,11 @@ def issuer_of(connection: Connection) -> bytes | None:
     issued = select(intents.c.issuer_key_id).limit(1).scalar_subquery()
     numbered = select(crl_numbers.c.issuer_key_id).limit(1).scalar_subquery()
     return connection.execute(select(func.coalesce(issued, numbered))).scalar()
+
+
+def _highest(connection: Connection) -> int:
+    highest: int | None = connection.execute(select(func.max(intents.c.id))).scalar()
+    return highest or 0
 
 
 def _left_places(connection: Connection, own: int) -> list[int]:

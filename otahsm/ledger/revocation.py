@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Table, bindparam, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.ledger.records import CrlRow, InProgress, Revocation, StoredCrl, Target
-from otahsm.ledger.schema import certificates, crl_numbers, crl_urls, crls, intents, revocations
+from otahsm.ledger.schema import certificates, crl_numbers, crl_urls, crls, intents, live, revocations
 from otahsm.pki import crl_url_in
 
 _ROWS: Final = 500  # in one statement: databases allow so many parameters
@@ -73,9 +73,14 @@ def _look_up(connection: Connection, targets: Sequence[Target]) -> Sequence[Row[
     serials = [target.serial for target in targets if target.serial]
     devices = [target.device_id for target in targets if not target.serial]
     found: dict[int, Row[Any]] = {}
-    for column, values in ((intents.c.serial, serials), (intents.c.device_id, devices)):
+    # An index each: what a device has, and what it had.
+    for which, values in (
+        (intents.c.serial.in_(serials), serials),
+        (intents.c.device_id.in_(devices) & live, devices),
+        (intents.c.device_id.in_(devices) & intents.c.superseded_at.is_not(None), devices),
+    ):
         if values:
-            found.update((row.id, row) for row in connection.execute(query.where(column.in_(values))))
+            found.update((row.id, row) for row in connection.execute(query.where(which)))
     return [found[intent_id] for intent_id in sorted(found)]
 
 

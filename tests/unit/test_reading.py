@@ -28,9 +28,11 @@ from otahsm.ledger import (
     Ledger,
     LedgerReader,
     Status,
+    Target,
     reading,
 )
 from otahsm.ledger.migrations import migrate
+from otahsm.ledger.revocation import revoke
 from otahsm.ledger.sqlite import open_engine
 from otahsm.pki import make_serial
 
@@ -56,8 +58,16 @@ async def write(ledger: Ledger, status: Status, *intents: Intent) -> list[Intent
     answers = await ledger.journal(intents)
     ids = [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
     assert len(ids) == len(intents)
-    if status is Status.ISSUED:
+    if status in {Status.ISSUED, Status.SUPERSEDED, Status.REVOKED}:
         await ledger.record({number: b"certificate %d" % number for number in ids})
+    if status is Status.SUPERSEDED:
+        for item in intents:
+            assert await ledger.reset(item.device_id, item.profile) == item.serial
+    if status is Status.REVOKED:
+        targets = [
+            Target(serial=item.serial, device_id="", profile="", reason="superseded") for item in intents
+        ]
+        await ledger.transaction(lambda connection: revoke(connection, targets, "cn:test", NOON))
     if status is Status.VOID:
         await ledger.void(ids, "a test")
     return list(intents)
@@ -137,7 +147,7 @@ async def fill(ledger: Ledger) -> list[Intent]:
     for number in range(60):
         where = ("cn:a", "p") if number % 4 else ("cn:rare", "q")
         device = f"{number // 7}" if number % 5 == 4 else ""  # the same devices again and again
-        status = (Status.ISSUED, Status.ISSUED, Status.VOID, Status.OPEN)[number % 5 % 4]
+        status = (*Status, Status.ISSUED)[number % 6]
         if device:
             status = Status.VOID
         written += await write(ledger, status, intent_at(NOON + 7 * number, device, *where))
