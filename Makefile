@@ -8,7 +8,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 BIN := .venv/bin
 UV := .tools/bin/uv
 
-.PHONY: help demo test lint types proto check-proto reference check-lock lock packages test-packages clean
+.PHONY: help demo test soak lint types proto check-proto reference check-lock lock packages test-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,10 @@ check-lock: $(UV) ## fail if requirements.lock does not fit pyproject.toml
 
 packages: ## what the daemon needs of the system: SoftHSM2, OpenSSL
 	scripts/install-packages softhsm2 openssl
+
+soak: test-packages .venv/.ready ## kill everything 200 times while 20,000 devices are issued, on SQLite and on PostgreSQL
+	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine sqlite
+	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine postgresql
 
 test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, a C compiler
 	scripts/install-packages gnutls-bin nginx-light postgresql gcc libc6-dev procps opensc-pkcs11

@@ -24,7 +24,7 @@ from otahsm.ledger.migrations import migrate
 from otahsm.ledger.sqlite import open_engine
 from otahsm.pki import SERIAL_RANDOM_BYTES, load_chain, make_serial
 
-_CERTIFICATE_OCTETS: Final = 460  # of a P-256 device under a P-256 root
+CERTIFICATE_OCTETS: Final = 460  # of a P-256 device under a P-256 root
 _DAY: Final = 86_400
 
 
@@ -59,24 +59,25 @@ def _insert(database: sqlite3.Connection, count: int, issuer_key_id: bytes) -> N
     database.execute("BEGIN")
     columns = ", ".join(Intent._fields)
     marks = ", ".join("?" * len(Intent._fields))
-    database.executemany(f"INSERT INTO intents ({columns}) VALUES ({marks})", _intents(count, issuer_key_id))  # noqa: S608
+    statement = f"INSERT INTO intents ({columns}) VALUES ({marks})"  # noqa: S608
+    database.executemany(statement, made_up_intents(count, issuer_key_id))
     database.execute(
-        "INSERT INTO certificates SELECT id, randomblob(?), intended_at FROM intents", (_CERTIFICATE_OCTETS,)
+        "INSERT INTO certificates SELECT id, randomblob(?), intended_at FROM intents", (CERTIFICATE_OCTETS,)
     )
     database.execute("INSERT INTO unlogged (kind, intent_id) SELECT 1, id FROM intents ORDER BY id")
-    database.execute("UPDATE replicas SET closed_below = ?", (count + 1,))
+    database.execute("INSERT OR REPLACE INTO replicas VALUES (1, ?)", (count + 1,))
     database.execute("COMMIT")
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
+def made_up_intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
+    """Make up intents of devices that nobody has, of the last day."""
     now = int(time.time())
     began = 1000 * (now - _DAY)  # eight a millisecond since then
     for number in range(count):
+        milliseconds = began + number // 8
         yield Intent(
-            serial=make_serial(b"\xff" + os.urandom(SERIAL_RANDOM_BYTES - 1), began + number // 8).to_bytes(
-                20
-            ),
+            serial=make_serial(b"\xff" + os.urandom(SERIAL_RANDOM_BYTES - 1), milliseconds).to_bytes(20),
             request_id="",
             profile="ota-connect",
             device_id=str(uuid.uuid4()),
@@ -87,7 +88,7 @@ def _intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
             not_after=now + 365 * _DAY,
             client="cn:quickstart",
             client_certificate_sha256=bytes(32),
-            intended_at=now * 1_000_000,
+            intended_at=1000 * milliseconds,
         )
 
 

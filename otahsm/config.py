@@ -70,6 +70,8 @@ def _crl_url(url: str) -> str:
             f"must be a plain http or https URL of at most {_MAX_URL} characters, in lower case up to its"
             " path, which ends with the name of the file, as in http://crl.example.com/fleet.crl"
         )
+    if url.lower().endswith(".pem"):
+        raise ValueError("must not end in .pem: what is there is DER (RFC 5280, section 4.2.1.13)")
     return url
 
 
@@ -169,6 +171,8 @@ class ProfileConfig(_Section):
     """
 
     validity_days: Annotated[int, Field(ge=1, le=36525)] = 365
+    renewal_days: Annotated[int, Field(ge=0)] = 0
+    rekey_days: Annotated[int, Field(ge=0)] = 0
     backdate_minutes: Annotated[int, Field(ge=0, le=10080)] = 60
     device_id: Pattern = DEFAULT_DEVICE_ID
     key_types: Annotated[frozenset[KeyType], Field(min_length=1)] = frozenset(
@@ -177,6 +181,12 @@ class ProfileConfig(_Section):
     key_usage: Annotated[frozenset[KeyUsage], Field(min_length=1)] = frozenset({"digital_signature"})
     extended_key_usage: Annotated[tuple[ExtendedKeyUsage, ...], Field(min_length=1)] = ("client_auth",)
     csr_extras: Literal["refuse", "ignore"] = "refuse"
+
+    @model_validator(mode="after")
+    def _windows_are_shorter_than_the_validity(self) -> Self:
+        if max(self.renewal_days, self.rekey_days) >= self.validity_days:
+            raise ValueError("renewal_days and rekey_days must be less than validity_days")
+        return self
 
 
 class CrlConfig(_Section):

@@ -79,15 +79,6 @@ class RequestRefusedError(OtahsmError):
         self.violations = (Violation(field, message),)
 
 
-class NotFoundError(OtahsmError):
-    """The ledger holds nothing of this name or number."""
-
-    code = Code.NOT_FOUND
-    reason = "NOT_FOUND"
-    exit_code = ExitCode.SOME_FAILED
-    default_hint = "Check what was asked for, and whether this is the daemon of the right CA."
-
-
 class ConflictError(OtahsmError):
     """The device id, the public key or the request id is taken."""
 
@@ -95,6 +86,24 @@ class ConflictError(OtahsmError):
     reason = "CONFLICT"
     exit_code = ExitCode.SOME_FAILED
     default_hint = "Use the certificate that exists, or another device id with a key of its own."
+
+
+class RevokedError(OtahsmError):
+    """The certificate of this device or key is revoked: it is not handed out again, and none follows it."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "REVOKED"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "A revocation is final. For a new certificate with a new key: otahsm device reset."
+
+
+class NotFoundError(OtahsmError):
+    """There is no such certificate, or no such CRL."""
+
+    code = Code.NOT_FOUND
+    reason = "NOT_FOUND"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Check serial number, device id, profile or URL; `otahsm ledger list` shows what there is."
 
 
 class InProgressError(OtahsmError):

@@ -47,6 +47,9 @@ WORDS: Final = {
     "ledger.url": "`postgresql://user@host/database`, with hosts and parameters as libpq takes them.",
     "ledger.password_file": "The password for `url`, first line of a file. Without: as libpq finds it.",
     "profiles.NAME.validity_days": "How long a certificate is valid. It ends with the CA if that is earlier.",
+    "profiles.NAME.renewal_days": "In the last so many days of its certificate, and after them, a device may"
+    " have a new one for the same key; the old one is superseded. 0: never.",
+    "profiles.NAME.rekey_days": "The same for another key. 0: never, but after `otahsm device reset`.",
     "profiles.NAME.key_types": "Types of key that a CSR may hold.",
     "profiles.NAME.key_usage": "The certificate's keyUsage, which is critical.",
     "profiles.NAME.extended_key_usage": "The certificate's extendedKeyUsage, which is critical.",
@@ -54,11 +57,12 @@ WORDS: Final = {
     " shards its last part contains `{shard}`. Certificates that are out keep the URL that they have.",
     "crl.shards": "How many CRLs the revocations are divided among; a certificate's follows from its serial"
     " number. OpenSSL and nginx understand shards, GnuTLS does not.",
-    "crl.validity_hours": "How long after its thisUpdate a CRL's nextUpdate is. Verifiers that have no later"
+    "crl.validity_hours": "How long after it is made a CRL's nextUpdate is. Verifiers that have no later"
     " CRL by then refuse every device.",
     "crl.refresh_hours": "How often a CRL is made anew. It must be less than `validity_hours`.",
-    "crl.directory": "The folder that CRLs are written to, for a web server; files are named as in `url`.",
     "checkpoint.key_id": "The key's CKA_ID, in hexadecimal.",
+    "crl.directory": "The folder that CRLs are written to, for a web server: in DER, named as in `url`; and"
+    " the complete one as `complete.crl` and, for nginx, `complete.pem`.",
     "client.ca": "The CA that the daemon's own certificate must come from, in PEM.",
     "client.certificate": "This client's certificate (and chain), of the CA in `tls.client_ca`, in PEM.",
     "client.key": "The private key of `certificate`, in PEM, not encrypted.",
@@ -93,8 +97,8 @@ def configuration() -> list[str]:
         "`otahsm quickstart DIR` writes a complete file. A key that is not on this page is an error, and so",
         "is a value of the wrong type. Relative paths start from the folder of the file. A machine needs",
         "only the sections of what it does: `otahsm serve` needs `[tls]`, `[token]`, `[ca]` and `[ledger]`;",
-        "`otahsm ca` needs `[token]` and `[ca]`; `otahsm device`, `otahsm csr` and `otahsm health` need",
-        "`[client]`.",
+        "`otahsm ca` needs `[token]` and `[ca]`; `otahsm device`, `csr`, `revoke`, `crl` and `health` need",
+        "`[client]`, and so does most of `ledger`; `reconcile`, `backup` and `restore` need `[ledger]`.",
         "",
     ]
     for name, field in config.Config.model_fields.items():
@@ -275,7 +279,7 @@ def takes(kind: Any, info: ArgumentInfo | OptionInfo) -> str:
 
 
 # Field numbers of FileDescriptorProto and below: a comment's place is a path of them and of positions.
-_MESSAGE, _SERVICE, _FIELD, _METHOD = 4, 6, 2, 2
+_MESSAGE, _ENUM, _SERVICE, _FIELD, _METHOD, _VALUE = 4, 5, 6, 2, 2, 2
 
 
 def api() -> list[str]:
@@ -313,6 +317,13 @@ def api() -> list[str]:
                 for number, field in enumerate(message.field)
             ]
             page += table(("number", "field", "type", "what it is"), rows) if rows else []
+        for at, enum in enumerate(file.enum_type):
+            page += [f"## {enum.name}", "", *comment_text(comments[_ENUM, at])]
+            values = [
+                (str(value.number), f"`{value.name}`", " ".join(comments[_ENUM, at, _VALUE, number].split()))
+                for number, value in enumerate(enum.value)
+            ]
+            page += table(("number", "value", "what it means"), values)
     return page
 
 

@@ -55,6 +55,7 @@ class IssueBench:
     """A daemon on a throwaway CA and a ledger of its own, and gauges beside it.
 
     Attributes:
+        config: the daemon's.
         running: the daemon.
     """
 
@@ -62,7 +63,7 @@ class IssueBench:
         self, config: Config, key_type: KeyType, running: Daemon, channel: grpc.aio.Channel, measuring: Gauges
     ) -> None:
         self.running = running
-        self._config = config
+        self.config = config
         self._key_type = key_type
         self._channel = channel
         self._measuring = measuring
@@ -85,7 +86,7 @@ class IssueBench:
         seconds, took = await self.load(plan, csrs)
         use = meter.use(len(csrs))
         after = await self._measuring.floor(plan.floor_seconds, sample)
-        token = section(self._config.token, "token")
+        token = section(self.config.token, "token")
         return IssueResult(
             key_type=self._key_type,
             signers=token.signers,

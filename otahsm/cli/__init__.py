@@ -7,7 +7,21 @@ from typing import Final
 
 import typer
 
-from otahsm.cli import bench, ca, csr, device, health, ledger_proofs, quickstart, serve, show
+from otahsm.cli import (
+    bench,
+    ca,
+    crl,
+    csr,
+    device,
+    health,
+    ledger,
+    ledger_local,
+    ledger_proofs,
+    quickstart,
+    revoke,
+    serve,
+    show,
+)
 from otahsm.errors import ExitCode, OtahsmError
 
 _SERVER_MODULES: Final = {"alembic", "grpc_reflection", "pkcs11", "sqlalchemy", "structlog"}
@@ -23,10 +37,16 @@ app.command("quickstart")(quickstart.quickstart)
 app.command("serve")(serve.serve)
 app.command("health")(health.health)
 app.command("show")(show.show)
+app.command("revoke")(revoke.revoke)
 app.add_typer(ca.app, name="ca")
 app.add_typer(device.app, name="device")
 app.add_typer(csr.app, name="csr")
-app.add_typer(ledger_proofs.app, name="ledger")
+app.add_typer(crl.app, name="crl")
+ledger.app.command("reconcile")(ledger_local.reconcile)
+ledger.app.command("backup")(ledger_local.backup)
+ledger.app.command("restore")(ledger_local.restore)
+ledger.app.registered_commands += ledger_proofs.app.registered_commands
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(bench.app, name="bench")
 
 

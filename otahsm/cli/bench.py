@@ -112,7 +112,7 @@ def issue(  # noqa: PLR0913, PLR0917 - options
     if plot is not None:
         _check_drawable(plot, target)
     if target:
-        client = section(settings.client, "client").model_copy(update={"target": target})
+        client = section(settings.client, "client").model_copy(update={"target": (target,)})
         print_issue_result(asyncio.run(bench_target(client, plan)), as_json=as_json)
         return
     changes = {"signers": signers, "sessions": sessions}

@@ -9,7 +9,14 @@ from pathlib import Path
 # reads this when it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from otahsm.client import ClientTls, DeviceFolders, IssuingClient, TransparencyClient
+from otahsm.client import (
+    ClientTls,
+    DeviceFolders,
+    IssuingClient,
+    LedgerClient,
+    RevokingClient,
+    TransparencyClient,
+)
 from otahsm.config import ClientConfig, load_config, section
 
 
@@ -30,6 +37,24 @@ def connect(config: ClientConfig, patience: float | None) -> IssuingClient:
 def connect_transparency(config: ClientConfig, patience: float | None) -> TransparencyClient:
     """Open a client of the same daemons for checkpoints and proofs. Raises ConfigError."""
     return TransparencyClient(
+        config.target,
+        ClientTls(config.ca, config.certificate, config.key),
+        patience=config.patience_seconds if patience is None else patience,
+    )
+
+
+def connect_revoking(config: ClientConfig, patience: float | None) -> RevokingClient:
+    """Open the client that revokes, likewise. Raises ConfigError."""
+    return RevokingClient(
+        config.target,
+        ClientTls(config.ca, config.certificate, config.key),
+        patience=config.patience_seconds if patience is None else patience,
+    )
+
+
+def connect_ledger(config: ClientConfig, patience: float | None) -> LedgerClient:
+    """Open the client that asks about the ledger; as `connect`."""
+    return LedgerClient(
         config.target,
         ClientTls(config.ca, config.certificate, config.key),
         patience=config.patience_seconds if patience is None else patience,

@@ -87,3 +87,34 @@ def issue(  # noqa: PLR0913, PLR0917 - options
 
     if not asyncio.run(run()):
         raise typer.Exit(1)
+
+
+@app.command()
+def reset(
+    device_id: Annotated[str, typer.Argument(help="The device id.")],
+    profile: ProfileOption = "",
+    patience: PatienceOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Let a device have a new certificate for another key, at once: its key was lost, or its board replaced.
+
+    What it has counts as superseded, and stays valid until it ends or is revoked. Its old key can't be
+    certified again.
+
+    \b
+    Example:
+      otahsm device reset sensor-17
+    """  # noqa: D301 - click reads the character, not the escape
+    import asyncio
+
+    from otahsm.cli.connect import connect, load_client
+    from otahsm.pki import serial_octets
+
+    settings = load_client(config)
+
+    async def run() -> int:
+        async with connect(settings, patience) as client:
+            return await client.reset_device(device_id, profile=profile)
+
+    serial = asyncio.run(run())
+    typer.echo(f"{device_id} may have a new certificate; {serial_octets(serial).hex()} is superseded")

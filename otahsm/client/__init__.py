@@ -9,8 +9,11 @@ from otahsm.client.connection import ClientTls
 from otahsm.client.folders import DeviceFolders
 from otahsm.client.issuing import IssuingClient
 from otahsm.client.keys import DeviceKey, make_csr, make_device_key
+from otahsm.client.ledger import LedgerClient
+from otahsm.client.ledger_values import Count, LedgerEntry, Query
 from otahsm.client.line import Done, Failed, issue_devices, sign_csrs
 from otahsm.client.orders import Order, unfinished_counts
+from otahsm.client.revoking import FetchedCrl, NotRevoked, Revoked, RevokingClient, ToRevoke
 from otahsm.client.transparency import TransparencyClient
 from otahsm.client.values import Authority, CertificateRequest, IssuedCertificate, Refusal, Result
 
@@ -18,15 +21,24 @@ __all__ = [
     "Authority",
     "CertificateRequest",
     "ClientTls",
+    "Count",
     "DeviceFolders",
     "DeviceKey",
     "Done",
     "Failed",
+    "FetchedCrl",
     "IssuedCertificate",
     "IssuingClient",
+    "LedgerClient",
+    "LedgerEntry",
+    "NotRevoked",
     "Order",
+    "Query",
     "Refusal",
     "Result",
+    "Revoked",
+    "RevokingClient",
+    "ToRevoke",
     "TransparencyClient",
     "issue_devices",
     "make_csr",

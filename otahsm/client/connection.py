@@ -9,7 +9,8 @@ from typing import Final
 
 import grpc
 
-from otahsm.errors import ConfigError, DaemonUnavailableError, OtahsmError
+from otahsm.client.values import refused_in, trailing_status
+from otahsm.errors import ConfigError, DaemonUnavailableError, LedgerTamperedError, NotFoundError, OtahsmError
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -22,6 +23,10 @@ _OPTIONS: Final = (
     ("grpc.http2.ping_timeout_ms", 10_000),  # of the pings that measure a busy connection
     ("grpc.http2.max_pings_without_data", 0),
 )
+# What a daemon says that a command ends with in the same way; all else is about the daemon.
+_KINDS: Final[dict[str, type[OtahsmError]]] = {
+    kind.reason: kind for kind in (ConfigError, LedgerTamperedError, NotFoundError)
+}
 _TLS_HINT: Final = (
     "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"
     " here, and [tls] client_ca there."
@@ -70,6 +75,11 @@ def explain(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
         return DaemonUnavailableError(
             f"the daemon at {target} is not to be reached: {details}", hint=_TLS_HINT if tls else None
         )
+    status = trailing_status(error)
+    if status is not None:
+        said = refused_in(status)
+        kind = _KINDS.get(said.reason, OtahsmError)
+        return kind(f"the daemon at {target} says: {said.message}", hint=said.hint)
     return OtahsmError(
         f"the daemon at {target} answered {error.code().name}: {details}",
         hint="Does the client's version match the daemon's?",

@@ -22,7 +22,7 @@ from otahsm.client.connection import ClientTls, explain
 from otahsm.client.conversation import Conversation, Requests
 from otahsm.client.replicas import Replicas
 from otahsm.client.values import Authority, CertificateRequest, Result
-from otahsm.v1 import authority_pb2, authority_pb2_grpc
+from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_grpc
 
 _PAUSE: Final = 0.1
 _HEALTH_SECONDS: Final = 5.0
@@ -82,14 +82,31 @@ class IssuingClient:
             OtahsmError: the daemon can't be reached.
         """
 
-        async def ask(channel: grpc.aio.Channel, seconds: float) -> authority_pb2.GetAuthorityResponse:
+        async def get(channel: grpc.aio.Channel, seconds: float) -> authority_pb2.GetAuthorityResponse:
             stub: authority_pb2_grpc.AuthorityServiceAsyncStub = authority_pb2_grpc.AuthorityServiceStub(
                 channel
             )
             return await stub.GetAuthority(authority_pb2.GetAuthorityRequest(), timeout=seconds)
 
-        response = await ask_patiently(self._replicas, ask, self._patience)
-        return Authority.from_message(response.authority)
+        return Authority.from_message((await ask_patiently(self._replicas, get, self._patience)).authority)
+
+    async def reset_device(self, device_id: str, *, profile: str = "") -> int:
+        """Let a device have a new certificate, for another key, at once.
+
+        Returns:
+            The serial number of the certificate that it has, which stays valid until it ends or is revoked.
+
+        Raises:
+            OtahsmError: it has none (NOT_FOUND), or the daemon can't be reached.
+        """
+
+        async def reset(channel: grpc.aio.Channel, seconds: float) -> device_pb2.ResetDeviceResponse:
+            stub: device_pb2_grpc.DeviceServiceAsyncStub = device_pb2_grpc.DeviceServiceStub(channel)
+            request = device_pb2.ResetDeviceRequest(device_id=device_id, profile=profile)
+            return await stub.ResetDevice(request, timeout=seconds)
+
+        response = await ask_patiently(self._replicas, reset, self._patience)
+        return int.from_bytes(response.serial_number, "big")
 
     async def wait_until_serving(self, seconds: float) -> bool:
         """Tell whether a daemon can sign now, waiting for that at most so long.

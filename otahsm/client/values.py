@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, TypeAlias
 
+import grpc
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
@@ -97,10 +98,7 @@ class Refusal:
     @classmethod
     def from_status(cls, request: CertificateRequest, status: Status) -> Refusal:
         """Read it from the wire."""
-        info = next(_error_infos(status), ErrorInfo())
-        return cls(
-            request, Code.Name(status.code), info.reason, status.message, info.metadata.get("hint", "")
-        )
+        return cls(request, *refused_in(status))
 
     @classmethod
     def from_error(cls, request: CertificateRequest, error: OtahsmError) -> Refusal:
@@ -134,7 +132,31 @@ class Authority(NamedTuple):
         )
 
 
+class Refused(NamedTuple):
+    """What a status of the daemon's says; see `Refusal`."""
+
+    code: str
+    reason: str
+    message: str
+    hint: str
+
+
+def refused_in(status: Status) -> Refused:
+    """Read a status of the daemon's."""
+    info = next(_error_infos(status), ErrorInfo())
+    return Refused(Code.Name(status.code), info.reason, status.message, info.metadata.get("hint", ""))
+
+
+def trailing_status(error: grpc.aio.AioRpcError) -> Status | None:
+    """Return what the daemon itself said when it ended a call; None if it said nothing."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            return Status.FromString(value)
+    return None
+
+
 def _error_infos(status: Status) -> Iterator[ErrorInfo]:
+    """Yield the details of a status that say why, and what to do."""
     for detail in status.details:
         info = ErrorInfo()
         if detail.Unpack(info):

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import time
+from collections.abc import Mapping
 from typing import Final
 
 import grpc
@@ -15,7 +16,9 @@ from grpc_reflection.v1alpha import reflection
 
 from otahsm.config import Config, section
 from otahsm.daemon.decoding import StrictDecoding
-from otahsm.daemon.services import AuthorityService, IssuanceService
+from otahsm.daemon.ledger_service import LedgerService
+from otahsm.daemon.revoking import RevocationService
+from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
 from otahsm.daemon.tls import server_credentials
 from otahsm.daemon.transparency import TransparencyService
 from otahsm.errors import ConfigError, OtahsmError
@@ -24,17 +27,27 @@ from otahsm.pki import MAX_CSR_BYTES
 from otahsm.v1 import (
     authority_pb2,
     authority_pb2_grpc,
+    device_pb2,
+    device_pb2_grpc,
     issuance_pb2,
     issuance_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    revocation_pb2,
+    revocation_pb2_grpc,
     transparency_pb2,
     transparency_pb2_grpc,
 )
 
-_SERVICES: Final = (
+# These serve while a signer can sign, the others for as long as the daemon runs.
+_SIGNING: Final = (
     issuance_pb2.DESCRIPTOR.services_by_name["IssuanceService"].full_name,
     authority_pb2.DESCRIPTOR.services_by_name["AuthorityService"].full_name,
     transparency_pb2.DESCRIPTOR.services_by_name["TransparencyService"].full_name,
+    device_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_name,
+    revocation_pb2.DESCRIPTOR.services_by_name["RevocationService"].full_name,
 )
+_OTHERS: Final = (ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name,)
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 256 * (MAX_CSR_BYTES + 1024)),
     ("grpc.so_reuseport", 0),  # a second daemon on the port must fail, not share it
@@ -59,7 +72,7 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._changed = asyncio.Event()
-        self._issuance = Issuance(config, self._worker_event)
+        self._issuance = Issuance(config, self._worker_event, tell=_tell)
         self._issuing = IssuanceService(self._issuance)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -72,9 +85,14 @@ class Daemon:
         transparency_pb2_grpc.add_TransparencyServiceServicer_to_server(
             TransparencyService(self._issuance.transparency), self._server
         )
+        device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(self._issuance), self._server)
+        revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
+            RevocationService(self._issuance, config), self._server
+        )
+        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(self._issuance), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (*_SIGNING, *_OTHERS, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         credentials = server_credentials(section(config.tls, "tls"), self._issuance.chain)
         listen = config.daemon.listen
@@ -103,6 +121,8 @@ class Daemon:
         try:
             if voided:
                 _log.warning("ledger.recovered", voided_intents=voided)
+            for name in _OTHERS:
+                await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
             await self._server.start()
             self._log_listening()
             # What is there now stays: the collector need not look at it again with every batch.
@@ -171,8 +191,12 @@ class Daemon:
 
     async def _set_health(self, *, serving: bool) -> None:
         kinds = health_pb2.HealthCheckResponse
-        for name in ("", *_SERVICES):
+        for name in ("", *_SIGNING):
             await self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
+
+
+def _tell(event: str, fields: Mapping[str, int | str]) -> None:
+    _log.info(event, **fields)
 
 
 async def serve(config: Config) -> None:

@@ -15,7 +15,15 @@ from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import abort, order_of, write_certificate, write_result
 from otahsm.errors import OtahsmError, RequestRefusedError, ShuttingDownError
 from otahsm.issuance import Caller, Issuance, Issued, Order, Outcome
-from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2, issuance_pb2_grpc
+from otahsm.pki import serial_octets
+from otahsm.v1 import (
+    authority_pb2,
+    authority_pb2_grpc,
+    device_pb2,
+    device_pb2_grpc,
+    issuance_pb2,
+    issuance_pb2_grpc,
+)
 
 MAX_REQUESTS: Final = 256  # in one message
 _IN_HAND: Final = 1024  # requests of one stream
@@ -217,3 +225,25 @@ class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):
                 for name, profile in sorted(self._issuance.profiles.items())
             ]
         )
+
+
+class DeviceService(device_pb2_grpc.DeviceServiceServicer):
+    """`otahsm.v1.DeviceService`."""
+
+    def __init__(self, issuance: Issuance) -> None:
+        self._issuance = issuance
+
+    async def ResetDevice(  # noqa: N802
+        self, request: device_pb2.ResetDeviceRequest, context: Context
+    ) -> device_pb2.ResetDeviceResponse:
+        """Let a device have a new certificate."""
+        caller = caller_of(context)
+        try:
+            serial = await self._issuance.reset(request.device_id, request.profile)
+        except OtahsmError as error:
+            await abort(context, error)
+        octets = serial_octets(serial)
+        _log.warning(
+            "device.reset", client=caller.identity, device=request.device_id, superseded=octets.hex()
+        )
+        return device_pb2.ResetDeviceResponse(serial_number=octets)

@@ -1,7 +1,40 @@
-"""The issuance cycle: admission, preparation, journal, signature, record, release. See `cycle`."""
+"""The issuance cycle: admission, preparation, journal, signature, record, release. See `cycle`.
 
+And what follows it, if need be: see `revocation`.
+"""
+
+from otahsm.issuance.inspection import MAX_COUNTS, Inspection
 from otahsm.issuance.service import Issuance
 from otahsm.issuance.transparency import Transparency
-from otahsm.issuance.values import Caller, Issued, Order, Outcome
+from otahsm.issuance.values import (
+    Caller,
+    Issued,
+    Order,
+    Outcome,
+    RevocationOrder,
+    RevocationOutcome,
+    RevokedDevice,
+)
+from otahsm.ledger import AUTHORITIES, COMPLETE, START, Entry, Filter, Group, Status, StoredCrl
 
-__all__ = ["Caller", "Issuance", "Issued", "Order", "Outcome", "Transparency"]
+__all__ = [
+    "AUTHORITIES",
+    "COMPLETE",
+    "MAX_COUNTS",
+    "START",
+    "Caller",
+    "Entry",
+    "Filter",
+    "Group",
+    "Inspection",
+    "Issuance",
+    "Issued",
+    "Order",
+    "Outcome",
+    "RevocationOrder",
+    "RevocationOutcome",
+    "RevokedDevice",
+    "Status",
+    "StoredCrl",
+    "Transparency",
+]

@@ -36,12 +36,21 @@ from otahsm.errors import (
     LedgerUnavailableError,
     OtahsmError,
     RequestRefusedError,
+    RevokedError,
     TokenRefusedError,
     TokenUnavailableError,
 )
 from otahsm.issuance.values import Issued, Order, Outcome
-from otahsm.ledger import Accepted, Conflict, Intent, Ledger, Replay
-from otahsm.pki import Issuer, Validity, assemble, derive_request_id, validity_at, validity_of
+from otahsm.ledger import Accepted, Barred, Conflict, Intent, Ledger, Replay
+from otahsm.pki import (
+    Issuer,
+    Validity,
+    assemble,
+    derive_request_id,
+    serial_milliseconds,
+    validity_at,
+    validity_of,
+)
 from otahsm.preparation import Draft, Preparers, Task
 from otahsm.token import SignerPool
 
@@ -124,7 +133,7 @@ class IssuanceCycle:
         now = self._clock()
         admitted = self._admit(orders, now, outcomes)
         prepared = await self._prepare(admitted, outcomes)
-        intended = await self._journal(prepared, now, outcomes)
+        intended = await self._journal(prepared, outcomes)
         recorded: list[_Recorded] = []
         try:
             signed = await self._sign(intended, outcomes)
@@ -163,12 +172,10 @@ class IssuanceCycle:
                 outcomes[item.position] = answer
         return prepared
 
-    async def _journal(
-        self, prepared: list[_Prepared], now: datetime, outcomes: _Outcomes
-    ) -> list[_Intended]:
+    async def _journal(self, prepared: list[_Prepared], outcomes: _Outcomes) -> list[_Intended]:
         """Step 3. What was issued before is released again from here; conflicts end here."""
         intended = []
-        intents = self._intents(prepared, now)
+        intents = self._intents(prepared)
         try:
             answers = await self._ledger.journal(intents) if intents else []
         except LedgerUnavailableError as error:
@@ -188,6 +195,8 @@ class IssuanceCycle:
                         certificate,
                         replayed=True,
                     )
+                case Barred(message):
+                    outcomes[position] = RevokedError(message)
                 case Conflict(message):
                     outcomes[position] = ConflictError(message)
                 case _:
@@ -251,8 +260,7 @@ class IssuanceCycle:
                 f"there is no profile {name[:64]!a}; there are {', '.join(sorted(self._profiles))}",
             ) from None
 
-    def _intents(self, items: Sequence[_Prepared], now: datetime) -> list[Intent]:
-        intended_at = int(now.timestamp() * 1_000_000)
+    def _intents(self, items: Sequence[_Prepared]) -> list[Intent]:
         seconds: dict[str, list[int]] = {}  # of a batch, all under one profile begin and end together
         intents = []
         for (_, order, profile, validity), draft in items:
@@ -272,7 +280,7 @@ class IssuanceCycle:
                     not_after=not_after,
                     client=order.caller.identity,
                     client_certificate_sha256=order.caller.certificate_sha256,
-                    intended_at=intended_at,
+                    intended_at=1000 * serial_milliseconds(draft.serial),  # queries rely on it
                 )
             )
         return intents

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from otahsm.config import Config, ProfileConfig, section
-from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.errors import ConfigError, LedgerUnavailableError, NotFoundError
+from otahsm.issuance.crl_keeper import CrlKeeper, Tell
 from otahsm.issuance.cycle import IssuanceCycle
+from otahsm.issuance.inspection import Inspection
 from otahsm.issuance.queue import IssuanceQueue
+from otahsm.issuance.revocation import Revocations
 from otahsm.issuance.transparency import Transparency, load_verifier_key
 from otahsm.issuance.values import Order, Outcome
-from otahsm.ledger import Ledger, database_of
-from otahsm.pki import Chain, check_signs_crls, load_chain, load_public_key
+from otahsm.ledger import Ledger, Renewal, database_of
+from otahsm.pki import Chain, load_chain, load_public_key
 from otahsm.preparation import Preparers
 from otahsm.token import SignerPool, TokenKey
 from otahsm.workers import Report
 
+_DAY: Final = 24 * 3600  # seconds
 _TEND_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 1.0
 _EXTRA_PLACES: Final = 2  # batches in the journal and in the ledger, beside those with a worker
@@ -32,13 +37,18 @@ class Issuance:
         config: the whole configuration; it needs [token], [ca] and [ledger].
         report: called with (event, pid, error) when a worker process is ready or lost, or the ledger is.
         clock: tells the time, with a time zone.
+        tell: called with an event and its fields when a CRL was made.
 
     Raises:
         ConfigError: a section or the CA certificate is missing or wrong.
     """
 
     def __init__(
-        self, config: Config, report: Report, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        config: Config,
+        report: Report,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        tell: Tell = lambda *_: None,
     ) -> None:
         token, ca = section(config.token, "token"), section(config.ca, "ca")
         settings = config.issuance
@@ -52,12 +62,16 @@ class Issuance:
         self.profiles: Mapping[str, ProfileConfig] = config.profiles
         self.default_profile = settings.default_profile
         self._report = report
-        database = database_of(section(config.ledger, "ledger"))
+        ledger = section(config.ledger, "ledger")
+        database = database_of(ledger)
         self.ledger_name = database.name
-        self._ledger = Ledger(database, self.chain.issuer.key_identifier)
+        renewals = {
+            name: Renewal(_DAY * profile.renewal_days, _DAY * profile.rekey_days)
+            for name, profile in config.profiles.items()
+        }
+        self._ledger = Ledger(database, self.chain.issuer.key_identifier, renewals)
+        self.inspection = Inspection(ledger)
         self._tending: list[asyncio.Task[None]] = []
-        if config.crl is not None:
-            check_signs_crls(self.chain.issuer)
         self._preparers = Preparers(
             config.profiles, self.chain.issuer, crl=config.crl, size=settings.preparers, report=report
         )
@@ -74,6 +88,17 @@ class Issuance:
             key=checkpoint_key,
             report=report,
         )
+        self.crls = CrlKeeper(
+            issuer=self.chain.issuer,
+            config=config.crl,
+            database=database,
+            ledger=self._ledger,
+            signers=self._signers,
+            clock=clock,
+            report=report,
+            tell=tell,
+        )
+        self.revocations = Revocations(self._ledger, clock, self.crls.look)
         cycle = IssuanceCycle(
             issuer=self.chain.issuer,
             profiles=self.profiles,
@@ -114,6 +139,7 @@ class Issuance:
             asyncio.create_task(self._tend_ledger()),
             asyncio.create_task(self.transparency.run()),
         ]
+        await self.crls.start()
         await self._preparers.start()
         await self._signers.start()
         await self._queue.start()
@@ -132,14 +158,33 @@ class Issuance:
         """Have certificates issued; return one outcome for each order, in order."""
         return await self._queue.submit(orders)
 
+    async def reset(self, device_id: str, profile: str) -> int:
+        """Let a device have a certificate for another key; return the serial number of the one it has.
+
+        Raises:
+            NotFoundError: it has none under the profile.
+            LedgerUnavailableError: nothing was changed.
+        """
+        name = profile or self.default_profile
+        serial = await self._ledger.reset(device_id, name)
+        if serial is None:
+            raise NotFoundError(
+                f"the device {device_id[:128]!a} has no certificate under the profile {name[:64]!a}",
+                hint="Check device id and profile. If it was reset before, it may ask for a new one.",
+            )
+        return int.from_bytes(serial, "big")
+
     async def close(self, within: float) -> None:
         """Finish what is in the cycle within so many seconds, then end the processes, release the ledger."""
+        until = time.monotonic() + within
         await self._queue.close(within)
+        await self.crls.close(max(0.0, until - time.monotonic()))
         for task in self._tending:
             task.cancel()
         await self.transparency.close()
         await self._signers.close()
         await self._preparers.close()
+        await self.inspection.close()
         await self._ledger.close()
 
     async def _tend_ledger(self) -> None:

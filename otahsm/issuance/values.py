@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
 from otahsm.errors import OtahsmError
-from otahsm.pki import Validity
+from otahsm.pki import Reason, Validity
 
 
 class Caller(NamedTuple):
@@ -44,3 +45,33 @@ class Issued(NamedTuple):
 
 
 Outcome: TypeAlias = Issued | OtahsmError
+
+
+class RevocationOrder(NamedTuple):
+    """A certificate that is to be revoked, or all of a device.
+
+    Attributes:
+        serial: the certificate's; None to name the device.
+        device_id: whose certificates; empty if there is a serial number.
+        profile: those under this profile alone; empty for all.
+        reason: why.
+    """
+
+    serial: int | None
+    device_id: str
+    profile: str
+    reason: Reason
+
+
+class RevokedDevice(NamedTuple):
+    """A certificate that is durably revoked, since when (UTC) and why; `before`: it was so already."""
+
+    serial: int
+    device_id: str
+    profile: str
+    revoked_at: datetime
+    reason: Reason
+    before: bool
+
+
+RevocationOutcome: TypeAlias = list[RevokedDevice] | OtahsmError

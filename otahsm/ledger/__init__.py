@@ -1,28 +1,70 @@
 """The only room that talks SQL: what was intended, what was issued, and to whom."""
 
-from otahsm.ledger.database import database_of, throwaway
+from otahsm.ledger.backup import Copy, copy_ledger, path_of, vacant
+from otahsm.ledger.crl_books import CrlBooks, CrlState
+from otahsm.ledger.database import Database, database_of, throwaway
+from otahsm.ledger.entries import START, Entry, Filter, Group, Page, Status, Tally
 from otahsm.ledger.merkle_log import Head, LoggedLeaf, MerkleLog
-from otahsm.ledger.records import Accepted, Answer, Conflict, InProgress, Intent, Replay
+from otahsm.ledger.reading import LedgerReader
+from otahsm.ledger.records import (
+    AUTHORITIES,
+    COMPLETE,
+    Accepted,
+    Answer,
+    Barred,
+    Conflict,
+    CrlRow,
+    InProgress,
+    Intent,
+    Renewal,
+    Replay,
+    Revocation,
+    StoredCrl,
+    Target,
+)
 from otahsm.ledger.snapshot import snapshot
 from otahsm.ledger.store import Ledger
 from otahsm.ledger.verdict import Finding, Verdict
 from otahsm.ledger.verification import verify
 
 __all__ = [
+    "AUTHORITIES",
+    "COMPLETE",
+    "START",
     "Accepted",
     "Answer",
+    "Barred",
     "Conflict",
+    "Copy",
+    "CrlBooks",
+    "CrlRow",
+    "CrlState",
+    "Database",
+    "Entry",
+    "Filter",
     "Finding",
+    "Group",
     "Head",
     "InProgress",
     "Intent",
     "Ledger",
+    "LedgerReader",
     "LoggedLeaf",
     "MerkleLog",
+    "Page",
+    "Renewal",
     "Replay",
+    "Revocation",
+    "Status",
+    "StoredCrl",
+    "Tally",
+    "Target",
     "Verdict",
+    "copy_ledger",
     "database_of",
+    "path_of",
     "snapshot",
     "throwaway",
+    "vacant",
     "verify",
 ]

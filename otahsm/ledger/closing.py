@@ -26,9 +26,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.dialects import BOOKS, columns_given, write_rows
-from otahsm.ledger.entries import Kind
-from otahsm.ledger.journal import no_rival_of
-from otahsm.ledger.schema import certificates, intents, replicas
+from otahsm.ledger.journal import no_rival_of, restore_superseded
+from otahsm.ledger.log_entries import Kind
+from otahsm.ledger.schema import certificates, crl_numbers, intents, live, replicas
 from otahsm.ledger.sequencer import note_entries
 
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
@@ -84,11 +84,17 @@ def enter(connection: Connection, place: int) -> None:
 
 
 def anything_left(connection: Connection, own: int) -> bool:
-    """Tell whether replicas that are gone left anything open."""
-    return any(
-        connection.execute(select(intents.c.id).where(_left_open(place)).limit(1)).first()
-        for place in _left_places(connection, own)
-    )
+    """Tell whether replicas that are gone left anything open.
+
+    Where they did not, the rows that there are now need not be looked at again.
+    """
+    left = False
+    for place in _left_places(connection, own):
+        if connection.execute(select(intents.c.id).where(_left_open(place)).limit(1)).first():
+            left = True
+        else:
+            note_closed(connection, place, _highest(connection) + 1)
+    return left
 
 
 def clear_left_places(connection: Connection, own: int, now: int, *, also_own: bool) -> int:
@@ -101,7 +107,7 @@ def clear_left_places(connection: Connection, own: int, now: int, *, also_own: b
         also_own: whether this replica has only just taken its place, and has nothing open there itself.
     """
     places = [*_left_places(connection, own), *([own] if also_own else [])]
-    highest = connection.execute(select(func.max(intents.c.id))).scalar() or 0
+    highest = _highest(connection)
     voided = 0
     for place in places:
         voided += _void(connection, _left_open(place), _LEFT, now)
@@ -114,9 +120,32 @@ def note_closed(connection: Connection, place: int, below: int) -> None:
     connection.execute(_PROGRESS, {"at": place, "below": below})
 
 
+def reset(connection: Connection, device_id: str, profile: str, now: int) -> bytes | None:
+    """Let a device have a new certificate, for any key of its own: what it has counts as superseded.
+
+    Returns:
+        The serial number of the certificate that it has, 20 octets; None if it has none.
+    """
+    which = live & (intents.c.device_id == device_id) & (intents.c.profile == profile)
+    certified = exists().where(certificates.c.intent_id == intents.c.id)
+    return connection.execute(
+        update(intents)
+        .where(which & certified)
+        .values(superseded_at=now, superseded_by=None)
+        .returning(intents.c.serial)
+    ).scalar()
+
+
 def issuer_of(connection: Connection) -> bytes | None:
-    """Return the key identifier of the CA that this ledger's certificates are of; None if it has none."""
-    return connection.execute(select(intents.c.issuer_key_id).limit(1)).scalar()
+    """Return the key identifier of the CA whose certificates or CRLs this ledger has; None if it has none."""
+    issued = select(intents.c.issuer_key_id).limit(1).scalar_subquery()
+    numbered = select(crl_numbers.c.issuer_key_id).limit(1).scalar_subquery()
+    return connection.execute(select(func.coalesce(issued, numbered))).scalar()
+
+
+def _highest(connection: Connection) -> int:
+    highest: int | None = connection.execute(select(func.max(intents.c.id))).scalar()
+    return highest or 0
 
 
 def _left_places(connection: Connection, own: int) -> list[int]:
@@ -135,7 +164,9 @@ def _void(connection: Connection, which: ColumnElement[bool], reason: str, now: 
     values = {"void_reason": reason, "voided_at": now}
     voiding = update(intents).where(_open & which).values(values).returning(intents.c.id)
     voided = connection.execute(voiding).scalars().all()
-    note_entries(connection, Kind.VOID, sorted(voided))
+    if voided:
+        restore_superseded(connection, voided)
+        note_entries(connection, Kind.VOID, sorted(voided))
     return len(voided)
 
 

@@ -30,6 +30,9 @@ class Database(Protocol):
     place: int
     place_is_new: bool
 
+    def open_reader(self) -> Engine:
+        """Open one more connection, for reading: all that a transaction reads there is of one moment."""
+
     def hold(self) -> None:
         """Take what must be held before the first connection. Raises ConfigError."""
 

@@ -1,162 +1,112 @@
-"""What a leaf of the tree holds: everything that the ledger keeps of one entry, in one encoding.
-
-A leaf is a JSON object in canonical form (RFC 8785): members sorted by name, no spaces, UTF-8. One member is
-`kind`; the others are columns of the entry's rows, with the names that they have in the tables. Octet
-strings are lower-case hexadecimal, NULL is null. So an auditor needs a JSON and a SHA-256 program:
-
-    {"client":"cn:line-3", ... ,"der":"308201...","device_id":"17", ... ,"kind":"certificate", ...}
-"""
+"""What can be asked of the ledger and what it answers, as values. Needs no database to import."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
-from functools import cached_property
-from json.encoder import encode_basestring
-from typing import Any, Final, NamedTuple
+from enum import StrEnum
+from typing import Final, NamedTuple
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    FromClause,
-    LargeBinary,
-    Select,
-    String,
-    bindparam,
-    exists,
-    select,
-)
+from otahsm.pki import SERIAL_BYTES, SERIAL_RANDOM_BYTES
 
-from otahsm.ledger.schema import certificates, intents
+START: Final = bytes(SERIAL_BYTES)  # before every serial number
 
 
-class Kind(IntEnum):
-    """Kinds of entries, as the tables name them."""
+class Status(StrEnum):
+    """What came of an intent; what it means in SQL is in `otahsm.ledger.statuses`.
 
-    CERTIFICATE = 1
-    VOID = 2
+    OPEN: it is being signed, or its daemon is gone and nobody has closed it yet. ISSUED: its certificate is
+    in the ledger. SUPERSEDED: so it is, and another may take its place. REVOKED: so it is, and on the CRL.
+    VOID: nothing came of it, and no client has seen a certificate.
+    """
+
+    OPEN = "open"
+    ISSUED = "issued"
+    SUPERSEDED = "superseded"
+    REVOKED = "revoked"
+    VOID = "void"
+
+
+class Filter(NamedTuple):
+    """Which entries are wanted: those that everything given fits.
+
+    Attributes:
+        device_id, client, profile: empty for any.
+        after, before: milliseconds since the Unix epoch, UTC, of the time that serial numbers begin with;
+            from `after` on, and before `before`.
+    """
+
+    device_id: str = ""
+    client: str = ""
+    profile: str = ""
+    status: Status | None = None
+    after: int | None = None
+    before: int | None = None
+
+    @property
+    def first_serial(self) -> bytes:
+        """The smallest serial number that may be wanted: 20 octets."""
+        return _first_of(self.after or 0)
+
+    @property
+    def end_serial(self) -> bytes | None:
+        """The serial number from which on none is wanted: 20 octets; None: there is no end."""
+        return None if self.before is None else _first_of(self.before)
+
+
+def _first_of(milliseconds: int) -> bytes:
+    largest = (1 << 8 * SERIAL_BYTES) - 1
+    return min(max(milliseconds, 0) << 8 * SERIAL_RANDOM_BYTES, largest).to_bytes(SERIAL_BYTES, "big")
 
 
 class Entry(NamedTuple):
-    """One thing that happened to an intent; no two of the same kind happen to one."""
+    """An intent, and what came of it.
 
-    kind: int
-    intent_id: int
-
-
-@dataclass(frozen=True)
-class EntryKind:
-    """Where the entries of a kind are, and what of them is in a leaf.
-
-    Args:
-        name: the member `kind` of the leaf.
-        columns: what else is in the leaf; one of them is `intents.id`.
-        source: the rows, joined.
-        condition: which of the rows are such entries.
+    Attributes:
+        serial: 20 octets, big-endian.
+        request_id: the client's own name for the request, or empty.
+        not_before, not_after: seconds since the Unix epoch, UTC.
+        intended_at, recorded_at, voided_at: microseconds since the Unix epoch, UTC; None: it was not.
+        certificate: DER; None if there is none, or it was not asked for.
     """
 
-    name: str
-    columns: Sequence[Column[Any]]
-    source: FromClause
-    condition: ColumnElement[bool]
-
-    @cached_property
-    def ids(self) -> Select[int]:
-        """The intents of all such entries, in order."""
-        return select(intents.c.id).select_from(self.source).where(self.condition).order_by(intents.c.id)
-
-    @cached_property
-    def _members(self) -> list[Column[Any]]:
-        return sorted(self.columns, key=lambda column: column.name)
-
-    @cached_property
-    def _query(self) -> Select[Any]:
-        wanted = intents.c.id.in_(bindparam("ids", expanding=True))
-        members = [column.label(f"member_{column.name}") for column in self._members]
-        query = select(intents.c.id.label("entry"), *members)
-        return query.select_from(self.source).where(self.condition, wanted)
-
-    @cached_property
-    def _template(self) -> str:
-        """The leaf, with a place for the value of each column: RFC 8785 for what is in our rows."""
-        values = {"kind": encode_basestring(self.name), **{column.name: "%s" for column in self._members}}
-        return "{" + ",".join(f'"{name}":{value}' for name, value in sorted(values.items())) + "}"
-
-    @cached_property
-    def _encoders(self) -> list[Callable[[Any], str]]:
-        return [_encoder(column) for column in self._members]
-
-    def read(self, connection: Connection, intent_ids: Sequence[int]) -> dict[int, bytes]:
-        """Read entries; return the leaf of each one that is there, by the intent's id."""
-        template, encoders = self._template, self._encoders
-        return {
-            intent_id: (
-                template % tuple([encode(value) for encode, value in zip(encoders, values, strict=True)])
-            ).encode()
-            for intent_id, *values in connection.execute(self._query, {"ids": intent_ids})
-        }
+    serial: bytes
+    status: Status
+    device_id: str
+    profile: str
+    client: str
+    client_certificate_sha256: bytes
+    request_id: str
+    spki_sha256: bytes
+    tbs_sha256: bytes
+    not_before: int
+    not_after: int
+    intended_at: int
+    recorded_at: int | None
+    voided_at: int | None
+    void_reason: str | None
+    certificate: bytes | None
 
 
-def _encoder(column: Column[Any]) -> Callable[[Any], str]:
-    """Return what writes a column's values as JSON. `json` itself takes three times as long for a leaf."""
-    encode: Callable[[Any], str] = _octets if isinstance(column.type, LargeBinary) else str
-    if isinstance(column.type, String):
-        encode = encode_basestring
-    if column.nullable:
-        return lambda value: "null" if value is None else encode(value)
-    return encode
+class Page(NamedTuple):
+    """Entries in the order of their serial numbers, and the serial after which the next page begins.
 
-
-def _octets(value: bytes) -> str:
-    return f'"{bytes.hex(value)}"'
-
-
-# Named one by one: a leaf never changes, whatever columns the tables get. What is to hold more is a new kind.
-_intended: Final = (
-    intents.c.id,
-    intents.c.serial,
-    intents.c.request_id,
-    intents.c.profile,
-    intents.c.device_id,
-    intents.c.spki_sha256,
-    intents.c.tbs_sha256,
-    intents.c.issuer_key_id,
-    intents.c.not_before,
-    intents.c.not_after,
-    intents.c.client,
-    intents.c.client_certificate_sha256,
-    intents.c.intended_at,
-    intents.c.place,
-)
-_certified: Final = exists().where(certificates.c.intent_id == intents.c.id)
-
-# A kind that is added needs its number, its rows, and `note_entries` where they are written.
-KINDS: Final = {
-    Kind.CERTIFICATE: EntryKind(
-        name="certificate",
-        columns=(*_intended, certificates.c.der, certificates.c.recorded_at),
-        source=intents.join(certificates),
-        condition=intents.c.void_reason.is_(None) & intents.c.voided_at.is_(None),
-    ),
-    Kind.VOID: EntryKind(
-        name="void",
-        columns=(*_intended, intents.c.void_reason, intents.c.voided_at),
-        source=intents,
-        condition=intents.c.void_reason.is_not(None) & ~_certified,
-    ),
-}
-
-
-def read_leaves(connection: Connection, entries: Sequence[Entry]) -> list[bytes | None]:
-    """Read what the leaves of entries hold, in order; None where the ledger has no such entry.
-
-    Raises:
-        TypeError, ValueError: somebody put values into a column that are not of its type. SQLite lets them.
+    There may be fewer than were asked for, also none, and still a next page. `next_after` is None at the end.
     """
-    wanted: dict[int, list[int]] = {}
-    for kind, intent_id in entries:
-        wanted.setdefault(kind, []).append(intent_id)
-    found = {kind: KINDS[Kind(kind)].read(connection, ids) for kind, ids in wanted.items() if kind in KINDS}
-    return [found.get(kind, {}).get(intent_id) for kind, intent_id in entries]
+
+    entries: list[Entry]
+    next_after: bytes | None
+
+
+class Group(NamedTuple):
+    """What entries that are counted together have in common; `day` is in days since the Unix epoch, UTC."""
+
+    day: int
+    profile: str
+    client: str
+    status: Status
+
+
+class Tally(NamedTuple):
+    """Counts of a part of the ledger, and the serial after which the next part begins; None at the end."""
+
+    counts: dict[Group, int]
+    next_after: bytes | None

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
     Dialect,
     FromClause,
     Insert,
-    Row,
     bindparam,
     delete,
     func,
     literal_column,
     select,
-    union_all,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.dialects import columns_given, write_rows
-from otahsm.ledger.records import Accepted, Answer, Conflict, InProgress, Intent, Replay
-from otahsm.ledger.schema import certificates, intents
+from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
+from otahsm.ledger.schema import intents, revocations
+from otahsm.ledger.taken import Taken
+from otahsm.pki import Reason
 
 _COLUMNS: Final = ("id", "place", *Intent._fields)
+_COMPROMISED: Final[ColumnElement[str]] = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")
 _ATTEMPTS: Final = 10  # replicas that ask for the same devices at once: each look shows what others wrote
 
 
 def write_intents(
-    connection: Connection, place: int, ids: Sequence[int], batch: Sequence[Intent]
+    connection: Connection,
+    place: int,
+    ids: Sequence[int],
+    batch: Sequence[Intent],
+    renewals: Mapping[str, Renewal],
 ) -> list[Answer]:
     """Write the intents that nothing stands against; answer each one, in order.
 
@@ -44,6 +51,7 @@ def write_intents(
         place: the replica's (see `replicas`).
         ids: one for each intent; none was ever used before.
         batch: at least one.
+        renewals: by profile, when a device's certificate may be superseded.
 
     Raises:
         LedgerUnavailableError: other replicas were always faster.
@@ -54,28 +62,48 @@ def write_intents(
             return [Accepted(intent_id) for intent_id in ids]
         _take_back(connection, ids)
     for _ in range(_ATTEMPTS):
-        answers, fresh = _look(connection, ids, batch)
-        if not fresh or _claim(connection, place, ids[: len(fresh)], fresh) == len(fresh):
+        answers, fresh, superseded = _look(connection, ids, batch, renewals)
+        if not fresh:
+            return answers
+        if _supersede(connection, superseded, batch[0].intended_at) and (
+            _claim(connection, place, ids[: len(fresh)], fresh) == len(fresh)
+        ):
             return answers
         _take_back(connection, ids)
     raise LedgerUnavailableError("other replicas ask for the same devices, and were always faster")
 
 
 def _look(
-    connection: Connection, ids: Sequence[int], batch: Sequence[Intent]
-) -> tuple[list[Answer], list[Intent]]:
-    """Answer each intent of a batch by what is live; return also those that nothing stands against."""
-    taken = _Taken(connection, batch)
+    connection: Connection, ids: Sequence[int], batch: Sequence[Intent], renewals: Mapping[str, Renewal]
+) -> tuple[list[Answer], list[Intent], dict[int, int]]:
+    """Answer each intent of a batch by what is live.
+
+    Returns:
+        The answers; the intents that nothing stands against; and what those supersede: new ids by old ones.
+    """
+    taken = Taken(connection, batch, renewals)
     answers: list[Answer] = []
     fresh: list[Intent] = []
+    superseded: dict[int, int] = {}
     for intent in batch:
         answer = taken.answer(intent)
-        if answer is None:
+        if not isinstance(answer, Answer):
+            new_id = ids[len(fresh)]
+            if answer.supersedes is not None:
+                superseded[answer.supersedes] = new_id
             taken.reserve(intent)
-            answer = Accepted(ids[len(fresh)])
+            answer = Accepted(new_id)
             fresh.append(intent)
         answers.append(answer)
-    return answers, fresh
+    return answers, fresh, superseded
+
+
+def _supersede(connection: Connection, superseded: Mapping[int, int], now: int) -> bool:
+    """Let certificates make way for new ones; tell whether all of them were still live."""
+    if not superseded:
+        return True
+    pairs = [{"old": old, "new": new, "now": now} for old, new in sorted(superseded.items())]
+    return all(connection.execute(_SUPERSEDE, pair).rowcount for pair in pairs)
 
 
 def _claim(connection: Connection, place: int, ids: Sequence[int], batch: Sequence[Intent]) -> int:
@@ -92,25 +120,47 @@ def _device(numbered: tuple[int, Intent]) -> str:
 
 def _take_back(connection: Connection, ids: Sequence[int]) -> None:
     connection.execute(_TAKE_BACK, {"ids": ids})
+    restore_superseded(connection, ids)
 
 
-_TAKE_BACK: Final = delete(intents).where(intents.c.id.in_(bindparam("ids", expanding=True)))
+def restore_superseded(connection: Connection, ids: Sequence[int]) -> None:
+    """Make live again what intents superseded that come to nothing."""
+    connection.execute(_RESTORE, {"ids": ids})
+
+
+_IDS: Final[BindParameter[int]] = bindparam("ids", expanding=True)
+_TAKE_BACK: Final = delete(intents).where(intents.c.id.in_(_IDS))
+_RESTORE: Final = (
+    update(intents).where(intents.c.superseded_by.in_(_IDS)).values(superseded_at=None, superseded_by=None)
+)
+_SUPERSEDE: Final = (
+    update(intents)
+    .where(intents.c.id == bindparam("old"), intents.c.superseded_at.is_(None))
+    .where(intents.c.void_reason.is_(None))
+    .values(superseded_at=bindparam("now"), superseded_by=bindparam("new"))
+)
 
 
 def no_rival_of(asked: FromClause) -> ColumnElement[bool]:
-    """Say that nothing is live for the key of a row of intents and for another device than its own.
+    """Say that no certificate keeps the key of a row of intents from being certified; superseded ones count.
 
-    The unique indexes refuse a device, a key or a request that is taken; that a key has one device, also
-    under another profile, no index says. A count is looked up for each row, however the tables look; with an
-    anti-join, PostgreSQL's planner would often read all of them.
+    That is a certificate of another device, or one that was revoked because the key is compromised. The
+    unique indexes refuse a device or a request that is taken; what holds for a key under all profiles no
+    index says. A count is looked up for each row, however the tables look; with an anti-join, PostgreSQL's
+    planner would often read all of them.
     """
     rival = intents.alias("rival")
+    compromised = (
+        select(revocations.c.intent_id)
+        .where(revocations.c.intent_id == rival.c.id, revocations.c.reason == _COMPROMISED)
+        .correlate(rival)
+    )
     rivals = (
         select(func.count())
         .select_from(rival)
         .where(
             rival.c.spki_sha256 == asked.c.spki_sha256,
-            rival.c.device_id != asked.c.device_id,
+            (rival.c.device_id != asked.c.device_id) | compromised.exists(),
             rival.c.void_reason.is_(None),
         )
         .correlate(asked)
@@ -125,88 +175,3 @@ def _claim_statement(dialect: Dialect) -> Insert:
     new = select(given).where(no_rival_of(given))
     insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
     return insert(intents).from_select(_COLUMNS, new).on_conflict_do_nothing()
-
-
-class _Taken:
-    """The live intents that share a device id, a key or a request id with a batch, and how they answer."""
-
-    def __init__(self, connection: Connection, batch: Sequence[Intent]) -> None:
-        self._by_request: dict[str, Any] = {}
-        self._by_device: dict[tuple[str, str], Any] = {}
-        self._by_key: dict[bytes, Any] = {}
-        live = (
-            select(
-                intents.c.serial,
-                intents.c.request_id,
-                intents.c.profile,
-                intents.c.device_id,
-                intents.c.spki_sha256,
-                intents.c.not_before,
-                intents.c.not_after,
-                certificates.c.der,
-            )
-            .select_from(intents.outerjoin(certificates))
-            .where(intents.c.void_reason.is_(None))
-        )
-        # Three look-ups, an index each: SQLite scans the whole table for one with OR.
-        query = union_all(
-            live.where(intents.c.request_id.in_({intent.request_id for intent in batch} - {""})),
-            live.where(intents.c.device_id.in_([intent.device_id for intent in batch])),
-            live.where(intents.c.spki_sha256.in_([intent.spki_sha256 for intent in batch])),
-        )
-        for row in connection.execute(query):
-            self._remember(row)
-
-    def _remember(self, row: Row[Any] | _Reserved) -> None:
-        if row.request_id:
-            self._by_request[row.request_id] = row
-        self._by_device[row.device_id, row.profile] = row
-        self._by_key[row.spki_sha256] = row
-
-    def answer(self, intent: Intent) -> Answer | None:
-        """Say what stands against an intent; None if nothing does."""
-        device = self._by_device.get((intent.device_id, intent.profile))
-        key = self._by_key.get(intent.spki_sha256)
-        request = self._by_request.get(intent.request_id)
-        if device is not None and device.spki_sha256 != intent.spki_sha256:
-            return Conflict(
-                f"the device id {intent.device_id} has the certificate {_serial(device)}, for another key"
-            )
-        if key is not None and key.device_id != intent.device_id:
-            return Conflict(
-                f"the public key belongs to the device {key.device_id}, certificate {_serial(key)}"
-            )
-        if request is not None and (request.device_id, request.profile) != (intent.device_id, intent.profile):
-            return Conflict(
-                f"the request id {intent.request_id} was used for the device {request.device_id} under the"
-                f" profile {request.profile}, certificate {_serial(request)}"
-            )
-        if device is None:
-            return None
-        return (
-            InProgress()
-            if device.der is None
-            else Replay(device.der, device.serial, device.not_before, device.not_after)
-        )
-
-    def reserve(self, intent: Intent) -> None:
-        """Let the rest of the batch see this intent."""
-        self._remember(_Reserved(intent))
-
-
-class _Reserved:
-    """An intent of this very batch, in the shape of a row."""
-
-    der: None = None
-
-    def __init__(self, intent: Intent) -> None:
-        self.serial = intent.serial
-        self.request_id = intent.request_id
-        self.profile = intent.profile
-        self.device_id = intent.device_id
-        self.spki_sha256 = intent.spki_sha256
-
-
-def _serial(row: Any) -> str:
-    serial: bytes = row.serial
-    return serial.lstrip(b"\0").hex()

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from otahsm.ledger.entries import Entry, Kind, read_leaves
+from otahsm.ledger.log_entries import Entry, Kind, read_leaves
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes
 from otahsm.ledger.sequencer import STORED_LEVELS, Step, anything_unlogged, read_tree, sequence
 from otahsm.ledger.store import Ledger

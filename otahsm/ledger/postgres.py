@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, DropSchema
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger.dialects import BOOKS
 
+_READ_ONLY: Final = "25006"  # SQLSTATE read_only_sql_transaction
 _IDS: Final = 1024  # taken at once
 _CONNECT_SECONDS: Final = 10
 # Whatever the server's default is: a commit has to survive a power cut. Stricter settings are kept.
@@ -53,12 +54,20 @@ class PostgresDatabase:
     """
 
     def __init__(self, url: str, password_file: Path | None) -> None:
-        self.engine = open_engine(url, password_file)
+        self._address = (url, password_file)
+        self.engine = engine_for(url, password_file)
         self.name = self.engine.url.render_as_string(hide_password=True)
         self.place = 0
         self.place_is_new = False
         self._ids: list[int] = []
         event.listen(self.engine, "connect", self._take_place)
+        event.listen(self.engine, "handle_error", _leave_a_standby)
+
+    def open_reader(self) -> Engine:
+        """Open one more connection, without a place."""
+        engine = engine_for(*self._address).execution_options(isolation_level="REPEATABLE READ")
+        event.listen(engine, "connect", _configure)
+        return engine
 
     def hold(self) -> None:
         """Nothing to do: the connection holds the place."""
@@ -79,9 +88,8 @@ class PostgresDatabase:
 
     def _take_place(self, connection: Any, _: object) -> None:
         """Take the first place that nobody holds, for as long as this connection lives."""
+        _configure(connection, None)
         with connection.cursor() as cursor:
-            for setting in _SETTINGS:
-                cursor.execute(setting)
             for place in count(1):
                 cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (BOOKS, place))
                 if cursor.fetchone()[0]:
@@ -89,6 +97,19 @@ class PostgresDatabase:
         connection.commit()
         self.place, self.place_is_new = place, True
         self._ids = []  # of the former place: `closed_below` may be above them by now
+
+
+def _leave_a_standby(context: ExceptionContext) -> None:
+    """Give up a connection whose server takes no writes any more: the next one finds the one that does."""
+    if getattr(context.original_exception, "sqlstate", "") == _READ_ONLY:
+        context.is_disconnect = True
+
+
+def _configure(connection: Any, _: object) -> None:
+    with connection.cursor() as cursor:
+        for setting in _SETTINGS:
+            cursor.execute(setting)
+    connection.commit()
 
 
 @contextmanager
@@ -100,7 +121,7 @@ def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
         LedgerUnavailableError: the server can't be reached, or the user may not make a schema.
     """
     name = f"otahsm_bench_{secrets.token_hex(8)}"
-    engine = open_engine(url, password_file)
+    engine = engine_for(url, password_file)
     try:
         with engine.begin() as connection:
             connection.execute(CreateSchema(name))
@@ -119,8 +140,8 @@ def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
         engine.dispose()
 
 
-def open_engine(url: str, password_file: Path | None) -> Engine:
-    """Open a database for one connection at a time. Raises ConfigError."""
+def engine_for(url: str, password_file: Path | None) -> Engine:
+    """Return an engine of one connection. Raises ConfigError: as `PostgresDatabase`."""
     try:
         return create_engine(
             _address(url, password_file),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 
 class Intent(NamedTuple):
@@ -33,6 +33,16 @@ class Intent(NamedTuple):
     intended_at: int
 
 
+class Renewal(NamedTuple):
+    """When a certificate may be superseded by a new one: in the last so many seconds of its life; 0: never.
+
+    A certificate that has ended may be superseded, too.
+    """
+
+    same_key_seconds: int
+    new_key_seconds: int
+
+
 class Accepted(NamedTuple):
     """The intent is durable; its certificate may be signed, once."""
 
@@ -59,4 +69,65 @@ class Conflict(NamedTuple):
     message: str
 
 
-Answer: TypeAlias = Accepted | Replay | InProgress | Conflict
+class Barred(NamedTuple):
+    """The certificate of the device or the key is revoked; `message` names it."""
+
+    message: str
+
+
+Answer: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred
+
+# The CRLs that have no URL of their own: what the ledger calls them.
+COMPLETE: Final = ""
+AUTHORITIES: Final = "authorities"
+
+
+class Target(NamedTuple):
+    """What is to be revoked.
+
+    Attributes:
+        serial: 20 octets, big-endian; empty to revoke the certificates of the device.
+        device_id: whose certificates; empty if there is a serial number.
+        profile: those under this profile alone; empty for all.
+        reason: why, as `otahsm.pki.Reason` calls it.
+    """
+
+    serial: bytes
+    device_id: str
+    profile: str
+    reason: str
+
+
+class Revocation(NamedTuple):
+    """A certificate that is revoked, durably.
+
+    Attributes:
+        serial: 20 octets, big-endian.
+        revoked_at: since when, in seconds since the Unix epoch, UTC.
+        reason: the one that stands.
+        before: whether it was revoked before this was asked.
+    """
+
+    serial: bytes
+    device_id: str
+    profile: str
+    revoked_at: int
+    reason: str
+    before: bool
+
+
+class CrlRow(NamedTuple):
+    """What the ledger says of a CRL. Times are in seconds since 1970, UTC; `revoked` counts its entries."""
+
+    number: int
+    this_update: int
+    next_update: int
+    revoked: int
+
+
+class StoredCrl(NamedTuple):
+    """A CRL in the ledger: what it is called, what is said of it, and it, in DER."""
+
+    url: str
+    row: CrlRow
+    der: bytes

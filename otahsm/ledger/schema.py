@@ -1,10 +1,11 @@
-"""The ledger's tables. Rows are only ever added; the one change a row knows is that an intent is voided.
+"""The ledger's tables. Rows are only ever added, and intents voided, or superseded by newer ones.
 
 An intent is written before its signature is made (I2), a certificate before it is released (I1). An
 intent is open until it has a certificate or is voided; so every serial number that may exist has a row.
 
-Times are microseconds since the Unix epoch, in UTC; validity is in whole seconds of it. Digests are
-SHA-256, 32 octets. Serial numbers are 20 octets, big-endian, so that they sort and compare as numbers.
+Times are microseconds since the Unix epoch, in UTC; what certificates and CRLs state is in whole seconds of
+it. Digests are SHA-256, 32 octets. Serial numbers are 20 octets, big-endian, so that they sort and compare as
+numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -58,15 +60,25 @@ intents: Final = Table(
     # Why no certificate will come of it; NULL while one may.
     Column("void_reason", Text, nullable=True),
     Column("voided_at", BigInteger, nullable=True),
+    # Since when another may be asked for in its place (microseconds), and the id of that one; no id where an
+    # operator set the device free. NULL while it is live.
+    Column("superseded_at", BigInteger, nullable=True),
+    Column("superseded_by", BigInteger, nullable=True),
     # The place of the replica that wrote it: see `replicas`.
     Column("place", Integer, nullable=False, server_default="1"),
 )
 
-_live = text("void_reason IS NULL")
-_live_and_named = text("void_reason IS NULL AND request_id <> ''")
+# One that may have a certificate, and that none has taken the place of.
+live: Final = (intents.c.void_reason.is_(None)) & (intents.c.superseded_at.is_(None))
 
-# Exactly once (I3): of the intents that are not voided, one a device and profile, one a request id. Each
-# index over random values costs a page of the disk for each certificate: there are no more than are needed.
+_live = text("void_reason IS NULL AND superseded_at IS NULL")
+_live_and_named = text("void_reason IS NULL AND superseded_at IS NULL AND request_id <> ''")
+_not_void = text("void_reason IS NULL")
+_superseding = text("superseded_by IS NOT NULL")
+_superseded = text("superseded_at IS NOT NULL")
+
+# Exactly once (I3): of the intents that are live, one a device and profile, one a request id. Each index over
+# random values costs a page of the disk for each certificate: there are no more than are needed.
 Index("ix_intents_serial", intents.c.serial, unique=True)
 Index(
     "ix_intents_device",
@@ -83,14 +95,22 @@ Index(
     sqlite_where=_live_and_named,
     postgresql_where=_live_and_named,
 )
+# A key stays its device's, whatever became of the certificate.
+Index("ix_intents_key", intents.c.spki_sha256, sqlite_where=_not_void, postgresql_where=_not_void)
 Index(
-    "ix_intents_key",
-    intents.c.spki_sha256,
-    intents.c.profile,
-    unique=True,
-    sqlite_where=_live,
-    postgresql_where=_live,
+    "ix_intents_superseded", intents.c.superseded_by, sqlite_where=_superseding, postgresql_where=_superseding
 )
+Index(
+    "ix_intents_superseded_device",
+    intents.c.device_id,
+    sqlite_where=_superseded,
+    postgresql_where=_superseded,
+)
+
+# What was voided is looked up by these. They cost issuing nothing: rows that are live are not in them.
+_voided = text("void_reason IS NOT NULL")
+Index("ix_intents_void", intents.c.serial, sqlite_where=_voided, postgresql_where=_voided)
+Index("ix_intents_void_device", intents.c.device_id, sqlite_where=_voided, postgresql_where=_voided)
 
 certificates: Final = Table(
     "certificates",
@@ -111,7 +131,7 @@ replicas: Final = Table(
 )
 
 # What is recorded or voided goes here in the same transaction, until the sequencer makes a leaf of it. Kinds
-# are those of `otahsm.ledger.entries`.
+# are those of `otahsm.ledger.log_entries`.
 unlogged: Final = Table(
     "unlogged",
     metadata,
@@ -156,4 +176,50 @@ checkpoints: Final = Table(
     Column("size", _Id, primary_key=True, autoincrement=False),
     Column("note", LargeBinary, nullable=False),
     Column("made_at", BigInteger, nullable=False),
+)
+
+# A certificate that is here is revoked for good: no row is ever changed.
+revocations: Final = Table(
+    "revocations",
+    metadata,
+    Column("intent_id", _Id, ForeignKey("intents.id"), primary_key=True),
+    Column("revoked_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    # Who asked: the identity in the client's certificate.
+    Column("client", Text, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    # Where the certificate says that its CRL is.
+    Column("crl_url", Text, nullable=True),
+)
+Index("ix_revocations_crl_url", revocations.c.crl_url)
+
+# Every URL that certificates may state, whatever the configuration says today: a CRL must be there. It is the
+# complete one, or a shard's.
+crl_urls: Final = Table(
+    "crl_urls",
+    metadata,
+    Column("url", Text, primary_key=True),
+    Column("complete", Boolean, nullable=False),
+)
+
+# The last CRL of each scope: a shard's by its URL, and those in `otahsm.ledger.records`.
+crls: Final = Table(
+    "crls",
+    metadata,
+    Column("url", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("this_update", BigInteger, nullable=False),
+    Column("next_update", BigInteger, nullable=False),
+    # How many certificates are on it. Revocations are only added: if there are as many, it has them all.
+    Column("revoked", BigInteger, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+)
+
+# The last CRL number that was taken, and the time that its CRLs state.
+crl_numbers: Final = Table(
+    "crl_numbers",
+    metadata,
+    Column("issuer_key_id", LargeBinary, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("this_update", BigInteger, nullable=False),
 )

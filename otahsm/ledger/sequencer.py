@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from otahsm.ledger.dialects import columns_given, try_to_sequence, write_rows
-from otahsm.ledger.entries import KINDS, Entry, Kind, read_leaves
+from otahsm.ledger.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.ledger.schema import leaves, nodes, tree, unlogged
 from otahsm.tlog import HASH_BYTES, CompactTree, Row, leaf_hash
 

@@ -48,7 +48,7 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
 
 def _open(config: LedgerConfig) -> Engine:
     if config.url is not None:
-        engine = postgres.open_engine(config.url, config.password_file)
+        engine = postgres.engine_for(config.url, config.password_file)
         return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     assert config.path is not None  # noqa: S101 - the configuration was checked
     return _open_file(config.path)

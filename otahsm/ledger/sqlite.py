@@ -41,6 +41,21 @@ class SqliteDatabase:
         self._checkpointer: Checkpointer | None = None
         self._last_id: int | None = None
 
+    def open_reader(self) -> Engine:
+        """Open one more connection, which can only read; readers and the writer don't wait for each other."""
+        engine = create_engine(f"sqlite:///{self._path}")
+
+        @event.listens_for(engine, "connect")
+        def _configure(connection: Any, _: object) -> None:
+            connection.isolation_level = None
+            connection.execute("PRAGMA query_only = ON")
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN")
+
+        return engine
+
     def hold(self) -> None:
         """Take the file for this process alone.
 
@@ -49,10 +64,7 @@ class SqliteDatabase:
         """
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(
-                self._path.with_name(self._path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
-            )
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock(self._path)
             # Made here, so that it is ours alone to read whatever the umask.
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
@@ -60,11 +72,6 @@ class SqliteDatabase:
                 os.fsync(folder)  # SQLite makes the content durable; the name is ours to
             finally:
                 os.close(folder)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another daemon holds the ledger {self._path}",
-                hint="One daemon runs on one SQLite ledger. Stop the other one, or give this one its own.",
-            ) from None
         except OSError as error:
             raise ConfigError(f"the ledger {self._path} can't be used: {error.strerror}") from None
 
@@ -94,6 +101,27 @@ class SqliteDatabase:
 
 
 _LAST_ID: Final = select(func.max(intents.c.id))
+
+
+def lock(path: Path) -> int:
+    """Take the place of a ledger for this process alone; return what holds it, to be closed.
+
+    Raises:
+        ConfigError: another process holds it, or the lock file can't be made.
+    """
+    try:
+        held = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"the ledger {path} can't be used: {error.strerror}") from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise ConfigError(
+            f"another daemon holds the ledger {path}",
+            hint="One daemon runs on one SQLite ledger. Stop the other one, or give this one its own.",
+        ) from None
+    return held
 
 
 def open_engine(path: Path) -> Engine:

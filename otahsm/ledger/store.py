@@ -19,7 +19,7 @@ from otahsm.ledger import closing, dialects
 from otahsm.ledger.database import Database
 from otahsm.ledger.journal import write_intents
 from otahsm.ledger.migrations import migrate
-from otahsm.ledger.records import Accepted, Answer, Intent
+from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
 
 _Result = TypeVar("_Result")
 _Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
@@ -35,10 +35,14 @@ class Ledger:
     Args:
         database: where it is.
         issuer_key_id: the key identifier of the CA whose certificates it holds.
+        renewals: by profile, when a device's certificate may be superseded; without: never.
     """
 
-    def __init__(self, database: Database, issuer_key_id: bytes) -> None:
+    def __init__(
+        self, database: Database, issuer_key_id: bytes, renewals: Mapping[str, Renewal] | None = None
+    ) -> None:
         self._database = database
+        self._renewals = renewals or {}
         self._issuer_key_id = issuer_key_id
         self._is_open = False
         # Ids of intents that may be open: entered before a commit, removed after one, so never too few.
@@ -92,6 +96,33 @@ class Ledger:
         with contextlib.suppress(LedgerUnavailableError):
             await self._transaction(lambda _: None)
 
+    async def reset(self, device_id: str, profile: str) -> bytes | None:
+        """Let a device have a new certificate, for a new key, whatever the profile's windows are.
+
+        Returns:
+            The serial number of the certificate that it has, which stays valid; None if it has none.
+
+        Raises:
+            LedgerUnavailableError: nothing was changed.
+        """
+        now = time.time_ns() // 1000
+        return await self._transaction(lambda connection: closing.reset(connection, device_id, profile, now))
+
+    async def transaction(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Have a function of this room's do its work in a transaction, with whatever else waits.
+
+        Args:
+            work: it may be done more than once; only what the last time wrote is kept. It must not raise
+                for what it finds: it may share the transaction with the cycle's writes.
+
+        Returns:
+            What it returned; what it wrote is durable then.
+
+        Raises:
+            LedgerUnavailableError: nothing was written, or it is not known whether it was.
+        """
+        return await self._transaction(work)
+
     @property
     def failure(self) -> LedgerUnavailableError | None:
         """Why the last write failed; None if it didn't."""
@@ -114,16 +145,6 @@ class Ledger:
         """Let go of the ledger."""
         await self._on_writer(self._close)
         self._writer.shutdown()
-
-    async def transaction(self, work: Callable[[Connection], _Result]) -> _Result:
-        """Have what is not of the cycle done in a transaction: the tree's, say.
-
-        It must not raise for what it finds: it may share the transaction with the cycle's writes.
-
-        Raises:
-            LedgerUnavailableError: nothing was written.
-        """
-        return await self._transaction(work)
 
     async def _transaction(self, work: Callable[[Connection], _Result]) -> _Result:
         """Have `work` done in a transaction that is durable when this returns.
@@ -206,7 +227,7 @@ class Ledger:
 
     def _write_intents(self, connection: Connection, batch: Sequence[Intent]) -> list[Answer]:
         ids = self._database.take_ids(connection, len(batch))
-        answers = write_intents(connection, self._database.place, ids, batch)
+        answers = write_intents(connection, self._database.place, ids, batch, self._renewals)
         written = [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
         self._written += written
         self._open_ids.update(written)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, bindparam, exists, select
 
 from otahsm.errors import EvidenceError
-from otahsm.ledger.entries import KINDS, Entry, Kind, read_leaves
+from otahsm.ledger.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes, unlogged
 from otahsm.ledger.sequencer import STORED_LEVELS, read_tree
 from otahsm.ledger.verdict import MAX_FINDINGS, Verdict

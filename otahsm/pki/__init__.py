@@ -8,11 +8,13 @@ from otahsm.pki.algorithms import (
     signature_is_valid,
 )
 from otahsm.pki.certificate import (
+    SERIAL_BYTES,
     SERIAL_RANDOM_BYTES,
     Validity,
     assemble,
     build_tbs,
     make_serial,
+    serial_milliseconds,
     serial_octets,
     validity_at,
     validity_of,
@@ -37,6 +39,7 @@ from otahsm.pki.template import TbsTemplate
 
 __all__ = [
     "MAX_CSR_BYTES",
+    "SERIAL_BYTES",
     "SERIAL_RANDOM_BYTES",
     "SIGNATURE_ALGORITHMS",
     "Chain",
@@ -72,6 +75,7 @@ __all__ = [
     "load_issuer",
     "load_public_key",
     "make_serial",
+    "serial_milliseconds",
     "serial_octets",
     "shard_of",
     "signature_is_valid",

@@ -53,6 +53,11 @@ def make_serial(random: bytes, milliseconds: int) -> int:
     return milliseconds << 8 * SERIAL_RANDOM_BYTES | number
 
 
+def serial_milliseconds(serial: int) -> int:
+    """Return the time that a serial number of `make_serial` begins with, in milliseconds since 1970."""
+    return serial >> 8 * SERIAL_RANDOM_BYTES
+
+
 def serial_octets(serial: int) -> bytes:
     """Return a serial number's octets, big-endian, without leading zeros: in hex, what OpenSSL shows."""
     return serial.to_bytes((serial.bit_length() + 7) // 8, "big")

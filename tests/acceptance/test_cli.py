@@ -27,8 +27,27 @@ COMMANDS = (
     "ca show",
     "device",
     "device issue",
+    "device reset",
     "csr",
     "csr sign",
+    "ledger",
+    "ledger list",
+    "ledger get",
+    "ledger export",
+    "ledger stats",
+    "ledger reconcile",
+    "ledger backup",
+    "ledger restore",
+    "ledger init-key",
+    "ledger verify",
+    "ledger checkpoint",
+    "ledger prove",
+    "ledger prove-consistency",
+    "ledger check-proof",
+    "revoke",
+    "crl",
+    "crl show",
+    "crl fetch",
     "bench",
     "bench token",
     "bench issue",
@@ -56,7 +75,7 @@ def test_every_command_explains_itself(
 def test_help_lists_no_command_that_is_not_tried_here(
     help_of: dict[str, subprocess.CompletedProcess[str]],
 ) -> None:
-    for group in ("", "ca", "device", "csr", "bench"):
+    for group in ("", "ca", "device", "csr", "ledger", "crl", "bench"):
         _, _, listed = help_of[group].stdout.partition("Commands:")
         assert set(re.findall(r"^  (\S+)", listed, re.MULTILINE)) == {
             command.removeprefix(group).split()[0]

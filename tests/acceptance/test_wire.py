@@ -26,6 +26,7 @@ from harness import RunningDaemon
 HEALTH = "grpc.health.v1.Health"
 ISSUANCE = "otahsm.v1.IssuanceService"
 AUTHORITY = "otahsm.v1.AuthorityService"
+REVOCATION = "otahsm.v1.RevocationService"
 SECONDS = 20
 
 
@@ -111,6 +112,8 @@ def test_reflection_lists_the_services(stranger: Stranger) -> None:
         AUTHORITY,
         ISSUANCE,
         "otahsm.v1.TransparencyService",
+        REVOCATION,
+        "otahsm.v1.LedgerService",
         "grpc.reflection.v1alpha.ServerReflection",
     }
 
@@ -145,7 +148,7 @@ def test_a_request_without_an_id_gets_one_and_asking_again_gets_the_same_certifi
     assert second["certificate"] == {**first["certificate"], "replayed": True}
 
 
-@pytest.mark.parametrize("service", ["", ISSUANCE, AUTHORITY])
+@pytest.mark.parametrize("service", ["", ISSUANCE, AUTHORITY, REVOCATION])
 def test_the_standard_health_service_says_serving(stranger: Stranger, service: str) -> None:
     assert stranger.call(HEALTH, "Check", {"service": service}) == {"status": "SERVING"}
 
@@ -160,6 +163,7 @@ def test_the_authority_is_the_root_that_the_configuration_names(
 ) -> None:
     shared_daemon.wait_for("signer.ready", count=2)
     fleet = shared_daemon.fleet
+    shared_daemon.wait_for("signer.ready", count=2)
     configured = fleet.folder / tomllib.loads(fleet.toml.read_text())["ca"]["certificate"]
     root = x509.load_pem_x509_certificate(configured.read_bytes())
     assert stranger.call(AUTHORITY, "GetAuthority", {})["authority"] == {
@@ -250,6 +254,83 @@ def test_bytes_that_are_no_message_are_refused_without_a_word_of_python(
 def test_a_method_that_does_not_exist_is_unimplemented(stranger: Stranger, path: str) -> None:
     call = error_of(stranger.raw, path, b"")
     assert call.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert_explained(call)
+
+
+def test_a_client_without_stubs_revokes_and_reads_the_crl(
+    stranger: Stranger, shared_daemon: RunningDaemon
+) -> None:
+    device_id = str(uuid.uuid4())
+    csr = new_csr(device_id)
+    serial = issue(stranger, csr)["certificate"]["serial_number"]
+    target = {"serial_number": serial, "reason": "REVOCATION_REASON_KEY_COMPROMISE"}
+    nobody = {"device_id": "nobody", "reason": "REVOCATION_REASON_SUPERSEDED"}
+    answer = stranger.call(REVOCATION, "RevokeCertificates", {"targets": [target, nobody]})
+    (revoked,) = answer["results"][0]["certificates"]
+    assert revoked.pop("revoke_time")
+    assert revoked == {
+        "serial_number": serial,
+        "device_id": device_id,
+        "profile": "ota-connect",
+        "reason": "REVOCATION_REASON_KEY_COMPROMISE",
+        "already_revoked": False,
+    }
+    assert answer["results"][1]["certificates"] == []
+    assert answer["results"][1]["error"]["code"] == grpc.StatusCode.NOT_FOUND.value[0]
+    said = stranger.call(REVOCATION, "GetCrl", {})
+    crl = x509.load_der_x509_crl(a2b_base64(said["crl"]))
+    root = x509.load_pem_x509_certificate(shared_daemon.fleet.root_pem.read_bytes())
+    assert crl.is_signature_valid(root.public_key())  # type: ignore[arg-type]
+    entry = crl.get_revoked_certificate_by_serial_number(int.from_bytes(a2b_base64(serial), "big"))
+    assert entry is not None
+    reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    assert reason is x509.ReasonFlags.key_compromise
+    assert int(said["number"]) == crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    assert int(said["revoked_count"]) == len(crl)
+    assert said["this_update_time"] == f"{crl.last_update_utc:%Y-%m-%dT%H:%M:%SZ}"
+    assert said["next_update_time"] == f"{crl.next_update_utc:%Y-%m-%dT%H:%M:%SZ}"
+    call = error_of(issue, stranger, csr)
+    assert call.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert details_of(call)[1].reason == "REVOKED"
+
+
+@pytest.mark.parametrize(
+    ("target", "field"),
+    [
+        ({}, "target"),
+        ({"serial_number": ""}, "serial_number"),
+        ({"serial_number": base64(bytes(20))}, "serial_number"),
+        ({"serial_number": base64(b"\1" * 21)}, "serial_number"),
+        ({"device_id": ""}, "target"),
+        ({"device_id": "../x"}, "device_id"),
+        ({"device_id": "a\u0000b"}, "device_id"),
+        ({"device_id": "x" * 100_000}, "device_id"),
+        ({"device_id": "a", "profile": "a\u0000b"}, "profile"),
+        ({"device_id": "a", "reason": 6}, "reason"),
+        ({"device_id": "a", "reason": -1}, "reason"),
+    ],
+)
+def test_a_malformed_target_costs_its_own_result(
+    stranger: Stranger, target: dict[str, str | int], field: str
+) -> None:
+    answer = stranger.call(REVOCATION, "RevokeCertificates", {"targets": [target, {"device_id": "nobody"}]})
+    codes = [result["error"]["code"] for result in answer["results"]]
+    assert codes == [grpc.StatusCode.INVALID_ARGUMENT.value[0], grpc.StatusCode.NOT_FOUND.value[0]]
+    assert field in json_format.MessageToJson(json_format.ParseDict(answer["results"][0]["error"], Status()))
+
+
+@pytest.mark.parametrize("count", [0, 257])
+def test_a_call_carries_a_bounded_number_of_targets(stranger: Stranger, count: int) -> None:
+    targets = [{"device_id": "a"}] * count
+    call = error_of(stranger.call, REVOCATION, "RevokeCertificates", {"targets": targets})
+    assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert_explained(call)
+
+
+@pytest.mark.parametrize("scope", [{"url": "http://x/\u0000"}, {"shard": 0}, {"authorities": True}])
+def test_a_crl_that_is_not_there_is_not_found(stranger: Stranger, scope: dict[str, Any]) -> None:
+    call = error_of(stranger.call, REVOCATION, "GetCrl", scope)
+    assert call.code() is grpc.StatusCode.NOT_FOUND
     assert_explained(call)
 
 

@@ -296,6 +296,7 @@ def test_a_crl_may_be_anywhere_on_the_web(change: dict[str, Any]) -> None:
         ({"url": "http://crl.example.com/{shard}/{shard}.crl", "shards": 2}, "plain"),
         ({"url": "http://crl-{shard}.example.com/fleet.crl", "shards": 2}, "last part"),
         ({"url": "http://crl.example.com/{shard}/fleet.crl", "shards": 2}, "last part"),
+        ({"url": "http://crl.example.com/fleet.pem"}, "must not end in .pem"),
         ({"shards": 2}, "must contain {shard}"),
         ({"url": SHARDED}, "must not contain {shard}"),
         ({"url": SHARDED, "shards": 0}, "crl.shards"),

@@ -221,6 +221,25 @@ async def test_a_server_that_dies_and_returns_is_used_again(
     await ledger.close()
 
 
+async def test_a_server_that_became_a_standby_is_left_for_one_that_can_be_written(home: PostgresHome) -> None:
+    ledger = ledger_in(home)
+    await ledger.open()
+    name = home.url.rpartition("/")[2]
+    with home.server.connect("postgres") as administrator:
+        # What a daemon sees of a failover: its server refuses writes, and then the address leads elsewhere.
+        administrator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        cut(home, 1)
+        with pytest.raises(LedgerUnavailableError, match="read-only"):
+            await ledger.journal([intent("a")])
+        await ledger.tend()
+        assert failed(ledger)
+        administrator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await ledger.tend()
+    assert not failed(ledger)
+    await issue(ledger, intent("a"))
+    await ledger.close()
+
+
 async def test_a_server_that_is_not_there_is_unavailable_and_no_fault_of_the_configuration(
     home: PostgresHome,
 ) -> None:

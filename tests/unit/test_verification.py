@@ -15,7 +15,7 @@ import pytest
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import MerkleLog, snapshot
-from otahsm.ledger.entries import Entry, read_leaves
+from otahsm.ledger.log_entries import Entry, read_leaves
 from otahsm.ledger.sequencer import STORED_LEVELS
 from otahsm.ledger.verdict import MAX_FINDINGS
 from otahsm.tlog import Checkpoint, CompactTree, leaf_hash, open_checkpoint
@@ -82,7 +82,7 @@ async def victim(home: Home) -> Victim:
 REWRITTEN = "has another root than the leaves; something was changed of these"
 COPY = (
     "INSERT INTO intents SELECT 9999, {serial}, '', 'p', 'intruder', {serial}, tbs_sha256, issuer_key_id,"
-    " not_before, not_after, client, client_certificate_sha256, intended_at, {void}, place FROM intents"
+    " not_before, not_after, client, client_certificate_sha256, intended_at, {void}, place, NULL, NULL FROM intents"
     " WHERE id = 1"
 )
 SWAP_IDS = (

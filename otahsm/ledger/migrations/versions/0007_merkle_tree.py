@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0003"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -58,7 +58,9 @@ def upgrade() -> None:
         .where(intents.c.void_reason.is_not(None))
         .order_by(intents.c.id)
     )
-    for entries in (recorded, voided):
+    revocations = sa.table("revocations", sa.column("intent_id"))
+    revoked = sa.select(sa.literal_column("3"), revocations.c.intent_id).order_by(revocations.c.intent_id)
+    for entries in (recorded, voided, revoked):
         op.execute(sa.insert(unlogged).from_select(["kind", "intent_id"], entries))
 
 

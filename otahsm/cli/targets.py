@@ -1,0 +1,69 @@
+"""Where `otahsm revoke` takes serial numbers and device ids from."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Final
+
+from otahsm.client import ToRevoke
+from otahsm.errors import ConfigError
+
+_COLUMNS: Final = ("serial", "device_id")
+_MAX_DIGITS: Final = 40
+
+
+def parse_serial(text: str) -> int:
+    """Read a serial number in hexadecimal, with or without colons and 0x, as tools print it.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    digits = text.strip().lower().removeprefix("0x").replace(":", "")
+    if not digits or not set(digits) <= set("0123456789abcdef") or len(digits.lstrip("0")) > _MAX_DIGITS:
+        raise ConfigError(
+            f"{text[:64]!r} is no serial number",
+            hint="Write it in hexadecimal, as `otahsm show` and `openssl x509 -serial` do.",
+        )
+    return int(digits, 16)
+
+
+def read_targets(path: Path, profile: str) -> list[ToRevoke]:
+    """Read a file of device ids, or CSV with a column `serial` or `device_id`; each target once.
+
+    Where there are both columns, the serial number counts, and the device id where there is none.
+
+    Args:
+        path: the file; UTF-8.
+        profile: what the targets are limited to; empty for nothing.
+
+    Raises:
+        ConfigError: it can't be read, names nothing, or a line is wrong.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}") from None
+    header = [name.strip().lower() for name in next(csv.reader(lines), [])]
+    if set(header) & set(_COLUMNS):
+        rows = csv.DictReader(lines[1:], fieldnames=header)
+        found = [_target(path, rows.line_num + 1, row, profile) for row in rows if any(row.values())]
+    else:
+        found = [ToRevoke(device_id=line.strip(), profile=profile) for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"{path} names nothing to revoke", hint="Write one device id a line.")
+    return list(dict.fromkeys(found))
+
+
+def _target(path: Path, line: int, row: dict[str, str | None], profile: str) -> ToRevoke:
+    serial, device_id = ((row.get(name) or "").strip() for name in _COLUMNS)
+    if serial:
+        try:
+            return ToRevoke(serial=parse_serial(serial), profile=profile)
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {line}: {error.message}", hint=error.hint) from None
+    if device_id:
+        return ToRevoke(device_id=device_id, profile=profile)
+    raise ConfigError(
+        f"{path}, line {line} has neither a serial number nor a device id", hint="Correct the file."
+    )

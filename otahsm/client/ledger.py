@@ -1,0 +1,140 @@
+"""Asks a daemon what is in its ledger. What fails for a passing reason is asked again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from otahsm.client.backoff import Backoff
+from otahsm.client.connection import ClientTls, explain
+from otahsm.client.ledger_values import Count, LedgerEntry, Query
+from otahsm.client.replicas import Replicas
+from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
+from otahsm.v1 import ledger_pb2 as pb
+from otahsm.v1 import ledger_pb2_grpc
+
+_PAGE: Final = 1000
+_SECONDS: Final = 120.0  # counting ten million takes some twenty
+_DETAILS: Final = "grpc-status-details-bin"
+
+
+class LedgerClient:
+    """Reads the ledger of a daemon, or of several that share one. Use it as an asynchronous context manager.
+
+    Every method raises OtahsmError: the daemon can't be reached or refuses.
+
+    Args:
+        targets: as for `IssuingClient`.
+        tls: the operator CA, and this client's certificate and key.
+        patience: for how many seconds a question is repeated that failed for a passing reason.
+
+    Raises:
+        ConfigError: a TLS file can't be read, or there is no target.
+    """
+
+    def __init__(self, targets: str | Sequence[str], tls: ClientTls, *, patience: float = 30.0) -> None:
+        self._patience = patience
+        self._replicas = Replicas([targets] if isinstance(targets, str) else targets, tls)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._replicas.close()
+
+    async def by_serial(self, serial: int) -> tuple[LedgerEntry, tuple[bytes, ...]]:
+        """Return the entry with a serial number, and its chain in DER: the device's certificate first.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        octets = serial.to_bytes(max(1, (serial.bit_length() + 7) // 8), "big")
+        return await self._get(pb.GetCertificateRequest(serial_number=octets))
+
+    async def by_device(self, device_id: str, profile: str = "") -> tuple[LedgerEntry, tuple[bytes, ...]]:
+        """Return the entry that a device has under a profile (empty: the daemon's default), and its chain.
+
+        Raises:
+            NotFoundError: there is none, or it was voided.
+        """
+        return await self._get(pb.GetCertificateRequest(device_id=device_id, profile=profile))
+
+    async def page(
+        self, query: Query, token: str = "", *, size: int = 100, full: bool = False
+    ) -> tuple[list[LedgerEntry], str]:
+        """Return a page, oldest first, and the token of the next; empty at the end.
+
+        Args:
+            query: what is wanted.
+            token: empty for the first page.
+            size: at most so many, up to 1,000; there may be fewer, also none, before the end.
+            full: with their certificates.
+        """
+        request = query.message()
+        request.page_token = token
+        request.page_size = size
+        request.view = pb.CERTIFICATE_VIEW_FULL if full else pb.CERTIFICATE_VIEW_BASIC
+        response: pb.ListCertificatesResponse = await self._call(lambda stub: stub.ListCertificates, request)
+        return [LedgerEntry.from_message(item) for item in response.certificates], response.next_page_token
+
+    async def everything(self, query: Query, *, full: bool = False) -> AsyncGenerator[LedgerEntry, None]:
+        """Yield all that is wanted, oldest first, page by page."""
+        token = ""
+        while True:
+            entries, token = await self.page(query, token, size=_PAGE, full=full)
+            for entry in entries:
+                yield entry
+            if not token:
+                return
+
+    async def counts(self, query: Query) -> list[Count]:
+        """Count what is in the time of a query, by day, profile, client and status."""
+        asked = query.message()
+        request = pb.GetLedgerStatsRequest()
+        for name in ("issued_after", "issued_before"):
+            if asked.HasField(name):
+                getattr(request, name).CopyFrom(getattr(asked, name))
+        response: pb.GetLedgerStatsResponse = await self._call(lambda stub: stub.GetLedgerStats, request)
+        return [Count.from_message(item) for item in response.counts]
+
+    async def _get(self, request: pb.GetCertificateRequest) -> tuple[LedgerEntry, tuple[bytes, ...]]:
+        response: pb.GetCertificateResponse = await self._call(lambda stub: stub.GetCertificate, request)
+        return LedgerEntry.from_message(response.certificate), tuple(response.chain)
+
+    async def _call(self, method: Callable[[Any], Any], request: object) -> Any:
+        deadline = time.monotonic() + self._patience
+        backoff = Backoff()
+        while True:
+            target, channel = await self._replicas.choose()
+            try:
+                return await method(ledger_pb2_grpc.LedgerServiceStub(channel))(request, timeout=_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                    raise _refusal(error, target) from None
+            await backoff.pause()
+
+
+def _refusal(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
+    """Turn an RPC error into one of ours, with the hint that came with it."""
+    message = error.details() or "no details"
+    info, fields = ErrorInfo(), BadRequest()
+    trailers = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, bytes)}
+    for detail in Status.FromString(trailers.get(_DETAILS, b"")).details:
+        _ = detail.Unpack(info) or detail.Unpack(fields)
+    hint = info.metadata.get("hint") or None
+    match error.code():
+        case grpc.StatusCode.NOT_FOUND:
+            return NotFoundError(message, hint=hint)
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            field = fields.field_violations[0].field if fields.field_violations else "request"
+            return RequestRefusedError(field, message, hint=hint)
+        case _:
+            return explain(error, target)

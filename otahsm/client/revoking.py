@@ -1,0 +1,225 @@
+"""The revoking client: certificates to revoke go in, what became of each comes out; and CRLs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from types import TracebackType
+from typing import Final, NamedTuple, Self, TypeAlias, TypeVar
+
+import grpc
+
+from otahsm.client.backoff import Backoff
+from otahsm.client.connection import ClientTls, explain
+from otahsm.client.replicas import Replicas
+from otahsm.client.values import Refused, refused_in, trailing_status
+from otahsm.errors import OtahsmError
+from otahsm.pki import Reason, serial_octets
+from otahsm.v1 import revocation_pb2 as pb
+from otahsm.v1 import revocation_pb2_grpc
+
+_AT_ONCE: Final = 256  # targets in a call: the daemon's limit
+_CALL_SECONDS: Final = 60.0
+_REASONS: Final = {reason.code: reason for reason in Reason}
+
+_Answer = TypeVar("_Answer")
+_Stub: TypeAlias = "revocation_pb2_grpc.RevocationServiceAsyncStub"  # it is there for type checkers only
+
+
+@dataclass(frozen=True, slots=True)
+class ToRevoke:
+    """A certificate to revoke, by its serial number; or all of a device.
+
+    Attributes:
+        serial: the certificate's; None to name the device.
+        device_id: whose certificates; empty if there is a serial number.
+        profile: those under this profile alone; empty for all.
+    """
+
+    serial: int | None = None
+    device_id: str = ""
+    profile: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A certificate that is durably revoked.
+
+    Attributes:
+        target: what it was revoked by.
+        revoked_at: since when, UTC.
+        reason: why; if it was revoked before, as was said then.
+        before: it was revoked before this was asked.
+    """
+
+    target: ToRevoke
+    serial: int
+    device_id: str
+    profile: str
+    revoked_at: datetime
+    reason: Reason
+    before: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotRevoked:
+    """A target that was not revoked, and why: as in `Refusal`."""
+
+    target: ToRevoke
+    code: str
+    reason: str
+    message: str
+    hint: str
+
+
+class FetchedCrl(NamedTuple):
+    """A CRL in DER, and what the daemon says of it; its signature is not checked. Times are in UTC."""
+
+    der: bytes
+    number: int
+    this_update: datetime
+    next_update: datetime
+    revoked: int
+
+
+class RevokingClient:
+    """A client that revokes, of one daemon or several. Use it as an asynchronous context manager.
+
+    Args:
+        targets: as `IssuingClient` takes them.
+        tls: the operator CA, and this client's certificate and key.
+        patience: for how many seconds a call is repeated that fails for a passing reason.
+
+    Raises:
+        ConfigError: a TLS file can't be read, or there is no target.
+    """
+
+    def __init__(self, targets: str | Sequence[str], tls: ClientTls, *, patience: float = 30.0) -> None:
+        self._patience = patience
+        self._replicas = Replicas([targets] if isinstance(targets, str) else targets, tls)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._replicas.close()
+
+    async def revoke(
+        self, targets: Iterable[ToRevoke], reason: Reason
+    ) -> AsyncIterator[Revoked | NotRevoked]:
+        """Revoke certificates; yield each one that is revoked now, and each target that can't be.
+
+        A target that is only being issued is asked for again. Everything may be asked again: what is revoked
+        stays as it is.
+
+        Args:
+            targets: any number of them.
+            reason: why.
+
+        Raises:
+            OtahsmError: the daemon can't be reached, or refuses the call.
+        """
+        source = iter(targets)
+        while chunk := list(islice(source, _AT_ONCE)):
+            for outcome in await self._revoke(chunk, reason):
+                yield outcome
+
+    async def crl(self, *, url: str = "", shard: int | None = None, authorities: bool = False) -> FetchedCrl:
+        """Return a CRL: the complete one, or that of a URL, of a shard, or of the CA certificates.
+
+        Raises:
+            OtahsmError: there is none, or the daemon can't be reached.
+        """
+        request = pb.GetCrlRequest()
+        if url:
+            request.url = url
+        elif shard is not None:
+            request.shard = shard
+        elif authorities:
+            request.authorities = True
+        answer = await self._call(lambda stub, seconds: stub.GetCrl(request, timeout=seconds))
+        return FetchedCrl(
+            answer.crl,
+            answer.number,
+            answer.this_update_time.ToDatetime(tzinfo=UTC),
+            answer.next_update_time.ToDatetime(tzinfo=UTC),
+            answer.revoked_count,
+        )
+
+    async def _revoke(self, chunk: list[ToRevoke], reason: Reason) -> list[Revoked | NotRevoked]:
+        """Revoke as many as go into a call, for as long as some of them may only be late."""
+        deadline, backoff = time.monotonic() + self._patience, Backoff()
+        outcomes: list[Revoked | NotRevoked] = []
+        while chunk:
+            request = pb.RevokeCertificatesRequest(targets=[_message(target, reason) for target in chunk])
+            answer = await self._call(self._revoker(request))
+            again: list[ToRevoke] = []
+            for target, result in zip(chunk, answer.results, strict=True):
+                if result.HasField("error"):
+                    refused = refused_in(result.error)
+                    if refused.code == "UNAVAILABLE" and time.monotonic() < deadline:
+                        again.append(target)
+                    else:
+                        outcomes.append(NotRevoked(target, *refused))
+                else:
+                    outcomes += _revoked(target, result)
+            chunk = again
+            if again:
+                await backoff.pause()
+        return outcomes
+
+    @staticmethod
+    def _revoker(
+        request: pb.RevokeCertificatesRequest,
+    ) -> Callable[[_Stub, float], Awaitable[pb.RevokeCertificatesResponse]]:
+        return lambda stub, seconds: stub.RevokeCertificates(request, timeout=seconds)
+
+    async def _call(self, call: Callable[[_Stub, float], Awaitable[_Answer]]) -> _Answer:
+        """Make a call, again and again while it fails for a passing reason and there is patience."""
+        deadline, backoff = time.monotonic() + self._patience, Backoff()
+        while True:
+            target, channel = await self._replicas.choose()
+            stub: _Stub = revocation_pb2_grpc.RevocationServiceStub(channel)
+            try:
+                return await call(stub, _CALL_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                passing = error.code() is grpc.StatusCode.UNAVAILABLE
+                if not passing or time.monotonic() >= deadline:
+                    raise _explained(error, target) from None
+            await backoff.pause()
+
+
+def _explained(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
+    """Turn an RPC error into one of ours: the daemon's own words, if it said any."""
+    status = trailing_status(error)
+    if status is None:
+        return explain(error, target)
+    refused: Refused = refused_in(status)
+    return OtahsmError(refused.message, hint=refused.hint)
+
+
+def _message(target: ToRevoke, reason: Reason) -> pb.RevocationTarget:
+    message = pb.RevocationTarget(profile=target.profile, reason=pb.RevocationReason.ValueType(reason.code))
+    if target.serial is not None:
+        message.serial_number = serial_octets(target.serial)
+    else:
+        message.device_id = target.device_id
+    return message
+
+
+def _revoked(target: ToRevoke, result: pb.RevocationResult) -> Iterator[Revoked]:
+    for item in result.certificates:
+        yield Revoked(
+            target,
+            int.from_bytes(item.serial_number, "big"),
+            item.device_id,
+            item.profile,
+            item.revoke_time.ToDatetime(tzinfo=UTC),
+            _REASONS.get(item.reason, Reason.UNSPECIFIED),
+            item.already_revoked,
+        )

@@ -1,0 +1,108 @@
+"""The gRPC service for questions about the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import structlog
+
+from otahsm.daemon.ledger_wire import filter_of, serial_of, text_of, time_of, write_counts, write_entry
+from otahsm.daemon.paging import page_start, page_token
+from otahsm.daemon.tls import Context, caller_of
+from otahsm.daemon.wire import abort
+from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
+from otahsm.issuance import Entry, Issuance, Status
+from otahsm.v1 import ledger_pb2 as pb
+from otahsm.v1 import ledger_pb2_grpc
+
+MAX_PAGE: Final = 1000
+_PAGE: Final = 100
+
+_log = structlog.get_logger()
+_Response = TypeVar("_Response")
+
+
+class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
+    """`otahsm.v1.LedgerService`."""
+
+    def __init__(self, issuance: Issuance) -> None:
+        self._issuance = issuance
+        self._inspection = issuance.inspection
+
+    async def GetCertificate(  # noqa: N802 - the name is the wire's
+        self, request: pb.GetCertificateRequest, context: Context
+    ) -> pb.GetCertificateResponse:
+        """Return one certificate."""
+        return await _answer(context, lambda: self._get(request))
+
+    async def ListCertificates(  # noqa: N802
+        self, request: pb.ListCertificatesRequest, context: Context
+    ) -> pb.ListCertificatesResponse:
+        """Return a page of certificates."""
+        return await _answer(context, lambda: self._list(request))
+
+    async def GetLedgerStats(  # noqa: N802
+        self, request: pb.GetLedgerStatsRequest, context: Context
+    ) -> pb.GetLedgerStatsResponse:
+        """Return counts."""
+        return await _answer(context, lambda: self._count(request))
+
+    async def _get(self, request: pb.GetCertificateRequest) -> pb.GetCertificateResponse:
+        entry = await self._find(request)
+        response = pb.GetCertificateResponse()
+        write_entry(response.certificate, entry)
+        if entry.status in {Status.ISSUED, Status.SUPERSEDED, Status.REVOKED}:
+            response.chain.extend((response.certificate.certificate, *self._issuance.chain.intermediates))
+        return response
+
+    async def _find(self, request: pb.GetCertificateRequest) -> Entry:
+        if request.WhichOneof("key") == "serial_number":
+            if request.profile:
+                raise RequestRefusedError("profile", "a profile goes with a device id")
+            serial = serial_of(request.serial_number)
+            entry = await self._inspection.by_serial(serial)
+            name = f"serial number {serial.lstrip(bytes(1)).hex()}"
+        elif device_id := text_of("device_id", request.device_id):
+            profile = text_of("profile", request.profile) or self._issuance.default_profile
+            entry = await self._inspection.by_device(device_id, profile)
+            name = f"device id {device_id[:128]!a} and profile {profile[:64]!a}"
+        else:
+            raise RequestRefusedError("key", "give either a serial number or a device id")
+        if entry is None:
+            raise NotFoundError(f"the ledger has no certificate with {name}")
+        return entry
+
+    async def _list(self, request: pb.ListCertificatesRequest) -> pb.ListCertificatesResponse:
+        wanted = filter_of(request)
+        after = page_start(wanted, request.page_token)
+        if request.page_size < 0:
+            raise RequestRefusedError("page_size", "a page has no negative size")
+        full = request.view == pb.CERTIFICATE_VIEW_FULL
+        if request.view not in pb.CertificateView.values():
+            raise RequestRefusedError("view", f"there is no view {request.view}")
+        size = min(request.page_size or _PAGE, MAX_PAGE)
+        page = await self._inspection.page(wanted, after, size=size, full=full)
+        response = pb.ListCertificatesResponse()
+        for entry in page.entries:
+            write_entry(response.certificates.add(), entry)
+        if page.next_after is not None:
+            response.next_page_token = page_token(wanted, page.next_after)
+        return response
+
+    async def _count(self, request: pb.GetLedgerStatsRequest) -> pb.GetLedgerStatsResponse:
+        response = pb.GetLedgerStatsResponse()
+        write_counts(response, await self._inspection.count(time_of(request)))
+        return response
+
+
+async def _answer(context: Context, work: Callable[[], Awaitable[_Response]]) -> _Response:
+    """Give an answer, or say why there is none."""
+    try:
+        return await work()
+    except OtahsmError as error:
+        failure = error
+    except Exception:  # noqa: BLE001 - the edge of the process: a fault of ours must not reach the client raw
+        _log.exception("query.fault", client=caller_of(context).identity)
+        failure = OtahsmError("the daemon failed in an unforeseen way; its log says how")
+    return await abort(context, failure)

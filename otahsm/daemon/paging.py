@@ -1,0 +1,47 @@
+"""Page tokens: where a page of the ledger begins, and of which question.
+
+A token is a serial number and the first octets of a SHA-256 over it and the filter, as URL-safe base64. It
+is no secret and gives no right: who makes one up can only begin somewhere else in what may be read anyway.
+The digest finds what was cut, altered, or sent with another filter. Every daemon understands it, for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import Final
+
+from otahsm.errors import RequestRefusedError
+from otahsm.issuance import START, Filter
+
+_DIGEST_OCTETS: Final = 10
+_FORM: Final = re.compile(r"[A-Za-z0-9_-]{40}")  # (20 + 10) octets in base64, without padding
+
+
+def page_token(wanted: Filter, after: bytes) -> str:
+    """Write the token of the page that begins after a serial number, 20 octets."""
+    return urlsafe_b64encode(after + _digest(wanted, after)).decode()
+
+
+def page_start(wanted: Filter, token: str) -> bytes:
+    """Return the serial number after which a page begins; the first one for an empty token.
+
+    Raises:
+        RequestRefusedError: it is no token, or one for another filter.
+    """
+    if not token:
+        return START
+    if _FORM.fullmatch(token):
+        after = urlsafe_b64decode(token)[: len(START)]
+        if page_token(wanted, after) == token:
+            return after
+    raise RequestRefusedError(
+        "page_token",
+        "the page token is damaged, or another request's",
+        hint="Send it as it came, with the same fields as before; or leave it away to begin anew.",
+    )
+
+
+def _digest(wanted: Filter, after: bytes) -> bytes:
+    return hashlib.sha256(after + repr(tuple(wanted)).encode()).digest()[:_DIGEST_OCTETS]

@@ -1,0 +1,153 @@
+"""The gRPC service for revocation. Thin, as `otahsm.daemon.services`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from otahsm.config import Config
+from otahsm.daemon.services import MAX_REQUESTS
+from otahsm.daemon.tls import Context, caller_of
+from otahsm.daemon.wire import abort, status_of
+from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
+from otahsm.issuance import (
+    AUTHORITIES,
+    COMPLETE,
+    Issuance,
+    RevocationOrder,
+    RevocationOutcome,
+    RevokedDevice,
+)
+from otahsm.pki import Reason, crl_url, serial_octets
+from otahsm.v1 import revocation_pb2 as pb
+from otahsm.v1 import revocation_pb2_grpc
+
+_REASONS: Final = {reason.code: reason for reason in Reason}
+_SERIAL_OCTETS: Final = 20
+
+_log = structlog.get_logger()
+
+
+class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
+    """`otahsm.v1.RevocationService`."""
+
+    def __init__(self, issuance: Issuance, config: Config) -> None:
+        self._revocations = issuance.revocations
+        self._crls = issuance.crls
+        self._config = config.crl
+
+    async def RevokeCertificates(  # noqa: N802 - the name is the wire's
+        self, request: pb.RevokeCertificatesRequest, context: Context
+    ) -> pb.RevokeCertificatesResponse:
+        """Revoke certificates."""
+        caller = caller_of(context)
+        try:
+            outcomes = await self._revoke(request, caller.identity)
+        except OtahsmError as error:
+            await abort(context, error)
+        _log_revoked(outcomes, caller.identity)
+        response = pb.RevokeCertificatesResponse()
+        for outcome in outcomes:
+            result = response.results.add()
+            if isinstance(outcome, OtahsmError):
+                result.error.CopyFrom(status_of(outcome))
+            else:
+                result.certificates.extend(map(_revoked_certificate, outcome))
+        return response
+
+    async def GetCrl(  # noqa: N802
+        self, request: pb.GetCrlRequest, context: Context
+    ) -> pb.GetCrlResponse:
+        """Return a CRL."""
+        try:
+            crl = await self._crls.crl(self._scope(request))
+        except OtahsmError as error:
+            await abort(context, error)
+        return pb.GetCrlResponse(
+            crl=crl.der,
+            number=crl.row.number,
+            this_update_time=Timestamp(seconds=crl.row.this_update),
+            next_update_time=Timestamp(seconds=crl.row.next_update),
+            revoked_count=crl.row.revoked,
+        )
+
+    async def _revoke(self, request: pb.RevokeCertificatesRequest, client: str) -> list[RevocationOutcome]:
+        """Revoke the targets that can be read; a malformed one costs its own result."""
+        count = len(request.targets)
+        if not 1 <= count <= MAX_REQUESTS:
+            raise RequestRefusedError("targets", f"a call carries 1 to {MAX_REQUESTS} targets, not {count}")
+        outcomes: list[RevocationOutcome] = []
+        orders: list[RevocationOrder] = []
+        places: list[int] = []
+        for place, target in enumerate(request.targets):
+            outcomes.append([])
+            try:
+                orders.append(_order_of(target))
+                places.append(place)
+            except RequestRefusedError as error:
+                outcomes[place] = error
+        for place, outcome in zip(places, await self._revocations.revoke(orders, client), strict=True):
+            outcomes[place] = outcome
+        return outcomes
+
+    def _scope(self, request: pb.GetCrlRequest) -> str:
+        match request.WhichOneof("scope"):
+            case "url":
+                return request.url
+            case "shard":
+                if self._config is None or request.shard >= self._config.shards:
+                    raise NotFoundError(f"there is no shard {request.shard}")
+                return crl_url(self._config, request.shard)
+            case "authorities" if request.authorities:
+                return AUTHORITIES
+        return COMPLETE
+
+
+def _order_of(target: pb.RevocationTarget) -> RevocationOrder:
+    if target.reason not in _REASONS:
+        raise RequestRefusedError("reason", f"there is no reason {target.reason}")
+    serial = target.serial_number
+    if target.WhichOneof("target") == "serial_number" and not 0 < len(serial) <= _SERIAL_OCTETS:
+        raise RequestRefusedError("serial_number", f"a serial number has 1 to {_SERIAL_OCTETS} octets")
+    return RevocationOrder(
+        int.from_bytes(serial, "big") if serial else None,
+        target.device_id,
+        target.profile,
+        _REASONS[target.reason],
+    )
+
+
+def _revoked_certificate(item: RevokedDevice) -> pb.RevokedCertificate:
+    return pb.RevokedCertificate(
+        serial_number=serial_octets(item.serial),
+        device_id=item.device_id,
+        profile=item.profile,
+        revoke_time=Timestamp(seconds=int(item.revoked_at.timestamp())),
+        reason=pb.RevocationReason.ValueType(item.reason.code),
+        already_revoked=item.before,
+    )
+
+
+def _log_revoked(outcomes: list[RevocationOutcome], client: str) -> None:
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
+    certificates = [item for outcome in outcomes if not isinstance(outcome, OtahsmError) for item in outcome]
+    new = [item for item in certificates if not item.before]
+    if new:
+        _log.info(
+            "certificates.revoked",
+            client=client,
+            revoked=len(new),
+            reasons=dict(Counter(item.reason.value for item in new)),
+            first=serial_octets(new[0].serial).hex(),
+        )
+    if refusals:
+        _log.warning(
+            "revocations.refused",
+            client=client,
+            reasons=dict(Counter(refusal.reason for refusal in refusals)),
+            first=refusals[0].message,
+            hint=refusals[0].hint,
+        )

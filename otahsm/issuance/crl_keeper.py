@@ -1,0 +1,275 @@
+"""Keeps CRLs: has them made when they are due, and writes the files that web servers and gateways read.
+
+Every daemon looks every few seconds whether a CRL is due, or a file is not what the ledger has; after a
+revocation it looks at once. So it does not matter which of several daemons revoked, made, or died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from typing import Final, TypeAlias, TypeVar
+
+from otahsm.config import CrlConfig
+from otahsm.errors import ConfigError, NotFoundError, OtahsmError, TokenUnavailableError
+from otahsm.issuance.crl_folder import CrlFolder, name_files
+from otahsm.issuance.crl_maker import CrlMaker, Life
+from otahsm.ledger import AUTHORITIES, COMPLETE, CrlBooks, CrlState, Database, Ledger, StoredCrl
+from otahsm.ledger.revocation import note_urls
+from otahsm.pki import Issuer, check_signs_crls, crl_url
+from otahsm.token import SignerPool
+from otahsm.workers import Report
+
+_LOOK_SECONDS: Final = 5.0
+_SOON_SECONDS: Final = 0.5
+_FIRST_CRL_SECONDS: Final = 15.0
+
+Tell: TypeAlias = Callable[[str, Mapping[str, int | str]], None]
+_Result = TypeVar("_Result")
+
+
+class CrlKeeper:
+    """Keeps the CRLs of one CA.
+
+    Args:
+        issuer: the CA certificate.
+        config: [crl]; without it CRLs are there for who asks, and are written nowhere.
+        database: the ledger's.
+        ledger: where CRLs are recorded.
+        signers: where CRLs are signed.
+        clock: tells the time, with a time zone.
+        report: called with (event, pid, error) when no CRL can be made or written.
+        tell: called with an event and its fields when one was made or written.
+
+    Raises:
+        ConfigError: there is a [crl], and the CA may not sign CRLs.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it brings together
+        self,
+        *,
+        issuer: Issuer,
+        config: CrlConfig | None,
+        database: Database,
+        ledger: Ledger,
+        signers: SignerPool,
+        clock: Callable[[], datetime],
+        report: Report,
+        tell: Tell,
+    ) -> None:
+        self._unable: ConfigError | None = None
+        try:
+            check_signs_crls(issuer)
+        except ConfigError as error:
+            if config is not None:
+                raise
+            self._unable = error
+        self._config = config
+        self._ledger = ledger
+        self._signers = signers
+        self._report = report
+        self._tell = tell
+        # Reading, building and writing files take long: they have a thread, and leave the event loop alone.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
+        self._books = CrlBooks(database)
+        self._maker = CrlMaker(
+            issuer=issuer,
+            life=Life.of(config),
+            signers=signers,
+            ledger=ledger,
+            books=self._books,
+            thread=self._thread,
+            clock=clock,
+        )
+        self._folder = CrlFolder(config.directory, issuer) if config else None
+        self._written: dict[str, int] = {}  # the number of the CRL in each file
+        self._told: dict[str, int] = {}  # and in each scope, as far as was told
+        self._wanted = config is not None  # whether a complete CRL must be there
+        self._woken = asyncio.Event()
+        self._passed = asyncio.Condition()
+        self._failure: OtahsmError | None = None
+        self._ending = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Remember what certificates will state, before any is issued; then keep CRLs.
+
+        Raises:
+            ConfigError: [crl] directory can't be used.
+            LedgerUnavailableError: the ledger can't be written.
+        """
+        if self._config is not None and self._folder is not None:
+            urls = [crl_url(self._config, shard) for shard in range(self._config.shards)]
+            await self._ledger.transaction(partial(note_urls, urls=urls, complete=self._config.shards == 1))
+            self._maker.above = await self._off_the_loop(self._folder.highest_number)
+        if self._unable is None:
+            self._keeping = asyncio.create_task(self._keep())
+
+    def look(self) -> None:
+        """Look at once whether a CRL is due."""
+        self._woken.set()
+
+    async def crl(self, scope: str) -> StoredCrl:
+        """Return the last CRL of a scope, waiting a little for one that has what is revoked by now.
+
+        Args:
+            scope: a shard's URL, the URL of the complete CRL, or one of `otahsm.ledger`'s names.
+
+        Raises:
+            ConfigError: the CA may not sign CRLs.
+            NotFoundError: no certificate states this URL, or there are no shards.
+            OtahsmError: why there is none yet, not even an older one.
+        """
+        if self._unable is not None:
+            raise self._unable
+        state = await self._off_the_loop(self._books.state)
+        if state.urls.get(scope):
+            scope = COMPLETE
+        if scope != COMPLETE and scope not in _scopes(state):
+            raise NotFoundError(f"there is no CRL {scope[:255]!a}")
+        if scope == COMPLETE:
+            self._wanted = True
+        revoked = state.revoked.get(scope, 0)
+        crl = await self._off_the_loop(partial(self._books.crl, scope))
+        for _ in range(2):  # the pass that runs may have begun before this was wanted
+            if crl is None or crl.row.revoked < revoked:
+                await self._wait_for_a_pass()
+                crl = await self._off_the_loop(partial(self._books.crl, scope))
+        if crl is None:
+            raise self._failure or TokenUnavailableError("the first CRL is not made yet")
+        return crl
+
+    async def close(self, within: float) -> None:
+        """Finish the CRL that is being made, within so many seconds, and let go of everything."""
+        self._ending.set()
+        self._woken.set()
+        if self._keeping is not None:
+            done, _ = await asyncio.wait({self._keeping}, timeout=within)
+            if not done:
+                self._keeping.cancel()
+                await asyncio.wait({self._keeping})
+        await self._off_the_loop(self._books.close)
+        self._thread.shutdown()
+
+    async def _keep(self) -> None:
+        """Make and write what is due, again and again."""
+        await self._wait_for_a_signer()
+        while not self._ending.is_set():
+            self._woken.clear()
+            began, next_look = time.monotonic(), _LOOK_SECONDS
+            try:
+                next_look = await self._pass()
+            except OtahsmError as error:
+                self._say(error)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not end the CRLs
+                self._say(OtahsmError(f"making CRLs failed in an unforeseen way: {error!r}"))
+            else:
+                self._failure = None
+            async with self._passed:
+                self._passed.notify_all()
+            # Half of the time at most: while many are revoked, one CRL tells of many.
+            await _within(min(time.monotonic() - began, _LOOK_SECONDS), self._ending)
+            await _within(next_look, self._woken)
+
+    async def _wait_for_a_signer(self) -> None:
+        """Return when a signer is ready, none will be, or this is to end."""
+        ready = asyncio.create_task(self._signers.wait_until_ready())
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait({ready, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (ready, ending):
+                task.cancel()
+            # `Issuance.wait_until_serving` says why none is ready.
+            await asyncio.gather(ready, ending, return_exceptions=True)
+
+    async def _pass(self) -> float:
+        """Make and write what is due; return after how many seconds to look again."""
+        failure: OtahsmError | None = None
+        state, next_look = None, _LOOK_SECONDS
+        try:
+            state = await self._maker.make_due(complete=self._wanted)
+            if state is None:  # another daemon is at it: see soon what it has made, and what is left
+                next_look = _SOON_SECONDS
+        except OtahsmError as error:
+            failure = error  # what others have made is written all the same
+        if state is None:
+            state = await self._off_the_loop(self._books.state)
+        for scope in (COMPLETE, AUTHORITIES):
+            self._tell_of(scope, state)
+        if files := await self._off_the_loop(partial(self._write, state)):
+            complete, number = state.crls.get(COMPLETE), max(row.number for row in state.crls.values())
+            revoked = complete.revoked if complete else 0
+            self._tell("crl.written", {"files": files, "number": number, "revoked": revoked})
+        if failure is not None:
+            raise failure
+        return next_look
+
+    def _write(self, state: CrlState) -> int:
+        """Write the files that are not what the ledger has; return how many. In the thread."""
+        if self._config is None or self._folder is None:
+            return 0
+        files = name_files(self._config, state.urls)
+        missing = self._folder.missing(iter(files.scopes))
+        by_scope: dict[str, list[str]] = {}
+        for name, scope in files.scopes.items():
+            row = state.crls.get(scope)
+            if row is not None and (name in missing or self._written.get(name) != row.number):
+                by_scope.setdefault(scope, []).append(name)
+        count = 0
+        for scope, names in by_scope.items():
+            crl = self._books.crl(scope)
+            if crl is None:
+                continue
+            for name in names:
+                self._folder.write(name, crl.row.number, crl.der)
+                self._written[name] = crl.row.number
+                count += 1
+        if files.without:
+            raise ConfigError(
+                f"[crl] directory has no file for {files.without[0]}: another CRL has its name",
+                hint="Fetch it with `otahsm crl fetch --url`, as long as certificates state it.",
+            )
+        return count
+
+    def _tell_of(self, scope: str, state: CrlState) -> None:
+        row = state.crls.get(scope)
+        if row is not None and self._told.get(scope) != row.number:
+            self._told[scope] = row.number
+            name = "complete" if scope == COMPLETE else scope
+            shards = sum(not complete for complete in state.urls.values())
+            self._tell(
+                "crl.made", {"crl": name, "number": row.number, "revoked": row.revoked, "shards": shards}
+            )
+
+    def _say(self, error: OtahsmError) -> None:
+        """Report why there is no CRL; not again every few seconds."""
+        if self._failure is None or self._failure.message != error.message:
+            self._report("crl.failed", os.getpid(), error)
+        self._failure = error
+
+    async def _wait_for_a_pass(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_CRL_SECONDS), self._passed:
+                self._woken.set()
+                await self._passed.wait()
+
+    async def _off_the_loop(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def _scopes(state: CrlState) -> set[str]:
+    shards = {url for url, complete in state.urls.items() if not complete}
+    return shards | {AUTHORITIES} if shards else shards

@@ -1,0 +1,262 @@
+"""Makes CRLs: a number, what is revoked, the TBS, the token's signature, and the ledger.
+
+What must hold, whatever is killed and whenever:
+
+- a CRL number is durably taken before anything is signed under it, and never taken twice: numbers only rise
+- a CRL has all that is on any CRL of its scope with a lower number: see `otahsm.ledger.CrlBooks`
+- no CRL is shown to anybody that is not durably in the ledger, or whose signature does not verify
+- as long as certificates state a URL, there is a CRL for it, which is made anew before it ends
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from typing import Final, NamedTuple, TypeVar
+
+from otahsm.config import CrlConfig
+from otahsm.errors import AuthorityUnusableError, TokenUnavailableError
+from otahsm.ledger import AUTHORITIES, COMPLETE, CrlBooks, CrlRow, CrlState, Ledger, StoredCrl
+from otahsm.ledger.revocation import CrlNumber, take_number, write_crls
+from otahsm.pki import (
+    Issuer,
+    Reason,
+    RevokedCertificate,
+    assemble,
+    build_tbs_crl,
+    signature_is_valid,
+)
+from otahsm.token import SignerPool
+
+_HOUR: Final = 3600
+# A CRL states that it was made so long ago: verifiers whose clock is a little slow take it at once.
+BACKDATED: Final = 600
+_AT_ONCE: Final = 64  # CRLs in one batch of the signers, and in one transaction
+_OCTETS_AT_ONCE: Final = 16 * 1024 * 1024
+_MAX_OCTETS: Final = 60 * 1024 * 1024  # of a TBSCertList: a signer takes no larger message
+
+_Result = TypeVar("_Result")
+
+
+class Life(NamedTuple):
+    """How long a CRL is valid, and after how long it is made anew; in seconds."""
+
+    validity: int
+    refresh: int
+
+    @classmethod
+    def of(cls, config: CrlConfig | None) -> Life:
+        """Take both from [crl], or from its defaults if there is no such section."""
+        fields = CrlConfig.model_fields
+        validity = config.validity_hours if config else fields["validity_hours"].default
+        refresh = config.refresh_hours if config else fields["refresh_hours"].default
+        return cls(validity * _HOUR, refresh * _HOUR)
+
+
+def is_due(crl: CrlRow | None, revoked: int, now: int, life: Life) -> bool:
+    """Tell whether a CRL must be made: there is none, it does not tell of all, or it is time.
+
+    A clock that went back may have left one that is not valid yet: verifiers refuse that one.
+
+    Args:
+        crl: the last one, if there is any.
+        revoked: how many certificates should be on it.
+        now: seconds since the Unix epoch.
+        life: how long CRLs live.
+    """
+    if crl is None or crl.revoked != revoked:
+        return True
+    early = now < crl.this_update
+    late = now >= crl.this_update + BACKDATED + life.refresh
+    return early or late or crl.next_update < now + life.validity - life.refresh
+
+
+class CrlMaker:
+    """Makes what is due, when it is told to look.
+
+    Args:
+        issuer: the CA certificate; it may sign CRLs.
+        life: how long CRLs live.
+        signers: where signatures are made.
+        ledger: where CRLs are recorded.
+        books: what is read of it, in `thread`.
+        thread: one thread, where lists are built.
+        clock: tells the time, with a time zone.
+    """
+
+    def __init__(
+        self,
+        *,
+        issuer: Issuer,
+        life: Life,
+        signers: SignerPool,
+        ledger: Ledger,
+        books: CrlBooks,
+        thread: ThreadPoolExecutor,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._issuer = issuer
+        self._life = life
+        self._signers = signers
+        self._ledger = ledger
+        self._books = books
+        self._thread = thread
+        self._clock = clock
+        self._too_large: TokenUnavailableError | None = None
+        self.above = 0  # a number that was used, whatever the ledger knows
+
+    def due(self, state: CrlState, *, complete: bool) -> list[str]:
+        """Return the scopes whose CRL must be made now.
+
+        Args:
+            state: what there is.
+            complete: whether a complete CRL must be there even if nothing is revoked.
+        """
+        now = self._now()
+        shards = [url for url, is_complete in state.urls.items() if not is_complete]
+        wanted = [*([AUTHORITIES] if shards else []), *shards]
+        if complete or state.revoked[COMPLETE] or COMPLETE in state.crls:
+            wanted.insert(0, COMPLETE)
+        return [
+            scope
+            for scope in wanted
+            if is_due(state.crls.get(scope), state.revoked.get(scope, 0), now, self._life)
+        ]
+
+    async def make_due(self, *, complete: bool) -> CrlState | None:
+        """Make what is due; return what there is then, or None if another daemon is at it.
+
+        Raises:
+            LedgerUnavailableError: the ledger can't be read or written.
+            TokenUnavailableError: the token can't sign now.
+            TokenRefusedError: the token refuses, and an operator must act.
+            AuthorityUnusableError: the CA certificate is not valid now, by the clock of this machine.
+        """
+        state = await self._off_the_loop(self._books.state)
+        if not self.due(state, complete=complete):
+            return state
+        if not await self._off_the_loop(self._books.take_turn):
+            return None
+        try:
+            state = await self._off_the_loop(self._books.state)
+            scopes = self.due(state, complete=complete)
+            if scopes:
+                await self._make(scopes)
+            return await self._off_the_loop(self._books.state)
+        finally:
+            await self._off_the_loop(self._books.end_turn)
+
+    async def _make(self, scopes: list[str]) -> None:
+        """Make CRLs, all with one number: they are of different scopes (RFC 5280, section 5.2.3).
+
+        One that is too large is not made, and costs the others nothing.
+        """
+        now = self._now()
+        self._check_clock(now)
+        number = await self._ledger.transaction(
+            partial(
+                take_number,
+                issuer_key_id=self._issuer.key_identifier,
+                above=self.above,
+                earliest=now - BACKDATED,
+                now=now,
+            )
+        )
+        self._too_large = None
+        drafts = self._drafts(scopes, number, now + self._life.validity)
+        while batch := await self._off_the_loop(partial(_take, drafts)):
+            signatures = await self._signers.sign([draft.tbs for draft in batch])
+            made = await self._off_the_loop(partial(self._assemble, batch, signatures))
+            await self._ledger.transaction(partial(write_crls, made=made))
+        if self._too_large is not None:
+            raise self._too_large
+
+    def _drafts(self, scopes: list[str], number: CrlNumber, next_update: int) -> Iterator[_Draft]:
+        """Build one TBSCertList after the other, as they are asked for; in the thread."""
+        for scope in scopes:
+            entries = _Counted(self._entries(scope))
+            tbs = build_tbs_crl(
+                self._issuer,
+                entries,
+                number=number.number,
+                this_update=_moment(number.this_update),
+                next_update=_moment(next_update),
+                distribution_point=None if scope in (COMPLETE, AUTHORITIES) else scope,
+                only_authorities=scope == AUTHORITIES,
+            )
+            if len(tbs) > _MAX_OCTETS:
+                self._too_large = TokenUnavailableError(
+                    f"a CRL of {entries.count} certificates is too large for a signer",
+                    hint="Divide the list for new certificates with [crl] shards.",
+                )
+                continue
+            yield _Draft(scope, CrlRow(*number, next_update, entries.count), tbs)
+
+    def _entries(self, scope: str) -> Iterator[RevokedCertificate]:
+        if scope == AUTHORITIES:
+            return
+        for serial, revoked_at, reason in self._books.revoked(scope):
+            yield RevokedCertificate(int.from_bytes(serial, "big"), _moment(revoked_at), Reason(reason))
+
+    def _assemble(self, drafts: list[_Draft], signatures: list[bytes]) -> list[StoredCrl]:
+        """Put CRLs together, whose signatures verify."""
+        key, algorithm = self._issuer.public_key, self._issuer.algorithm
+        for (_, _, tbs), signature in zip(drafts, signatures, strict=True):
+            if not signature_is_valid(key, algorithm, signature, tbs):
+                raise TokenUnavailableError("the token's signature of a CRL does not verify")
+        return [
+            StoredCrl(scope, row, assemble(tbs, algorithm, signature))
+            for (scope, row, tbs), signature in zip(drafts, signatures, strict=True)
+        ]
+
+    def _check_clock(self, now: int) -> None:
+        first, last = self._issuer.not_before, self._issuer.not_after
+        if not first <= _moment(now) <= last:
+            raise AuthorityUnusableError(
+                f"no CRL is made: it is {_moment(now):%Y-%m-%d}, and the CA certificate is valid from"
+                f" {first:%Y-%m-%d} to {last:%Y-%m-%d}",
+                hint="Check the clock of the daemon's machine.",
+            )
+
+    def _now(self) -> int:
+        return int(self._clock().timestamp())
+
+    async def _off_the_loop(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+class _Draft(NamedTuple):
+    scope: str
+    row: CrlRow
+    tbs: bytes
+
+
+class _Counted:
+    """Counts the entries that pass."""
+
+    def __init__(self, entries: Iterator[RevokedCertificate]) -> None:
+        self._entries = entries
+        self.count = 0
+
+    def __iter__(self) -> Iterator[RevokedCertificate]:
+        for entry in self._entries:
+            self.count += 1
+            yield entry
+
+
+def _take(drafts: Iterator[_Draft]) -> list[_Draft]:
+    """Take as many drafts as go into one batch."""
+    batch: list[_Draft] = []
+    for draft in islice(drafts, _AT_ONCE):
+        batch.append(draft)
+        if sum(len(item.tbs) for item in batch) >= _OCTETS_AT_ONCE:
+            break
+    return batch
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

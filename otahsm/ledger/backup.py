@@ -1,0 +1,147 @@
+"""Copies of an SQLite ledger that are whole, also while a daemon writes it as fast as it can."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from otahsm.config import LedgerConfig
+from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.ledger.migrations import knows_version
+from otahsm.ledger.read_only import connect_read_only
+from otahsm.ledger.sqlite import lock
+
+# What is quickly told of both, and differs if rows are missing.
+_MARKS = (
+    "SELECT (SELECT count(*) FROM intents), (SELECT max(id) FROM intents),"
+    " (SELECT max(intent_id) FROM certificates), (SELECT version_num FROM alembic_version)"
+)
+
+
+class Copy(NamedTuple):
+    """What a copy holds.
+
+    Attributes:
+        certificates, void, open: how many there are.
+        newest_at: when the newest certificate was recorded, in microseconds since 1970; None: there is none.
+        octets: the size of the file.
+    """
+
+    certificates: int
+    void: int
+    open: int
+    newest_at: int | None
+    octets: int
+
+
+def path_of(config: LedgerConfig) -> Path:
+    """Return the ledger's file. Raises ConfigError: it is in PostgreSQL, which has tools of its own."""
+    if config.path is None:
+        raise ConfigError(
+            "the ledger is in PostgreSQL, which is backed up and restored with its own tools",
+            hint="Use base backups and archived logs (pgBackRest, pg_basebackup), or pg_dump.",
+        )
+    return config.path
+
+
+def copy_ledger(source: Path, target: Path) -> Copy:
+    """Copy a ledger as it is at one moment into an empty file, durably, and check the copy.
+
+    It holds everything that was committed before this was called. Whoever writes the source goes on; its
+    write-ahead log grows until the copy is made. The copy is one file, not in WAL mode: it can be read from
+    where nothing can be written.
+
+    Raises:
+        ConfigError: the source is no ledger, or one of a newer version.
+        LedgerUnavailableError: a disk fails or is full, or the copy is not what it should be.
+    """
+    try:
+        with closing(_opened(source)) as origin:
+            marks = _marks_of(source, origin)
+            with closing(sqlite3.connect(target, isolation_level=None)) as copy:
+                origin.backup(copy)  # in one step: the moment of the transaction
+                copy.execute("PRAGMA journal_mode = DELETE")
+        with closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            found = _check(copy, marks, source)
+        _flush(target)
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerUnavailableError(f"{source} can't be copied: {error}") from error
+    return found._replace(octets=target.stat().st_size)
+
+
+@contextmanager
+def vacant(path: Path) -> Iterator[None]:
+    """Keep daemons away from the place of a ledger while one is put there.
+
+    Raises:
+        ConfigError: there is a ledger, or what may belong to one; or a daemon runs there.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held = lock(path)
+    try:
+        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-journal"):
+            if path.with_name(name).exists():
+                raise ConfigError(
+                    f"{path.with_name(name)} exists; nothing was changed",
+                    hint="Move it and its -wal and -shm files away together, and keep them.",
+                )
+        yield
+    finally:
+        os.close(held)
+
+
+def _opened(source: Path) -> sqlite3.Connection:
+    """Open a ledger at one moment."""
+    origin: sqlite3.Connection | None = None
+    try:
+        origin = connect_read_only(source)
+        origin.execute("BEGIN")
+        origin.execute(_MARKS).fetchone()
+    except sqlite3.Error as error:
+        if origin is not None:
+            origin.close()
+        raise ConfigError(
+            f"{source} is no ledger, or can't be read: {error}",
+            hint="Is the path right, and the file whole? Nothing was written.",
+        ) from error
+    return origin
+
+
+def _marks_of(source: Path, origin: sqlite3.Connection) -> tuple[object, ...]:
+    marks: tuple[object, ...] = origin.execute(_MARKS).fetchone()
+    if not knows_version(str(marks[-1])):
+        raise ConfigError(
+            f"the ledger {source} has the schema {marks[-1]}, which this otahsm doesn't know",
+            hint="It was made by a newer version: use that one, or a newer one still.",
+        )
+    return marks
+
+
+def _check(copy: sqlite3.Connection, marks: tuple[object, ...], source: Path) -> Copy:
+    complaints = [text for (text,) in copy.execute("PRAGMA integrity_check(10)") if text != "ok"]
+    complaints += [
+        f"{table} {row}" for table, row, *_ in copy.execute("PRAGMA foreign_key_check").fetchmany(10)
+    ]
+    if complaints or copy.execute(_MARKS).fetchone() != marks:
+        said = "; ".join(complaints) or "it lacks rows"
+        raise LedgerUnavailableError(
+            f"the copy of {source} is not whole: {said}",
+            hint="If that comes again, ledger or disk are damaged: stop the daemon, and keep every file.",
+        )
+    (certificates,) = copy.execute("SELECT count(*) FROM certificates").fetchone()
+    (void,) = copy.execute("SELECT count(*) FROM intents WHERE void_reason IS NOT NULL").fetchone()
+    newest = copy.execute("SELECT recorded_at FROM certificates ORDER BY intent_id DESC LIMIT 1").fetchone()
+    (intents, *_) = copy.execute(_MARKS).fetchone()
+    return Copy(certificates, void, intents - void - certificates, newest and newest[0], 0)
+
+
+def _flush(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,75 @@
+"""Connections that can't write: the ledger for queries, beside the one connection that writes it."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import StaticPool
+
+from otahsm.config import LedgerConfig
+from otahsm.ledger.postgres import engine_for
+
+_SQLITE: Final = (
+    "PRAGMA query_only = ON",
+    "PRAGMA busy_timeout = 5000",
+    "PRAGMA cache_size = -16384",  # KiB
+)
+_POSTGRESQL: Final = (
+    "SET default_transaction_read_only = on",
+    "SET default_transaction_isolation = 'repeatable read'",  # all statements of one see one moment
+    "SET statement_timeout = '60s'",
+    # As for the writer: without statistics the planner reads a whole table, or a whole index and sorts it.
+    "SET enable_seqscan = off",
+    "SET enable_bitmapscan = off",
+    "SET jit = off",
+)
+
+
+def read_only_engine(config: LedgerConfig) -> Engine:
+    """Return an engine of one connection, which is made when it is first used, in any thread.
+
+    A transaction of it sees one moment of the ledger. It waits for no writer, and no writer for it; SQLite's
+    write-ahead log can't begin anew while one is open, so none may last.
+
+    Raises:
+        ConfigError: the URL or the password file is wrong, or psycopg is not installed.
+    """
+    if config.url is not None:
+        engine = engine_for(config.url, config.password_file)
+        event.listen(engine, "connect", _set_up_postgresql)
+        return engine
+    assert config.path is not None  # noqa: S101 - the configuration was checked
+    return _sqlite_engine(config.path)
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open an SQLite file that exists, to read it. Raises sqlite3.Error."""
+    return sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, check_same_thread=False, isolation_level=None
+    )
+
+
+def _sqlite_engine(path: Path) -> Engine:
+    engine = create_engine("sqlite://", creator=lambda: connect_read_only(path), poolclass=StaticPool)
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: object) -> None:
+        for pragma in _SQLITE:
+            connection.execute(pragma)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")  # the driver would begin for writes only
+
+    return engine
+
+
+def _set_up_postgresql(connection: Any, _: object) -> None:
+    with connection.cursor() as cursor:
+        for setting in _POSTGRESQL:
+            cursor.execute(setting)
+    connection.commit()

@@ -1,0 +1,251 @@
+"""The ledger as its readers see it: one entry, pages of entries, counts.
+
+Everything is in the order of the serial numbers. They are unique, they begin with the time, and their index
+is there anyway: so a page begins where the one before ended whatever is added meanwhile, and a time is a
+range of them. No statement looks at more than `_SCANNED` rows that are not wanted, and no transaction lasts
+longer than one such step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    func,
+    literal_column,
+    null,
+    select,
+    union_all,
+)
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+
+from otahsm.config import LedgerConfig
+from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.ledger.entries import START, Entry, Filter, Group, Page, Status, Tally
+from otahsm.ledger.migrations import newest_version
+from otahsm.ledger.read_only import read_only_engine
+from otahsm.ledger.schema import certificates, intents, live, replicas
+from otahsm.ledger.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
+
+_SCANNED: Final = 50_000  # rows
+_OPEN_AT_ONCE: Final = 30_000  # more than daemons have under way
+_A_DAY: Final = literal_column("86400000000", BigInteger)  # microseconds
+_serial: Final = intents.c.serial
+
+
+class LedgerReader:
+    """A ledger to ask, over a connection of its own that can't write.
+
+    For one thread at a time. Every method raises LedgerUnavailableError if the ledger can't be read.
+
+    Args:
+        config: where it is.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+    """
+
+    def __init__(self, config: LedgerConfig) -> None:
+        self._engine = read_only_engine(config)
+        self._name = str(config.path) if config.url is None else "[ledger] url"
+
+    def check(self) -> None:
+        """See whether it is a ledger that this code can read, before anything is asked.
+
+        Raises:
+            ConfigError: it is not there, or has a schema of another version.
+        """
+        try:
+            with self._reading() as connection:
+                version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        except LedgerUnavailableError as error:
+            raise ConfigError(
+                f"{self._name} is no ledger, or can't be read: {_said(error.__cause__)}",
+                hint="Run this where the ledger is; `otahsm serve` makes it.",
+            ) from error
+        if version != newest_version():
+            raise ConfigError(
+                f"the ledger {self._name} has the schema {version}, and this otahsm reads {newest_version()}",
+                hint="Start `otahsm serve` once to bring it up to date, or use the otahsm that made it.",
+            )
+
+    def by_serial(self, serial: bytes) -> Entry | None:
+        """Return the entry with a serial number, 20 octets."""
+        return self._one(_serial == serial)
+
+    def by_device(self, device_id: str, profile: str) -> Entry | None:
+        """Return the entry that a device has under a profile: neither voided nor superseded."""
+        return self._one((intents.c.device_id == device_id) & (intents.c.profile == profile) & live)
+
+    def page(self, wanted: Filter, after: bytes = START, *, size: int, full: bool = False) -> Page:
+        """Return entries with a serial number that is greater than `after`.
+
+        Args:
+            wanted: which.
+            after: 20 octets.
+            size: at most so many.
+            full: with their certificates.
+        """
+        with self._reading() as connection:
+            if wanted.status is Status.OPEN:
+                return _open_page(connection, wanted, after, size, full=full)
+            return _page(connection, wanted, after, size, full=full)
+
+    def count(self, wanted: Filter, after: bytes = START) -> Tally:
+        """Count the next entries after a serial number, by what `Group` says.
+
+        Args:
+            wanted: `after` and `before` of it.
+            after: 20 octets.
+        """
+        with self._reading() as connection:
+            inside = _range(wanted, after)
+            end = _end_of_step(connection, inside)
+            return Tally(_counts(connection, inside if end is None else [*inside, _serial <= end]), end)
+
+    def everything(self, wanted: Filter, *, size: int = 1000, full: bool = False) -> Iterator[Entry]:
+        """Yield all entries that are wanted, page by page."""
+        after: bytes | None = START
+        while after is not None:
+            entries, after = self.page(wanted, after, size=size, full=full)
+            yield from entries
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._engine.dispose()
+
+    def _one(self, which: ColumnElement[bool]) -> Entry | None:
+        with self._reading() as connection:
+            row = connection.execute(_entries(full=True).where(which)).first()
+            return None if row is None else _entry(row)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise LedgerUnavailableError(f"the ledger {self._name} can't be read: {_said(error)}") from error
+
+
+def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, full: bool) -> Page:
+    inside = _range(wanted, after)
+    query = _entries(full=full).where(*_conditions(wanted))
+    end: bytes | None = None
+    if wanted.device_id:
+        # An index each. The serial numbers are looked at afterwards, so that no other index is tempting.
+        device = intents.c.device_id == wanted.device_id
+        kinds = (live, SUPERSEDED, VOIDED)
+        every = union_all(*(query.where(device & kind) for kind in kinds)).subquery()
+        bounds = [every.c.serial > after, every.c.serial >= wanted.first_serial]
+        if wanted.end_serial is not None:
+            bounds.append(every.c.serial < wanted.end_serial)
+        query = select(every).where(*bounds).order_by(every.c.serial)
+    else:
+        if wanted.status is Status.VOID:
+            inside.append(VOIDED)
+        elif wanted.client or wanted.profile or wanted.status:
+            end = _end_of_step(connection, inside)
+            inside = inside if end is None else [*inside, _serial <= end]
+        query = query.where(*inside).order_by(_serial)
+    rows = [_entry(row) for row in connection.execute(query.limit(size + 1))]
+    if len(rows) > size:
+        return Page(rows[:size], rows[size - 1].serial)
+    return Page(rows, end)
+
+
+def _open_page(connection: Connection, wanted: Filter, after: bytes, size: int, *, full: bool) -> Page:
+    """Find open intents where they can be: not below the ids that every place has said are closed."""
+    below = connection.execute(select(func.min(replicas.c.closed_below))).scalar() or 0
+    ids = (
+        select(intents.c.id)
+        .select_from(JOINED)
+        .where(intents.c.id >= below, CONDITIONS[Status.OPEN])
+        .order_by(intents.c.id)
+        .limit(_OPEN_AT_ONCE)
+    )
+    found = connection.execute(ids).scalars().all()
+    conditions = [*_range(wanted, after), *_conditions(wanted)]
+    if wanted.device_id:
+        conditions.append(intents.c.device_id == wanted.device_id)
+    query = _entries(full=full).where(intents.c.id.in_(found), *conditions)
+    rows = sorted(_entry(row) for row in connection.execute(query))  # by serial number
+    return Page(rows[:size], rows[size - 1].serial if len(rows) > size else None)
+
+
+def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[Group, int]:
+    groups: list[ColumnElement[Any]] = [
+        (intents.c.intended_at // _A_DAY).label("day"),
+        intents.c.profile,
+        intents.c.client,
+        STATUS,
+    ]
+    counted = select(*groups, func.count()).select_from(JOINED).where(*inside).group_by(*groups)
+    counts: Counter[Group] = Counter()
+    row: Any
+    for row in connection.execute(counted):
+        day, profile, client, status, count = row
+        counts[Group(int(day), profile, client, Status(status))] += count
+    return counts
+
+
+def _range(wanted: Filter, after: bytes) -> list[ColumnElement[bool]]:
+    bounds = [_serial > after if after >= wanted.first_serial else _serial >= wanted.first_serial]
+    return bounds if wanted.end_serial is None else [*bounds, _serial < wanted.end_serial]
+
+
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    """Return what does not depend on serial number and device id."""
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.client:
+        conditions.append(intents.c.client == wanted.client)
+    if wanted.profile:
+        conditions.append(intents.c.profile == wanted.profile)
+    if wanted.status is not None:
+        conditions.append(CONDITIONS[wanted.status])
+    return conditions
+
+
+def _end_of_step(connection: Connection, inside: list[ColumnElement[bool]]) -> bytes | None:
+    """Return the last serial number of a step over rows that may not be wanted; None: to the end."""
+    end = select(_serial).where(*inside).order_by(_serial).offset(_SCANNED - 1).limit(1)
+    return connection.execute(end).scalar()
+
+
+def _entries(*, full: bool) -> Select[Any]:
+    return select(
+        _serial,
+        STATUS,
+        intents.c.device_id,
+        intents.c.profile,
+        intents.c.client,
+        intents.c.client_certificate_sha256,
+        intents.c.request_id,
+        intents.c.spki_sha256,
+        intents.c.tbs_sha256,
+        intents.c.not_before,
+        intents.c.not_after,
+        intents.c.intended_at,
+        certificates.c.recorded_at,
+        intents.c.voided_at,
+        intents.c.void_reason,
+        (certificates.c.der if full else null()).label("certificate"),
+    ).select_from(JOINED)
+
+
+def _entry(row: Any) -> Entry:
+    serial, status, *rest = row
+    return Entry(serial, Status(status), *rest)
+
+
+def _said(error: BaseException | None) -> str:
+    """Say what the database said, in one line and without the statement."""
+    cause = error.orig if isinstance(error, DatabaseError | OperationalError) else error
+    return " ".join(str(cause).split())

@@ -1,0 +1,36 @@
+"""What an intent's status is, in SQL: the one place that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy import ColumnElement, FromClause, case, literal_column
+
+from otahsm.ledger.entries import Status
+from otahsm.ledger.schema import certificates, intents, revocations
+
+# What statuses are told from. A status that needs another table joins it here.
+JOINED: Final[FromClause] = intents.outerjoin(certificates).outerjoin(revocations)
+
+# For look-ups: the partial indexes are over rows of which this is true, or false.
+VOIDED: Final[ColumnElement[bool]] = intents.c.void_reason.is_not(None)
+SUPERSEDED: Final[ColumnElement[bool]] = intents.c.superseded_at.is_not(None)
+
+# Of any intent, exactly one of them is true. Reason and time of a voided intent are set together; here it is
+# the time that is asked for, so that no planner takes an index over devices or keys for a range of time.
+_voided: Final = intents.c.voided_at.is_not(None)
+_certified: Final = certificates.c.intent_id.is_not(None)
+_revoked: Final = revocations.c.intent_id.is_not(None)
+CONDITIONS: Final[Mapping[Status, ColumnElement[bool]]] = {
+    Status.VOID: _voided,
+    Status.OPEN: ~_voided & ~_certified,
+    Status.REVOKED: ~_voided & _certified & _revoked,
+    Status.SUPERSEDED: ~_voided & _certified & ~_revoked & SUPERSEDED,
+    Status.ISSUED: ~_voided & _certified & ~_revoked & ~SUPERSEDED,
+}
+
+# The status of a row of `JOINED`, as text.
+STATUS: Final[ColumnElement[str]] = case(
+    *((condition, literal_column(f"'{status}'")) for status, condition in CONDITIONS.items())
+).label("status")

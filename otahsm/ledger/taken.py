@@ -1,0 +1,163 @@
+"""What stands against an intent: the same device, the same key or the same request id (I3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, Row, select, union_all
+
+from otahsm.ledger.records import Answer, Barred, Conflict, InProgress, Intent, Renewal, Replay
+from otahsm.ledger.schema import certificates, intents, live, revocations
+from otahsm.pki import Reason
+
+NEVER: Final = Renewal(same_key_seconds=0, new_key_seconds=0)
+
+
+class Fresh(NamedTuple):
+    """Nothing stands against an intent; the id of the one whose certificate it supersedes, if any."""
+
+    supersedes: int | None
+
+
+class Taken:
+    """The intents that share a device id, a key or a request id with a batch, and how they answer.
+
+    Args:
+        connection: in a transaction.
+        batch: what is asked for.
+        renewals: by profile, when a device's certificate may be superseded.
+    """
+
+    def __init__(
+        self, connection: Connection, batch: Sequence[Intent], renewals: Mapping[str, Renewal]
+    ) -> None:
+        self._renewals = renewals
+        self._by_request: dict[str, Any] = {}
+        self._by_device: dict[tuple[str, str], Any] = {}
+        self._by_key: dict[bytes, Any] = {}
+        known = (
+            select(
+                intents.c.id,
+                intents.c.serial,
+                intents.c.request_id,
+                intents.c.profile,
+                intents.c.device_id,
+                intents.c.spki_sha256,
+                intents.c.not_before,
+                intents.c.not_after,
+                intents.c.superseded_at,
+                certificates.c.der,
+                revocations.c.revoked_at,
+                revocations.c.reason,
+            )
+            .select_from(intents.outerjoin(certificates).outerjoin(revocations))
+            .where(intents.c.void_reason.is_(None))
+        )
+        # Three look-ups, an index each: SQLite scans the whole table for one with OR.
+        query = union_all(
+            known.where(live, intents.c.request_id.in_({intent.request_id for intent in batch} - {""})),
+            known.where(live, intents.c.device_id.in_([intent.device_id for intent in batch])),
+            known.where(intents.c.spki_sha256.in_([intent.spki_sha256 for intent in batch])),
+        )
+        for row in connection.execute(query):
+            self._remember(row)
+
+    def _remember(self, row: Row[Any] | _Reserved) -> None:
+        # Of several under one key, one that says that it is compromised is what counts.
+        known = self._by_key.get(row.spki_sha256)
+        if known is None or not _is_compromised(known):
+            self._by_key[row.spki_sha256] = row
+        if row.superseded_at is not None:
+            return
+        if row.request_id:
+            self._by_request[row.request_id] = row
+        self._by_device[row.device_id, row.profile] = row
+
+    def answer(self, intent: Intent) -> Answer | Fresh:
+        """Say what stands against an intent; if nothing does, what it supersedes."""
+        device = self._by_device.get((intent.device_id, intent.profile))
+        if refusal := self._refusal(intent, device):
+            return refusal
+        if device is None:
+            return Fresh(supersedes=None)
+        same_key = device.spki_sha256 == intent.spki_sha256
+        if device.der is not None and self._may_supersede(device, intent, same_key=same_key):
+            return Fresh(supersedes=device.id)
+        if not same_key:
+            return Conflict(
+                f"the device id {intent.device_id} has the certificate {_serial(device)}, for another key"
+            )
+        return (
+            InProgress()
+            if device.der is None
+            else Replay(device.der, device.serial, device.not_before, device.not_after)
+        )
+
+    def _refusal(self, intent: Intent, device: Any) -> Barred | Conflict | None:
+        """Say what no window and no other key would change; None if there is nothing."""
+        key = self._by_key.get(intent.spki_sha256)
+        request = self._by_request.get(intent.request_id)
+        if barred := _barred(device, key):
+            return barred
+        if key is not None and key.device_id != intent.device_id:
+            return Conflict(
+                f"the public key belongs to the device {key.device_id}, certificate {_serial(key)}"
+            )
+        if request is not None and (request.device_id, request.profile) != (intent.device_id, intent.profile):
+            return Conflict(
+                f"the request id {intent.request_id} was used for the device {request.device_id} under the"
+                f" profile {request.profile}, certificate {_serial(request)}"
+            )
+        return None
+
+    def _may_supersede(self, device: Row[Any], intent: Intent, *, same_key: bool) -> bool:
+        """Tell whether a certificate is so near to its end that a new one may take its place."""
+        renewal = self._renewals.get(intent.profile, NEVER)
+        window = renewal.same_key_seconds if same_key else renewal.new_key_seconds
+        left = device.not_after - intent.intended_at // 1_000_000
+        # Where the CA ends soon, a new certificate would end no later, and be as near to its end.
+        return window > 0 and left <= window and intent.not_after > device.not_after
+
+    def reserve(self, intent: Intent) -> None:
+        """Let the rest of the batch see this intent."""
+        self._remember(_Reserved(intent))
+
+
+class _Reserved:
+    """An intent of this very batch, in the shape of a row."""
+
+    der: None = None
+    superseded_at: None = None
+    revoked_at: None = None
+    reason: None = None
+
+    def __init__(self, intent: Intent) -> None:
+        self.serial = intent.serial
+        self.request_id = intent.request_id
+        self.profile = intent.profile
+        self.device_id = intent.device_id
+        self.spki_sha256 = intent.spki_sha256
+
+
+def _serial(row: Any) -> str:
+    serial: bytes = row.serial
+    return serial.lstrip(b"\0").hex()
+
+
+def _barred(device: Any, key: Any) -> Barred | None:
+    if device is not None and device.revoked_at is not None:
+        return Barred(f"the device {device.device_id} has the certificate {_revoked(device)}")
+    if key is not None and _is_compromised(key):
+        return Barred(f"the public key was that of the certificate {_revoked(key)}")
+    return None
+
+
+def _is_compromised(row: Any) -> bool:
+    return bool(row.reason == Reason.KEY_COMPROMISE.value)
+
+
+def _revoked(row: Any) -> str:
+    moment = datetime.fromtimestamp(row.revoked_at, UTC)
+    return f"{_serial(row)}, which was revoked on {moment:%Y-%m-%d %H:%M:%S} UTC ({row.reason})"

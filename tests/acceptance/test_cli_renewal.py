@@ -1,0 +1,78 @@
+"""Renewing, rekeying and resetting devices, as a factory and an operator do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from otahsm.client import IssuedCertificate, IssuingClient, Refusal, Result, make_csr
+from otahsm.issuance import Caller, Issuance, Issued, Order
+
+from devices import new_request
+from harness import Fleet, running
+from ledger_reader import rows
+
+KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+CALLER = Caller("cn:test", bytes(32))
+
+
+async def ask(client: IssuingClient, key: ec.EllipticCurvePrivateKey) -> Result:
+    return await client.issue_one(make_csr("sensor-17", key))
+
+
+async def test_a_reset_device_gets_a_certificate_for_its_new_key(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.configure_client()
+        async with daemon.client() as client:
+            first = await ask(client, KEYS[0])
+            assert isinstance(first, IssuedCertificate)
+            refused = await ask(client, KEYS[1])
+            assert isinstance(refused, Refusal)
+            assert refused.code == "ALREADY_EXISTS"
+            done = fleet.run("device", "reset", "sensor-17")
+            assert done.returncode == 0, done.stderr
+            assert f"{first.serial:x}" in done.stdout
+            (event,) = daemon.wait_for("device.reset")
+            assert (event["device"], event["client"]) == ("sensor-17", "cn:quickstart")
+            second = await ask(client, KEYS[1])
+            assert isinstance(second, IssuedCertificate)
+            again = await ask(client, KEYS[1])
+            assert isinstance(again, IssuedCertificate)
+            assert again.chain == second.chain != first.chain
+            assert isinstance(await ask(client, KEYS[0]), Refusal)
+
+
+async def test_a_device_that_has_no_certificate_is_not_reset(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.configure_client()
+        for arguments in (("sensor-17",), ("sensor-17", "--profile", "gold")):
+            done = fleet.run("device", "reset", *arguments)
+            assert done.returncode == 1
+            assert "has no certificate under the profile" in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+async def test_a_certificate_is_renewed_when_its_window_has_come(fleet: Fleet) -> None:
+    fleet.edit("renewal_days = 0", "renewal_days = 30")
+    fleet.edit("rekey_days = 0", "rekey_days = 10")
+    request = new_request()
+    order = Order(CALLER, "", "", request.device_id, request.csr)
+    start = datetime.now(UTC)
+    clock = [start]
+    issuance = Issuance(fleet.config, lambda *_: None, clock=lambda: clock[0])
+    await issuance.start()
+    try:
+        await issuance.wait_until_serving()
+        issued: list[Issued] = []
+        for day in (0, 300, 340, 341, 700):
+            clock[0] = start + timedelta(days=day)
+            (outcome,) = await issuance.submit([order])
+            assert isinstance(outcome, Issued)
+            issued.append(outcome)
+    finally:
+        await issuance.close(30)
+    assert [outcome.replayed for outcome in issued] == [False, True, False, True, False]
+    assert issued[1].certificate == issued[0].certificate
+    assert issued[3].certificate == issued[2].certificate
+    assert len({row.certificate for row in rows(fleet)}) == 3

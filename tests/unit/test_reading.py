@@ -1,0 +1,332 @@
+"""Questions about the ledger, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event, text
+
+from otahsm.config import LedgerConfig
+from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.ledger import (
+    START,
+    Accepted,
+    Entry,
+    Filter,
+    Group,
+    Intent,
+    Ledger,
+    LedgerReader,
+    Status,
+    Target,
+    reading,
+)
+from otahsm.ledger.migrations import migrate
+from otahsm.ledger.revocation import revoke
+from otahsm.ledger.sqlite import open_engine
+from otahsm.pki import make_serial
+
+from homes import Home, SqliteHome, ledger_in
+from intents import intent
+
+DAY = 86_400_000
+NOON = 20_000 * DAY + DAY // 2
+_numbers = count()
+
+
+def intent_at(milliseconds: int, device: str = "", client: str = "cn:a", profile: str = "p") -> Intent:
+    """An intent of a time; nobody else's device if none is named."""
+    return intent(device or f"device-{next(_numbers)}", profile=profile)._replace(
+        serial=make_serial(b"\x7f" + os.urandom(13), milliseconds).to_bytes(20, "big"),
+        intended_at=1000 * milliseconds,
+        client=client,
+    )
+
+
+async def write(ledger: Ledger, status: Status, *intents: Intent) -> list[Intent]:
+    """Bring intents into a status."""
+    answers = await ledger.journal(intents)
+    ids = [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
+    assert len(ids) == len(intents)
+    if status in {Status.ISSUED, Status.SUPERSEDED, Status.REVOKED}:
+        await ledger.record({number: b"certificate %d" % number for number in ids})
+    if status is Status.SUPERSEDED:
+        for item in intents:
+            assert await ledger.reset(item.device_id, item.profile) == item.serial
+    if status is Status.REVOKED:
+        targets = [
+            Target(serial=item.serial, device_id="", profile="", reason="superseded") for item in intents
+        ]
+        await ledger.transaction(lambda connection: revoke(connection, targets, "cn:test", NOON))
+    if status is Status.VOID:
+        await ledger.void(ids, "a test")
+    return list(intents)
+
+
+@pytest.fixture
+async def ledger(home: Home) -> AsyncIterator[Ledger]:
+    ledger = ledger_in(home)
+    await ledger.open()
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture
+def reader(home: Home, ledger: Ledger) -> Iterator[LedgerReader]:  # noqa: ARG001 - it is there then
+    reader = LedgerReader(home.config)
+    reader.check()
+    yield reader
+    reader.close()
+
+
+def serials(entries: list[Entry]) -> list[bytes]:
+    return [entry.serial for entry in entries]
+
+
+def walk(reader: LedgerReader, wanted: Filter = Filter(), size: int = 3) -> list[Entry]:  # noqa: B008 - a value
+    return list(reader.everything(wanted, size=size))
+
+
+async def test_an_entry_tells_all_that_the_ledger_knows(ledger: Ledger, reader: LedgerReader) -> None:
+    (asked,) = await write(ledger, Status.ISSUED, intent_at(NOON, "a", "cn:line-3", "q"))
+    found = reader.by_serial(asked.serial)
+    assert found is not None
+    assert found == reader.by_device("a", "q")
+    assert found.recorded_at is not None
+    assert found == Entry(
+        asked.serial,
+        Status.ISSUED,
+        "a",
+        "q",
+        "cn:line-3",
+        asked.client_certificate_sha256,
+        asked.request_id,
+        asked.spki_sha256,
+        asked.tbs_sha256,
+        1,
+        2,
+        1000 * NOON,
+        found.recorded_at,
+        None,
+        None,
+        b"certificate 1",
+    )
+    assert reader.by_serial(bytes(20)) is None
+    assert reader.by_device("a", "p") is None
+
+
+async def test_open_and_voided_ones_are_told_apart(ledger: Ledger, reader: LedgerReader) -> None:
+    (lost,) = await write(ledger, Status.VOID, intent_at(NOON, "a"))
+    assert reader.by_device("a", "p") is None
+    void = reader.by_serial(lost.serial)
+    assert void is not None
+    assert (void.status, void.void_reason, void.certificate) == (Status.VOID, "a test", None)
+    assert void.voided_at is not None
+    (again,) = await write(ledger, Status.OPEN, intent_at(NOON + 1, "a"))
+    opened = reader.by_device("a", "p")
+    assert opened is not None
+    assert (opened.status, opened.recorded_at) == (Status.OPEN, None)
+    assert serials(walk(reader, Filter(device_id="a"))) == [lost.serial, again.serial]
+    assert serials(walk(reader, Filter(status=Status.OPEN))) == [again.serial]
+    assert serials(walk(reader, Filter(status=Status.VOID))) == [lost.serial]
+
+
+async def fill(ledger: Ledger) -> list[Intent]:
+    """Write some of everything; return what was written, in the order of the serial numbers."""
+    written: list[Intent] = []
+    for number in range(60):
+        where = ("cn:a", "p") if number % 4 else ("cn:rare", "q")
+        device = f"{number // 7}" if number % 5 == 4 else ""  # the same devices again and again
+        status = (*Status, Status.ISSUED)[number % 6]
+        if device:
+            status = Status.VOID
+        written += await write(ledger, status, intent_at(NOON + 7 * number, device, *where))
+    return sorted(written)
+
+
+FILTERS = st.builds(
+    Filter,
+    device_id=st.sampled_from(["", "", "", "0", "1", "nobody"]),
+    client=st.sampled_from(["", "cn:a", "cn:rare", "cn:nobody"]),
+    profile=st.sampled_from(["", "p", "q"]),
+    status=st.sampled_from([None, *Status]),
+    after=st.none() | st.integers(NOON - 10, NOON + 430),
+    before=st.none() | st.integers(NOON - 10, NOON + 430),
+)
+
+
+def fits(entry: Entry, wanted: Filter) -> bool:
+    milliseconds = entry.intended_at // 1000
+    return (
+        wanted.device_id in ("", entry.device_id)
+        and wanted.client in ("", entry.client)
+        and wanted.profile in ("", entry.profile)
+        and wanted.status in (None, entry.status)
+        and (wanted.after is None or wanted.after <= milliseconds)
+        and (wanted.before is None or milliseconds < wanted.before)
+    )
+
+
+async def test_every_filter_shows_what_fits_once_in_order_and_nothing_else(
+    ledger: Ledger, reader: LedgerReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = await fill(ledger)
+    everything = walk(reader)
+    assert serials(everything) == [item.serial for item in written]
+    assert {entry.status for entry in everything} == set(Status)
+    monkeypatch.setattr(reading, "_SCANNED", 7)  # so that pages end before they are full
+
+    @given(FILTERS, st.integers(1, 20))
+    @settings(max_examples=150, deadline=None)
+    def check(wanted: Filter, size: int) -> None:
+        assert walk(reader, wanted, size) == [entry for entry in everything if fits(entry, wanted)]
+
+    check()
+
+
+async def test_counts_are_those_of_the_entries(
+    ledger: Ledger, reader: LedgerReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(ledger)
+    await write(ledger, Status.ISSUED, intent_at(NOON + DAY), intent_at(NOON + DAY + 1, client="cn:b"))
+    monkeypatch.setattr(reading, "_SCANNED", 7)
+
+    def counted(wanted: Filter) -> Counter[Group]:
+        counts: Counter[Group] = Counter()
+        after: bytes | None = START
+        while after is not None:
+            part, after = reader.count(wanted, after)
+            counts.update(part)
+        return counts
+
+    for wanted in (Filter(), Filter(after=NOON + 50), Filter(after=NOON + 50, before=NOON + DAY)):
+        entries = [entry for entry in walk(reader) if fits(entry, wanted)]
+        expected = Counter(
+            Group(entry.intended_at // (1000 * DAY), entry.profile, entry.client, entry.status)
+            for entry in entries
+        )
+        assert counted(wanted) == expected
+    assert {group.day for group in counted(Filter())} == {20_000, 20_001}
+
+
+STEPS = st.lists(st.integers(1, 5) | st.tuples(st.sampled_from(Status), st.integers(0, 50)), max_size=12)
+
+
+@given(STEPS)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # the ledger grows from one to the next, and that is well
+def test_a_walk_shows_what_was_there_once_whatever_is_added_meanwhile(
+    home: Home, steps: list[int | tuple[Status, int]]
+) -> None:
+    async def check() -> None:
+        ledger, reader = ledger_in(home), LedgerReader(home.config)
+        await ledger.open()
+        await write(ledger, Status.ISSUED, *(intent_at(NOON + number) for number in (10, 20, 30)))
+        before = serials(walk(reader))
+        seen: list[bytes] = []
+        after: bytes | None = START
+        for step in [*steps, 1000]:
+            if isinstance(step, tuple):
+                status, offset = step
+                await write(ledger, status, intent_at(NOON + offset))
+            elif after is not None:
+                page = reader.page(Filter(), after, size=step)
+                seen += serials(page.entries)
+                after = page.next_after
+        assert seen == sorted(set(seen))
+        assert set(before) <= set(seen)
+        reader.close()
+        await ledger.close()
+
+    asyncio.run(check())
+
+
+async def test_a_reader_can_not_write(ledger: Ledger, reader: LedgerReader) -> None:
+    await write(ledger, Status.ISSUED, intent_at(NOON))
+    with pytest.raises(LedgerUnavailableError, match=r"read-?only"), reader._reading() as connection:
+        connection.execute(text("DELETE FROM certificates"))
+    assert len(walk(reader)) == 1
+
+
+async def test_a_reader_sees_one_moment_and_holds_up_nobody(ledger: Ledger, reader: LedgerReader) -> None:
+    await write(ledger, Status.ISSUED, intent_at(NOON))
+    number = text("SELECT count(*) FROM intents")
+    with reader._reading() as connection:
+        assert connection.execute(number).scalar() == 1
+        await write(ledger, Status.ISSUED, intent_at(NOON))
+        assert connection.execute(number).scalar() == 1
+    assert len(walk(reader)) == 2
+
+
+async def test_a_reader_needs_no_place_among_the_daemons(ledger: Ledger, home: Home) -> None:
+    await write(ledger, Status.OPEN, intent_at(NOON))
+    for _ in range(3):
+        reader = LedgerReader(home.config)
+        walk(reader)
+        reader.close()
+    assert home.read("SELECT place FROM replicas") == [(1,)]
+    assert await ledger.tend() == 0  # nobody has closed it
+
+
+def test_a_ledger_that_is_not_there_is_said_and_not_made(home: Home) -> None:
+    config = home.config
+    if config.path is None:
+        config = LedgerConfig(url=f"{config.url}_missing", password_file=config.password_file)
+    reader = LedgerReader(config)
+    with pytest.raises(ConfigError, match="is no ledger, or can't be read"):
+        reader.check()
+    reader.close()
+    assert config.path is None or not config.path.exists()
+
+
+def test_a_ledger_of_an_older_schema_is_said(tmp_path: Path) -> None:
+    home = SqliteHome(tmp_path)
+    engine = open_engine(home.path)
+    with engine.begin() as connection:
+        migrate(connection, "0003")
+    engine.dispose()
+    reader = LedgerReader(home.config)
+    with pytest.raises(ConfigError, match="has the schema 0003"):
+        reader.check()
+    reader.close()
+
+
+async def test_every_question_is_answered_from_an_index(ledger: Ledger, reader: LedgerReader) -> None:
+    await fill(ledger)
+    plans: list[str] = []
+
+    @event.listens_for(reader._engine, "before_cursor_execute")
+    def explain(_: object, cursor: Any, statement: str, parameters: Any, *__: object) -> None:
+        if statement.startswith("SELECT") and "FROM replicas" not in statement:
+            word = "EXPLAIN QUERY PLAN" if reader._engine.name == "sqlite" else "EXPLAIN"
+            asked = cursor.connection.cursor().execute(f"{word} {statement}", parameters)
+            plans.extend(step[-1] for step in asked)
+
+    wanted = {
+        Filter(): "ix_intents_serial",
+        Filter(before=NOON): "ix_intents_serial",
+        Filter(client="cn:a", profile="p"): "ix_intents_serial",
+        Filter(status=Status.ISSUED): "ix_intents_serial",
+        Filter(device_id="a"): "ix_intents_device",
+        Filter(device_id="b"): "ix_intents_void_device",
+        Filter(status=Status.VOID): "ix_intents_void",
+        Filter(status=Status.OPEN): "intents USING INTEGER PRIMARY KEY|pk_intents",
+    }
+    for asked, index in wanted.items():
+        plans.clear()
+        reader.page(asked, size=10)
+        assert any(re.search(rf"({index})( |$)", step) for step in plans), (asked, plans)
+        # Nothing is read that is not wanted, and nothing sorted but what one device has.
+        assert not any(re.search(r"SCAN intents|Seq Scan|Bitmap", step) for step in plans), (asked, plans)
+        assert asked.device_id or not any(re.search(r"ORDER BY|Sort", step) for step in plans), (asked, plans)

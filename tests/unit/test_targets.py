@@ -1,0 +1,76 @@
+"""What `otahsm revoke` reads from its options and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from otahsm.cli.revoke import ReasonName
+from otahsm.cli.targets import parse_serial, read_targets
+from otahsm.client import ToRevoke
+from otahsm.errors import ConfigError
+from otahsm.pki import Reason
+
+
+def test_the_command_line_has_every_reason() -> None:
+    assert {reason.value for reason in ReasonName} == {reason.value for reason in Reason}
+
+
+@pytest.mark.parametrize("text", ["1a2B", "0x1a2b", "1A:2B", " 001a2b ", "0" * 40 + "1a2b"])
+def test_a_serial_number_is_read_as_tools_print_it(text: str) -> None:
+    assert parse_serial(text) == 0x1A2B
+
+
+@pytest.mark.parametrize("text", ["", " ", "sensor-17", "-1a", "1" * 41, "1a 2b", "\uff11a", "0x"])
+def test_what_is_no_serial_number_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no serial number"):
+        parse_serial(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        ("a\n\n b \na\n", [ToRevoke(device_id="a"), ToRevoke(device_id="b")]),
+        ("1a2b\n", [ToRevoke(device_id="1a2b")]),  # without a heading it is a device
+        ("serial\n1a2b\n00:FF\n", [ToRevoke(serial=0x1A2B), ToRevoke(serial=0xFF)]),
+        (
+            "\ufeffDevice_ID,where\r\na,here\r\nb,there\r\n",
+            [ToRevoke(device_id="a"), ToRevoke(device_id="b")],
+        ),
+        ("why,serial,device_id\nlost,ff,a\nlost,,b\n,,\n", [ToRevoke(serial=0xFF), ToRevoke(device_id="b")]),
+    ],
+)
+def test_a_file_names_devices_or_serial_numbers(tmp_path: Path, text: str, targets: list[ToRevoke]) -> None:
+    file = tmp_path / "file"
+    file.write_text(text, encoding="utf-8")
+    assert read_targets(file, "") == targets
+
+
+def test_a_file_is_limited_to_a_profile(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("serial,device_id\nff,\n,a\n")
+    assert read_targets(file, "p") == [
+        ToRevoke(serial=0xFF, profile="p"),
+        ToRevoke(device_id="a", profile="p"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "names nothing"),
+        (b"\n \n", "names nothing"),
+        (b"serial\n", "names nothing"),
+        (b"serial\nff\nxyz\n", "line 3: 'xyz' is no serial number"),
+        (b"serial,note\nff,\n,lost\n", "line 3 has neither"),
+        (b"\xff\xfe", "can't be read"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_with_its_line(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        read_targets(file, "")
+    with pytest.raises(ConfigError, match="can't be read"):
+        read_targets(tmp_path / "none", "")
