@@ -148,6 +148,9 @@ class Storm:
         assert len({row.serial for row in everything}) == len(everything)
         # Every serial that may have been signed was released, or is void: none is unaccounted for.
         assert all((row.certificate is None) == (row.void_reason is not None) for row in everything)
+        # And the tree over all of it is what the rows give.
+        done = self._fleet.run("ledger", "verify", timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def _start_client(self) -> subprocess.Popen[bytes]:
         command = [*OTAHSM, "device", "issue", "--count", str(self._devices), "--patience", "60", "--json"]
