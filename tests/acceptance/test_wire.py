@@ -111,6 +111,7 @@ def test_reflection_lists_the_services(stranger: Stranger) -> None:
         HEALTH,
         AUTHORITY,
         ISSUANCE,
+        "otahsm.v1.DeviceService",
         "otahsm.v1.TransparencyService",
         REVOCATION,
         "otahsm.v1.LedgerService",

@@ -410,7 +410,7 @@ async def test_a_ledger_that_was_restored_uses_no_number_again_that_a_file_has(f
         await running.revoke(issued[0])
         before, _ = await running.crl()
         await running.said("crl.written", revoked=1)
-    for path in (fleet.folder / "ledger").iterdir():
+    for path in (fleet.folder / "ledger").glob("ledger.sqlite3*"):
         path.unlink()
     async with station(fleet) as running:
         await running.said("crl.made")
