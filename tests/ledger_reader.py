@@ -57,7 +57,7 @@ def certificates(fleet: Fleet) -> dict[str, bytes]:
 
 def key_of(fleet: Fleet) -> VerifierKey:
     """Read what its checkpoints are verified with."""
-    return VerifierKey.parse((fleet.folder / "ledger/checkpoint.vkey").read_text().strip())
+    return VerifierKey.parse((fleet.folder / "ca/checkpoint.vkey").read_text().strip())
 
 
 def verified(fleet: Fleet, *known: Checkpoint) -> Verdict:

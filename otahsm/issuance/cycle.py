@@ -177,7 +177,7 @@ class IssuanceCycle:
         intended = []
         intents = self._intents(prepared)
         try:
-            answers = await self._ledger.journal(intents) if intents else []
+            answers = await self._ledger.journal(intents, int(self._clock().timestamp())) if intents else []
         except LedgerUnavailableError as error:
             _settle([item.admitted for item in prepared], error, outcomes)
             return []

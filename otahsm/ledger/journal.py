@@ -40,6 +40,7 @@ def write_intents(
     ids: Sequence[int],
     batch: Sequence[Intent],
     renewals: Mapping[str, Renewal],
+    now: int | None = None,
 ) -> list[Answer]:
     """Write the intents that nothing stands against; answer each one, in order.
 
@@ -52,6 +53,7 @@ def write_intents(
         ids: one for each intent; none was ever used before.
         batch: at least one.
         renewals: by profile, when a device's certificate may be superseded.
+        now: for that, in seconds; None: when each was intended.
 
     Raises:
         LedgerUnavailableError: other replicas were always faster.
@@ -62,7 +64,7 @@ def write_intents(
             return [Accepted(intent_id) for intent_id in ids]
         _take_back(connection, ids)
     for _ in range(_ATTEMPTS):
-        answers, fresh, superseded = _look(connection, ids, batch, renewals)
+        answers, fresh, superseded = _look(ids, Taken(connection, batch, renewals, now), batch)
         if not fresh:
             return answers
         if _supersede(connection, superseded, batch[0].intended_at) and (
@@ -74,14 +76,13 @@ def write_intents(
 
 
 def _look(
-    connection: Connection, ids: Sequence[int], batch: Sequence[Intent], renewals: Mapping[str, Renewal]
+    ids: Sequence[int], taken: Taken, batch: Sequence[Intent]
 ) -> tuple[list[Answer], list[Intent], dict[int, int]]:
     """Answer each intent of a batch by what is live.
 
     Returns:
         The answers; the intents that nothing stands against; and what those supersede: new ids by old ones.
     """
-    taken = Taken(connection, batch, renewals)
     answers: list[Answer] = []
     fresh: list[Intent] = []
     superseded: dict[int, int] = {}

@@ -68,13 +68,17 @@ class Ledger:
         """
         return await self._on_writer(self._open)
 
-    async def journal(self, batch: Sequence[Intent]) -> list[Answer]:
+    async def journal(self, batch: Sequence[Intent], now: int | None = None) -> list[Answer]:
         """Write intents durably (step 3); answer each, in order.
+
+        Args:
+            batch: at least one.
+            now: for the windows of renewals, in seconds since the Unix epoch; None: when each was intended.
 
         Raises:
             LedgerUnavailableError: nothing was written.
         """
-        return await self._transaction(lambda connection: self._write_intents(connection, batch))
+        return await self._transaction(lambda connection: self._write_intents(connection, batch, now))
 
     async def record(self, issued: Mapping[int, bytes]) -> None:
         """Write certificates, DER by intent id, durably (step 5).
@@ -225,9 +229,11 @@ class Ledger:
             closing.void_intents(connection, intent_ids, reason, now)
         return owed
 
-    def _write_intents(self, connection: Connection, batch: Sequence[Intent]) -> list[Answer]:
+    def _write_intents(
+        self, connection: Connection, batch: Sequence[Intent], now: int | None
+    ) -> list[Answer]:
         ids = self._database.take_ids(connection, len(batch))
-        answers = write_intents(connection, self._database.place, ids, batch, self._renewals)
+        answers = write_intents(connection, self._database.place, ids, batch, self._renewals, now)
         written = [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
         self._written += written
         self._open_ids.update(written)

@@ -28,12 +28,18 @@ class Taken:
         connection: in a transaction.
         batch: what is asked for.
         renewals: by profile, when a device's certificate may be superseded.
+        now: for that, in seconds; None: when each was intended.
     """
 
     def __init__(
-        self, connection: Connection, batch: Sequence[Intent], renewals: Mapping[str, Renewal]
+        self,
+        connection: Connection,
+        batch: Sequence[Intent],
+        renewals: Mapping[str, Renewal],
+        now: int | None,
     ) -> None:
         self._renewals = renewals
+        self._now = now
         self._by_request: dict[str, Any] = {}
         self._by_device: dict[tuple[str, str], Any] = {}
         self._by_key: dict[bytes, Any] = {}
@@ -116,7 +122,8 @@ class Taken:
         """Tell whether a certificate is so near to its end that a new one may take its place."""
         renewal = self._renewals.get(intent.profile, NEVER)
         window = renewal.same_key_seconds if same_key else renewal.new_key_seconds
-        left = device.not_after - intent.intended_at // 1_000_000
+        now = intent.intended_at // 1_000_000 if self._now is None else self._now
+        left = device.not_after - now
         # Where the CA ends soon, a new certificate would end no later, and be as near to its end.
         return window > 0 and left <= window and intent.not_after > device.not_after
 

@@ -43,8 +43,7 @@ def test_bench_issue_tells_rate_floor_latency_cost_memory_and_calls(
     assert find_spy() is not None
     assert result["calls_per_certificate"] == 3.0
     assert files(fleet.folder / "token") == token_before  # its key is gone
-    # And so is its ledger: what is there, quickstart made.
-    assert [path.name for path in (fleet.folder / "ledger").iterdir()] == ["checkpoint.vkey"]
+    assert not list((fleet.folder / "ledger").iterdir())  # and so is its ledger
 
 
 @pytest.mark.parametrize("streams", ["0", "4"])

@@ -15,7 +15,7 @@ from otahsm.tlog import VerifierKey, parse_note
 from harness import Fleet, RunningDaemon
 from programs import issue, openssl
 
-VKEY = "ledger/checkpoint.vkey"
+VKEY = "ca/checkpoint.vkey"
 
 
 @pytest.fixture
@@ -134,13 +134,13 @@ def test_init_key_makes_a_key_and_never_replaces_one(fleet: Fleet) -> None:
     before = vkey.read_bytes()
     assert "exists; nothing was changed" in run(fleet, "init-key", status=2)
     assert vkey.read_bytes() == before
-    fleet.edit(VKEY, "ledger/new.vkey")
+    fleet.edit(VKEY, "ca/new.vkey")
     assert "the token already holds" in run(fleet, "init-key", status=4)
-    assert not (fleet.folder / "ledger/new.vkey").exists()
+    assert not (fleet.folder / "ca/new.vkey").exists()
     fleet.edit('key_label = "ledger-checkpoint"', 'key_label = "another"')
     fleet.edit('key_id = "c1"', 'key_id = "c2"')
     run(fleet, "init-key")
-    key = VerifierKey.parse((fleet.folder / "ledger/new.vkey").read_text().strip())
+    key = VerifierKey.parse((fleet.folder / "ca/new.vkey").read_text().strip())
     assert fleet.config.checkpoint is not None
     assert key.name == fleet.config.checkpoint.origin
     assert key.vkey != before.decode().strip()

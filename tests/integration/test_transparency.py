@@ -222,8 +222,8 @@ async def test_a_tree_that_does_not_follow_from_what_was_signed_is_not_signed(fl
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda fleet: (fleet.folder / "ledger/checkpoint.vkey").unlink(), "otahsm ledger init-key"),
-        (lambda fleet: (fleet.folder / "ledger/checkpoint.vkey").write_text("x"), "verifier key"),
+        (lambda fleet: (fleet.folder / "ca/checkpoint.vkey").unlink(), "otahsm ledger init-key"),
+        (lambda fleet: (fleet.folder / "ca/checkpoint.vkey").write_text("x"), "verifier key"),
         (lambda fleet: fleet.edit('origin = "quickstart', 'origin = "another'), "is of the log quickstart"),
         (lambda fleet: fleet.edit('key_id = "c1"', 'key_id = "01"'), "another key_label and another key_id"),
     ],
@@ -251,11 +251,11 @@ async def test_a_new_key_signs_on_and_the_old_one_still_verifies_what_it_signed(
         certificates = await issued(daemon, 3)
         assert daemon.stop() == 0
     old = key_of(fleet)
-    fleet.edit('verifier_key = "ledger/checkpoint.vkey"', 'verifier_key = "ledger/new.vkey"')
+    fleet.edit('verifier_key = "ca/checkpoint.vkey"', 'verifier_key = "ca/new.vkey"')
     fleet.edit('key_label = "ledger-checkpoint"', 'key_label = "new"')
     fleet.edit('key_id = "c1"', 'key_id = "c2"')
     assert fleet.run("ledger", "init-key").returncode == 0
-    new = VerifierKey.parse((fleet.folder / "ledger/new.vkey").read_text().strip())
+    new = VerifierKey.parse((fleet.folder / "ca/new.vkey").read_text().strip())
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         async with client_of(daemon) as client:
