@@ -265,7 +265,7 @@ async def test_a_new_key_signs_on_and_the_old_one_still_verifies_what_it_signed(
             await issued(daemon, 2)
             assert open_checkpoint(await client.checkpoint(make_new=True), new).size == 5
         assert daemon.stop() == 0
-    keys = [part for path in ("checkpoint", "new") for part in ("--key", f"ledger/{path}.vkey")]
+    keys = [part for path in ("checkpoint", "new") for part in ("--key", f"ca/{path}.vkey")]
     assert fleet.run("ledger", "verify", *keys).returncode == 0
     done = fleet.run("ledger", "verify")
     assert done.returncode == 1
