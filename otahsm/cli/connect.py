@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
 # gRPC's core would write its own lines about a failed handshake to standard error, beside our message. It
 # reads this when it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from otahsm.client import (
-    ClientTls,
-    DeviceFolders,
-    IssuingClient,
-    LedgerClient,
-    RevokingClient,
-    TransparencyClient,
-)
+from otahsm.client import ClientTls, DaemonClient, DeviceFolders, IssuingClient
 from otahsm.config import ClientConfig, load_config, section
+
+_Client = TypeVar("_Client", bound=DaemonClient)
 
 
 def load_client(path: Path) -> ClientConfig:
@@ -25,36 +21,9 @@ def load_client(path: Path) -> ClientConfig:
     return section(load_config(path).client, "client")
 
 
-def connect(config: ClientConfig, patience: float | None) -> IssuingClient:
-    """Open the client that a configuration describes; `patience` overrides its own. Raises ConfigError."""
-    return IssuingClient(
-        config.target,
-        ClientTls(config.ca, config.certificate, config.key),
-        patience=config.patience_seconds if patience is None else patience,
-    )
-
-
-def connect_transparency(config: ClientConfig, patience: float | None) -> TransparencyClient:
-    """Open a client of the same daemons for checkpoints and proofs. Raises ConfigError."""
-    return TransparencyClient(
-        config.target,
-        ClientTls(config.ca, config.certificate, config.key),
-        patience=config.patience_seconds if patience is None else patience,
-    )
-
-
-def connect_revoking(config: ClientConfig, patience: float | None) -> RevokingClient:
-    """Open the client that revokes, likewise. Raises ConfigError."""
-    return RevokingClient(
-        config.target,
-        ClientTls(config.ca, config.certificate, config.key),
-        patience=config.patience_seconds if patience is None else patience,
-    )
-
-
-def connect_ledger(config: ClientConfig, patience: float | None) -> LedgerClient:
-    """Open the client that asks about the ledger; as `connect`."""
-    return LedgerClient(
+def connect(kind: type[_Client], config: ClientConfig, patience: float | None) -> _Client:
+    """Open a client as the configuration says; `patience` overrides its own. Raises ConfigError."""
+    return kind(
         config.target,
         ClientTls(config.ca, config.certificate, config.key),
         patience=config.patience_seconds if patience is None else patience,

@@ -115,7 +115,8 @@ def _fetch(
     """Fetch a CRL, and check that the CA which the daemon says it has signed it."""
     import asyncio
 
-    from otahsm.cli.connect import connect, connect_revoking, load_client
+    from otahsm.cli.connect import connect, load_client
+    from otahsm.client import IssuingClient, RevokingClient
     from otahsm.pki import check_crl_signature, load_issuer
 
     if sum((bool(url), shard is not None, authorities)) > 1:
@@ -123,9 +124,9 @@ def _fetch(
     settings = load_client(config)
 
     async def run() -> FetchedCrl:
-        async with connect(settings, patience) as client:
+        async with connect(IssuingClient, settings, patience) as client:
             authority = await client.authority()
-        async with connect_revoking(settings, patience) as client:
+        async with connect(RevokingClient, settings, patience) as client:
             crl = await client.crl(url=url, shard=shard, authorities=authorities)
         signer = next(iter(authority.chain), authority.trust_anchor)
         check_crl_signature(crl.der, load_issuer(signer))

@@ -59,7 +59,7 @@ def sign(  # noqa: PLR0913 - options
 
     from otahsm.cli.connect import connect, load_client, open_folders
     from otahsm.cli.progress import Run
-    from otahsm.client import Order, sign_csrs
+    from otahsm.client import IssuingClient, Order, sign_csrs
     from otahsm.errors import ConfigError
 
     settings = load_client(config)
@@ -73,7 +73,7 @@ def sign(  # noqa: PLR0913 - options
     asked = ["csr sign", *(str(path.absolute()) for path in paths), "--profile", profile]
 
     async def run() -> bool:
-        async with connect(settings, patience) as client:
+        async with connect(IssuingClient, settings, patience) as client:
             folders = await open_folders(client, settings, out)
             order = Order.open(folders, asked, resume=resume, retry_refused=retry_refused)
             reports = sign_csrs(client, folders, files, profile=profile, order=order)

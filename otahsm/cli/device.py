@@ -60,7 +60,7 @@ def issue(  # noqa: PLR0913, PLR0917 - options
     from otahsm.cli.connect import connect, load_client, open_folders
     from otahsm.cli.ids import read_ids
     from otahsm.cli.progress import Run, tell_of_unfinished_counts
-    from otahsm.client import Order, issue_devices
+    from otahsm.client import IssuingClient, Order, issue_devices
 
     if (count is None) == (ids is None):
         raise typer.BadParameter("give either --count or --ids")
@@ -74,7 +74,7 @@ def issue(  # noqa: PLR0913, PLR0917 - options
     asked = ["device issue", *what, "--key-type", key_type.value, "--profile", profile]
 
     async def run() -> bool:
-        async with connect(settings, patience) as client:
+        async with connect(IssuingClient, settings, patience) as client:
             folders = await open_folders(client, settings, out)
             if named is None:
                 tell_of_unfinished_counts(folders, asked)
@@ -108,12 +108,13 @@ def reset(
     import asyncio
 
     from otahsm.cli.connect import connect, load_client
+    from otahsm.client import IssuingClient
     from otahsm.pki import serial_octets
 
     settings = load_client(config)
 
     async def run() -> int:
-        async with connect(settings, patience) as client:
+        async with connect(IssuingClient, settings, patience) as client:
             return await client.reset_device(device_id, profile=profile)
 
     serial = asyncio.run(run())

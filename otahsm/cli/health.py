@@ -17,12 +17,13 @@ def health(
     import asyncio
 
     from otahsm.cli.connect import connect, load_client
+    from otahsm.client import IssuingClient
     from otahsm.errors import OtahsmError, TokenUnavailableError
 
     settings = load_client(config)
 
     async def ask() -> None:
-        async with connect(settings, patience=0) as client:
+        async with connect(IssuingClient, settings, patience=0) as client:
             if not await client.wait_until_serving(wait):
                 raise TokenUnavailableError("the daemon runs, but can't sign now")
 

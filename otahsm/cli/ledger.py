@@ -219,9 +219,10 @@ def stats(
 
 
 def _open(config: Path, patience: float | None) -> LedgerClient:
-    from otahsm.cli.connect import connect_ledger, load_client
+    from otahsm.cli.connect import connect, load_client
+    from otahsm.client import LedgerClient
 
-    return connect_ledger(load_client(config), patience)
+    return connect(LedgerClient, load_client(config), patience)
 
 
 async def _first(

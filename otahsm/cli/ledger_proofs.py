@@ -104,11 +104,12 @@ def checkpoint(
     """  # noqa: D301 - click reads the character, not the escape
     import asyncio
 
-    from otahsm.cli.connect import connect_transparency, load_client
+    from otahsm.cli.connect import connect, load_client
     from otahsm.cli.evidence import write_evidence
+    from otahsm.client import TransparencyClient
 
     async def fetch() -> bytes:
-        async with connect_transparency(load_client(config), patience) as client:
+        async with connect(TransparencyClient, load_client(config), patience) as client:
             return await client.checkpoint(make_new=new)
 
     write_evidence(output, asyncio.run(fetch()))
@@ -129,13 +130,14 @@ def prove(
     """  # noqa: D301
     import asyncio
 
-    from otahsm.cli.connect import connect_transparency, load_client
+    from otahsm.cli.connect import connect, load_client
     from otahsm.cli.evidence import parse_serial, write_evidence
+    from otahsm.client import TransparencyClient
 
     number = parse_serial(serial)
 
     async def fetch() -> bytes:
-        async with connect_transparency(load_client(config), patience) as client:
+        async with connect(TransparencyClient, load_client(config), patience) as client:
             return await client.prove_inclusion(number)
 
     write_evidence(output, asyncio.run(fetch()))
@@ -151,14 +153,15 @@ def prove_consistency(
     """Fetch the proof that the ledger only grew since an older checkpoint. Verify it with `check-proof`."""
     import asyncio
 
-    from otahsm.cli.connect import connect_transparency, load_client
+    from otahsm.cli.connect import connect, load_client
     from otahsm.cli.evidence import read_evidence, write_evidence
+    from otahsm.client import TransparencyClient
     from otahsm.tlog import Checkpoint, parse_note
 
     size = Checkpoint.parse(parse_note(read_evidence(old)).text).size
 
     async def fetch() -> bytes:
-        async with connect_transparency(load_client(config), patience) as client:
+        async with connect(TransparencyClient, load_client(config), patience) as client:
             return await client.prove_consistency(size)
 
     write_evidence(output, asyncio.run(fetch()))

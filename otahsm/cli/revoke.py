@@ -61,7 +61,8 @@ def revoke(  # noqa: PLR0913, PLR0917 - options
     """  # noqa: D301 - click reads the character, not the escape
     import asyncio
 
-    from otahsm.cli.connect import connect_revoking, load_client
+    from otahsm.cli.connect import connect, load_client
+    from otahsm.client import RevokingClient
     from otahsm.pki import Reason
 
     if sum(given is not None for given in (serial, device_id, file)) != 1:
@@ -73,7 +74,7 @@ def revoke(  # noqa: PLR0913, PLR0917 - options
     shown = _Shown(as_json=as_json)
 
     async def run() -> None:
-        async with connect_revoking(settings, patience) as client:
+        async with connect(RevokingClient, settings, patience) as client:
             async for outcome in client.revoke(targets, Reason(reason.value)):
                 shown.add(outcome)
 

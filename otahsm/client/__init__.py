@@ -5,6 +5,7 @@ async with IssuingClient("ca.example:7443", ClientTls(ca, certificate, key)) as 
         ...
 """
 
+from otahsm.client.asking import DaemonClient
 from otahsm.client.connection import ClientTls
 from otahsm.client.folders import DeviceFolders
 from otahsm.client.issuing import IssuingClient
@@ -22,6 +23,7 @@ __all__ = [
     "CertificateRequest",
     "ClientTls",
     "Count",
+    "DaemonClient",
     "DeviceFolders",
     "DeviceKey",
     "Done",

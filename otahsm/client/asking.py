@@ -1,42 +1,72 @@
-"""Unary calls that may be repeated: whichever daemon answers first, for as long as there is patience."""
+"""What all clients of the daemon have in common: whom they ask, and that they ask again."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
 
 import grpc
 
 from otahsm.client.backoff import Backoff
-from otahsm.client.connection import explain
+from otahsm.client.connection import ClientTls, explain
 from otahsm.client.replicas import Replicas
+from otahsm.errors import OtahsmError
 
 _Answer = TypeVar("_Answer")
 
 
-async def ask_patiently(
-    replicas: Replicas,
-    ask: Callable[[grpc.aio.Channel, float], Awaitable[_Answer]],
-    patience: float,
-) -> _Answer:
-    """Ask a daemon, and if it is unavailable, another one or again.
+class DaemonClient:
+    """A client of one daemon, or of several that share a ledger. Use it as an asynchronous context manager.
 
     Args:
-        replicas: whom to ask.
-        ask: makes the call on a channel, with a time-out in seconds.
-        patience: for how many seconds to go on.
+        targets: the daemon's address, `host:port`, or the addresses of several. A host may be a name with
+            several addresses. A daemon's TLS certificate must be for the host of its own address. Daemons
+            that can't sign, or are gone, are left out; what they did not answer is asked elsewhere.
+        tls: the operator CA, and this client's certificate and key.
+        patience: for how many seconds without any progress is repeated what failed for a passing reason.
 
     Raises:
-        OtahsmError: what the daemon said, or that none could be reached.
+        ConfigError: a TLS file can't be read, or there is no target.
     """
-    deadline = time.monotonic() + patience
-    backoff = Backoff()
-    while True:
-        target, channel = await replicas.choose()
-        try:
-            return await ask(channel, max(patience, 1))
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
-                raise explain(error, target) from None
-        await backoff.pause()
+
+    def __init__(self, targets: str | Sequence[str], tls: ClientTls, *, patience: float = 30.0) -> None:
+        self._patience = patience
+        self._replicas = Replicas([targets] if isinstance(targets, str) else targets, tls)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._replicas.close()
+
+    async def _ask(
+        self,
+        call: Callable[[grpc.aio.Channel, float], Awaitable[_Answer]],
+        *,
+        seconds: float | None = None,
+        explain: Callable[[grpc.aio.AioRpcError, str], OtahsmError] = explain,
+    ) -> _Answer:
+        """Make a unary call, and if the daemon is unavailable, to another one or again.
+
+        Args:
+            call: makes it on a channel, with a time-out in seconds.
+            seconds: the time-out; None: as long as there is patience.
+            explain: turns an error of a target's into one of ours.
+
+        Raises:
+            OtahsmError: what the daemon said, or that none could be reached.
+        """
+        deadline = time.monotonic() + self._patience
+        backoff = Backoff()
+        while True:
+            target, channel = await self._replicas.choose()
+            try:
+                return await call(channel, max(self._patience, 1) if seconds is None else seconds)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                    raise explain(error, target) from None
+            await backoff.pause()

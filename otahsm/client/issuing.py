@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Sequence
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import AsyncGenerator
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from otahsm.client.asking import ask_patiently
-from otahsm.client.connection import ClientTls, explain
+from otahsm.client.asking import DaemonClient
+from otahsm.client.connection import explain
 from otahsm.client.conversation import Conversation, Requests
-from otahsm.client.replicas import Replicas
 from otahsm.client.values import Authority, CertificateRequest, Result
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_grpc
 
@@ -28,32 +26,8 @@ _PAUSE: Final = 0.1
 _HEALTH_SECONDS: Final = 5.0
 
 
-class IssuingClient:
-    """A client of one daemon, or of several that share a ledger. Use it as an asynchronous context manager.
-
-    Args:
-        targets: the daemon's address, `host:port`, or the addresses of several. A host may be a name with
-            several addresses. A daemon's TLS certificate must be for the host of its own address. Daemons
-            that can't sign, or are gone, are left out; what they did not answer is asked elsewhere.
-        tls: the operator CA, and this client's certificate and key.
-        patience: for how many seconds without any progress requests are repeated that failed for a
-            passing reason.
-
-    Raises:
-        ConfigError: a TLS file can't be read, or there is no target.
-    """
-
-    def __init__(self, targets: str | Sequence[str], tls: ClientTls, *, patience: float = 30.0) -> None:
-        self._patience = patience
-        self._replicas = Replicas([targets] if isinstance(targets, str) else targets, tls)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._replicas.close()
+class IssuingClient(DaemonClient):
+    """A client that has certificates issued; see `DaemonClient`."""
 
     async def issue(self, requests: Requests, *, profile: str = "") -> AsyncGenerator[Result, None]:
         """Have certificates issued; yield one result for each request, as they come.
@@ -88,7 +62,7 @@ class IssuingClient:
             )
             return await stub.GetAuthority(authority_pb2.GetAuthorityRequest(), timeout=seconds)
 
-        return Authority.from_message((await ask_patiently(self._replicas, get, self._patience)).authority)
+        return Authority.from_message((await self._ask(get)).authority)
 
     async def reset_device(self, device_id: str, *, profile: str = "") -> int:
         """Let a device have a new certificate, for another key, at once.
@@ -105,7 +79,7 @@ class IssuingClient:
             request = device_pb2.ResetDeviceRequest(device_id=device_id, profile=profile)
             return await stub.ResetDevice(request, timeout=seconds)
 
-        response = await ask_patiently(self._replicas, reset, self._patience)
+        response = await self._ask(reset)
         return int.from_bytes(response.serial_number, "big")
 
     async def wait_until_serving(self, seconds: float) -> bool:

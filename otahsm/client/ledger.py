@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from types import TracebackType
-from typing import Any, Final, Self
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Final
 
 import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from otahsm.client.backoff import Backoff
-from otahsm.client.connection import ClientTls, explain
+from otahsm.client.asking import DaemonClient
+from otahsm.client.connection import explain
 from otahsm.client.ledger_values import Count, LedgerEntry, Query
-from otahsm.client.replicas import Replicas
 from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
@@ -24,31 +21,11 @@ _SECONDS: Final = 120.0  # counting ten million takes some twenty
 _DETAILS: Final = "grpc-status-details-bin"
 
 
-class LedgerClient:
-    """Reads the ledger of a daemon, or of several that share one. Use it as an asynchronous context manager.
+class LedgerClient(DaemonClient):
+    """A client that reads the ledger; see `DaemonClient`.
 
     Every method raises OtahsmError: the daemon can't be reached or refuses.
-
-    Args:
-        targets: as for `IssuingClient`.
-        tls: the operator CA, and this client's certificate and key.
-        patience: for how many seconds a question is repeated that failed for a passing reason.
-
-    Raises:
-        ConfigError: a TLS file can't be read, or there is no target.
     """
-
-    def __init__(self, targets: str | Sequence[str], tls: ClientTls, *, patience: float = 30.0) -> None:
-        self._patience = patience
-        self._replicas = Replicas([targets] if isinstance(targets, str) else targets, tls)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._replicas.close()
 
     async def by_serial(self, serial: int) -> tuple[LedgerEntry, tuple[bytes, ...]]:
         """Return the entry with a serial number, and its chain in DER: the device's certificate first.
@@ -110,16 +87,10 @@ class LedgerClient:
         return LedgerEntry.from_message(response.certificate), tuple(response.chain)
 
     async def _call(self, method: Callable[[Any], Any], request: object) -> Any:
-        deadline = time.monotonic() + self._patience
-        backoff = Backoff()
-        while True:
-            target, channel = await self._replicas.choose()
-            try:
-                return await method(ledger_pb2_grpc.LedgerServiceStub(channel))(request, timeout=_SECONDS)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
-                    raise _refusal(error, target) from None
-            await backoff.pause()
+        async def call(channel: grpc.aio.Channel, seconds: float) -> Any:
+            return await method(ledger_pb2_grpc.LedgerServiceStub(channel))(request, timeout=seconds)
+
+        return await self._ask(call, seconds=_SECONDS, explain=_refusal)
 
 
 def _refusal(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:

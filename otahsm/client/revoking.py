@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from types import TracebackType
-from typing import Final, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Final, NamedTuple
 
 import grpc
 
+from otahsm.client.asking import DaemonClient
 from otahsm.client.backoff import Backoff
-from otahsm.client.connection import ClientTls, explain
-from otahsm.client.replicas import Replicas
+from otahsm.client.connection import explain
 from otahsm.client.values import Refused, refused_in, trailing_status
 from otahsm.errors import OtahsmError
 from otahsm.pki import Reason, serial_octets
@@ -24,9 +23,6 @@ from otahsm.v1 import revocation_pb2_grpc
 _AT_ONCE: Final = 256  # targets in a call: the daemon's limit
 _CALL_SECONDS: Final = 60.0
 _REASONS: Final = {reason.code: reason for reason in Reason}
-
-_Answer = TypeVar("_Answer")
-_Stub: TypeAlias = "revocation_pb2_grpc.RevocationServiceAsyncStub"  # it is there for type checkers only
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +81,8 @@ class FetchedCrl(NamedTuple):
     revoked: int
 
 
-class RevokingClient:
-    """A client that revokes, of one daemon or several. Use it as an asynchronous context manager.
-
-    Args:
-        targets: as `IssuingClient` takes them.
-        tls: the operator CA, and this client's certificate and key.
-        patience: for how many seconds a call is repeated that fails for a passing reason.
-
-    Raises:
-        ConfigError: a TLS file can't be read, or there is no target.
-    """
-
-    def __init__(self, targets: str | Sequence[str], tls: ClientTls, *, patience: float = 30.0) -> None:
-        self._patience = patience
-        self._replicas = Replicas([targets] if isinstance(targets, str) else targets, tls)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._replicas.close()
+class RevokingClient(DaemonClient):
+    """A client that revokes, and fetches CRLs; see `DaemonClient`."""
 
     async def revoke(
         self, targets: Iterable[ToRevoke], reason: Reason
@@ -142,7 +117,11 @@ class RevokingClient:
             request.shard = shard
         elif authorities:
             request.authorities = True
-        answer = await self._call(lambda stub, seconds: stub.GetCrl(request, timeout=seconds))
+
+        async def get(channel: grpc.aio.Channel, seconds: float) -> pb.GetCrlResponse:
+            return await _stub(channel).GetCrl(request, timeout=seconds)
+
+        answer = await self._ask(get, seconds=_CALL_SECONDS, explain=_explained)
         return FetchedCrl(
             answer.crl,
             answer.number,
@@ -156,8 +135,7 @@ class RevokingClient:
         deadline, backoff = time.monotonic() + self._patience, Backoff()
         outcomes: list[Revoked | NotRevoked] = []
         while chunk:
-            request = pb.RevokeCertificatesRequest(targets=[_message(target, reason) for target in chunk])
-            answer = await self._call(self._revoker(request))
+            answer = await self._call([_message(target, reason) for target in chunk])
             again: list[ToRevoke] = []
             for target, result in zip(chunk, answer.results, strict=True):
                 if result.HasField("error"):
@@ -173,25 +151,17 @@ class RevokingClient:
                 await backoff.pause()
         return outcomes
 
-    @staticmethod
-    def _revoker(
-        request: pb.RevokeCertificatesRequest,
-    ) -> Callable[[_Stub, float], Awaitable[pb.RevokeCertificatesResponse]]:
-        return lambda stub, seconds: stub.RevokeCertificates(request, timeout=seconds)
+    async def _call(self, targets: list[pb.RevocationTarget]) -> pb.RevokeCertificatesResponse:
+        async def revoke(channel: grpc.aio.Channel, seconds: float) -> pb.RevokeCertificatesResponse:
+            request = pb.RevokeCertificatesRequest(targets=targets)
+            return await _stub(channel).RevokeCertificates(request, timeout=seconds)
 
-    async def _call(self, call: Callable[[_Stub, float], Awaitable[_Answer]]) -> _Answer:
-        """Make a call, again and again while it fails for a passing reason and there is patience."""
-        deadline, backoff = time.monotonic() + self._patience, Backoff()
-        while True:
-            target, channel = await self._replicas.choose()
-            stub: _Stub = revocation_pb2_grpc.RevocationServiceStub(channel)
-            try:
-                return await call(stub, _CALL_SECONDS)
-            except grpc.aio.AioRpcError as error:
-                passing = error.code() is grpc.StatusCode.UNAVAILABLE
-                if not passing or time.monotonic() >= deadline:
-                    raise _explained(error, target) from None
-            await backoff.pause()
+        return await self._ask(revoke, seconds=_CALL_SECONDS, explain=_explained)
+
+
+def _stub(channel: grpc.aio.Channel) -> revocation_pb2_grpc.RevocationServiceAsyncStub:
+    stub: revocation_pb2_grpc.RevocationServiceAsyncStub = revocation_pb2_grpc.RevocationServiceStub(channel)
+    return stub
 
 
 def _explained(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:

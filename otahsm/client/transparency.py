@@ -5,42 +5,15 @@ What it returns is to be verified with `otahsm.tlog` and the log's verifier key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
-
 import grpc
 
-from otahsm.client.asking import ask_patiently
-from otahsm.client.connection import ClientTls
-from otahsm.client.replicas import Replicas
+from otahsm.client.asking import DaemonClient
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1 import transparency_pb2_grpc
 
 
-class TransparencyClient:
-    """A client of one daemon, or of several that share a ledger. Use it as an asynchronous context manager.
-
-    Args:
-        targets: as `IssuingClient` takes them.
-        tls: the operator CA, and this client's certificate and key.
-        patience: for how many seconds a daemon that is unavailable is asked again.
-
-    Raises:
-        ConfigError: a TLS file can't be read, or there is no target.
-    """
-
-    def __init__(self, targets: str | Sequence[str], tls: ClientTls, *, patience: float = 30.0) -> None:
-        self._patience = patience
-        self._replicas = Replicas([targets] if isinstance(targets, str) else targets, tls)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._replicas.close()
+class TransparencyClient(DaemonClient):
+    """A client that fetches checkpoints and proofs; see `DaemonClient`."""
 
     async def checkpoint(self, *, make_new: bool = False) -> bytes:
         """Return the last checkpoint, a signed note; or have one made of all that is recorded by now.
@@ -53,7 +26,7 @@ class TransparencyClient:
             request = pb.GetCheckpointRequest(make_new=make_new)
             return await _stub(channel).GetCheckpoint(request, timeout=seconds)
 
-        return (await ask_patiently(self._replicas, ask, self._patience)).checkpoint
+        return (await self._ask(ask)).checkpoint
 
     async def prove_inclusion(self, serial: int) -> bytes:
         """Return the proof that a certificate is in the log (c2sp.org/tlog-proof); its extra is the leaf.
@@ -68,7 +41,7 @@ class TransparencyClient:
             request = pb.GetInclusionProofRequest(serial_number=octets)
             return await _stub(channel).GetInclusionProof(request, timeout=seconds)
 
-        return (await ask_patiently(self._replicas, ask, self._patience)).proof
+        return (await self._ask(ask)).proof
 
     async def prove_consistency(self, old_size: int) -> bytes:
         """Return the proof that the log only grew since it had so many leaves (c2sp.org/tlog-witness).
@@ -81,7 +54,7 @@ class TransparencyClient:
             request = pb.GetConsistencyProofRequest(old_size=old_size)
             return await _stub(channel).GetConsistencyProof(request, timeout=seconds)
 
-        return (await ask_patiently(self._replicas, ask, self._patience)).proof
+        return (await self._ask(ask)).proof
 
 
 def _stub(channel: grpc.aio.Channel) -> transparency_pb2_grpc.TransparencyServiceAsyncStub:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
-import structlog
-
+from otahsm.daemon.answering import answered
 from otahsm.daemon.ledger_wire import filter_of, serial_of, text_of, time_of, write_counts, write_entry
 from otahsm.daemon.paging import page_start, page_token
-from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import abort
-from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
+from otahsm.daemon.tls import Context
+from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.issuance import Entry, Issuance, Status
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
 MAX_PAGE: Final = 1000
 _PAGE: Final = 100
-
-_log = structlog.get_logger()
-_Response = TypeVar("_Response")
 
 
 class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
@@ -34,19 +28,19 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: pb.GetCertificateRequest, context: Context
     ) -> pb.GetCertificateResponse:
         """Return one certificate."""
-        return await _answer(context, lambda: self._get(request))
+        return await answered(self._get(request), context, "query.fault")
 
     async def ListCertificates(  # noqa: N802
         self, request: pb.ListCertificatesRequest, context: Context
     ) -> pb.ListCertificatesResponse:
         """Return a page of certificates."""
-        return await _answer(context, lambda: self._list(request))
+        return await answered(self._list(request), context, "query.fault")
 
     async def GetLedgerStats(  # noqa: N802
         self, request: pb.GetLedgerStatsRequest, context: Context
     ) -> pb.GetLedgerStatsResponse:
         """Return counts."""
-        return await _answer(context, lambda: self._count(request))
+        return await answered(self._count(request), context, "query.fault")
 
     async def _get(self, request: pb.GetCertificateRequest) -> pb.GetCertificateResponse:
         entry = await self._find(request)
@@ -94,15 +88,3 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         response = pb.GetLedgerStatsResponse()
         write_counts(response, await self._inspection.count(time_of(request)))
         return response
-
-
-async def _answer(context: Context, work: Callable[[], Awaitable[_Response]]) -> _Response:
-    """Give an answer, or say why there is none."""
-    try:
-        return await work()
-    except OtahsmError as error:
-        failure = error
-    except Exception:  # noqa: BLE001 - the edge of the process: a fault of ours must not reach the client raw
-        _log.exception("query.fault", client=caller_of(context).identity)
-        failure = OtahsmError("the daemon failed in an unforeseen way; its log says how")
-    return await abort(context, failure)

@@ -9,9 +9,10 @@ import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.config import Config
+from otahsm.daemon.answering import answered
 from otahsm.daemon.services import MAX_REQUESTS
 from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import abort, status_of
+from otahsm.daemon.wire import status_of
 from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.issuance import (
     AUTHORITIES,
@@ -20,13 +21,14 @@ from otahsm.issuance import (
     RevocationOrder,
     RevocationOutcome,
     RevokedDevice,
+    StoredCrl,
 )
-from otahsm.pki import Reason, crl_url, serial_octets
+from otahsm.pki import SERIAL_BYTES, Reason, crl_url, serial_octets
 from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc
 
 _REASONS: Final = {reason.code: reason for reason in Reason}
-_SERIAL_OCTETS: Final = 20
+_FAULT: Final = "revocation.fault"
 
 _log = structlog.get_logger()
 
@@ -44,10 +46,7 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
     ) -> pb.RevokeCertificatesResponse:
         """Revoke certificates."""
         caller = caller_of(context)
-        try:
-            outcomes = await self._revoke(request, caller.identity)
-        except OtahsmError as error:
-            await abort(context, error)
+        outcomes = await answered(self._revoke(request, caller.identity), context, _FAULT)
         _log_revoked(outcomes, caller.identity)
         response = pb.RevokeCertificatesResponse()
         for outcome in outcomes:
@@ -62,10 +61,7 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
         self, request: pb.GetCrlRequest, context: Context
     ) -> pb.GetCrlResponse:
         """Return a CRL."""
-        try:
-            crl = await self._crls.crl(self._scope(request))
-        except OtahsmError as error:
-            await abort(context, error)
+        crl = await answered(self._crl(request), context, _FAULT)
         return pb.GetCrlResponse(
             crl=crl.der,
             number=crl.row.number,
@@ -93,6 +89,9 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
             outcomes[place] = outcome
         return outcomes
 
+    async def _crl(self, request: pb.GetCrlRequest) -> StoredCrl:
+        return await self._crls.crl(self._scope(request))
+
     def _scope(self, request: pb.GetCrlRequest) -> str:
         match request.WhichOneof("scope"):
             case "url":
@@ -110,8 +109,8 @@ def _order_of(target: pb.RevocationTarget) -> RevocationOrder:
     if target.reason not in _REASONS:
         raise RequestRefusedError("reason", f"there is no reason {target.reason}")
     serial = target.serial_number
-    if target.WhichOneof("target") == "serial_number" and not 0 < len(serial) <= _SERIAL_OCTETS:
-        raise RequestRefusedError("serial_number", f"a serial number has 1 to {_SERIAL_OCTETS} octets")
+    if target.WhichOneof("target") == "serial_number" and not 0 < len(serial) <= SERIAL_BYTES:
+        raise RequestRefusedError("serial_number", f"a serial number has 1 to {SERIAL_BYTES} octets")
     return RevocationOrder(
         int.from_bytes(serial, "big") if serial else None,
         target.device_id,

@@ -11,6 +11,7 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from otahsm.daemon.answering import answered, unforeseen
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import abort, order_of, write_certificate, write_result
 from otahsm.errors import OtahsmError, RequestRefusedError, ShuttingDownError
@@ -76,7 +77,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
             outcomes = await self._issuance.submit(orders)
         except Exception:  # noqa: BLE001 - the edge of the process: a fault of ours must not reach the client raw
             _log.exception("issuance.fault", client=caller.identity, requests=len(orders))
-            fault: Outcome = OtahsmError("the daemon failed in an unforeseen way; its log says how")
+            fault: Outcome = unforeseen()
             outcomes = [fault] * len(orders)
         refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
         if refusals:
@@ -238,10 +239,8 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
     ) -> device_pb2.ResetDeviceResponse:
         """Let a device have a new certificate."""
         caller = caller_of(context)
-        try:
-            serial = await self._issuance.reset(request.device_id, request.profile)
-        except OtahsmError as error:
-            await abort(context, error)
+        work = self._issuance.reset(request.device_id, request.profile)
+        serial = await answered(work, context, "device.fault")
         octets = serial_octets(serial)
         _log.warning(
             "device.reset", client=caller.identity, device=request.device_id, superseded=octets.hex()

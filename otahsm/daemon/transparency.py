@@ -7,14 +7,15 @@ from typing import Final, TypeVar
 
 import structlog
 
+from otahsm.daemon.answering import answered
 from otahsm.daemon.tls import Context
 from otahsm.daemon.wire import abort
-from otahsm.errors import LedgerTamperedError, OtahsmError, RequestRefusedError
+from otahsm.errors import LedgerTamperedError, RequestRefusedError
 from otahsm.issuance import Transparency
+from otahsm.pki import SERIAL_BYTES
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1 import transparency_pb2_grpc
 
-_SERIAL_BYTES: Final = 20
 _MAX_SIZE: Final = 2**63 - 1
 
 _Answer = TypeVar("_Answer")
@@ -39,8 +40,8 @@ class TransparencyService(transparency_pb2_grpc.TransparencyServiceServicer):
         self, request: pb.GetInclusionProofRequest, context: Context
     ) -> pb.GetInclusionProofResponse:
         """Prove that the log holds a certificate."""
-        if not 1 <= len(request.serial_number) <= _SERIAL_BYTES:
-            message = f"a serial number has 1 to {_SERIAL_BYTES} octets"
+        if not 1 <= len(request.serial_number) <= SERIAL_BYTES:
+            message = f"a serial number has 1 to {SERIAL_BYTES} octets"
             await abort(context, RequestRefusedError("serial_number", message))
         leaf, proof = await _answered(self._transparency.prove_inclusion(request.serial_number), context)
         return pb.GetInclusionProofResponse(leaf=leaf, proof=proof)
@@ -56,13 +57,13 @@ class TransparencyService(transparency_pb2_grpc.TransparencyServiceServicer):
 
 
 async def _answered(work: Awaitable[_Answer], context: Context) -> _Answer:
-    """Wait for an answer; end the call with the error if there is none."""
+    return await answered(_told(work), context, "transparency.fault")
+
+
+async def _told(work: Awaitable[_Answer]) -> _Answer:
+    """Log that the ledger was changed behind our back, whoever it was that found out."""
     try:
         return await work
-    except OtahsmError as error:
-        if isinstance(error, LedgerTamperedError):
-            _log.error("transparency.failed", reason=error.reason, message=error.message, hint=error.hint)
-        await abort(context, error)
-    except Exception:  # noqa: BLE001 - the edge of the process: a fault of ours must not reach the client raw
-        _log.exception("transparency.fault")
-        await abort(context, OtahsmError("the daemon failed in an unforeseen way; its log says how"))
+    except LedgerTamperedError as error:
+        _log.error("transparency.failed", reason=error.reason, message=error.message, hint=error.hint)
+        raise
