@@ -8,8 +8,9 @@ daemon can't write without a place.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -66,7 +67,7 @@ class PostgresDatabase:
     def open_reader(self) -> Engine:
         """Open one more connection, without a place."""
         engine = engine_for(*self._address).execution_options(isolation_level="REPEATABLE READ")
-        event.listen(engine, "connect", _configure)
+        event.listen(engine, "connect", partial(configure, _SETTINGS))
         return engine
 
     def hold(self) -> None:
@@ -88,7 +89,7 @@ class PostgresDatabase:
 
     def _take_place(self, connection: Any, _: object) -> None:
         """Take the first place that nobody holds, for as long as this connection lives."""
-        _configure(connection, None)
+        configure(_SETTINGS, connection)
         with connection.cursor() as cursor:
             for place in count(1):
                 cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (BOOKS, place))
@@ -105,9 +106,10 @@ def _leave_a_standby(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _configure(connection: Any, _: object) -> None:
+def configure(settings: Sequence[str], connection: Any, _: object = None) -> None:
+    """Run statements on a connection that is new, for all its transactions."""
     with connection.cursor() as cursor:
-        for setting in _SETTINGS:
+        for setting in settings:
             cursor.execute(setting)
     connection.commit()
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool
 
 from otahsm.config import LedgerConfig
-from otahsm.ledger.postgres import engine_for
+from otahsm.ledger.postgres import configure, engine_for
 
 _SQLITE: Final = (
     "PRAGMA query_only = ON",
@@ -30,7 +31,7 @@ _POSTGRESQL: Final = (
 
 
 def read_only_engine(config: LedgerConfig) -> Engine:
-    """Return an engine of one connection, which is made when it is first used, in any thread.
+    """Return an engine whose connection is made when it is first used.
 
     A transaction of it sees one moment of the ledger. It waits for no writer, and no writer for it; SQLite's
     write-ahead log can't begin anew while one is open, so none may last.
@@ -40,10 +41,10 @@ def read_only_engine(config: LedgerConfig) -> Engine:
     """
     if config.url is not None:
         engine = engine_for(config.url, config.password_file)
-        event.listen(engine, "connect", _set_up_postgresql)
+        event.listen(engine, "connect", partial(configure, _POSTGRESQL))
         return engine
     assert config.path is not None  # noqa: S101 - the configuration was checked
-    return _sqlite_engine(config.path)
+    return sqlite_reader(config.path)
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
@@ -53,8 +54,9 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     )
 
 
-def _sqlite_engine(path: Path) -> Engine:
-    engine = create_engine("sqlite://", creator=lambda: connect_read_only(path), poolclass=StaticPool)
+def sqlite_reader(path: Path) -> Engine:
+    """Return an engine over a file that exists. Its connections may be used in any thread, one at a time."""
+    engine = create_engine("sqlite://", creator=lambda: connect_read_only(path), poolclass=QueuePool)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: object) -> None:
@@ -66,10 +68,3 @@ def _sqlite_engine(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN")  # the driver would begin for writes only
 
     return engine
-
-
-def _set_up_postgresql(connection: Any, _: object) -> None:
-    with connection.cursor() as cursor:
-        for setting in _POSTGRESQL:
-            cursor.execute(setting)
-    connection.commit()

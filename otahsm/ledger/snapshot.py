@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import postgres
+from otahsm.ledger.postgres import engine_for
+from otahsm.ledger.read_only import sqlite_reader
 from otahsm.ledger.schema import metadata
 
 
@@ -48,22 +46,7 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
 
 def _open(config: LedgerConfig) -> Engine:
     if config.url is not None:
-        engine = postgres.engine_for(config.url, config.password_file)
+        engine = engine_for(config.url, config.password_file)
         return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     assert config.path is not None  # noqa: S101 - the configuration was checked
-    return _open_file(config.path)
-
-
-def _open_file(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///file:{quote(str(path.absolute()))}?mode=ro&uri=true")
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves, below
-        connection.execute("PRAGMA busy_timeout = 5000")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
-
-    return engine
+    return sqlite_reader(config.path)

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, select
 
 from otahsm.errors import ConfigError
 from otahsm.ledger.checkpoint import Checkpointer
+from otahsm.ledger.read_only import sqlite_reader
 from otahsm.ledger.schema import intents
 
 _PRAGMAS: Final = (
@@ -43,18 +44,7 @@ class SqliteDatabase:
 
     def open_reader(self) -> Engine:
         """Open one more connection, which can only read; readers and the writer don't wait for each other."""
-        engine = create_engine(f"sqlite:///{self._path}")
-
-        @event.listens_for(engine, "connect")
-        def _configure(connection: Any, _: object) -> None:
-            connection.isolation_level = None
-            connection.execute("PRAGMA query_only = ON")
-
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN")
-
-        return engine
+        return sqlite_reader(self._path)
 
     def hold(self) -> None:
         """Take the file for this process alone.

@@ -78,7 +78,7 @@ class Ledger:
         Raises:
             LedgerUnavailableError: nothing was written.
         """
-        return await self._transaction(lambda connection: self._write_intents(connection, batch, now))
+        return await self.transaction(lambda connection: self._write_intents(connection, batch, now))
 
     async def record(self, issued: Mapping[int, bytes]) -> None:
         """Write certificates, DER by intent id, durably (step 5).
@@ -87,7 +87,7 @@ class Ledger:
             LedgerUnavailableError: nothing was written; nothing may be released.
         """
         now = time.time_ns() // 1000
-        await self._transaction(lambda connection: closing.write_certificates(connection, issued, now))
+        await self.transaction(lambda connection: closing.write_certificates(connection, issued, now))
         self._open_ids.difference_update(issued)
         self._database.recorded(len(issued))
 
@@ -98,7 +98,7 @@ class Ledger:
         """
         self._owed.append((tuple(intent_ids), reason))
         with contextlib.suppress(LedgerUnavailableError):
-            await self._transaction(lambda _: None)
+            await self.transaction(lambda _: None)
 
     async def reset(self, device_id: str, profile: str) -> bytes | None:
         """Let a device have a new certificate, for a new key, whatever the profile's windows are.
@@ -110,22 +110,7 @@ class Ledger:
             LedgerUnavailableError: nothing was changed.
         """
         now = time.time_ns() // 1000
-        return await self._transaction(lambda connection: closing.reset(connection, device_id, profile, now))
-
-    async def transaction(self, work: Callable[[Connection], _Result]) -> _Result:
-        """Have a function of this room's do its work in a transaction, with whatever else waits.
-
-        Args:
-            work: it may be done more than once; only what the last time wrote is kept. It must not raise
-                for what it finds: it may share the transaction with the cycle's writes.
-
-        Returns:
-            What it returned; what it wrote is durable then.
-
-        Raises:
-            LedgerUnavailableError: nothing was written, or it is not known whether it was.
-        """
-        return await self._transaction(work)
+        return await self.transaction(lambda connection: closing.reset(connection, device_id, profile, now))
 
     @property
     def failure(self) -> LedgerUnavailableError | None:
@@ -139,9 +124,9 @@ class Ledger:
             How many intents were voided.
         """
         with contextlib.suppress(LedgerUnavailableError):
-            self._something_left = await self._transaction(self._look)
+            self._something_left = await self.transaction(self._look)
             if self._something_left:
-                await self._transaction(lambda _: None)
+                await self.transaction(lambda _: None)
                 return self._closed
         return 0
 
@@ -150,10 +135,17 @@ class Ledger:
         await self._on_writer(self._close)
         self._writer.shutdown()
 
-    async def _transaction(self, work: Callable[[Connection], _Result]) -> _Result:
-        """Have `work` done in a transaction that is durable when this returns.
+    async def transaction(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Have a function of this room's do its work in a transaction that is durable when this returns.
 
         What waits while the disk is busy goes into one transaction: the disk is waited for once.
+
+        Args:
+            work: it may be done more than once; only what the last time wrote is kept. It must not raise
+                for what it finds: it may share the transaction with the cycle's writes.
+
+        Raises:
+            LedgerUnavailableError: nothing was written, or it is not known whether it was.
         """
         done: Future[_Result] = Future()
         self._waiting.put((work, done))
@@ -242,7 +234,7 @@ class Ledger:
     def _look(self, connection: Connection) -> bool:
         place = self._database.place
         if self._failure is not None:
-            closing.note_closed(connection, place, min(self._open_ids, default=0))  # a write like any other
+            closing.touch(connection, place)
         return closing.anything_left(connection, place)
 
     def _open(self) -> int:

@@ -140,7 +140,7 @@ async def test_a_write_that_fails_fails_alone(ledger: Ledger, home: Home) -> Non
 
     held = threading.Event()
     ledger._writer.submit(held.wait)  # all that comes meanwhile is one group
-    group = (ledger.journal([intent("a")]), ledger._transaction(spoil), ledger.journal([intent("b")]))
+    group = (ledger.journal([intent("a")]), ledger.transaction(spoil), ledger.journal([intent("b")]))
     writes = [asyncio.create_task(write) for write in group]
     await asyncio.sleep(0)
     held.set()
@@ -161,7 +161,7 @@ async def test_a_ledger_that_failed_says_so_until_a_write_succeeds(ledger: Ledge
 
     said = [ledger.failure]
     with pytest.raises(LedgerUnavailableError):
-        await ledger._transaction(spoil)
+        await ledger.transaction(spoil)
     said.append(ledger.failure)
     assert await ledger.tend() == 0
     said.append(ledger.failure)

@@ -85,7 +85,7 @@ async def test_a_write_that_fails_at_the_commit_fails_alone(home: SqliteHome) ->
     await ledger.open()
     held = threading.Event()
     ledger._writer.submit(held.wait)  # all that comes meanwhile is one group
-    group = (ledger.journal([intent("a")]), ledger._transaction(spoil), ledger.journal([intent("b")]))
+    group = (ledger.journal([intent("a")]), ledger.transaction(spoil), ledger.journal([intent("b")]))
     writes = [asyncio.create_task(write) for write in group]
     await asyncio.sleep(0)
     held.set()
