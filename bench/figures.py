@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +28,10 @@ from otahsm.quickstart import create
 
 from fill_ledger import fill
 
-SHIM: Final = Path(__file__).parents[1] / "tests/shim/shim.c"
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from faulty import compile_shim, shim_environment
+from postgres import PostgresServer
+
 MILLION: Final = 1_000_000
 OTHER_KEYS: Final[tuple[KeyType, ...]] = ("ec-p384", "rsa-2048", "rsa-3072", "ed25519")
 
@@ -70,21 +72,16 @@ async def slow(config: Config) -> None:
     """A token that takes 20 ms a signature and makes 16 at once."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = ["gcc", "-O1", "-shared", "-fPIC", "-o", str(folder / "shim.so"), str(SHIM), "-ldl"]
-        subprocess.run(command, check=True)
+        module = compile_shim(folder)
         (folder / "control").write_text("slow")
         slots = f"otahsm-{uuid.uuid4()}"
 
         def behind_shim(settings: Config) -> Config:
             token = section(settings.token, "token")
-            shim = {
-                "SHIM_MODULE": str(token.module),
-                "SHIM_CONTROL": str(folder / "control"),
-                "SHIM_LOG": str(folder / "log"),
-                "SHIM_SLOTS": f"/{slots}",
-            }
+            control, log = folder / "control", folder / "log"
+            shim = shim_environment(token.module, control=control, log=log, slots=slots)
             changes = {
-                "module": folder / "shim.so",
+                "module": module,
                 "environment": {**token.environment, **shim},
                 "signers": 2,
                 "sessions": 8,
@@ -157,9 +154,6 @@ async def keys(config: Config) -> None:
 
 async def postgres(config: Config) -> None:
     """A ledger in PostgreSQL on the same machine, and two daemons over it."""
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    from postgres import PostgresServer  # noqa: PLC0415
-
     server = PostgresServer()
     try:
         ledger = LedgerConfig(url=server.create_database(), password_file=server.password_file)

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from harness import Fleet
+
+SOURCE: Final = Path(__file__).parent / "shim/shim.c"
+
+
+def compile_shim(folder: Path) -> Path:
+    """Compile the module into a folder."""
+    library = folder / "shim.so"
+    warnings = ("-Wall", "-Wextra", "-Werror")
+    command = ["gcc", *warnings, "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
+    subprocess.run(command, check=True)
+    return library
+
+
+def shim_environment(module: Path, *, control: Path, log: Path, slots: str) -> dict[str, str]:
+    """Return what the module needs: the real one, the files it is told by and tells by, and a semaphore."""
+    return {
+        "SHIM_MODULE": str(module),
+        "SHIM_CONTROL": str(control),
+        "SHIM_LOG": str(log),
+        "SHIM_SLOTS": f"/{slots}",
+    }
 
 
 @dataclass

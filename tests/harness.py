@@ -149,7 +149,7 @@ class RunningDaemon:
 
     def workers(self, module: str) -> list[int]:
         """Return the pids of the daemon's workers of one kind."""
-        return [pid for pid in self.children() if module in _command_line(pid)]
+        return [pid for pid in self.children() if module in command_line(pid)]
 
     def children(self) -> list[int]:
         """Return the pids of all its workers, also of those that are only starting."""
@@ -189,7 +189,7 @@ def orphaned_workers() -> list[int]:
         with contextlib.suppress(OSError):
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
             pid = int(stat.parent.name)
-            if parent == 1 and is_running(pid) and "-m\0otahsm." in _command_line(pid):
+            if parent == 1 and is_running(pid) and "-m\0otahsm." in command_line(pid):
                 orphans.append(pid)
     return orphans
 
@@ -201,7 +201,7 @@ def resident_bytes(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _command_line(pid: int) -> str:
+def command_line(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text()
     return ""

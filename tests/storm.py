@@ -14,6 +14,7 @@ import contextlib
 import os
 import random
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -28,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from otahsm.errors import ExitCode
 from otahsm.quickstart import create
 
-from harness import OTAHSM, Fleet, eventually, free_port, is_running
+from harness import OTAHSM, Fleet, command_line, eventually, free_port, is_running
 from ledger_reader import certificates, rows
 from postgres import PostgresServer
 
@@ -65,7 +66,7 @@ class Replica:
     def workers(self, kind: str) -> list[int]:
         with contextlib.suppress(OSError):
             listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-            return [pid for pid in map(int, listed.split()) if kind in _command_line(pid)]
+            return [pid for pid in map(int, listed.split()) if kind in command_line(pid)]
         return []
 
     def stop(self) -> int:
@@ -179,7 +180,7 @@ class Storm:
             pids = replica.workers(kind)
             if pids:
                 with contextlib.suppress(ProcessLookupError):
-                    _kill(self._random.choice(pids))
+                    os.kill(self._random.choice(pids), signal.SIGKILL)
                 replica.calm_at = time.monotonic() + CALM_SECONDS
             return bool(pids)
 
@@ -197,16 +198,6 @@ class Storm:
             ("preparer", lambda: kill_worker("preparer")),
         ]
         return victims + [("database", kill_database)] * (self._server is not None)
-
-
-def _kill(pid: int) -> None:
-    subprocess.run(["kill", "-9", str(pid)], check=False, stderr=subprocess.DEVNULL)
-
-
-def _command_line(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    return ""
 
 
 def _der(path: Path) -> bytes:
