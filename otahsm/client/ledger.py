@@ -13,6 +13,7 @@ from otahsm.client.asking import DaemonClient
 from otahsm.client.connection import explain
 from otahsm.client.ledger_values import Count, LedgerEntry, Query
 from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
+from otahsm.pki import serial_octets
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
@@ -33,7 +34,7 @@ class LedgerClient(DaemonClient):
         Raises:
             NotFoundError: there is none.
         """
-        octets = serial.to_bytes(max(1, (serial.bit_length() + 7) // 8), "big")
+        octets = serial_octets(serial) or bytes(1)
         return await self._get(pb.GetCertificateRequest(serial_number=octets))
 
     async def by_device(self, device_id: str, profile: str = "") -> tuple[LedgerEntry, tuple[bytes, ...]]:

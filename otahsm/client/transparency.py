@@ -8,6 +8,7 @@ from __future__ import annotations
 import grpc
 
 from otahsm.client.asking import DaemonClient
+from otahsm.pki import serial_octets
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1 import transparency_pb2_grpc
 
@@ -37,7 +38,7 @@ class TransparencyClient(DaemonClient):
         """
 
         async def ask(channel: grpc.aio.Channel, seconds: float) -> pb.GetInclusionProofResponse:
-            octets = serial.to_bytes(max(1, -(-serial.bit_length() // 8)), "big")
+            octets = serial_octets(serial) or bytes(1)
             request = pb.GetInclusionProofRequest(serial_number=octets)
             return await _stub(channel).GetInclusionProof(request, timeout=seconds)
 

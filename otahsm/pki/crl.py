@@ -22,7 +22,7 @@ from otahsm.errors import RequestRefusedError
 from otahsm.pki.algorithms import signature_is_valid
 from otahsm.pki.certificate import FIRST_GENERALIZED_YEAR, asn1_time, assemble
 from otahsm.pki.chain import Issuer
-from otahsm.pki.der import GENERALIZED_TIME, INTEGER, SEQUENCE, UTC_TIME, children, tlv
+from otahsm.pki.der import GENERALIZED_TIME, SEQUENCE, UTC_TIME, children, integer, tlv
 from otahsm.pki.distribution import issuing_distribution_point, url_in
 from otahsm.pki.parsing import PARSE_ERRORS
 
@@ -191,8 +191,7 @@ def _encode_entries(revoked: Iterable[RevokedCertificate]) -> bytes:
         last = serial
         entries += tlv(
             SEQUENCE,
-            # As in `TbsTemplate`: an INTEGER's first bit is its sign.
-            tlv(INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
+            integer(serial),
             _encode_time(revoked_at),
             _REASONS[reason],
         )

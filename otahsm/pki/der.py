@@ -28,6 +28,14 @@ def tlv(tag: int, *contents: bytes) -> bytes:
     return bytes((tag, 0x80 | len(octets))) + octets + content
 
 
+def integer(number: int) -> bytes:
+    """Encode an INTEGER that is not negative (X.690, section 8.3).
+
+    Its first bit is the sign: a number whose octets are full is preceded by another, which is zero.
+    """
+    return tlv(INTEGER, number.to_bytes(number.bit_length() // 8 + 1, "big"))
+
+
 def children(der: bytes) -> Iterator[bytes]:
     """Yield the values that a constructed value holds, each with its identifier and length.
 

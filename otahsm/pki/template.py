@@ -15,7 +15,7 @@ from otahsm.config import ProfileConfig
 from otahsm.pki.certificate import Validity, build_tbs, encode_validity
 from otahsm.pki.chain import Issuer
 from otahsm.pki.csr import CheckedCsr
-from otahsm.pki.der import INTEGER, SEQUENCE, children, tlv
+from otahsm.pki.der import SEQUENCE, children, integer, tlv
 from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.names import subject_of
 
@@ -54,8 +54,7 @@ class TbsTemplate:
         return tlv(
             SEQUENCE,
             self._version,
-            # An INTEGER's first bit is its sign (X.690, section 8.3): a full octet is followed by another.
-            tlv(INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
+            integer(serial),
             self._algorithm_and_issuer,
             _encoded(validity),
             subject_of(csr.device_id),
