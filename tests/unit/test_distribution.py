@@ -29,7 +29,7 @@ urls = st.builds(
     hosts,
     ports,
     st.lists(names, min_size=1, max_size=4),
-)
+).filter(lambda url: not url.lower().endswith(".pem"))  # which is refused: see test_config.py
 
 
 @given(st.integers(1, 2**159 - 1), st.integers(1, 4096))
