@@ -16,9 +16,8 @@ from otahsm.errors import InProgressError, NotFoundError, OtahsmError, RequestRe
 from otahsm.issuance.values import RevocationOrder, RevocationOutcome, RevokedDevice
 from otahsm.ledger import InProgress, Ledger, Revocation, Target
 from otahsm.ledger.revocation import RevocationAnswer, revoke
-from otahsm.pki import Reason, check_device_id, serial_octets
+from otahsm.pki import SERIAL_BYTES, Reason, check_device_id, serial_octets
 
-_SERIAL_OCTETS: Final = 20
 _MAX_PROFILE: Final = 255
 
 
@@ -67,9 +66,9 @@ class Revocations:
 def _check(order: RevocationOrder) -> RequestRefusedError | None:
     if (order.serial is None) == (not order.device_id):
         return RequestRefusedError("target", "name either a serial number or a device id")
-    if order.serial is not None and not 0 < order.serial < 1 << 8 * _SERIAL_OCTETS:
+    if order.serial is not None and not 0 < order.serial < 1 << 8 * SERIAL_BYTES:
         return RequestRefusedError(
-            "serial_number", f"a serial number is positive and has at most {_SERIAL_OCTETS} octets"
+            "serial_number", f"a serial number is positive and has at most {SERIAL_BYTES} octets"
         )
     try:
         # As in a certificate: what can be in none need not be looked for, and some of it no database takes.
@@ -82,7 +81,7 @@ def _check(order: RevocationOrder) -> RequestRefusedError | None:
 
 
 def _target(order: RevocationOrder) -> Target:
-    serial = b"" if order.serial is None else order.serial.to_bytes(_SERIAL_OCTETS, "big")
+    serial = b"" if order.serial is None else order.serial.to_bytes(SERIAL_BYTES, "big")
     return Target(serial, order.device_id, order.profile, order.reason.value)
 
 

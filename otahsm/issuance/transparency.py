@@ -22,6 +22,7 @@ from otahsm.errors import (
     RequestRefusedError,
 )
 from otahsm.ledger import Head, Ledger, MerkleLog
+from otahsm.pki import SERIAL_BYTES
 from otahsm.tlog import (
     Checkpoint,
     ConsistencyProof,
@@ -38,7 +39,6 @@ from otahsm.workers import Report
 _LOOK_SECONDS: Final = 1.0
 _TURN_SECONDS: Final = 0.05  # until another replica has done a step
 _LAST_SECONDS: Final = 5.0  # that the end of the daemon may wait for a last checkpoint
-_SERIAL_BYTES: Final = 20
 
 
 class Signed(NamedTuple):
@@ -114,9 +114,8 @@ class Transparency:
             try:
                 await self._grow()
                 if time.monotonic() >= rest_until and await self._is_due():
-                    rest_until = time.monotonic() + _interval(
-                        self._config
-                    )  # a token that fails is not hammered
+                    # A token that fails is not hammered.
+                    rest_until = time.monotonic() + _interval(self._config)
                     await self.make_checkpoint()
             except LedgerUnavailableError:
                 pass  # whoever tends the ledger tells
@@ -177,7 +176,7 @@ class Transparency:
             OtahsmError: as `make_checkpoint`.
         """
         key = self._need_key()
-        padded = serial.lstrip(b"\0").rjust(_SERIAL_BYTES, b"\0")
+        padded = serial.lstrip(b"\0").rjust(SERIAL_BYTES, b"\0")
         leaf = await self._log.find(padded)
         if leaf is None:
             await self._grow()

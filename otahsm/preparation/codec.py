@@ -7,13 +7,12 @@ from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import Validity, validity_of
+from otahsm.pki import SERIAL_BYTES, Validity, validity_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _OK: Final = b"ok"
 _REFUSED: Final = b"refused"
-_SERIAL_OCTETS: Final = 20
 
 
 class Task(NamedTuple):
@@ -55,7 +54,7 @@ def encode_answer(answer: Draft | RequestRefusedError) -> tuple[bytes, bytes, by
     """Turn a draft or a refusal into its parts."""
     if isinstance(answer, Draft):
         tbs, device_id, spki_sha256, serial = answer
-        return _OK + serial.to_bytes(_SERIAL_OCTETS, "big") + spki_sha256, tbs, device_id.encode()
+        return _OK + serial.to_bytes(SERIAL_BYTES, "big") + spki_sha256, tbs, device_id.encode()
     ((field, message),) = answer.violations
     return _REFUSED + field.encode(), message.encode(), answer.hint.encode()
 
@@ -67,7 +66,7 @@ def decode_answers(parts: Sequence[bytes]) -> list[Draft | RequestRefusedError]:
         ValueError: they are not what a preparer sends.
     """
     answers: list[Draft | RequestRefusedError] = []
-    hash_at = len(_OK) + _SERIAL_OCTETS
+    hash_at = len(_OK) + SERIAL_BYTES
     for head, second, third in _groups(parts):
         if head.startswith(_OK):
             serial = int.from_bytes(head[len(_OK) : hash_at], "big")
