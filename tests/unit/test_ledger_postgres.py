@@ -11,6 +11,7 @@ from sqlalchemy import Connection, event
 from otahsm.config import LedgerConfig
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import Accepted, InProgress, Intent, Ledger, Replay, database_of, throwaway
+from otahsm.ledger.dialects import BOOKS
 
 from homes import CA, PostgresHome, ledger_in
 from intents import intent, issue
@@ -175,21 +176,27 @@ async def test_replicas_that_are_asked_for_the_same_devices_at_once_issue_each_o
         await ledger.close()
 
 
-async def test_a_commit_whose_answer_was_lost_is_made_up_for(home: PostgresHome) -> None:
+@pytest.mark.parametrize("lingers", [False, True])
+async def test_a_commit_whose_answer_was_lost_is_made_up_for(home: PostgresHome, *, lingers: bool) -> None:
     ledger = ledger_in(home)
     await ledger.open()
+    with home.server.connect(home.url.rpartition("/")[2]) as server:
 
-    def commit_and_break(connection: Connection) -> None:
-        driver_connection = connection.connection.dbapi_connection
-        assert driver_connection is not None
-        driver_connection.commit()
-        driver_connection.close()
+        def commit_and_break(connection: Connection) -> None:
+            driver_connection = connection.connection.dbapi_connection
+            assert driver_connection is not None
+            driver_connection.commit()
+            driver_connection.close()
+            # For the server the session goes on, and holds its place, until it notices.
+            mine = f"SELECT pg_try_advisory_lock({BOOKS}, 1)"
+            while lingers and server.execute(mine).fetchall() != [(True,)]:
+                pass
 
-    event.listen(ledger._database.engine, "commit", commit_and_break, once=True)
-    with pytest.raises(LedgerUnavailableError):
-        await ledger.journal([intent("a")])
-    assert home.read("SELECT count(*) FROM intents") == [(1,)]
-    await issue(ledger, intent("a"))
+        event.listen(ledger._database.engine, "commit", commit_and_break, once=True)
+        with pytest.raises(LedgerUnavailableError):
+            await ledger.journal([intent("a")])
+        assert home.read("SELECT count(*) FROM intents") == [(1,)]
+        await issue(ledger, intent("a"))
     assert home.read("SELECT count(*) FROM intents WHERE void_reason IS NULL") == [(1,)]
     await ledger.close()
 
