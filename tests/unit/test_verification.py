@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import MerkleLog, snapshot
+from otahsm.ledger import MerkleLog, Target, snapshot
 from otahsm.ledger.log_entries import Entry, read_leaves
+from otahsm.ledger.revocation import revoke
 from otahsm.ledger.sequencer import STORED_LEVELS
 from otahsm.ledger.verdict import MAX_FINDINGS
 from otahsm.tlog import Checkpoint, CompactTree, leaf_hash, open_checkpoint
@@ -392,3 +393,32 @@ async def test_what_is_no_ledger_can_not_be_verified(tmp_path: Any) -> None:
     home.path.write_bytes(b"this is a text file" * 1000)
     with pytest.raises(LedgerUnavailableError):
         verdict(home)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE revocations SET reason = 'unspecified' WHERE intent_id = 2",
+        "UPDATE revocations SET revoked_at = 2 WHERE intent_id = 2",
+        "DELETE FROM revocations WHERE intent_id = 2",
+    ],
+)
+async def test_a_revocation_is_a_leaf_and_what_is_done_to_one_is_named(home: Home, statement: str) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 3)
+    targets = [Target(b"", "device-1", "", "key_compromise")]
+    await ledger.transaction(lambda connection: revoke(connection, targets, "cn:test", 1_000_000))
+    assert await grow(ledger) == 4
+    await ledger.close()
+    assert findings(home) == []
+    home.change(statement)
+    assert any("the revocation of intent 2" in finding for finding in findings(home))
+
+
+async def test_a_revocation_that_somebody_added_is_named(home: Home) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 3)
+    await grow(ledger)
+    await ledger.close()
+    home.change("INSERT INTO revocations VALUES (3, 1, 'superseded', 'cn:intruder', 1, NULL)")
+    assert any("the revocation of intent 3" in finding for finding in findings(home))
