@@ -42,6 +42,9 @@ class Database(Protocol):
     def recorded(self, certificates: int) -> None:
         """Note that so many certificates were recorded."""
 
+    def tend(self, connection: Connection) -> None:
+        """Do in a transaction what keeps look-ups fast; it is asked every few seconds."""
+
     def close(self) -> None:
         """Let go of it."""
 

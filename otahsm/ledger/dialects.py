@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     ColumnElement,
     Connection,
     Dialect,
     FromClause,
     Insert,
     Table,
+    Text,
+    TypeDecorator,
     bindparam,
     func,
     select,
     text,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 BOOKS: Final = 0x6F746168  # "otah": the key of our advisory locks
 _AMONG_MANY: Final = text(f"SELECT pg_advisory_xact_lock_shared({BOOKS})")
@@ -43,6 +51,47 @@ def try_to_sequence(connection: Connection) -> bool:
     those that write certificates; see `otahsm.ledger.sequencer`.
     """
     return connection.dialect.name != "postgresql" or bool(connection.execute(_SEQUENCER).scalar())
+
+
+class _Ids(TypeDecorator[Collection[int]]):
+    """Any number of ids in one parameter."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return ARRAY(BigInteger()) if dialect.name == "postgresql" else Text()
+
+    def process_bind_param(self, value: Collection[int] | None, dialect: Dialect) -> Any:
+        ids = list(value or ())
+        if dialect.name == "postgresql":
+            return ids
+        return json.dumps(ids, default=str)  # SQLite may hold something else, that somebody put there
+
+
+class Among(FunctionElement[bool]):
+    """Says that a column is one of the ids in the parameter `ids`, which are looked up one by one.
+
+    With a parameter for each id, writing the statement would take longer than finding the rows.
+    """
+
+    name = "among"
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[int]) -> None:
+        super().__init__(column, bindparam("ids", type_=_Ids()))
+
+
+@compiles(Among, "sqlite")
+def _among_in_sqlite(element: Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, ids = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - made of compiled parts
+
+
+@compiles(Among, "postgresql")
+def _among_in_postgresql(element: Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, ids = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} = ANY ({ids})"
 
 
 def columns_given(table: Table, names: Sequence[str], dialect: Dialect) -> FromClause:

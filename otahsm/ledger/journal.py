@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Final
 
 from sqlalchemy import (
-    BindParameter,
     ColumnElement,
     Connection,
     Dialect,
@@ -23,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger.dialects import columns_given, write_rows
+from otahsm.ledger.dialects import Among, columns_given, write_rows
 from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
 from otahsm.ledger.schema import intents, revocations
 from otahsm.ledger.taken import Taken
@@ -129,10 +128,9 @@ def restore_superseded(connection: Connection, ids: Sequence[int]) -> None:
     connection.execute(_RESTORE, {"ids": ids})
 
 
-_IDS: Final[BindParameter[int]] = bindparam("ids", expanding=True)
-_TAKE_BACK: Final = delete(intents).where(intents.c.id.in_(_IDS))
+_TAKE_BACK: Final = delete(intents).where(Among(intents.c.id))
 _RESTORE: Final = (
-    update(intents).where(intents.c.superseded_by.in_(_IDS)).values(superseded_at=None, superseded_by=None)
+    update(intents).where(Among(intents.c.superseded_by)).values(superseded_at=None, superseded_by=None)
 )
 _SUPERSEDE: Final = (
     update(intents)

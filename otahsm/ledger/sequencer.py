@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     Connection,
@@ -26,7 +26,7 @@ from sqlalchemy import (
     update,
 )
 
-from otahsm.ledger.dialects import columns_given, try_to_sequence, write_rows
+from otahsm.ledger.dialects import Among, columns_given, try_to_sequence, write_rows
 from otahsm.ledger.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.ledger.schema import leaves, nodes, tree, unlogged
 from otahsm.tlog import HASH_BYTES, CompactTree, Row, leaf_hash
@@ -152,12 +152,8 @@ def _insert_into(table: Table, names: tuple[str, ...], dialect: Dialect) -> Inse
     return insert(table).from_select(names, select(columns_given(table, names, dialect)))
 
 
-def _expanding(name: str) -> Any:
-    return bindparam(name, expanding=True)
-
-
-_TAKE: Final = delete(unlogged).where(unlogged.c.id.in_(_expanding("ids")))
-_LOGGED: Final = select(leaves).where(leaves.c.intent_id.in_(_expanding("ids")))
+_TAKE: Final = delete(unlogged).where(Among(unlogged.c.id))
+_LOGGED: Final = select(leaves).where(Among(leaves.c.intent_id))
 _LAST: Final = select(func.max(leaves.c.leaf_index))
 # There should be none; what is in the way of a node was put there by nobody of ours.
 _FORGET: Final = delete(nodes).where(nodes.c.level == bindparam("at"), nodes.c.number >= bindparam("first"))

@@ -79,6 +79,9 @@ class SqliteDatabase:
             self._checkpointer = Checkpointer(self._path)
         self._checkpointer.wrote(certificates)
 
+    def tend(self, connection: Connection) -> None:
+        """Nothing to do: SQLite takes the index whose columns it is given."""
+
     def close(self) -> None:
         """Let go of the file."""
         if self._checkpointer is not None:

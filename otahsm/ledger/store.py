@@ -235,6 +235,7 @@ class Ledger:
         place = self._database.place
         if self._failure is not None:
             closing.touch(connection, place)
+        self._database.tend(connection)
         return closing.anything_left(connection, place)
 
     def _open(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Row, select, union_all
+from sqlalchemy import Connection, Row, literal_column, select, union_all
 
 from otahsm.ledger.records import Answer, Barred, Conflict, InProgress, Intent, Renewal, Replay
 from otahsm.ledger.schema import certificates, intents, live, revocations
@@ -61,12 +61,19 @@ class Taken:
             .select_from(intents.outerjoin(certificates).outerjoin(revocations))
             .where(intents.c.void_reason.is_(None))
         )
-        # Three look-ups, an index each: SQLite scans the whole table for one with OR.
-        query = union_all(
-            known.where(live, intents.c.request_id.in_({intent.request_id for intent in batch} - {""})),
+        # A look-up for each index: SQLite scans the whole table for one with OR, and for an empty list.
+        lookups = [
             known.where(live, intents.c.device_id.in_([intent.device_id for intent in batch])),
             known.where(intents.c.spki_sha256.in_([intent.spki_sha256 for intent in batch])),
-        )
+        ]
+        if names := {intent.request_id for intent in batch} - {""}:
+            # Said as the index says it: otherwise it is not used.
+            lookups.append(
+                known.where(
+                    live, intents.c.request_id.in_(names), intents.c.request_id != literal_column("''")
+                )
+            )
+        query = union_all(*lookups)
         for row in connection.execute(query):
             self._remember(row)
 
