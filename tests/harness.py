@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,10 +208,12 @@ def command_line(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def running(fleet: Fleet, environment: dict[str, str] | None = None) -> Iterator[RunningDaemon]:
-    """Run a daemon on a fleet until the block ends."""
+def running(
+    fleet: Fleet, environment: dict[str, str] | None = None, within: Sequence[str] = ()
+) -> Iterator[RunningDaemon]:
+    """Run a daemon on a fleet until the block ends; `within` is a command that runs what follows it."""
     process = subprocess.Popen(
-        [*OTAHSM, "serve"],
+        [*within, *OTAHSM, "serve"],
         cwd=fleet.folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.database import Database
 from otahsm.ledger.dialects import BOOKS
+from otahsm.ledger.failures import reading
 from otahsm.ledger.records import COMPLETE, CrlRow, StoredCrl
 from otahsm.ledger.schema import crl_urls, crls, intents, revocations
 
@@ -63,7 +63,7 @@ class CrlBooks:
         Raises:
             LedgerUnavailableError: the database can't be read; so do the other methods.
         """
-        with self._explained():
+        with reading(self._name):
             connection = self._engine.connect()
             try:
                 with connection.begin():
@@ -128,17 +128,10 @@ class CrlBooks:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with self._explained():
+        with reading(self._name):
             if self._turn is not None:
                 with self._turn.begin():
                     yield self._turn
             else:
                 with self._engine.connect() as connection, connection.begin():
                     yield connection
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            raise LedgerUnavailableError(f"the ledger {self._name} can't be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Where SQLite and PostgreSQL differ in how a batch is best written. All else in SQL is the same for both."""
+"""Where SQLite and PostgreSQL differ. All else in SQL is the same for both."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger.dialects import BOOKS
+from otahsm.ledger.failures import cause_of
 
 _READ_ONLY: Final = "25006"  # SQLSTATE read_only_sql_transaction
 _IDS: Final = 1024  # taken at once
@@ -154,7 +155,7 @@ def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
             with engine.begin() as connection:
                 connection.execute(DropSchema(name, cascade=True))
     except SQLAlchemyError as error:
-        raise LedgerUnavailableError(f"no schema could be made in the database: {error}") from error
+        raise LedgerUnavailableError(f"no schema could be made in the database: {cause_of(error)}") from error
     finally:
         engine.dispose()
 

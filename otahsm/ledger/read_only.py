@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -48,9 +49,16 @@ def read_only_engine(config: LedgerConfig) -> Engine:
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open an SQLite file that exists, to read it. Raises sqlite3.Error."""
+    """Open an SQLite file that exists, to read it. Raises sqlite3.Error.
+
+    Where no file can be made beside it, as on a medium that can't be written, one that nobody has open is
+    read all the same. A daemon that has it open has a log beside it.
+    """
+    path = path.absolute()
+    alone = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+    mode = "mode=ro&immutable=1" if alone else "mode=ro"
     return sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, check_same_thread=False, isolation_level=None
+        f"file:{quote(str(path))}?{mode}", uri=True, check_same_thread=False, isolation_level=None
     )
 
 

@@ -24,11 +24,11 @@ from sqlalchemy import (
     select,
     union_all,
 )
-from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger.entries import START, Entry, Filter, Group, Page, Status, Tally
+from otahsm.ledger.failures import cause_of, reading
 from otahsm.ledger.migrations import newest_version
 from otahsm.ledger.read_only import read_only_engine
 from otahsm.ledger.schema import certificates, intents, live, replicas
@@ -67,7 +67,7 @@ class LedgerReader:
                 version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         except LedgerUnavailableError as error:
             raise ConfigError(
-                f"{self._name} is no ledger, or can't be read: {_said(error.__cause__)}",
+                f"{self._name} is no ledger, or can't be read: {cause_of(error.__cause__)}",
                 hint="Run this where the ledger is; `otahsm serve` makes it.",
             ) from error
         if version != newest_version():
@@ -128,11 +128,8 @@ class LedgerReader:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise LedgerUnavailableError(f"the ledger {self._name} can't be read: {_said(error)}") from error
+        with reading(self._name), self._engine.begin() as connection:
+            yield connection
 
 
 def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, full: bool) -> Page:
@@ -243,9 +240,3 @@ def _entries(*, full: bool) -> Select[Any]:
 def _entry(row: Any) -> Entry:
     serial, status, *rest = row
     return Entry(serial, Status(status), *rest)
-
-
-def _said(error: BaseException | None) -> str:
-    """Say what the database said, in one line and without the statement."""
-    cause = error.orig if isinstance(error, DatabaseError | OperationalError) else error
-    return " ".join(str(cause).split())

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, inspect
-from sqlalchemy.exc import SQLAlchemyError
 
 from otahsm.config import LedgerConfig
-from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.errors import ConfigError
+from otahsm.ledger.failures import reading
 from otahsm.ledger.postgres import engine_for
 from otahsm.ledger.read_only import sqlite_reader
 from otahsm.ledger.schema import metadata
@@ -30,7 +30,7 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
         raise ConfigError(f"there is no ledger {name}", hint="Check [ledger] path; is this the machine?")
     engine = _open(config)
     try:
-        with engine.connect() as connection:
+        with reading(name), engine.connect() as connection:
             missing = set(metadata.tables) - set(inspect(connection).get_table_names())
             if missing:
                 raise ConfigError(
@@ -38,8 +38,6 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
                     hint="A daemon of this version brings it up to date when it starts.",
                 )
             yield connection
-    except SQLAlchemyError as error:
-        raise LedgerUnavailableError(f"the ledger {name} can't be read: {error}") from error
     finally:
         engine.dispose()
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import closing, dialects
 from otahsm.ledger.database import Database
+from otahsm.ledger.failures import cause_of
 from otahsm.ledger.journal import write_intents
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
@@ -191,7 +192,7 @@ class Ledger:
             if self._written:  # and perhaps durably: it may be the answer that was lost, and not the commit
                 self._owed.append((tuple(self._written), _UNKNOWN))
             failure = LedgerUnavailableError(
-                f"the ledger {self._database.name} can't be written: {_cause(error)}"
+                f"the ledger {self._database.name} can't be written: {cause_of(error)}"
             )
             if not _is_lost_race(error):
                 self._failure = failure
@@ -254,9 +255,9 @@ class Ledger:
         except SQLAlchemyError as error:
             if isinstance(error, OperationalError) and self._database.engine.name == "postgresql":
                 raise LedgerUnavailableError(
-                    f"the ledger {name} can't be reached: {_cause(error)}"
+                    f"the ledger {name} can't be reached: {cause_of(error)}"
                 ) from error
-            raise ConfigError(f"{name} is no ledger, or can't be written: {_cause(error)}") from error
+            raise ConfigError(f"{name} is no ledger, or can't be written: {cause_of(error)}") from error
         if issuer is not None and issuer != self._issuer_key_id:
             # A certificate that is asked for again would come with the chain of a CA that did not sign it.
             raise ConfigError(
@@ -275,9 +276,3 @@ class Ledger:
 def _is_lost_race(error: BaseException | None) -> bool:
     """Tell whether this transaction and another replica's waited for each other, and this one gave way."""
     return isinstance(error, DatabaseError) and getattr(error.orig, "sqlstate", "") in _LOST_RACES
-
-
-def _cause(error: SQLAlchemyError) -> str:
-    """Say what the database said, in one line and without the statement."""
-    cause = error.orig if isinstance(error, DatabaseError) else error
-    return " ".join(str(cause).split())

@@ -1,0 +1,73 @@
+"""A disk that is really full, and one that can't be written: mounts that only the program sees."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from otahsm.errors import ExitCode
+
+from devices import issue_all, new_requests
+from harness import OTAHSM, Fleet, running
+from ledger_reader import rows, verified
+
+SMALL_DISK = "mkdir -p ledger && mount -t tmpfs -o size=3m,mode=700 disk ledger"
+FILLED = f"{SMALL_DISK} && head -c 2m /dev/zero > ledger/filler"
+READ_ONLY = "mount --bind ledger ledger && mount -o remount,bind,ro ledger"
+
+
+def after(mounting: str) -> Sequence[str]:
+    """Return a command that mounts something, and then runs what follows it."""
+    return ("unshare", "--map-root-user", "--mount", "sh", "-c", f'{mounting} && exec "$@"', "sh")
+
+
+@pytest.fixture(autouse=True)
+def _mounts_are_allowed() -> None:
+    if subprocess.run([*after("true"), "true"], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this system lets nobody mount anything, not even for itself")
+
+
+async def test_a_full_disk_stops_issuing_and_room_starts_it_again(fleet: Fleet) -> None:
+    with running(fleet, within=after(FILLED)) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        disk = Path(f"/proc/{daemon.process.pid}/root{fleet.folder}/ledger")
+        requests = new_requests(3000)
+        async with daemon.client(patience=0) as client:
+            issued, refused = await issue_all(client, requests)
+            assert {refusal.reason for refusal in refused} == {"LEDGER_UNAVAILABLE"}
+            (event, *_) = daemon.wait_for("ledger.unavailable")
+            assert "database or disk is full" in str(event)
+            daemon.wait_for("health.changed", serving=False)
+            (disk / "filler").unlink()
+            daemon.wait_for("health.changed", count=2, serving=True)
+            before = {result.device_id: result.chain[0] for result in issued}
+            wanted = [*requests[:200], *requests[-200:]]
+            again, refused = await issue_all(client, wanted)
+            assert not refused
+        for result in again:
+            assert before.get(result.device_id, result.chain[0]) == result.chain[0]
+        assert daemon.stop() == 0
+
+
+def test_a_ledger_that_can_not_be_written_is_named_and_can_be_read(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.configure_client()
+        daemon.wait_for("health.changed", serving=True)
+        assert fleet.run("device", "issue", "--count", "3").returncode == 0
+        assert daemon.stop() == 0
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*after(READ_ONLY), *OTAHSM, *arguments]
+        return subprocess.run(
+            command, cwd=fleet.folder, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    refused = run("serve")
+    assert refused.returncode == ExitCode.USAGE
+    assert "ledger.sqlite3 can't be used: Read-only file system" in refused.stderr
+    assert "3 leaves" in run("ledger", "verify").stdout
+    assert len(rows(fleet)) == 3
+    assert verified(fleet).good
