@@ -58,7 +58,7 @@ class Books:
             f"{self.devices} devices, each with the one certificate that the ledger has\n"
             f"{self.answers} certificates received by clients that remember them, each in the ledger\n"
             f"{self.revoked} revocations acknowledged, each in the ledger and on the CRL\n"
-            f"{self.signatures.total()} signatures made by the token: {kinds}\n"
+            f"{self.signatures.total()} signatures that the token was asked for: {kinds}\n"
             f"{self.unsigned} serial numbers intended and void, and never signed\n"
             f"{self.leaves} leaves verified"
         )
@@ -77,7 +77,9 @@ def balance(token: FaultyToken, folders: Mapping[str, bytes], clients: StormClie
     issued = {row.device_id: row.certificate for row in everything if row.certificate is not None}
     # Each device has one certificate, and it is the one that its folder has, or its client, byte for byte.
     assert len(issued) == sum(row.certificate is not None for row in everything)
-    assert issued == {**folders, **clients.certificates}
+    received = {**folders, **clients.certificates}
+    wrong = {device for device in issued.keys() | received if issued.get(device) != received.get(device)}
+    assert not wrong, f"the ledger has not what these devices have: {wrong}"
     books.devices, books.answers = len(issued), clients.answers
     # Every serial that may have been signed was released, or is void.
     assert len({row.serial for row in everything}) == len(everything)
@@ -95,7 +97,8 @@ def balance(token: FaultyToken, folders: Mapping[str, bytes], clients: StormClie
 def _check_revocations(fleet: Fleet, clients: StormClients) -> int:
     """Check that all that were acknowledged are there as was said, and on the CRL."""
     revoked = revocations(fleet)
-    assert clients.revoked.items() <= revoked.items()
+    lost = clients.revoked.items() - revoked.items()
+    assert not lost, f"these were said to be revoked: {lost}"
     assert revoked.keys() <= clients.to_revoke.keys()
     issuer = _issuer(fleet)
     crl = x509.load_der_x509_crl(clients.crl)
@@ -129,9 +132,10 @@ def _check_signatures(token: FaultyToken, everything: list[Row], books: Books) -
         else:
             books.signatures["CRLs"] += 1
             number = _crl_number(message, issuer)
-            assert lists.setdefault(number, message) == message
+            assert lists.setdefault(number, message) == message, f"two CRLs have the number {number}"
     # What was recorded was signed by this token.
-    assert {row.serial for row in everything if row.certificate} <= signed
+    unknown = {row.serial for row in everything if row.certificate} - signed
+    assert not unknown, f"the token signed no certificate with these serial numbers: {unknown}"
     books.unsigned = sum(row.serial not in signed for row in everything)
     _check_lists(token.fleet, issuer, lists)
 

@@ -34,7 +34,7 @@ from devices import new_requests
 
 NEW, NEWEST, OLDER = 16, 32, 16  # devices in a request; new ones are among the newest
 LONG, SHORT = 60, 1  # seconds of patience
-PAUSE, REVOKING_PAUSE = 0.2, 2.0  # seconds at most
+PAUSE, REVOKING_PAUSE = 0.2, 1.0  # seconds at most
 STOP_SECONDS: Final = 60
 
 
@@ -79,7 +79,8 @@ class StormClients:
                 tasks.create_task(self._come_and_go())
                 tasks.create_task(self._revoke())
             await self._ask(client, self._requests)
-        assert self.certificates.keys() == {request.device_id for request in self._requests}
+        missing = {request.device_id for request in self._requests} - self.certificates.keys()
+        assert not missing, f"these devices got no certificate: {missing}"
         async with RevokingClient(self._targets, self._tls, patience=LONG) as revoking:
             self.crl = (await revoking.crl()).der
 
@@ -148,7 +149,8 @@ class StormClients:
             async for outcome in client.revoke([ToRevoke(serial=serial)], self._random.choice([*Reason])):
                 if isinstance(outcome, Revoked):
                     told = outcome.reason.value, int(outcome.revoked_at.timestamp())
-                    assert self.revoked.setdefault(serial, told) == told
+                    known = self.revoked.setdefault(serial, told)
+                    assert known == told, f"{device} is revoked as {known}, and as {told}"
                     self._revoked_devices.add(device)
                 else:
                     assert outcome.code == "UNAVAILABLE", outcome
