@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,3 +57,33 @@ class FaultyToken:
     def calls(self, name: str) -> int:
         """Count the calls of one kind so far: "login" or "sign"."""
         return self.log.read_text().split().count(name) if self.log.exists() else 0
+
+    def signed(self) -> list[bytes]:
+        """Return what the token was asked to sign so far, in order.
+
+        A line that is not whole is of a process that was killed before it asked the token.
+        """
+        asked = []
+        for line in self.log.read_bytes().splitlines():
+            match line.split():
+                case [b"sign", octets, data] if len(data) == 2 * int(octets):
+                    asked.append(bytes.fromhex(data.decode()))
+        return asked
+
+
+@contextlib.contextmanager
+def behind_shim(fleet: Fleet, module: Path) -> Iterator[FaultyToken]:
+    """Have a fleet's signers load the shim, which behaves at first."""
+    token = fleet.config.token
+    assert token is not None
+    faulty = FaultyToken(fleet)
+    slots = f"otahsm-{uuid.uuid4()}"
+    environment = shim_environment(token.module, control=faulty.control, log=faulty.log, slots=slots)
+    lines = "".join(f'{name} = "{value}"\n' for name, value in environment.items())
+    fleet.edit(f'module = "{token.module}"', f'module = "{module}"')
+    fleet.edit("[token.environment]\n", "[token.environment]\n" + lines)
+    faulty.misbehave()
+    try:
+        yield faulty
+    finally:
+        Path("/dev/shm", f"sem.{slots}").unlink(missing_ok=True)  # noqa: S108 - where Linux keeps semaphores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 
@@ -15,9 +15,10 @@ from otahsm.tlog import Checkpoint, VerifierKey
 from harness import Fleet
 
 _EVERYTHING: Final = (
-    "SELECT serial, device_id, client, void_reason, der FROM intents"
+    "SELECT serial, device_id, client, void_reason, der, tbs_sha256 FROM intents"
     " LEFT JOIN certificates ON intent_id = id ORDER BY id"
 )
+_REVOKED: Final = "SELECT serial, reason, revoked_at FROM revocations JOIN intents ON intent_id = id"
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,42 @@ class Row:
     client: str
     void_reason: str | None
     certificate: bytes | None
+    tbs_sha256: bytes
 
 
 def rows(fleet: Fleet) -> list[Row]:
     """Read everything, in the order of the intents."""
+    return [Row(int.from_bytes(serial, "big"), *rest) for serial, *rest in _select(fleet, _EVERYTHING)]
+
+
+def revocations(fleet: Fleet) -> dict[int, tuple[str, int]]:
+    """Read why each certificate that is revoked is, and since when, by its serial number."""
+    return {
+        int.from_bytes(serial, "big"): (reason, since) for serial, reason, since in _select(fleet, _REVOKED)
+    }
+
+
+def last_crl_number(fleet: Fleet) -> int:
+    """Read the last CRL number that was taken."""
+    ((number,),) = _select(fleet, "SELECT coalesce(max(number), 0) FROM crl_numbers")
+    return int(number)
+
+
+def leaf_hashes(fleet: Fleet) -> list[bytes]:
+    """Read the hashes of the leaves of the tree, in their order."""
+    return [hashed for (hashed,) in _select(fleet, "SELECT hash FROM leaves ORDER BY leaf_index")]
+
+
+def _select(fleet: Fleet, query: LiteralString) -> list[tuple[Any, ...]]:
     ledger = fleet.config.ledger
     assert ledger is not None
-    found: list[tuple[Any, ...]]
     if ledger.url is not None:
         assert ledger.password_file is not None
         password = ledger.password_file.read_text().strip()
         with psycopg.connect(ledger.url, password=password) as connection:
-            found = connection.execute(_EVERYTHING).fetchall()
-    else:
-        with closing(sqlite3.connect(f"file:{ledger.path}?mode=ro", uri=True)) as database:
-            found = database.execute(_EVERYTHING).fetchall()
-    return [Row(int.from_bytes(serial, "big"), *rest) for serial, *rest in found]
+            return connection.execute(query).fetchall()
+    with closing(sqlite3.connect(f"file:{ledger.path}?mode=ro", uri=True)) as database:
+        return database.execute(query).fetchall()
 
 
 def certificates(fleet: Fleet) -> dict[str, bytes]:

@@ -24,7 +24,7 @@ _OPTIONS: Final = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 # What a daemon says that a command ends with in the same way; all else is about the daemon.
-_KINDS: Final[dict[str, type[OtahsmError]]] = {
+KINDS: Final[dict[str, type[OtahsmError]]] = {
     kind.reason: kind for kind in (ConfigError, LedgerTamperedError, NotFoundError)
 }
 _TLS_HINT: Final = (
@@ -78,7 +78,7 @@ def explain(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
     status = trailing_status(error)
     if status is not None:
         said = refused_in(status)
-        kind = _KINDS.get(said.reason, OtahsmError)
+        kind = KINDS.get(said.reason, OtahsmError)
         return kind(f"the daemon at {target} says: {said.message}", hint=said.hint)
     return OtahsmError(
         f"the daemon at {target} answered {error.code().name}: {details}",

@@ -13,9 +13,9 @@ import grpc
 
 from otahsm.client.asking import DaemonClient
 from otahsm.client.backoff import Backoff
-from otahsm.client.connection import explain
+from otahsm.client.connection import KINDS, explain
 from otahsm.client.values import Refused, refused_in, trailing_status
-from otahsm.errors import OtahsmError
+from otahsm.errors import DaemonUnavailableError, OtahsmError
 from otahsm.pki import Reason, serial_octets
 from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc
@@ -170,7 +170,9 @@ def _explained(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
     if status is None:
         return explain(error, target)
     refused: Refused = refused_in(status)
-    return OtahsmError(refused.message, hint=refused.hint)
+    passing = error.code() is grpc.StatusCode.UNAVAILABLE
+    kind = DaemonUnavailableError if passing else KINDS.get(refused.reason, OtahsmError)
+    return kind(refused.message, hint=refused.hint)
 
 
 def _message(target: ToRevoke, reason: Reason) -> pb.RevocationTarget:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from faulty import FaultyToken, compile_shim, shim_environment
+from faulty import FaultyToken, behind_shim, compile_shim
 from harness import Fleet
 
 
@@ -21,15 +20,5 @@ def shim_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def faulty(make_fleet: Callable[[], Fleet], shim_module: Path) -> Iterator[FaultyToken]:
     """A fleet whose signers load the shim, which behaves at first."""
-    fleet = make_fleet()
-    token = fleet.config.token
-    assert token is not None
-    faulty = FaultyToken(fleet)
-    slots = f"otahsm-{uuid.uuid4()}"
-    environment = shim_environment(token.module, control=faulty.control, log=faulty.log, slots=slots)
-    lines = "".join(f'{name} = "{value}"\n' for name, value in environment.items())
-    fleet.edit(f'module = "{token.module}"', f'module = "{shim_module}"')
-    fleet.edit("[token.environment]\n", "[token.environment]\n" + lines)
-    faulty.misbehave()
-    yield faulty
-    Path("/dev/shm", f"sem.{slots}").unlink(missing_ok=True)  # noqa: S108 - where Linux keeps semaphores
+    with behind_shim(make_fleet(), shim_module) as faulty:
+        yield faulty

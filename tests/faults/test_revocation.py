@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from otahsm.client import IssuedCertificate, NotRevoked, Revoked, RevokingClient, ToRevoke
-from otahsm.errors import DaemonUnavailableError, OtahsmError
+from otahsm.errors import DaemonUnavailableError, ExitCode, OtahsmError
 from otahsm.pki import Reason, describe_crl
 
 from devices import issue_all, new_requests
@@ -29,6 +29,13 @@ def configure(fleet: Fleet, directory: str = "crl") -> Fleet:
         f'{text}\n[crl]\nurl = "http://crl.example.com/fleet.crl"\ndirectory = "{directory}"\n'
     )
     return fleet
+
+
+def keep_ledger_in(server: PostgresServer, fleet: Fleet) -> None:
+    fleet.edit(
+        'path = "ledger/ledger.sqlite3"',
+        f'url = "{server.create_database()}"\npassword_file = "{server.password_file}"',
+    )
 
 
 def revoking(daemon: RunningDaemon, patience: float = 10) -> RevokingClient:
@@ -123,13 +130,34 @@ async def test_what_is_revoked_while_no_signer_lives_is_durable_and_on_the_next_
         assert daemon.stop() == 0
 
 
+async def test_a_revocation_that_the_ledger_can_not_take_now_ends_as_what_may_be_asked_again(
+    make_fleet: Callable[[], Fleet], postgres_server_of_my_own: PostgresServer
+) -> None:
+    server, fleet = postgres_server_of_my_own, make_fleet()
+    keep_ledger_in(server, fleet)
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        daemon.configure_client()
+        (issued,) = await issue(daemon, 1)
+        command = ("revoke", "--device-id", issued.device_id, "--reason", "superseded", "--yes")
+        server.kill()
+        try:
+            with pytest.raises(DaemonUnavailableError, match="can't be written"):
+                await revoke(daemon, [issued], Reason.SUPERSEDED, patience=0)
+            done = await asyncio.to_thread(fleet.run, *command, "--patience", "0")
+            assert done.returncode == ExitCode.UNAVAILABLE, done.stderr
+            assert "can't be written" in done.stderr
+        finally:
+            server.start()
+        done = await asyncio.to_thread(fleet.run, *command)
+        assert done.returncode == 0, done.stderr
+        assert daemon.stop() == 0
+
+
 @pytest.fixture
 def replicated(make_fleet: Callable[[], Fleet], postgres_server: PostgresServer) -> Fleet:
     fleet = make_fleet()
-    fleet.edit(
-        'path = "ledger/ledger.sqlite3"',
-        f'url = "{postgres_server.create_database()}"\npassword_file = "{postgres_server.password_file}"',
-    )
+    keep_ledger_in(postgres_server, fleet)
     return fleet
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 
-from harness import Fleet
+from faulty import FaultyToken
 from storm import Storm
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
-def test_whatever_is_killed_every_device_has_exactly_one_certificate(
-    make_fleet: Callable[[], Fleet], request: pytest.FixtureRequest, engine: str
+def test_whatever_is_killed_all_that_was_received_or_signed_is_in_the_ledger(
+    faulty: FaultyToken, request: pytest.FixtureRequest, engine: str
 ) -> None:
     server = request.getfixturevalue("postgres_server_of_my_own") if engine == "postgresql" else None
-    storm = Storm(make_fleet(), server, 300, random.Random())
-    storm.check(storm.rage(10))
-    assert sum(storm.killed.values()) == 10
+    storm = Storm(faulty, server, 300, random.Random())
+    storm.rage(10)
+    storm.check()
+    assert storm.killed.total() == 10

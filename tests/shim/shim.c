@@ -13,7 +13,9 @@
  *   slow          C_Sign takes 20 ms, and 16 at once in all processes are as many as there may be
  *
  * Each C_Login and C_Sign appends a line to the file SHIM_LOG, C_Login another when it is done, and a slow
- * C_Sign another if it took the last slot.
+ * C_Sign another if it took the last slot. The line of a C_Sign is "sign <octets> <data in hex>", and is there
+ * before the token is asked. Every line is one write(2), and begins with a newline, too: a process that is
+ * killed in the middle of it spoils no line but its own, which has less data than it says.
  * SHIM_SLOTS names the semaphore (sem_overview(7)) that counts the slow ones.
  *
  * The function list is a version and then the functions in the order of PKCS#11 v2.40, section 4.5.
@@ -54,21 +56,36 @@ static int told(const char *word) {
     return size > 0 && strstr(text, word) != NULL;
 }
 
-static void count(const char *line) {
+static void note(const char *line, size_t length) {
     int file = open(getenv("SHIM_LOG"), O_WRONLY | O_CREAT | O_APPEND, 0600);
-    if (file >= 0) {
-        if (write(file, line, strlen(line)) < 0) abort();
-        close(file);
+    if (file < 0 || write(file, line, length) != (ssize_t)length) abort();
+    close(file);
+}
+
+static void count(const char *line) {
+    note(line, strlen(line));
+}
+
+static void count_sign(const CK_BYTE *data, CK_ULONG length) {
+    char *line = malloc(2 * length + 64);
+    if (line == NULL) abort();
+    size_t at = sprintf(line, "\nsign %lu ", length);
+    for (CK_ULONG octet = 0; octet < length; octet++) {
+        line[at++] = "0123456789abcdef"[data[octet] >> 4];
+        line[at++] = "0123456789abcdef"[data[octet] & 15];
     }
+    line[at++] = '\n';
+    note(line, at);
+    free(line);
 }
 
 static CK_RV login(CK_ULONG session, CK_ULONG user, CK_BYTE *pin, CK_ULONG length) {
-    count("login\n");
+    count("\nlogin\n");
     if (told("login-crash")) abort();
     if (told("login-slow")) sleep(1);
     CK_RV (*forward)(CK_ULONG, CK_ULONG, CK_BYTE *, CK_ULONG) = real.functions[LOGIN];
     CK_RV result = forward(session, user, pin, length);
-    count("login-done\n");
+    count("\nlogin-done\n");
     return result;
 }
 
@@ -85,14 +102,14 @@ static CK_RV get_token_info(CK_ULONG slot, CK_BYTE *info) {
 static CK_RV sign(CK_ULONG session, CK_BYTE *data, CK_ULONG length, CK_BYTE *signature, CK_ULONG *size) {
     CK_RV (*forward)(CK_ULONG, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *) = real.functions[SIGN];
     if (signature == NULL) return forward(session, data, length, signature, size);
-    count("sign\n");
+    count_sign(data, length);
     if (told("hang")) for (;;) pause();
     if (told("crash")) abort();
     if (told("device-error")) return CKR_DEVICE_ERROR;
     if (told("slow")) {
         int left = 0;
         sem_wait(slots);
-        if (sem_getvalue(slots, &left) == 0 && left == 0) count("full\n");
+        if (sem_getvalue(slots, &left) == 0 && left == 0) count("\nfull\n");
         usleep(20 * 1000);
         CK_RV result = forward(session, data, length, signature, size);
         sem_post(slots);
