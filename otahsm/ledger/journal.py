@@ -124,13 +124,32 @@ def _take_back(connection: Connection, ids: Sequence[int]) -> None:
 
 
 def restore_superseded(connection: Connection, ids: Sequence[int]) -> None:
-    """Make live again what intents superseded that come to nothing."""
-    connection.execute(_RESTORE, {"ids": ids})
+    """Make live again what intents superseded that come to nothing.
+
+    One whose request id another device took meanwhile stays superseded: its device may ask again.
+    """
+    superseded = connection.execute(_SUPERSEDED, {"ids": ids}).scalars().all()
+    for old in superseded:  # one by one: a request id may have been that of several
+        connection.execute(_RESTORE, {"old": old})
 
 
 _TAKE_BACK: Final = delete(intents).where(Among(intents.c.id))
+_SUPERSEDED: Final = select(intents.c.id).where(Among(intents.c.superseded_by)).order_by(intents.c.id.desc())
+_namesake = intents.alias("namesake")
+_taken: Final = (
+    select(_namesake.c.id)
+    .where(
+        _namesake.c.request_id == intents.c.request_id,
+        _namesake.c.request_id != literal_column("''"),
+        _namesake.c.void_reason.is_(None),
+        _namesake.c.superseded_at.is_(None),
+    )
+    .exists()
+)
 _RESTORE: Final = (
-    update(intents).where(Among(intents.c.superseded_by)).values(superseded_at=None, superseded_by=None)
+    update(intents)
+    .where(intents.c.id == bindparam("old"), ~_taken)
+    .values(superseded_at=None, superseded_by=None)
 )
 _SUPERSEDE: Final = (
     update(intents)

@@ -42,6 +42,10 @@ async def use(ledger: Ledger, first: int) -> None:
     (answer,) = await ledger.journal([renewed], now=2)
     assert isinstance(answer, Accepted)
     await ledger.record({answer.intent_id: b"its successor"})
+    renewed = batch[3]._replace(serial=intent("x").serial, not_after=100 * 86400)
+    (answer,) = await ledger.journal([renewed], now=2)
+    assert isinstance(answer, Accepted)
+    await ledger.void([answer.intent_id], "the token was away again")  # what it superseded is live again
     await ledger.reset(batch[1].device_id, "p")
     targets = [
         Target(batch[0].serial, "", "", "superseded"),

@@ -120,6 +120,34 @@ async def test_a_renewal_that_a_crash_cut_off_leaves_the_old_one(ledger: Ledger,
     await again.close()
 
 
+async def test_a_renewal_that_fails_when_its_request_id_is_taken_leaves_a_ledger_that_can_be_written(
+    ledger: Ledger, home: Home
+) -> None:
+    old = await issue(ledger, at(0, request="name"), b"first")
+    under_way = await ask(ledger, at(350, request="another"))
+    assert isinstance(under_way, Accepted)
+    await issue(ledger, at(350, device="b", request="name"), b"of b")
+    await ledger.void([under_way.intent_id], "the token was away")
+    assert ledger.failure is None
+    assert home.read("SELECT id FROM intents WHERE superseded_at IS NOT NULL") == [(old,)]
+    await issue(ledger, at(1, request="a third"), b"second")  # as if in its window, where it was
+
+
+async def test_of_two_renewals_that_fail_with_one_request_id_the_later_keeps_it(
+    ledger: Ledger, home: Home
+) -> None:
+    await issue(ledger, at(0, request="name"), b"first")
+    assert isinstance(await ask(ledger, at(350, request="another")), Accepted)
+    later = await issue(ledger, at(0, device="b", request="name"), b"of b")
+    assert isinstance(await ask(ledger, at(350, device="b", request="one more")), Accepted)
+    await ledger.close()
+    again = ledger_with_renewal(home)
+    assert await again.open() == 2
+    live = "SELECT id FROM intents WHERE superseded_at IS NULL AND void_reason IS NULL"
+    assert home.read(live) == [(later,)]
+    await again.close()
+
+
 async def test_a_batch_that_asks_twice_renews_once(ledger: Ledger, home: Home) -> None:
     await issue(ledger, at(0), b"first")
     answers = await ledger.journal([at(350), at(350, request="again"), at(350, device="b")])
