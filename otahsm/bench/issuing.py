@@ -26,6 +26,7 @@ from otahsm.token.ceremony import throwaway_ca
 _WARM_UP: Final = 256  # certificates
 _COUNTED: Final = 256  # certificates whose calls are counted
 _FLOOR_CSRS: Final = 256
+_FLOOR_CERTIFICATES: Final = 5000  # a second, for the length of the floor's measurement
 
 
 class LoadPlan(NamedTuple):
@@ -35,15 +36,18 @@ class LoadPlan(NamedTuple):
         certificates: how many.
         streams: over how many streams; 0: one after another with the unary call.
         requests_per_message: CSRs in a message.
-        floor_seconds: how long the crypto floor is measured, before and after.
         profile: what to issue under; empty for the daemon's default.
     """
 
     certificates: int
     streams: int = 1
     requests_per_message: int = 64
-    floor_seconds: float = 2.0
     profile: str = ""
+
+    @property
+    def floor_seconds(self) -> float:
+        """How long the crypto floor is measured, before and after: some such time as the load will take."""
+        return min(max(self.certificates / _FLOOR_CERTIFICATES, 0.2), 2.0)
 
     @property
     def message_size(self) -> int:
