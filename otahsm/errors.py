@@ -133,6 +133,16 @@ class TokenUnavailableError(OtahsmError):
     default_hint = "Ask again in a few seconds; the daemon's log says what the token answered."
 
 
+class BadSignatureError(TokenUnavailableError):
+    """The token returned a signature that does not verify (I4); it was thrown away."""
+
+    reason = "BAD_SIGNATURE"
+    default_hint = (
+        "If this happens at every start, certificate (or verifier_key) and key don't belong together: `otahsm"
+        " doctor`. If it happens now and then, the HSM is failing: take it out of service."
+    )
+
+
 class TokenRefusedError(OtahsmError):
     """The token said no in a way that only an operator can mend. Never retried by itself."""
 

@@ -38,11 +38,23 @@ FOLDER: Final = ROOT / "docs/reference"
 TEMPLATE: Final = ROOT / "otahsm/quickstart/otahsm.toml.in"
 COMMAND: Final = ".venv/bin/python scripts/generate_reference.py"
 
+MECHANISM: Final = (
+    "How the key signs. Without: the first that the token has for the type of key, digest made outside before"
+    " digest made inside. An RSA key signs with PSS only if one of PSS is named."
+)
+ACCEPT: Final = (
+    "What is accepted of the key though it should not be, as the token reports it: `extractable`"
+    " (CKA_EXTRACTABLE is true), `not-sensitive` (CKA_SENSITIVE is false), `not-local` (CKA_LOCAL is false:"
+    " it was not generated in the token)."
+)
+
 # Keys that the template shows without a comment of their own.
 WORDS: Final = {
     "tls.key": "The private key of `certificate`, in PEM, not encrypted.",
-    "token.serial": "The token's serial number, where two tokens carry the same label.",
-    "ca.key_id": "The key's CKA_ID, in hexadecimal.",
+    "ca.mechanism": MECHANISM,
+    "ca.accept": ACCEPT,
+    "checkpoint.mechanism": MECHANISM,
+    "checkpoint.accept": ACCEPT,
     "ledger.path": "The SQLite file. Give this or `url`.",
     "ledger.url": "`postgresql://user@host/database`, with hosts and parameters as libpq takes them.",
     "ledger.password_file": "The password for `url`, first line of a file. Without: as libpq finds it.",
@@ -60,7 +72,6 @@ WORDS: Final = {
     "crl.validity_hours": "How long after it is made a CRL's nextUpdate is. Verifiers that have no later"
     " CRL by then refuse every device.",
     "crl.refresh_hours": "How often a CRL is made anew. It must be less than `validity_hours`.",
-    "checkpoint.key_id": "The key's CKA_ID, in hexadecimal.",
     "crl.directory": "The folder that CRLs are written to, for a web server: in DER, named as in `url`; and"
     " the complete one as `complete.crl` and, for nginx, `complete.pem`.",
     "client.ca": "The CA that the daemon's own certificate must come from, in PEM.",
@@ -92,7 +103,7 @@ def table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str
 def configuration() -> list[str]:
     """Describe otahsm.toml: the models, and the comments of the file that quickstart writes."""
     comments = dict(template_comments())
-    page = header("otahsm.toml", "otahsm/config.py and otahsm/quickstart/otahsm.toml.in")
+    page = header("otahsm.toml", "otahsm/config and otahsm/quickstart/otahsm.toml.in")
     page += [
         "`otahsm quickstart DIR` writes a complete file. A key that is not on this page is an error, and so",
         "is a value of the wrong type. Relative paths start from the folder of the file. A machine needs",
@@ -178,7 +189,7 @@ def annotation_text(annotation: Any) -> str:
         return "table of strings"
     if len(arguments) == 1:  # X | None
         return annotation_text(arguments[0])
-    names = {str: "string", int: "integer", float: "number", Path: "path"}
+    names = {str: "string", int: "integer", float: "number", Path: "path", config.Pkcs11Uri: "PKCS#11 URI"}
     return names[annotation]
 
 

@@ -80,7 +80,7 @@ def behind_shim(fleet: Fleet, module: Path) -> Iterator[FaultyToken]:
     slots = f"otahsm-{uuid.uuid4()}"
     environment = shim_environment(token.module, control=faulty.control, log=faulty.log, slots=slots)
     lines = "".join(f'{name} = "{value}"\n' for name, value in environment.items())
-    fleet.edit(f'module = "{token.module}"', f'module = "{module}"')
+    fleet.edit(f"module-path={token.module}", f"module-path={module}")
     fleet.edit("[token.environment]\n", "[token.environment]\n" + lines)
     faulty.misbehave()
     try:

@@ -106,8 +106,7 @@ def otahsm(
 def make_ca(fleet: Fleet, *options: str) -> subprocess.CompletedProcess[str]:
     """Give a fleet another CA, with `otahsm ca init`; by name it is the same as the one it had."""
     fleet.edit('certificate = "ca/fleet-root.pem"', 'certificate = "ca/another-root.pem"')
-    fleet.edit('key_label = "fleet-root"', 'key_label = "another-root"')
-    fleet.edit('key_id = "01"', 'key_id = "02"')
+    fleet.edit("object=fleet-root;id=%01", "object=another-root;id=%02")
     return fleet.run("ca", "init", "--name", QUICKSTART_ROOT, *options)
 
 

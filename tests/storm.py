@@ -111,7 +111,7 @@ class Storm:
         """Make the CA that `storm_books` wants, have everything signed often, and choose the ledger."""
         fleet = self._fleet
         fleet.root_pem.unlink()
-        fleet.edit('key_label = "fleet-root"\nkey_id = "01"', 'key_label = "storm-root"\nkey_id = "02"')
+        fleet.edit("object=fleet-root;id=%01", "object=storm-root;id=%02")
         fleet.edit("interval_seconds = 60", "interval_seconds = 1")
         fleet.toml.write_text(fleet.toml.read_text() + CRL)
         made = fleet.run("ca", "init", "--key-type", "ed25519")

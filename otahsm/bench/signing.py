@@ -52,7 +52,7 @@ class Gauges:
 @asynccontextmanager
 async def gauges(token: TokenConfig, ca: CaConfig, size: int, seconds: float) -> AsyncIterator[Gauges]:
     """Run gauges on a CA's key. Raises OtahsmError if one does not get ready."""
-    issuer = load_chain(ca.certificate.read_bytes()).issuer
+    issuer = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss).issuer
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def report(event: str, pid: int, error: OtahsmError | None) -> None:

@@ -69,7 +69,7 @@ def init(
     )
     write_certificate(ca.certificate, root)
     print_descriptions(describe(root), as_json=False)
-    typer.echo(f"The key is in the token {token.label!r}; the certificate is {ca.certificate}.")
+    typer.echo(f"The key is {ca.key} in {token.name}; the certificate is {ca.certificate}.")
     if kind is RootKindName.ROOT_HERE:
         typer.secho(
             "WARNING: a root of kind root-here has extendedKeyUsage serverAuth. A gateway that verifies with"
@@ -106,7 +106,7 @@ def show(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> 
     report = inspect_key(token, ca, issuer)
     key = {
         "token": report.token,
-        "label and id": f"{ca.key_label}, {ca.key_id}",
+        "key": str(ca.key),
         "type": issuer.key_type,
         "belongs to the certificate": "yes" if report.matches_certificate else "NO",
         "the token can sign with": ", ".join(report.mechanisms),

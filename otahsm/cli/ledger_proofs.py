@@ -50,8 +50,8 @@ def init_key(config: ConfigOption = DEFAULT_CONFIG) -> None:
     write_verifier_key(checkpoint.verifier_key, vkey)
     typer.echo(vkey)
     typer.echo(
-        f"The key is in the token {token.label!r}; the public key is {checkpoint.verifier_key}: give it to"
-        " those who are to verify checkpoints.",
+        f"The key is {checkpoint.key} in {token.name}; the public key is {checkpoint.verifier_key}:"
+        " give it to those who are to verify checkpoints.",
         err=True,
     )
 

@@ -15,7 +15,10 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from otahsm.config import load_config
     from otahsm.daemon import serve as run
     from otahsm.daemon.log import logging_to_stderr
+    from otahsm.token.pin import ask_for_pin
 
     settings = load_config(config)
+    if settings.token and settings.token.pin_source.kind == "prompt":
+        ask_for_pin()
     with logging_to_stderr():
         asyncio.run(run(settings))

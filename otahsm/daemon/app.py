@@ -158,12 +158,14 @@ class Daemon:
     def _log_listening(self) -> None:
         config, issuer = self._config, self._issuance.chain.issuer
         token, ca = section(config.token, "token"), section(config.ca, "ca")
+        if token.pin_source.kind == "env":
+            _log.warning("pin.in_environment", hint="Who may look at this process sees the PIN: use another.")
         _log.info(
             "daemon.listening",
             address=self.address,
-            token=token.label,
+            token=token.name,
             module=str(token.module),
-            key=ca.key_label,
+            key=str(ca.key),
             ca=issuer.subject_text,
             ca_key=issuer.key_type,
             ca_ends=f"{issuer.not_after:%Y-%m-%d}",

@@ -53,7 +53,7 @@ class Issuance:
         token, ca = section(config.token, "token"), section(config.ca, "ca")
         settings = config.issuance
         try:
-            self.chain: Chain = load_chain(ca.certificate.read_bytes())
+            self.chain: Chain = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss)
         except OSError as error:
             raise ConfigError(
                 f"[ca] certificate {ca.certificate} can't be read: {error.strerror}",
@@ -78,7 +78,7 @@ class Issuance:
         keys = [TokenKey(ca, self.chain.issuer.public_key)]
         checkpoint_key = load_verifier_key(config.checkpoint) if config.checkpoint else None
         if config.checkpoint and checkpoint_key:
-            keys.append(TokenKey(config.checkpoint, load_public_key(checkpoint_key.public_key)[0]))
+            keys.append(TokenKey(config.checkpoint, load_public_key(checkpoint_key.public_key)))
         self._signers = SignerPool(token, keys, wait_seconds=settings.wait_for_signer_seconds, report=report)
         self.transparency = Transparency(
             self._ledger,

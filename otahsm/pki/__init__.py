@@ -1,10 +1,12 @@
 """X.509 as pure functions: bytes in, bytes out. No clock, no I/O, no token, no database."""
 
 from otahsm.pki.algorithms import (
+    PSS_SALT_BYTES,
     SIGNATURE_ALGORITHMS,
     PublicKey,
     SignatureAlgorithm,
     key_type_of,
+    signature_algorithm,
     signature_is_valid,
 )
 from otahsm.pki.certificate import (
@@ -39,6 +41,7 @@ from otahsm.pki.template import TbsTemplate
 
 __all__ = [
     "MAX_CSR_BYTES",
+    "PSS_SALT_BYTES",
     "SERIAL_BYTES",
     "SERIAL_RANDOM_BYTES",
     "SIGNATURE_ALGORITHMS",
@@ -78,6 +81,7 @@ __all__ = [
     "serial_milliseconds",
     "serial_octets",
     "shard_of",
+    "signature_algorithm",
     "signature_is_valid",
     "validity_at",
     "validity_of",

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from otahsm.config import KeyType
 from otahsm.errors import ConfigError
 from otahsm.pki.algorithms import (
-    SIGNATURE_ALGORITHMS,
     PublicKey,
     SignatureAlgorithm,
     describe_key,
     key_type_of,
+    signature_algorithm,
 )
 from otahsm.pki.keys import encode_spki, subject_key_identifier
 from otahsm.pki.parsing import PARSE_ERRORS
@@ -48,8 +48,12 @@ class Chain:
     trust_anchor: bytes
 
 
-def load_issuer(der: bytes) -> Issuer:
+def load_issuer(der: bytes, *, pss: bool = False) -> Issuer:
     """Read the CA certificate that signs.
+
+    Args:
+        der: the certificate.
+        pss: whether an RSA key signs with PSS.
 
     Raises:
         ConfigError: it can't be read, or it is not a CA that may sign certificates.
@@ -73,14 +77,18 @@ def load_issuer(der: bytes) -> Issuer:
         key_identifier=identifier.digest if identifier else subject_key_identifier(encode_spki(public_key)),
         public_key=public_key,
         key_type=key_type,
-        algorithm=SIGNATURE_ALGORITHMS[key_type],
+        algorithm=signature_algorithm(public_key, pss=pss),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
     )
 
 
-def load_chain(pem: bytes) -> Chain:
+def load_chain(pem: bytes, *, pss: bool = False) -> Chain:
     """Read a PEM file of CA certificates: the one that signs first, each signed by the next, the root last.
+
+    Args:
+        pem: the file.
+        pss: whether the first one's key, if it is RSA, signs with PSS.
 
     Raises:
         ConfigError: it is no such chain.
@@ -101,7 +109,7 @@ def load_chain(pem: bytes) -> Chain:
                 " self-signed root last.",
             ) from None
     chain = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
-    return Chain(load_issuer(chain[0]), tuple(chain[:-1]), chain[-1])
+    return Chain(load_issuer(chain[0], pss=pss), tuple(chain[:-1]), chain[-1])
 
 
 def check_signs_crls(issuer: Issuer) -> None:

@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki.algorithms import signature_is_valid
+from otahsm.pki.algorithms import signature_algorithm, signature_is_valid
 from otahsm.pki.certificate import FIRST_GENERALIZED_YEAR, asn1_time, assemble
 from otahsm.pki.chain import Issuer
 from otahsm.pki.der import GENERALIZED_TIME, SEQUENCE, UTC_TIME, children, integer, tlv
@@ -165,7 +165,7 @@ def describe_crl(crl: bytes) -> CrlDescription:
 
 
 def check_crl_signature(crl: bytes, issuer: Issuer) -> None:
-    """Check that a CRL, in DER or PEM, is this issuer's: its name, its one algorithm, its key's signature.
+    """Check that a CRL, in DER or PEM, is this issuer's: its name, and its key's signature.
 
     Raises:
         RequestRefusedError: it is not, or it is no CRL.
@@ -173,12 +173,14 @@ def check_crl_signature(crl: bytes, issuer: Issuer) -> None:
     try:
         loaded = _load(crl)
         name, tbs, signature = loaded.issuer.public_bytes(), loaded.tbs_certlist_bytes, loaded.signature
-        as_ours = assemble(tbs, issuer.algorithm, signature) == loaded.public_bytes(Encoding.DER)
+        whole = loaded.public_bytes(Encoding.DER)
+        possible = (signature_algorithm(issuer.public_key, pss=pss) for pss in (False, True))
+        used = next((way for way in possible if assemble(tbs, way, signature) == whole), None)
     except PARSE_ERRORS as error:
         raise _refused(f"this is no CRL: {error}") from None
     if name != issuer.subject:
         raise _refused(f"the CRL is of {loaded.issuer.rfc4514_string()}, not of {issuer.subject_text}")
-    if not (as_ours and signature_is_valid(issuer.public_key, issuer.algorithm, signature, tbs)):
+    if used is None or not signature_is_valid(issuer.public_key, used, signature, tbs):
         raise _refused(f"the CRL's signature is not of {issuer.subject_text}")
 
 

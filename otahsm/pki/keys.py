@@ -16,13 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from otahsm.errors import ConfigError, RequestRefusedError
-from otahsm.pki.algorithms import (
-    SIGNATURE_ALGORITHMS,
-    PublicKey,
-    SignatureAlgorithm,
-    describe_key,
-    key_type_of,
-)
+from otahsm.pki.algorithms import PublicKey, describe_key, key_type_of
 from otahsm.pki.der import children, contents
 from otahsm.pki.parsing import PARSE_ERRORS
 
@@ -54,8 +48,8 @@ def encode_spki(key: PublicKey) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def load_public_key(spki: bytes) -> tuple[PublicKey, SignatureAlgorithm]:
-    """Read a SubjectPublicKeyInfo in DER; return the key, and how it signs.
+def load_public_key(spki: bytes) -> PublicKey:
+    """Read a SubjectPublicKeyInfo in DER.
 
     Raises:
         ConfigError: it is none, or of a type that otahsm doesn't sign with.
@@ -64,10 +58,9 @@ def load_public_key(spki: bytes) -> tuple[PublicKey, SignatureAlgorithm]:
         key = load_der_public_key(spki)
     except PARSE_ERRORS as error:
         raise ConfigError(f"a public key can't be read: {error}") from error
-    key_type = key_type_of(key)
-    if key_type is None:
+    if key_type_of(key) is None:
         raise ConfigError(f"otahsm does not sign with {describe_key(key)}")
-    return cast(PublicKey, key), SIGNATURE_ALGORITHMS[key_type]
+    return cast(PublicKey, key)
 
 
 def is_canonical(spki: bytes, key: PublicKey) -> bool:

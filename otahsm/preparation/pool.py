@@ -47,6 +47,7 @@ class Preparers:
             [
                 json.dumps(models).encode(),
                 issuer.certificate,
+                issuer.algorithm.family.encode(),
                 crl.model_dump_json().encode() if crl else b"",
             ],
             size=size,

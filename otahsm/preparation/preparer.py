@@ -33,10 +33,11 @@ def start(setup: list[bytes]) -> Handler:
     """Load the profiles, the CA certificate and where CRLs are; return what answers a batch.
 
     Args:
-        setup: profiles as JSON, by name; the CA certificate in DER; [crl] as JSON, empty without.
+        setup: profiles as JSON, by name; the CA certificate in DER, and the family of its
+            signatures; [crl] as JSON, empty without.
     """
-    profiles_json, certificate, crl_json = setup
-    issuer = load_issuer(certificate)
+    profiles_json, certificate, family, crl_json = setup
+    issuer = load_issuer(certificate, pss=family == b"rsa-pss")
     models = json.loads(profiles_json).items()
     profiles = {name: ProfileConfig.model_validate(model) for name, model in models}
     crl = CrlConfig.model_validate_json(crl_json) if crl_json else None

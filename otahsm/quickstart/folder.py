@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import softhsm
-from otahsm.config import load_config, section
+from otahsm.config import Pkcs11Uri, load_config, section
 from otahsm.errors import ConfigError
 from otahsm.quickstart.certificates import FileCa
 from otahsm.tlog import VerifierKey
@@ -79,8 +79,9 @@ def _fill(folder: Path, port: int) -> Path:
     text = resources.files(__package__).joinpath("otahsm.toml.in").read_text()
     for name, value in {
         "PORT": str(port),
-        "MODULE": str(token.module),
-        "LABEL": token.label,
+        "TOKEN": str(
+            Pkcs11Uri(token=token.label, module_path=str(token.module), pin_source="file:secrets/pin")
+        ),
         "SOFTHSM2_CONF": token.environment["SOFTHSM2_CONF"],
         "ORIGIN": f"quickstart.example/{secrets.token_hex(8)}",  # no two logs have the same
     }.items():

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import pkcs11
 from asn1crypto import pem
 
-from otahsm.config import CaConfig, KeyConfig, KeyType, TokenConfig
+from otahsm.config import CaConfig, KeyConfig, KeyFlaw, KeyType, Pkcs11Uri, TokenConfig
 from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
 from otahsm.pki import (
     SERIAL_RANDOM_BYTES,
-    SIGNATURE_ALGORITHMS,
     Issuer,
+    PublicKey,
     RootKind,
     Validity,
     assemble,
@@ -29,8 +29,10 @@ from otahsm.pki import (
 )
 from otahsm.token import keys
 from otahsm.token.faults import explain
+from otahsm.token.mechanisms import signing_mechanisms
+from otahsm.token.opening import find_flaws, get_ready
 from otahsm.token.pool import PROBE
-from otahsm.token.session import logged_in
+from otahsm.token.session import Login, describe_token, logged_in
 from otahsm.token.signing import SigningKey
 
 MAX_ROOT_NAME: Final = 64  # ub-common-name (RFC 5280, appendix A.1)
@@ -44,6 +46,7 @@ class KeyReport:
     token: str
     mechanisms: list[str]
     attributes: dict[str, str]
+    flaws: dict[KeyFlaw, str]
     matches_certificate: bool
 
 
@@ -66,8 +69,8 @@ def create_root(
         TokenRefusedError: an object with the key's label or id exists, or the token can't make such a key.
         OtahsmError: as `logged_in`. A key that was made before a failure is destroyed again.
     """
-    with _new_key(token, ca, key_type) as (public, private):
-        return _self_sign(public, private, key_type, common_name, now, days, kind)
+    with _new_key(token, ca, key_type) as (public_key, key):
+        return _self_sign(public_key, key, common_name, now, days, kind)
 
 
 def create_checkpoint_key(token: TokenConfig, wanted: KeyConfig) -> bytes:
@@ -80,25 +83,25 @@ def create_checkpoint_key(token: TokenConfig, wanted: KeyConfig) -> bytes:
         TokenRefusedError: an object with the key's label or id exists, or the token can't make such a key.
         OtahsmError: as `logged_in`. A key that was made before a failure is destroyed again.
     """
-    with _new_key(token, wanted, CHECKPOINT_KEY_TYPE) as (public, private):
-        public_key = keys.decode_public_key(public)
-        SigningKey(private, public_key, SIGNATURE_ALGORITHMS[CHECKPOINT_KEY_TYPE]).sign(PROBE)
+    with _new_key(token, wanted, CHECKPOINT_KEY_TYPE) as (public_key, key):
+        key.sign(PROBE)
         return encode_spki(public_key)
 
 
 @contextlib.contextmanager
 def _new_key(
     token: TokenConfig, wanted: KeyConfig, key_type: KeyType
-) -> Iterator[tuple[pkcs11.PublicKey, pkcs11.PrivateKey]]:
+) -> Iterator[tuple[PublicKey, SigningKey]]:
     """Log in and generate a key pair; destroy it again if the block fails."""
-    with logged_in(token, read_write=True) as session:
+    with logged_in(token, read_write=True) as login:
         try:
-            keys.refuse_existing(session, wanted)
+            keys.refuse_existing(login.session, wanted)
         except pkcs11.PKCS11Error as error:
             raise explain(error, "looking for existing keys") from None
-        public, private = keys.generate(session, wanted, key_type)
+        public, private = keys.generate(login.session, wanted, key_type)
         try:
-            yield public, private
+            public_key = keys.decode_public_key(public)
+            yield public_key, get_ready(login, private, wanted, public_key)
         except (OtahsmError, pkcs11.PKCS11Error) as error:
             for key in (public, private):
                 with contextlib.suppress(pkcs11.PKCS11Error):
@@ -109,26 +112,18 @@ def _new_key(
 
 
 def _self_sign(
-    public: pkcs11.PublicKey,
-    private: pkcs11.PrivateKey,
-    key_type: KeyType,
-    common_name: str,
-    now: datetime,
-    days: int,
-    kind: RootKind,
+    public_key: PublicKey, key: SigningKey, common_name: str, now: datetime, days: int, kind: RootKind
 ) -> bytes:
-    algorithm = SIGNATURE_ALGORITHMS[key_type]
-    public_key = keys.decode_public_key(public)
     not_before = now.replace(microsecond=0)
     tbs = build_root_tbs(
         common_name=common_name,
         spki=encode_spki(public_key),
-        algorithm=algorithm,
+        algorithm=key.algorithm,
         serial=make_serial(os.urandom(SERIAL_RANDOM_BYTES), int(now.timestamp() * 1000)),
         validity=Validity(not_before, not_before + timedelta(days=days)),
         kind=kind,
     )
-    return assemble(tbs, algorithm, SigningKey(private, public_key, algorithm).sign(tbs))
+    return assemble(tbs, key.algorithm, key.sign(tbs))
 
 
 def inspect_key(token: TokenConfig, ca: CaConfig, issuer: Issuer) -> KeyReport:
@@ -137,14 +132,15 @@ def inspect_key(token: TokenConfig, ca: CaConfig, issuer: Issuer) -> KeyReport:
     Raises:
         OtahsmError: as `logged_in`; or the key is not there.
     """
-    with logged_in(token) as session:
+    with logged_in(token) as login:
         try:
-            private = keys.find_private_key(session, ca)
+            private = keys.find_private_key(login.session, ca.key)
             report = KeyReport(
-                token=f"{session.token.label} ({session.token.manufacturer_id}, {session.token.model})",
-                mechanisms=keys.signing_mechanisms(session.token),
+                token=str(describe_token(login.session.token)),
+                mechanisms=list(signing_mechanisms(login.session.token.slot)),
                 attributes=keys.attributes_of(private),
-                matches_certificate=_signs_for(private, issuer),
+                flaws=find_flaws(private),
+                matches_certificate=_signs_for(login, private, ca, issuer),
             )
         except pkcs11.PKCS11Error as error:
             raise explain(error, "being inspected") from None
@@ -153,37 +149,46 @@ def inspect_key(token: TokenConfig, ca: CaConfig, issuer: Issuer) -> KeyReport:
 
 def key_types(token: TokenConfig) -> list[KeyType]:
     """List the types of keys that the token can sign with. Raises as `logged_in`."""
-    with logged_in(token) as session:
-        return keys.possible_key_types(session.token)
+    with logged_in(token) as login:
+        return keys.possible_key_types(login.session.token.slot)
 
 
 @contextlib.contextmanager
-def throwaway_ca(token: TokenConfig, folder: Path, key_type: KeyType, now: datetime) -> Iterator[CaConfig]:
+def throwaway_ca(
+    token: TokenConfig,
+    folder: Path,
+    key_type: KeyType,
+    now: datetime,
+    accept: frozenset[KeyFlaw] = frozenset(),
+) -> Iterator[CaConfig]:
     """Make a CA in the token for as long as the block runs; its key is destroyed at the end.
 
     What it signs is worth nothing, so that the fleet's CA need not sign to be measured. Its certificate is
-    written into `folder`.
+    written into `folder`. `accept` is as in [ca].
 
     Raises:
         OtahsmError: as `create_root`.
     """
     name = f"{keys.THROWAWAY_LABEL}{secrets.token_hex(8)}"
-    ca = CaConfig(certificate=folder / f"{name}.pem", key_label=name, key_id=secrets.token_hex(8))
+    key = Pkcs11Uri(object=name, id=secrets.token_bytes(8))
+    ca = CaConfig(certificate=folder / f"{name}.pem", key=key, accept=accept)
     root = create_root(token, ca, key_type=key_type, common_name=name, now=now, days=1, kind="root")
     try:
         write_certificate(ca.certificate, root)
         yield ca
     finally:
-        with logged_in(token, read_write=True) as session:
+        with logged_in(token, read_write=True) as login:
             try:
-                keys.destroy_throwaway(session, ca)
+                keys.destroy_throwaway(login.session, ca)
             except pkcs11.PKCS11Error as error:
                 raise explain(error, f"destroying the throwaway key {name}") from None
 
 
-def _signs_for(private: pkcs11.PrivateKey, issuer: Issuer) -> bool:
+def _signs_for(login: Login, private: pkcs11.PrivateKey, ca: CaConfig, issuer: Issuer) -> bool:
+    every: frozenset[KeyFlaw] = frozenset(get_args(KeyFlaw))
+    accepting = ca.model_copy(update={"accept": every})
     try:
-        SigningKey(private, issuer.public_key, issuer.algorithm).sign(PROBE)
+        get_ready(login, private, accepting, issuer.public_key).sign(PROBE)
     except (TokenUnavailableError, TokenRefusedError):
         return False
     return True

@@ -9,15 +9,16 @@ from typing import Any, Final, cast
 import pkcs11
 from asn1crypto.core import OctetString
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from pkcs11 import Attribute, Mechanism, ObjectClass
+from pkcs11 import Attribute, ObjectClass
 from pkcs11 import KeyType as TokenKeyType
 from pkcs11.constants import DEFAULT
 from pkcs11.util.ec import encode_named_curve_parameters
 
-from otahsm.config import KeyConfig, KeyType
-from otahsm.errors import TokenRefusedError, TokenUnavailableError
+from otahsm.config import KeyConfig, KeyType, Pkcs11Uri
+from otahsm.errors import ConfigError, TokenRefusedError, TokenUnavailableError
 from otahsm.pki import SIGNATURE_ALGORITHMS, PublicKey, key_type_of
 from otahsm.token.faults import explain
+from otahsm.token.mechanisms import mechanisms_for, signing_mechanisms
 
 _ED25519_PARAMETERS: Final = bytes.fromhex("06032b6570")  # OID 1.3.101.112 (RFC 8410)
 _CURVES: Final[dict[KeyType, tuple[TokenKeyType, bytes]]] = {
@@ -48,7 +49,7 @@ _REPORTED: Final = (
     Attribute.ALWAYS_AUTHENTICATE,
 )
 THROWAWAY_LABEL: Final = "otahsm-bench-"  # what the labels of keys begin with that may be destroyed
-_MECHANISMS: Final = {"ecdsa": Mechanism.ECDSA, "rsa": Mechanism.RSA_PKCS, "eddsa": Mechanism.EDDSA}
+_MOST_SHOWN: Final = 8
 _OTHER_USES: Final = (Attribute.SIGN_RECOVER, Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE)
 
 
@@ -56,19 +57,18 @@ def refuse_existing(session: pkcs11.Session, wanted: KeyConfig) -> None:
     """Make sure that no object carries the key's label or id yet.
 
     Raises:
-        TokenRefusedError: one does.
+        ConfigError: the key's URI lacks one of both.
+        TokenRefusedError: an object has one.
     """
-    either: tuple[dict[Attribute, Any], ...] = (
-        {Attribute.LABEL: wanted.key_label},
-        {Attribute.ID: bytes.fromhex(wanted.key_id)},
-    )
+    label, key_id = _label_and_id(wanted)
+    either: tuple[dict[Attribute, Any], ...] = ({Attribute.LABEL: label}, {Attribute.ID: key_id})
     for attributes in either:
         for found in session.get_objects(attributes):
             what = ObjectClass(found[Attribute.CLASS]).name.lower().replace("_", " ")
             raise TokenRefusedError(
                 f"the token already holds a {what} with label {found[Attribute.LABEL]!r} and id"
                 f" {found[Attribute.ID].hex()}; nothing was changed",
-                hint="Choose another key_label and key_id, or use the key that exists.",
+                hint="Choose another label (object) and id for the new key, or use the one that exists.",
             )
 
 
@@ -101,9 +101,10 @@ def _generate(
     key_type: KeyType,
     unused: Mapping[Attribute, object],
 ) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+    label, key_id = _label_and_id(wanted)
     arguments: dict[str, Any] = {
-        "label": wanted.key_label,
-        "id": bytes.fromhex(wanted.key_id),
+        "label": label,
+        "id": key_id,
         "store": True,
         "public_template": {Attribute.VERIFY: True, Attribute.ENCRYPT: DEFAULT, Attribute.WRAP: DEFAULT},
         "private_template": {
@@ -121,26 +122,54 @@ def _generate(
     return domain.generate_keypair(**arguments)
 
 
-def find_private_key(session: pkcs11.Session, wanted: KeyConfig) -> pkcs11.PrivateKey:
-    """Find a private key by label and id.
+def find_private_key(session: pkcs11.Session, wanted: Pkcs11Uri) -> pkcs11.PrivateKey:
+    """Find the one private key that a URI names, by label, id or both.
 
     Raises:
         TokenUnavailableError: it is not there (some tokens say so when they mean "logged out").
         TokenRefusedError: there is more than one.
     """
     try:
-        key = session.get_key(
-            object_class=ObjectClass.PRIVATE_KEY, label=wanted.key_label, id=bytes.fromhex(wanted.key_id)
-        )
-    except pkcs11.NoSuchKey:
-        raise TokenUnavailableError(
-            f"the token shows no private key with label {wanted.key_label!r} and id {wanted.key_id}",
-            hint="Check key_label and key_id. `otahsm ca init` makes the CA's key, and `otahsm ledger"
-            " init-key` the one for checkpoints.",
-        ) from None
+        found = list(session.get_objects(_template(wanted)))
+        if len(found) == 1:
+            return cast(pkcs11.PrivateKey, found[0])
+        shown = found or list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
+        listing = ", ".join(str(_uri_of(key)) for key in shown[:_MOST_SHOWN]) or "none"
     except pkcs11.PKCS11Error as error:
         raise explain(error, "looking for the key") from None
-    return cast(pkcs11.PrivateKey, key)
+    if found:
+        raise TokenRefusedError(
+            f"{len(found)} private keys in the token are {wanted}: {listing}",
+            hint="Say which one: give its label (object) and its id in the section that names it.",
+        )
+    raise TokenUnavailableError(
+        f"no private key in the token is {wanted}; it shows {listing}",
+        hint="Correct `key` in the section that names it. `otahsm ca init` makes the CA's key, and"
+        " `otahsm ledger init-key` the one for checkpoints.",
+    )
+
+
+def _template(wanted: Pkcs11Uri) -> dict[Attribute, Any]:
+    template: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
+    if wanted.object is not None:
+        template[Attribute.LABEL] = wanted.object
+    if wanted.id is not None:
+        template[Attribute.ID] = wanted.id
+    return template
+
+
+def _uri_of(key: pkcs11.Object) -> Pkcs11Uri:
+    return Pkcs11Uri(object=key[Attribute.LABEL], id=key[Attribute.ID])
+
+
+def _label_and_id(wanted: KeyConfig) -> tuple[str, bytes]:
+    """Return what a new key is called; both, so that nothing else is taken for it. Raises ConfigError."""
+    if not wanted.key.object or not wanted.key.id:
+        raise ConfigError(
+            f"a new key needs a label and an id, and {wanted.key} lacks one",
+            hint="Name it like pkcs11:object=fleet-root;id=%01.",
+        )
+    return wanted.key.object, wanted.key.id
 
 
 def destroy_throwaway(session: pkcs11.Session, wanted: KeyConfig) -> None:
@@ -150,10 +179,10 @@ def destroy_throwaway(session: pkcs11.Session, wanted: KeyConfig) -> None:
         ValueError: its label is not that of a throwaway.
         PKCS11Error: the token failed.
     """
-    if not wanted.key_label.startswith(THROWAWAY_LABEL):
-        raise ValueError(f"{wanted.key_label!r} is not the label of a throwaway key")
-    attributes = {Attribute.LABEL: wanted.key_label, Attribute.ID: bytes.fromhex(wanted.key_id)}
-    for key in list(session.get_objects(attributes)):
+    label, key_id = _label_and_id(wanted)
+    if not label.startswith(THROWAWAY_LABEL):
+        raise ValueError(f"{label!r} is not the label of a throwaway key")
+    for key in list(session.get_objects({Attribute.LABEL: label, Attribute.ID: key_id})):
         key.destroy()
 
 
@@ -204,15 +233,11 @@ def attributes_of(key: pkcs11.PrivateKey) -> dict[str, str]:
     return report
 
 
-def possible_key_types(token: pkcs11.Token) -> list[KeyType]:
+def possible_key_types(slot: pkcs11.Slot) -> list[KeyType]:
     """List the types of keys that the token can sign with, as its mechanisms say."""
-    present = token.slot.get_mechanisms()
+    present = signing_mechanisms(slot)
     return [
-        kind for kind, algorithm in SIGNATURE_ALGORITHMS.items() if _MECHANISMS[algorithm.family] in present
+        kind
+        for kind, algorithm in SIGNATURE_ALGORITHMS.items()
+        if any(name in present for name in mechanisms_for(algorithm))
     ]
-
-
-def signing_mechanisms(token: pkcs11.Token) -> list[str]:
-    """List what otahsm could sign with on this token, as mechanism names."""
-    present = token.slot.get_mechanisms()
-    return [f"CKM_{mechanism.name}" for mechanism in _MECHANISMS.values() if mechanism in present]

@@ -1,160 +1,157 @@
-"""The PIN, and the guard that never lets a wrong one be tried twice (I7).
+"""The user PIN, from where `pin-source` says that it is. Only signers and the operator's commands read it.
 
-HSMs lock after 3 to 10 wrong PINs, and a supervisor that restarts a daemon burns them in a minute. So
-every login of every process of one installation goes through one guard directory:
-
-- a lock file makes logins wait for each other (several at once fail on SoftHSM, besides);
-- before C_Login the guard writes down that a try is under way, and forgets it when the token answers;
-- when the token refuses the PIN, the guard remembers that, and from then on nobody tries again until an
-  operator removes the note;
-- a try that ended without an answer (a crash, a hang that was killed) may be repeated once.
+A PIN that a person types when the daemon starts is kept in a memory file (memfd_create(2)) that the daemon
+holds open and never reads: only the signers, which inherit it, do. So it is not in the daemon's memory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import getpass
 import os
+import shlex
 import stat
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import subprocess
+import sys
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from otahsm.config import PinSource
+from otahsm.errors import ConfigError
 
-from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
-
-_LOCK: Final = "login.lock"
-_NOTE: Final = "login.json"
+TYPED: Final = "OTAHSM_PIN_FD"  # in the environment: the memory file with a PIN that was typed
 _MAX_PIN_BYTES: Final = 1024
-_TRIES_WITHOUT_ANSWER: Final = 2
+_COMMAND_SECONDS: Final = 30.0
+_PROMPT: Final = "Token user PIN: "
 
 
-def read_pin(path: Path) -> str:
-    """Read the PIN from its file; one line end after it is dropped.
+def read_pin(source: PinSource) -> str:
+    """Get the PIN; one line end after it is dropped.
 
     Raises:
-        ConfigError: it can't be read, is empty, or others may read it too.
+        ConfigError: it is not there, is empty, or others could read it too.
     """
+    match source.kind:
+        case "file":
+            octets = _read_file(Path(source.value), f"the PIN file {source.value}")
+        case "systemd-credential":
+            octets = _read_credential(source.value)
+        case "command":
+            octets = _run(source.value)
+        case "env":
+            octets = os.environb.get(source.value.encode(), b"")
+        case "prompt":
+            octets = _read_typed()
+    where = _where(source)
+    try:
+        pin = octets.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:  # it would quote the PIN
+        raise ConfigError(f"the PIN from {where} is not UTF-8 text") from None
+    if not pin or len(octets) > _MAX_PIN_BYTES:
+        raise ConfigError(f"the PIN from {where} is {'too long' if pin else 'empty'}")
+    return pin
+
+
+def ask_for_pin() -> None:
+    """Have a process of its own ask for the PIN on the terminal, and keep it in a memory file for signers.
+
+    This process never sees what is in it.
+
+    Raises:
+        ConfigError: there is no terminal, or nothing was typed.
+    """
+    file = os.memfd_create("otahsm-pin")  # close-on-exec: only who is given it has it
+    command = (sys.executable, "-P", "-m", __name__)
+    asked = subprocess.run(command, pass_fds=(file,), env={**os.environ, TYPED: str(file)}, check=False)
+    if asked.returncode:
+        os.close(file)
+        raise ConfigError(
+            "pin-source is prompt:, and no PIN was typed",
+            hint="Start it on a terminal, or let pin-source name a file, a systemd credential or a command.",
+        )
+    os.environ[TYPED] = str(file)
+
+
+def typed_pin() -> tuple[int, ...]:
+    """Return the descriptor of the memory file, for signers to inherit, if a PIN was typed."""
+    return (int(os.environ[TYPED]),) if TYPED in os.environ else ()
+
+
+def _where(source: PinSource) -> str:
+    return {
+        "file": f"the file {source.value}",
+        "systemd-credential": f"the systemd credential {source.value}",
+        "command": "the command in pin-source",
+        "env": f"the environment variable {source.value}",
+        "prompt": "the terminal",
+    }[source.kind]
+
+
+def _read_file(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise ConfigError(
-                    f"the PIN file {path} must be a file that only its owner may read",
-                    hint=f"chmod 600 {path}",
+                    f"{what} must be a file that only its owner may read", hint=f"chmod 600 {path}"
                 )
-            pin = file.read(_MAX_PIN_BYTES).decode().removesuffix("\n").removesuffix("\r")
-    except (OSError, UnicodeDecodeError) as error:
-        # A decoding error would quote the PIN.
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"the PIN file {path} can't be read: {why}") from None
-    if not pin:
-        raise ConfigError(f"the PIN file {path} is empty")
-    return pin
+            return file.read(_MAX_PIN_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{what} can't be read: {error.strerror}") from None
 
 
-class _Note(BaseModel):
-    """What the guard remembers between logins; without one, all is well."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    state: Literal["trying", "refused"]
-    tries: int = 0
-    message: str = ""
-    at: str
-
-
-class LoginGuard:
-    """One installation's guard.
-
-    Args:
-        directory: where it keeps its lock and its note; made if it is missing.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._note = directory / _NOTE
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Wait for the other processes of this installation, and keep them waiting.
-
-        Raises:
-            ConfigError: the guard directory can't be used.
-        """
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self._directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigError(
-                f"[token] guard_dir {self._directory} can't be used: {error.strerror}"
-            ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
-
-    @contextlib.contextmanager
-    def one_try(self) -> Iterator[None]:
-        """Wrap one C_Login, under `lock`; the block raises PinRefusedError if the token said no.
-
-        Raises:
-            PinRefusedError: this try was refused, or an earlier one, or too many never got an answer.
-            ConfigError: the guard directory can't be written.
-        """
-        tries = self._check_earlier_tries()
-        self._write(_Note(state="trying", tries=tries + 1, at=_now()))
-        try:
-            yield
-        except PinRefusedError as error:
-            self._write(_Note(state="refused", message=error.message, at=_now()))
-            raise PinRefusedError(error.message, hint=self._hint()) from None
-        except OtahsmError:
-            self._note.unlink()  # the token answered, and not about the PIN
-            raise
-        self._note.unlink()
-
-    def _check_earlier_tries(self) -> int:
-        try:
-            note = _Note.model_validate_json(self._note.read_bytes())
-        except FileNotFoundError:
-            return 0
-        except (OSError, ValidationError):
-            note = _Note(state="refused", message=f"{self._note} makes no sense", at="an unknown time")
-        if note.state == "trying" and note.tries < _TRIES_WITHOUT_ANSWER:
-            return note.tries
-        why = note.message or f"{note.tries} logins got no answer"
-        raise PinRefusedError(f"the PIN is not tried again: {why} (at {note.at})", hint=self._hint())
-
-    def _hint(self) -> str:
-        return (
-            "Another wrong PIN might lock the token. Put the right PIN into the PIN file, check the token's"
-            f" remaining tries, then remove {self._note} and start again."
+def _read_credential(name: str) -> bytes:
+    """Read what systemd gave the service, in a folder for it alone (systemd.exec(5), LoadCredential=)."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        raise ConfigError(
+            f"there is no systemd credential {name}: systemd gave this process none",
+            hint=f"Put LoadCredential={name}:/path/of/the/pin (or LoadCredentialEncrypted=) into the unit.",
         )
-
-    def _write(self, note: _Note) -> None:
-        """Write the note durably: it must be there after a power cut in the middle of a login."""
-        temporary = self._note.with_suffix(".new")
-        try:
-            with temporary.open("w") as file:
-                file.write(note.model_dump_json())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._note)
-            folder = os.open(self._directory, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise ConfigError(
-                f"[token] guard_dir {self._directory} can't be written: {error.strerror}; no login is tried"
-                " without it"
-            ) from None
+    try:
+        with (Path(folder) / name).open("rb") as file:
+            return file.read(_MAX_PIN_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"the systemd credential {name} can't be read: {error.strerror}") from None
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _run(command: str) -> bytes:
+    program = shlex.split(command)
+    try:
+        ran = subprocess.run(
+            program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=_COMMAND_SECONDS, check=False
+        )
+    except OSError as error:
+        raise ConfigError(f"the command for the PIN, {program[0]}, can't be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"the command for the PIN, {program[0]}, took more than {_COMMAND_SECONDS:g} s"
+        ) from None
+    if ran.returncode:
+        raise ConfigError(f"the command for the PIN, {program[0]}, ended with {ran.returncode}")
+    return ran.stdout
+
+
+def _read_typed() -> bytes:
+    if TYPED in os.environ:
+        return os.pread(int(os.environ[TYPED]), _MAX_PIN_BYTES + 1, 0)
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            "pin-source is prompt:, and there is no terminal",
+            hint="Run it on a terminal, or let pin-source name a file, a systemd credential or a command.",
+        )
+    return getpass.getpass(_PROMPT).encode()
+
+
+def _ask() -> None:
+    """Ask for the PIN and write it into the memory file: the main of the process that asks."""
+    file = int(os.environ.pop(TYPED))
+    try:
+        pin = _read_typed()
+    except (ConfigError, EOFError, KeyboardInterrupt):
+        sys.exit(1)
+    os.write(file, pin)
+    sys.exit(0 if pin else 1)
+
+
+if __name__ == "__main__":
+    _ask()

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from otahsm.config import KeyConfig, TokenConfig
 from otahsm.errors import OtahsmError, TokenUnavailableError, WorkerLostError, WorkersBusyError
 from otahsm.pki import PublicKey, encode_spki
+from otahsm.token.pin import typed_pin
 from otahsm.workers import Report, WorkerPool
 
 # Signed when a session is new, and when it was idle for a while. It is no certificate and can't be one.
@@ -29,11 +30,12 @@ def signer_setup(token: TokenConfig, keys: Sequence[TokenKey]) -> list[bytes]:
     """Say what a signer needs to know: the first message to it.
 
     Returns:
-        [token] as JSON, then for each key its label in UTF-8, its id, and its SubjectPublicKeyInfo in DER.
+        [token] as JSON, then for each key its section as JSON, and its SubjectPublicKeyInfo in DER.
     """
     setup = [token.model_dump_json().encode()]
     for config, public_key in keys:
-        setup += [config.key_label.encode(), bytes.fromhex(config.key_id), encode_spki(public_key)]
+        section = config.model_dump_json(include=set(KeyConfig.model_fields))
+        setup += [section.encode(), encode_spki(public_key)]
     return setup
 
 
@@ -68,6 +70,7 @@ class SignerPool:
             probe_seconds=_PROBE_SECONDS,
             longest_pause=_LONGEST_PAUSE,
             report=report,
+            inherit=typed_pin(),
         )
 
     @property

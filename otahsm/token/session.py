@@ -5,23 +5,36 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import pkcs11
 from pkcs11._pkcs11 import lib as Library  # noqa: N812 - it is a class, and the function hides its name
 
-from otahsm.config import TokenConfig
+from otahsm.config import Pkcs11Uri, TokenConfig
 from otahsm.errors import ConfigError, PinRefusedError, TokenRefusedError, TokenUnavailableError
 from otahsm.token import module
 from otahsm.token.faults import explain
-from otahsm.token.pin import LoginGuard, read_pin
+from otahsm.token.guard import LoginGuard
+from otahsm.token.pin import read_pin
 from otahsm.workers import outliving_the_daemon
 
 _LOGIN_SECONDS: Final = 60.0
 
 
+class Login(NamedTuple):
+    """A session that is logged in, and what logging in again for one signature takes.
+
+    Login is the token's state, not the session's (PKCS#11 v2.40, section 5.6): further sessions of the same
+    process share it.
+    """
+
+    session: pkcs11.Session
+    pin: str
+    guard: LoginGuard
+
+
 @contextlib.contextmanager
-def logged_in(config: TokenConfig, *, read_write: bool = False) -> Iterator[pkcs11.Session]:
+def logged_in(config: TokenConfig, *, read_write: bool = False) -> Iterator[Login]:
     """Open a session on the configured token and log in as user.
 
     Raises:
@@ -30,63 +43,85 @@ def logged_in(config: TokenConfig, *, read_write: bool = False) -> Iterator[pkcs
         TokenUnavailableError: the token is away; it may come back.
         TokenRefusedError: more than one token matches.
     """
-    session = _open(config, read_write=read_write)
+    login = _open(config, read_write=read_write)
     try:
-        yield session
+        yield login
     finally:
         with contextlib.suppress(pkcs11.PKCS11Error):
-            session.close()
+            login.session.close()
 
 
-def _open(config: TokenConfig, *, read_write: bool) -> pkcs11.Session:
+def load_module(config: TokenConfig) -> Library:
+    """Load the configured PKCS#11 module, once in the life of a process, for as many threads as sessions.
+
+    Raises:
+        ConfigError: there is no such file.
+        OtahsmError, PKCS11Error: as `module.load`.
+    """
     os.environ.update(config.environment)
     if not config.module.is_file():
         raise ConfigError(
-            f"[token] module: {config.module} does not exist",
+            f"[token] uri: module-path {config.module} does not exist",
             hint="Install the HSM vendor's PKCS#11 library, or for SoftHSM2 the package softhsm2.",
         )
+    try:
+        return module.load(config.module, threads=config.sessions > 1)
+    except RuntimeError as error:
+        raise TokenUnavailableError(f"the PKCS#11 module {config.module} doesn't load: {error}") from None
+
+
+def _open(config: TokenConfig, *, read_write: bool) -> Login:
     guard = LoginGuard(config.guard_dir)
     with guard.lock():
         try:
-            token = _find(module.load(config.module, threads=config.sessions > 1), config)
+            token = find_token(load_module(config), config.uri)
             _check_pin_flags(token)
             # Does the token answer at all? If not, no PIN is at stake yet.
             token.open().close()
         except pkcs11.PKCS11Error as error:
             raise explain(error, "being opened") from None
-        except RuntimeError as error:
-            raise TokenUnavailableError(f"the PKCS#11 module {config.module} doesn't load: {error}") from None
-        pin = read_pin(config.pin_file)
+        pin = read_pin(config.pin_source)
         with outliving_the_daemon(_LOGIN_SECONDS), guard.one_try():
             try:
-                return token.open(rw=read_write, user_pin=pin)
+                return Login(token.open(rw=read_write, user_pin=pin), pin, guard)
             except pkcs11.PKCS11Error as error:
                 raise explain(error, "logging in") from None
 
 
-def _find(library: Library, config: TokenConfig) -> pkcs11.Token:
-    tokens = list(library.get_tokens())
-    matches = [
-        token
-        for token in tokens
-        if token.label == config.label and config.serial in (None, _serial_text(token))
-    ]
+def find_token(library: Library, wanted: Pkcs11Uri) -> pkcs11.Token:
+    """Find the one token that a URI names, whatever slot it is in (RFC 7512, section 2.3).
+
+    Raises:
+        TokenUnavailableError: there is none; it may come back.
+        TokenRefusedError: there are several.
+        PKCS11Error: the module failed.
+    """
+    present = [(token, describe_token(token)) for token in library.get_tokens()]
+    asked = wanted.token_attributes
+    matches = [token for token, uri in present if asked.items() <= uri.token_attributes.items()]
     if len(matches) == 1:
         return matches[0]
-    listing = ", ".join(f"{token.label!r} (serial {_serial_text(token)})" for token in tokens if token.label)
+    listing = ", ".join(str(uri) for _, uri in present if uri.token) or "none"
+    what = wanted.only_token()
     if matches:
         raise TokenRefusedError(
-            f"{len(matches)} tokens are called {config.label!r}: {listing}",
-            hint="Add the serial of the right one to the [token] section.",
+            f"{len(matches)} tokens are {what}; the module shows {listing}",
+            hint="Add to [token] uri what only the right one has: its serial, if they are not all alike.",
         )
     raise TokenUnavailableError(
-        f"no token is called {config.label!r}; the module shows {listing or 'none'}",
-        hint="Check [token] label, serial and environment; is the HSM connected?",
+        f"no token is {what}; the module shows {listing}",
+        hint="Check [token] uri and environment; is the HSM connected?",
     )
 
 
-def _serial_text(token: pkcs11.Token) -> str:
-    return token.serial.decode("ascii", "replace").strip(" \0")
+def describe_token(token: pkcs11.Token) -> Pkcs11Uri:
+    """Say which token it is, without the padding of CK_TOKEN_INFO (PKCS#11 v2.40, section 3.2)."""
+    return Pkcs11Uri(
+        token=token.label.strip(" \0"),
+        serial=token.serial.decode("utf-8", "replace").strip(" \0"),
+        manufacturer=token.manufacturer_id.strip(" \0"),
+        model=token.model.strip(" \0"),
+    )
 
 
 def _check_pin_flags(token: pkcs11.Token) -> None:

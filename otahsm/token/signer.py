@@ -16,9 +16,9 @@ from queue import SimpleQueue
 import pkcs11
 
 from otahsm.config import KeyConfig, TokenConfig
-from otahsm.pki import PublicKey, SignatureAlgorithm, load_public_key
+from otahsm.pki import PublicKey, load_public_key
 from otahsm.token.faults import explain
-from otahsm.token.keys import find_private_key
+from otahsm.token.opening import open_key
 from otahsm.token.pool import PROBE
 from otahsm.token.session import logged_in
 from otahsm.token.signing import SigningKey
@@ -58,27 +58,21 @@ def open_keys(setup: list[bytes]) -> list[list[SigningKey]]:
     """
     token_json, *parts = setup
     token = TokenConfig.model_validate_json(token_json)
-    wanted = [_wanted(*parts[at : at + 3]) for at in range(0, len(parts), 3)]
-    first = _for_life.enter_context(logged_in(token))
+    wanted = [_wanted(*parts[at : at + 2]) for at in range(0, len(parts), 2)]
+    login = _for_life.enter_context(logged_in(token))
+    first = login.session
     try:
-        # Login is the token's state, not the session's (PKCS#11 v2.40, section 5.6): once is enough.
         sessions = [first, *(first.token.open() for _ in range(token.sessions - 1))]
     except pkcs11.PKCS11Error as error:
         raise explain(error, f"opening {token.sessions} sessions") from None
-    opened = [
-        [
-            SigningKey(find_private_key(session, config), public_key, algorithm)
-            for config, public_key, algorithm in wanted
-        ]
-        for session in sessions
-    ]
+    opened = [[open_key(login._replace(session=session), *key) for key in wanted] for session in sessions]
     for key in chain.from_iterable(opened):
         key.sign(PROBE)
     return opened
 
 
-def _wanted(label: bytes, key_id: bytes, spki: bytes) -> tuple[KeyConfig, PublicKey, SignatureAlgorithm]:
-    return KeyConfig(key_label=label.decode(), key_id=key_id.hex()), *load_public_key(spki)
+def _wanted(section: bytes, spki: bytes) -> tuple[KeyConfig, PublicKey]:
+    return KeyConfig.model_validate_json(section), load_public_key(spki)
 
 
 class ParallelSigning:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import pkcs11
-from asn1crypto.algos import DigestInfo
-from asn1crypto.core import Null
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from pkcs11 import Mechanism
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.errors import TokenUnavailableError
+from otahsm.errors import BadSignatureError
 from otahsm.pki import PublicKey, SignatureAlgorithm, signature_is_valid
 from otahsm.token.faults import explain
+from otahsm.token.guard import LoginGuard
+from otahsm.token.mechanisms import SigningMechanism, encode_ecdsa
 
-_DIGEST_INFO_SHA256: Final[bytes] = DigestInfo(
-    {"digest_algorithm": {"algorithm": "sha256", "parameters": Null()}, "digest": bytes(32)}
-).dump()[:-32]
+_BITS_PER_BYTE: Final = 8
+
+
+class PinAtEachSignature(NamedTuple):
+    """What a key with CKA_ALWAYS_AUTHENTICATE needs for every signature (PKCS#11 v2.40, section 4.9)."""
+
+    pin: str
+    guard: LoginGuard
 
 
 class SigningKey:
@@ -27,36 +30,58 @@ class SigningKey:
         key: the handle in the token.
         public_key: what its signatures must verify with.
         algorithm: how it signs.
+        mechanism: what the token is asked for.
+        again: set if the key wants the PIN for every signature.
     """
 
-    def __init__(self, key: pkcs11.PrivateKey, public_key: PublicKey, algorithm: SignatureAlgorithm) -> None:
+    def __init__(
+        self,
+        key: pkcs11.PrivateKey,
+        public_key: PublicKey,
+        algorithm: SignatureAlgorithm,
+        mechanism: SigningMechanism,
+        again: PinAtEachSignature | None = None,
+    ) -> None:
         # python-pkcs11 mixes `sign` in when it sees CKA_SIGN; its types say so of the mixin only.
         self._key = cast(pkcs11.SignMixin, key)
         self._public_key = public_key
-        self._algorithm = algorithm
+        self.algorithm = algorithm
+        self._prepare = mechanism.prepare
+        self._how: dict[str, Any] = {"mechanism": mechanism.mechanism}
+        if mechanism.parameter is not None:
+            self._how["mechanism_param"] = mechanism.parameter
+        self._again = again
+        # Bytes of a coordinate, for a key whose signatures have two.
+        self._coordinate = 0
+        if isinstance(public_key, ec.EllipticCurvePublicKey):
+            self._coordinate = public_key.curve.key_size // _BITS_PER_BYTE
 
     def sign(self, message: bytes) -> bytes:
         """Sign a message; return a signature that verifies, as X.509 wants it (DER for ECDSA).
 
-        Uses the portable core of PKCS#11: the digest is made here, and signed in one part.
-
         Raises:
-            TokenUnavailableError: the token failed, or its signature does not verify.
+            BadSignatureError: what the token returned does not verify.
+            TokenUnavailableError: the token failed.
             TokenRefusedError: the token can't sign with this key at all.
+            PinRefusedError: the key wants the PIN again, and the token refused it.
         """
-        try:
-            signature = self.sign_unverified(message)
-        except pkcs11.PKCS11Error as error:
-            raise explain(error, "signing") from None
-        if not signature_is_valid(self._public_key, self._algorithm, signature, message):
-            raise TokenUnavailableError(
+        if self._again:
+            with self._again.guard.another_try():
+                signature = self._sign(message)
+        else:
+            signature = self._sign(message)
+        if not signature_is_valid(self._public_key, self.algorithm, signature, message):
+            raise BadSignatureError(
                 "the token returned a signature that does not verify with the public key of its key; it was"
-                " thrown away",
-                hint="If this happens at every start, [ca] certificate and key_label don't belong together,"
-                " or [checkpoint] verifier_key and key_label don't. If it happens now and then, the HSM is"
-                " failing: take it out of service.",
+                " thrown away"
             )
         return signature
+
+    def _sign(self, message: bytes) -> bytes:
+        try:
+            return self.sign_unverified(message)
+        except pkcs11.PKCS11Error as error:
+            raise explain(error, "signing") from None
 
     def sign_unverified(self, message: bytes) -> bytes:
         """Sign a message, and believe the token; only for measuring it.
@@ -64,16 +89,6 @@ class SigningKey:
         Raises:
             PKCS11Error: the token failed.
         """
-        match self._algorithm.family:
-            case "ecdsa":
-                digest = hashlib.new(self._algorithm.digest or "sha256", message).digest()
-                raw = self._key.sign(digest, mechanism=Mechanism.ECDSA)
-                half = len(raw) // 2
-                return encode_dss_signature(
-                    int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")
-                )
-            case "rsa":
-                info = _DIGEST_INFO_SHA256 + hashlib.sha256(message).digest()
-                return self._key.sign(info, mechanism=Mechanism.RSA_PKCS)
-            case "eddsa":
-                return self._key.sign(message, mechanism=Mechanism.EDDSA)
+        how = {**self._how, "pin": self._again.pin} if self._again else self._how
+        signature = self._key.sign(self._prepare(message), **how)
+        return encode_ecdsa(signature, self._coordinate) if self._coordinate else signature

@@ -23,6 +23,7 @@ _ERRORS: Final[dict[str, type[errors.OtahsmError]]] = {
     kind.__name__: kind
     for kind in (
         errors.AuthorityUnusableError,
+        errors.BadSignatureError,
         errors.ConfigError,
         errors.PinRefusedError,
         errors.TokenRefusedError,

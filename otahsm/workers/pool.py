@@ -50,6 +50,7 @@ class WorkerPool:
         longest_pause: what the pause before a start grows to, while workers fail one after another.
         report: called with (event, pid, error) when a worker is ready, lost, or failed to start; the event is
             "<name>.ready", "<name>.lost" or "<name>.failed".
+        inherit: open files that the workers have too.
     """
 
     def __init__(  # noqa: PLR0913 - each is a decision of the owner's
@@ -67,6 +68,7 @@ class WorkerPool:
         probe_seconds: float = 10.0,
         longest_pause: float,
         report: Report,
+        inherit: Sequence[int] = (),
     ) -> None:
         self._name = name
         # -P: a module of the working directory must not stand in for one of ours
@@ -81,6 +83,7 @@ class WorkerPool:
         self._probe_seconds = probe_seconds
         self._longest_pause = longest_pause
         self._report = report
+        self._inherit = tuple(inherit)
         self._workers: set[Worker] = set()
         self._keepers: list[asyncio.Task[None]] = []
         self._waiting: list[asyncio.Future[None]] = []
@@ -212,6 +215,7 @@ class WorkerPool:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=self._environment,
+                pass_fds=self._inherit,
             )
         except OSError as error:
             raise WorkerLostError(f"a process could not be started: {error}") from error

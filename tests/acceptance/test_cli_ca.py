@@ -14,8 +14,8 @@ from harness import Fleet
 from programs import QUICKSTART_ROOT, make_ca, openssl
 
 NEW_FILE = ('certificate = "ca/fleet-root.pem"', 'certificate = "ca/new-root.pem"')
-NEW_LABEL = ('key_label = "fleet-root"', 'key_label = "new-root"')
-NEW_ID = ('key_id = "01"', 'key_id = "02"')
+NEW_LABEL = ("object=fleet-root", "object=new-root")
+NEW_ID = ("id=%01", "id=%02")
 
 
 def show(fleet: Fleet) -> Any:
@@ -145,5 +145,6 @@ def test_ca_show_without_a_key_says_which_key_is_missing(fleet: Fleet) -> None:
     fleet.edit(*NEW_LABEL)
     done = fleet.run("ca", "show")
     assert done.returncode == 3
-    assert "the token shows no private key with label 'new-root' and id 01" in done.stderr
+    assert "no private key in the token is pkcs11:object=new-root;id=%01" in done.stderr
+    assert "pkcs11:object=fleet-root;id=%01" in done.stderr  # what it has instead
     assert "Traceback" not in done.stderr

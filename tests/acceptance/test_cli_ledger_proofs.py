@@ -137,8 +137,8 @@ def test_init_key_makes_a_key_and_never_replaces_one(fleet: Fleet) -> None:
     fleet.edit(VKEY, "ca/new.vkey")
     assert "the token already holds" in run(fleet, "init-key", status=4)
     assert not (fleet.folder / "ca/new.vkey").exists()
-    fleet.edit('key_label = "ledger-checkpoint"', 'key_label = "another"')
-    fleet.edit('key_id = "c1"', 'key_id = "c2"')
+    fleet.edit("object=ledger-checkpoint", "object=another")
+    fleet.edit("id=%C1", "id=%C2")
     run(fleet, "init-key")
     key = VerifierKey.parse((fleet.folder / "ca/new.vkey").read_text().strip())
     assert fleet.config.checkpoint is not None

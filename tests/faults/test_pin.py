@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from faulty import FaultyToken
-from harness import eventually, is_running, running
+from harness import OTAHSM, eventually, is_running, running
 
 
 def put_wrong_pin(faulty: FaultyToken) -> str:
@@ -89,6 +94,76 @@ def test_no_log_line_and_no_command_line_shows_the_pin(faulty: FaultyToken) -> N
         assert daemon.stop() == 0
         assert pin not in repr(daemon.events)
         assert pin not in "".join(daemon.other_output)
+
+
+def memory_of(pid: int) -> Iterator[bytes]:
+    """Read what a process has in its memory, as a core dump would hold it."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            first, last = (int(address, 16) for address in line.split()[0].split("-"))
+            with contextlib.suppress(OSError, OverflowError):  # what the kernel keeps for itself
+                memory.seek(first)
+                yield memory.read(last - first)
+
+
+def knows(pid: int, secret: str) -> bool:
+    return any(secret.encode() in part for part in memory_of(pid))
+
+
+def test_a_pin_from_a_command_or_a_credential_reaches_the_signers_and_nobody_else(
+    faulty: FaultyToken,
+) -> None:
+    folder = faulty.fleet.folder / "secrets"
+    pin = (folder / "pin").read_text().strip()
+    (folder / "pin").rename(folder / "token-pin")
+    environment = {"CREDENTIALS_DIRECTORY": str(folder)}
+    last = "file:secrets/pin"
+    for source in (f"%7C/bin/cat%20{folder}/token-pin", "systemd-credential:token-pin"):
+        faulty.fleet.edit(f"pin-source={last}", f"pin-source={source}")
+        last = source
+        with running(faulty.fleet, environment) as daemon:
+            daemon.wait_for("signer.ready", count=2)
+            daemon.wait_for("health.changed", serving=True)
+            assert all(knows(signer, pin) for signer in daemon.signers())
+            assert not any(knows(pid, pin) for pid in (daemon.process.pid, *daemon.preparers()))
+
+
+def test_a_pin_in_the_environment_is_warned_of(faulty: FaultyToken) -> None:
+    pin = (faulty.fleet.folder / "secrets/pin").read_text().strip()
+    faulty.fleet.edit("file:secrets/pin", "env:FLEET_PIN")
+    with running(faulty.fleet, {"FLEET_PIN": pin}) as daemon:
+        daemon.wait_for("pin.in_environment")
+        daemon.wait_for("health.changed", serving=True)
+        assert pin not in repr(daemon.events)
+
+
+def test_a_pin_that_is_typed_serves_every_signer_and_its_successor(faulty: FaultyToken) -> None:
+    pin = (faulty.fleet.folder / "secrets/pin").read_text().strip()
+    faulty.fleet.edit("file:secrets/pin", "prompt:")
+    with running(faulty.fleet) as daemon:
+        assert daemon.process.wait(30) == 2  # there is no terminal
+    log = faulty.fleet.folder / "log"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(faulty.fleet.folder)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+        os.execv(OTAHSM[0], [*OTAHSM, "serve"])  # noqa: S606
+    try:
+        shown = b""
+        while not shown.endswith(b"PIN: "):
+            shown += os.read(terminal, 100)
+        os.write(terminal, pin.encode() + b"\n")
+        eventually(lambda: log.read_text().count("signer.ready") == 2, "no signer gets ready")
+        faulty.misbehave("crash")
+        eventually(lambda: log.read_text().count("signer.lost") == 2, "no signer is lost")
+        faulty.misbehave()
+        eventually(lambda: log.read_text().count("signer.ready") >= 4, "no signer is replaced")
+        assert not knows(pid, pin)
+        assert pin not in log.read_text()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
 
 
 def test_a_login_that_has_begun_is_finished_though_the_daemon_is_killed(faulty: FaultyToken) -> None:

@@ -69,7 +69,7 @@ class InThisProcess:
     def __init__(self, machine: CycleMachine) -> None:
         self._machine = machine
         models = {name: profile.model_dump(mode="json") for name, profile in PROFILES.items()}
-        self._handle = start([json.dumps(models).encode(), issuer_of("ec-p256").certificate, b""])
+        self._handle = start([json.dumps(models).encode(), issuer_of("ec-p256").certificate, b"ecdsa", b""])
 
     async def prepare(self, tasks: Sequence[Task]) -> list[Draft | OtahsmError]:
         return [*decode_answers(list(self._handle(encode_tasks(tasks))))] if tasks else []

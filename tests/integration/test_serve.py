@@ -85,7 +85,7 @@ def test_a_port_that_is_taken_is_said(fleet: Fleet) -> None:
 
 
 def test_a_ca_certificate_of_another_key_never_serves(fleet: Fleet) -> None:
-    fleet.edit('key_label = "fleet-root"\nkey_id = "01"', 'key_label = "other"\nkey_id = "02"')
+    fleet.edit("object=fleet-root;id=%01", "object=other;id=%02")
     fleet.edit("ca/fleet-root.pem", "ca/other.pem")
     assert fleet.run("ca", "init", "--name", "Other").returncode == 0
     fleet.edit("ca/other.pem", "ca/fleet-root.pem")
@@ -102,7 +102,7 @@ async def test_a_token_that_is_away_at_the_start_is_waited_for(fleet: Fleet) -> 
     tokens.mkdir()
     with running(fleet) as daemon:
         (failed, *_) = daemon.wait_for("signer.failed")
-        assert "no token is called" in failed["message"]
+        assert "no token is pkcs11:token=otahsm-quickstart; the module shows none" in failed["message"]
         tokens.rmdir()
         away.rename(tokens)
         daemon.wait_for("health.changed", serving=True)
@@ -112,9 +112,9 @@ async def test_a_token_that_is_away_at_the_start_is_waited_for(fleet: Fleet) -> 
 
 def test_it_logs_what_it_serves_from_which_token_under_which_ca(daemon: RunningDaemon) -> None:
     (event,) = daemon.wait_for("daemon.listening")
-    assert event["token"] == "otahsm-quickstart"  # noqa: S105 - a label
+    assert event["token"] == "pkcs11:token=otahsm-quickstart"
     assert event["ca"] == "CN=otahsm quickstart fleet root"
-    assert event["key"] == "fleet-root"
+    assert event["key"] == "pkcs11:object=fleet-root;id=%01"
     assert event["profiles"] == ["ota-connect"]
     assert daemon.other_output == []
 

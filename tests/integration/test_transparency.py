@@ -225,7 +225,7 @@ async def test_a_tree_that_does_not_follow_from_what_was_signed_is_not_signed(fl
         (lambda fleet: (fleet.folder / "ca/checkpoint.vkey").unlink(), "otahsm ledger init-key"),
         (lambda fleet: (fleet.folder / "ca/checkpoint.vkey").write_text("x"), "verifier key"),
         (lambda fleet: fleet.edit('origin = "quickstart', 'origin = "another'), "is of the log quickstart"),
-        (lambda fleet: fleet.edit('key_id = "c1"', 'key_id = "01"'), "another key_label and another key_id"),
+        (lambda fleet: fleet.edit("id=%C1", "id=%01"), "another label (object) and another id"),
     ],
 )
 def test_a_daemon_does_not_start_with_a_checkpoint_key_that_can_not_be(
@@ -239,10 +239,10 @@ def test_a_daemon_does_not_start_with_a_checkpoint_key_that_can_not_be(
 
 
 def test_a_key_that_the_token_has_not_got_is_named(fleet: Fleet) -> None:
-    fleet.edit('key_label = "ledger-checkpoint"', 'key_label = "no-such-key"')
+    fleet.edit("object=ledger-checkpoint", "object=no-such-key")
     with running(fleet) as daemon:
         (failed, *_) = daemon.wait_for("signer.failed")
-        assert "no private key with label 'no-such-key' and id c1" in failed["message"]
+        assert "no private key in the token is pkcs11:object=no-such-key;id=%C1" in failed["message"]
 
 
 async def test_a_new_key_signs_on_and_the_old_one_still_verifies_what_it_signed(fleet: Fleet) -> None:
@@ -252,8 +252,8 @@ async def test_a_new_key_signs_on_and_the_old_one_still_verifies_what_it_signed(
         assert daemon.stop() == 0
     old = key_of(fleet)
     fleet.edit('verifier_key = "ca/checkpoint.vkey"', 'verifier_key = "ca/new.vkey"')
-    fleet.edit('key_label = "ledger-checkpoint"', 'key_label = "new"')
-    fleet.edit('key_id = "c1"', 'key_id = "c2"')
+    fleet.edit("object=ledger-checkpoint", "object=new")
+    fleet.edit("id=%C1", "id=%C2")
     assert fleet.run("ledger", "init-key").returncode == 0
     new = VerifierKey.parse((fleet.folder / "ca/new.vkey").read_text().strip())
     with running(fleet) as daemon:

@@ -11,7 +11,7 @@ from otahsm.bench.issuing import write_toml
 from otahsm.bench.plot import plot
 from otahsm.cli.bench import _doubling
 from otahsm.cli.bench_tables import best_setting
-from otahsm.config import Config, ProfileConfig, TokenConfig, load_config
+from otahsm.config import Config, Pkcs11Uri, ProfileConfig, TokenConfig, load_config
 
 
 def result(size: int, signers: int, rate: float) -> IssueResult:
@@ -55,9 +55,7 @@ def test_a_plot_is_a_picture(tmp_path: Path, ending: str, beginning: bytes) -> N
 
 def test_a_configuration_survives_being_written_as_toml(tmp_path: Path) -> None:
     token = TokenConfig(
-        module=Path("/usr/lib/a module.so"),
-        label='a "token" — é\t',
-        pin_file=Path("/pin"),
+        uri=Pkcs11Uri(token='a "token" — é\t', module_path="/usr/lib/a module.so", pin_source="file:/pin"),
         guard_dir=Path("/guard"),
         environment={"A.B": "C:\\D", "E": ""},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from otahsm.config import (
+    CaConfig,
     ClientConfig,
     Config,
     CrlConfig,
     DaemonConfig,
     IssuanceConfig,
+    PinSource,
     ProfileConfig,
     TokenConfig,
     load_config,
@@ -24,8 +27,9 @@ from otahsm.config import (
 )
 from otahsm.errors import ConfigError
 
-SECRET = "hunter2-the-pin"  # noqa: S105 - what must not be shown
+SECRET = "hunter2-the-pin"
 BASE = Path("/etc/otahsm")
+TOKEN_URI = "pkcs11:token=T?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:secrets/pin"
 TEMPLATE = resources.files("otahsm.quickstart").joinpath("otahsm.toml.in").read_text()
 
 
@@ -34,14 +38,13 @@ def shipped() -> dict[str, Any]:
     text = TEMPLATE
     for name, value in {
         "PORT": "7443",
-        "MODULE": "/usr/lib/softhsm/libsofthsm2.so",
-        "LABEL": "otahsm-quickstart",
+        "TOKEN": TOKEN_URI,
         "SOFTHSM2_CONF": "/etc/otahsm/token/softhsm2.conf",
         "ORIGIN": "ota.example/ledger",
     }.items():
         assert f"@{name}@" in text
         text = text.replace(f"@{name}@", value)
-    assert "@" not in text
+    assert not re.search("@[A-Z]", text)
     return tomllib.loads(text)
 
 
@@ -113,8 +116,12 @@ def test_a_value_of_the_wrong_type_is_named_and_never_shown(
         (("daemon",), "listen", SECRET),
         (("daemon",), "drain_seconds", SECRET),
         (("token",), "signers", SECRET),
-        (("token",), "label", SECRET * 3),
-        (("ca",), "key_id", SECRET),
+        (("token",), "uri", SECRET),
+        (("token",), "uri", f"pkcs11:token=T?module-path=/m.so&pin-value={SECRET}"),
+        (("token",), "uri", f"pkcs11:token=T?module-path=/m.so&pin-source={SECRET}"),
+        (("token",), "uri", f"pkcs11:token=T?module-path=/m.so&{SECRET}"),
+        (("ca",), "key", SECRET),
+        (("ca",), "key", f"pkcs11:object=a;id=%01?pin-value={SECRET}"),
         (("issuance",), "batch_size", SECRET),
         (("profiles", "ota-connect"), "csr_extras", SECRET),
         (("profiles", "ota-connect"), "key_types", [SECRET]),
@@ -141,11 +148,20 @@ def test_a_secret_in_the_wrong_place_never_appears_in_the_message(
         (("token",), "signers", 0),
         (("token",), "signers", 65),
         (("token",), "sign_timeout_seconds", 0),
-        (("token",), "label", ""),
-        (("token",), "label", "x" * 33),
-        (("ca",), "key_id", "1"),
-        (("ca",), "key_id", "xy"),
-        (("ca",), "key_id", ""),
+        (("token",), "uri", ""),
+        (("token",), "uri", "pkcs11:?module-path=/m.so&pin-source=file:pin"),  # which token?
+        (("token",), "uri", "pkcs11:slot-id=0?module-path=/m.so&pin-source=file:pin"),
+        (("token",), "uri", "pkcs11:token=T?pin-source=file:pin"),
+        (("token",), "uri", "pkcs11:token=T?module-path=/m.so"),
+        (("token",), "uri", "pkcs11:token=T;object=key?module-path=/m.so&pin-source=file:pin"),
+        (("token",), "uri", "pkcs11:token=T?module-path=/m.so&pin-source=pin"),
+        (("ca",), "key", "pkcs11:"),
+        (("ca",), "key", "pkcs11:token=T"),
+        (("ca",), "key", "pkcs11:object=a;type=public"),
+        (("ca",), "key", "pkcs11:object=a?module-path=/m.so"),
+        (("ca",), "key", "pkcs11:object=a;id=01%0"),
+        (("ca",), "mechanism", "CKM_MD5_RSA_PKCS"),
+        (("ca",), "accept", ["everything"]),
         (("issuance",), "batch_size", 0),
         (("issuance",), "batch_size", 1025),
         (("issuance",), "default_profile", "another"),
@@ -177,7 +193,7 @@ def test_relative_paths_start_from_the_file_and_absolute_ones_stay() -> None:
     assert section(config.ca, "ca").certificate == BASE / "ca/fleet-root.pem"
     assert section(config.tls, "tls").key == BASE / "tls/server.key"
     assert section(config.ledger, "ledger").path == BASE / "ledger/ledger.sqlite3"
-    assert section(config.token, "token").pin_file == BASE / "secrets/pin"
+    assert section(config.token, "token").pin_source == PinSource("file", str(BASE / "secrets/pin"))
     assert section(config.token, "token").module == Path("/usr/lib/softhsm/libsofthsm2.so")
     assert section(config.client, "client").devices == BASE / "devices"
 
@@ -223,9 +239,10 @@ def test_the_shipped_file_shows_every_key() -> None:
     # [crl] is shown in comments: a quickstart publishes none.
     assert set(table) == shown(Config, "crl")
     assert set(crl_as_shown()) == shown(CrlConfig)
-    # `serial` is shown in a comment: a quickstart has one token.
-    assert set(table["token"]) == shown(TokenConfig, "serial")
-    assert "serial = " in TEMPLATE
+    assert set(table["token"]) == shown(TokenConfig)
+    # These are shown in comments: SoftHSM2 needs neither.
+    assert set(table["ca"]) == shown(CaConfig, "mechanism", "accept")
+    assert {"# mechanism = ", "# accept = "} <= set(re.findall("# [a-z]+ = ", TEMPLATE))
     assert set(table["client"]) == shown(ClientConfig)
     assert set(table["daemon"]) == shown(DaemonConfig)
     assert set(table["issuance"]) == shown(IssuanceConfig)

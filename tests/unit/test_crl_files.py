@@ -125,7 +125,13 @@ def test_an_older_crl_never_takes_the_place_of_a_newer_one(folder: CrlFolder, na
         assert describe_crl(content(folder, name)).number == expected
 
 
-@pytest.mark.parametrize("there", [b"", b"text", crl(number=99, ca="rsa-2048"), crl(number=99)[:-1] + b"\0"])
+def with_another_signature(crl: bytes) -> bytes:
+    return crl[:-1] + bytes([crl[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    "there", [b"", b"text", crl(number=99, ca="rsa-2048"), with_another_signature(crl(number=99))]
+)
 def test_what_is_no_crl_of_ours_is_replaced_and_counts_for_nothing(folder: CrlFolder, there: bytes) -> None:
     folder._folder.mkdir(parents=True)
     (folder._folder / "fleet.crl").write_bytes(there)

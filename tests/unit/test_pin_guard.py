@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.errors import ConfigError, PinRefusedError, TokenUnavailableError
-from otahsm.token.pin import LoginGuard, read_pin
+from otahsm.token.guard import LoginGuard
 
 
 class PowerCutError(BaseException):
@@ -101,34 +101,23 @@ def test_many_processes_at_once_try_a_wrong_pin_once(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "guard/login.json").read_text())["state"] == "refused"
 
 
-def pin_file(folder: Path, content: bytes, mode: int = 0o600) -> Path:
-    path = folder / "pin"
-    path.write_bytes(content)
-    path.chmod(mode)
-    return path
+def test_a_pin_that_a_key_wants_again_is_not_tried_after_a_refusal(tmp_path: Path) -> None:
+    guard = LoginGuard(tmp_path)
+    for _ in range(3):
+        with guard.another_try():
+            pass
+    with pytest.raises(PinRefusedError, match="PinIncorrect") as caught, guard.another_try():
+        raise PinRefusedError("PinIncorrect")
+    assert str(tmp_path / "login.json") in caught.value.hint
+    for _ in range(3):
+        with pytest.raises(PinRefusedError, match="not tried again"), guard.another_try():
+            raise AssertionError("the token was asked again")
+    with pytest.raises(PinRefusedError, match="not tried again"):
+        try_login(guard, AssertionError("the token was asked again"))
 
 
-@pytest.mark.parametrize(
-    ("content", "pin"), [(b"1234", "1234"), (b"1234\n", "1234"), (b"1234\r\n", "1234"), (b" 1\n\n", " 1\n")]
-)
-def test_one_line_end_after_the_pin_is_dropped(tmp_path: Path, content: bytes, pin: str) -> None:
-    assert read_pin(pin_file(tmp_path, content)) == pin
-
-
-@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe12"])
-def test_a_pin_file_without_a_pin_is_refused_without_showing_it(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(ConfigError) as caught:
-        read_pin(pin_file(tmp_path, content))
-    assert "12" not in caught.value.message.replace(str(tmp_path), "")
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o644])
-def test_a_pin_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
-    with pytest.raises(ConfigError, match="only its owner"):
-        read_pin(pin_file(tmp_path, b"1234", mode))
-
-
-def test_a_pin_file_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(ConfigError):
-            read_pin(path)
+def test_a_token_that_fails_while_a_key_wants_the_pin_again_is_no_refusal(tmp_path: Path) -> None:
+    for _ in range(3):
+        with pytest.raises(TokenUnavailableError), LoginGuard(tmp_path).another_try():
+            raise TokenUnavailableError("away")
+    try_login(LoginGuard(tmp_path))

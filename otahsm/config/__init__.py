@@ -1,0 +1,62 @@
+"""`otahsm.toml` as frozen models. An unknown key is an error, and so is a value of the wrong type.
+
+Relative paths are relative to the file that names them. A machine needs only the sections of what it
+does: a factory line has `[client]` alone, a daemon has no `[client]`.
+"""
+
+from otahsm.config.fields import SHARD, Section
+from otahsm.config.loading import load_config, parse_config, section
+from otahsm.config.sections import (
+    DEFAULT_DEVICE_ID,
+    ClientConfig,
+    Config,
+    CrlConfig,
+    DaemonConfig,
+    ExtendedKeyUsage,
+    IssuanceConfig,
+    KeyUsage,
+    LedgerConfig,
+    ProfileConfig,
+    TlsConfig,
+)
+from otahsm.config.token import (
+    CaConfig,
+    CheckpointConfig,
+    KeyConfig,
+    KeyFlaw,
+    KeyType,
+    MechanismName,
+    PinKind,
+    PinSource,
+    TokenConfig,
+)
+from otahsm.config.uri import Pkcs11Uri
+
+__all__ = [
+    "DEFAULT_DEVICE_ID",
+    "SHARD",
+    "CaConfig",
+    "CheckpointConfig",
+    "ClientConfig",
+    "Config",
+    "CrlConfig",
+    "DaemonConfig",
+    "ExtendedKeyUsage",
+    "IssuanceConfig",
+    "KeyConfig",
+    "KeyFlaw",
+    "KeyType",
+    "KeyUsage",
+    "LedgerConfig",
+    "MechanismName",
+    "PinKind",
+    "PinSource",
+    "Pkcs11Uri",
+    "ProfileConfig",
+    "Section",
+    "TlsConfig",
+    "TokenConfig",
+    "load_config",
+    "parse_config",
+    "section",
+]

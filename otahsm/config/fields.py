@@ -1,0 +1,66 @@
+"""What the values of `otahsm.toml` may look like, beyond their types."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+SHARD: Final = "{shard}"
+
+# Only what every URL library leaves as it is: verifiers compare the URL of a CRL octet by octet.
+_CRL_URL: Final = r"https?://[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*(:(?P<port>[1-9][0-9]{0,4}))?(/[A-Za-z0-9][A-Za-z0-9._~-]*)+"
+_MAX_URL: Final = 255
+_LAST_PORT: Final = 65535
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, and without keys that it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    """Make a path absolute: a relative one starts in the folder of the file that names it."""
+    base: Path = (info.context or {}).get("base", Path())
+    return base / path.expanduser()
+
+
+def _regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return pattern
+
+
+def _listen_address(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > _LAST_PORT:
+        raise ValueError("must be host:port, as in 127.0.0.1:7443")
+    return address
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _crl_url(url: str) -> str:
+    match = re.fullmatch(_CRL_URL, url.replace(SHARD, "0", 1))
+    if not match or int(match["port"] or 0) > _LAST_PORT or len(url) > _MAX_URL:
+        raise ValueError(
+            f"must be a plain http or https URL of at most {_MAX_URL} characters, in lower case up to its"
+            " path, which ends with the name of the file, as in http://crl.example.com/fleet.crl"
+        )
+    if url.lower().endswith(".pem"):
+        raise ValueError("must not end in .pem: what is there is DER (RFC 5280, section 4.2.1.13)")
+    return url
+
+
+ConfigPath = Annotated[Path, AfterValidator(beside_the_file)]
+Pattern = Annotated[str, AfterValidator(_regular_expression)]
+Address = Annotated[str, AfterValidator(_listen_address)]
+Addresses = Annotated[tuple[Address, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
+CrlUrl = Annotated[str, AfterValidator(_crl_url)]

@@ -1,0 +1,66 @@
+"""Reads and checks `otahsm.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from otahsm.config.fields import Section
+from otahsm.config.sections import Config
+from otahsm.errors import ConfigError
+
+_MESSAGES: Final = {"extra_forbidden": "there is no such key", "missing": "it is missing"}
+
+_Any = TypeVar("_Any", bound=Section)
+
+
+def section(value: _Any | None, name: str) -> _Any:
+    """Return `value`, a section of the file, or say that it is missing.
+
+    Raises:
+        ConfigError: it is missing.
+    """
+    if value is None:
+        raise ConfigError(
+            f"the configuration has no [{name}] section",
+            hint="`otahsm quickstart DIR` writes a complete otahsm.toml to copy it from.",
+        )
+    return value
+
+
+def load_config(path: Path) -> Config:
+    """Read and check `otahsm.toml`.
+
+    Raises:
+        ConfigError: the file can't be read, isn't TOML, or holds something it must not.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist", hint="Name it with --config, or make one with `otahsm quickstart DIR`."
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}") from error
+    return parse_config(table, base=path.absolute().parent, source=str(path))
+
+
+def parse_config(table: dict[str, Any], *, base: Path, source: str) -> Config:
+    """Check a parsed TOML table; `source` names it in errors, `base` is where relative paths start.
+
+    Raises:
+        ConfigError: naming every key that is wrong.
+    """
+    try:
+        return Config.model_validate(table, context={"base": base})
+    except ValidationError as error:
+        # Values are left out on purpose: a misplaced PIN must not end up in a log.
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']) or source}:"
+            f" {_MESSAGES.get(problem['type'], problem['msg'])}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise ConfigError(f"{source} is wrong: " + "; ".join(lines)) from None

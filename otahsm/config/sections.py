@@ -1,0 +1,158 @@
+"""The sections of `otahsm.toml`, as frozen models, and the whole file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from otahsm.config.fields import SHARD, Address, Addresses, ConfigPath, CrlUrl, Pattern, Section
+from otahsm.config.token import CaConfig, CheckpointConfig, KeyType, TokenConfig, may_be_one
+
+KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]
+ExtendedKeyUsage = Literal["client_auth", "server_auth"]
+
+DEFAULT_DEVICE_ID: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+
+
+class DaemonConfig(Section):
+    """[daemon]: where it listens. Port 0 takes a free one and logs it."""
+
+    listen: Address = "127.0.0.1:7443"
+    drain_seconds: Annotated[int, Field(ge=1, le=600)] = 30
+
+
+class TlsConfig(Section):
+    """[tls]: the daemon's own certificate, and the operator CA whose clients may come in."""
+
+    certificate: ConfigPath
+    key: ConfigPath
+    client_ca: ConfigPath
+
+
+class LedgerConfig(Section):
+    """[ledger]: an SQLite file, or for several daemons a PostgreSQL database, that remembers it all."""
+
+    path: ConfigPath | None = None
+    url: Annotated[str, Field(pattern=r"^postgresql://")] | None = None
+    password_file: ConfigPath | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either path or url")
+        if self.password_file is not None and self.url is None:
+            raise ValueError("password_file goes with url")
+        return self
+
+
+class IssuanceConfig(Section):
+    """[issuance]: how the cycle runs."""
+
+    default_profile: str = "ota-connect"
+    preparers: Annotated[int, Field(ge=1, le=64)] = 2
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 128
+    wait_for_signer_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
+
+
+class ProfileConfig(Section):
+    """[profiles.NAME]: what a certificate holds and what a CSR must look like.
+
+    The defaults are the profile `ota-connect`, the OTA Connect guide's contract.
+    """
+
+    validity_days: Annotated[int, Field(ge=1, le=36525)] = 365
+    renewal_days: Annotated[int, Field(ge=0)] = 0
+    rekey_days: Annotated[int, Field(ge=0)] = 0
+    backdate_minutes: Annotated[int, Field(ge=0, le=10080)] = 60
+    device_id: Pattern = DEFAULT_DEVICE_ID
+    key_types: Annotated[frozenset[KeyType], Field(min_length=1)] = frozenset(
+        {"ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}
+    )
+    key_usage: Annotated[frozenset[KeyUsage], Field(min_length=1)] = frozenset({"digital_signature"})
+    extended_key_usage: Annotated[tuple[ExtendedKeyUsage, ...], Field(min_length=1)] = ("client_auth",)
+    csr_extras: Literal["refuse", "ignore"] = "refuse"
+
+    @model_validator(mode="after")
+    def _windows_are_shorter_than_the_validity(self) -> Self:
+        if max(self.renewal_days, self.rekey_days) >= self.validity_days:
+            raise ValueError("renewal_days and rekey_days must be less than validity_days")
+        return self
+
+
+class CrlConfig(Section):
+    """[crl]: where the certificate revocation lists are, and how often they are made.
+
+    Without this section certificates state no CRL. The URL is fixed in every certificate that is issued.
+    """
+
+    url: CrlUrl
+    shards: Annotated[int, Field(ge=1, le=4096)] = 1
+    validity_hours: Annotated[int, Field(ge=2, le=8784)] = 168
+    refresh_hours: Annotated[int, Field(ge=1, le=8784)] = 24
+    directory: ConfigPath
+
+    @model_validator(mode="after")
+    def _url_fits_shards(self) -> Self:
+        if self.shards > 1 and SHARD not in self.url.rpartition("/")[2]:
+            raise ValueError(f"with several shards, the last part of url must contain {SHARD}")
+        if self.shards == 1 and SHARD in self.url:
+            raise ValueError(f"with one shard, url must not contain {SHARD}")
+        return self
+
+    @model_validator(mode="after")
+    def _refreshed_before_it_ends(self) -> Self:
+        if self.refresh_hours >= self.validity_hours:
+            raise ValueError("refresh_hours must be less than validity_hours")
+        return self
+
+
+class ClientConfig(Section):
+    """[client]: how this machine reaches the daemon, and what it puts into device folders."""
+
+    target: Addresses
+    ca: ConfigPath
+    certificate: ConfigPath
+    key: ConfigPath
+    devices: ConfigPath
+    patience_seconds: Annotated[float, Field(ge=0)] = 30.0
+    gateway_url: str | None = None
+    server_ca: ConfigPath | None = None
+
+
+class Config(Section):
+    """The whole file. Sections that a command needs and that are missing are its errors to raise."""
+
+    daemon: DaemonConfig = DaemonConfig()
+    tls: TlsConfig | None = None
+    token: TokenConfig | None = None
+    ca: CaConfig | None = None
+    ledger: LedgerConfig | None = None
+    issuance: IssuanceConfig = IssuanceConfig()
+    profiles: Annotated[dict[str, ProfileConfig], Field(min_length=1)] = {  # noqa: RUF012 - pydantic copies it
+        "ota-connect": ProfileConfig()
+    }
+    crl: CrlConfig | None = None
+    checkpoint: CheckpointConfig | None = None
+    client: ClientConfig | None = None
+
+    @model_validator(mode="after")
+    def _default_profile_exists(self) -> Self:
+        if self.issuance.default_profile not in self.profiles:
+            raise ValueError(f"[issuance] default_profile: no [profiles.{self.issuance.default_profile}]")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_have_a_key_of_their_own(self) -> Self:
+        if self.ca and self.checkpoint and may_be_one(self.ca.key, self.checkpoint.key):
+            raise ValueError("[checkpoint] key needs another label (object) and another id than [ca] key")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_are_in_the_token(self) -> Self:
+        for name, keys in (("ca", self.ca), ("checkpoint", self.checkpoint)):
+            if self.token and keys:
+                where = keys.key.token_attributes
+                if not where.items() <= self.token.uri.token_attributes.items():
+                    raise ValueError(f"[{name}] key names another token than [token] uri does")
+        return self

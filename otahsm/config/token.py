@@ -1,0 +1,165 @@
+"""The sections that say where keys are: [token], [ca] and [checkpoint]."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSerializer, ValidationInfo
+
+from otahsm.config.fields import ConfigPath, Section, beside_the_file
+from otahsm.config.uri import Pkcs11Uri
+
+KeyType = Literal["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"]
+MechanismName = Literal[
+    "CKM_ECDSA",
+    "CKM_ECDSA_SHA256",
+    "CKM_ECDSA_SHA384",
+    "CKM_RSA_PKCS",
+    "CKM_SHA256_RSA_PKCS",
+    "CKM_RSA_PKCS_PSS",
+    "CKM_SHA256_RSA_PKCS_PSS",
+    "CKM_EDDSA",
+]
+KeyFlaw = Literal["extractable", "not-sensitive", "not-local"]
+PinKind: TypeAlias = Literal["file", "command", "systemd-credential", "env", "prompt"]
+
+_PIN_SOURCES: Final = (
+    "pin-source is one of file:PATH, systemd-credential:NAME, |COMMAND (with an absolute path), env:NAME and"
+    " prompt:"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PinSource:
+    """Where the user PIN comes from (RFC 7512, section 2.4, and more kinds).
+
+    Attributes:
+        kind: "file", "command", "systemd-credential", "env", or "prompt", which is a terminal.
+        value: the path, command line or name; "" for a prompt.
+    """
+
+    kind: PinKind
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> PinSource:
+        """Read the value of a pin-source. Raises ValueError if it makes no sense; never quotes it."""
+        if text.startswith("|"):
+            try:
+                program = shlex.split(text[1:])[:1]
+            except ValueError:
+                program = []
+            if not program or not Path(program[0]).is_absolute():
+                raise ValueError(_PIN_SOURCES)
+            return cls("command", text[1:])
+        kind, colon, value = text.partition(":")
+        if colon and value:
+            if kind == "file":
+                return cls("file", value.removeprefix("//") if value.startswith("///") else value)
+            if kind == "systemd-credential" and "/" not in value:
+                return cls("systemd-credential", value)
+            if kind == "env":
+                return cls("env", value)
+        if text == "prompt:":
+            return cls("prompt", "")
+        raise ValueError(_PIN_SOURCES)
+
+
+def _uri(value: object) -> object:
+    return Pkcs11Uri.parse(value) if isinstance(value, str) else value
+
+
+def _names_a_token(uri: Pkcs11Uri, info: ValidationInfo) -> Pkcs11Uri:
+    if uri.has_object or uri.type is not None:
+        raise ValueError("it names an object; the keys of [ca] and [checkpoint] have their own")
+    if not uri.token_attributes:
+        raise ValueError("it must name the token, by token (its label), serial, manufacturer or model")
+    if uri.module_path is None or uri.pin_source is None:
+        raise ValueError("it must end with ?module-path=...&pin-source=...")
+    module, pin = beside_the_file(Path(uri.module_path), info), PinSource.parse(uri.pin_source)
+    if pin.kind == "file":
+        uri = replace(uri, pin_source=f"file:{beside_the_file(Path(pin.value), info)}")
+    return replace(uri, module_path=str(module))
+
+
+def _names_a_key(uri: Pkcs11Uri) -> Pkcs11Uri:
+    if not uri.has_object:
+        raise ValueError(
+            "it must name the key, by object (its label) and id, as in pkcs11:object=fleet-root;id=%01"
+        )
+    if uri.type not in {None, "private"}:
+        raise ValueError("it must name a private key")
+    if uri.module_path is not None or uri.pin_source is not None:
+        raise ValueError("module-path and pin-source go into [token] uri")
+    return replace(uri, type=None)
+
+
+_Uri = Annotated[InstanceOf[Pkcs11Uri], BeforeValidator(_uri), PlainSerializer(str)]
+TokenUri = Annotated[_Uri, AfterValidator(_names_a_token)]
+KeyUri = Annotated[_Uri, AfterValidator(_names_a_key)]
+
+
+class TokenConfig(Section):
+    """[token]: the PKCS#11 token, how to log in, and how many signatures it makes at once."""
+
+    uri: TokenUri
+    guard_dir: ConfigPath
+    environment: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
+    signers: Annotated[int, Field(ge=1, le=64)] = 2
+    sessions: Annotated[int, Field(ge=1, le=64)] = 1
+    sign_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+
+    @property
+    def module(self) -> Path:
+        """The PKCS#11 library."""
+        return Path(self.uri.module_path or "")
+
+    @property
+    def pin_source(self) -> PinSource:
+        """Where the PIN comes from."""
+        return PinSource.parse(self.uri.pin_source or "")
+
+    @property
+    def name(self) -> str:
+        """The token as a person calls it."""
+        return str(self.uri.only_token())
+
+
+class KeyConfig(Section):
+    """A key pair in the token, and how to sign with it."""
+
+    key: KeyUri
+    mechanism: MechanismName | None = None
+    accept: frozenset[KeyFlaw] = frozenset()
+
+    @property
+    def signs_with_pss(self) -> bool:
+        """Whether the mechanism is one of RSASSA-PSS."""
+        return self.mechanism in {"CKM_RSA_PKCS_PSS", "CKM_SHA256_RSA_PKCS_PSS"}
+
+
+class CaConfig(KeyConfig):
+    """[ca]: the certificate chain of the CA (signing certificate first, root last) and its key."""
+
+    certificate: ConfigPath
+
+
+class CheckpointConfig(KeyConfig):
+    """[checkpoint]: the key that signs what the ledger holds, so that nobody can change it unnoticed.
+
+    Without this section changes are found too, but not those of somebody who knows how the ledger is made.
+    """
+
+    origin: Annotated[str, Field(pattern=r"^[!-*,-~]{1,255}$")]
+    verifier_key: ConfigPath
+    interval_seconds: Annotated[int, Field(ge=1, le=86_400)] = 60
+
+
+def may_be_one(first: Pkcs11Uri, second: Pkcs11Uri) -> bool:
+    """Tell whether two URIs might name the same object: neither label nor id keeps them apart."""
+    labels = first.object is None or second.object is None or first.object == second.object
+    ids = first.id is None or second.id is None or first.id == second.id
+    return labels or ids

@@ -1,0 +1,134 @@
+"""PKCS#11 URIs (RFC 7512): how the configuration names a token, a key, a module and where the PIN is."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes
+
+_SCHEME: Final = "pkcs11:"
+_ATTRIBUTES: Final[Mapping[str, str]] = {
+    "token": "token",
+    "serial": "serial",
+    "manufacturer": "manufacturer",
+    "model": "model",
+    "object": "object",
+    "id": "id",
+    "type": "type",
+}
+_QUERY: Final[Mapping[str, str]] = {"module-path": "module_path", "pin-source": "pin_source"}
+_REFUSED: Final[Mapping[str, str]] = {
+    "slot-id": "slots are numbered anew at every start: name the token by token, serial or manufacturer",
+    "pin-value": "a PIN must not stand in a file that others read: use pin-source",
+    "module-name": "name the library itself, with module-path",
+}
+_TYPES: Final = ("cert", "data", "private", "public", "secret-key")
+
+# What may stand as it is (section 2.3): the query takes "/", "?" and "|" besides.
+_PATH_SAFE: Final = ":[]@!$'()*+,=&"
+_QUERY_SAFE: Final = ":[]@!$'()*+,=/?|"
+_PRINTABLE: Final = frozenset(string.ascii_letters + string.digits + string.punctuation)
+
+
+@dataclass(frozen=True, slots=True)
+class Pkcs11Uri:
+    """The attributes of one URI, decoded; None where it does not have one.
+
+    Attributes:
+        token: the token's label.
+        serial: its serial number.
+        manufacturer: who made it.
+        model: what its maker calls it.
+        object: an object's label (CKA_LABEL).
+        id: an object's id (CKA_ID).
+        type: an object's class: "cert", "data", "private", "public" or "secret-key".
+        module_path: the PKCS#11 library.
+        pin_source: where the PIN is.
+    """
+
+    token: str | None = None
+    serial: str | None = None
+    manufacturer: str | None = None
+    model: str | None = None
+    object: str | None = None
+    id: bytes | None = None
+    type: str | None = None
+    module_path: str | None = None
+    pin_source: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Pkcs11Uri:
+        """Read a URI.
+
+        Raises:
+            ValueError: it is none, or has an attribute twice, or one that otahsm refuses. No value is quoted:
+                it might be a PIN.
+        """
+        if text[: len(_SCHEME)].lower() != _SCHEME:
+            raise ValueError("a PKCS#11 URI begins with pkcs11: (RFC 7512)")
+        if not _PRINTABLE.issuperset(text):
+            raise ValueError("a PKCS#11 URI has no spaces and only ASCII: write others as %XX")
+        path, _, query = text[len(_SCHEME) :].partition("?")
+        values = _read(path, ";", _ATTRIBUTES) | _read(query, "&", _QUERY)
+        id_ = values.pop("id", None)
+        try:
+            decoded = {name: value.decode() for name, value in values.items()}
+        except UnicodeDecodeError:
+            raise ValueError("a value in a PKCS#11 URI is not UTF-8") from None
+        if decoded.get("type", _TYPES[0]) not in _TYPES:
+            raise ValueError(f"type is one of {', '.join(_TYPES)}")
+        return cls(id=id_, **decoded)
+
+    def __str__(self) -> str:
+        """Write it as a URI again."""
+        path = [
+            f"{name}={_quote_id(value) if isinstance(value, bytes) else quote(value, safe=_PATH_SAFE)}"
+            for name, field in _ATTRIBUTES.items()
+            if (value := getattr(self, field)) is not None
+        ]
+        query = [
+            f"{name}={quote(value, safe=_QUERY_SAFE)}"
+            for name, field in _QUERY.items()
+            if (value := getattr(self, field)) is not None
+        ]
+        return _SCHEME + ";".join(path) + ("?" + "&".join(query) if query else "")
+
+    @property
+    def token_attributes(self) -> dict[str, str]:
+        """What it says of a token: the names and values of token, serial, manufacturer and model."""
+        named = {name: getattr(self, name) for name in ("token", "serial", "manufacturer", "model")}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def only_token(self) -> Pkcs11Uri:
+        """Return a URI that says of the token what this one does, and nothing else."""
+        return Pkcs11Uri(self.token, self.serial, self.manufacturer, self.model)
+
+    @property
+    def has_object(self) -> bool:
+        """Whether it names an object, by label or id."""
+        return self.object is not None or self.id is not None
+
+
+def _read(part: str, separator: str, known: Mapping[str, str]) -> dict[str, bytes]:
+    values: dict[str, bytes] = {}
+    for attribute in part.split(separator) if part else ():
+        name, equals, value = attribute.partition("=")
+        if reason := _REFUSED.get(name):
+            raise ValueError(f"{name} is refused: {reason}")
+        if not equals or name not in known:
+            shown = equals and re.fullmatch(r"[A-Za-z0-9-]{1,40}", name)  # without "=" it may be a PIN
+            what = f"attribute {name!r}" if shown else "such attribute"
+            raise ValueError(f"there is no {what} here; otahsm knows {', '.join(known)}")
+        if known[name] in values:
+            raise ValueError(f"{name} is there twice")
+        if re.search(r"%(?![0-9A-Fa-f]{2})", value):
+            raise ValueError(f"{name} has a % that two hexadecimal digits don't follow")
+        values[known[name]] = unquote_to_bytes(value)
+    return values
+
+
+def _quote_id(octets: bytes) -> str:
+    return "".join(f"%{octet:02X}" for octet in octets)

@@ -1,0 +1,155 @@
+"""The guard that never lets a wrong PIN be tried twice (I7).
+
+HSMs lock after 3 to 10 wrong PINs, and a supervisor that restarts a daemon burns them in a minute. So
+every login of every process of one installation goes through one guard directory:
+
+- a lock file makes logins wait for each other (several at once fail on SoftHSM, besides);
+- before C_Login the guard writes down that a try is under way, and forgets it when the token answers;
+- when the token refuses the PIN, the guard remembers that, and from then on nobody tries again until an
+  operator removes the note;
+- a try that ended without an answer (a crash, a hang that was killed) may be repeated once.
+
+A key that wants the PIN for every signature (CKA_ALWAYS_AUTHENTICATE) is logged in to under the same lock,
+after the same look at the note: a PIN that was changed meanwhile costs one try, not one for each session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
+
+_LOCK: Final = "login.lock"
+_NOTE: Final = "login.json"
+_TRIES_WITHOUT_ANSWER: Final = 2
+
+
+class _Note(BaseModel):
+    """What the guard remembers between logins; without one, all is well."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    state: Literal["trying", "refused"]
+    tries: int = 0
+    message: str = ""
+    at: str
+
+
+class LoginGuard:
+    """One installation's guard.
+
+    Args:
+        directory: where it keeps its lock and its note; made if it is missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._note = directory / _NOTE
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Wait for the other processes of this installation, and keep them waiting.
+
+        Raises:
+            ConfigError: the guard directory can't be used.
+        """
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self._directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"[token] guard_dir {self._directory} can't be used: {error.strerror}"
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    @contextlib.contextmanager
+    def one_try(self) -> Iterator[None]:
+        """Wrap one C_Login, under `lock`; the block raises PinRefusedError if the token said no.
+
+        Raises:
+            PinRefusedError: this try was refused, or an earlier one, or too many never got an answer.
+            ConfigError: the guard directory can't be written.
+        """
+        tries = self._check_earlier_tries()
+        self._write(_Note(state="trying", tries=tries + 1, at=_now()))
+        try:
+            yield
+        except PinRefusedError as error:
+            self._refuse(error)
+        except OtahsmError:
+            self._note.unlink()  # the token answered, and not about the PIN
+            raise
+        self._note.unlink()
+
+    @contextlib.contextmanager
+    def another_try(self) -> Iterator[None]:
+        """Wrap one further C_Login with a PIN that the token has taken before; waits for the lock.
+
+        Raises:
+            PinRefusedError: this try was refused, or an earlier one.
+            ConfigError: as `lock`.
+        """
+        with self.lock():
+            self._check_earlier_tries()
+            try:
+                yield
+            except PinRefusedError as error:
+                self._refuse(error)
+
+    def _check_earlier_tries(self) -> int:
+        try:
+            note = _Note.model_validate_json(self._note.read_bytes())
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValidationError):
+            note = _Note(state="refused", message=f"{self._note} makes no sense", at="an unknown time")
+        if note.state == "trying" and note.tries < _TRIES_WITHOUT_ANSWER:
+            return note.tries
+        why = note.message or f"{note.tries} logins got no answer"
+        raise PinRefusedError(f"the PIN is not tried again: {why} (at {note.at})", hint=self._hint())
+
+    def _refuse(self, error: PinRefusedError) -> NoReturn:
+        self._write(_Note(state="refused", message=error.message, at=_now()))
+        raise PinRefusedError(error.message, hint=self._hint()) from None
+
+    def _hint(self) -> str:
+        return (
+            "Another wrong PIN might lock the token. See that pin-source gives the right one, check the"
+            f" token's remaining tries, then remove {self._note} and start again."
+        )
+
+    def _write(self, note: _Note) -> None:
+        """Write the note durably: it must be there after a power cut in the middle of a login."""
+        temporary = self._note.with_suffix(".new")
+        try:
+            with temporary.open("w") as file:
+                file.write(note.model_dump_json())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._note)
+            folder = os.open(self._directory, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise ConfigError(
+                f"[token] guard_dir {self._directory} can't be written: {error.strerror}; no login is tried"
+                " without it"
+            ) from None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,99 @@
+"""Opens a key for signing: finds it, checks what the token says of it, and chooses how it signs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import pkcs11
+from pkcs11 import Attribute
+
+from otahsm.config import KeyConfig, KeyFlaw
+from otahsm.errors import TokenRefusedError
+from otahsm.pki import PublicKey, signature_algorithm
+from otahsm.token.faults import explain
+from otahsm.token.keys import find_private_key
+from otahsm.token.mechanisms import choose_mechanism
+from otahsm.token.session import Login
+from otahsm.token.signing import PinAtEachSignature, SigningKey
+
+
+class _Rule(NamedTuple):
+    attribute: Attribute
+    good: bool
+    what: str
+
+
+# PKCS#11 v2.40, section 4.9, table 27. A token that doesn't report one counts as one that reports the worse.
+_RULES: Final[Mapping[KeyFlaw, _Rule]] = {
+    "extractable": _Rule(Attribute.EXTRACTABLE, good=False, what="can be taken out of the token"),
+    "not-sensitive": _Rule(Attribute.SENSITIVE, good=True, what="can be read in the clear"),
+    "not-local": _Rule(Attribute.LOCAL, good=True, what="was not generated in the token: copies may exist"),
+}
+
+
+def open_key(login: Login, wanted: KeyConfig, public_key: PublicKey) -> SigningKey:
+    """Find a key in the token and get it ready to sign.
+
+    Args:
+        login: where, and how to log in again if the key wants that for every signature.
+        wanted: the key's section of the configuration.
+        public_key: what its signatures must verify with.
+
+    Raises:
+        TokenUnavailableError: it is not there, or the token failed.
+        TokenRefusedError: several are, or it could leave the token and the configuration doesn't accept that.
+        ConfigError: `mechanism` does not go with it.
+    """
+    return get_ready(login, find_private_key(login.session, wanted.key), wanted, public_key)
+
+
+def get_ready(login: Login, key: pkcs11.PrivateKey, wanted: KeyConfig, public_key: PublicKey) -> SigningKey:
+    """Check a key that was found, and choose how it signs. Raises as `open_key`."""
+    algorithm = signature_algorithm(public_key, pss=wanted.signs_with_pss)
+    try:
+        check_flaws(key, wanted)
+        mechanism = choose_mechanism(login.session.token.slot, algorithm, wanted.mechanism)
+        again = PinAtEachSignature(login.pin, login.guard) if _wants_pin(key) else None
+    except pkcs11.PKCS11Error as error:
+        raise explain(error, "showing what the key is") from None
+    return SigningKey(key, public_key, algorithm, mechanism, again)
+
+
+def find_flaws(key: pkcs11.PrivateKey) -> dict[KeyFlaw, str]:
+    """Return what is wrong with a key as the token reports it: by name, with the reason."""
+    flaws: dict[KeyFlaw, str] = {}
+    for flaw, rule in _RULES.items():
+        value = read_attribute(key, rule.attribute)
+        if value is not rule.good:
+            said = "is not reported" if value is None else f"is {str(value).lower()}"
+            flaws[flaw] = f"it {rule.what} (CKA_{rule.attribute.name} {said})"
+    return flaws
+
+
+def check_flaws(key: pkcs11.PrivateKey, wanted: KeyConfig) -> None:
+    """Refuse a key that could leave the token, or that came from outside.
+
+    Raises:
+        TokenRefusedError: what the token reports is not good, and `accept` doesn't name it.
+    """
+    found = {flaw: why for flaw, why in find_flaws(key).items() if flaw not in wanted.accept}
+    if found:
+        names = ", ".join(f'"{flaw}"' for flaw in sorted({*found, *wanted.accept}))
+        raise TokenRefusedError(
+            f"the key {wanted.key} is not fit to be a root of trust: {'; '.join(found.values())}",
+            hint="Make a key in the token with `otahsm ca init`. If this one must do (some tokens report"
+            f" wrongly), accept it in the section that names it: accept = [{names}].",
+        )
+
+
+def read_attribute(key: pkcs11.PrivateKey, attribute: Attribute) -> bool | None:
+    """Read a boolean attribute; None if the token does not report it."""
+    try:
+        return bool(key[attribute])
+    except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, ValueError, NotImplementedError):
+        return None
+
+
+def _wants_pin(key: pkcs11.PrivateKey) -> bool:
+    return read_attribute(key, Attribute.ALWAYS_AUTHENTICATE) is True
