@@ -51,6 +51,9 @@ ACCEPT: Final = (
 # Keys that the template shows without a comment of their own.
 WORDS: Final = {
     "tls.key": "The private key of `certificate`, in PEM, not encrypted.",
+    "token.weight": "Its share of the work, where there are replicas. 0: it signs only while no other can.",
+    "token.replica": "Further tokens with the same keys (`[[token.replica]]`), each with the keys above:"
+    " what one fails at, another does.",
     "ca.mechanism": MECHANISM,
     "ca.accept": ACCEPT,
     "checkpoint.mechanism": MECHANISM,
@@ -184,7 +187,9 @@ def annotation_text(annotation: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(f"`{item}`" for item in arguments)
     if origin in (frozenset, tuple):
-        return f"list of {annotation_text(arguments[0]).removeprefix('one of ')}"
+        tables = isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel)
+        what = "tables" if tables else annotation_text(arguments[0]).removeprefix("one of ")
+        return f"list of {what}"
     if origin is dict:
         return "table of strings"
     if len(arguments) == 1:  # X | None
@@ -198,7 +203,7 @@ def default_text(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default
-    if value is None or value == {}:
+    if value is None or value in ({}, ()):
         return "none"
     if isinstance(value, frozenset | tuple):
         return ", ".join(f"`{item}`" for item in sorted(value))

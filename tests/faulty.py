@@ -49,13 +49,15 @@ class FaultyToken:
         return self.fleet.folder / "shim.log"
 
     def misbehave(self, *faults: str) -> None:
-        """From now on; without faults, behave."""
+        """From now on; without faults, behave. With "once" among them, one time in all."""
+        if "once" in faults:
+            self.control.with_name("shim.control.once").touch()
         temporary = self.control.with_suffix(".new")
         temporary.write_text(" ".join(faults))
         temporary.replace(self.control)
 
     def calls(self, name: str) -> int:
-        """Count the calls of one kind so far: "login" or "sign"."""
+        """Count the calls of one kind so far: "login", "sign", "open" or "close"."""
         return self.log.read_text().split().count(name) if self.log.exists() else 0
 
     def signed(self) -> list[bytes]:

@@ -8,7 +8,9 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from otahsm.errors import TokenRefusedError, TokenUnavailableError
 from otahsm.workers import run_worker
@@ -19,12 +21,36 @@ PR_GET_DUMPABLE = 3
 
 def start(setup: list[bytes]) -> Handler:
     (mode,) = setup
-    if mode == b"refuse":
+    mode, _, path = mode.partition(b":")
+    if mode == b"refuse" or (mode == b"refuse-until" and not Path(os.fsdecode(path)).exists()):
         raise TokenRefusedError("no, and don't ask again", hint="ask an operator")
+    if mode == b"fail-alone" and not Path(os.fsdecode(path), "enough").exists():
+        start_alone(Path(os.fsdecode(path)))
     return answer
 
 
-def answer(parts: list[bytes]) -> list[bytes]:
+def start_alone(folder: Path) -> NoReturn:
+    """Take so long that another, started meanwhile, would be seen; then fail, and say whether one was."""
+    mine = folder / str(os.getpid())
+    mine.touch()
+    time.sleep(0.1)
+    others = [path for path in folder.iterdir() if path != mine]
+    mine.unlink()
+    raise TokenUnavailableError(f"there were {len(others)} others" if others else "I was alone")
+
+
+def answer(parts: list[bytes]) -> Iterable[bytes]:
+    if b"slowly" in parts:
+        return map(slowly, parts)
+    return at_once(parts)
+
+
+def slowly(part: bytes) -> bytes:
+    time.sleep(3600 if part == b"hang" else 0.1)
+    return part
+
+
+def at_once(parts: list[bytes]) -> list[bytes]:
     for part in parts:
         match part.partition(b":"):
             case b"die", _, _:

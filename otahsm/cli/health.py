@@ -25,7 +25,8 @@ def health(
     async def ask() -> None:
         async with connect(IssuingClient, settings, patience=0) as client:
             if not await client.wait_until_serving(wait):
-                raise TokenUnavailableError("the daemon runs, but can't sign now")
+                reason = (await client.authority()).not_serving_reason
+                raise TokenUnavailableError(f"the daemon runs, but can't sign now: {reason}")
 
     try:
         asyncio.run(ask())

@@ -118,6 +118,7 @@ class Authority(NamedTuple):
     key_type: str
     not_after: datetime
     ready_signers: int
+    not_serving_reason: str
 
     @classmethod
     def from_message(cls, message: authority_pb2.Authority) -> Authority:
@@ -129,6 +130,7 @@ class Authority(NamedTuple):
             message.key_type,
             message.not_after_time.ToDatetime(tzinfo=UTC),
             message.ready_signers,
+            message.not_serving_reason,
         )
 
 

@@ -28,6 +28,7 @@ from otahsm.config.token import (
     MechanismName,
     PinKind,
     PinSource,
+    ReplicaConfig,
     TokenConfig,
 )
 from otahsm.config.uri import Pkcs11Uri
@@ -53,6 +54,7 @@ __all__ = [
     "PinSource",
     "Pkcs11Uri",
     "ProfileConfig",
+    "ReplicaConfig",
     "Section",
     "TlsConfig",
     "TokenConfig",

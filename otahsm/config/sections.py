@@ -152,7 +152,7 @@ class Config(Section):
     def _keys_are_in_the_token(self) -> Self:
         for name, keys in (("ca", self.ca), ("checkpoint", self.checkpoint)):
             if self.token and keys:
-                where = keys.key.token_attributes
-                if not where.items() <= self.token.uri.token_attributes.items():
+                where = keys.key.token_attributes.items()
+                if not all(where <= token.uri.token_attributes.items() for token in self.token.all):
                     raise ValueError(f"[{name}] key names another token than [token] uri does")
         return self

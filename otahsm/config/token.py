@@ -5,9 +5,17 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSerializer, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    ValidationInfo,
+    model_validator,
+)
 
 from otahsm.config.fields import ConfigPath, Section, beside_the_file
 from otahsm.config.uri import Pkcs11Uri
@@ -102,8 +110,8 @@ TokenUri = Annotated[_Uri, AfterValidator(_names_a_token)]
 KeyUri = Annotated[_Uri, AfterValidator(_names_a_key)]
 
 
-class TokenConfig(Section):
-    """[token]: the PKCS#11 token, how to log in, and how many signatures it makes at once."""
+class ReplicaConfig(Section):
+    """[[token.replica]]: a further token with the same keys, for when the first fails."""
 
     uri: TokenUri
     guard_dir: ConfigPath
@@ -111,6 +119,8 @@ class TokenConfig(Section):
     signers: Annotated[int, Field(ge=1, le=64)] = 2
     sessions: Annotated[int, Field(ge=1, le=64)] = 1
     sign_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+
+    weight: Annotated[int, Field(ge=0, le=1000)] = 1
 
     @property
     def module(self) -> Path:
@@ -126,6 +136,25 @@ class TokenConfig(Section):
     def name(self) -> str:
         """The token as a person calls it."""
         return str(self.uri.only_token())
+
+
+class TokenConfig(ReplicaConfig):
+    """[token]: the PKCS#11 token, how to log in, and how many signatures it makes at once."""
+
+    replica: tuple[ReplicaConfig, ...] = ()
+
+    @property
+    def all(self) -> tuple[ReplicaConfig, ...]:
+        """Itself and its replicas."""
+        return self, *self.replica
+
+    @model_validator(mode="after")
+    def _replicas_are_apart(self) -> Self:
+        if len({token.guard_dir for token in self.all}) < len(self.all):
+            raise ValueError("each replica needs a guard_dir of its own: it remembers the PIN of one token")
+        if not any(token.weight for token in self.all):
+            raise ValueError("one of the token and its replicas needs a weight above 0")
+        return self
 
 
 class KeyConfig(Section):

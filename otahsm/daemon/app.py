@@ -186,7 +186,8 @@ class Daemon:
         while True:
             if self._issuance.serving != serving:
                 serving = not serving
-                _log.log(30 - 10 * serving, "health.changed", serving=serving)
+                reason = {} if serving else {"reason": self._issuance.trouble}
+                _log.log(30 - 10 * serving, "health.changed", serving=serving, **reason)
                 await self._set_health(serving=serving)
             await self._changed.wait()
             self._changed.clear()

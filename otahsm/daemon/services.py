@@ -206,6 +206,7 @@ class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):
                 key_type=chain.issuer.key_type,
                 not_after_time=Timestamp(seconds=int(chain.issuer.not_after.timestamp())),
                 ready_signers=self._issuance.ready_signers,
+                not_serving_reason=self._issuance.trouble,
             )
         )
 

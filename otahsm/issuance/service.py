@@ -124,6 +124,14 @@ class Issuance:
         """Whether a certificate asked for now would be signed."""
         return self._signers.ready > 0 and self._preparers.ready > 0 and self._ledger.failure is None
 
+    @property
+    def trouble(self) -> str:
+        """Why it is not serving, in words for a person; "" while it is."""
+        if self.serving:
+            return ""
+        failure = self._ledger.failure or self._signers.failure or self._preparers.failure
+        return failure.message if failure else "the signers and preparers are starting"
+
     async def start(self) -> int:
         """Open the ledger, start the processes and begin to take orders, before the first signer is ready.
 

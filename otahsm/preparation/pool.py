@@ -63,6 +63,11 @@ class Preparers:
         """How many preparers are ready."""
         return self._pool.ready
 
+    @property
+    def failure(self) -> OtahsmError | None:
+        """Why no preparer is ready, if one has failed."""
+        return None if self.ready else self._pool.failure
+
     async def start(self) -> None:
         """Start the preparers, and return while they get ready."""
         await self._pool.start()

@@ -14,7 +14,7 @@ from typing import Final, get_args
 import pkcs11
 from asn1crypto import pem
 
-from otahsm.config import CaConfig, KeyConfig, KeyFlaw, KeyType, Pkcs11Uri, TokenConfig
+from otahsm.config import CaConfig, KeyConfig, KeyFlaw, KeyType, Pkcs11Uri, ReplicaConfig
 from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
 from otahsm.pki import (
     SERIAL_RANDOM_BYTES,
@@ -51,7 +51,7 @@ class KeyReport:
 
 
 def create_root(
-    token: TokenConfig,
+    token: ReplicaConfig,
     ca: CaConfig,
     *,
     key_type: KeyType,
@@ -73,7 +73,7 @@ def create_root(
         return _self_sign(public_key, key, common_name, now, days, kind)
 
 
-def create_checkpoint_key(token: TokenConfig, wanted: KeyConfig) -> bytes:
+def create_checkpoint_key(token: ReplicaConfig, wanted: KeyConfig) -> bytes:
     """Generate the key pair that signs checkpoints, on P-256, and have it sign once.
 
     Returns:
@@ -90,7 +90,7 @@ def create_checkpoint_key(token: TokenConfig, wanted: KeyConfig) -> bytes:
 
 @contextlib.contextmanager
 def _new_key(
-    token: TokenConfig, wanted: KeyConfig, key_type: KeyType
+    token: ReplicaConfig, wanted: KeyConfig, key_type: KeyType
 ) -> Iterator[tuple[PublicKey, SigningKey]]:
     """Log in and generate a key pair; destroy it again if the block fails."""
     with logged_in(token, read_write=True) as login:
@@ -126,7 +126,7 @@ def _self_sign(
     return assemble(tbs, key.algorithm, key.sign(tbs))
 
 
-def inspect_key(token: TokenConfig, ca: CaConfig, issuer: Issuer) -> KeyReport:
+def inspect_key(token: ReplicaConfig, ca: CaConfig, issuer: Issuer) -> KeyReport:
     """Read back what the token says of the CA key, and make it sign once.
 
     Raises:
@@ -147,7 +147,7 @@ def inspect_key(token: TokenConfig, ca: CaConfig, issuer: Issuer) -> KeyReport:
     return report
 
 
-def key_types(token: TokenConfig) -> list[KeyType]:
+def key_types(token: ReplicaConfig) -> list[KeyType]:
     """List the types of keys that the token can sign with. Raises as `logged_in`."""
     with logged_in(token) as login:
         return keys.possible_key_types(login.session.token.slot)
@@ -155,7 +155,7 @@ def key_types(token: TokenConfig) -> list[KeyType]:
 
 @contextlib.contextmanager
 def throwaway_ca(
-    token: TokenConfig,
+    token: ReplicaConfig,
     folder: Path,
     key_type: KeyType,
     now: datetime,

@@ -1,13 +1,23 @@
-"""The signers of one token, as the daemon sees them. This module never loads PKCS#11 (I8)."""
+"""The signers of a token and its replicas, as the daemon sees them. This module never loads PKCS#11 (I8)."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from otahsm.config import KeyConfig, TokenConfig
-from otahsm.errors import OtahsmError, TokenUnavailableError, WorkerLostError, WorkersBusyError
+from otahsm.config import KeyConfig, ReplicaConfig, TokenConfig
+from otahsm.errors import (
+    BadSignatureError,
+    ConfigError,
+    OtahsmError,
+    TokenRefusedError,
+    TokenUnavailableError,
+    WorkerLostError,
+    WorkersBusyError,
+)
 from otahsm.pki import PublicKey, encode_spki
 from otahsm.token.pin import typed_pin
 from otahsm.workers import Report, WorkerPool
@@ -26,13 +36,13 @@ class TokenKey(NamedTuple):
     public_key: PublicKey
 
 
-def signer_setup(token: TokenConfig, keys: Sequence[TokenKey]) -> list[bytes]:
+def signer_setup(token: ReplicaConfig, keys: Sequence[TokenKey]) -> list[bytes]:
     """Say what a signer needs to know: the first message to it.
 
     Returns:
         [token] as JSON, then for each key its section as JSON, and its SubjectPublicKeyInfo in DER.
     """
-    setup = [token.model_dump_json().encode()]
+    setup = [token.model_dump_json(include=set(ReplicaConfig.model_fields)).encode()]
     for config, public_key in keys:
         section = config.model_dump_json(include=set(KeyConfig.model_fields))
         setup += [section.encode(), encode_spki(public_key)]
@@ -44,20 +54,49 @@ def batch_for(key: int, messages: Sequence[bytes]) -> list[bytes]:
     return [b"%d" % key, *messages]
 
 
+class _Member:
+    """One token of the pool: its signers, and what it has to do."""
+
+    def __init__(self, token: ReplicaConfig, pool: WorkerPool) -> None:
+        self.token = token
+        self.pool = pool
+        self.outstanding = 0
+        self.in_service = True
+
+    @property
+    def load(self) -> float:
+        """What it would have to do with one batch more, for its weight."""
+        return (self.outstanding + 1) / self.token.weight if self.token.weight else float("inf")
+
+
 class SignerPool:
     """Keeps `[token] signers` processes signing, each with every key: one login does for all of them (I7).
+
+    With replicas, each batch goes to the token that has the least to do for its weight; one of weight 0 is
+    given batches only while no other can sign. What one token fails at, another is given. A token that
+    returns a signature that does not verify (I4) is out of service from then on, unless it is the last.
 
     Args:
         token: where the keys are, and how to log in.
         keys: at least one. Signers count as ready when they have made a signature with each.
         wait_seconds: how long a batch waits for a free signer.
-        report: called with (event, pid, error) when a signer is ready or lost.
+        report: called with (event, pid, error) when a signer is ready or lost, and a token out of service.
     """
 
     def __init__(
         self, token: TokenConfig, keys: Sequence[TokenKey], *, wait_seconds: float, report: Report
     ) -> None:
-        self._pool = WorkerPool(
+        self._report = report
+        self._wait_seconds = wait_seconds
+        self._changed = asyncio.Event()
+        self._members = [self._member(one, keys) for one in token.all]
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def _member(self, token: ReplicaConfig, keys: Sequence[TokenKey]) -> _Member:
+        def told(event: str, pid: int, error: OtahsmError | None) -> None:
+            self._told(member, event, pid, error)
+
+        pool = WorkerPool(
             "signer",
             "otahsm.token.signer",
             signer_setup(token, keys),
@@ -65,27 +104,31 @@ class SignerPool:
             depth=_DEPTH,
             environment=os.environ,
             call_seconds=token.sign_timeout_seconds,
-            wait_seconds=wait_seconds,
+            wait_seconds=self._wait_seconds,
             probe=batch_for(0, [PROBE]),
             probe_seconds=_PROBE_SECONDS,
             longest_pause=_LONGEST_PAUSE,
-            report=report,
+            report=told,
             inherit=typed_pin(),
         )
+        member = _Member(token, pool)
+        return member
 
     @property
     def ready(self) -> int:
         """How many signers hold a session and have made a signature that verified."""
-        return self._pool.ready
+        return sum(member.pool.ready for member in self._serving())
 
     @property
-    def refusal(self) -> OtahsmError | None:
-        """What an operator must mend before a signer is started again; None if nothing."""
-        return self._pool.refusal
+    def failure(self) -> OtahsmError | None:
+        """Why no signer is ready; None if one is, or none has failed yet."""
+        failures = (member.pool.failure for member in self._serving())
+        return None if self.ready else next(filter(None, failures), None)
 
     async def start(self) -> None:
         """Start the signers, and return while they log in, one after another."""
-        await self._pool.start()
+        for member in self._members:
+            await member.pool.start()
 
     async def wait_until_ready(self) -> None:
         """Return when a signer can sign.
@@ -93,11 +136,17 @@ class SignerPool:
         Raises:
             OtahsmError: none can, and none will without an operator.
         """
-        await self._pool.wait_until_ready()
+        while not self.ready:
+            if all(member.pool.stopped for member in self._serving()) and (failure := self.failure):
+                raise failure
+            self._changed.clear()
+            await self._changed.wait()
 
     async def close(self) -> None:
         """End the signers."""
-        await self._pool.close()
+        for member in self._members:
+            await member.pool.close()
+        await asyncio.gather(*self._closing)
 
     async def sign(self, messages: Sequence[bytes], *, key: int = 0) -> list[bytes]:
         """Sign a batch; return a verified signature for each message, in order.
@@ -107,13 +156,57 @@ class SignerPool:
             key: which of the keys, by its number.
 
         Raises:
-            TokenUnavailableError: two signers failed at it, or none was free in time.
+            TokenUnavailableError: two signers, or every token, failed at it, or none was free in time.
             TokenRefusedError: the token refuses, and an operator must act.
         """
+        batch = batch_for(key, messages)
         try:
-            signatures = await self._pool.call(batch_for(key, messages))
+            signatures = await self._sign(batch)
         except (WorkerLostError, WorkersBusyError) as error:
             raise TokenUnavailableError(f"no signer could sign: {error.message}") from error
         if len(signatures) != len(messages):
             raise TokenUnavailableError("a signer answered a batch with the wrong number of signatures")
         return signatures
+
+    async def _sign(self, batch: Sequence[bytes]) -> list[bytes]:
+        """Give a batch to one token after the other; raise what the last one said."""
+        left = self._by_choice()
+        while len(left) > 1 and not any(member.pool.ready for member in left):
+            left = await self._wait_for_any()
+        while True:
+            member = left.pop(0)
+            # The last one is waited for, as a token that is alone is.
+            alone = not any(other.pool.ready for other in left)
+            member.outstanding += 1
+            try:
+                return await member.pool.call(batch, once=not alone)
+            except OtahsmError:
+                if alone:
+                    raise
+            finally:
+                member.outstanding -= 1
+
+    async def _wait_for_any(self) -> list[_Member]:
+        """Return the tokens when one of them has a signer again, or after the time that a batch waits."""
+        with contextlib.suppress(TokenRefusedError, ConfigError):
+            async with asyncio.timeout(self._wait_seconds):
+                await self.wait_until_ready()
+        return self._by_choice()
+
+    def _serving(self) -> list[_Member]:
+        return [member for member in self._members if member.in_service]
+
+    def _by_choice(self) -> list[_Member]:
+        """Return the tokens in service: those that can sign first, and of those who has the least to do."""
+        return sorted(self._serving(), key=lambda member: (not member.pool.ready, member.load))
+
+    def _told(self, member: _Member, event: str, pid: int, error: OtahsmError | None) -> None:
+        if len(self._members) > 1 and error is not None:
+            error = type(error)(f"{member.token.name}: {error.message}", hint=error.hint)
+        self._report(event, pid, error)
+        if isinstance(error, BadSignatureError) and member.in_service and len(self._serving()) > 1:
+            member.in_service = False
+            self._report("token.out_of_service", 0, error)
+            task = asyncio.get_running_loop().create_task(member.pool.close())
+            self._closing.add(task)
+        self._changed.set()

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import pkcs11
 from pkcs11._pkcs11 import lib as Library  # noqa: N812 - it is a class, and the function hides its name
 
-from otahsm.config import Pkcs11Uri, TokenConfig
+from otahsm.config import Pkcs11Uri, ReplicaConfig
 from otahsm.errors import ConfigError, PinRefusedError, TokenRefusedError, TokenUnavailableError
 from otahsm.token import module
 from otahsm.token.faults import explain
@@ -34,7 +34,7 @@ class Login(NamedTuple):
 
 
 @contextlib.contextmanager
-def logged_in(config: TokenConfig, *, read_write: bool = False) -> Iterator[Login]:
+def logged_in(config: ReplicaConfig, *, read_write: bool = False) -> Iterator[Login]:
     """Open a session on the configured token and log in as user.
 
     Raises:
@@ -51,7 +51,7 @@ def logged_in(config: TokenConfig, *, read_write: bool = False) -> Iterator[Logi
             login.session.close()
 
 
-def load_module(config: TokenConfig) -> Library:
+def load_module(config: ReplicaConfig) -> Library:
     """Load the configured PKCS#11 module, once in the life of a process, for as many threads as sessions.
 
     Raises:
@@ -70,7 +70,7 @@ def load_module(config: TokenConfig) -> Library:
         raise TokenUnavailableError(f"the PKCS#11 module {config.module} doesn't load: {error}") from None
 
 
-def _open(config: TokenConfig, *, read_write: bool) -> Login:
+def _open(config: ReplicaConfig, *, read_write: bool) -> Login:
     guard = LoginGuard(config.guard_dir)
     with guard.lock():
         try:

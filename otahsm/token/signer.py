@@ -7,15 +7,16 @@ is known to recover.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from queue import SimpleQueue
 
 import pkcs11
 
-from otahsm.config import KeyConfig, TokenConfig
+from otahsm.config import KeyConfig, ReplicaConfig
 from otahsm.pki import PublicKey, load_public_key
 from otahsm.token.faults import explain
 from otahsm.token.opening import open_key
@@ -39,10 +40,9 @@ def start(setup: list[bytes]) -> Handler:
         return ParallelSigning(sessions).sign
     (keys,) = sessions
 
-    def sign(batch: list[bytes]) -> list[bytes]:
+    def sign(batch: list[bytes]) -> Iterator[bytes]:
         number, *messages = batch
-        key = keys[int(number)]
-        return [key.sign(message) for message in messages]
+        return map(keys[int(number)].sign, messages)
 
     return sign
 
@@ -57,7 +57,7 @@ def open_keys(setup: list[bytes]) -> list[list[SigningKey]]:
         OtahsmError: as `logged_in`; or a key is not there, or does not sign.
     """
     token_json, *parts = setup
-    token = TokenConfig.model_validate_json(token_json)
+    token = ReplicaConfig.model_validate_json(token_json)
     wanted = [_wanted(*parts[at : at + 2]) for at in range(0, len(parts), 2)]
     login = _for_life.enter_context(logged_in(token))
     first = login.session
@@ -78,15 +78,14 @@ def _wanted(section: bytes, spki: bytes) -> tuple[KeyConfig, PublicKey]:
 class ParallelSigning:
     """Signs in several sessions at once, each used by one thread at a time.
 
-    A batch is divided evenly. A thread that is done with its part goes on with the next batch, so that a
-    token with many sessions is never idle while there is work.
+    Each message goes to the next session that is free, of whatever batch it is, so that a token with many
+    sessions is never idle while there is work.
 
     Args:
         sessions: the keys of each session.
     """
 
     def __init__(self, sessions: list[list[SigningKey]]) -> None:
-        self._sessions = len(sessions)
         self._free: SimpleQueue[list[SigningKey]] = SimpleQueue()
         for keys in sessions:
             self._free.put(keys)
@@ -95,15 +94,12 @@ class ParallelSigning:
     def sign(self, batch: list[bytes]) -> Iterator[bytes]:
         """Begin to sign; yield the signatures in order, waiting for each. Raises as `SigningKey.sign`."""
         number, *messages = batch
-        size = -(-len(messages) // self._sessions)
-        parts = [messages[at : at + size] for at in range(0, len(messages), max(size, 1))]
-        signing = [self._threads.submit(self._sign, int(number), part) for part in parts]
-        return chain.from_iterable(part.result() for part in signing)
+        return self._threads.map(partial(self._sign, int(number)), messages)
 
-    def _sign(self, number: int, messages: Iterable[bytes]) -> list[bytes]:
+    def _sign(self, number: int, message: bytes) -> bytes:
         keys = self._free.get()  # there are as many as threads
         try:
-            return [keys[number].sign(message) for message in messages]
+            return keys[number].sign(message)
         finally:
             self._free.put(keys)
 

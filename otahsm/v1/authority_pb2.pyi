@@ -32,6 +32,7 @@ class Authority(_message.Message):
     KEY_TYPE_FIELD_NUMBER: _builtins.int
     NOT_AFTER_TIME_FIELD_NUMBER: _builtins.int
     READY_SIGNERS_FIELD_NUMBER: _builtins.int
+    NOT_SERVING_REASON_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Set by the server: the CA's subject, as RFC 4514 text."""
     trust_anchor: _builtins.bytes
@@ -45,6 +46,10 @@ class Authority(_message.Message):
     ready_signers: _builtins.int
     """Set by the server: processes that hold a session on the token and have
     made a signature with the CA key that verified.
+    """
+    not_serving_reason: _builtins.str
+    """Set by the server: why nothing can be signed now, in words for a person;
+    empty while certificates can be issued.
     """
     @_builtins.property
     def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -66,10 +71,11 @@ class Authority(_message.Message):
         key_type: _builtins.str = ...,
         not_after_time: _timestamp_pb2.Timestamp | None = ...,
         ready_signers: _builtins.int = ...,
+        not_serving_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "key_type", b"key_type", "not_after_time", b"not_after_time", "ready_signers", b"ready_signers", "subject", b"subject", "trust_anchor", b"trust_anchor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "key_type", b"key_type", "not_after_time", b"not_after_time", "not_serving_reason", b"not_serving_reason", "ready_signers", b"ready_signers", "subject", b"subject", "trust_anchor", b"trust_anchor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

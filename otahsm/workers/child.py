@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from threading import Thread
@@ -18,11 +19,12 @@ from otahsm.workers import frames
 from otahsm.workers.frames import Kind
 
 # Starts work on a batch and returns its answers. They are taken, in order, while later batches come in: a
-# handler that works in threads of its own returns what waits for them.
+# handler may do the work as they are taken, or in threads of its own, and return what waits for them.
 Handler = Callable[[list[bytes]], Iterable[bytes]]
 
 DAEMON_PID: Final = "OTAHSM_DAEMON_PID"  # in the environment: who the worker works for
 
+_PROGRESS_SECONDS: Final = 0.05
 _PR_SET_PDEATHSIG: Final = 1
 _PR_GET_PDEATHSIG: Final = 2
 _PR_SET_DUMPABLE: Final = 4
@@ -59,7 +61,7 @@ def _send_all(answers: SimpleQueue[tuple[Kind, Iterable[bytes]]], sink: BinaryIO
         while True:
             kind, answer = answers.get()
             try:
-                parts = list(answer)
+                parts = list(_telling_progress(answer, sink))
             except OtahsmError as error:
                 kind, parts = Kind.ERROR, frames.encode_error(error)
             sink.write(frames.encode(kind, parts))
@@ -70,6 +72,17 @@ def _send_all(answers: SimpleQueue[tuple[Kind, Iterable[bytes]]], sink: BinaryIO
         pass  # the daemon is gone
     finally:
         os._exit(1)  # at once: a thread may hang in the token
+
+
+def _telling_progress(answer: Iterable[bytes], sink: BinaryIO) -> Iterator[bytes]:
+    """Let the daemon know that a batch which takes long gets on: a single part that takes long is a hang."""
+    told = time.monotonic()
+    for part in answer:
+        yield part
+        if time.monotonic() - told > _PROGRESS_SECONDS:
+            sink.write(frames.encode(Kind.PROGRESS, ()))
+            sink.flush()
+            told = time.monotonic()
 
 
 def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:

@@ -40,6 +40,7 @@ class Kind(IntEnum):
     BATCH = 3
     REPLY = 4
     ERROR = 5
+    PROGRESS = 6
 
 
 class BrokenFrameError(Exception):

@@ -1,4 +1,8 @@
-"""The daemon's side: a fixed number of workers, each replaced when it dies, hangs or breaks the protocol."""
+"""The daemon's side: a fixed number of workers, each replaced when it dies, hangs or breaks the protocol.
+
+While none lives there is a circuit breaker: one worker at a time is started, after pauses that grow, and the
+others wait until one got ready. What is dead, or comes back after a power cut, is not hammered.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,12 @@ from otahsm.workers.child import DAEMON_PID
 from otahsm.workers.frames import Kind
 from otahsm.workers.process import Worker
 
-# What only an operator can mend. Starting another worker would meet the same, or lock the token (I7).
-_FINAL: Final = (TokenRefusedError, ConfigError, AuthorityUnusableError)
+# What only an operator can mend: whoever asks is told at once. It is looked at again all the same, so that
+# nobody has to restart a daemon when it is mended. A PIN that was refused is not tried again by that (I7).
+_REFUSALS: Final = (TokenRefusedError, ConfigError, AuthorityUnusableError)
 _FIRST_PAUSE: Final = 0.25
-_SETTLED: Final = 5.0  # a worker that lived for less failed as much as one that never started
+_SETTLED: Final = 5.0  # a worker that lived for less, and answered nothing, is as one that never started
 _START_TIMEOUT: Final = 60.0
-_HEAD_START: Final = 2.0
 
 Report = Callable[[str, int, OtahsmError | None], None]
 
@@ -87,8 +91,10 @@ class WorkerPool:
         self._workers: set[Worker] = set()
         self._keepers: list[asyncio.Task[None]] = []
         self._waiting: list[asyncio.Future[None]] = []
-        self._given_up = 0
+        self._breaker = asyncio.Lock()
+        self._pause = _FIRST_PAUSE
         self.refusal: OtahsmError | None = None
+        self.failure: OtahsmError | None = None
 
     @property
     def ready(self) -> int:
@@ -97,13 +103,12 @@ class WorkerPool:
 
     @property
     def stopped(self) -> bool:
-        """Whether no worker lives and none will be started: `refusal` says why."""
-        return self._given_up == self._size
+        """Whether no worker lives, and an operator must act first: `refusal` says why."""
+        return self.refusal is not None and not self._workers
 
     async def start(self) -> None:
         """Start the workers, and return while they get ready."""
-        first = asyncio.create_task(self._keep_one())
-        self._keepers = [first, *(asyncio.create_task(self._keep_later()) for _ in range(self._size - 1))]
+        self._keepers = [asyncio.create_task(self._keep_one()) for _ in range(self._size)]
 
     async def wait_until_ready(self, count: int = 1) -> None:
         """Return when so many workers are ready.
@@ -120,38 +125,51 @@ class WorkerPool:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        self._given_up = self._size
+        self.refusal = WorkersBusyError("the pool is closed")
         self._wake()
 
-    async def call(self, batch: Sequence[bytes]) -> list[bytes]:
+    async def call(self, batch: Sequence[bytes], *, once: bool = False) -> list[bytes]:
         """Give a batch to a free worker; if that one fails, once more to another.
+
+        Args:
+            batch: what to give.
+            once: give it to one worker only, and to none if none lives: somebody else may do better.
 
         Raises:
             WorkersBusyError: none was free in time.
             WorkerLostError: two in a row died, hung or broke the protocol with this batch.
             OtahsmError: what the second worker reported.
         """
-        worker = await self._take()
+        worker = await self._take(wait_for_life=not once)
         try:
             return await self._give(worker, batch)
-        except _FINAL:
-            raise
-        except OtahsmError:
-            return await self._give(await self._take(), batch)
+        except OtahsmError as error:
+            if once or isinstance(error, _REFUSALS):
+                raise
+            try:
+                worker = await self._take()
+            except WorkersBusyError:
+                raise error from None  # it says more
+        return await self._give(worker, batch)
 
     async def _give(self, worker: Worker, batch: Sequence[bytes]) -> list[bytes]:
         return await worker.exchange(Kind.BATCH, batch, self._call_seconds)
 
-    async def _take(self) -> Worker:
+    async def _take(self, *, wait_for_life: bool = True) -> Worker:
         """Wait for a worker with room; return the one with the least to do."""
+
+        def decided() -> bool:
+            given_up = self.stopped or not (wait_for_life or self._workers)
+            return given_up or self._free() is not None
+
         try:
             async with asyncio.timeout(self._wait_seconds):
-                await self._until(lambda: self._free() is not None or self.stopped)
+                await self._until(decided)
         except TimeoutError:
             raise WorkersBusyError(f"no process was free within {self._wait_seconds:g} s") from self.refusal
         if worker := self._free():
             return worker
-        raise self.refusal or WorkersBusyError("the pool is closed")
+        raise self.refusal or WorkersBusyError("no process lives")
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         """Wait for a state of the pool; who waits longest looks first."""
@@ -170,32 +188,35 @@ class WorkerPool:
         worker = min(filter(attrgetter("alive"), self._workers), key=attrgetter("load"), default=None)
         return worker if worker and worker.load < self._depth else None
 
-    async def _keep_later(self) -> None:
-        """Let the first worker have the machine until it is ready: one is enough to begin with."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_HEAD_START):
-                await self._until(lambda: bool(self._workers) or self._given_up > 0)
-        await self._keep_one()
-
     async def _keep_one(self) -> None:
         """Keep one worker alive for as long as the pool is: start, watch, replace after a pause."""
         pause = _FIRST_PAUSE
         while True:
-            try:
-                worker = await self._start_one()
-            except OtahsmError as error:
-                self._report(f"{self._name}.failed", 0, error)
-                if isinstance(error, _FINAL):
-                    self.refusal = error
-                    self._given_up += 1
-                    self._wake()
-                    return
-                settled = False
-            else:
-                settled = await self._keep(worker)
-            pause = _FIRST_PAUSE if settled else pause
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            worker = await self._start_in_turn()
+            if worker is not None and await self._keep(worker):
+                pause = self._pause = _FIRST_PAUSE
+            await _sleep_about(pause)
             pause = min(2 * pause, self._longest_pause)
+
+    async def _start_in_turn(self) -> Worker | None:
+        """Start a worker: at once while others live, else when it is this keeper's turn."""
+        async with self._breaker:
+            while not self._workers:
+                if worker := await self._try_to_start():
+                    return worker
+                await _sleep_about(self._pause)
+                self._pause = min(2 * self._pause, self._longest_pause)
+        return await self._try_to_start()
+
+    async def _try_to_start(self) -> Worker | None:
+        try:
+            return await self._start_one()
+        except OtahsmError as error:
+            self.failure = error
+            self.refusal = error if isinstance(error, _REFUSALS) else None
+            self._report(f"{self._name}.failed", 0, error)
+            self._wake()
+            return None
 
     async def _keep(self, worker: Worker) -> bool:
         """Watch a worker until it ends; return whether it had lived for a while."""
@@ -205,8 +226,10 @@ class WorkerPool:
             failure = await self._watch(worker)
         finally:
             await self._forget(worker)
+        if not self._workers:
+            self.failure = failure
         self._report(f"{self._name}.lost", worker.process.pid, failure)
-        return time.monotonic() - started > _SETTLED
+        return worker.answers > 1 or time.monotonic() - started > _SETTLED
 
     async def _start_one(self) -> Worker:
         try:
@@ -227,6 +250,7 @@ class WorkerPool:
             await worker.ended()
             raise
         self._workers.add(worker)
+        self.refusal = self.failure = None
         self._wake()
         return worker
 
@@ -246,3 +270,7 @@ class WorkerPool:
         self._workers.discard(worker)
         worker.kill()
         await asyncio.shield(worker.ended())
+
+
+async def _sleep_about(seconds: float) -> None:
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret

@@ -31,6 +31,7 @@ class Worker:
         assert process.stdout is not None  # noqa: S101
         self.process = process
         self.last_answer = time.monotonic()
+        self.answers = 0
         self.failure: OtahsmError | None = None
         self._stdin, self._stdout = process.stdin, process.stdout
         self._changed = changed
@@ -53,7 +54,7 @@ class Worker:
     async def exchange(self, kind: Kind, parts: Sequence[bytes], seconds: float) -> list[bytes]:
         """Send one message and return the answer's parts; a worker that fails at it is killed.
 
-        A worker counts as hung when it owes answers and gave none for so many seconds.
+        A worker counts as hung when it owes answers and gave no part of one for so many seconds.
 
         Raises:
             WorkerLostError: it died, hung, or answered nonsense.
@@ -84,11 +85,14 @@ class Worker:
             while True:
                 header = frames.decode_header(await self._stdout.readexactly(frames.HEADER.size))
                 parts = frames.decode_body(header, await self._stdout.readexactly(header.length))
+                self.last_answer = time.monotonic()
+                if header.kind is Kind.PROGRESS:
+                    continue
                 if header.kind is Kind.ERROR:
                     self._fail(frames.decode_error(parts))
                     return
                 answer = self._owed.popleft()
-                self.last_answer = time.monotonic()
+                self.answers += 1
                 if not answer.done():
                     answer.set_result(parts)
                 self._changed()

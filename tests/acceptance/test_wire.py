@@ -174,6 +174,7 @@ def test_the_authority_is_the_root_that_the_configuration_names(
         "key_type": "ec-p256",
         "not_after_time": f"{root.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
         "ready_signers": tomllib.loads(fleet.toml.read_text())["token"]["signers"],
+        "not_serving_reason": "",
     }
 
 

@@ -49,7 +49,7 @@ def test_a_pin_that_turns_wrong_while_running_is_tried_once_and_the_daemon_stays
         daemon.wait_for("signer.ready", count=2)
         put_wrong_pin(faulty)
         before = faulty.calls("login")
-        faulty.misbehave("crash")
+        faulty.misbehave("C_Sign=abort")
         daemon.wait_for("signer.lost", count=2)  # the probe of an idle signer meets the fault
         faulty.misbehave()
         daemon.wait_for("signer.failed", count=2, reason="PIN_REFUSED")
@@ -69,7 +69,7 @@ def test_a_token_that_is_nearly_locked_is_not_logged_in_to(faulty: FaultyToken, 
 
 
 def test_logins_that_never_get_an_answer_are_not_repeated_for_ever(faulty: FaultyToken) -> None:
-    faulty.misbehave("login-crash")
+    faulty.misbehave("C_Login=abort")
     with running(faulty.fleet) as daemon:
         assert daemon.process.wait(30) == 4
     assert faulty.calls("login") == 2
@@ -154,7 +154,7 @@ def test_a_pin_that_is_typed_serves_every_signer_and_its_successor(faulty: Fault
             shown += os.read(terminal, 100)
         os.write(terminal, pin.encode() + b"\n")
         eventually(lambda: log.read_text().count("signer.ready") == 2, "no signer gets ready")
-        faulty.misbehave("crash")
+        faulty.misbehave("C_Sign=abort")
         eventually(lambda: log.read_text().count("signer.lost") == 2, "no signer is lost")
         faulty.misbehave()
         eventually(lambda: log.read_text().count("signer.ready") >= 4, "no signer is replaced")
@@ -168,7 +168,7 @@ def test_a_pin_that_is_typed_serves_every_signer_and_its_successor(faulty: Fault
 
 def test_a_login_that_has_begun_is_finished_though_the_daemon_is_killed(faulty: FaultyToken) -> None:
     # SoftHSM2 writes its token anew at every login: one that is cut off leaves a token that nobody can use.
-    faulty.misbehave("login-slow")
+    faulty.misbehave("C_Login=1000ms")
     with running(faulty.fleet) as daemon:
         eventually(lambda: faulty.calls("login") == 1, "no signer logs in")
         children = daemon.children()

@@ -48,7 +48,7 @@ async def test_a_session_that_fails_among_others_costs_its_signer_and_no_certifi
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client(patience=60) as client:
             issued, _ = await issue_all(client, requests[:100])
-            faulty.misbehave("device-error")
+            faulty.misbehave("C_Sign=0x30")
             daemon.wait_for("signer.lost")
             faulty.misbehave()
             more, refused = await issue_all(client, requests[100:])

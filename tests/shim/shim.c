@@ -2,23 +2,31 @@
  * A PKCS#11 module for tests: forwards every call to another module (SHIM_MODULE), counts the calls that
  * matter, and misbehaves as the file SHIM_CONTROL says at that moment. The file holds words:
  *
- *   flip          C_Sign succeeds, but one bit of the signature is wrong
- *   hang          C_Sign never returns
- *   crash         C_Sign aborts the process
- *   device-error  C_Sign returns CKR_DEVICE_ERROR
- *   final-try     the token says that one more wrong PIN locks it
- *   locked        the token says that its PIN is locked
- *   login-crash   C_Login aborts the process before the token answers
- *   login-slow    C_Login takes a second
- *   slow          C_Sign takes 20 ms, and 16 at once in all processes are as many as there may be
+ *   C_Sign=0x30      that function, any of them, returns CKR 0x30 and does nothing else
+ *   C_Sign=hang      it never returns
+ *   C_Sign=abort     it aborts the process
+ *   C_Sign=1000ms    it takes so long
+ *   flip             C_Sign succeeds, but one bit of the signature is wrong
+ *   garbage          C_Sign succeeds, but the signature is all 0xff
+ *   short            C_Sign succeeds, but the signature is one octet too short
+ *   forget           all sessions are closed before C_SignInit is forwarded
+ *   logout           everyone is logged out before C_SignInit is forwarded
+ *   away             there is no token in any slot, and who had it open has lost it
+ *   no-slots         there is no slot
+ *   final-try        the token says that one more wrong PIN locks it
+ *   locked           the token says that its PIN is locked
+ *   slow             C_Sign takes 20 ms, and 16 at once in all processes are as many as there may be
+ *   once             whatever the file says is done once: who can remove the file SHIM_CONTROL.once does it
  *
  * Each C_Login and C_Sign appends a line to the file SHIM_LOG, C_Login another when it is done, and a slow
  * C_Sign another if it took the last slot. The line of a C_Sign is "sign <octets> <data in hex>", and is there
  * before the token is asked. Every line is one write(2), and begins with a newline, too: a process that is
- * killed in the middle of it spoils no line but its own, which has less data than it says.
+ * killed in the middle of it spoils no line but its own, which has less data than it says. "open" and "close" are
+ * the sessions that were opened and closed.
  * SHIM_SLOTS names the semaphore (sem_overview(7)) that counts the slow ones.
  *
- * The function list is a version and then the functions in the order of PKCS#11 v2.40, section 4.5.
+ * The function list is a version and then the functions in the order of PKCS#11 v2.40, section 4.5. Each takes
+ * at most eight arguments, all of them integers or pointers: so one wrapper does for all.
  */
 #define _DEFAULT_SOURCE
 #include <dlfcn.h>
@@ -32,28 +40,82 @@
 typedef unsigned long CK_ULONG;
 typedef CK_ULONG CK_RV;
 typedef unsigned char CK_BYTE;
+typedef CK_RV (*function)(CK_ULONG, CK_ULONG, CK_ULONG, CK_ULONG, CK_ULONG, CK_ULONG, CK_ULONG, CK_ULONG);
 
-enum { FUNCTIONS = 68, GET_TOKEN_INFO = 6, LOGIN = 18, SIGN = 43 };
-enum { CKR_DEVICE_ERROR = 0x30, CKR_GENERAL_ERROR = 0x05 };
+static const char *const names[] = {
+    "C_Initialize", "C_Finalize", "C_GetInfo", "C_GetFunctionList", "C_GetSlotList", "C_GetSlotInfo",
+    "C_GetTokenInfo", "C_GetMechanismList", "C_GetMechanismInfo", "C_InitToken", "C_InitPIN", "C_SetPIN",
+    "C_OpenSession", "C_CloseSession", "C_CloseAllSessions", "C_GetSessionInfo", "C_GetOperationState",
+    "C_SetOperationState", "C_Login", "C_Logout", "C_CreateObject", "C_CopyObject", "C_DestroyObject",
+    "C_GetObjectSize", "C_GetAttributeValue", "C_SetAttributeValue", "C_FindObjectsInit", "C_FindObjects",
+    "C_FindObjectsFinal", "C_EncryptInit", "C_Encrypt", "C_EncryptUpdate", "C_EncryptFinal", "C_DecryptInit",
+    "C_Decrypt", "C_DecryptUpdate", "C_DecryptFinal", "C_DigestInit", "C_Digest", "C_DigestUpdate",
+    "C_DigestKey", "C_DigestFinal", "C_SignInit", "C_Sign", "C_SignUpdate", "C_SignFinal",
+    "C_SignRecoverInit", "C_SignRecover", "C_VerifyInit", "C_Verify", "C_VerifyUpdate", "C_VerifyFinal",
+    "C_VerifyRecoverInit", "C_VerifyRecover", "C_DigestEncryptUpdate", "C_DecryptDigestUpdate",
+    "C_SignEncryptUpdate", "C_DecryptVerifyUpdate", "C_GenerateKey", "C_GenerateKeyPair", "C_WrapKey",
+    "C_UnwrapKey", "C_DeriveKey", "C_SeedRandom", "C_GenerateRandom", "C_GetFunctionStatus",
+    "C_CancelFunction", "C_WaitForSlotEvent",
+};
+enum { FUNCTIONS = sizeof names / sizeof names[0] };
+enum {
+    GET_SLOT_LIST = 4, GET_TOKEN_INFO = 6, OPEN_SESSION = 12, CLOSE_SESSION = 13, CLOSE_ALL_SESSIONS = 14,
+    LOGIN = 18, LOGOUT = 19, SIGN_INIT = 42, SIGN = 43,
+};
+enum { CKR_OK = 0, CKR_GENERAL_ERROR = 0x05, CKR_TOKEN_NOT_PRESENT = 0xE0, CKR_DEVICE_REMOVED = 0x32 };
 enum { TOKEN_FLAGS_OFFSET = 96, CKF_USER_PIN_FINAL_TRY = 0x20000, CKF_USER_PIN_LOCKED = 0x40000 };
+enum { SLOTS = 16, FIRST_WITH_A_SESSION = 13 };
 
 struct function_list {
     unsigned char version[2];
     void *functions[FUNCTIONS];
 };
 
-enum { SLOTS = 16 };
-
 static struct function_list real, ours;
 static sem_t *slots;
+static CK_ULONG last_slot;
+
+static CK_RV call(int number, CK_ULONG a, CK_ULONG b, CK_ULONG c, CK_ULONG d, CK_ULONG e, CK_ULONG f, CK_ULONG g,
+                  CK_ULONG h) {
+    return ((function)real.functions[number])(a, b, c, d, e, f, g, h);
+}
+
+static void read_control(char *text, size_t room) {
+    memset(text, 0, room);
+    int file = open(getenv("SHIM_CONTROL"), O_RDONLY);
+    if (file < 0) return;
+    if (read(file, text, room - 1) < 0) text[0] = 0;
+    close(file);
+}
+
+static int my_turn(const char *text) {
+    if (strstr(text, "once") == NULL) return 1;
+    char marker[4096];
+    snprintf(marker, sizeof marker, "%s.once", getenv("SHIM_CONTROL"));
+    return unlink(marker) == 0;
+}
 
 static int told(const char *word) {
-    char text[256] = {0};
-    int file = open(getenv("SHIM_CONTROL"), O_RDONLY);
-    if (file < 0) return 0;
-    ssize_t size = read(file, text, sizeof text - 1);
-    close(file);
-    return size > 0 && strstr(text, word) != NULL;
+    char text[256];
+    read_control(text, sizeof text);
+    return strstr(text, word) != NULL && my_turn(text);
+}
+
+/* What a function is told to do instead: returns whether it is to return `result` at once. */
+static int told_of(int number, CK_RV *result) {
+    char text[256], word[64];
+    read_control(text, sizeof text);
+    snprintf(word, sizeof word, "%s=", names[number]);
+    const char *found = strstr(text, word);
+    if (found == NULL || !my_turn(text)) return 0;
+    const char *action = found + strlen(word);
+    if (strncmp(action, "hang", 4) == 0) for (;;) pause();
+    if (strncmp(action, "abort", 5) == 0) abort();
+    char *end;
+    *result = strtoul(action, &end, 0);
+    if (strncmp(end, "ms", 2) != 0) return 1;
+    usleep(1000 * *result);
+    return 0;
 }
 
 static void note(const char *line, size_t length) {
@@ -79,18 +141,8 @@ static void count_sign(const CK_BYTE *data, CK_ULONG length) {
     free(line);
 }
 
-static CK_RV login(CK_ULONG session, CK_ULONG user, CK_BYTE *pin, CK_ULONG length) {
-    count("\nlogin\n");
-    if (told("login-crash")) abort();
-    if (told("login-slow")) sleep(1);
-    CK_RV (*forward)(CK_ULONG, CK_ULONG, CK_BYTE *, CK_ULONG) = real.functions[LOGIN];
-    CK_RV result = forward(session, user, pin, length);
-    count("\nlogin-done\n");
-    return result;
-}
-
-static CK_RV get_token_info(CK_ULONG slot, CK_BYTE *info) {
-    CK_RV result = ((CK_RV(*)(CK_ULONG, CK_BYTE *))real.functions[GET_TOKEN_INFO])(slot, info);
+static CK_RV token_info(CK_ULONG slot, CK_BYTE *info) {
+    CK_RV result = call(GET_TOKEN_INFO, slot, (CK_ULONG)info, 0, 0, 0, 0, 0, 0);
     CK_ULONG flags;
     memcpy(&flags, info + TOKEN_FLAGS_OFFSET, sizeof flags);
     if (told("final-try")) flags |= CKF_USER_PIN_FINAL_TRY;
@@ -100,25 +152,65 @@ static CK_RV get_token_info(CK_ULONG slot, CK_BYTE *info) {
 }
 
 static CK_RV sign(CK_ULONG session, CK_BYTE *data, CK_ULONG length, CK_BYTE *signature, CK_ULONG *size) {
-    CK_RV (*forward)(CK_ULONG, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *) = real.functions[SIGN];
-    if (signature == NULL) return forward(session, data, length, signature, size);
+    CK_RV result;
     count_sign(data, length);
-    if (told("hang")) for (;;) pause();
-    if (told("crash")) abort();
-    if (told("device-error")) return CKR_DEVICE_ERROR;
-    if (told("slow")) {
+    if (told_of(SIGN, &result)) return result;
+    int slow = told("slow");
+    if (slow) {
         int left = 0;
         sem_wait(slots);
         if (sem_getvalue(slots, &left) == 0 && left == 0) count("\nfull\n");
         usleep(20 * 1000);
-        CK_RV result = forward(session, data, length, signature, size);
-        sem_post(slots);
-        return result;
     }
-    CK_RV result = forward(session, data, length, signature, size);
-    if (result == 0 && told("flip")) signature[*size - 1] ^= 1;
+    result = call(SIGN, session, (CK_ULONG)data, length, (CK_ULONG)signature, (CK_ULONG)size, 0, 0, 0);
+    if (slow) sem_post(slots);
+    if (result != CKR_OK) return result;
+    if (told("flip")) signature[*size - 1] ^= 1;
+    if (told("garbage")) memset(signature, 0xff, *size);
+    if (told("short")) *size -= 1;
     return result;
 }
+
+static CK_RV forward(int number, CK_ULONG a, CK_ULONG b, CK_ULONG c, CK_ULONG d, CK_ULONG e, CK_ULONG f, CK_ULONG g,
+                     CK_ULONG h) {
+    CK_RV result;
+    if (number == SIGN && d == 0) return call(number, a, b, c, d, e, f, g, h); /* it asks for the size */
+    if (number == SIGN) return sign(a, (CK_BYTE *)b, c, (CK_BYTE *)d, (CK_ULONG *)e);
+    if (number == LOGIN) count("\nlogin\n");
+    if (told("away")) {
+        if (number == GET_SLOT_LIST) a = 0; /* the slots are there */
+        if (number == GET_TOKEN_INFO || number == OPEN_SESSION) return CKR_TOKEN_NOT_PRESENT;
+        if (number >= FIRST_WITH_A_SESSION) return CKR_DEVICE_REMOVED;
+    }
+    if (number == GET_SLOT_LIST && told("no-slots")) {
+        *(CK_ULONG *)c = 0;
+        return CKR_OK;
+    }
+    if (number == SIGN_INIT && told("forget")) call(CLOSE_ALL_SESSIONS, last_slot, 0, 0, 0, 0, 0, 0, 0);
+    if (number == SIGN_INIT && told("logout")) call(LOGOUT, a, 0, 0, 0, 0, 0, 0, 0);
+    if (told_of(number, &result)) return result;
+    if (number == GET_TOKEN_INFO) return token_info(a, (CK_BYTE *)b);
+    result = call(number, a, b, c, d, e, f, g, h);
+    if (number == LOGIN) count("\nlogin-done\n");
+    if (number == OPEN_SESSION && result == CKR_OK) {
+        last_slot = a;
+        count("\nopen\n");
+    }
+    if (number == CLOSE_SESSION && result == CKR_OK) count("\nclose\n");
+    return result;
+}
+
+#define WRAPPER(n)                                                                                            \
+    static CK_RV wrapper_##n(CK_ULONG a, CK_ULONG b, CK_ULONG c, CK_ULONG d, CK_ULONG e, CK_ULONG f, CK_ULONG g, \
+                             CK_ULONG h) {                                                                    \
+        return forward(n, a, b, c, d, e, f, g, h);                                                            \
+    }
+#define TEN(X, t) X(t##0) X(t##1) X(t##2) X(t##3) X(t##4) X(t##5) X(t##6) X(t##7) X(t##8) X(t##9)
+#define EACH(X) TEN(X, ) TEN(X, 1) TEN(X, 2) TEN(X, 3) TEN(X, 4) TEN(X, 5) \
+    X(60) X(61) X(62) X(63) X(64) X(65) X(66) X(67)
+#define LISTED(n) wrapper_##n,
+EACH(WRAPPER)
+static void *const wrappers[FUNCTIONS] = {EACH(LISTED)};
 
 CK_RV C_GetFunctionList(struct function_list **list) {
     void *module = dlopen(getenv("SHIM_MODULE"), RTLD_NOW);
@@ -129,9 +221,7 @@ CK_RV C_GetFunctionList(struct function_list **list) {
     if (slots == SEM_FAILED) return CKR_GENERAL_ERROR;
     real = *found;
     ours = real;
-    ours.functions[LOGIN] = login;
-    ours.functions[GET_TOKEN_INFO] = get_token_info;
-    ours.functions[SIGN] = sign;
+    memcpy(ours.functions, wrappers, sizeof wrappers);
     *list = &ours;
-    return 0;
+    return CKR_OK;
 }

@@ -239,10 +239,12 @@ def test_the_shipped_file_shows_every_key() -> None:
     # [crl] is shown in comments: a quickstart publishes none.
     assert set(table) == shown(Config, "crl")
     assert set(crl_as_shown()) == shown(CrlConfig)
-    assert set(table["token"]) == shown(TokenConfig)
-    # These are shown in comments: SoftHSM2 needs neither.
+    # These are shown in comments: SoftHSM2 needs none of them.
+    assert set(table["token"]) == shown(TokenConfig, "weight", "replica")
     assert set(table["ca"]) == shown(CaConfig, "mechanism", "accept")
-    assert {"# mechanism = ", "# accept = "} <= set(re.findall("# [a-z]+ = ", TEMPLATE))
+    in_comments = set(re.findall("# [a-z]+ = ", TEMPLATE))
+    assert {"# mechanism = ", "# accept = ", "# weight = "} <= in_comments
+    assert "# [[token.replica]]" in TEMPLATE
     assert set(table["client"]) == shown(ClientConfig)
     assert set(table["daemon"]) == shown(DaemonConfig)
     assert set(table["issuance"]) == shown(IssuanceConfig)

@@ -123,8 +123,43 @@ async def test_a_refusal_at_the_start_is_final() -> None:
         assert caught.value.hint == "ask an operator"
         with pytest.raises(TokenRefusedError):
             await pool.call([b"x"])
-        assert [event for event, *_ in events] == ["worker.failed"] * 2
+        assert {event for event, *_ in events} == {"worker.failed"}
         assert pool.stopped
+
+
+async def test_what_an_operator_mends_is_noticed(tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+    async with pool_of(2, mode=b"refuse-until:" + bytes(mended)) as (pool, events):
+        with pytest.raises(TokenRefusedError, match="don't ask again"):
+            await pool.wait_until_ready()
+        mended.touch()
+        while pool.ready < 2:
+            await asyncio.sleep(0.01)
+        assert not pool.stopped
+        assert pool.failure is None
+        assert (await pool.call([b"x"]))[1:] == [b"x"]
+        assert events[0][0] == "worker.failed"
+
+
+async def test_while_none_lives_one_at_a_time_is_started(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    starts.mkdir()
+    async with pool_of(8, mode=b"fail-alone:" + bytes(starts)) as (pool, events):
+        while len(events) < 6:
+            await asyncio.sleep(0.01)
+        assert [str(error) for _, _, error in events] == ["I was alone"] * len(events)
+        (starts / "enough").touch()
+        while pool.ready < 8:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_batch_that_takes_long_but_gets_on_is_no_hang() -> None:
+    async with pool_of(1, call_seconds=0.4) as (pool, events):
+        await pool.wait_until_ready()
+        assert len(await pool.call([b"slowly"] * 10)) == 10  # 0.1 s each
+        with pytest.raises(WorkerLostError, match="did not answer within"):
+            await pool.call([b"slowly", b"hang", b"slowly"])
+        assert [event for event, *_ in events].count("worker.ready") == 2  # one hung, and another, once
 
 
 async def test_a_batch_waits_for_a_free_worker_only_so_long() -> None:

@@ -1,0 +1,168 @@
+"""Every way in which a token fails: what clients see, that it recovers alone, and that nothing is lost.
+
+The table is section by section what a PKCS#11 module can do to its user. Each fault is switched on under a
+running daemon, while a client with patience asks for certificates, and one without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+from cryptography import x509
+
+from otahsm.client import IssuedCertificate, Refusal
+
+from devices import issue_all, new_request, new_requests
+from faulty import FaultyToken, behind_shim
+from harness import Fleet, RunningDaemon, eventually, running
+from ledger_reader import certificates
+
+CKR: Final = {
+    "host memory": 0x02,
+    "general error": 0x05,
+    "function failed": 0x06,
+    "arguments bad": 0x07,
+    "device error": 0x30,
+    "device memory": 0x31,
+    "device removed": 0x32,
+    "function cancelled": 0x50,
+    "key handle invalid": 0x60,
+    "mechanism invalid": 0x70,
+    "object handle invalid": 0x82,
+    "operation active": 0x90,
+    "operation not initialised": 0x91,
+    "session closed": 0xB0,
+    "session handle invalid": 0xB3,
+    "token not present": 0xE0,
+    "token not recognised": 0xE1,
+    "user not logged in": 0x101,
+    "cryptoki not initialised": 0x190,
+    "vendor's own": 0x80000001,
+    "no such code": 0x7FFFFFFF,
+}
+
+
+class Fault(NamedTuple):
+    words: tuple[str, ...]
+    lasts: bool = True  # while it lasts nothing can be signed; else it passes by itself
+
+
+SIGNING: Final = {f"C_Sign: {name}": Fault((f"C_Sign={code:#x}",)) for name, code in CKR.items()}
+STARTING: Final = {
+    # What a new signer meets, while the old ones are gone.
+    f"{function}: {name}": Fault((f"{function}={CKR[name]:#x}", "C_Sign=abort"))
+    for function, name in (
+        ("C_Initialize", "general error"),
+        ("C_Initialize", "host memory"),
+        ("C_GetSlotList", "general error"),
+        ("C_GetTokenInfo", "token not present"),
+        ("C_OpenSession", "device error"),
+        ("C_OpenSession", "session closed"),
+        ("C_Login", "device error"),
+        ("C_Login", "function failed"),
+        ("C_FindObjectsInit", "user not logged in"),
+        ("C_FindObjects", "device error"),
+        ("C_GetAttributeValue", "device removed"),
+        ("C_GetMechanismList", "general error"),
+        ("C_SignInit", "key handle invalid"),
+    )
+}
+OTHERS: Final = {
+    "a session is lost": Fault(("forget", "once"), lasts=False),
+    "all sessions are lost, again and again": Fault(("forget",)),
+    "somebody logs everyone out": Fault(("logout", "once"), lasts=False),
+    "everyone is logged out, again and again": Fault(("logout",)),
+    "one signature fails": Fault(("C_Sign=0x30", "once"), lasts=False),
+    "one signature is wrong": Fault(("flip", "once"), lasts=False),
+    "one bit of every signature is wrong": Fault(("flip",)),
+    "every signature is garbage": Fault(("garbage",)),
+    "every signature is too short": Fault(("short",)),
+    "one call crashes the process": Fault(("C_Sign=abort", "once"), lasts=False),
+    "every call crashes the process": Fault(("C_Sign=abort",)),
+    "one call hangs": Fault(("C_Sign=hang", "once"), lasts=False),
+    "every call hangs": Fault(("C_Sign=hang",)),
+    "every call takes longer than it may": Fault(("C_Sign=1500ms",)),
+    "the token is taken out": Fault(("away",)),
+    "the reader is taken out": Fault(("no-slots", "C_Sign=0x32")),
+    "the token is nearly locked": Fault(("final-try", "C_Sign=abort")),
+    "the token is locked": Fault(("locked", "C_Sign=abort")),
+}
+TABLE: Final = {**SIGNING, **STARTING, **OTHERS}
+
+
+@pytest.fixture(scope="module")
+def faulty(shim_module: Path, make_fleet: Callable[[], Fleet]) -> Iterator[FaultyToken]:
+    with behind_shim(make_fleet(), shim_module) as faulty:
+        faulty.fleet.edit("wait_for_signer_seconds = 10.0", "wait_for_signer_seconds = 0.5")
+        faulty.fleet.edit("sign_timeout_seconds = 30.0", "sign_timeout_seconds = 1.0")
+        yield faulty
+
+
+@pytest.fixture(scope="module")
+def daemon(faulty: FaultyToken) -> Iterator[RunningDaemon]:
+    """One daemon for the whole table: what a fault leaves behind would show in the next."""
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("signer.ready", count=2)
+        yield daemon
+        assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("name", TABLE)
+async def test_it_recovers_alone_and_nothing_is_lost(
+    faulty: FaultyToken, daemon: RunningDaemon, name: str, record_property: Callable[[str, object], None]
+) -> None:
+    fault = TABLE[name]
+    await asyncio.to_thread(until_serving, daemon)
+    before = certificates(faulty.fleet)
+    requests, impatient = new_requests(20), new_request()
+    async with daemon.client(patience=60) as patient, daemon.client(patience=0) as hasty:
+        seen = len(daemon.events)
+        faulty.misbehave(*fault.words)
+        asking = asyncio.ensure_future(issue_all(patient, requests))
+        if fault.lasts:
+            answer = await hasty.issue_one(impatient.csr)
+            assert isinstance(answer, Refusal)
+            assert answer.code == "UNAVAILABLE"
+            assert answer.message
+            assert answer.hint
+            await asyncio.to_thread(eventually, lambda: not serving(daemon), "it says that it serves")
+            assert all(event["reason"] for event in daemon.events[seen:] if event.get("serving") is False)
+        else:
+            await asyncio.to_thread(eventually, lambda: lost(daemon, seen) > 0, "the fault did nothing")
+        faulty.misbehave()
+        mended = time.monotonic()
+        await asyncio.to_thread(until_serving, daemon)
+        record_property("recovery_seconds", round(time.monotonic() - mended, 2))
+        issued, refused = await asking
+        assert not refused
+        again = await hasty.issue_one(impatient.csr)
+        assert isinstance(again, IssuedCertificate)
+    added = {name: der for name, der in certificates(faulty.fleet).items() if name not in before}
+    assert added == {result.device_id: result.chain[0] for result in (*issued, again)}
+    root = x509.load_pem_x509_certificate(faulty.fleet.root_pem.read_bytes())
+    for der in added.values():
+        x509.load_der_x509_certificate(der).verify_directly_issued_by(root)
+    # Who was lost was replaced, by as many and no more.
+    await asyncio.to_thread(
+        eventually, lambda: len(daemon.signers()) == 2, "signers are missing, or too many"
+    )
+    assert daemon.process.poll() is None
+
+
+def serving(daemon: RunningDaemon) -> bool:
+    """Tell what the daemon last said of its health."""
+    said = [event["serving"] for event in daemon.events if event["event"] == "health.changed"]
+    return bool(said and said[-1])
+
+
+def until_serving(daemon: RunningDaemon) -> None:
+    eventually(lambda: serving(daemon), "it does not recover")
+
+
+def lost(daemon: RunningDaemon, since: int) -> int:
+    return sum(event["event"] == "signer.lost" for event in daemon.events[since:])
