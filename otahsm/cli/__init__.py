@@ -10,6 +10,7 @@ import typer
 from otahsm.cli import (
     bench,
     ca,
+    ca_keys,
     crl,
     csr,
     device,
@@ -38,6 +39,7 @@ app.command("serve")(serve.serve)
 app.command("health")(health.health)
 app.command("show")(show.show)
 app.command("revoke")(revoke.revoke)
+ca.app.registered_commands += ca_keys.app.registered_commands
 app.add_typer(ca.app, name="ca")
 app.add_typer(device.app, name="device")
 app.add_typer(csr.app, name="csr")

@@ -68,7 +68,7 @@ def token(
 
 
 @app.command()
-def issue(  # noqa: PLR0913, PLR0917 - options
+def issue(
     certificates: Annotated[int, typer.Option(min=1, help="How many to ask for.")] = 20000,
     message_size: Annotated[int, typer.Option(min=1, max=256, help="CSRs in a message.")] = 64,
     streams: Annotated[int, typer.Option(min=0, help="At once. 0: one unary call after another.")] = 1,

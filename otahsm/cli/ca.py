@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from otahsm.cli.ceremony import AnswersOption, OperatorsOption, RecordOption
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, KeyTypeName
+
+if TYPE_CHECKING:
+    from otahsm.config import CaConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +40,9 @@ def init(
         ),
     ] = RootKindName.ROOT,
     config: ConfigOption = DEFAULT_CONFIG,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
 ) -> None:
     """Make the CA key pair in the token, and its self-signed root certificate.
 
@@ -43,12 +51,16 @@ def init(
     """
     from datetime import UTC, datetime
 
+    from otahsm.cli.ceremony import fingerprint, write_record
     from otahsm.cli.tables import print_descriptions
     from otahsm.config import load_config, section
     from otahsm.errors import ConfigError
     from otahsm.pki import describe
-    from otahsm.token.ceremony import MAX_ROOT_NAME, create_root, write_certificate
+    from otahsm.token.ceremony import MAX_ROOT_NAME, create_root
+    from otahsm.token.files import write_certificate
 
+    del answers
+    now = datetime.now(UTC)
     settings = load_config(config)
     token, ca = section(settings.token, "token"), section(settings.ca, "ca")
     if not 1 <= len(name) <= MAX_ROOT_NAME:
@@ -63,13 +75,15 @@ def init(
         ca,
         key_type=key_type.value,
         common_name=name,
-        now=datetime.now(UTC),
+        now=now,
         days=days,
         kind=kind.value,
     )
-    write_certificate(ca.certificate, root)
-    print_descriptions(describe(root), as_json=False)
+    write_certificate(ca.certificate, root.der)
+    print_descriptions(describe(root.der), as_json=False)
     typer.echo(f"The key is {ca.key} in {token.name}; the certificate is {ca.certificate}.")
+    made = {"certificate": f"CN={name}", "certificate, SHA-256": fingerprint(root.der)}
+    write_record("ca init", record, ca.certificate, operators, root.facts, now, made)
     if kind is RootKindName.ROOT_HERE:
         typer.secho(
             "WARNING: a root of kind root-here has extendedKeyUsage serverAuth. A gateway that verifies with"
@@ -89,23 +103,17 @@ def show(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> 
     """
     from otahsm.cli.tables import print_descriptions, print_fields, print_json
     from otahsm.config import load_config, section
-    from otahsm.errors import ConfigError, ExitCode
+    from otahsm.errors import ExitCode
     from otahsm.pki import describe, load_chain
     from otahsm.token.ceremony import inspect_key
 
     settings = load_config(config)
     token, ca = section(settings.token, "token"), section(settings.ca, "ca")
-    try:
-        pem = ca.certificate.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"[ca] certificate {ca.certificate} can't be read: {error.strerror}",
-            hint="Make the CA with `otahsm ca init`.",
-        ) from None
-    issuer = load_chain(pem).issuer
+    pem = read_chain(ca)
+    issuer = load_chain(pem, pss=ca.signs_with_pss).issuer
     report = inspect_key(token, ca, issuer)
     key = {
-        "token": report.token,
+        "token": str(report.facts.token),
         "key": str(ca.key),
         "type": issuer.key_type,
         "belongs to the certificate": "yes" if report.matches_certificate else "NO",
@@ -113,10 +121,68 @@ def show(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> 
     }
     if as_json:
         chain = [{"kind": item.title, **item.fields} for item in describe(pem)]
-        print_json({"chain": chain, "key": key, "attributes": report.attributes})
+        print_json({"chain": chain, "key": key, "attributes": report.facts.attributes})
     else:
         print_descriptions(describe(pem), as_json=False)
         print_fields("Key in the token", key)
-        print_fields("Attributes, as the token claims them", report.attributes)
+        print_fields("Attributes, as the token claims them", report.facts.attributes)
+    for flaw, why in report.facts.flaws.items():
+        accepted = "accepted in [ca]" if flaw in ca.accept else "the daemon will refuse it"
+        typer.secho(f"WARNING, {flaw}: {why}; {accepted}.", fg=typer.colors.RED, err=True)
     if not report.matches_certificate:
         raise typer.Exit(ExitCode.OPERATOR)
+
+
+class ExportKind(StrEnum):
+    """What can be exported, as choices on the command line."""
+
+    ANCHOR = "anchor"
+    CHAIN = "chain"
+    CERTIFICATE = "certificate"
+
+
+@app.command()
+def export(
+    what: Annotated[
+        ExportKind,
+        typer.Argument(
+            help="anchor: the root, for gateways. certificate: what signs devices. chain: all of them."
+        ),
+    ] = ExportKind.ANCHOR,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write. Default: standard output.")
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Write the CA's certificates as PEM: the trust anchor, the chain, or the one that signs. Never a key."""
+    from asn1crypto import pem
+
+    from otahsm.cli.files import write_new
+    from otahsm.config import load_config, section
+    from otahsm.pki import load_chain
+
+    ca = section(load_config(config).ca, "ca")
+    chain = load_chain(read_chain(ca))
+    certificates = {
+        ExportKind.ANCHOR: [chain.trust_anchor],
+        ExportKind.CERTIFICATE: [chain.issuer.certificate],
+        ExportKind.CHAIN: [*chain.intermediates, chain.trust_anchor],
+    }[what]
+    text = "".join(pem.armor("CERTIFICATE", der).decode() for der in certificates)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_new(output, [text])
+
+
+def read_chain(ca: CaConfig) -> bytes:
+    """Read the CA's certificates. Raises ConfigError."""
+    from otahsm.errors import ConfigError
+
+    try:
+        return ca.certificate.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"[ca] certificate {ca.certificate} can't be read: {error.strerror}",
+            hint="Make the CA with `otahsm ca init`, or `otahsm ca csr` and `otahsm ca import`.",
+        ) from None

@@ -22,7 +22,7 @@ AuthoritiesOption = Annotated[
 
 
 @app.command()
-def show(  # noqa: PLR0913 - options
+def show(
     file: Annotated[Path | None, typer.Argument(help="A CRL, DER or PEM.")] = None,
     from_daemon: Annotated[bool, typer.Option("--from-daemon", help="The daemon's, instead.")] = False,
     url: UrlOption = "",

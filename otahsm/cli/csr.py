@@ -30,7 +30,7 @@ def _group() -> None:
 
 
 @app.command()
-def sign(  # noqa: PLR0913 - options
+def sign(
     paths: Annotated[
         list[Path], typer.Argument(metavar="FILE|DIR...", help="CSRs, PEM or DER; folders of them.")
     ],

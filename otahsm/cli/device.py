@@ -28,7 +28,7 @@ def _group() -> None:
 
 
 @app.command()
-def issue(  # noqa: PLR0913, PLR0917 - options
+def issue(
     count: Annotated[int | None, typer.Option(min=1, help="How many devices, with random UUIDs.")] = None,
     ids: Annotated[Path | None, typer.Option(help="File with one device id a line.")] = None,
     out: OutOption = None,

@@ -50,7 +50,7 @@ BeforeOption = Annotated[str, typer.Option(help="Only what was intended before t
 
 
 @app.command("list")
-def list_(  # noqa: PLR0913, PLR0917 - options
+def list_(
     device_id: DeviceOption = "",
     client: ClientOption = "",
     profile: OnlyProfileOption = "",
@@ -141,7 +141,7 @@ def get(
 
 
 @app.command()
-def export(  # noqa: PLR0913, PLR0917 - options
+def export(
     form: Annotated[
         ExportFormat, typer.Option("--format", help="csv and jsonl: everything. pem: certificates alone.")
     ] = ExportFormat.CSV,

@@ -36,7 +36,8 @@ def init_key(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from otahsm.config import load_config, section
     from otahsm.errors import ConfigError
     from otahsm.tlog import VerifierKey
-    from otahsm.token.ceremony import create_checkpoint_key, write_verifier_key
+    from otahsm.token.ceremony import create_checkpoint_key
+    from otahsm.token.files import write_verifier_key
 
     settings = load_config(config)
     token, checkpoint = section(settings.token, "token"), section(settings.checkpoint, "checkpoint")
@@ -45,8 +46,8 @@ def init_key(config: ConfigOption = DEFAULT_CONFIG) -> None:
             f"[checkpoint] verifier_key {checkpoint.verifier_key} exists; nothing was changed",
             hint="Move it away if the key is really to be a new one, and keep it: older checkpoints need it.",
         )
-    spki = create_checkpoint_key(token, checkpoint)
-    vkey = VerifierKey.from_spki(checkpoint.origin, spki).vkey
+    made = create_checkpoint_key(token, checkpoint)
+    vkey = VerifierKey.from_spki(checkpoint.origin, made.der).vkey
     write_verifier_key(checkpoint.verifier_key, vkey)
     typer.echo(vkey)
     typer.echo(

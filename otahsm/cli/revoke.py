@@ -29,7 +29,7 @@ class ReasonName(StrEnum):
     AA_COMPROMISE = "aa_compromise"
 
 
-def revoke(  # noqa: PLR0913, PLR0917 - options
+def revoke(
     reason: Annotated[ReasonName, typer.Option(help="Why. It is on the CRL, and can't be changed.")],
     serial: Annotated[str | None, typer.Option(help="A certificate's serial number, in hexadecimal.")] = None,
     device_id: Annotated[str | None, typer.Option(help="A device: all certificates that it has.")] = None,

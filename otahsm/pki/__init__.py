@@ -5,10 +5,12 @@ from otahsm.pki.algorithms import (
     SIGNATURE_ALGORITHMS,
     PublicKey,
     SignatureAlgorithm,
+    describe_key,
     key_type_of,
     signature_algorithm,
     signature_is_valid,
 )
+from otahsm.pki.bundle import find_chain_problems, order_bundle
 from otahsm.pki.certificate import (
     SERIAL_BYTES,
     SERIAL_RANDOM_BYTES,
@@ -35,8 +37,8 @@ from otahsm.pki.describe import Description, describe
 from otahsm.pki.distribution import crl_url, crl_url_in, shard_of
 from otahsm.pki.keys import encode_spki, load_public_key
 from otahsm.pki.names import check_device_id
-from otahsm.pki.request import assemble_request, build_request_info
-from otahsm.pki.root import RootKind, build_root_tbs
+from otahsm.pki.request import assemble_request, build_ca_request_info, build_request_info
+from otahsm.pki.root import RootKind, build_possession_tbs, build_root_tbs
 from otahsm.pki.template import TbsTemplate
 
 __all__ = [
@@ -59,6 +61,8 @@ __all__ = [
     "Validity",
     "assemble",
     "assemble_request",
+    "build_ca_request_info",
+    "build_possession_tbs",
     "build_request_info",
     "build_root_tbs",
     "build_tbs",
@@ -72,12 +76,15 @@ __all__ = [
     "derive_request_id",
     "describe",
     "describe_crl",
+    "describe_key",
     "encode_spki",
+    "find_chain_problems",
     "key_type_of",
     "load_chain",
     "load_issuer",
     "load_public_key",
     "make_serial",
+    "order_bundle",
     "serial_milliseconds",
     "serial_octets",
     "shard_of",

@@ -62,7 +62,7 @@ def load_issuer(der: bytes, *, pss: bool = False) -> Issuer:
         certificate = x509.load_der_x509_certificate(der)
         key = certificate.public_key()
         key_type = key_type_of(key)
-        identifier = _extension(certificate, x509.SubjectKeyIdentifier)
+        identifier = find_extension(certificate, x509.SubjectKeyIdentifier)
     except PARSE_ERRORS as error:
         raise ConfigError(f"the CA certificate can't be read: {error}") from error
     name = certificate.subject.rfc4514_string()
@@ -118,7 +118,7 @@ def check_signs_crls(issuer: Issuer) -> None:
     Raises:
         ConfigError: its keyUsage does not allow it.
     """
-    usage = _extension(x509.load_der_x509_certificate(issuer.certificate), x509.KeyUsage)
+    usage = find_extension(x509.load_der_x509_certificate(issuer.certificate), x509.KeyUsage)
     if usage is not None and not usage.crl_sign:
         raise ConfigError(
             f"{issuer.subject_text} may not sign CRLs, which [crl] asks for: its keyUsage lacks cRLSign",
@@ -130,8 +130,8 @@ def _check_is_ca(certificate: x509.Certificate) -> None:
     """Check that a certificate may sign others, whatever its key; raises ConfigError."""
     name = certificate.subject.rfc4514_string()
     try:
-        constraints = _extension(certificate, x509.BasicConstraints)
-        usage = _extension(certificate, x509.KeyUsage)
+        constraints = find_extension(certificate, x509.BasicConstraints)
+        usage = find_extension(certificate, x509.KeyUsage)
     except PARSE_ERRORS as error:
         raise ConfigError(f"the CA certificate can't be read: {error}") from error
     if constraints is None or not constraints.ca:
@@ -143,7 +143,8 @@ def _check_is_ca(certificate: x509.Certificate) -> None:
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
 
-def _extension(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
+def find_extension(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
+    """Return an extension's value; None if there is none. Raises PARSE_ERRORS if it makes no sense."""
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:

@@ -1,4 +1,4 @@
-"""Builds the self-signed root of a fleet.
+"""Builds the self-signed root of a fleet, and certificates that prove who has a CA's key.
 
 Two kinds. `root` is accepted by every verifier: critical basicConstraints CA:TRUE, critical keyUsage
 keyCertSign and cRLSign, SKI and AKI. `root-here` is the root of the OTA Connect guide to the letter:
@@ -16,6 +16,7 @@ from asn1crypto import x509 as asn1_x509
 
 from otahsm.pki.algorithms import SignatureAlgorithm
 from otahsm.pki.certificate import Validity, encode_tbs
+from otahsm.pki.chain import Issuer
 from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.profile import extension
 
@@ -59,4 +60,29 @@ def build_root_tbs(
         serial=serial,
         validity=validity,
         extensions=extensions,
+    )
+
+
+def build_possession_tbs(code: str, spki: bytes, issuer: Issuer, *, serial: int, validity: Validity) -> bytes:
+    """Build the TBSCertificate that shows a cloud that its customer has a CA's key, in DER.
+
+    Clouds (AWS IoT: "registration code"; Azure DPS: "verification code") hand out a code and want a
+    certificate of the CA whose common name it is. It is for no device: it is not valid for TLS clients.
+    """
+    return encode_tbs(
+        subject=asn1_x509.Name.build({"common_name": code}).dump(),
+        spki=spki,
+        issuer=issuer.subject,
+        algorithm=issuer.algorithm,
+        serial=serial,
+        validity=validity,
+        extensions=[
+            extension("basic_constraints", asn1_x509.BasicConstraints({"ca": False}), critical=True),
+            extension("key_usage", asn1_x509.KeyUsage({"digital_signature"}), critical=True),
+            extension("key_identifier", core.OctetString(subject_key_identifier(spki))),
+            extension(
+                "authority_key_identifier",
+                asn1_x509.AuthorityKeyIdentifier({"key_identifier": issuer.key_identifier}),
+            ),
+        ],
     )

@@ -16,7 +16,8 @@ from otahsm.config import Pkcs11Uri, load_config, section
 from otahsm.errors import ConfigError
 from otahsm.quickstart.certificates import FileCa
 from otahsm.tlog import VerifierKey
-from otahsm.token.ceremony import create_checkpoint_key, create_root, write_certificate, write_verifier_key
+from otahsm.token.ceremony import create_checkpoint_key, create_root
+from otahsm.token.files import write_certificate, write_verifier_key
 
 TOKEN_LABEL: Final = "otahsm-quickstart"  # noqa: S105 - a name, not a secret
 _ROOT_DAYS: Final = 7300
@@ -98,9 +99,9 @@ def _fill(folder: Path, port: int) -> Path:
         days=_ROOT_DAYS,
         kind="root",
     )
-    write_certificate(ca.certificate, root)
+    write_certificate(ca.certificate, root.der)
     checkpoint = section(config.checkpoint, "checkpoint")
-    spki = create_checkpoint_key(section(config.token, "token"), checkpoint)
+    spki = create_checkpoint_key(section(config.token, "token"), checkpoint).der
     write_verifier_key(checkpoint.verifier_key, VerifierKey.from_spki(checkpoint.origin, spki).vkey)
     return path
 

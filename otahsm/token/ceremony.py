@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, NamedTuple, get_args
 
 import pkcs11
-from asn1crypto import pem
 
-from otahsm.config import CaConfig, KeyConfig, KeyFlaw, KeyType, Pkcs11Uri, ReplicaConfig
-from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
+from otahsm.config import CaConfig, KeyConfig, KeyFlaw, KeyType, MechanismName, Pkcs11Uri, ReplicaConfig
+from otahsm.errors import OtahsmError, TokenRefusedError, TokenUnavailableError
 from otahsm.pki import (
     SERIAL_RANDOM_BYTES,
     Issuer,
@@ -28,26 +27,41 @@ from otahsm.pki import (
     make_serial,
 )
 from otahsm.token import keys
+from otahsm.token.facts import KeyFacts, read_facts
 from otahsm.token.faults import explain
+from otahsm.token.files import write_certificate
 from otahsm.token.mechanisms import signing_mechanisms
-from otahsm.token.opening import find_flaws, get_ready
+from otahsm.token.opening import get_ready
 from otahsm.token.pool import PROBE
-from otahsm.token.session import Login, describe_token, logged_in
+from otahsm.token.session import Login, logged_in
 from otahsm.token.signing import SigningKey
 
 MAX_ROOT_NAME: Final = 64  # ub-common-name (RFC 5280, appendix A.1)
 CHECKPOINT_KEY_TYPE: Final = "ec-p256"  # what every token has, and notes can be signed with
 
 
+class Made(NamedTuple):
+    """What a ceremony made, in DER, and the key that it made or used, read back from the token."""
+
+    der: bytes
+    facts: KeyFacts
+
+
 @dataclass(frozen=True, slots=True)
 class KeyReport:
-    """What a token says of the CA key, and what the CA certificate says of the token's key."""
+    """The CA key as the token shows it, what the token signs with, and whether it is the certificate's."""
 
-    token: str
-    mechanisms: list[str]
-    attributes: dict[str, str]
-    flaws: dict[KeyFlaw, str]
+    facts: KeyFacts
+    mechanisms: list[MechanismName]
     matches_certificate: bool
+
+
+class NewKey(NamedTuple):
+    """A key pair that was just made, or that is used again."""
+
+    public_key: PublicKey
+    signing: SigningKey
+    facts: KeyFacts
 
 
 def create_root(
@@ -59,40 +73,43 @@ def create_root(
     now: datetime,
     days: int,
     kind: RootKind,
-) -> bytes:
+) -> Made:
     """Generate the CA key pair in the token and its self-signed root certificate.
 
     Returns:
-        The certificate in DER. The key is only in the token.
+        The certificate. The key is only in the token.
 
     Raises:
         TokenRefusedError: an object with the key's label or id exists, or the token can't make such a key.
         OtahsmError: as `logged_in`. A key that was made before a failure is destroyed again.
     """
-    with _new_key(token, ca, key_type) as (public_key, key):
-        return _self_sign(public_key, key, common_name, now, days, kind)
+    with new_key(token, ca, key_type) as key:
+        return Made(_self_sign(key, common_name, now, days, kind), key.facts)
 
 
-def create_checkpoint_key(token: ReplicaConfig, wanted: KeyConfig) -> bytes:
+def create_checkpoint_key(token: ReplicaConfig, wanted: KeyConfig) -> Made:
     """Generate the key pair that signs checkpoints, on P-256, and have it sign once.
 
     Returns:
-        The public key as SubjectPublicKeyInfo in DER. The private key is only in the token.
+        The public key as SubjectPublicKeyInfo. The private key is only in the token.
 
     Raises:
         TokenRefusedError: an object with the key's label or id exists, or the token can't make such a key.
         OtahsmError: as `logged_in`. A key that was made before a failure is destroyed again.
     """
-    with _new_key(token, wanted, CHECKPOINT_KEY_TYPE) as (public_key, key):
-        key.sign(PROBE)
-        return encode_spki(public_key)
+    with new_key(token, wanted, CHECKPOINT_KEY_TYPE) as key:
+        key.signing.sign(PROBE)
+        return Made(encode_spki(key.public_key), key.facts)
 
 
 @contextlib.contextmanager
-def _new_key(
-    token: ReplicaConfig, wanted: KeyConfig, key_type: KeyType
-) -> Iterator[tuple[PublicKey, SigningKey]]:
-    """Log in and generate a key pair; destroy it again if the block fails."""
+def new_key(token: ReplicaConfig, wanted: KeyConfig, key_type: KeyType) -> Iterator[NewKey]:
+    """Log in and generate a key pair; destroy it again if the block fails.
+
+    Raises:
+        TokenRefusedError: an object with the key's label or id exists, or the token can't make such a key.
+        OtahsmError: as `logged_in`.
+    """
     with logged_in(token, read_write=True) as login:
         try:
             keys.refuse_existing(login.session, wanted)
@@ -101,7 +118,8 @@ def _new_key(
         public, private = keys.generate(login.session, wanted, key_type)
         try:
             public_key = keys.decode_public_key(public)
-            yield public_key, get_ready(login, private, wanted, public_key)
+            signing = get_ready(login, private, wanted, public_key)
+            yield NewKey(public_key, signing, read_facts(login, private, public_key))
         except (OtahsmError, pkcs11.PKCS11Error) as error:
             for key in (public, private):
                 with contextlib.suppress(pkcs11.PKCS11Error):
@@ -111,19 +129,23 @@ def _new_key(
             raise
 
 
-def _self_sign(
-    public_key: PublicKey, key: SigningKey, common_name: str, now: datetime, days: int, kind: RootKind
-) -> bytes:
+def _self_sign(key: NewKey, common_name: str, now: datetime, days: int, kind: RootKind) -> bytes:
+    algorithm = key.signing.algorithm
     not_before = now.replace(microsecond=0)
     tbs = build_root_tbs(
         common_name=common_name,
-        spki=encode_spki(public_key),
-        algorithm=key.algorithm,
-        serial=make_serial(os.urandom(SERIAL_RANDOM_BYTES), int(now.timestamp() * 1000)),
+        spki=encode_spki(key.public_key),
+        algorithm=algorithm,
+        serial=new_serial(now),
         validity=Validity(not_before, not_before + timedelta(days=days)),
         kind=kind,
     )
-    return assemble(tbs, key.algorithm, key.sign(tbs))
+    return assemble(tbs, algorithm, key.signing.sign(tbs))
+
+
+def new_serial(now: datetime) -> int:
+    """Draw a serial number; see `make_serial`."""
+    return make_serial(os.urandom(SERIAL_RANDOM_BYTES), int(now.timestamp() * 1000))
 
 
 def inspect_key(token: ReplicaConfig, ca: CaConfig, issuer: Issuer) -> KeyReport:
@@ -136,10 +158,8 @@ def inspect_key(token: ReplicaConfig, ca: CaConfig, issuer: Issuer) -> KeyReport
         try:
             private = keys.find_private_key(login.session, ca.key)
             report = KeyReport(
-                token=str(describe_token(login.session.token)),
-                mechanisms=list(signing_mechanisms(login.session.token.slot)),
-                attributes=keys.attributes_of(private),
-                flaws=find_flaws(private),
+                facts=read_facts(login, private, issuer.public_key),
+                mechanisms=signing_mechanisms(login.session.token.slot),
                 matches_certificate=_signs_for(login, private, ca, issuer),
             )
         except pkcs11.PKCS11Error as error:
@@ -174,7 +194,7 @@ def throwaway_ca(
     ca = CaConfig(certificate=folder / f"{name}.pem", key=key, accept=accept)
     root = create_root(token, ca, key_type=key_type, common_name=name, now=now, days=1, kind="root")
     try:
-        write_certificate(ca.certificate, root)
+        write_certificate(ca.certificate, root.der)
         yield ca
     finally:
         with logged_in(token, read_write=True) as login:
@@ -192,32 +212,3 @@ def _signs_for(login: Login, private: pkcs11.PrivateKey, ca: CaConfig, issuer: I
     except (TokenUnavailableError, TokenRefusedError):
         return False
     return True
-
-
-def write_certificate(path: Path, der: bytes) -> None:
-    """Write a new CA certificate as PEM, durably; never over an existing file.
-
-    Raises:
-        ConfigError: the file exists or can't be written.
-    """
-    _write_new(path, pem.armor("CERTIFICATE", der), "the CA certificate")
-
-
-def write_verifier_key(path: Path, vkey: str) -> None:
-    """Write a new verifier key (c2sp.org/signed-note), durably; never over an existing file.
-
-    Raises:
-        ConfigError: the file exists or can't be written.
-    """
-    _write_new(path, f"{vkey}\n".encode(), "the verifier key")
-
-
-def _write_new(path: Path, content: bytes, what: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise ConfigError(f"{what} {path} can't be written: {error.strerror}") from None

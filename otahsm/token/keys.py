@@ -32,22 +32,6 @@ _NAMED_CURVES: Final[tuple[tuple[ec.EllipticCurve, KeyType], ...]] = (
 )
 _RSA_BITS: Final[dict[KeyType, int]] = {"rsa-2048": 2048, "rsa-3072": 3072, "rsa-4096": 4096}
 
-# What `otahsm ca show` reports, in the words of PKCS#11 v2.40, section 4.9.
-_REPORTED: Final = (
-    Attribute.TOKEN,
-    Attribute.PRIVATE,
-    Attribute.SENSITIVE,
-    Attribute.ALWAYS_SENSITIVE,
-    Attribute.EXTRACTABLE,
-    Attribute.NEVER_EXTRACTABLE,
-    Attribute.LOCAL,
-    Attribute.SIGN,
-    Attribute.DECRYPT,
-    Attribute.UNWRAP,
-    Attribute.DERIVE,
-    Attribute.MODIFIABLE,
-    Attribute.ALWAYS_AUTHENTICATE,
-)
 THROWAWAY_LABEL: Final = "otahsm-bench-"  # what the labels of keys begin with that may be destroyed
 _MOST_SHOWN: Final = 8
 _OTHER_USES: Final = (Attribute.SIGN_RECOVER, Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE)
@@ -60,7 +44,7 @@ def refuse_existing(session: pkcs11.Session, wanted: KeyConfig) -> None:
         ConfigError: the key's URI lacks one of both.
         TokenRefusedError: an object has one.
     """
-    label, key_id = _label_and_id(wanted)
+    label, key_id = label_and_id(wanted)
     either: tuple[dict[Attribute, Any], ...] = ({Attribute.LABEL: label}, {Attribute.ID: key_id})
     for attributes in either:
         for found in session.get_objects(attributes):
@@ -101,7 +85,7 @@ def _generate(
     key_type: KeyType,
     unused: Mapping[Attribute, object],
 ) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
-    label, key_id = _label_and_id(wanted)
+    label, key_id = label_and_id(wanted)
     arguments: dict[str, Any] = {
         "label": label,
         "id": key_id,
@@ -162,7 +146,7 @@ def _uri_of(key: pkcs11.Object) -> Pkcs11Uri:
     return Pkcs11Uri(object=key[Attribute.LABEL], id=key[Attribute.ID])
 
 
-def _label_and_id(wanted: KeyConfig) -> tuple[str, bytes]:
+def label_and_id(wanted: KeyConfig) -> tuple[str, bytes]:
     """Return what a new key is called; both, so that nothing else is taken for it. Raises ConfigError."""
     if not wanted.key.object or not wanted.key.id:
         raise ConfigError(
@@ -179,11 +163,18 @@ def destroy_throwaway(session: pkcs11.Session, wanted: KeyConfig) -> None:
         ValueError: its label is not that of a throwaway.
         PKCS11Error: the token failed.
     """
-    label, key_id = _label_and_id(wanted)
+    label, key_id = label_and_id(wanted)
     if not label.startswith(THROWAWAY_LABEL):
         raise ValueError(f"{label!r} is not the label of a throwaway key")
     for key in list(session.get_objects({Attribute.LABEL: label, Attribute.ID: key_id})):
         key.destroy()
+
+
+def curve_of(key: PublicKey) -> tuple[TokenKeyType, bytes]:
+    """Return the key type and CKA_EC_PARAMS of a key on a curve."""
+    kind = key_type_of(key)
+    assert kind is not None  # noqa: S101 - the caller has looked
+    return _CURVES[kind]
 
 
 def decode_public_key(key: pkcs11.Key) -> PublicKey:
@@ -218,19 +209,6 @@ def _either_form(key: pkcs11.Key, decode: Callable[[bytes], PublicKey]) -> Publi
         return decode(point)
     except ValueError:
         return decode(OctetString.load(point, strict=True).native)
-
-
-def attributes_of(key: pkcs11.PrivateKey) -> dict[str, str]:
-    """Report the key's attributes as the token claims them, by their PKCS#11 names."""
-    report = {}
-    for attribute in _REPORTED:
-        try:
-            value = key[attribute]
-        except (pkcs11.PKCS11Error, ValueError, NotImplementedError) as error:
-            report[f"CKA_{attribute.name}"] = f"not reported ({type(error).__name__})"
-        else:
-            report[f"CKA_{attribute.name}"] = str(value).lower()
-    return report
 
 
 def possible_key_types(slot: pkcs11.Slot) -> list[KeyType]:

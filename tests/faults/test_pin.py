@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from devices import issue_all, new_requests
 from faulty import FaultyToken
 from harness import OTAHSM, eventually, is_running, running
+from odd_keys import certify, odd_key
 
 
 def put_wrong_pin(faulty: FaultyToken) -> str:
@@ -94,6 +96,28 @@ def test_no_log_line_and_no_command_line_shows_the_pin(faulty: FaultyToken) -> N
         assert daemon.stop() == 0
         assert pin not in repr(daemon.events)
         assert pin not in "".join(daemon.other_output)
+
+
+async def test_a_key_that_wants_the_pin_each_time_costs_one_try_when_it_turns_wrong(
+    faulty: FaultyToken,
+) -> None:
+    odd_key(faulty.fleet, "ALWAYS_AUTHENTICATE=true")
+    certify(faulty.fleet)
+    faulty.fleet.edit("sessions = 1", "sessions = 4")
+    faulty.fleet.edit("wait_for_signer_seconds = 10.0", "wait_for_signer_seconds = 0.5")
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("signer.ready", count=2)
+        daemon.wait_for("health.changed", serving=True)
+        before = faulty.calls("login")
+        faulty.misbehave("C_Login=0xA0")  # CKR_PIN_INCORRECT
+        async with daemon.client(patience=0) as client:
+            issued, refused = await issue_all(client, new_requests(200))
+        assert (len(issued), len(refused)) == (0, 200)
+        daemon.wait_for("signer.failed", reason="PIN_REFUSED")
+        assert faulty.calls("login") == before + 1  # of eight sessions
+        faulty.misbehave()
+        (faulty.fleet.folder / "state/login/login.json").unlink()
+        daemon.wait_for("health.changed", serving=True, count=2)  # an operator acted, and nobody restarted it
 
 
 def memory_of(pid: int) -> Iterator[bytes]:

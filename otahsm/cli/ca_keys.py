@@ -1,0 +1,232 @@
+"""`otahsm ca`: keys and certificates that have to do with somebody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from otahsm.cli.ca import read_chain
+from otahsm.cli.ceremony import (
+    AnswersOption,
+    OperatorsOption,
+    RecordOption,
+    YesOption,
+    confirm,
+    fingerprint,
+    write_record,
+)
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
+
+if TYPE_CHECKING:
+    from otahsm.token.importing import PrivateKey
+
+app = typer.Typer()
+_MAX_NAME = 64  # ub-common-name and ub-organization-name (RFC 5280, appendix A.1)
+
+
+@app.command()
+def csr(
+    name: Annotated[str, typer.Option(help="The CA's common name, 1 to 64 characters.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file for the CSR.")],
+    organization: Annotated[
+        str, typer.Option(help="The organization in its name, at most 64 characters.")
+    ] = "",
+    key_type: Annotated[KeyTypeName, typer.Option(help="Type of the CA key.")] = KeyTypeName.EC_P256,
+    reuse_key: Annotated[
+        bool, typer.Option("--reuse-key", help="Take the key that [ca] key names, and make none.")
+    ] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
+) -> None:
+    """Make the CA key pair in the token, and a CSR for an offline or external CA to sign.
+
+    Bring what it signed, and the certificates above, to `otahsm ca import`.
+
+    Example: otahsm ca csr --name "Fleet CA 1" --organization "Acme" -o fleet-ca.csr
+    """
+    from datetime import UTC, datetime
+
+    from asn1crypto import pem
+
+    from otahsm.cli.files import write_new
+    from otahsm.config import load_config, section
+    from otahsm.token.intermediate import create_request
+
+    del answers
+    if not 1 <= len(name) <= _MAX_NAME or len(organization) > _MAX_NAME:
+        raise typer.BadParameter(f"--name takes 1 to {_MAX_NAME} characters, --organization at most as many")
+    settings = load_config(config)
+    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    made = create_request(
+        token,
+        ca,
+        key_type=None if reuse_key else key_type.value,
+        common_name=name,
+        organization=organization,
+    )
+    write_new(output, [pem.armor("CERTIFICATE REQUEST", made.der).decode()])
+    typer.echo(f"The key is {ca.key} in {token.name}; the CSR is {output}.")
+    fields = {"CSR for": f"CN={name}", "CSR, SHA-256": fingerprint(made.der)}
+    write_record("ca csr", record, ca.certificate, operators, made.facts, datetime.now(UTC), fields)
+
+
+@app.command("import")
+def import_certificates(
+    files: Annotated[list[Path], typer.Argument(help="PEM files: the CA's certificate, and all above it.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
+) -> None:
+    """Check the certificates that an external CA gave, and write them where [ca] certificate says.
+
+    They may be in any order, and must reach up to the self-signed root. The key in the token makes a
+    signature, which must verify with the CA's certificate. Nothing is written if anything is wrong.
+    """
+    from datetime import UTC, datetime
+
+    from otahsm.cli.files import write_new
+    from otahsm.cli.tables import print_descriptions
+    from otahsm.config import load_config, section
+    from otahsm.errors import ConfigError
+    from otahsm.pki import describe, find_chain_problems, load_chain, order_bundle
+    from otahsm.token.intermediate import check_key
+
+    del answers
+    now = datetime.now(UTC)
+    settings = load_config(config)
+    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    try:
+        bundle = order_bundle(path.read_bytes() for path in files)
+    except OSError as error:
+        raise ConfigError(f"{error.filename} can't be read: {error.strerror}") from None
+    chain = load_chain(bundle, pss=ca.signs_with_pss)
+    if problems := find_chain_problems(chain, now):
+        raise ConfigError(
+            f"no device could be under this chain: {'; '.join(problems)}",
+            hint="Have the certificate issued anew. Nothing was written.",
+        )
+    facts = check_key(token, ca, chain.issuer.public_key)
+    ca.certificate.parent.mkdir(parents=True, exist_ok=True)
+    write_new(ca.certificate, [bundle.decode()])
+    print_descriptions(describe(bundle), as_json=False)
+    typer.echo(f"Written: {ca.certificate}.")
+    fields = {
+        "certificate": chain.issuer.subject_text,
+        "certificate, SHA-256": fingerprint(chain.issuer.certificate),
+        "trust anchor, SHA-256": fingerprint(chain.trust_anchor),
+    }
+    write_record("ca import", record, ca.certificate, operators, facts, now, fields)
+
+
+@app.command()
+def prove_possession(
+    code: Annotated[str, typer.Argument(help="The code that the cloud gave, 1 to 64 characters.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file for the certificate.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
+) -> None:
+    """Make the certificate that shows a cloud that the CA is yours: its common name is the cloud's code.
+
+    AWS IoT calls the code a registration code, Azure DPS a verification code. The certificate is for no
+    device, and is not in the ledger; its record says that it was made.
+    """
+    from datetime import UTC, datetime
+
+    from asn1crypto import pem
+
+    from otahsm.cli.files import write_new
+    from otahsm.config import load_config, section
+    from otahsm.pki import load_chain
+    from otahsm.token.intermediate import prove_possession as prove
+
+    del answers
+    if not 1 <= len(code) <= _MAX_NAME or not code.isascii() or not code.isprintable():
+        raise typer.BadParameter(f"the code is 1 to {_MAX_NAME} printable ASCII characters")
+    now = datetime.now(UTC)
+    settings = load_config(config)
+    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    issuer = load_chain(read_chain(ca), pss=ca.signs_with_pss).issuer
+    made = prove(token, ca, issuer, code, now)
+    write_new(output, [pem.armor("CERTIFICATE", made.der).decode()])
+    typer.echo(f"Written: {output}. Give it to the cloud together with `otahsm ca export certificate`.")
+    fields = {"certificate": f"CN={code}", "certificate, SHA-256": fingerprint(made.der)}
+    write_record("ca prove-possession", record, ca.certificate, operators, made.facts, now, fields)
+
+
+@app.command()
+def import_key(
+    file: Annotated[Path, typer.Argument(help="The private key: PKCS#8 in PEM, encrypted or not.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    yes: YesOption = False,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
+) -> None:
+    """Put a CA key that is in a file into the token, for those who bring the CA that their devices trust.
+
+    The token can't take back the copies that exist. [ca] must say accept = ["not-local"]. The file is not
+    deleted.
+    """
+    from datetime import UTC, datetime
+
+    from otahsm.config import load_config, section
+    from otahsm.errors import ConfigError
+    from otahsm.pki import encode_spki, load_chain
+    from otahsm.token import importing
+
+    del answers
+    settings = load_config(config)
+    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    key = _read_key(file)
+    if ca.certificate.exists():
+        issuer = load_chain(read_chain(ca)).issuer
+        if encode_spki(issuer.public_key) != encode_spki(key.public_key()):
+            raise ConfigError(
+                f"the key in {file} is not the one of [ca] certificate {ca.certificate}; nothing was changed",
+                hint="Name the key that belongs to the certificate, or move the certificate away.",
+            )
+    typer.secho(
+        "WARNING: this key was outside the token. Whoever has, or ever had, a copy of the file can issue"
+        " certificates for every device, for as long as gateways trust this CA; no HSM, ledger or revocation"
+        " helps against that. Make a new CA with `otahsm ca init` as soon as the fleet allows.",
+        fg=typer.colors.RED,
+        err=True,
+    )
+    confirm(f"Put the key from {file} into {token.name}?", yes=yes)
+    facts = importing.import_key(token, ca, key)
+    typer.echo(f"The key is {ca.key} in {token.name}.")
+    typer.echo(f"{file} still exists. Destroy it, and every copy and backup of it.", err=True)
+    write_record(
+        "ca import-key", record, ca.certificate, operators, facts, datetime.now(UTC), {"from": str(file)}
+    )
+
+
+def _read_key(path: Path) -> PrivateKey:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    from otahsm.errors import ConfigError
+
+    wrong = ConfigError(f"{path} holds no private key in PEM that otahsm can use")
+    try:
+        octets = path.read_bytes()
+        if b"ENCRYPTED" in octets:
+            password: bytes | None = typer.prompt("Passphrase of the key", hide_input=True).encode()
+        else:
+            password = None
+        key = load_pem_private_key(octets, password)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+    except (ValueError, TypeError):
+        raise wrong from None
+    from otahsm.token.importing import is_private_key
+
+    if not is_private_key(key):
+        raise wrong
+    return key

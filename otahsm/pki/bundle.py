@@ -1,0 +1,94 @@
+"""Puts the certificates of an external PKI in order, and says whether devices can be under them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from otahsm.errors import ConfigError
+from otahsm.pki.chain import Chain, find_extension
+from otahsm.pki.parsing import PARSE_ERRORS
+
+
+def order_bundle(files: Iterable[bytes]) -> bytes:
+    """Put certificates in order: the one above no other first, each one's issuer after it, the root last.
+
+    Args:
+        files: PEM, each with one certificate or more, in any order; the same one may come twice.
+
+    Returns:
+        PEM, as `load_chain` takes it.
+
+    Raises:
+        ConfigError: they are no single chain up to a self-signed root.
+    """
+    certificates: dict[bytes, x509.Certificate] = {}
+    try:
+        for file in files:
+            for certificate in x509.load_pem_x509_certificates(file):
+                certificates[certificate.public_bytes(Encoding.DER)] = certificate
+    except ValueError as error:
+        raise ConfigError(f"there are no PEM certificates in a file: {error}") from None
+    everyone = list(certificates.values())
+    lowest = [
+        one for one in everyone if not any(_signs(one, other) for other in everyone if other is not one)
+    ]
+    if len(lowest) != 1:
+        names = ", ".join(one.subject.rfc4514_string() for one in lowest) or "none"
+        raise ConfigError(
+            f"exactly one certificate must be above no other, and here are {len(lowest)}: {names}"
+        )
+    chain = lowest
+    while not _signs(chain[-1], chain[-1]):
+        above = [one for one in everyone if one not in chain and _signs(one, chain[-1])]
+        if not above:
+            raise ConfigError(
+                f"the certificate of {chain[-1].issuer.rfc4514_string()} is missing, which signed"
+                f" {chain[-1].subject.rfc4514_string()}",
+                hint="Give the files of all certificates up to the self-signed root.",
+            )
+        chain.append(above[0])
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
+
+
+def find_chain_problems(chain: Chain, now: datetime) -> list[str]:
+    """Say what keeps verifiers from accepting devices under a chain, as OpenSSL sees it.
+
+    Returns:
+        A sentence for each; none if all is well.
+    """
+    ders = [*(chain.intermediates or ()), chain.trust_anchor]
+    problems = []
+    for below, certificate in enumerate(map(x509.load_der_x509_certificate, ders)):
+        name = certificate.subject.rfc4514_string()
+        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+            problems.append(
+                f"{name} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to"
+                f" {certificate.not_valid_after_utc:%Y-%m-%d}, and not now"
+            )
+        constraints = find_extension(certificate, x509.BasicConstraints)
+        if constraints and constraints.path_length is not None and constraints.path_length < below:
+            problems.append(
+                f"{name} allows {constraints.path_length} CAs below it (pathLenConstraint), and has {below}"
+            )
+        usage = find_extension(certificate, x509.ExtendedKeyUsage)
+        good = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+        if usage is not None and good.isdisjoint(usage):
+            problems.append(
+                f"{name} has an extendedKeyUsage without clientAuth: OpenSSL, and so nginx, refuses every"
+                " device under it"
+            )
+    return problems
+
+
+def _signs(parent: x509.Certificate, child: x509.Certificate) -> bool:
+    try:
+        child.verify_directly_issued_by(parent)
+    except (*PARSE_ERRORS, InvalidSignature):
+        return False
+    return True
