@@ -51,7 +51,8 @@ soak: test-packages .venv/.ready ## kill everything 200 times while 20,000 devic
 	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine postgresql
 
 test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, a C compiler
-	scripts/install-packages gnutls-bin nginx-light postgresql gcc libc6-dev procps opensc-pkcs11
+	scripts/install-packages gnutls-bin nginx-light postgresql gcc libc6-dev procps opensc opensc-pkcs11 p11-kit p11-kit-modules \
+		swtpm tpm2-abrmd libtpm2-pkcs11-1 libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 dbus
 
 $(UV): scripts/uv.lock
 	scripts/install-packages python3-venv

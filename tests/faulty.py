@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -71,6 +72,33 @@ class FaultyToken:
                 case [b"sign", octets, data] if len(data) == 2 * int(octets):
                     asked.append(bytes.fromhex(data.decode()))
         return asked
+
+
+@contextlib.contextmanager
+def with_replica(fleet: Fleet, module: Path, *, weight: int) -> Iterator[FaultyToken]:
+    """Give a fleet a second token, a clone of the first, which the shim is in front of."""
+    token = fleet.config.token
+    assert token is not None
+    clone = fleet.folder / "token-2"
+    shutil.copytree(fleet.folder / "token", clone)
+    conf = clone / "softhsm2.conf"
+    conf.write_text(conf.read_text().replace(str(fleet.folder / "token"), str(clone)))
+    faulty = FaultyToken(fleet)
+    slots = f"otahsm-{uuid.uuid4()}"
+    environment = shim_environment(token.module, control=faulty.control, log=faulty.log, slots=slots)
+    environment["SOFTHSM2_CONF"] = str(conf)
+    uri = f"{token.name}?module-path={module}&pin-source=file:secrets/pin"
+    lines = [
+        f'[[token.replica]]\nuri = "{uri}"\nguard_dir = "state/login-2"\nweight = {weight}\n',
+        "[token.replica.environment]\n",
+        *(f'{name} = "{value}"\n' for name, value in environment.items()),
+    ]
+    fleet.edit("[ca]\n", "".join([*lines, "\n[ca]\n"]))
+    faulty.misbehave()
+    try:
+        yield faulty
+    finally:
+        Path("/dev/shm", f"sem.{slots}").unlink(missing_ok=True)  # noqa: S108 - where Linux keeps semaphores
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -11,9 +10,7 @@ from typing import Final, NamedTuple
 from otahsm.config import KeyConfig, ReplicaConfig, TokenConfig
 from otahsm.errors import (
     BadSignatureError,
-    ConfigError,
     OtahsmError,
-    TokenRefusedError,
     TokenUnavailableError,
     WorkerLostError,
     WorkersBusyError,
@@ -74,7 +71,7 @@ class SignerPool:
 
     With replicas, each batch goes to the token that has the least to do for its weight; one of weight 0 is
     given batches only while no other can sign. What one token fails at, another is given. A token that
-    returns a signature that does not verify (I4) is out of service from then on, unless it is the last.
+    returns a signature that does not verify (I4) is out of service from then on, if another can sign.
 
     Args:
         token: where the keys are, and how to log in.
@@ -170,9 +167,9 @@ class SignerPool:
 
     async def _sign(self, batch: Sequence[bytes]) -> list[bytes]:
         """Give a batch to one token after the other; raise what the last one said."""
+        if len(self._serving()) > 1 and not self.ready:
+            await self._wait_for_any()
         left = self._by_choice()
-        while len(left) > 1 and not any(member.pool.ready for member in left):
-            left = await self._wait_for_any()
         while True:
             member = left.pop(0)
             # The last one is waited for, as a token that is alone is.
@@ -186,12 +183,14 @@ class SignerPool:
             finally:
                 member.outstanding -= 1
 
-    async def _wait_for_any(self) -> list[_Member]:
-        """Return the tokens when one of them has a signer again, or after the time that a batch waits."""
-        with contextlib.suppress(TokenRefusedError, ConfigError):
+    async def _wait_for_any(self) -> None:
+        """Return when one of several tokens has a signer again, and wait no longer than a batch may."""
+        try:
             async with asyncio.timeout(self._wait_seconds):
                 await self.wait_until_ready()
-        return self._by_choice()
+        except TimeoutError:
+            why = f": {self.failure.message}" if self.failure else ""
+            raise WorkersBusyError(f"no token could sign within {self._wait_seconds:g} s{why}") from None
 
     def _serving(self) -> list[_Member]:
         return [member for member in self._members if member.in_service]
@@ -202,9 +201,11 @@ class SignerPool:
 
     def _told(self, member: _Member, event: str, pid: int, error: OtahsmError | None) -> None:
         if len(self._members) > 1 and error is not None:
-            error = type(error)(f"{member.token.name}: {error.message}", hint=error.hint)
+            which = f"token {self._members.index(member) + 1}, {member.token.name}"
+            error = type(error)(f"{which}: {error.message}", hint=error.hint)
         self._report(event, pid, error)
-        if isinstance(error, BadSignatureError) and member.in_service and len(self._serving()) > 1:
+        another = any(other.pool.ready for other in self._serving() if other is not member)
+        if isinstance(error, BadSignatureError) and member.in_service and another:
             member.in_service = False
             self._report("token.out_of_service", 0, error)
             task = asyncio.get_running_loop().create_task(member.pool.close())
