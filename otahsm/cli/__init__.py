@@ -14,6 +14,7 @@ from otahsm.cli import (
     crl,
     csr,
     device,
+    doctor,
     health,
     ledger,
     ledger_local,
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 app.command("quickstart")(quickstart.quickstart)
 app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
 app.command("health")(health.health)
 app.command("show")(show.show)
 app.command("revoke")(revoke.revoke)

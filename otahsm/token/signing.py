@@ -46,6 +46,7 @@ class SigningKey:
         self._key = cast(pkcs11.SignMixin, key)
         self._public_key = public_key
         self.algorithm = algorithm
+        self.mechanism_name = f"CKM_{mechanism.mechanism.name}"
         self._prepare = mechanism.prepare
         self._how: dict[str, Any] = {"mechanism": mechanism.mechanism}
         if mechanism.parameter is not None:

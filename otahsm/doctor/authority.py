@@ -1,0 +1,95 @@
+"""The CA's chain, and what gateways will say of devices under it: OpenSSL is asked, before any device is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from otahsm.checks import Check, fail, failed, ok, warning
+from otahsm.config import CaConfig, Config, ExtendedKeyUsage, ProfileConfig
+from otahsm.doctor.mirror import Mirror
+from otahsm.errors import OtahsmError
+from otahsm.pki import Chain, check_signs_crls, find_chain_problems, load_chain, validity_at
+
+_PURPOSES: Final[dict[ExtendedKeyUsage, str]] = {"client_auth": "sslclient", "server_auth": "sslserver"}
+_SOON: Final = timedelta(days=90)
+_SECONDS: Final = 30
+
+
+def examine_authority(config: Config, ca: CaConfig, now: datetime) -> Iterator[Check]:
+    """Look at the CA's certificates, and at what each profile makes of them."""
+    subject = "[ca] certificate"
+    try:
+        chain = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss)
+        if config.crl:
+            check_signs_crls(chain.issuer)
+    except OSError as error:
+        yield fail(
+            subject,
+            f"{ca.certificate} can't be read: {error.strerror}",
+            "Make the CA with `otahsm ca init`, or `otahsm ca csr` and `otahsm ca import`.",
+        )
+        return
+    except OtahsmError as error:
+        yield failed(subject, error)
+        return
+    for problem in find_chain_problems(chain, now):
+        yield fail(subject, problem, "Have it issued anew, or make a new CA with `otahsm ca init`.")
+    end = chain.issuer.not_after
+    if now <= end < now + _SOON:
+        yield warning(
+            subject,
+            f"{chain.issuer.subject_text} ends on {end:%Y-%m-%d}",
+            "Bring a new CA into service before that.",
+        )
+    else:
+        yield ok(
+            subject,
+            f"{chain.issuer.subject_text} under {len(chain.intermediates)} more, until {end:%Y-%m-%d}",
+        )
+    for name, profile in config.profiles.items():
+        yield from _profile(f"profile {name}", profile, chain, now)
+
+
+def _profile(subject: str, profile: ProfileConfig, chain: Chain, now: datetime) -> Iterator[Check]:
+    try:
+        validity = validity_at(now, profile, chain.issuer)
+    except OtahsmError as error:
+        yield failed(subject, error)
+        return
+    if now + timedelta(days=profile.validity_days) > chain.issuer.not_after:
+        yield warning(
+            subject,
+            f"validity_days = {profile.validity_days}, but the CA ends on {validity.not_after:%Y-%m-%d}",
+            "Take a shorter validity, or a new CA.",
+        )
+    program = shutil.which("openssl")
+    if program is None:
+        yield warning(subject, "not shown to OpenSSL: it is not installed", "Install openssl.")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        mirror = Mirror.write(chain, profile, validity, Path(folder))
+        for usage in profile.extended_key_usage:
+            yield _ask_openssl(program, subject, usage, mirror)
+
+
+def _ask_openssl(program: str, subject: str, usage: ExtendedKeyUsage, mirror: Mirror) -> Check:
+    command = (
+        program, "verify", "-x509_strict", "-purpose", _PURPOSES[usage], "-CAfile", mirror.anchor,
+        "-untrusted", mirror.chain, mirror.device,
+    )  # fmt: skip
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    if ran.returncode:
+        why = [line for line in (ran.stdout + ran.stderr).splitlines() if line.startswith("error ")]
+        return fail(
+            subject,
+            f"OpenSSL refuses every device, as a client of {usage}: {'; '.join(why) or ran.stderr.strip()}",
+            "An extension of a CA above the devices is not as verifiers want it: see `otahsm ca show`, and"
+            " `root and root-here` in the guide.",
+        )
+    return ok(subject, f"OpenSSL accepts devices for {usage}, in strict mode")

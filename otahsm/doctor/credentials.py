@@ -1,0 +1,85 @@
+"""TLS files: do they belong together, who could read them, and how long are they good?"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from otahsm.checks import Check, fail, ok, warning
+from otahsm.config import ClientConfig, TlsConfig
+
+_SOON: Final = timedelta(days=30)
+
+
+def examine_tls(tls: TlsConfig, now: datetime) -> Iterator[Check]:
+    """Look at the daemon's own certificate and key, and at the operator CA."""
+    yield from _pair("[tls] certificate", tls.certificate, tls.key, ExtendedKeyUsageOID.SERVER_AUTH, now)
+    yield from _authorities("[tls] client_ca", tls.client_ca, now)
+
+
+def examine_client(client: ClientConfig, now: datetime) -> Iterator[Check]:
+    """Look at a client's certificate and key, and at the CA of the daemon's certificate."""
+    yield from _pair(
+        "[client] certificate", client.certificate, client.key, ExtendedKeyUsageOID.CLIENT_AUTH, now
+    )
+    yield from _authorities("[client] ca", client.ca, now)
+    if client.server_ca:
+        yield from _authorities("[client] server_ca", client.server_ca, now)
+
+
+def _pair(
+    subject: str, certificate: Path, key: Path, purpose: x509.ObjectIdentifier, now: datetime
+) -> Iterator[Check]:
+    try:
+        own = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+        private = load_pem_private_key(key.read_bytes(), password=None)
+        mode = key.stat().st_mode
+        usage = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        usage = x509.ExtendedKeyUsage([purpose])  # it is for everything
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        yield fail(subject, f"{certificate} or {key} can't be read: {error}", "Both are PEM, not encrypted.")
+        return
+    if own.public_key() != private.public_key():
+        yield fail(subject, f"{certificate} is not the certificate of {key}", "Name the pair.")
+        return
+    if purpose not in usage:
+        wanted = "serverAuth" if purpose == ExtendedKeyUsageOID.SERVER_AUTH else "clientAuth"
+        yield fail(
+            subject, f"the extendedKeyUsage of {certificate} lacks {wanted}", "Have it issued with that one."
+        )
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield warning(subject, f"others than its owner may use {key}", f"chmod 600 {key}")
+    yield _time_left(subject, own, now)
+
+
+def _authorities(subject: str, path: Path, now: datetime) -> Iterator[Check]:
+    try:
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        yield fail(subject, f"{path} can't be read: {error}", "It is a PEM file with CA certificates.")
+        return
+    for certificate in certificates:
+        yield _time_left(subject, certificate, now)
+
+
+def _time_left(subject: str, certificate: x509.Certificate, now: datetime) -> Check:
+    name, end = certificate.subject.rfc4514_string(), certificate.not_valid_after_utc
+    if not certificate.not_valid_before_utc <= now <= end:
+        begin = certificate.not_valid_before_utc
+        return fail(
+            subject,
+            f"{name} is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}, and not now",
+            "Renew it, or set the clock.",
+        )
+    if end - now < _SOON:
+        return warning(subject, f"{name} ends on {end:%Y-%m-%d %H:%M} UTC", "Renew it before that.")
+    return ok(subject, f"{name}, until {end:%Y-%m-%d}")

@@ -1,0 +1,50 @@
+"""The machine: its clock, and the folders that the daemon writes to."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from otahsm.checks import Check, fail, ok, warning
+from otahsm.config import Config
+
+_STA_UNSYNC: Final = 0x40  # adjtimex(2)
+_ROOM_FOR_TIMEX: Final = 512  # octets; struct timex has 208
+_STATUS_OFFSET: Final = 40  # of its member `status`
+
+
+def examine_machine(config: Config) -> Iterator[Check]:
+    """Say whether the clock is kept right, and whether folders can be written."""
+    yield _clock()
+    folders: dict[str, Path] = {}
+    if config.token:
+        folders = {f"guard_dir {number}": token.guard_dir for number, token in enumerate(config.token.all, 1)}
+    if config.crl:
+        folders["[crl] directory"] = config.crl.directory
+    for name, folder in folders.items():
+        there = folder
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            yield fail(
+                name, f"{folder} can't be written", f"Let this user write to {there}, or name another."
+            )
+        else:
+            yield ok(name, f"{folder} can be written")
+
+
+def _clock() -> Check:
+    """Ask the kernel whether something keeps the clock right: NTP or the hypervisor."""
+    timex = ctypes.create_string_buffer(_ROOM_FOR_TIMEX)
+    state = ctypes.CDLL(None).adjtimex(timex)
+    status = int.from_bytes(timex.raw[_STATUS_OFFSET : _STATUS_OFFSET + 4], "little")
+    if state < 0 or status & _STA_UNSYNC:
+        return warning(
+            "clock",
+            "nothing keeps it right, as far as the kernel knows",
+            "Run chrony or systemd-timesyncd: certificates begin and end by this clock.",
+        )
+    return ok("clock", "synchronised")

@@ -1,0 +1,72 @@
+"""The rounds: what is looked at, in which order."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from otahsm.checks import Check, fail
+from otahsm.config import Config
+from otahsm.doctor.authority import examine_authority
+from otahsm.doctor.credentials import examine_client, examine_tls
+from otahsm.doctor.machine import examine_machine
+from otahsm.ledger import examine_ledger
+
+_TOKEN_SECONDS: Final = 120.0
+
+
+def examine(config: Config, path: Path, now: datetime) -> Iterator[Check]:
+    """Look at all that a configuration names; yield what was found, as it is found.
+
+    Sections that are missing are not looked at: a machine has only those that it needs.
+
+    Args:
+        config: the configuration.
+        path: its file.
+        now: the time, with a time zone.
+    """
+    yield from examine_machine(config)
+    if config.token:
+        for number in range(len(config.token.all)):
+            yield from _examine_token(path, number)
+    if config.ca:
+        yield from examine_authority(config, config.ca, now)
+    if config.ledger:
+        yield from examine_ledger(config.ledger, now)
+    if config.tls:
+        yield from examine_tls(config.tls, now)
+    if config.client:
+        yield from examine_client(config.client, now)
+
+
+def _examine_token(path: Path, number: int) -> Iterator[Check]:
+    """Have a process of its own look at a token: its module may crash or hang."""
+    subject = "token" if number == 0 else f"token {number + 1}"
+    command = (sys.executable, "-P", "-m", "otahsm.token.examination", str(path), str(number))
+    try:
+        ran = subprocess.run(command, stdout=subprocess.PIPE, timeout=_TOKEN_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        yield from _read(error.stdout or b"")
+        yield fail(
+            subject,
+            f"the module gave no answer for {_TOKEN_SECONDS:g} s",
+            "See whether the HSM and the network to it are up; the vendor's tool should hang, too.",
+        )
+        return
+    yield from _read(ran.stdout)
+    if ran.returncode:
+        yield fail(
+            subject,
+            f"the process that loaded the module ended with {ran.returncode}",
+            "Give what it printed above to the HSM's vendor.",
+        )
+
+
+def _read(lines: bytes) -> Iterator[Check]:
+    for line in lines.splitlines():
+        yield Check(**json.loads(line))

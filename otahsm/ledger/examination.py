@@ -1,0 +1,130 @@
+"""Looks at a ledger as `otahsm doctor` does: without changing it, also beside a running daemon."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from otahsm.checks import Check, fail, failed, ok, warning
+from otahsm.config import LedgerConfig
+from otahsm.errors import OtahsmError
+from otahsm.ledger.database import database_of
+from otahsm.ledger.failures import cause_of
+from otahsm.ledger.migrations import knows_version, newest_version
+from otahsm.ledger.schema import intents
+
+_LITTLE: Final = 2 << 30  # octets: two million certificates
+_SLACK: Final = timedelta(minutes=5)
+_GIVE_PERMISSION: Final = "Give the daemon's user the right to write there, or mend the disk."
+
+
+def examine_ledger(config: LedgerConfig, now: datetime) -> Iterator[Check]:
+    """Say whether the daemon could use a ledger, and whether the clock is behind what is in it."""
+    if config.path is not None and not config.path.exists():
+        yield _place_for(config.path)
+        return
+    try:
+        database = database_of(config)
+        engine = database.open_reader()
+    except OtahsmError as error:
+        yield failed("ledger", error)
+        return
+    try:
+        yield from _look(engine, database.name, now)
+        yield _writable(engine, config)
+    except SQLAlchemyError as error:
+        yield fail(
+            "ledger",
+            f"{database.name} can't be read: {cause_of(error)}",
+            "Check [ledger], and who may read it.",
+        )
+    finally:
+        engine.dispose()
+        database.close()
+    if config.path is not None:
+        yield _room(config.path)
+
+
+def _look(engine: Engine, name: str, now: datetime) -> Iterator[Check]:
+    with engine.connect() as connection:
+        version = str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar())
+        if version == newest_version():
+            yield ok("ledger", f"{name}, schema {version}")
+        elif knows_version(version):
+            yield warning(
+                "ledger",
+                f"{name} has the schema {version}, and this otahsm writes {newest_version()}",
+                "`otahsm serve` brings it up to date. Make a backup first.",
+            )
+        else:
+            yield fail(
+                "ledger",
+                f"{name} has the schema {version} of a newer otahsm",
+                "Install the otahsm that made it.",
+            )
+            return
+        query = select(intents.c.intended_at).order_by(intents.c.serial.desc()).limit(1)
+        last = connection.execute(query).scalar()
+    if last is not None:
+        newest = datetime.fromtimestamp(last / 1000, UTC)
+        if newest > now + _SLACK:
+            yield fail(
+                "clock",
+                f"it is {now:%Y-%m-%d %H:%M:%S}, and the newest serial number was drawn on"
+                f" {newest:%Y-%m-%d %H:%M:%S}",
+                "Set the clock. Serial numbers begin with the time.",
+            )
+
+
+def _writable(engine: Engine, config: LedgerConfig) -> Check:
+    if config.path is not None:
+        # A second writer waits for the first; a daemon that is writing is proof enough.
+        try:
+            with closing(sqlite3.connect(config.path, timeout=2, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            if "locked" not in str(error):
+                return fail("ledger writable", f"{config.path} can't be written: {error}", _GIVE_PERMISSION)
+        return ok("ledger writable", "yes")
+    with engine.connect() as connection:
+        standby = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar()
+        may = connection.exec_driver_sql("SELECT has_table_privilege('intents', 'INSERT')").scalar()
+    if standby:
+        return warning(
+            "ledger writable", "the server is a standby", "Name all hosts in [ledger] url; see the guide."
+        )
+    if not may:
+        return fail(
+            "ledger writable", "the user may not write to the table intents", "GRANT it, as the owner."
+        )
+    return ok("ledger writable", "yes")
+
+
+def _place_for(path: Path) -> Check:
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        return fail("ledger", f"{path} does not exist, and nothing may be made in {folder}", _GIVE_PERMISSION)
+    return ok("ledger", f"{path} does not exist yet; `otahsm serve` makes it")
+
+
+def _room(path: Path) -> Check:
+    free = shutil.disk_usage(path.parent).free
+    if free < _LITTLE:
+        return warning(
+            "ledger disk",
+            f"{free / (1 << 30):.1f} GiB are free under {path.parent}",
+            "Make room: 1 GiB a million.",
+        )
+    return ok("ledger disk", f"{free / (1 << 30):.0f} GiB are free")

@@ -1,0 +1,176 @@
+"""Looks at a token as `otahsm doctor` does. `python -m otahsm.token.examination CONFIG NUMBER` is its main.
+
+It is a process of its own, for each token: a module may crash or hang the process that loads it, and two
+tokens may need the same module with another environment. It prints a `Check` as JSON on each line. It logs in
+once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pkcs11
+from pkcs11 import TokenFlag
+
+from otahsm.checks import Check, fail, failed, ok, warning
+from otahsm.config import Config, KeyConfig, ReplicaConfig, load_config, section
+from otahsm.errors import OtahsmError
+from otahsm.pki import PublicKey, load_chain, load_public_key
+from otahsm.tlog import VerifierKey
+from otahsm.token.facts import read_facts
+from otahsm.token.faults import explain
+from otahsm.token.keys import find_private_key
+from otahsm.token.mechanisms import signing_mechanisms
+from otahsm.token.opening import get_ready, read_attribute
+from otahsm.token.pool import PROBE
+from otahsm.token.session import Login, describe_token, find_token, load_module, logged_in
+
+_SIGNATURES: Final = 20
+
+
+def examine(config: Config, token: ReplicaConfig, name: str) -> Iterator[Check]:
+    """Look at a token and the keys in it; stop at what makes looking further senseless.
+
+    Args:
+        config: the whole configuration.
+        token: the one of its tokens to look at.
+        name: what it is called, as in "token".
+    """
+    try:
+        yield from _without_login(token, name)
+    except OtahsmError as error:
+        yield failed(name, error)
+        return
+    except pkcs11.PKCS11Error as error:
+        yield failed(name, explain(error, "being looked at"))
+        return
+    try:
+        with logged_in(token) as login:
+            yield ok(f"{name} login", f"the PIN is right ({token.pin_source.kind})")
+            yield from _sessions(login, token, name)
+            for key, wanted, public_key in _keys(config):
+                # A session on which a call failed may be of no use to the next key.
+                another = login._replace(session=login.session.token.open())
+                yield from _key(another, f"{name} {key}", wanted, public_key)
+    except OtahsmError as error:
+        yield failed(f"{name} login", error)
+    except pkcs11.PKCS11Error as error:
+        yield failed(f"{name} sessions", explain(error, "opening a session for each key"))
+
+
+def _without_login(token: ReplicaConfig, name: str) -> Iterator[Check]:
+    library = load_module(token)
+    yield ok(
+        f"{name} module",
+        f"{token.module}: {library.manufacturer_id.strip()} {library.library_description.strip()}"
+        f" {_version(library.library_version)}, Cryptoki {_version(library.cryptoki_version)}",
+    )
+    found = find_token(library, token.uri)
+    yield ok(name, str(describe_token(found)))
+    yield _pin_tries(found, name)
+    if token.pin_source.kind == "env":
+        yield warning(
+            f"{name} PIN",
+            "it is in an environment variable, which others can see",
+            "Let pin-source name a file, a systemd credential or a command.",
+        )
+
+
+def _version(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
+
+
+def _pin_tries(token: pkcs11.Token, name: str) -> Check:
+    subject = f"{name} PIN tries"
+    if token.flags & TokenFlag.USER_PIN_LOCKED:
+        return fail(subject, "the user PIN is locked", "Unlock it with the security officer's PIN.")
+    if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
+        return fail(
+            subject,
+            "one more wrong PIN locks it; no login is tried",
+            "Make sure of the PIN, and log in once with the vendor's tool.",
+        )
+    if token.flags & TokenFlag.USER_PIN_COUNT_LOW:
+        return warning(subject, "a wrong PIN was tried since the last login", "Find out who tried it.")
+    return ok(subject, "no wrong PIN since the last login, as far as the token says")
+
+
+def _sessions(login: Login, token: ReplicaConfig, name: str) -> Iterator[Check]:
+    subject = f"{name} sessions"
+    try:
+        further = [login.session.token.open() for _ in range(token.sessions - 1)]
+    except pkcs11.PKCS11Error as error:
+        yield failed(subject, explain(error, f"opening {token.sessions} sessions"))
+        return
+    yield ok(
+        subject,
+        f"{1 + len(further)} in a process; {token.signers} signers want {token.signers * token.sessions}",
+    )
+
+
+def _keys(config: Config) -> Iterator[tuple[str, KeyConfig, PublicKey]]:
+    """Yield the keys that should be there: their sections, and what their signatures must verify with."""
+    if config.ca and config.ca.certificate.exists():
+        issuer = load_chain(config.ca.certificate.read_bytes(), pss=config.ca.signs_with_pss).issuer
+        yield "[ca] key", config.ca, issuer.public_key
+    if config.checkpoint and config.checkpoint.verifier_key.exists():
+        key = VerifierKey.parse(config.checkpoint.verifier_key.read_text().strip())
+        yield "[checkpoint] key", config.checkpoint, load_public_key(key.public_key)
+
+
+def _key(login: Login, subject: str, wanted: KeyConfig, public_key: PublicKey) -> Iterator[Check]:
+    try:
+        private = find_private_key(login.session, wanted.key)
+        facts = read_facts(login, private, public_key)
+        yield ok(subject, str(facts.key))
+        for flaw, why in facts.flaws.items():
+            if flaw in wanted.accept:
+                yield warning(subject, f"{why}; it is accepted", "Make a key in the token when you can.")
+        signing = get_ready(login, private, wanted, public_key)
+        if not facts.flaws:
+            yield ok(f"{subject} attributes", "made in the token, sensitive, not extractable, as it claims")
+        if read_attribute(private, pkcs11.Attribute.ALWAYS_AUTHENTICATE):
+            yield warning(
+                subject,
+                "it wants the PIN for every signature, which makes signatures wait for each other",
+                "Make a key without CKA_ALWAYS_AUTHENTICATE if the token allows it.",
+            )
+        began = time.perf_counter()
+        for _ in range(_SIGNATURES):
+            signing.sign(PROBE)
+        seconds = (time.perf_counter() - began) / _SIGNATURES
+        listed = ", ".join(signing_mechanisms(login.session.token.slot)) or "none that otahsm knows"
+        yield ok(
+            f"{subject} signature",
+            f"verifies; {1000 * seconds:.1f} ms with {signing.mechanism_name}; the token has {listed}",
+        )
+    except OtahsmError as error:
+        yield failed(subject, error)
+    except pkcs11.PKCS11Error as error:
+        yield failed(subject, explain(error, "showing the key"))
+
+
+def main(path: str, number: str) -> None:
+    """Look at one token of a configuration; print what was found."""
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # vendor libraries print to standard output
+    config = load_config(Path(path))
+    token = section(config.token, "token").all[int(number)]
+    name = "token" if number == "0" else f"token {int(number) + 1}"
+    try:
+        for check in examine(config, token, name):
+            output.write(json.dumps(check.as_dict()) + "\n")
+            output.flush()
+    except OtahsmError as error:
+        output.write(json.dumps(failed(name, error).as_dict()) + "\n")
+        output.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,224 @@
+"""`otahsm doctor`: well is well, and each thing that is wrong is named, with what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otahsm.doctor import examine, rounds
+from otahsm.quickstart.certificates import FileCa
+
+from faulty import FaultyToken, behind_shim, compile_shim
+from harness import Fleet, running
+from programs import make_ca
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+def faulty(make_fleet: Callable[[], Fleet], shim: Path) -> Iterator[FaultyToken]:
+    with behind_shim(make_fleet(), shim) as faulty:
+        yield faulty
+
+
+def asked(fleet: Fleet) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Ask the doctor; return the exit status and the worst that was said of each thing."""
+    done = fleet.run("doctor", "--json")
+    assert "Traceback" not in done.stderr, done.stderr
+    order = ["ok", "warning", "fail"]
+    worst: dict[str, dict[str, Any]] = {}
+    for check in json.loads(done.stdout):
+        before = worst.get(check["subject"], {"status": "ok"})
+        if order.index(check["status"]) >= order.index(before["status"]):
+            worst[check["subject"]] = check
+    return done.returncode, worst
+
+
+def test_a_fleet_of_quickstart_is_well_also_beside_its_daemon(fleet: Fleet) -> None:
+    status, checks = asked(fleet)
+    assert status == 0
+    assert {subject for subject, check in checks.items() if check["status"] != "ok"} <= {"clock"}
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        status, checks = asked(fleet)
+    assert status == 0
+    assert checks["ledger writable"]["status"] == "ok"
+    for subject in (
+        "token",
+        "token login",
+        "token [ca] key signature",
+        "profile ota-connect",
+        "[tls] certificate",
+    ):
+        assert checks[subject]["status"] == "ok"
+
+
+def test_it_speaks_to_people_too(fleet: Fleet) -> None:
+    done = fleet.run("doctor")
+    assert done.returncode == 0
+    assert re.search(r"^ok +token login: the PIN is right \(file\)$", done.stdout, re.MULTILINE)
+    assert re.search(r"^ok +profile ota-connect: OpenSSL accepts devices", done.stdout, re.MULTILINE)
+    assert re.search(r"^\d+ looked at: 0 to mend, \d to think about$", done.stdout, re.MULTILINE)
+
+
+def wrong_module(fleet: Fleet) -> None:
+    token = fleet.config.token
+    assert token is not None
+    fleet.edit(str(token.module), "/usr/lib/no-such-module.so")
+
+
+def no_module(fleet: Fleet) -> None:
+    (fleet.folder / "text.so").write_text("not a library")
+    token = fleet.config.token
+    assert token is not None
+    fleet.edit(str(token.module), str(fleet.folder / "text.so"))
+
+
+def open_pin(fleet: Fleet) -> None:
+    (fleet.folder / "secrets/pin").chmod(0o644)
+
+
+def guide_root(fleet: Fleet) -> None:
+    assert make_ca(fleet, "--kind", "root-here").returncode == 0
+
+
+def ended_ca(fleet: Fleet) -> None:
+    fleet.edit("validity_days = 365", "validity_days = 36525")
+
+
+def other_certificate(fleet: Fleet) -> None:
+    FileCa.create("another").write_certificate(fleet.root_pem)
+
+
+def no_certificate(fleet: Fleet) -> None:
+    fleet.root_pem.unlink()
+
+
+def other_tls_key(fleet: Fleet) -> None:
+    fleet.edit('key = "tls/server.key"', 'key = "tls/client.key"')
+
+
+def client_for_server(fleet: Fleet) -> None:
+    fleet.edit('certificate = "tls/server.pem"', 'certificate = "tls/client.pem"')
+    fleet.edit('key = "tls/server.key"', 'key = "tls/client.key"')
+
+
+def open_tls_key(fleet: Fleet) -> None:
+    (fleet.folder / "tls/server.key").chmod(0o644)
+
+
+def ledger_of_the_future(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+    with closing(sqlite3.connect(fleet.folder / "ledger/ledger.sqlite3")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+
+
+def no_ledger(fleet: Fleet) -> None:
+    (fleet.folder / "ledger").mkdir(exist_ok=True)
+    (fleet.folder / "ledger/ledger.sqlite3").write_text(
+        "this is not SQLite, and it is long enough to show it"
+    )
+
+
+def guard_in_a_file(fleet: Fleet) -> None:
+    (fleet.folder / "file").touch()
+    fleet.edit('guard_dir = "state/login"', 'guard_dir = "file/login"')
+
+
+def other_key(fleet: Fleet) -> None:
+    fleet.edit("object=fleet-root;id=%01", "object=no-such-key;id=%09")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "subject", "status", "said"),
+    [
+        (wrong_module, "token", "fail", "no-such-module.so does not exist"),
+        (no_module, "token", "fail", "doesn't load"),
+        (open_pin, "token login", "fail", "only its owner may read"),
+        (other_key, "token [ca] key", "fail", "it shows pkcs11:object="),
+        (other_certificate, "token [ca] key", "fail", "does not verify with the public key"),
+        (guide_root, "[ca] certificate", "fail", "extendedKeyUsage without clientAuth"),
+        (guide_root, "profile ota-connect", "fail", "unsuitable certificate purpose"),
+        (ended_ca, "profile ota-connect", "warning", "the CA ends on"),
+        (no_certificate, "[ca] certificate", "fail", "No such file"),
+        (other_tls_key, "[tls] certificate", "fail", "is not the certificate of"),
+        (client_for_server, "[tls] certificate", "fail", "lacks serverAuth"),
+        (open_tls_key, "[tls] certificate", "warning", "others than its owner"),
+        (ledger_of_the_future, "ledger", "fail", "of a newer otahsm"),
+        (no_ledger, "ledger", "fail", "file is not a database"),
+        (guard_in_a_file, "guard_dir 1", "fail", "can't be written"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_what_is_wrong_is_named(
+    fleet: Fleet, break_it: Callable[[Fleet], None], subject: str, status: str, said: str
+) -> None:
+    break_it(fleet)
+    exit_status, checks = asked(fleet)
+    assert checks[subject]["status"] == status, checks
+    assert said in checks[subject]["message"]
+    assert checks[subject]["fix"]
+    assert exit_status == (4 if status == "fail" else 0)
+
+
+def test_a_wrong_pin_costs_one_login_however_often_the_doctor_is_asked(faulty: FaultyToken) -> None:
+    (faulty.fleet.folder / "secrets/pin").write_text("00000000")
+    for _ in range(3):
+        status, checks = asked(faulty.fleet)
+        assert status == 4
+        assert checks["token login"]["status"] == "fail"
+    assert faulty.calls("login") == 1
+
+
+def test_it_logs_in_once(faulty: FaultyToken) -> None:
+    assert asked(faulty.fleet)[0] == 0
+    assert faulty.calls("login") == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "subject", "said"),
+    [
+        ("locked", "token PIN tries", "the user PIN is locked"),
+        ("final-try", "token PIN tries", "one more wrong PIN locks it"),
+        ("away", "token", "the token failed|no token is"),
+        ("no-slots", "token", "the module shows none"),
+        ("C_GetSlotList=abort", "token", "ended with -6"),
+        ("C_Sign=0x30", "token [ca] key", "DeviceError"),
+        ("flip", "token [ca] key", "does not verify"),
+    ],
+)
+def test_a_token_that_is_ill_is_told(faulty: FaultyToken, fault: str, subject: str, said: str) -> None:
+    faulty.misbehave(fault)
+    status, checks = asked(faulty.fleet)
+    assert status == 4
+    assert checks[subject]["status"] == "fail"
+    assert re.search(said, checks[subject]["message"])
+    assert faulty.calls("login") == (0 if "token login" not in checks or "PIN" in subject else 1)
+
+
+def test_a_module_that_hangs_is_given_up(faulty: FaultyToken, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_TOKEN_SECONDS", 2.0)
+    faulty.misbehave("C_Sign=hang")
+    checks = list(examine(faulty.fleet.config, faulty.fleet.toml, datetime.now(UTC)))
+    (hung,) = (check for check in checks if "gave no answer" in check.message)
+    assert hung.status == "fail"
+    assert any(check.subject == "token login" and check.status == "ok" for check in checks)
+
+
+def test_a_certificate_that_is_about_to_end_is_warned_of(fleet: Fleet) -> None:
+    later = datetime(2036, 11, 1, tzinfo=UTC)
+    checks = list(examine(fleet.config.model_copy(update={"token": None}), fleet.toml, later))
+    ending = [check for check in checks if check.status == "warning" and " ends on 2036-" in check.message]
+    assert {check.subject for check in ending} >= {"[tls] certificate", "[client] certificate"}
