@@ -46,9 +46,10 @@ check-lock: $(UV) ## fail if requirements.lock does not fit pyproject.toml
 packages: ## what the daemon needs of the system: SoftHSM2, OpenSSL
 	scripts/install-packages softhsm2 openssl
 
-soak: test-packages .venv/.ready ## kill everything 200 times while 20,000 devices are issued, on SQLite and on PostgreSQL
+soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and PostgreSQL; lose the token 1,000 times
 	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine sqlite
 	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine postgresql
+	PYTHONPATH=tests $(BIN)/python tests/reconnects.py 1000
 
 test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, a C compiler
 	scripts/install-packages gnutls-bin nginx-light postgresql gcc libc6-dev procps opensc opensc-pkcs11 p11-kit p11-kit-modules \

@@ -15,6 +15,7 @@ from devices import issue_all, new_request, new_requests
 from faulty import FaultyToken
 from harness import Fleet, eventually, is_running, running
 from ledger_reader import certificates, rows
+from reconnects import reconnect
 
 
 @pytest.mark.parametrize("fault", ["C_Sign=abort", "C_Sign=0x30", "flip"])
@@ -182,3 +183,7 @@ def test_signers_that_were_still_starting_do_not_outlive_their_daemon(faulty: Fa
             daemon.kill()
         # What they were told is in the pipe already: nobody but themselves can notice.
         eventually(lambda: not any(map(is_running, children)), "signers outlive their daemon")  # noqa: B023
+
+
+async def test_sessions_that_are_lost_again_and_again_leave_nothing_behind(faulty: FaultyToken) -> None:
+    await reconnect(faulty, 25)  # `make soak` does it a thousand times
