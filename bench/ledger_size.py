@@ -44,7 +44,7 @@ _POSTGRESQL: Final = (
 
 async def fill(config: LedgerConfig, count: int) -> float:
     """Write so many certificates; return how many seconds that took."""
-    ledger = Ledger(database_of(config), bytes(20))
+    ledger = Ledger(database_of(config), [bytes(20)])
     await ledger.open()
     intents = list(made_up_intents(count, bytes(20)))
     started = time.monotonic()

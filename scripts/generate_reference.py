@@ -54,6 +54,13 @@ WORDS: Final = {
     "token.weight": "Its share of the work, where there are replicas. 0: it signs only while no other can.",
     "token.replica": "Further tokens with the same keys (`[[token.replica]]`), each with the keys above:"
     " what one fails at, another does.",
+    "authorities.NAME.certificate": "As in `[ca]`.",
+    "authorities.NAME.key": "As in `[ca]`.",
+    "authorities.NAME.mechanism": "As in `[ca]`.",
+    "authorities.NAME.accept": "As in `[ca]`.",
+    "authorities.NAME.retired": "It issues and signs nothing: its key may be destroyed (`otahsm ca retire`)."
+    " What it has issued stays known.",
+    "authorities.NAME.crl": "A table like `[crl]`, with a `url` and a `directory` of its own.",
     "ca.mechanism": MECHANISM,
     "ca.accept": ACCEPT,
     "checkpoint.mechanism": MECHANISM,
@@ -117,7 +124,7 @@ def configuration() -> list[str]:
     ]
     for name, field in config.Config.model_fields.items():
         model = section_model(field)
-        section = "profiles.NAME" if name == "profiles" else name
+        section = f"{name}.NAME" if name in {"profiles", "authorities"} else name
         rows = []
         for key, value in model.model_fields.items():
             path = f"{section}.{key}"
@@ -194,8 +201,15 @@ def annotation_text(annotation: Any) -> str:
         return "table of strings"
     if len(arguments) == 1:  # X | None
         return annotation_text(arguments[0])
-    names = {str: "string", int: "integer", float: "number", Path: "path", config.Pkcs11Uri: "PKCS#11 URI"}
-    return names[annotation]
+    names = {
+        str: "string",
+        bool: "boolean",
+        int: "integer",
+        float: "number",
+        Path: "path",
+        config.Pkcs11Uri: "PKCS#11 URI",
+    }
+    return "table" if issubclass(annotation, BaseModel) else names[annotation]
 
 
 def default_text(field: FieldInfo) -> str:

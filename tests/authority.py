@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from pathlib import Path
 from typing import cast
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from otahsm.client.keys import PrivateKey
-from otahsm.config import KeyType, ProfileConfig
+from otahsm.config import AuthorityConfig, KeyType, Pkcs11Uri, ProfileConfig
+from otahsm.issuance.authority import Authorities, Authority
 from otahsm.pki import (
     SIGNATURE_ALGORITHMS,
+    Chain,
     CheckedCsr,
     Issuer,
     RevokedCertificate,
@@ -108,3 +111,10 @@ def crl(
         only_authorities=only_authorities,
     )
     return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))
+
+
+def authorities_of(key_type: KeyType, profiles: Iterable[str]) -> Authorities:
+    """Return what a daemon with one CA has."""
+    config = AuthorityConfig(key=Pkcs11Uri(object="fleet-root"), certificate=Path("/root.pem"))
+    chain = Chain(issuer_of(key_type), (), root_of(key_type))
+    return Authorities({"": Authority("", config, chain, 0)}, dict.fromkeys(profiles, ""))

@@ -19,10 +19,10 @@ def new_requests(count: int) -> list[CertificateRequest]:
 
 
 async def issue_all(
-    client: IssuingClient, requests: list[CertificateRequest]
+    client: IssuingClient, requests: list[CertificateRequest], profile: str = ""
 ) -> tuple[list[IssuedCertificate], list[Refusal]]:
     """Have them issued; return certificates and refusals."""
-    results = [result async for result in client.issue(requests)]
+    results = [result async for result in client.issue(requests, profile=profile)]
     issued = [result for result in results if isinstance(result, IssuedCertificate)]
     refused = [result for result in results if isinstance(result, Refusal)]
     assert len(issued) + len(refused) == len(requests)

@@ -60,4 +60,4 @@ class PostgresHome:
 
 def ledger_in(home: Home, issuer_key_id: bytes = CA) -> Ledger:
     """Return a ledger there, not opened yet."""
-    return Ledger(database_of(home.config), issuer_key_id)
+    return Ledger(database_of(home.config), [issuer_key_id])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +50,8 @@ class CallCounter:
             "PKCS11SPY": str(token.module),
             "PKCS11SPY_OUTPUT": str(self._pipe),
         }
-        watched = {"module": spy, "environment": environment, "signers": 1, "sessions": 1}
+        uri = replace(token.uri, module_path=str(spy))
+        watched = {"uri": uri, "environment": environment, "signers": 1, "sessions": 1}
         return token.model_copy(update=watched)
 
     def _count(self) -> None:

@@ -11,6 +11,7 @@ from otahsm.cli import (
     bench,
     ca,
     ca_keys,
+    ca_rotation,
     crl,
     csr,
     device,
@@ -41,7 +42,7 @@ app.command("doctor")(doctor.doctor)
 app.command("health")(health.health)
 app.command("show")(show.show)
 app.command("revoke")(revoke.revoke)
-ca.app.registered_commands += ca_keys.app.registered_commands
+ca.app.registered_commands += ca_keys.app.registered_commands + ca_rotation.app.registered_commands
 app.add_typer(ca.app, name="ca")
 app.add_typer(device.app, name="device")
 app.add_typer(csr.app, name="csr")

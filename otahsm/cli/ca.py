@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otahsm.cli.ceremony import AnswersOption, OperatorsOption, RecordOption
+from otahsm.cli.ceremony import AnswersOption, CaOption, OperatorsOption, RecordOption, authority_section
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, KeyTypeName
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def init(
             help="root: every verifier takes it. root-here: the OTA Connect guide's, to the letter."
         ),
     ] = RootKindName.ROOT,
+    ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
@@ -62,7 +63,7 @@ def init(
     del answers
     now = datetime.now(UTC)
     settings = load_config(config)
-    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
     if not 1 <= len(name) <= MAX_ROOT_NAME:
         raise typer.BadParameter(f"--name takes 1 to {MAX_ROOT_NAME} characters")
     if ca.certificate.exists():
@@ -95,7 +96,7 @@ def init(
 
 
 @app.command()
-def show(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> None:
+def show(as_json: JsonOption = False, ca_name: CaOption = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Show the CA's chain, its key as the token reports it, and what the token can sign with.
 
     Logs in once and makes one signature, to see whether key and certificate belong together; exits with 4
@@ -108,7 +109,7 @@ def show(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> 
     from otahsm.token.ceremony import inspect_key
 
     settings = load_config(config)
-    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
     pem = read_chain(ca)
     issuer = load_chain(pem, pss=ca.signs_with_pss).issuer
     report = inspect_key(token, ca, issuer)
@@ -152,16 +153,17 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write. Default: standard output.")
     ] = None,
+    ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Write the CA's certificates as PEM: the trust anchor, the chain, or the one that signs. Never a key."""
     from asn1crypto import pem
 
     from otahsm.cli.files import write_new
-    from otahsm.config import load_config, section
+    from otahsm.config import load_config
     from otahsm.pki import load_chain
 
-    ca = section(load_config(config).ca, "ca")
+    ca = authority_section(load_config(config), ca_name)
     chain = load_chain(read_chain(ca))
     certificates = {
         ExportKind.ANCHOR: [chain.trust_anchor],

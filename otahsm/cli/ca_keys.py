@@ -10,9 +10,11 @@ import typer
 from otahsm.cli.ca import read_chain
 from otahsm.cli.ceremony import (
     AnswersOption,
+    CaOption,
     OperatorsOption,
     RecordOption,
     YesOption,
+    authority_section,
     confirm,
     fingerprint,
     write_record,
@@ -37,6 +39,7 @@ def csr(
     reuse_key: Annotated[
         bool, typer.Option("--reuse-key", help="Take the key that [ca] key names, and make none.")
     ] = False,
+    ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
@@ -60,7 +63,7 @@ def csr(
     if not 1 <= len(name) <= _MAX_NAME or len(organization) > _MAX_NAME:
         raise typer.BadParameter(f"--name takes 1 to {_MAX_NAME} characters, --organization at most as many")
     settings = load_config(config)
-    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
     made = create_request(
         token,
         ca,
@@ -77,6 +80,7 @@ def csr(
 @app.command("import")
 def import_certificates(
     files: Annotated[list[Path], typer.Argument(help="PEM files: the CA's certificate, and all above it.")],
+    ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
@@ -99,7 +103,7 @@ def import_certificates(
     del answers
     now = datetime.now(UTC)
     settings = load_config(config)
-    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
     try:
         bundle = order_bundle(path.read_bytes() for path in files)
     except OSError as error:
@@ -127,6 +131,7 @@ def import_certificates(
 def prove_possession(
     code: Annotated[str, typer.Argument(help="The code that the cloud gave, 1 to 64 characters.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file for the certificate.")],
+    ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
@@ -151,7 +156,7 @@ def prove_possession(
         raise typer.BadParameter(f"the code is 1 to {_MAX_NAME} printable ASCII characters")
     now = datetime.now(UTC)
     settings = load_config(config)
-    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
     issuer = load_chain(read_chain(ca), pss=ca.signs_with_pss).issuer
     made = prove(token, ca, issuer, code, now)
     write_new(output, [pem.armor("CERTIFICATE", made.der).decode()])
@@ -163,6 +168,7 @@ def prove_possession(
 @app.command()
 def import_key(
     file: Annotated[Path, typer.Argument(help="The private key: PKCS#8 in PEM, encrypted or not.")],
+    ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
     yes: YesOption = False,
     operators: OperatorsOption = None,
@@ -183,7 +189,7 @@ def import_key(
 
     del answers
     settings = load_config(config)
-    token, ca = section(settings.token, "token"), section(settings.ca, "ca")
+    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
     key = _read_key(file)
     if ca.certificate.exists():
         issuer = load_chain(read_chain(ca)).issuer

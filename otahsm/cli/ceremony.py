@@ -14,6 +14,7 @@ from otahsm.errors import ConfigError
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from otahsm.config import CaConfig, Config
     from otahsm.token.facts import KeyFacts
 
 
@@ -41,6 +42,9 @@ def _take_answers(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+CaOption = Annotated[
+    str, typer.Option("--ca", help="Which CA: NAME of a section [authorities.NAME]. Default: that of [ca].")
+]
 AnswersOption = Annotated[
     Path | None,
     typer.Option(
@@ -61,6 +65,15 @@ RecordOption = Annotated[
     ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Don't ask whether it is meant.")]
+
+
+def authority_section(settings: Config, name: str) -> CaConfig:
+    """Return the section of a CA: [ca], or [authorities.NAME]. Raises ConfigError."""
+    from otahsm.config import section
+
+    return (
+        section(settings.authorities.get(name), f"authorities.{name}") if name else section(settings.ca, "ca")
+    )
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -118,7 +131,7 @@ def write_record(
     name = f"{now:%Y%m%dT%H%M%SZ}-{command.replace(' ', '-')}.txt"
     path = path or beside.parent / "ceremonies" / name
     write_new(path, ("\n".join(lines) + "\n").encode(), "the record of the ceremony")
-    typer.echo(f"Record: {path}. Print it, have it signed, and keep it.", err=True)
+    typer.echo(f"Record: {path}. Print it, have it signed, and keep it.")
     return path
 
 

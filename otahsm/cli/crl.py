@@ -20,6 +20,8 @@ AuthoritiesOption = Annotated[
     bool, typer.Option("--authorities", help="The CRL of CA certificates, that goes with shards.")
 ]
 
+CaOption = Annotated[str, typer.Option("--ca", help="Which CA's. Default: that of [ca] at the daemon.")]
+
 
 @app.command()
 def show(
@@ -28,6 +30,7 @@ def show(
     url: UrlOption = "",
     shard: ShardOption = None,
     authorities: AuthoritiesOption = False,
+    ca: CaOption = "",
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -53,7 +56,7 @@ def show(
         except OSError as error:
             raise ConfigError(f"{file} can't be read: {error.strerror}", hint="Is the path right?") from None
     else:
-        content = _fetch(config, patience, url, shard, authorities).der
+        content = _fetch(config, patience, ca, url, shard, authorities).der
     said = describe_crl(content)
     scope = "complete"
     if said.distribution_point or said.only_devices:
@@ -83,6 +86,7 @@ def fetch(
     url: UrlOption = "",
     shard: ShardOption = None,
     authorities: AuthoritiesOption = False,
+    ca: CaOption = "",
     patience: PatienceOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -97,7 +101,7 @@ def fetch(
     from otahsm.client.folders import make_durable, write
     from otahsm.errors import FolderError
 
-    crl = _fetch(config, patience, url, shard, authorities)
+    crl = _fetch(config, patience, ca, url, shard, authorities)
     temporary = output.with_name(f".{output.name}.new")
     try:
         write(temporary, armour.armor("X509 CRL", crl.der) if pem else crl.der)
@@ -110,7 +114,7 @@ def fetch(
 
 
 def _fetch(
-    config: Path, patience: float | None, url: str, shard: int | None, authorities: bool
+    config: Path, patience: float | None, ca: str, url: str, shard: int | None, authorities: bool
 ) -> FetchedCrl:
     """Fetch a CRL, and check that the CA which the daemon says it has signed it."""
     import asyncio
@@ -125,9 +129,9 @@ def _fetch(
 
     async def run() -> FetchedCrl:
         async with connect(IssuingClient, settings, patience) as client:
-            authority = await client.authority()
+            authority = await client.authority(ca)
         async with connect(RevokingClient, settings, patience) as client:
-            crl = await client.crl(url=url, shard=shard, authorities=authorities)
+            crl = await client.crl(url=url, shard=shard, authorities=authorities, ca=ca)
         signer = next(iter(authority.chain), authority.trust_anchor)
         check_crl_signature(crl.der, load_issuer(signer))
         return crl

@@ -126,26 +126,38 @@ class DeviceFolders:
             (self.root / f"{_TEMPORARY}{device_id}").rename(self.path(device_id))
         make_durable([self.root])
 
-    def finish(self, chains: Mapping[str, Sequence[bytes]], csrs: Mapping[str, bytes] | None = None) -> None:
+    def finish(
+        self,
+        chains: Mapping[str, Sequence[bytes]],
+        csrs: Mapping[str, bytes] | None = None,
+        anchors: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Write the certificates of devices durably, `client.pem` last.
 
         Args:
             chains: DER certificates by device id, the device's first, without the trust anchor.
             csrs: CSRs in DER by device id, for devices that hold their keys themselves.
+            anchors: trust anchors in DER by device id, for devices of another CA than most.
 
         Raises:
             FolderError: the disk is full, say.
         """
         with _explained():
-            self._finish(chains, csrs or {})
+            self._finish(chains, csrs or {}, anchors or {})
 
-    def _finish(self, chains: Mapping[str, Sequence[bytes]], csrs: Mapping[str, bytes]) -> None:
+    def _finish(
+        self,
+        chains: Mapping[str, Sequence[bytes]],
+        csrs: Mapping[str, bytes],
+        anchors: Mapping[str, bytes],
+    ) -> None:
         renames: list[tuple[Path, Path]] = []
         for device_id, chain in chains.items():
             folder = self.path(device_id)
             folder.mkdir(exist_ok=True)
             certificates = [_pem("CERTIFICATE", certificate) for certificate in chain]
-            files = {**self._common, f"{device_id}.chain.pem": b"".join((*certificates, self._trust_anchor))}
+            anchor = _pem("CERTIFICATE", anchors[device_id]) if device_id in anchors else self._trust_anchor
+            files = {**self._common, f"{device_id}.chain.pem": b"".join((*certificates, anchor))}
             if device_id in csrs:
                 files[f"{device_id}.csr"] = _pem("CERTIFICATE REQUEST", csrs[device_id])
             files[COMPLETE] = certificates[0]

@@ -49,18 +49,21 @@ class IssuingClient(DaemonClient):
         (result,) = [item async for item in self.issue([CertificateRequest(csr, device_id)], profile=profile)]
         return result
 
-    async def authority(self) -> Authority:
+    async def authority(self, name: str = "") -> Authority:
         """Return the CA that signs, trying for as long as the client has patience.
 
+        Args:
+            name: which, as in the daemon's configuration; "" for that of profiles that name none.
+
         Raises:
-            OtahsmError: the daemon can't be reached.
+            OtahsmError: there is none of that name (NOT_FOUND), or the daemon can't be reached.
         """
 
         async def get(channel: grpc.aio.Channel, seconds: float) -> authority_pb2.GetAuthorityResponse:
             stub: authority_pb2_grpc.AuthorityServiceAsyncStub = authority_pb2_grpc.AuthorityServiceStub(
                 channel
             )
-            return await stub.GetAuthority(authority_pb2.GetAuthorityRequest(), timeout=seconds)
+            return await stub.GetAuthority(authority_pb2.GetAuthorityRequest(name=name), timeout=seconds)
 
         return Authority.from_message((await self._ask(get)).authority)
 

@@ -195,6 +195,7 @@ def _settle(folders: DeviceFolders, order: Order, results: Sequence[Result]) -> 
         {name: result.chain for name, result in issued.items()},
         # The others wrote their CSRs when they made their keys.
         {name: result.request.csr for name, result in issued.items() if not result.request.device_id},
+        {name: result.trust_anchor for name, result in issued.items() if result.trust_anchor},
     )
     order.record(results)
 

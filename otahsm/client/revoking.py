@@ -104,13 +104,21 @@ class RevokingClient(DaemonClient):
             for outcome in await self._revoke(chunk, reason):
                 yield outcome
 
-    async def crl(self, *, url: str = "", shard: int | None = None, authorities: bool = False) -> FetchedCrl:
+    async def crl(
+        self, *, url: str = "", shard: int | None = None, authorities: bool = False, ca: str = ""
+    ) -> FetchedCrl:
         """Return a CRL: the complete one, or that of a URL, of a shard, or of the CA certificates.
+
+        Args:
+            url: as certificates state it.
+            shard: from 0.
+            authorities: that of CA certificates.
+            ca: which CA's, as in the daemon's configuration; "" for that of [ca].
 
         Raises:
             OtahsmError: there is none, or the daemon can't be reached.
         """
-        request = pb.GetCrlRequest()
+        request = pb.GetCrlRequest(ca=ca)
         if url:
             request.url = url
         elif shard is not None:

@@ -42,6 +42,7 @@ class IssuedCertificate:
         device_id: the certificate's common name.
         chain: DER certificates, the device's first, without the trust anchor.
         replayed: it had been issued before, and is returned again.
+        trust_anchor: the root in DER, if it is another than `Authority.trust_anchor`; else empty.
     """
 
     request: CertificateRequest
@@ -51,6 +52,7 @@ class IssuedCertificate:
     not_before: datetime
     not_after: datetime
     replayed: bool
+    trust_anchor: bytes = b""
 
     @classmethod
     def from_message(
@@ -65,6 +67,7 @@ class IssuedCertificate:
             not_before=message.not_before_time.ToDatetime(tzinfo=UTC),
             not_after=message.not_after_time.ToDatetime(tzinfo=UTC),
             replayed=message.replayed,
+            trust_anchor=message.trust_anchor,
         )
 
 

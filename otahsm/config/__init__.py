@@ -8,6 +8,7 @@ from otahsm.config.fields import SHARD, Section
 from otahsm.config.loading import load_config, parse_config, section
 from otahsm.config.sections import (
     DEFAULT_DEVICE_ID,
+    AuthorityConfig,
     ClientConfig,
     Config,
     CrlConfig,
@@ -36,6 +37,7 @@ from otahsm.config.uri import Pkcs11Uri
 __all__ = [
     "DEFAULT_DEVICE_ID",
     "SHARD",
+    "AuthorityConfig",
     "CaConfig",
     "CheckpointConfig",
     "ClientConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -72,6 +73,7 @@ class ProfileConfig(Section):
     key_usage: Annotated[frozenset[KeyUsage], Field(min_length=1)] = frozenset({"digital_signature"})
     extended_key_usage: Annotated[tuple[ExtendedKeyUsage, ...], Field(min_length=1)] = ("client_auth",)
     csr_extras: Literal["refuse", "ignore"] = "refuse"
+    ca: str = ""
 
     @model_validator(mode="after")
     def _windows_are_shorter_than_the_validity(self) -> Self:
@@ -107,6 +109,16 @@ class CrlConfig(Section):
         return self
 
 
+class AuthorityConfig(CaConfig):
+    """[authorities.NAME]: a CA beside [ca]: the next one, or one that is to be retired. Profiles name it.
+
+    Its `crl` is like [crl], with a URL and a directory of its own.
+    """
+
+    crl: CrlConfig | None = None
+    retired: bool = False
+
+
 class ClientConfig(Section):
     """[client]: how this machine reaches the daemon, and what it puts into device folders."""
 
@@ -127,6 +139,7 @@ class Config(Section):
     tls: TlsConfig | None = None
     token: TokenConfig | None = None
     ca: CaConfig | None = None
+    authorities: dict[str, AuthorityConfig] = {}  # noqa: RUF012 - pydantic copies it
     ledger: LedgerConfig | None = None
     issuance: IssuanceConfig = IssuanceConfig()
     profiles: Annotated[dict[str, ProfileConfig], Field(min_length=1)] = {  # noqa: RUF012 - pydantic copies it
@@ -142,17 +155,60 @@ class Config(Section):
             raise ValueError(f"[issuance] default_profile: no [profiles.{self.issuance.default_profile}]")
         return self
 
+    @property
+    def all_authorities(self) -> dict[str, AuthorityConfig]:
+        """Every CA by the name that profiles give it; [ca] with [crl] has the name ""."""
+        if self.ca is None:
+            return dict(self.authorities)
+        first = AuthorityConfig(
+            **{name: getattr(self.ca, name) for name in CaConfig.model_fields}, crl=self.crl
+        )
+        return {"": first, **self.authorities}
+
     @model_validator(mode="after")
-    def _checkpoints_have_a_key_of_their_own(self) -> Self:
-        if self.ca and self.checkpoint and may_be_one(self.ca.key, self.checkpoint.key):
-            raise ValueError("[checkpoint] key needs another label (object) and another id than [ca] key")
+    def _profiles_name_authorities(self) -> Self:
+        for name, profile in self.profiles.items():
+            if profile.ca and profile.ca not in self.authorities:
+                raise ValueError(f"[profiles.{name}] ca: there is no [authorities.{profile.ca}]")
+            if profile.ca and self.authorities[profile.ca].retired:
+                raise ValueError(f"[profiles.{name}] ca: [authorities.{profile.ca}] is retired")
+        if self.authorities and self.ca is None:
+            raise ValueError("[authorities] stand beside [ca], and there is none")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_are_apart(self) -> Self:
+        keys = [(_name_of(name), authority.key) for name, authority in self.all_authorities.items()]
+        if self.checkpoint:
+            keys.append(("checkpoint", self.checkpoint.key))
+        for (first, one), (second, other) in combinations(keys, 2):
+            if may_be_one(one, other):
+                raise ValueError(
+                    f"[{second}] key needs another label (object) and another id than [{first}] key"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _crls_are_apart(self) -> Self:
+        crls = [authority.crl for authority in self.all_authorities.values() if authority.crl]
+        for one, other in combinations(crls, 2):
+            if one.url == other.url or one.directory == other.directory:
+                raise ValueError("each CA needs a CRL url and directory of its own")
         return self
 
     @model_validator(mode="after")
     def _keys_are_in_the_token(self) -> Self:
-        for name, keys in (("ca", self.ca), ("checkpoint", self.checkpoint)):
-            if self.token and keys:
-                where = keys.key.token_attributes.items()
-                if not all(where <= token.uri.token_attributes.items() for token in self.token.all):
-                    raise ValueError(f"[{name}] key names another token than [token] uri does")
+        named = {_name_of(name): authority.key for name, authority in self.all_authorities.items()}
+        if self.checkpoint:
+            named["checkpoint"] = self.checkpoint.key
+        for name, key in named.items():
+            where = key.token_attributes.items()
+            if self.token and not all(
+                where <= token.uri.token_attributes.items() for token in self.token.all
+            ):
+                raise ValueError(f"[{name}] key names another token than [token] uri does")
         return self
+
+
+def _name_of(authority: str) -> str:
+    return f"authorities.{authority}" if authority else "ca"

@@ -87,14 +87,16 @@ class Daemon:
         )
         device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(self._issuance), self._server)
         revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
-            RevocationService(self._issuance, config), self._server
+            RevocationService(self._issuance), self._server
         )
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(self._issuance), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*_SIGNING, *_OTHERS, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        credentials = server_credentials(section(config.tls, "tls"), self._issuance.chain)
+        credentials = server_credentials(
+            section(config.tls, "tls"), [item.chain for item in self._issuance.authorities.by_name.values()]
+        )
         listen = config.daemon.listen
         try:
             port = self._server.add_secure_port(listen, credentials)

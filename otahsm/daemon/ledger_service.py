@@ -47,8 +47,12 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         response = pb.GetCertificateResponse()
         write_entry(response.certificate, entry)
         if entry.status in {Status.ISSUED, Status.SUPERSEDED, Status.REVOKED}:
-            response.chain.extend((response.certificate.certificate, *self._issuance.chain.intermediates))
+            response.chain.extend(self._chain_of(response.certificate.certificate))
         return response
+
+    def _chain_of(self, certificate: bytes) -> tuple[bytes, ...]:
+        authority = self._issuance.authorities.of_certificate(certificate)
+        return certificate, *authority.chain.intermediates
 
     async def _find(self, request: pb.GetCertificateRequest) -> Entry:
         if request.WhichOneof("key") == "serial_number":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import Final
 
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.config import Config
+from otahsm.config import CrlConfig
 from otahsm.daemon.answering import answered
 from otahsm.daemon.services import MAX_REQUESTS
 from otahsm.daemon.tls import Context, caller_of
@@ -36,10 +37,10 @@ _log = structlog.get_logger()
 class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
     """`otahsm.v1.RevocationService`."""
 
-    def __init__(self, issuance: Issuance, config: Config) -> None:
+    def __init__(self, issuance: Issuance) -> None:
         self._revocations = issuance.revocations
+        self._authorities = issuance.authorities
         self._crls = issuance.crls
-        self._config = config.crl
 
     async def RevokeCertificates(  # noqa: N802 - the name is the wire's
         self, request: pb.RevokeCertificatesRequest, context: Context
@@ -90,19 +91,33 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
         return outcomes
 
     async def _crl(self, request: pb.GetCrlRequest) -> StoredCrl:
-        return await self._crls.crl(self._scope(request))
+        if request.WhichOneof("scope") == "url" and request.url:
+            return await self._crl_at(request.url)
+        authority = self._authorities.by_name.get(request.ca)
+        if authority is None:
+            raise NotFoundError(f"there is no CA {request.ca[:64]!a}")
+        if authority.key is None:
+            raise NotFoundError(f"the CA {request.ca[:64]!a} is retired, and signs no CRL any more")
+        return await self._crls[request.ca].crl(_scope_of(request, authority.config.crl))
 
-    def _scope(self, request: pb.GetCrlRequest) -> str:
-        match request.WhichOneof("scope"):
-            case "url":
-                return request.url
-            case "shard":
-                if self._config is None or request.shard >= self._config.shards:
-                    raise NotFoundError(f"there is no shard {request.shard}")
-                return crl_url(self._config, request.shard)
-            case "authorities" if request.authorities:
-                return AUTHORITIES
-        return COMPLETE
+    async def _crl_at(self, url: str) -> StoredCrl:
+        """Find the CRL of a URL, whichever CA's it is."""
+        (*others, last) = self._crls.values()
+        for keeper in others:
+            with contextlib.suppress(NotFoundError):
+                return await keeper.crl(url)
+        return await last.crl(url)
+
+
+def _scope_of(request: pb.GetCrlRequest, config: CrlConfig | None) -> str:
+    match request.WhichOneof("scope"):
+        case "shard":
+            if config is None or request.shard >= config.shards:
+                raise NotFoundError(f"there is no shard {request.shard}")
+            return crl_url(config, request.shard)
+        case "authorities" if request.authorities:
+            return AUTHORITIES
+    return COMPLETE
 
 
 def _order_of(target: pb.RevocationTarget) -> RevocationOrder:

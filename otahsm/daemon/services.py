@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -13,8 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.daemon.answering import answered, unforeseen
 from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import abort, order_of, write_certificate, write_result
-from otahsm.errors import OtahsmError, RequestRefusedError, ShuttingDownError
+from otahsm.daemon.wire import Above, abort, order_of, write_certificate, write_result
+from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError, ShuttingDownError
 from otahsm.issuance import Caller, Issuance, Issued, Order, Outcome
 from otahsm.pki import serial_octets
 from otahsm.v1 import (
@@ -39,6 +39,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
 
     def __init__(self, issuance: Issuance) -> None:
         self._issuance = issuance
+        self._above = Above.of(issuance.authorities)
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
@@ -56,7 +57,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         if not isinstance(outcome, Issued):
             await abort(context, outcome)
         response = issuance_pb2.IssueCertificateResponse(request_id=outcome.request_id)
-        write_certificate(response.certificate, outcome, self._issuance.chain.intermediates)
+        write_certificate(response.certificate, outcome, self._above)
         return response
 
     async def IssueCertificates(  # noqa: N802
@@ -65,7 +66,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         context: Context,
     ) -> _Responses:
         """Issue certificates for as long as the client sends requests."""
-        stream = _Stream(self, caller_of(context), self._issuance.chain.intermediates)
+        stream = _Stream(self, caller_of(context), self._above)
         async for response in stream.serve(request_iterator, self._draining):
             yield response
         if stream.failure is not None:
@@ -96,10 +97,10 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
 class _Stream:
     """One stream of a client's: reads ahead so many requests, answers each when it is done."""
 
-    def __init__(self, service: IssuanceService, caller: Caller, intermediates: tuple[bytes, ...]) -> None:
+    def __init__(self, service: IssuanceService, caller: Caller, above: Mapping[str, Above]) -> None:
         self._service = service
         self._caller = caller
-        self._intermediates = intermediates
+        self._above = above
         self._in_hand = 0  # requests that were read and whose results the client has not taken
         self._taken = asyncio.Event()
         self._answers: deque[tuple[str, Outcome]] = deque()
@@ -117,7 +118,7 @@ class _Stream:
             while answers := await self._ready_answers():
                 response = issuance_pb2.IssueCertificatesResponse()
                 for request_id, outcome in answers:
-                    write_result(response.results.add(), request_id, outcome, self._intermediates)
+                    write_result(response.results.add(), request_id, outcome, self._above)
                     issued += isinstance(outcome, Issued)
                 answered += len(answers)
                 yield response
@@ -196,8 +197,10 @@ class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):
         self, request: authority_pb2.GetAuthorityRequest, context: Context
     ) -> authority_pb2.GetAuthorityResponse:
         """Tell which CA signs."""
-        del request, context
-        chain = self._issuance.chain
+        authority = self._issuance.authorities.by_name.get(request.name)
+        if authority is None:
+            await abort(context, NotFoundError(f"there is no CA {request.name[:64]!a}"))
+        chain = authority.chain
         return authority_pb2.GetAuthorityResponse(
             authority=authority_pb2.Authority(
                 subject=chain.issuer.subject_text,

@@ -7,6 +7,7 @@ takes a client certificate only with the clientAuth purpose.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from otahsm.pki import Chain
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def server_credentials(tls: TlsConfig, fleet: Chain) -> grpc.ServerCredentials:
+def server_credentials(tls: TlsConfig, fleet: Sequence[Chain]) -> grpc.ServerCredentials:
     """Load the daemon's certificate and key, and the operator CA whose clients may come in.
 
     Raises:
@@ -49,7 +50,9 @@ def server_credentials(tls: TlsConfig, fleet: Chain) -> grpc.ServerCredentials:
             f" it is from {own.not_valid_before_utc:%Y-%m-%d} to {own.not_valid_after_utc:%Y-%m-%d}"
         )
     fleet_keys = [
-        x509.load_der_x509_certificate(der).public_key() for der in (*fleet.intermediates, fleet.trust_anchor)
+        x509.load_der_x509_certificate(der).public_key()
+        for chain in fleet
+        for der in (*chain.intermediates, chain.trust_anchor)
     ]
     if any(operator.public_key() in fleet_keys for operator in operators):
         raise ConfigError(

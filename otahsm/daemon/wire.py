@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -14,7 +15,7 @@ from google.rpc.status_pb2 import Status
 
 from otahsm.daemon.tls import Context
 from otahsm.errors import OtahsmError, RequestRefusedError
-from otahsm.issuance import Caller, Issued, Order, Outcome
+from otahsm.issuance import Authorities, Caller, Issued, Order, Outcome
 from otahsm.pki import serial_octets
 from otahsm.v1 import issuance_pb2 as pb
 
@@ -26,25 +27,45 @@ def order_of(request: pb.CertificateRequest, caller: Caller) -> Order:
     return Order(caller, request.request_id, request.profile, request.device_id, request.csr)
 
 
+class Above(NamedTuple):
+    """What is above the devices of a CA: intermediates, and the trust anchor if it is not that of [ca]."""
+
+    intermediates: tuple[bytes, ...]
+    other_anchor: bytes
+
+    @classmethod
+    def of(cls, authorities: Authorities) -> dict[str, Above]:
+        """Say it for every CA, by its name."""
+        usual = authorities.by_name[""].chain.trust_anchor
+        return {
+            name: cls(
+                item.chain.intermediates,
+                b"" if item.chain.trust_anchor == usual else item.chain.trust_anchor,
+            )
+            for name, item in authorities.by_name.items()
+        }
+
+
 def write_result(
-    result: pb.IssueResult, request_id: str, outcome: Outcome, intermediates: tuple[bytes, ...]
+    result: pb.IssueResult, request_id: str, outcome: Outcome, above: Mapping[str, Above]
 ) -> None:
     """Write one outcome into a result."""
     result.request_id = request_id
     if isinstance(outcome, Issued):
-        write_certificate(result.certificate, outcome, intermediates)
+        write_certificate(result.certificate, outcome, above)
     else:
         result.error.CopyFrom(status_of(outcome))
 
 
-def write_certificate(
-    certificate: pb.IssuedCertificate, issued: Issued, intermediates: tuple[bytes, ...]
-) -> None:
+def write_certificate(certificate: pb.IssuedCertificate, issued: Issued, above: Mapping[str, Above]) -> None:
     """Write one certificate and its chain, field by field: a constructor takes four times as long."""
     certificate.device_id = issued.device_id
     certificate.serial_number = serial_octets(issued.serial)
     certificate.chain.append(issued.certificate)
+    intermediates, other_anchor = above[issued.authority]
     certificate.chain.extend(intermediates)
+    if other_anchor:
+        certificate.trust_anchor = other_anchor
     certificate.not_before_time.seconds = _seconds(issued.validity.not_before)
     certificate.not_after_time.seconds = _seconds(issued.validity.not_after)
     certificate.replayed = issued.replayed

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.checks import Check, fail, failed, ok, warning
-from otahsm.config import CaConfig, Config, ExtendedKeyUsage, ProfileConfig
+from otahsm.config import AuthorityConfig, Config, ExtendedKeyUsage, ProfileConfig
 from otahsm.doctor.mirror import Mirror
 from otahsm.errors import OtahsmError
 from otahsm.pki import Chain, check_signs_crls, find_chain_problems, load_chain, validity_at
@@ -21,12 +21,12 @@ _SOON: Final = timedelta(days=90)
 _SECONDS: Final = 30
 
 
-def examine_authority(config: Config, ca: CaConfig, now: datetime) -> Iterator[Check]:
-    """Look at the CA's certificates, and at what each profile makes of them."""
-    subject = "[ca] certificate"
+def examine_authority(config: Config, name: str, ca: AuthorityConfig, now: datetime) -> Iterator[Check]:
+    """Look at a CA's certificates, and at what each of its profiles makes of them."""
+    subject = f"[authorities.{name}] certificate" if name else "[ca] certificate"
     try:
         chain = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss)
-        if config.crl:
+        if ca.crl:
             check_signs_crls(chain.issuer)
     except OSError as error:
         yield fail(
@@ -52,8 +52,9 @@ def examine_authority(config: Config, ca: CaConfig, now: datetime) -> Iterator[C
             subject,
             f"{chain.issuer.subject_text} under {len(chain.intermediates)} more, until {end:%Y-%m-%d}",
         )
-    for name, profile in config.profiles.items():
-        yield from _profile(f"profile {name}", profile, chain, now)
+    for its_name, profile in config.profiles.items():
+        if profile.ca == name:
+            yield from _profile(f"profile {its_name}", profile, chain, now)
 
 
 def _profile(subject: str, profile: ProfileConfig, chain: Chain, now: datetime) -> Iterator[Check]:

@@ -22,8 +22,9 @@ def examine_machine(config: Config) -> Iterator[Check]:
     folders: dict[str, Path] = {}
     if config.token:
         folders = {f"guard_dir {number}": token.guard_dir for number, token in enumerate(config.token.all, 1)}
-    if config.crl:
-        folders["[crl] directory"] = config.crl.directory
+    for name, authority in config.all_authorities.items():
+        if authority.crl:
+            folders[f"CRL directory {name}".strip()] = authority.crl.directory
     for name, folder in folders.items():
         there = folder
         while not there.exists():

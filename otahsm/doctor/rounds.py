@@ -34,8 +34,9 @@ def examine(config: Config, path: Path, now: datetime) -> Iterator[Check]:
     if config.token:
         for number in range(len(config.token.all)):
             yield from _examine_token(path, number)
-    if config.ca:
-        yield from examine_authority(config, config.ca, now)
+    for name, authority in config.all_authorities.items():
+        if not authority.retired:
+            yield from examine_authority(config, name, authority, now)
     if config.ledger:
         yield from examine_ledger(config.ledger, now)
     if config.tls:

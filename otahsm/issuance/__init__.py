@@ -3,6 +3,7 @@
 And what follows it, if need be: see `revocation`.
 """
 
+from otahsm.issuance.authority import Authorities
 from otahsm.issuance.inspection import MAX_COUNTS, Inspection
 from otahsm.issuance.service import Issuance
 from otahsm.issuance.transparency import Transparency
@@ -22,6 +23,7 @@ __all__ = [
     "COMPLETE",
     "MAX_COUNTS",
     "START",
+    "Authorities",
     "Caller",
     "Entry",
     "Filter",

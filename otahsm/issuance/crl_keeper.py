@@ -43,9 +43,11 @@ class CrlKeeper:
         database: the ledger's.
         ledger: where CRLs are recorded.
         signers: where CRLs are signed.
+        key: with which of their keys.
         clock: tells the time, with a time zone.
         report: called with (event, pid, error) when no CRL can be made or written.
         tell: called with an event and its fields when one was made or written.
+        alone: whether the ledger has no other CA.
 
     Raises:
         ConfigError: there is a [crl], and the CA may not sign CRLs.
@@ -59,9 +61,11 @@ class CrlKeeper:
         database: Database,
         ledger: Ledger,
         signers: SignerPool,
+        key: int = 0,
         clock: Callable[[], datetime],
         report: Report,
         tell: Tell,
+        alone: bool = True,
     ) -> None:
         self._unable: ConfigError | None = None
         try:
@@ -77,11 +81,13 @@ class CrlKeeper:
         self._tell = tell
         # Reading, building and writing files take long: they have a thread, and leave the event loop alone.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
-        self._books = CrlBooks(database)
+        self._issuer_key_id = issuer.key_identifier
+        self._books = CrlBooks(database, issuer.key_identifier, alone=alone)
         self._maker = CrlMaker(
             issuer=issuer,
             life=Life.of(config),
             signers=signers,
+            key=key,
             ledger=ledger,
             books=self._books,
             thread=self._thread,
@@ -106,7 +112,10 @@ class CrlKeeper:
         """
         if self._config is not None and self._folder is not None:
             urls = [crl_url(self._config, shard) for shard in range(self._config.shards)]
-            await self._ledger.transaction(partial(note_urls, urls=urls, complete=self._config.shards == 1))
+            complete = self._config.shards == 1
+            await self._ledger.transaction(
+                partial(note_urls, issuer_key_id=self._issuer_key_id, urls=urls, complete=complete)
+            )
             self._maker.above = await self._off_the_loop(self._folder.highest_number)
         if self._unable is None:
             self._keeping = asyncio.create_task(self._keep())

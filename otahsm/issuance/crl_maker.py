@@ -82,18 +82,20 @@ class CrlMaker:
         issuer: the CA certificate; it may sign CRLs.
         life: how long CRLs live.
         signers: where signatures are made.
+        key: with which of their keys.
         ledger: where CRLs are recorded.
         books: what is read of it, in `thread`.
         thread: one thread, where lists are built.
         clock: tells the time, with a time zone.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it brings together
         self,
         *,
         issuer: Issuer,
         life: Life,
         signers: SignerPool,
+        key: int,
         ledger: Ledger,
         books: CrlBooks,
         thread: ThreadPoolExecutor,
@@ -102,6 +104,7 @@ class CrlMaker:
         self._issuer = issuer
         self._life = life
         self._signers = signers
+        self._key = key
         self._ledger = ledger
         self._books = books
         self._thread = thread
@@ -169,9 +172,11 @@ class CrlMaker:
         self._too_large = None
         drafts = self._drafts(scopes, number, now + self._life.validity)
         while batch := await self._off_the_loop(partial(_take, drafts)):
-            signatures = await self._signers.sign([draft.tbs for draft in batch])
+            signatures = await self._signers.sign([draft.tbs for draft in batch], key=self._key)
             made = await self._off_the_loop(partial(self._assemble, batch, signatures))
-            await self._ledger.transaction(partial(write_crls, made=made))
+            await self._ledger.transaction(
+                partial(write_crls, issuer_key_id=self._issuer.key_identifier, made=made)
+            )
         if self._too_large is not None:
             raise self._too_large
 

@@ -40,10 +40,10 @@ from otahsm.errors import (
     TokenRefusedError,
     TokenUnavailableError,
 )
+from otahsm.issuance.authority import Authorities, Authority
 from otahsm.issuance.values import Issued, Order, Outcome
 from otahsm.ledger import Accepted, Barred, Conflict, Intent, Ledger, Replay
 from otahsm.pki import (
-    Issuer,
     Validity,
     assemble,
     derive_request_id,
@@ -99,7 +99,7 @@ class IssuanceCycle:
     """Issues batches for one CA.
 
     Args:
-        issuer: the CA certificate.
+        authorities: who signs, under which profile.
         profiles: what may be issued, by name.
         default_profile: the one that an empty name stands for.
         preparers: where step 2 happens.
@@ -111,7 +111,7 @@ class IssuanceCycle:
     def __init__(
         self,
         *,
-        issuer: Issuer,
+        authorities: Authorities,
         profiles: Mapping[str, ProfileConfig],
         default_profile: str,
         preparers: Preparers,
@@ -119,7 +119,7 @@ class IssuanceCycle:
         ledger: Ledger,
         clock: Callable[[], datetime],
     ) -> None:
-        self._issuer = issuer
+        self._authorities = authorities
         self._profiles = profiles
         self._default_profile = default_profile
         self._preparers = preparers
@@ -153,7 +153,8 @@ class IssuanceCycle:
                 name = order.profile or self._default_profile
                 validity = validities.get(name)
                 if validity is None:
-                    validity = validities[name] = validity_at(now, self._profile(name), self._issuer)
+                    profile, authority = self._profile(name), self._authorities.of_profile(name)
+                    validity = validities[name] = validity_at(now, profile, authority.chain.issuer)
                 admitted.append(_Admitted(position, order, name, validity))
             except (RequestRefusedError, AuthorityUnusableError) as error:
                 outcomes[position] = error
@@ -194,6 +195,7 @@ class IssuanceCycle:
                         validity_of(not_before, not_after),
                         certificate,
                         replayed=True,
+                        authority=self._authorities.of_certificate(certificate).name,
                     )
                 case Barred(message):
                     outcomes[position] = RevokedError(message)
@@ -209,15 +211,30 @@ class IssuanceCycle:
         """Step 4, in a signer. Only what is journalled gets here (I2); only what verifies comes back (I4)."""
         if not intended:
             return []
+        by_authority: dict[str, list[_Intended]] = {}
+        for item in intended:
+            by_authority.setdefault(self._authority_of(item.prepared).name, []).append(item)
+        return [item for group in by_authority.values() for item in await self._sign_with(group, outcomes)]
+
+    async def _sign_with(self, intended: list[_Intended], outcomes: _Outcomes) -> list[_Signed]:
+        """Have one CA sign."""
+        authority = self._authority_of(intended[0].prepared)
+        assert authority.key is not None  # noqa: S101 - no profile names one that is retired
         try:
-            signatures = await self._signers.sign([item.prepared.draft.tbs for item in intended])
+            signatures = await self._signers.sign(
+                [item.prepared.draft.tbs for item in intended], key=authority.key
+            )
         except (TokenUnavailableError, TokenRefusedError) as error:
             _settle([item.prepared.admitted for item in intended], error, outcomes)
             return []
+        algorithm = authority.chain.issuer.algorithm
         return [
-            _Signed(item, assemble(item.prepared.draft.tbs, self._issuer.algorithm, signature))
+            _Signed(item, assemble(item.prepared.draft.tbs, algorithm, signature))
             for item, signature in zip(intended, signatures, strict=True)
         ]
+
+    def _authority_of(self, item: _Prepared) -> Authority:
+        return self._authorities.of_profile(item.admitted.profile)
 
     async def _record(self, signed: list[_Signed], outcomes: _Outcomes) -> list[_Recorded]:
         """Step 5."""
@@ -241,6 +258,7 @@ class IssuanceCycle:
                 prepared.admitted.validity,
                 item.signed.certificate,
                 replayed=False,
+                authority=self._authority_of(prepared).name,
             )
 
     async def _void_the_rest(self, intended: list[_Intended], recorded: list[_Recorded]) -> None:
@@ -263,7 +281,8 @@ class IssuanceCycle:
     def _intents(self, items: Sequence[_Prepared]) -> list[Intent]:
         seconds: dict[str, list[int]] = {}  # of a batch, all under one profile begin and end together
         intents = []
-        for (_, order, profile, validity), draft in items:
+        for item in items:
+            (_, order, profile, validity), draft = item
             if profile not in seconds:
                 seconds[profile] = [int(moment.timestamp()) for moment in validity]
             not_before, not_after = seconds[profile]
@@ -275,7 +294,7 @@ class IssuanceCycle:
                     device_id=draft.device_id,
                     spki_sha256=draft.spki_sha256,
                     tbs_sha256=hashlib.sha256(draft.tbs).digest(),
-                    issuer_key_id=self._issuer.key_identifier,
+                    issuer_key_id=self._authority_of(item).chain.issuer.key_identifier,
                     not_before=not_before,
                     not_after=not_after,
                     client=order.caller.identity,

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from otahsm.config import Config, ProfileConfig, section
-from otahsm.errors import ConfigError, LedgerUnavailableError, NotFoundError
+from otahsm.errors import LedgerUnavailableError, NotFoundError
+from otahsm.issuance.authority import Authorities
 from otahsm.issuance.crl_keeper import CrlKeeper, Tell
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.inspection import Inspection
@@ -19,7 +20,7 @@ from otahsm.issuance.revocation import Revocations
 from otahsm.issuance.transparency import Transparency, load_verifier_key
 from otahsm.issuance.values import Order, Outcome
 from otahsm.ledger import Ledger, Renewal, database_of
-from otahsm.pki import Chain, load_chain, load_public_key
+from otahsm.pki import Chain, load_public_key
 from otahsm.preparation import Preparers
 from otahsm.token import SignerPool, TokenKey
 from otahsm.workers import Report
@@ -31,7 +32,7 @@ _EXTRA_PLACES: Final = 2  # batches in the journal and in the ledger, beside tho
 
 
 class Issuance:
-    """Everything between the network and the token, for one CA.
+    """Everything between the network and the token, for one CA or several.
 
     Args:
         config: the whole configuration; it needs [token], [ca] and [ledger].
@@ -50,15 +51,11 @@ class Issuance:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         tell: Tell = lambda *_: None,
     ) -> None:
-        token, ca = section(config.token, "token"), section(config.ca, "ca")
+        token = section(config.token, "token")
+        section(config.ca, "ca")
         settings = config.issuance
-        try:
-            self.chain: Chain = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss)
-        except OSError as error:
-            raise ConfigError(
-                f"[ca] certificate {ca.certificate} can't be read: {error.strerror}",
-                hint="Make the CA with `otahsm ca init`.",
-            ) from None
+        self.authorities = Authorities.load(config)
+        self.chain: Chain = self.authorities.by_name[""].chain
         self.profiles: Mapping[str, ProfileConfig] = config.profiles
         self.default_profile = settings.default_profile
         self._report = report
@@ -69,13 +66,19 @@ class Issuance:
             name: Renewal(_DAY * profile.renewal_days, _DAY * profile.rekey_days)
             for name, profile in config.profiles.items()
         }
-        self._ledger = Ledger(database, self.chain.issuer.key_identifier, renewals)
+        self._ledger = Ledger(database, self.authorities.key_identifiers, renewals)
         self.inspection = Inspection(ledger)
         self._tending: list[asyncio.Task[None]] = []
+        active = [item for item in self.authorities.by_name.values() if item.key is not None]
+        by_profile = {name: self.authorities.of_profile(name) for name in config.profiles}
         self._preparers = Preparers(
-            config.profiles, self.chain.issuer, crl=config.crl, size=settings.preparers, report=report
+            config.profiles,
+            {name: item.chain.issuer for name, item in by_profile.items()},
+            crls={name: item.config.crl for name, item in by_profile.items()},
+            size=settings.preparers,
+            report=report,
         )
-        keys = [TokenKey(ca, self.chain.issuer.public_key)]
+        keys = [TokenKey(item.config, item.chain.issuer.public_key) for item in active]
         checkpoint_key = load_verifier_key(config.checkpoint) if config.checkpoint else None
         if config.checkpoint and checkpoint_key:
             keys.append(TokenKey(config.checkpoint, load_public_key(checkpoint_key.public_key)))
@@ -88,19 +91,25 @@ class Issuance:
             key=checkpoint_key,
             report=report,
         )
-        self.crls = CrlKeeper(
-            issuer=self.chain.issuer,
-            config=config.crl,
-            database=database,
-            ledger=self._ledger,
-            signers=self._signers,
-            clock=clock,
-            report=report,
-            tell=tell,
-        )
-        self.revocations = Revocations(self._ledger, clock, self.crls.look)
+        self.crls = {
+            item.name: CrlKeeper(
+                issuer=item.chain.issuer,
+                config=item.config.crl,
+                database=database,
+                ledger=self._ledger,
+                signers=self._signers,
+                key=item.key,
+                alone=len(self.authorities.by_name) == 1,
+                clock=clock,
+                report=report,
+                tell=tell,
+            )
+            for item in active
+            if item.key is not None
+        }
+        self.revocations = Revocations(self._ledger, clock, self._look_at_crls)
         cycle = IssuanceCycle(
-            issuer=self.chain.issuer,
+            authorities=self.authorities,
             profiles=self.profiles,
             default_profile=self.default_profile,
             preparers=self._preparers,
@@ -147,7 +156,8 @@ class Issuance:
             asyncio.create_task(self._tend_ledger()),
             asyncio.create_task(self.transparency.run()),
         ]
-        await self.crls.start()
+        for keeper in self.crls.values():
+            await keeper.start()
         await self._preparers.start()
         await self._signers.start()
         await self._queue.start()
@@ -186,7 +196,8 @@ class Issuance:
         """Finish what is in the cycle within so many seconds, then end the processes, release the ledger."""
         until = time.monotonic() + within
         await self._queue.close(within)
-        await self.crls.close(max(0.0, until - time.monotonic()))
+        for keeper in self.crls.values():
+            await keeper.close(max(0.0, until - time.monotonic()))
         for task in self._tending:
             task.cancel()
         await self.transparency.close()
@@ -194,6 +205,10 @@ class Issuance:
         await self._preparers.close()
         await self.inspection.close()
         await self._ledger.close()
+
+    def _look_at_crls(self) -> None:
+        for keeper in self.crls.values():
+            keeper.look()
 
     async def _tend_ledger(self) -> None:
         """Tell when the ledger can't be written, and when it can again; close what others left open."""

@@ -34,7 +34,7 @@ class Order(NamedTuple):
 
 
 class Issued(NamedTuple):
-    """A certificate that is durably in the ledger, and so may be seen."""
+    """A certificate that is durably in the ledger, and so may be seen; `authority` is the CA's name."""
 
     request_id: str
     device_id: str
@@ -42,6 +42,7 @@ class Issued(NamedTuple):
     validity: Validity
     certificate: bytes
     replayed: bool
+    authority: str
 
 
 Outcome: TypeAlias = Issued | OtahsmError

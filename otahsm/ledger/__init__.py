@@ -4,7 +4,7 @@ from otahsm.ledger.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.crl_books import CrlBooks, CrlState
 from otahsm.ledger.database import Database, database_of, throwaway
 from otahsm.ledger.entries import START, Entry, Filter, Group, Page, Status, Tally
-from otahsm.ledger.examination import examine_ledger
+from otahsm.ledger.examination import count_valid, examine_ledger
 from otahsm.ledger.merkle_log import Head, LoggedLeaf, MerkleLog
 from otahsm.ledger.reading import LedgerReader
 from otahsm.ledger.records import (
@@ -62,6 +62,7 @@ __all__ = [
     "Target",
     "Verdict",
     "copy_ledger",
+    "count_valid",
     "database_of",
     "examine_ledger",
     "path_of",

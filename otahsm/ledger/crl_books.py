@@ -50,10 +50,14 @@ class CrlBooks:
 
     Args:
         database: the ledger's; open, and with today's schema.
+        issuer_key_id: the CA whose CRLs they are.
+        alone: whether the ledger has no other CA: then all that is revoked is this one's.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, issuer_key_id: bytes, *, alone: bool = True) -> None:
         self._name = database.name
+        self._issuer_key_id = issuer_key_id
+        self._alone = alone
         self._engine = database.open_reader()
         self._turn: Connection | None = None
 
@@ -94,9 +98,13 @@ class CrlBooks:
     def state(self) -> CrlState:
         """Say what there is, and what there should be."""
         counted = select(revocations.c.crl_url, func.count().label("revoked")).group_by(revocations.c.crl_url)
+        if not self._alone:
+            counted = counted.join(intents).where(intents.c.issuer_key_id == self._issuer_key_id)
         listed = select(crls.c.url, crls.c.number, crls.c.this_update, crls.c.next_update, crls.c.revoked)
+        listed = listed.where(crls.c.issuer_key_id == self._issuer_key_id)
+        stated = select(crl_urls).where(crl_urls.c.issuer_key_id == self._issuer_key_id)
         with self._reading() as connection:
-            urls = {row.url: row.complete for row in connection.execute(select(crl_urls))}
+            urls = {row.url: row.complete for row in connection.execute(stated)}
             rows = {url: CrlRow(*row) for url, *row in connection.execute(listed)}
             counts = {row.crl_url: row.revoked for row in connection.execute(counted)}
         total = sum(counts.values())
@@ -109,6 +117,8 @@ class CrlBooks:
         )
         if url != COMPLETE:
             query = query.where(revocations.c.crl_url == url)
+        if not self._alone:
+            query = query.where(intents.c.issuer_key_id == self._issuer_key_id)
         with self._reading() as connection:
             rows = connection.execution_options(yield_per=_PAGE).execute(query)
             yield from (ListedRevocation(*row) for row in rows)
@@ -116,7 +126,8 @@ class CrlBooks:
     def crl(self, url: str) -> StoredCrl | None:
         """Read a CRL; None if there is none for that scope."""
         with self._reading() as connection:
-            row = connection.execute(select(crls).where(crls.c.url == url)).first()
+            mine = (crls.c.issuer_key_id == self._issuer_key_id) & (crls.c.url == url)
+            row = connection.execute(select(crls).where(mine)).first()
         if row is None:
             return None
         return StoredCrl(url, CrlRow(row.number, row.this_update, row.next_update, row.revoked), row.der)

@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import LedgerConfig
 from otahsm.errors import OtahsmError
 from otahsm.ledger.database import database_of
-from otahsm.ledger.failures import cause_of
+from otahsm.ledger.failures import cause_of, reading
 from otahsm.ledger.migrations import knows_version, newest_version
-from otahsm.ledger.schema import intents
+from otahsm.ledger.schema import certificates, intents, revocations
 
 _LITTLE: Final = 2 << 30  # octets: two million certificates
+_MICROSECONDS: Final = 1_000_000
 _SLACK: Final = timedelta(minutes=5)
 _GIVE_PERMISSION: Final = "Give the daemon's user the right to write there, or mend the disk."
 
@@ -75,7 +76,7 @@ def _look(engine: Engine, name: str, now: datetime) -> Iterator[Check]:
         query = select(intents.c.intended_at).order_by(intents.c.serial.desc()).limit(1)
         last = connection.execute(query).scalar()
     if last is not None:
-        newest = datetime.fromtimestamp(last / 1000, UTC)
+        newest = datetime.fromtimestamp(last / _MICROSECONDS, UTC)
         if newest > now + _SLACK:
             yield fail(
                 "clock",
@@ -128,3 +129,37 @@ def _room(path: Path) -> Check:
             "Make room: 1 GiB a million.",
         )
     return ok("ledger disk", f"{free / (1 << 30):.0f} GiB are free")
+
+
+class Valid(NamedTuple):
+    """How many certificates are valid and not revoked, and until when the last one is (UTC)."""
+
+    certificates: int
+    last: datetime | None
+
+
+def count_valid(config: LedgerConfig, issuer_key_id: bytes, now: datetime) -> Valid:
+    """Count the certificates of a CA that its CRLs are still needed for. Reads the whole ledger.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+        LedgerUnavailableError: it can't be read.
+    """
+    database = database_of(config)
+    engine = database.open_reader()
+    query = (
+        select(func.count(), func.max(intents.c.not_after))
+        .select_from(
+            intents.join(certificates).outerjoin(revocations, revocations.c.intent_id == intents.c.id)
+        )
+        .where(intents.c.issuer_key_id == issuer_key_id)
+        .where(intents.c.not_after >= int(now.timestamp()))
+        .where(revocations.c.intent_id.is_(None))
+    )
+    try:
+        with reading(database.name), engine.connect() as connection:
+            count, last = connection.execute(query).one()
+    finally:
+        engine.dispose()
+        database.close()
+    return Valid(count, datetime.fromtimestamp(last, UTC) if count else None)

@@ -147,15 +147,16 @@ def _url_in(der: bytes) -> str | None:
         return None  # revoked all the same, in the complete CRL
 
 
-def note_urls(connection: Connection, urls: Sequence[str], *, complete: bool) -> None:
+def note_urls(connection: Connection, issuer_key_id: bytes, urls: Sequence[str], *, complete: bool) -> None:
     """Remember that certificates may state these URLs; what was once said of one of them stays.
 
     Args:
         connection: in a transaction.
+        issuer_key_id: the CA's.
         urls: at least one.
         complete: whether the complete CRL is there, or each has a shard's.
     """
-    rows = [{"url": url, "complete": complete} for url in urls]
+    rows = [{"issuer_key_id": issuer_key_id, "url": url, "complete": complete} for url in urls]
     connection.execute(_insert_new(connection, crl_urls), rows)
 
 
@@ -189,17 +190,18 @@ def take_number(
     return CrlNumber(taken.number, this_update)
 
 
-def write_crls(connection: Connection, made: Sequence[StoredCrl]) -> None:
-    """Write CRLs, each in the place of an older one of its scope; never an older one over a newer one."""
+def write_crls(connection: Connection, issuer_key_id: bytes, made: Sequence[StoredCrl]) -> None:
+    """Write CRLs of a CA, each in the place of an older one of its scope; never over a newer one."""
     insert = _insert_of(connection, crls)
     put = insert.values(
-        {name: bindparam(name) for name in ("url", *CrlRow._fields, "der")}
+        {name: bindparam(name) for name in ("issuer_key_id", "url", *CrlRow._fields, "der")}
     ).on_conflict_do_update(
-        index_elements=[crls.c.url],
+        index_elements=[crls.c.issuer_key_id, crls.c.url],
         set_={name: insert.excluded[name] for name in (*CrlRow._fields, "der")},
         where=crls.c.number < insert.excluded.number,
     )
-    connection.execute(put, [{"url": url, **row._asdict(), "der": der} for url, row, der in made])
+    mine = {"issuer_key_id": issuer_key_id}
+    connection.execute(put, [{**mine, "url": url, **row._asdict(), "der": der} for url, row, der in made])
 
 
 def _insert_of(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:

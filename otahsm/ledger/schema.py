@@ -198,14 +198,16 @@ Index("ix_revocations_crl_url", revocations.c.crl_url)
 crl_urls: Final = Table(
     "crl_urls",
     metadata,
+    Column("issuer_key_id", LargeBinary, nullable=False),
     Column("url", Text, primary_key=True),
     Column("complete", Boolean, nullable=False),
 )
 
-# The last CRL of each scope: a shard's by its URL, and those in `otahsm.ledger.records`.
+# The last CRL of each scope of a CA: a shard's by its URL, and those in `otahsm.ledger.records`.
 crls: Final = Table(
     "crls",
     metadata,
+    Column("issuer_key_id", LargeBinary, primary_key=True),
     Column("url", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
     Column("this_update", BigInteger, nullable=False),

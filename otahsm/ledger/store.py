@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias, TypeVar
@@ -35,16 +35,19 @@ class Ledger:
 
     Args:
         database: where it is.
-        issuer_key_id: the key identifier of the CA whose certificates it holds.
+        issuer_key_ids: the key identifiers of the CAs whose certificates it may hold.
         renewals: by profile, when a device's certificate may be superseded; without: never.
     """
 
     def __init__(
-        self, database: Database, issuer_key_id: bytes, renewals: Mapping[str, Renewal] | None = None
+        self,
+        database: Database,
+        issuer_key_ids: Collection[bytes],
+        renewals: Mapping[str, Renewal] | None = None,
     ) -> None:
         self._database = database
         self._renewals = renewals or {}
-        self._issuer_key_id = issuer_key_id
+        self._issuer_key_ids = frozenset(issuer_key_ids)
         self._is_open = False
         # Ids of intents that may be open: entered before a commit, removed after one, so never too few.
         self._open_ids: set[int] = set()
@@ -258,11 +261,11 @@ class Ledger:
                     f"the ledger {name} can't be reached: {cause_of(error)}"
                 ) from error
             raise ConfigError(f"{name} is no ledger, or can't be written: {cause_of(error)}") from error
-        if issuer is not None and issuer != self._issuer_key_id:
+        if issuer is not None and issuer not in self._issuer_key_ids:
             # A certificate that is asked for again would come with the chain of a CA that did not sign it.
             raise ConfigError(
                 f"the ledger {name} holds certificates of another CA, {issuer.hex(':')}",
-                hint="Give each CA a ledger of its own: change [ledger], or [ca] back.",
+                hint="Change [ledger], or [ca] back; or name that CA in a section [authorities.NAME].",
             )
         self._is_open = True
         self._commit([])

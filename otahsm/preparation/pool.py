@@ -23,8 +23,8 @@ class Preparers:
 
     Args:
         profiles: what may be issued, by name.
-        issuer: the CA certificate.
-        crl: where the certificates say that their CRL is; None if they are to say nothing.
+        issuers: the CA certificate, by profile.
+        crls: where the certificates say that their CRL is, by profile; None if they are to say nothing.
         size: how many processes.
         report: called with (event, pid, error) when a process is ready or lost.
         module: the processes' main module.
@@ -33,23 +33,23 @@ class Preparers:
     def __init__(
         self,
         profiles: Mapping[str, ProfileConfig],
-        issuer: Issuer,
+        issuers: Mapping[str, Issuer],
         *,
-        crl: CrlConfig | None,
+        crls: Mapping[str, CrlConfig | None],
         size: int,
         report: Report,
         module: str = "otahsm.preparation.preparer",
     ) -> None:
         models = {name: profile.model_dump(mode="json") for name, profile in profiles.items()}
+        setup = [json.dumps(models).encode()]
+        for name in profiles:
+            crl = crls[name]
+            setup += [issuers[name].certificate, issuers[name].algorithm.family.encode()]
+            setup += [crl.model_dump_json().encode() if crl else b""]
         self._pool = WorkerPool(
             "preparer",
             module,
-            [
-                json.dumps(models).encode(),
-                issuer.certificate,
-                issuer.algorithm.family.encode(),
-                crl.model_dump_json().encode() if crl else b"",
-            ],
+            setup,
             size=size,
             environment=os.environ,
             call_seconds=_CALL_SECONDS,

@@ -17,6 +17,7 @@ from otahsm.config import CrlConfig, ProfileConfig
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import (
     SERIAL_RANDOM_BYTES,
+    Issuer,
     TbsTemplate,
     check_csr,
     crl_url,
@@ -33,18 +34,23 @@ def start(setup: list[bytes]) -> Handler:
     """Load the profiles, the CA certificate and where CRLs are; return what answers a batch.
 
     Args:
-        setup: profiles as JSON, by name; the CA certificate in DER, and the family of its
-            signatures; [crl] as JSON, empty without.
+        setup: profiles as JSON, by name; and for each, in that order, the CA certificate in DER, the family
+            of its signatures, and [crl] as JSON, empty without.
     """
-    profiles_json, certificate, family, crl_json = setup
-    issuer = load_issuer(certificate, pss=family == b"rsa-pss")
+    profiles_json, *parts = setup
     models = json.loads(profiles_json).items()
     profiles = {name: ProfileConfig.model_validate(model) for name, model in models}
-    crl = CrlConfig.model_validate_json(crl_json) if crl_json else None
+    issuers: dict[str, Issuer] = {}
+    crls: dict[str, CrlConfig | None] = {}
+    for at, name in enumerate(profiles):
+        certificate, family, crl_json = parts[3 * at : 3 * at + 3]
+        issuers[name] = load_issuer(certificate, pss=family == b"rsa-pss")
+        crls[name] = CrlConfig.model_validate_json(crl_json) if crl_json else None
 
     @cache
     def template(profile: str, shard: int) -> TbsTemplate:
-        return TbsTemplate(profiles[profile], issuer, crl_url(crl, shard) if crl else None)
+        crl = crls[profile]
+        return TbsTemplate(profiles[profile], issuers[profile], crl_url(crl, shard) if crl else None)
 
     def prepare(task: Task) -> Draft | RequestRefusedError:
         try:
@@ -52,6 +58,7 @@ def start(setup: list[bytes]) -> Handler:
         except RequestRefusedError as error:
             return error
         serial = make_serial(secrets.token_bytes(SERIAL_RANDOM_BYTES), time.time_ns() // 1_000_000)
+        crl = crls[task.profile]
         shard = shard_of(serial, crl.shards) if crl else 0
         tbs = template(task.profile, shard).fill(csr, serial, task.validity)
         return Draft(tbs, csr.device_id, hashlib.sha256(csr.spki).digest(), serial)

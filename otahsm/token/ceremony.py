@@ -167,6 +167,27 @@ def inspect_key(token: ReplicaConfig, ca: CaConfig, issuer: Issuer) -> KeyReport
     return report
 
 
+def destroy_key(token: ReplicaConfig, ca: CaConfig, issuer: Issuer) -> KeyFacts:
+    """Destroy a CA's key pair, after it has shown with a signature that it is the certificate's.
+
+    Returns:
+        What the token said of the key before.
+
+    Raises:
+        BadSignatureError: it is another key; nothing was destroyed.
+        OtahsmError: as `logged_in` and `open_key`.
+    """
+    with logged_in(token, read_write=True) as login:
+        private = keys.find_private_key(login.session, ca.key)
+        try:
+            facts = read_facts(login, private, issuer.public_key)
+            get_ready(login, private, accepting_all(ca), issuer.public_key).sign(PROBE)
+            keys.destroy_pair(login.session, ca)
+        except pkcs11.PKCS11Error as error:
+            raise explain(error, f"destroying the key {ca.key}") from None
+    return facts
+
+
 def key_types(token: ReplicaConfig) -> list[KeyType]:
     """List the types of keys that the token can sign with. Raises as `logged_in`."""
     with logged_in(token) as login:
@@ -205,10 +226,14 @@ def throwaway_ca(
 
 
 def _signs_for(login: Login, private: pkcs11.PrivateKey, ca: CaConfig, issuer: Issuer) -> bool:
-    every: frozenset[KeyFlaw] = frozenset(get_args(KeyFlaw))
-    accepting = ca.model_copy(update={"accept": every})
     try:
-        get_ready(login, private, accepting, issuer.public_key).sign(PROBE)
+        get_ready(login, private, accepting_all(ca), issuer.public_key).sign(PROBE)
     except (TokenUnavailableError, TokenRefusedError):
         return False
     return True
+
+
+def accepting_all(ca: CaConfig) -> CaConfig:
+    """Return a CA's section as if it accepted any key: to look at one, or to destroy it."""
+    every: frozenset[KeyFlaw] = frozenset(get_args(KeyFlaw))
+    return ca.model_copy(update={"accept": every})

@@ -116,9 +116,10 @@ def _sessions(login: Login, token: ReplicaConfig, name: str) -> Iterator[Check]:
 
 def _keys(config: Config) -> Iterator[tuple[str, KeyConfig, PublicKey]]:
     """Yield the keys that should be there: their sections, and what their signatures must verify with."""
-    if config.ca and config.ca.certificate.exists():
-        issuer = load_chain(config.ca.certificate.read_bytes(), pss=config.ca.signs_with_pss).issuer
-        yield "[ca] key", config.ca, issuer.public_key
+    for name, ca in config.all_authorities.items():
+        if ca.certificate.exists() and not ca.retired:
+            issuer = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss).issuer
+            yield f"[authorities.{name}] key" if name else "[ca] key", ca, issuer.public_key
     if config.checkpoint and config.checkpoint.verifier_key.exists():
         key = VerifierKey.parse(config.checkpoint.verifier_key.read_text().strip())
         yield "[checkpoint] key", config.checkpoint, load_public_key(key.public_key)

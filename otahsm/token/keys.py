@@ -163,9 +163,20 @@ def destroy_throwaway(session: pkcs11.Session, wanted: KeyConfig) -> None:
         ValueError: its label is not that of a throwaway.
         PKCS11Error: the token failed.
     """
-    label, key_id = label_and_id(wanted)
+    label, _ = label_and_id(wanted)
     if not label.startswith(THROWAWAY_LABEL):
         raise ValueError(f"{label!r} is not the label of a throwaway key")
+    destroy_pair(session, wanted)
+
+
+def destroy_pair(session: pkcs11.Session, wanted: KeyConfig) -> None:
+    """Destroy every object with a key's label and id: the private key, and the public one beside it.
+
+    Raises:
+        ConfigError: the key's URI lacks one of both.
+        PKCS11Error: the token failed.
+    """
+    label, key_id = label_and_id(wanted)
     for key in list(session.get_objects({Attribute.LABEL: label, Attribute.ID: key_id})):
         key.destroy()
 

@@ -82,6 +82,7 @@ class IssuedCertificate(_message.Message):
     NOT_BEFORE_TIME_FIELD_NUMBER: _builtins.int
     NOT_AFTER_TIME_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    TRUST_ANCHOR_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Set by the server: the device id, equal to the certificate's common name."""
     serial_number: _builtins.bytes
@@ -92,11 +93,14 @@ class IssuedCertificate(_message.Message):
     """Set by the server: true when this certificate had been issued before and
     is returned again.
     """
+    trust_anchor: _builtins.bytes
+    """Set by the server: the trust anchor in DER, if it is not the one of
+    `AuthorityService.GetAuthority`: a daemon may have several CAs.
+    """
     @_builtins.property
     def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Set by the server: DER certificates (RFC 5280), the device's first, then
-        intermediate CAs if there are any. The trust anchor is not included: see
-        `AuthorityService.GetAuthority`.
+        intermediate CAs if there are any, without the trust anchor.
         """
 
     @_builtins.property
@@ -118,10 +122,11 @@ class IssuedCertificate(_message.Message):
         not_before_time: _timestamp_pb2.Timestamp | None = ...,
         not_after_time: _timestamp_pb2.Timestamp | None = ...,
         replayed: _builtins.bool = ...,
+        trust_anchor: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time", "not_before_time", b"not_before_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "device_id", b"device_id", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "replayed", b"replayed", "serial_number", b"serial_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "device_id", b"device_id", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "replayed", b"replayed", "serial_number", b"serial_number", "trust_anchor", b"trust_anchor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

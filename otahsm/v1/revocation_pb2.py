@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aotahsm/v1/revocation.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x88\x01\n\x10RevocationTarget\x12\x17\n\rserial_number\x18\x01 \x01(\x0cH\x00\x12\x13\n\tdevice_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12+\n\x06reason\x18\x04 \x01(\x0e\x32\x1b.otahsm.v1.RevocationReasonB\x08\n\x06target\"\xc6\x01\n\x12RevokedCertificate\x12\x15\n\rserial_number\x18\x01 \x01(\x0c\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12/\n\x0brevoke_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x06reason\x18\x05 \x01(\x0e\x32\x1b.otahsm.v1.RevocationReason\x12\x17\n\x0f\x61lready_revoked\x18\x06 \x01(\x08\"j\n\x10RevocationResult\x12\x33\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x1d.otahsm.v1.RevokedCertificate\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"I\n\x19RevokeCertificatesRequest\x12,\n\x07targets\x18\x01 \x03(\x0b\x32\x1b.otahsm.v1.RevocationTarget\"J\n\x1aRevokeCertificatesResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.otahsm.v1.RevocationResult\"O\n\rGetCrlRequest\x12\r\n\x03url\x18\x01 \x01(\tH\x00\x12\x0f\n\x05shard\x18\x02 \x01(\rH\x00\x12\x15\n\x0b\x61uthorities\x18\x03 \x01(\x08H\x00\x42\x07\n\x05scope\"\xb0\x01\n\x0eGetCrlResponse\x12\x0b\n\x03\x63rl\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x34\n\x10this_update_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10next_update_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrevoked_count\x18\x05 \x01(\x04*\xcb\x02\n\x10RevocationReason\x12!\n\x1dREVOCATION_REASON_UNSPECIFIED\x10\x00\x12$\n REVOCATION_REASON_KEY_COMPROMISE\x10\x01\x12#\n\x1fREVOCATION_REASON_CA_COMPROMISE\x10\x02\x12)\n%REVOCATION_REASON_AFFILIATION_CHANGED\x10\x03\x12 \n\x1cREVOCATION_REASON_SUPERSEDED\x10\x04\x12,\n(REVOCATION_REASON_CESSATION_OF_OPERATION\x10\x05\x12)\n%REVOCATION_REASON_PRIVILEGE_WITHDRAWN\x10\t\x12#\n\x1fREVOCATION_REASON_AA_COMPROMISE\x10\n2\xb5\x01\n\x11RevocationService\x12\x61\n\x12RevokeCertificates\x12$.otahsm.v1.RevokeCertificatesRequest\x1a%.otahsm.v1.RevokeCertificatesResponse\x12=\n\x06GetCrl\x12\x18.otahsm.v1.GetCrlRequest\x1a\x19.otahsm.v1.GetCrlResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aotahsm/v1/revocation.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x88\x01\n\x10RevocationTarget\x12\x17\n\rserial_number\x18\x01 \x01(\x0cH\x00\x12\x13\n\tdevice_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12+\n\x06reason\x18\x04 \x01(\x0e\x32\x1b.otahsm.v1.RevocationReasonB\x08\n\x06target\"\xc6\x01\n\x12RevokedCertificate\x12\x15\n\rserial_number\x18\x01 \x01(\x0c\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12/\n\x0brevoke_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x06reason\x18\x05 \x01(\x0e\x32\x1b.otahsm.v1.RevocationReason\x12\x17\n\x0f\x61lready_revoked\x18\x06 \x01(\x08\"j\n\x10RevocationResult\x12\x33\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x1d.otahsm.v1.RevokedCertificate\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"I\n\x19RevokeCertificatesRequest\x12,\n\x07targets\x18\x01 \x03(\x0b\x32\x1b.otahsm.v1.RevocationTarget\"J\n\x1aRevokeCertificatesResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.otahsm.v1.RevocationResult\"[\n\rGetCrlRequest\x12\r\n\x03url\x18\x01 \x01(\tH\x00\x12\x0f\n\x05shard\x18\x02 \x01(\rH\x00\x12\x15\n\x0b\x61uthorities\x18\x03 \x01(\x08H\x00\x12\n\n\x02\x63\x61\x18\x04 \x01(\tB\x07\n\x05scope\"\xb0\x01\n\x0eGetCrlResponse\x12\x0b\n\x03\x63rl\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x34\n\x10this_update_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10next_update_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrevoked_count\x18\x05 \x01(\x04*\xcb\x02\n\x10RevocationReason\x12!\n\x1dREVOCATION_REASON_UNSPECIFIED\x10\x00\x12$\n REVOCATION_REASON_KEY_COMPROMISE\x10\x01\x12#\n\x1fREVOCATION_REASON_CA_COMPROMISE\x10\x02\x12)\n%REVOCATION_REASON_AFFILIATION_CHANGED\x10\x03\x12 \n\x1cREVOCATION_REASON_SUPERSEDED\x10\x04\x12,\n(REVOCATION_REASON_CESSATION_OF_OPERATION\x10\x05\x12)\n%REVOCATION_REASON_PRIVILEGE_WITHDRAWN\x10\t\x12#\n\x1fREVOCATION_REASON_AA_COMPROMISE\x10\n2\xb5\x01\n\x11RevocationService\x12\x61\n\x12RevokeCertificates\x12$.otahsm.v1.RevokeCertificatesRequest\x1a%.otahsm.v1.RevokeCertificatesResponse\x12=\n\x06GetCrl\x12\x18.otahsm.v1.GetCrlRequest\x1a\x19.otahsm.v1.GetCrlResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'otahsm.v1.revocation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REVOCATIONREASON']._serialized_start=959
-  _globals['_REVOCATIONREASON']._serialized_end=1290
+  _globals['_REVOCATIONREASON']._serialized_start=971
+  _globals['_REVOCATIONREASON']._serialized_end=1302
   _globals['_REVOCATIONTARGET']._serialized_start=100
   _globals['_REVOCATIONTARGET']._serialized_end=236
   _globals['_REVOKEDCERTIFICATE']._serialized_start=239
@@ -46,9 +46,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKECERTIFICATESRESPONSE']._serialized_start=622
   _globals['_REVOKECERTIFICATESRESPONSE']._serialized_end=696
   _globals['_GETCRLREQUEST']._serialized_start=698
-  _globals['_GETCRLREQUEST']._serialized_end=777
-  _globals['_GETCRLRESPONSE']._serialized_start=780
-  _globals['_GETCRLRESPONSE']._serialized_end=956
-  _globals['_REVOCATIONSERVICE']._serialized_start=1293
-  _globals['_REVOCATIONSERVICE']._serialized_end=1474
+  _globals['_GETCRLREQUEST']._serialized_end=789
+  _globals['_GETCRLRESPONSE']._serialized_start=792
+  _globals['_GETCRLRESPONSE']._serialized_end=968
+  _globals['_REVOCATIONSERVICE']._serialized_start=1305
+  _globals['_REVOCATIONSERVICE']._serialized_end=1486
 # @@protoc_insertion_point(module_scope)

@@ -245,6 +245,7 @@ class GetCrlRequest(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
     AUTHORITIES_FIELD_NUMBER: _builtins.int
+    CA_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """The CRL that is at this URL, as certificates state it. Empty, for a
     certificate that states none: the complete one.
@@ -255,16 +256,21 @@ class GetCrlRequest(_message.Message):
     """True for the CRL of CA certificates, which is empty: where there are
     shards, a verifier that checks whole chains needs it besides.
     """
+    ca: _builtins.str
+    """Set by the client: which CA's, by its name in the daemon's configuration;
+    empty for the CA of profiles that name none. With a URL it says nothing.
+    """
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         shard: _builtins.int = ...,
         authorities: _builtins.bool = ...,
+        ca: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "scope", b"scope", "shard", b"shard", "url", b"url"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "scope", b"scope", "shard", b"shard", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "ca", b"ca", "scope", b"scope", "shard", b"shard", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_scope: _TypeAlias = _typing.Literal["url", "shard", "authorities"]  # noqa: Y015
     _WhichOneofArgType_scope: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015

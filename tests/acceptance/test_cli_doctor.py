@@ -7,7 +7,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +222,16 @@ def test_a_certificate_that_is_about_to_end_is_warned_of(fleet: Fleet) -> None:
     checks = list(examine(fleet.config.model_copy(update={"token": None}), fleet.toml, later))
     ending = [check for check in checks if check.status == "warning" and " ends on 2036-" in check.message]
     assert {check.subject for check in ending} >= {"[tls] certificate", "[client] certificate"}
+
+
+def test_a_clock_that_is_behind_the_ledger_is_told(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        daemon.configure_client()
+        assert fleet.run("device", "issue", "--count", "1").returncode == 0
+    config = fleet.config.model_copy(update={"token": None})
+    for now, status in ((datetime.now(UTC), []), (datetime.now(UTC) - timedelta(hours=1), ["fail"])):
+        checks = [
+            check for check in examine(config, fleet.toml, now) if "newest serial number" in check.message
+        ]
+        assert [check.status for check in checks] == status

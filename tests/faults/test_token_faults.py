@@ -56,10 +56,8 @@ async def test_a_signature_that_does_not_verify_is_never_released(faulty: Faulty
             async for result in client.issue(requests):
                 seen.append(result)
                 if len(seen) == 1:
-                    signs = faulty.calls("sign")
                     faulty.misbehave("flip")
                     daemon.wait_for("signer.lost")
-                    assert faulty.calls("sign") > signs
                     faulty.misbehave()
     root = x509.load_pem_x509_certificate(faulty.fleet.root_pem.read_bytes())
     assert len(seen) == len(requests)

@@ -47,7 +47,7 @@ from otahsm.preparation.codec import decode_answers, encode_tasks
 from otahsm.preparation.preparer import start
 from otahsm.token import SignerPool
 
-from authority import CA_LIFE, issuer_of, sign
+from authority import CA_LIFE, authorities_of, issuer_of, sign
 from cycle_draws import BATCHES, DEVICES, FAULTS, KEYS, MOMENTS, PROFILES, RENEWALS, START, Fault
 from cycle_model import Asked, Expected, Kind, Model
 from forging import forge, key_of, named
@@ -69,12 +69,15 @@ class InThisProcess:
     def __init__(self, machine: CycleMachine) -> None:
         self._machine = machine
         models = {name: profile.model_dump(mode="json") for name, profile in PROFILES.items()}
-        self._handle = start([json.dumps(models).encode(), issuer_of("ec-p256").certificate, b"ecdsa", b""])
+        self._handle = start(
+            [json.dumps(models).encode(), *(issuer_of("ec-p256").certificate, b"ecdsa", b"") * len(models)]
+        )
 
     async def prepare(self, tasks: Sequence[Task]) -> list[Draft | OtahsmError]:
         return [*decode_answers(list(self._handle(encode_tasks(tasks))))] if tasks else []
 
-    async def sign(self, messages: Sequence[bytes]) -> list[bytes]:
+    async def sign(self, messages: Sequence[bytes], *, key: int) -> list[bytes]:
+        assert key == 0
         machine = self._machine
         digests = [sha256(message).digest() for message in messages]
         durable = {row.tbs_sha256 for row in machine.rows() if row.void_reason is None and row.der is None}
@@ -122,12 +125,12 @@ class CycleMachine(RuleBasedStateMachine):
         """Have a daemon begin; it must find so many intents open."""
         self.fault: Fault | None = None
         self.dead, self.commits = False, 0
-        self.ledger = Ledger(database_of(self.home.config), issuer_of("ec-p256").key_identifier, RENEWALS)
+        self.ledger = Ledger(database_of(self.home.config), [issuer_of("ec-p256").key_identifier], RENEWALS)
         assert self.loop.run(self.ledger.open()) == voided
         event.listen(self.ledger._database.engine, "commit", self._commit)
         workers = InThisProcess(self)
         self.cycle = IssuanceCycle(
-            issuer=issuer_of("ec-p256"),
+            authorities=authorities_of("ec-p256", PROFILES),
             profiles=PROFILES,
             default_profile="plain",
             preparers=cast(Preparers, workers),

@@ -28,7 +28,13 @@ async def test_a_draft_states_the_crl_of_its_serial_numbers_shard(
     issuer = load_chain(fleet.root_pem.read_bytes()).issuer
     validity = Validity(issuer.not_before, issuer.not_after)
     tasks = [Task("ota-connect", "", new_request().csr, validity) for _ in range(64)]
-    preparers = Preparers(fleet.config.profiles, issuer, crl=crl, size=1, report=lambda *_: None)
+    preparers = Preparers(
+        fleet.config.profiles,
+        {"ota-connect": issuer},
+        crls={"ota-connect": crl},
+        size=1,
+        report=lambda *_: None,
+    )
     await preparers.start()
     try:
         answers = await preparers.prepare(tasks)
@@ -57,7 +63,12 @@ async def test_a_csr_that_kills_its_parser_is_refused_alone(
         for number in range(32)
     ]
     preparers = Preparers(
-        fleet.config.profiles, issuer, crl=None, size=2, report=lambda *_: None, module="preparer_for_tests"
+        fleet.config.profiles,
+        {"ota-connect": issuer},
+        crls={"ota-connect": None},
+        size=2,
+        report=lambda *_: None,
+        module="preparer_for_tests",
     )
     await preparers.start()
     try:

@@ -96,18 +96,18 @@ class Station:
 
     async def crl(self, scope: str = COMPLETE) -> tuple[CrlDescription, set[int]]:
         """Return what a CRL says, and the serial numbers on it."""
-        crl = await self.issuance.crls.crl(scope)
+        crl = await self.issuance.crls[""].crl(scope)
         check_crl_signature(crl.der, self.issuance.chain.issuer)
         return describe_crl(crl.der), serials_on(crl.der)
 
     async def looked(self) -> None:
         """Wait until it was looked whether anything is due, by the clock of now."""
         for _ in range(2):  # one look may be under way
-            await self.issuance.crls._wait_for_a_pass()
+            await self.issuance.crls[""]._wait_for_a_pass()
 
     async def next_crl(self, after: int) -> CrlDescription:
         """Wait for a CRL that was made by the clock of now."""
-        self.issuance.crls.look()
+        self.issuance.crls[""].look()
         async with asyncio.timeout(30):
             while (await self.crl())[0].number == after:
                 await asyncio.sleep(0.01)
@@ -348,7 +348,7 @@ async def test_a_ca_that_may_not_sign_crls_revokes_all_the_same(fleet: Fleet) ->
         )
         assert isinstance(outcome, NotFoundError)
         with pytest.raises(ConfigError, match="lacks cRLSign"):
-            await issuance.crls.crl(COMPLETE)
+            await issuance.crls[""].crl(COMPLETE)
     finally:
         await issuance.close(30)
 
@@ -357,7 +357,7 @@ async def test_a_ca_that_may_not_sign_crls_revokes_all_the_same(fleet: Fleet) ->
 async def test_a_crl_that_nobody_states_is_not_found(fleet: Fleet, scope: str) -> None:
     async with station(fleet) as running:
         with pytest.raises(NotFoundError):
-            await running.issuance.crls.crl(scope)
+            await running.issuance.crls[""].crl(scope)
 
 
 async def test_what_names_nothing_is_refused_and_costs_no_neighbour(fleet: Fleet) -> None:
@@ -434,7 +434,7 @@ async def test_a_folder_that_can_not_be_written_is_reported_once_and_written_lat
         assert len(running.problems) == 1
         folder.unlink()
         aside.rename(folder)
-        running.issuance.crls.look()
+        running.issuance.crls[""].look()
         await running.said("crl.written", number=2)
         assert serials_on((folder / "fleet.crl").read_bytes()) == {issued.serial}
 

@@ -237,7 +237,7 @@ def test_the_shipped_file_shows_the_defaults() -> None:
 def test_the_shipped_file_shows_every_key() -> None:
     table = shipped()
     # [crl] is shown in comments: a quickstart publishes none.
-    assert set(table) == shown(Config, "crl")
+    assert set(table) == shown(Config, "crl", "authorities")
     assert set(crl_as_shown()) == shown(CrlConfig)
     # These are shown in comments: SoftHSM2 needs none of them.
     assert set(table["token"]) == shown(TokenConfig, "weight", "replica")
@@ -245,6 +245,7 @@ def test_the_shipped_file_shows_every_key() -> None:
     in_comments = set(re.findall("# [a-z]+ = ", TEMPLATE))
     assert {"# mechanism = ", "# accept = ", "# weight = "} <= in_comments
     assert "# [[token.replica]]" in TEMPLATE
+    assert "# [authorities.2027]" in TEMPLATE
     assert set(table["client"]) == shown(ClientConfig)
     assert set(table["daemon"]) == shown(DaemonConfig)
     assert set(table["issuance"]) == shown(IssuanceConfig)

@@ -59,7 +59,7 @@ async def use(ledger: Ledger, first: int) -> None:
 
 
 async def opened(config: LedgerConfig) -> Ledger:
-    ledger = Ledger(database_of(config), CA, {"p": Renewal(86400, 86400)})
+    ledger = Ledger(database_of(config), [CA], {"p": Renewal(86400, 86400)})
     await ledger.open()
     return ledger
 

@@ -25,7 +25,7 @@ def at(day: int, device: str = "a", key: str = "", request: str = "") -> Intent:
 
 
 def ledger_with_renewal(home: Home) -> Ledger:
-    return Ledger(database_of(home.config), CA, RENEWALS)
+    return Ledger(database_of(home.config), [CA], RENEWALS)
 
 
 @pytest.fixture

@@ -24,10 +24,11 @@ from otahsm.ledger import (
     Target,
     database_of,
 )
+from otahsm.ledger.migrations import migrate
 from otahsm.ledger.revocation import RevocationAnswer, note_urls, revoke, take_number, write_crls
 
 from authority import leaf
-from homes import CA, Home, ledger_in
+from homes import CA, Home, PostgresHome, ledger_in
 from intents import intent, issue
 
 NOW = 1_800_000_000
@@ -46,7 +47,7 @@ async def ledger(home: Home) -> AsyncIterator[Ledger]:
 @pytest.fixture
 def books(ledger: Ledger, home: Home) -> Iterator[CrlBooks]:
     del ledger  # it has made the tables
-    books = CrlBooks(database_of(home.config))
+    books = CrlBooks(database_of(home.config), CA)
     yield books
     books.close()
 
@@ -215,11 +216,11 @@ async def test_a_crl_takes_the_place_of_an_older_one_and_never_of_a_newer_one(
     def made(number: int, url: str = COMPLETE) -> StoredCrl:
         return StoredCrl(url, CrlRow(number, 1, 2, number), b"crl %d" % number)
 
-    await ledger.transaction(partial(write_crls, made=[made(2), made(3, URL)]))
-    await ledger.transaction(partial(write_crls, made=[made(1), made(2, URL)]))
+    await ledger.transaction(partial(write_crls, issuer_key_id=CA, made=[made(2), made(3, URL)]))
+    await ledger.transaction(partial(write_crls, issuer_key_id=CA, made=[made(1), made(2, URL)]))
     assert books.crl(COMPLETE) == made(2)
     assert books.crl(URL) == made(3, URL)
-    await ledger.transaction(partial(write_crls, made=[made(4)]))
+    await ledger.transaction(partial(write_crls, issuer_key_id=CA, made=[made(4)]))
     assert books.crl(COMPLETE) == made(4)
     assert books.crl("http://crl.example.com/none.crl") is None
 
@@ -230,7 +231,7 @@ async def test_a_certificate_is_on_the_crl_of_the_url_that_it_states(ledger: Led
     urls = {"a": URL, "b": OTHER, "c": None}
     ders = [*(leaf(device, "ec-p256", crl_url=url) for device, url in urls.items()), b"unreadable"]
     await ledger.record(dict(zip(map(id_of, accepted), ders, strict=True)))
-    await ledger.transaction(partial(note_urls, urls=[URL, OTHER], complete=False))
+    await ledger.transaction(partial(note_urls, issuer_key_id=CA, urls=[URL, OTHER], complete=False))
     await revoked(ledger, *(by_device(name) for name in "abcd"))
     state = books.state()
     assert state.urls == {URL: False, OTHER: False}
@@ -243,8 +244,8 @@ async def test_a_certificate_is_on_the_crl_of_the_url_that_it_states(ledger: Led
 
 
 async def test_what_was_once_said_of_a_url_stays(ledger: Ledger, books: CrlBooks) -> None:
-    await ledger.transaction(partial(note_urls, urls=[URL], complete=True))
-    await ledger.transaction(partial(note_urls, urls=[URL, OTHER], complete=False))
+    await ledger.transaction(partial(note_urls, issuer_key_id=CA, urls=[URL], complete=True))
+    await ledger.transaction(partial(note_urls, issuer_key_id=CA, urls=[URL, OTHER], complete=False))
     assert books.state().urls == {URL: True, OTHER: False}
 
 
@@ -269,3 +270,59 @@ async def test_a_ledger_with_crls_belongs_to_their_ca(home: Home) -> None:
     with pytest.raises(ConfigError, match="of another CA"):
         await other.open()
     await other.close()
+
+
+ANOTHER = bytes(19) + b"\1"
+
+
+async def test_two_authorities_share_a_ledger_and_no_crl(home: Home) -> None:
+    ledger = Ledger(database_of(home.config), [CA, ANOTHER])
+    await ledger.open()
+    ours, theirs = intent("ours"), intent("theirs")._replace(issuer_key_id=ANOTHER)
+    accepted = await ledger.journal([ours, theirs])
+    await ledger.record({id_of(answer): b"der" for answer in accepted})
+    await ledger.transaction(partial(note_urls, issuer_key_id=CA, urls=[URL], complete=True))
+    await ledger.transaction(partial(note_urls, issuer_key_id=ANOTHER, urls=[OTHER], complete=True))
+    await revoked(ledger, by_device("ours"), by_device("theirs"))
+    for authority, url, item in ((CA, URL, ours), (ANOTHER, OTHER, theirs)):
+        row = CrlRow(7, 1, 2, 1)
+        made = [StoredCrl(COMPLETE, row, authority)]
+        await ledger.transaction(partial(write_crls, issuer_key_id=authority, made=made))
+        books = CrlBooks(database_of(home.config), authority, alone=False)
+        state = books.state()
+        assert state.urls == {url: True}
+        assert state.revoked == {url: 0, COMPLETE: 1}
+        assert [listed.serial for listed in books.revoked(COMPLETE)] == [item.serial]
+        assert books.crl(COMPLETE) == StoredCrl(COMPLETE, row, authority)
+        books.close()
+    await ledger.close()
+    for known, good in (([CA, ANOTHER], True), ([CA], True), ([bytes(18) + b"no"], False)):
+        again = Ledger(database_of(home.config), known)
+        if good:
+            await again.open()
+        else:
+            with pytest.raises(ConfigError, match="of another CA"):
+                await again.open()
+        await again.close()
+
+
+async def test_the_urls_of_an_older_ledger_are_of_the_ca_that_it_had(home: Home) -> None:
+    database = database_of(home.config)
+    database.hold()
+    with database.engine.begin() as connection:
+        migrate(connection, "0007")
+    database.close()
+    octets = "'\\x{}'" if isinstance(home, PostgresHome) else "x'{}'"
+    home.change(
+        f"INSERT INTO crl_numbers VALUES ({octets.format(CA.hex())}, 41, 5)",
+        f"INSERT INTO crl_urls VALUES ('{URL}', true)",
+        f"INSERT INTO crls VALUES ('complete', 41, 5, 6, 0, {octets.format('00')})",
+    )
+    ledger = ledger_in(home)
+    await ledger.open()
+    books = CrlBooks(database_of(home.config), CA)
+    assert books.state() == ({URL: True}, {}, {URL: 0, COMPLETE: 0})  # its CRL will be made anew
+    number = await ledger.transaction(partial(take_number, issuer_key_id=CA, above=0, earliest=7, now=8))
+    assert number.number == 42
+    books.close()
+    await ledger.close()

@@ -1,0 +1,87 @@
+"""The CAs that a daemon has: what each signs with, and which of them a certificate is from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
+
+from cryptography import x509
+
+from otahsm.config import AuthorityConfig, Config
+from otahsm.errors import ConfigError
+from otahsm.pki import Chain, load_chain
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """One CA.
+
+    Attributes:
+        name: as profiles name it; "" for [ca].
+        config: its section.
+        chain: its certificates.
+        key: the number of its key among those of the signers; None if it is retired, and has none.
+    """
+
+    name: str
+    config: AuthorityConfig
+    chain: Chain
+    key: int | None
+
+
+class Authorities:
+    """All CAs of a daemon.
+
+    Args:
+        by_name: the CAs; that of [ca] is the first, and has the name "".
+        of_profiles: the name of the CA of each profile.
+
+    Raises:
+        ConfigError: two have the same key.
+    """
+
+    def __init__(self, by_name: Mapping[str, Authority], of_profiles: Mapping[str, str]) -> None:
+        self.by_name = dict(by_name)
+        self._of_profiles = {profile: by_name[name] for profile, name in of_profiles.items()}
+        self._by_key = {item.chain.issuer.key_identifier: item for item in by_name.values()}
+        if len(self._by_key) < len(by_name):
+            raise ConfigError("two CAs have the same key", hint="Each CA needs a key of its own.")
+
+    @classmethod
+    def load(cls, config: Config) -> Authorities:
+        """Read the certificates of every CA that is configured.
+
+        Raises:
+            ConfigError: a certificate is missing or wrong, or two CAs have the same key.
+        """
+        by_name: dict[str, Authority] = {}
+        numbers = count()
+        for name, section in config.all_authorities.items():
+            where = f"[authorities.{name}]" if name else "[ca]"
+            try:
+                chain = load_chain(section.certificate.read_bytes(), pss=section.signs_with_pss)
+            except OSError as error:
+                raise ConfigError(
+                    f"{where} certificate {section.certificate} can't be read: {error.strerror}",
+                    hint="Make the CA with `otahsm ca init`.",
+                ) from None
+            by_name[name] = Authority(name, section, chain, None if section.retired else next(numbers))
+        return cls(by_name, {name: profile.ca for name, profile in config.profiles.items()})
+
+    @property
+    def key_identifiers(self) -> list[bytes]:
+        """The key identifiers of all."""
+        return list(self._by_key)
+
+    def of_profile(self, profile: str) -> Authority:
+        """Return the CA that issues under a profile."""
+        return self._of_profiles[profile]
+
+    def of_certificate(self, certificate: bytes) -> Authority:
+        """Return the CA that issued a certificate of ours, by its authority key identifier."""
+        if len(self._by_key) == 1:
+            return self.by_name[""]
+        extensions = x509.load_der_x509_certificate(certificate).extensions
+        identifier = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        return self._by_key[identifier or b""]
