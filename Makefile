@@ -17,7 +17,7 @@ demo: packages .venv/.ready ## token, fleet root, daemon, 1,000 devices, checked
 	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run
 
 test: test-packages .venv/.ready lint types check-proto check-lock ## every check and every test
-	$(BIN)/pytest -n $$(( $$(nproc) * 3 / 2 )) --dist worksteal
+	$(BIN)/pytest -n $$(( $$(nproc) * 2 )) --dist worksteal
 
 lint: .venv/.ready ## ruff, import-linter, buf lint
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from otahsm.config import ProfileConfig
 from otahsm.errors import (
@@ -41,20 +41,18 @@ from otahsm.errors import (
     TokenUnavailableError,
 )
 from otahsm.issuance.authority import Authorities, Authority
+from otahsm.issuance.request_ids import check_request_id, own_name, request_id_of
 from otahsm.issuance.values import Issued, Order, Outcome
 from otahsm.ledger import Accepted, Barred, Conflict, Intent, Ledger, Replay
 from otahsm.pki import (
     Validity,
     assemble,
-    derive_request_id,
     serial_milliseconds,
     validity_at,
     validity_of,
 )
 from otahsm.preparation import Draft, Preparers, Task
 from otahsm.token import SignerPool
-
-_MAX_REQUEST_ID: Final = 128
 
 _Outcomes = list[Outcome | None]
 
@@ -96,7 +94,7 @@ class _Recorded(NamedTuple):
 
 
 class IssuanceCycle:
-    """Issues batches for one CA.
+    """Issues batches, each profile from its CA.
 
     Args:
         authorities: who signs, under which profile.
@@ -149,7 +147,7 @@ class IssuanceCycle:
         validities: dict[str, Validity] = {}
         for position, order in enumerate(orders):
             try:
-                _check_request_id(order.request_id)
+                check_request_id(order.request_id)
                 name = order.profile or self._default_profile
                 validity = validities.get(name)
                 if validity is None:
@@ -189,7 +187,7 @@ class IssuanceCycle:
                     intended.append(_Intended(item, intent_id))
                 case Replay(certificate, serial, not_before, not_after):
                     outcomes[position] = Issued(
-                        _request_id(item),
+                        request_id_of(item.admitted.order, item.admitted.profile, item.draft),
                         item.draft.device_id,
                         int.from_bytes(serial, "big"),
                         validity_of(not_before, not_after),
@@ -252,7 +250,7 @@ class IssuanceCycle:
         for item in recorded:
             prepared = item.signed.intended.prepared
             outcomes[prepared.admitted.position] = Issued(
-                _request_id(prepared),
+                request_id_of(prepared.admitted.order, prepared.admitted.profile, prepared.draft),
                 prepared.draft.device_id,
                 prepared.draft.serial,
                 prepared.admitted.validity,
@@ -289,7 +287,7 @@ class IssuanceCycle:
             intents.append(
                 Intent(
                     serial=draft.serial.to_bytes(20, "big"),
-                    request_id=_own_name(order),
+                    request_id=own_name(order),
                     profile=profile,
                     device_id=draft.device_id,
                     spki_sha256=draft.spki_sha256,
@@ -308,27 +306,3 @@ class IssuanceCycle:
 def _settle(items: Sequence[_Admitted], error: OtahsmError, outcomes: _Outcomes) -> None:
     for item in items:
         outcomes[item.position] = error
-
-
-def _check_request_id(request_id: str) -> None:
-    printable = request_id.isascii() and request_id.isprintable() and " " not in request_id
-    if len(request_id) > _MAX_REQUEST_ID or not printable:
-        raise RequestRefusedError(
-            "request_id",
-            f"a request id is at most {_MAX_REQUEST_ID} printable ASCII characters without spaces",
-        )
-
-
-def _own_name(order: Order) -> str:
-    """Return the request id if the client chose it; "" if there is none, or it only says what is asked."""
-    derived = order.request_id and order.request_id == derive_request_id(order.profile, order.csr)
-    return "" if derived else order.request_id
-
-
-def _request_id(item: _Prepared) -> str:
-    """Return the client's request id, or the one that profile, device id and key stand for."""
-    order, draft = item.admitted.order, item.draft
-    if order.request_id:
-        return order.request_id
-    named = f"{item.admitted.profile}\0{draft.device_id}\0".encode()
-    return hashlib.sha256(named + draft.spki_sha256).hexdigest()

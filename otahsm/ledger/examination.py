@@ -19,7 +19,7 @@ from otahsm.config import LedgerConfig
 from otahsm.errors import OtahsmError
 from otahsm.ledger.database import database_of
 from otahsm.ledger.failures import cause_of, reading
-from otahsm.ledger.migrations import knows_version, newest_version
+from otahsm.ledger.migrations import NEWEST, knows_version
 from otahsm.ledger.schema import certificates, intents, revocations
 
 _LITTLE: Final = 2 << 30  # octets: two million certificates
@@ -58,12 +58,12 @@ def examine_ledger(config: LedgerConfig, now: datetime) -> Iterator[Check]:
 def _look(engine: Engine, name: str, now: datetime) -> Iterator[Check]:
     with engine.connect() as connection:
         version = str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar())
-        if version == newest_version():
+        if version == NEWEST:
             yield ok("ledger", f"{name}, schema {version}")
         elif knows_version(version):
             yield warning(
                 "ledger",
-                f"{name} has the schema {version}, and this otahsm writes {newest_version()}",
+                f"{name} has the schema {version}, and this otahsm writes {NEWEST}",
                 "`otahsm serve` brings it up to date. Make a backup first.",
             )
         else:

@@ -29,7 +29,7 @@ from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger.entries import START, Entry, Filter, Group, Page, Status, Tally
 from otahsm.ledger.failures import cause_of, reading
-from otahsm.ledger.migrations import newest_version
+from otahsm.ledger.migrations import NEWEST
 from otahsm.ledger.read_only import read_only_engine
 from otahsm.ledger.schema import certificates, intents, live, replicas
 from otahsm.ledger.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
@@ -70,9 +70,9 @@ class LedgerReader:
                 f"{self._name} is no ledger, or can't be read: {cause_of(error.__cause__)}",
                 hint="Run this where the ledger is; `otahsm serve` makes it.",
             ) from error
-        if version != newest_version():
+        if version != NEWEST:
             raise ConfigError(
-                f"the ledger {self._name} has the schema {version}, and this otahsm reads {newest_version()}",
+                f"the ledger {self._name} has the schema {version}, and this otahsm reads {NEWEST}",
                 hint="Start `otahsm serve` once to bring it up to date, or use the otahsm that made it.",
             )
 

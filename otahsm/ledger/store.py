@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias, TypeVar
 
-from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
@@ -19,7 +18,7 @@ from otahsm.ledger import closing, dialects
 from otahsm.ledger.database import Database
 from otahsm.ledger.failures import cause_of
 from otahsm.ledger.journal import write_intents
-from otahsm.ledger.migrations import migrate
+from otahsm.ledger.migrations import UnknownVersionError, migrate
 from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
 
 _Result = TypeVar("_Result")
@@ -250,7 +249,7 @@ class Ledger:
                 dialects.begin(connection, closing=True)
                 migrate(connection)
                 issuer = closing.issuer_of(connection)
-        except CommandError as error:
+        except UnknownVersionError as error:
             raise ConfigError(
                 f"the ledger {name} has a schema that this otahsm doesn't know: {error}",
                 hint="It was made by a newer version: run that one, or a newer one still.",

@@ -56,7 +56,7 @@ def examine(config: Config, token: ReplicaConfig, name: str) -> Iterator[Check]:
             yield from _sessions(login, token, name)
             for key, wanted, public_key in _keys(config):
                 # A session on which a call failed may be of no use to the next key.
-                another = login._replace(session=login.session.token.open())
+                another = login._replace(session=login.open_another())
                 yield from _key(another, f"{name} {key}", wanted, public_key)
     except OtahsmError as error:
         yield failed(f"{name} login", error)
@@ -104,7 +104,7 @@ def _pin_tries(token: pkcs11.Token, name: str) -> Check:
 def _sessions(login: Login, token: ReplicaConfig, name: str) -> Iterator[Check]:
     subject = f"{name} sessions"
     try:
-        further = [login.session.token.open() for _ in range(token.sessions - 1)]
+        further = [login.open_another() for _ in range(token.sessions - 1)]
     except pkcs11.PKCS11Error as error:
         yield failed(subject, explain(error, f"opening {token.sessions} sessions"))
         return

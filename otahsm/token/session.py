@@ -31,6 +31,11 @@ class Login(NamedTuple):
     session: pkcs11.Session
     pin: str
     guard: LoginGuard
+    read_write: bool
+
+    def open_another(self) -> pkcs11.Session:
+        """Open a further session. Raises PKCS11Error."""
+        return self.session.token.open(rw=self.read_write)
 
 
 @contextlib.contextmanager
@@ -77,13 +82,13 @@ def _open(config: ReplicaConfig, *, read_write: bool) -> Login:
             token = find_token(load_module(config), config.uri)
             _check_pin_flags(token)
             # Does the token answer at all? If not, no PIN is at stake yet.
-            token.open().close()
+            read_write = read_write or not _has_read_only_sessions(token)
         except pkcs11.PKCS11Error as error:
             raise explain(error, "being opened") from None
         pin = read_pin(config.pin_source)
         with outliving_the_daemon(_LOGIN_SECONDS), guard.one_try():
             try:
-                return Login(token.open(rw=read_write, user_pin=pin), pin, guard)
+                return Login(token.open(rw=read_write, user_pin=pin), pin, guard, read_write)
             except pkcs11.PKCS11Error as error:
                 raise explain(error, "logging in") from None
 
@@ -122,6 +127,20 @@ def describe_token(token: pkcs11.Token) -> Pkcs11Uri:
         manufacturer=token.manufacturer_id.strip(" \0"),
         model=token.model.strip(" \0"),
     )
+
+
+def _has_read_only_sessions(token: pkcs11.Token) -> bool:
+    """Tell whether a token opens read-only sessions: one vendor's module has read-write ones alone.
+
+    Raises:
+        PKCS11Error: it opens none at all.
+    """
+    try:
+        token.open().close()
+    except pkcs11.PKCS11Error:
+        token.open(rw=True).close()
+        return False
+    return True
 
 
 def _check_pin_flags(token: pkcs11.Token) -> None:

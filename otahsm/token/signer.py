@@ -62,7 +62,7 @@ def open_keys(setup: list[bytes]) -> list[list[SigningKey]]:
     login = _for_life.enter_context(logged_in(token))
     first = login.session
     try:
-        sessions = [first, *(first.token.open() for _ in range(token.sessions - 1))]
+        sessions = [first, *(login.open_another() for _ in range(token.sessions - 1))]
     except pkcs11.PKCS11Error as error:
         raise explain(error, f"opening {token.sessions} sessions") from None
     opened = [[open_key(login._replace(session=session), *key) for key in wanted] for session in sessions]

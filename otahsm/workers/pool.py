@@ -268,6 +268,7 @@ class WorkerPool:
 
     async def _forget(self, worker: Worker) -> None:
         self._workers.discard(worker)
+        self._wake()  # who waits for a worker may give up if this was the last
         worker.kill()
         await asyncio.shield(worker.ended())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,13 +36,17 @@ def asked(fleet: Fleet) -> tuple[int, dict[str, dict[str, Any]]]:
     """Ask the doctor; return the exit status and the worst that was said of each thing."""
     done = fleet.run("doctor", "--json")
     assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, worst_of(json.loads(done.stdout))
+
+
+def worst_of(checks: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     order = ["ok", "warning", "fail"]
     worst: dict[str, dict[str, Any]] = {}
-    for check in json.loads(done.stdout):
+    for check in checks:
         before = worst.get(check["subject"], {"status": "ok"})
         if order.index(check["status"]) >= order.index(before["status"]):
             worst[check["subject"]] = check
-    return done.returncode, worst
+    return worst
 
 
 def test_a_fleet_of_quickstart_is_well_also_beside_its_daemon(fleet: Fleet) -> None:
@@ -132,11 +136,6 @@ def no_ledger(fleet: Fleet) -> None:
     )
 
 
-def guard_in_a_file(fleet: Fleet) -> None:
-    (fleet.folder / "file").touch()
-    fleet.edit('guard_dir = "state/login"', 'guard_dir = "file/login"')
-
-
 def other_key(fleet: Fleet) -> None:
     fleet.edit("object=fleet-root;id=%01", "object=no-such-key;id=%09")
 
@@ -158,7 +157,6 @@ def other_key(fleet: Fleet) -> None:
         (open_tls_key, "[tls] certificate", "warning", "others than its owner"),
         (ledger_of_the_future, "ledger", "fail", "of a newer otahsm"),
         (no_ledger, "ledger", "fail", "file is not a database"),
-        (guard_in_a_file, "guard_dir 1", "fail", "can't be written"),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
@@ -166,11 +164,13 @@ def test_what_is_wrong_is_named(
     fleet: Fleet, break_it: Callable[[Fleet], None], subject: str, status: str, said: str
 ) -> None:
     break_it(fleet)
-    exit_status, checks = asked(fleet)
+    config = fleet.config
+    if not subject.startswith("token"):
+        config = config.model_copy(update={"token": None})  # which takes long
+    checks = worst_of(check.as_dict() for check in examine(config, fleet.toml, datetime.now(UTC)))
     assert checks[subject]["status"] == status, checks
     assert said in checks[subject]["message"]
     assert checks[subject]["fix"]
-    assert exit_status == (4 if status == "fail" else 0)
 
 
 def test_a_wrong_pin_costs_one_login_however_often_the_doctor_is_asked(faulty: FaultyToken) -> None:
@@ -235,3 +235,11 @@ def test_a_clock_that_is_behind_the_ledger_is_told(fleet: Fleet) -> None:
             check for check in examine(config, fleet.toml, now) if "newest serial number" in check.message
         ]
         assert [check.status for check in checks] == status
+
+
+def test_a_guard_directory_that_can_not_be_is_told_with_exit_code_4(fleet: Fleet) -> None:
+    (fleet.folder / "file").touch()
+    fleet.edit('guard_dir = "state/login"', 'guard_dir = "file/login"')
+    status, checks = asked(fleet)
+    assert status == 4
+    assert "can't be written" in checks["guard_dir 1"]["message"]

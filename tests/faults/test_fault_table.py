@@ -117,7 +117,7 @@ async def test_it_recovers_alone_and_nothing_is_lost(
     faulty: FaultyToken, daemon: RunningDaemon, name: str, record_property: Callable[[str, object], None]
 ) -> None:
     fault = TABLE[name]
-    await asyncio.to_thread(until_serving, daemon)
+    await asyncio.to_thread(eventually, lambda: whole(daemon), "signers are missing")
     before = certificates(faulty.fleet)
     requests, impatient = new_requests(20), new_request()
     async with daemon.client(patience=60) as patient, daemon.client(patience=0) as hasty:
@@ -158,6 +158,14 @@ def serving(daemon: RunningDaemon) -> bool:
     """Tell what the daemon last said of its health."""
     said = [event["serving"] for event in daemon.events if event["event"] == "health.changed"]
     return bool(said and said[-1])
+
+
+def whole(daemon: RunningDaemon) -> bool:
+    """Tell whether both signers are ready: one that is only starting would meet the fault before its time."""
+    ready, lost = (
+        sum(event["event"] == f"signer.{what}" for event in daemon.events) for what in ("ready", "lost")
+    )
+    return ready - lost == 2 and serving(daemon)
 
 
 def until_serving(daemon: RunningDaemon) -> None:

@@ -184,4 +184,15 @@ def test_signers_that_were_still_starting_do_not_outlive_their_daemon(faulty: Fa
 
 
 async def test_sessions_that_are_lost_again_and_again_leave_nothing_behind(faulty: FaultyToken) -> None:
-    await reconnect(faulty, 25)  # `make soak` does it a thousand times
+    await reconnect(faulty, 10)  # `make soak` does it a thousand times
+
+
+async def test_a_token_without_read_only_sessions_is_served(faulty: FaultyToken) -> None:
+    faulty.fleet.edit("sessions = 1", "sessions = 3")
+    faulty.misbehave("no-read-only")
+    with running(faulty.fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        async with daemon.client() as client:
+            issued, refused = await issue_all(client, new_requests(100))
+        assert (len(issued), len(refused)) == (100, 0)
+    assert faulty.fleet.run("doctor").returncode == 0

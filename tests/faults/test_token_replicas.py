@@ -75,7 +75,7 @@ async def test_tokens_of_the_same_weight_share_the_work(equal: FaultyToken) -> N
         assert 100 < len(set(equal.signed())) < 900
 
 
-@pytest.mark.parametrize("fault", ["C_Sign=0x30", "C_Sign=abort", "C_Sign=hang", "away"])
+@pytest.mark.parametrize("fault", ["C_Sign=0x30", "C_Sign=hang"])
 async def test_what_one_token_fails_at_the_other_does(equal: FaultyToken, fault: str) -> None:
     equal.fleet.edit("batch_size = 128", "batch_size = 8")
     equal.fleet.edit("weight = 1\n", "weight = 1\nsign_timeout_seconds = 1.0\n")

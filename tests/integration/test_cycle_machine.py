@@ -294,7 +294,7 @@ class CycleMachine(RuleBasedStateMachine):
         return forge(named(device), key=self.keys[key])
 
 
-@pytest.mark.parametrize(("engine", "examples"), [("sqlite", 50), ("postgresql", 8)])
+@pytest.mark.parametrize(("engine", "examples"), [("sqlite", 30), ("postgresql", 5)])
 def test_the_cycle_does_what_the_model_says(
     request: pytest.FixtureRequest, tmp_path: Path, engine: str, examples: int
 ) -> None:

@@ -13,6 +13,7 @@
  *   logout           everyone is logged out before C_SignInit is forwarded
  *   away             there is no token in any slot, and who had it open has lost it
  *   no-slots         there is no slot
+ *   no-read-only     sessions must be read-write
  *   final-try        the token says that one more wrong PIN locks it
  *   locked           the token says that its PIN is locked
  *   slow             C_Sign takes 20 ms, and 16 at once in all processes are as many as there may be
@@ -62,7 +63,7 @@ enum {
     GET_SLOT_LIST = 4, GET_TOKEN_INFO = 6, OPEN_SESSION = 12, CLOSE_SESSION = 13, CLOSE_ALL_SESSIONS = 14,
     LOGIN = 18, LOGOUT = 19, SIGN_INIT = 42, SIGN = 43,
 };
-enum { CKR_OK = 0, CKR_GENERAL_ERROR = 0x05, CKR_TOKEN_NOT_PRESENT = 0xE0, CKR_DEVICE_REMOVED = 0x32 };
+enum { CKF_RW_SESSION = 2, CKR_OK = 0, CKR_GENERAL_ERROR = 0x05, CKR_FUNCTION_FAILED = 0x06, CKR_TOKEN_NOT_PRESENT = 0xE0, CKR_DEVICE_REMOVED = 0x32 };
 enum { TOKEN_FLAGS_OFFSET = 96, CKF_USER_PIN_FINAL_TRY = 0x20000, CKF_USER_PIN_LOCKED = 0x40000 };
 enum { SLOTS = 16, FIRST_WITH_A_SESSION = 13 };
 
@@ -182,6 +183,7 @@ static CK_RV forward(int number, CK_ULONG a, CK_ULONG b, CK_ULONG c, CK_ULONG d,
         if (number == GET_TOKEN_INFO || number == OPEN_SESSION) return CKR_TOKEN_NOT_PRESENT;
         if (number >= FIRST_WITH_A_SESSION) return CKR_DEVICE_REMOVED;
     }
+    if (number == OPEN_SESSION && !(b & CKF_RW_SESSION) && told("no-read-only")) return CKR_FUNCTION_FAILED;
     if (number == GET_SLOT_LIST && told("no-slots")) {
         *(CK_ULONG *)c = 0;
         return CKR_OK;

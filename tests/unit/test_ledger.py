@@ -6,6 +6,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, insert
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import Accepted, Conflict, InProgress, Intent, Ledger, Replay, database_of
-from otahsm.ledger.migrations import migrate
+from otahsm.ledger import Accepted, Conflict, InProgress, Intent, Ledger, Replay, database_of, migrations
+from otahsm.ledger.migrations import NEWEST, knows_version, migrate
 from otahsm.ledger.schema import certificates, metadata
 
 from homes import Home, ledger_in
@@ -188,6 +189,14 @@ async def test_a_ledger_belongs_to_one_ca(home: Home) -> None:
 async def test_a_closed_ledger_says_that_it_is_unavailable(home: Home) -> None:
     with pytest.raises(LedgerUnavailableError):
         await ledger_in(home).journal([intent("a")])
+
+
+def test_the_newest_version_is_the_last_of_the_migrations() -> None:
+    scripts = sorted(path.stem[:4] for path in Path(migrations.__file__).parent.glob("versions/0*.py"))
+    assert scripts == [f"{number:04}" for number in range(1, len(scripts) + 1)]
+    assert scripts[-1] == NEWEST
+    assert all(map(knows_version, scripts))
+    assert not any(map(knows_version, ["", "0000", "0009", "9999", "8", "head", "00008", "-001"]))
 
 
 def test_the_migrations_make_the_schema_that_the_code_uses(home: Home) -> None:

@@ -1,0 +1,37 @@
+"""What requests are called: by their clients, and by what they ask for (I3)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from otahsm.errors import RequestRefusedError
+from otahsm.issuance.values import Order
+from otahsm.pki import derive_request_id
+from otahsm.preparation import Draft
+
+_MAX_REQUEST_ID: Final = 128
+
+
+def check_request_id(request_id: str) -> None:
+    """Check a request id that a client chose; raises RequestRefusedError."""
+    printable = request_id.isascii() and request_id.isprintable() and " " not in request_id
+    if len(request_id) > _MAX_REQUEST_ID or not printable:
+        raise RequestRefusedError(
+            "request_id",
+            f"a request id is at most {_MAX_REQUEST_ID} printable ASCII characters without spaces",
+        )
+
+
+def own_name(order: Order) -> str:
+    """Return the request id if the client chose it; "" if there is none, or it only says what is asked."""
+    derived = order.request_id and order.request_id == derive_request_id(order.profile, order.csr)
+    return "" if derived else order.request_id
+
+
+def request_id_of(order: Order, profile: str, draft: Draft) -> str:
+    """Return the client's request id, or the one that profile, device id and key stand for."""
+    if order.request_id:
+        return order.request_id
+    named = f"{profile}\0{draft.device_id}\0".encode()
+    return hashlib.sha256(named + draft.spki_sha256).hexdigest()
