@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from otahsm.client import IssuingClient
+from otahsm.config import LedgerConfig
+from otahsm.ledger import Ledger, database_of
 from otahsm.quickstart import create
 
 from harness import Fleet, RunningDaemon, eventually, free_port, orphaned_workers, running
@@ -24,10 +27,25 @@ def no_worker_is_left_behind() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def fleet_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quickstart folder to copy from; nothing runs on it."""
+    """A quickstart folder to copy from; nothing runs on it.
+
+    Hundreds of daemons start on copies: they find an empty ledger, and have one preparer.
+    """
     folder = tmp_path_factory.mktemp("template") / "fleet"
     create(folder, free_port())
+    fleet = Fleet(folder)
+    fleet.edit("preparers = 2", "preparers = 1")
+    ledger = fleet.config.ledger
+    assert ledger is not None
+    asyncio.run(make_empty(ledger))
     return folder
+
+
+async def make_empty(config: LedgerConfig) -> None:
+    """Make a ledger with nothing in it."""
+    ledger = Ledger(database_of(config), ())
+    await ledger.open()
+    await ledger.close()
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,8 @@ async def reconnect(faulty: FaultyToken, times: int) -> str:
     took = []
     with running(faulty.fleet) as daemon:
         daemon.wait_for("signer.ready", count=2)
-        daemon.wait_for("preparer.ready", count=2)
+        daemon.wait_for("preparer.ready")
+        eventually(lambda: len(daemon.preparers()) == faulty.fleet.config.issuance.preparers, "no preparers")
         async with daemon.client(patience=60) as client:
             assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
             first, memory = look(faulty, daemon), resident_bytes(daemon.process.pid)

@@ -37,7 +37,7 @@ def test_bench_issue_tells_rate_floor_latency_cost_memory_and_calls(
         "daemon": 1,
         "client": 1,
         "signers": 2,
-        "preparers": 2,
+        "preparers": 1,
     }
     assert all(use["peak_mebibytes"] > 10 for use in result["use"].values())
     assert find_spy() is not None
