@@ -322,6 +322,7 @@ async def test_reconcile_shows_only_what_is_new_if_asked(home: Home, tmp_path: P
 
 @pytest.mark.parametrize("command", [("reconcile",), ("backup", "--output", "b")])
 def test_a_ledger_that_is_not_there_is_said(fleet: Fleet, command: tuple[str, ...]) -> None:
+    (fleet.folder / "ledger/ledger.sqlite3").unlink()
     done = fleet.run("ledger", *command)
     assert done.returncode == 2
     assert "is no ledger, or can't be read" in done.stderr

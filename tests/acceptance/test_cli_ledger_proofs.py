@@ -160,4 +160,5 @@ def test_what_is_no_evidence_is_refused(fleet: Fleet) -> None:
     run(fleet, "check-proof", "junk", "--key", VKEY, status=1)
     run(fleet, "check-proof", VKEY, "--key", "junk", status=1)
     run(fleet, "check-proof", "no-such-file", "--key", VKEY, status=2)
-    run(fleet, "verify", status=2)  # no daemon ever ran here
+    (fleet.folder / "ledger/ledger.sqlite3").unlink()
+    run(fleet, "verify", status=2)
