@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from otahsm.errors import OtahsmError
@@ -29,6 +30,13 @@ class Check:
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
         return asdict(self)
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return what exists of a path that is yet to be made: itself, or the nearest of its parents."""
+    while not path.exists():
+        path = path.parent
+    return path
 
 
 def ok(subject: str, message: str) -> Check:

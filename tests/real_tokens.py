@@ -181,7 +181,7 @@ class Tpm:
 
 
 @contextlib.contextmanager
-def started(token: TokenAcrossASocket | Tpm) -> Iterator[None]:
+def started(token: RealToken) -> Iterator[None]:
     """Run a token until the block ends."""
     token.start()
     try:

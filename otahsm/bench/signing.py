@@ -15,8 +15,8 @@ from typing import Final
 from otahsm.bench.results import TokenRate
 from otahsm.config import CaConfig, KeyType, TokenConfig
 from otahsm.errors import OtahsmError
-from otahsm.pki import load_chain
 from otahsm.token.ceremony import key_types, throwaway_ca
+from otahsm.token.files import read_chain
 from otahsm.token.gauge import FLOOR, SIGN
 from otahsm.token.pool import TokenKey, signer_setup
 from otahsm.workers import WorkerPool
@@ -52,7 +52,7 @@ class Gauges:
 @asynccontextmanager
 async def gauges(token: TokenConfig, ca: CaConfig, size: int, seconds: float) -> AsyncIterator[Gauges]:
     """Run gauges on a CA's key. Raises OtahsmError if one does not get ready."""
-    issuer = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss).issuer
+    issuer = read_chain(ca).issuer
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def report(event: str, pid: int, error: OtahsmError | None) -> None:

@@ -8,11 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otahsm.cli.ceremony import AnswersOption, CaOption, OperatorsOption, RecordOption, authority_section
+from otahsm.cli.ceremony import (
+    AnswersOption,
+    CaOption,
+    OperatorsOption,
+    RecordOption,
+    authority_section,
+    certificate_fields,
+    token_and_authority,
+    write_record,
+)
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, KeyTypeName
 
 if TYPE_CHECKING:
-    from otahsm.config import CaConfig
+    from datetime import datetime
+
+    from otahsm.config import CaConfig, KeyType, TokenConfig
+    from otahsm.pki import RootKind
+    from otahsm.token.ceremony import Made
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,38 +65,24 @@ def init(
     """
     from datetime import UTC, datetime
 
-    from otahsm.cli.ceremony import fingerprint, write_record
-    from otahsm.cli.tables import print_descriptions
-    from otahsm.config import load_config, section
-    from otahsm.errors import ConfigError
-    from otahsm.pki import describe
-    from otahsm.token.ceremony import MAX_ROOT_NAME, create_root
-    from otahsm.token.files import write_certificate
+    from otahsm.config import ca_section, load_config
 
     del answers
     now = datetime.now(UTC)
-    settings = load_config(config)
-    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
-    if not 1 <= len(name) <= MAX_ROOT_NAME:
-        raise typer.BadParameter(f"--name takes 1 to {MAX_ROOT_NAME} characters")
-    if ca.certificate.exists():
-        raise ConfigError(
-            f"[ca] certificate {ca.certificate} exists; nothing was changed",
-            hint="Move it away if the CA is really to be a new one.",
-        )
-    root = create_root(
+    token, ca = token_and_authority(load_config(config), ca_name)
+    root = make_root(
         token,
         ca,
+        ca_section(ca_name),
         key_type=key_type.value,
         common_name=name,
         now=now,
         days=days,
         kind=kind.value,
+        if_exists="Move it away if the CA is really to be a new one.",
     )
-    write_certificate(ca.certificate, root.der)
-    print_descriptions(describe(root.der), as_json=False)
     typer.echo(f"The key is {ca.key} in {token.name}; the certificate is {ca.certificate}.")
-    made = {"certificate": f"CN={name}", "certificate, SHA-256": fingerprint(root.der)}
+    made = certificate_fields(f"CN={name}", root.der)
     write_record("ca init", record, ca.certificate, operators, root.facts, now, made)
     if kind is RootKindName.ROOT_HERE:
         typer.secho(
@@ -95,6 +94,52 @@ def init(
         )
 
 
+def make_root(
+    token: TokenConfig,
+    ca: CaConfig,
+    section: str,
+    *,
+    key_type: KeyType,
+    common_name: str,
+    now: datetime,
+    days: int,
+    kind: RootKind,
+    if_exists: str,
+) -> Made:
+    """Make a CA's key pair and its self-signed root as `create_root` does, write the root, and show it.
+
+    Args:
+        token: where the key is to be.
+        ca: the CA's section.
+        section: the section's name, for errors.
+        key_type: as the following, of `create_root`.
+        common_name: the root's.
+        now: when the root begins to be valid.
+        days: how long it is.
+        kind: of the root.
+        if_exists: what to do if there is a certificate already.
+
+    Raises:
+        OtahsmError: there is one; or as `create_root` and `write_certificate`.
+    """
+    from otahsm.cli.tables import print_descriptions
+    from otahsm.errors import ConfigError
+    from otahsm.pki import describe
+    from otahsm.token.ceremony import MAX_NAME, create_root
+    from otahsm.token.files import write_certificate
+
+    if not 1 <= len(common_name) <= MAX_NAME:
+        raise typer.BadParameter(f"--name takes 1 to {MAX_NAME} characters")
+    if ca.certificate.exists():
+        raise ConfigError(
+            f"[{section}] certificate {ca.certificate} exists; nothing was changed", hint=if_exists
+        )
+    root = create_root(token, ca, key_type=key_type, common_name=common_name, now=now, days=days, kind=kind)
+    write_certificate(ca.certificate, root.der)
+    print_descriptions(describe(root.der), as_json=False)
+    return root
+
+
 @app.command()
 def show(as_json: JsonOption = False, ca_name: CaOption = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Show the CA's chain, its key as the token reports it, and what the token can sign with.
@@ -103,32 +148,33 @@ def show(as_json: JsonOption = False, ca_name: CaOption = "", config: ConfigOpti
     if they don't.
     """
     from otahsm.cli.tables import print_descriptions, print_fields, print_json
-    from otahsm.config import load_config, section
+    from otahsm.config import ca_section, load_config
     from otahsm.errors import ExitCode
-    from otahsm.pki import describe, load_chain
+    from otahsm.pki import describe
     from otahsm.token.ceremony import inspect_key
+    from otahsm.token.files import read_chain
 
-    settings = load_config(config)
-    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
-    pem = read_chain(ca)
-    issuer = load_chain(pem, pss=ca.signs_with_pss).issuer
-    report = inspect_key(token, ca, issuer)
+    token, ca = token_and_authority(load_config(config), ca_name)
+    section = ca_section(ca_name)
+    chain = read_chain(ca, section)
+    shown = [item for der in chain.certificates for item in describe(der)]
+    report = inspect_key(token, ca, chain.issuer)
     key = {
         "token": str(report.facts.token),
         "key": str(ca.key),
-        "type": issuer.key_type,
+        "type": chain.issuer.key_type,
         "belongs to the certificate": "yes" if report.matches_certificate else "NO",
         "the token can sign with": ", ".join(report.mechanisms),
     }
     if as_json:
-        chain = [{"kind": item.title, **item.fields} for item in describe(pem)]
-        print_json({"chain": chain, "key": key, "attributes": report.facts.attributes})
+        described = [{"kind": item.title, **item.fields} for item in shown]
+        print_json({"chain": described, "key": key, "attributes": report.facts.attributes})
     else:
-        print_descriptions(describe(pem), as_json=False)
+        print_descriptions(shown, as_json=False)
         print_fields("Key in the token", key)
         print_fields("Attributes, as the token claims them", report.facts.attributes)
     for flaw, why in report.facts.flaws.items():
-        accepted = "accepted in [ca]" if flaw in ca.accept else "the daemon will refuse it"
+        accepted = f"accepted in [{section}]" if flaw in ca.accept else "the daemon will refuse it"
         typer.secho(f"WARNING, {flaw}: {why}; {accepted}.", fg=typer.colors.RED, err=True)
     if not report.matches_certificate:
         raise typer.Exit(ExitCode.OPERATOR)
@@ -160,31 +206,17 @@ def export(
     from asn1crypto import pem
 
     from otahsm.cli.files import write_new
-    from otahsm.config import load_config
-    from otahsm.pki import load_chain
+    from otahsm.config import ca_section, load_config
+    from otahsm.token.files import read_chain
 
-    ca = authority_section(load_config(config), ca_name)
-    chain = load_chain(read_chain(ca))
+    chain = read_chain(authority_section(load_config(config), ca_name), ca_section(ca_name))
     certificates = {
-        ExportKind.ANCHOR: [chain.trust_anchor],
-        ExportKind.CERTIFICATE: [chain.issuer.certificate],
-        ExportKind.CHAIN: [*chain.intermediates, chain.trust_anchor],
+        ExportKind.ANCHOR: (chain.trust_anchor,),
+        ExportKind.CERTIFICATE: (chain.issuer.certificate,),
+        ExportKind.CHAIN: chain.certificates,
     }[what]
     text = "".join(pem.armor("CERTIFICATE", der).decode() for der in certificates)
     if output is None:
         typer.echo(text, nl=False)
     else:
         write_new(output, [text])
-
-
-def read_chain(ca: CaConfig) -> bytes:
-    """Read the CA's certificates. Raises ConfigError."""
-    from otahsm.errors import ConfigError
-
-    try:
-        return ca.certificate.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"[ca] certificate {ca.certificate} can't be read: {error.strerror}",
-            hint="Make the CA with `otahsm ca init`, or `otahsm ca csr` and `otahsm ca import`.",
-        ) from None

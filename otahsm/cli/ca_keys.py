@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otahsm.cli.ca import read_chain
 from otahsm.cli.ceremony import (
     AnswersOption,
     CaOption,
     OperatorsOption,
     RecordOption,
     YesOption,
-    authority_section,
+    certificate_fields,
     confirm,
     fingerprint,
+    token_and_authority,
     write_record,
 )
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from otahsm.token.importing import PrivateKey
 
 app = typer.Typer()
-_MAX_NAME = 64  # ub-common-name and ub-organization-name (RFC 5280, appendix A.1)
 
 
 @app.command()
@@ -56,14 +55,14 @@ def csr(
     from asn1crypto import pem
 
     from otahsm.cli.files import write_new
-    from otahsm.config import load_config, section
+    from otahsm.config import load_config
+    from otahsm.token.ceremony import MAX_NAME
     from otahsm.token.intermediate import create_request
 
     del answers
-    if not 1 <= len(name) <= _MAX_NAME or len(organization) > _MAX_NAME:
-        raise typer.BadParameter(f"--name takes 1 to {_MAX_NAME} characters, --organization at most as many")
-    settings = load_config(config)
-    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
+    if not 1 <= len(name) <= MAX_NAME or len(organization) > MAX_NAME:
+        raise typer.BadParameter(f"--name takes 1 to {MAX_NAME} characters, --organization at most as many")
+    token, ca = token_and_authority(load_config(config), ca_name)
     made = create_request(
         token,
         ca,
@@ -95,15 +94,14 @@ def import_certificates(
 
     from otahsm.cli.files import write_new
     from otahsm.cli.tables import print_descriptions
-    from otahsm.config import load_config, section
+    from otahsm.config import load_config
     from otahsm.errors import ConfigError
     from otahsm.pki import describe, find_chain_problems, load_chain, order_bundle
     from otahsm.token.intermediate import check_key
 
     del answers
     now = datetime.now(UTC)
-    settings = load_config(config)
-    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
+    token, ca = token_and_authority(load_config(config), ca_name)
     try:
         bundle = order_bundle(path.read_bytes() for path in files)
     except OSError as error:
@@ -120,8 +118,7 @@ def import_certificates(
     print_descriptions(describe(bundle), as_json=False)
     typer.echo(f"Written: {ca.certificate}.")
     fields = {
-        "certificate": chain.issuer.subject_text,
-        "certificate, SHA-256": fingerprint(chain.issuer.certificate),
+        **certificate_fields(chain.issuer.subject_text, chain.issuer.certificate),
         "trust anchor, SHA-256": fingerprint(chain.trust_anchor),
     }
     write_record("ca import", record, ca.certificate, operators, facts, now, fields)
@@ -147,21 +144,21 @@ def prove_possession(
     from asn1crypto import pem
 
     from otahsm.cli.files import write_new
-    from otahsm.config import load_config, section
-    from otahsm.pki import load_chain
+    from otahsm.config import ca_section, load_config
+    from otahsm.token.ceremony import MAX_NAME
+    from otahsm.token.files import read_chain
     from otahsm.token.intermediate import prove_possession as prove
 
     del answers
-    if not 1 <= len(code) <= _MAX_NAME or not code.isascii() or not code.isprintable():
-        raise typer.BadParameter(f"the code is 1 to {_MAX_NAME} printable ASCII characters")
+    if not 1 <= len(code) <= MAX_NAME or not code.isascii() or not code.isprintable():
+        raise typer.BadParameter(f"the code is 1 to {MAX_NAME} printable ASCII characters")
     now = datetime.now(UTC)
-    settings = load_config(config)
-    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
-    issuer = load_chain(read_chain(ca), pss=ca.signs_with_pss).issuer
+    token, ca = token_and_authority(load_config(config), ca_name)
+    issuer = read_chain(ca, ca_section(ca_name)).issuer
     made = prove(token, ca, issuer, code, now)
     write_new(output, [pem.armor("CERTIFICATE", made.der).decode()])
     typer.echo(f"Written: {output}. Give it to the cloud together with `otahsm ca export certificate`.")
-    fields = {"certificate": f"CN={code}", "certificate, SHA-256": fingerprint(made.der)}
+    fields = certificate_fields(f"CN={code}", made.der)
     write_record("ca prove-possession", record, ca.certificate, operators, made.facts, now, fields)
 
 
@@ -182,20 +179,22 @@ def import_key(
     """
     from datetime import UTC, datetime
 
-    from otahsm.config import load_config, section
+    from otahsm.config import ca_section, load_config
     from otahsm.errors import ConfigError
-    from otahsm.pki import encode_spki, load_chain
+    from otahsm.pki import encode_spki
     from otahsm.token import importing
+    from otahsm.token.files import read_chain
 
     del answers
-    settings = load_config(config)
-    token, ca = section(settings.token, "token"), authority_section(settings, ca_name)
+    token, ca = token_and_authority(load_config(config), ca_name)
+    section = ca_section(ca_name)
     key = _read_key(file)
     if ca.certificate.exists():
-        issuer = load_chain(read_chain(ca)).issuer
+        issuer = read_chain(ca, section).issuer
         if encode_spki(issuer.public_key) != encode_spki(key.public_key()):
             raise ConfigError(
-                f"the key in {file} is not the one of [ca] certificate {ca.certificate}; nothing was changed",
+                f"the key in {file} is not the one of [{section}] certificate {ca.certificate}; nothing was"
+                " changed",
                 hint="Name the key that belongs to the certificate, or move the certificate away.",
             )
     typer.secho(
@@ -206,7 +205,7 @@ def import_key(
         err=True,
     )
     confirm(f"Put the key from {file} into {token.name}?", yes=yes)
-    facts = importing.import_key(token, ca, key)
+    facts = importing.import_key(token, ca, section, key)
     typer.echo(f"The key is {ca.key} in {token.name}.")
     typer.echo(f"{file} still exists. Destroy it, and every copy and backup of it.", err=True)
     write_record(

@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.ca import read_chain
+from otahsm.cli.ca import make_root
 from otahsm.cli.ceremony import (
     AnswersOption,
     OperatorsOption,
     RecordOption,
     YesOption,
     authority_section,
+    certificate_fields,
     confirm,
     fingerprint,
+    token_and_authority,
     write_record,
 )
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
@@ -45,38 +47,27 @@ def rotate(
     """
     from datetime import UTC, datetime
 
-    from otahsm.cli.tables import print_descriptions
-    from otahsm.config import load_config, section
-    from otahsm.errors import ConfigError
-    from otahsm.pki import describe, load_chain
-    from otahsm.token.ceremony import MAX_ROOT_NAME, create_root
-    from otahsm.token.files import write_certificate
+    from otahsm.config import ca_section, load_config
+    from otahsm.token.files import read_chain
 
     del answers
     now = datetime.now(UTC)
     settings = load_config(config)
-    token, old = section(settings.token, "token"), section(settings.ca, "ca")
+    token, old = token_and_authority(settings, "")
     new = authority_section(settings, authority)
-    issuer = load_chain(read_chain(old), pss=old.signs_with_pss).issuer
+    issuer = read_chain(old).issuer
     common_name = name or f"{issuer.subject_text.removeprefix('CN=')} {authority}"
-    if not 1 <= len(common_name) <= MAX_ROOT_NAME:
-        raise typer.BadParameter(f"--name takes 1 to {MAX_ROOT_NAME} characters")
-    if new.certificate.exists():
-        raise ConfigError(
-            f"[authorities.{authority}] certificate {new.certificate} exists; nothing was changed",
-            hint="Take another name for the new CA.",
-        )
-    root = create_root(
+    root = make_root(
         token,
         new,
+        ca_section(authority),
         key_type=key_type.value if key_type else issuer.key_type,
         common_name=common_name,
         now=now,
         days=days,
         kind="root",
+        if_exists="Take another name for the new CA.",
     )
-    write_certificate(new.certificate, root.der)
-    print_descriptions(describe(root.der), as_json=False)
     typer.echo(
         f"The key is {new.key} in {token.name}; the certificate is {new.certificate}. Next:\n"
         f"  1. Have every gateway trust it, too: otahsm ca export anchor --ca {authority}\n"
@@ -84,8 +75,7 @@ def rotate(
         "  3. When the last certificate of the old CA has ended: otahsm ca retire"
     )
     made = {
-        "certificate": f"CN={common_name}",
-        "certificate, SHA-256": fingerprint(root.der),
+        **certificate_fields(f"CN={common_name}", root.der),
         "beside": issuer.subject_text,
         "beside, SHA-256": fingerprint(issuer.certificate),
     }
@@ -109,22 +99,22 @@ def retire(
     """
     from datetime import UTC, datetime
 
-    from otahsm.config import load_config, section
+    from otahsm.config import ca_section, load_config, section
     from otahsm.errors import ConfigError
     from otahsm.ledger import count_valid
-    from otahsm.pki import load_chain
     from otahsm.token.ceremony import destroy_key
+    from otahsm.token.files import read_chain
 
     del answers
     now = datetime.now(UTC)
     settings = load_config(config)
-    token, ca = section(settings.token, "token"), authority_section(settings, authority)
+    token, ca = token_and_authority(settings, authority)
     if not settings.authorities[authority].retired:
         raise ConfigError(
             f"[authorities.{authority}] is in use; nothing was changed",
             hint="Let profiles name another CA, write retired = true there, and restart the daemon.",
         )
-    issuer = load_chain(read_chain(ca), pss=ca.signs_with_pss).issuer
+    issuer = read_chain(ca, ca_section(authority)).issuer
     valid = count_valid(section(settings.ledger, "ledger"), issuer.key_identifier, now)
     if valid.certificates:
         raise ConfigError(
@@ -135,9 +125,5 @@ def retire(
     confirm(f"Destroy the key {ca.key} of {issuer.subject_text} in {token.name}, for ever?", yes=yes)
     facts = destroy_key(token, ca, issuer)
     typer.echo(f"The key {ca.key} is destroyed.")
-    made = {
-        "certificate": issuer.subject_text,
-        "certificate, SHA-256": fingerprint(issuer.certificate),
-        "key": "DESTROYED",
-    }
+    made = {**certificate_fields(issuer.subject_text, issuer.certificate), "key": "DESTROYED"}
     write_record("ca retire", record, ca.certificate, operators, facts, now, made)

@@ -14,7 +14,7 @@ from otahsm.errors import ConfigError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from otahsm.config import CaConfig, Config
+    from otahsm.config import CaConfig, Config, TokenConfig
     from otahsm.token.facts import KeyFacts
 
 
@@ -69,11 +69,16 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Don't ask whether it is 
 
 def authority_section(settings: Config, name: str) -> CaConfig:
     """Return the section of a CA: [ca], or [authorities.NAME]. Raises ConfigError."""
+    from otahsm.config import ca_section, section
+
+    return section(settings.authorities.get(name) if name else settings.ca, ca_section(name))
+
+
+def token_and_authority(settings: Config, name: str) -> tuple[TokenConfig, CaConfig]:
+    """Return [token], and the section of a CA. Raises ConfigError."""
     from otahsm.config import section
 
-    return (
-        section(settings.authorities.get(name), f"authorities.{name}") if name else section(settings.ca, "ca")
-    )
+    return section(settings.token, "token"), authority_section(settings, name)
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -133,6 +138,11 @@ def write_record(
     write_new(path, ("\n".join(lines) + "\n").encode(), "the record of the ceremony")
     typer.echo(f"Record: {path}. Print it, have it signed, and keep it.")
     return path
+
+
+def certificate_fields(subject: str, der: bytes) -> dict[str, str]:
+    """Return what a record says of a certificate."""
+    return {"certificate": subject, "certificate, SHA-256": fingerprint(der)}
 
 
 def fingerprint(der: bytes) -> str:

@@ -19,6 +19,7 @@ from otahsm.config.sections import (
     LedgerConfig,
     ProfileConfig,
     TlsConfig,
+    ca_section,
 )
 from otahsm.config.token import (
     CaConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "Section",
     "TlsConfig",
     "TokenConfig",
+    "ca_section",
     "load_config",
     "parse_config",
     "section",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from otahsm.config.fields import SHARD, Address, Addresses, ConfigPath, CrlUrl, Pattern, Section
 from otahsm.config.token import CaConfig, CheckpointConfig, KeyType, TokenConfig, may_be_one
+from otahsm.config.uri import Pkcs11Uri
 
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]
 ExtendedKeyUsage = Literal["client_auth", "server_auth"]
@@ -160,10 +161,15 @@ class Config(Section):
         """Every CA by the name that profiles give it; [ca] with [crl] has the name ""."""
         if self.ca is None:
             return dict(self.authorities)
-        first = AuthorityConfig(
-            **{name: getattr(self.ca, name) for name in CaConfig.model_fields}, crl=self.crl
-        )
-        return {"": first, **self.authorities}
+        return {"": AuthorityConfig(**dict(self.ca), crl=self.crl), **self.authorities}
+
+    @property
+    def _named_keys(self) -> dict[str, Pkcs11Uri]:
+        """Every key in the token, by the name of its section."""
+        keys = {ca_section(name): authority.key for name, authority in self.all_authorities.items()}
+        if self.checkpoint:
+            keys["checkpoint"] = self.checkpoint.key
+        return keys
 
     @model_validator(mode="after")
     def _profiles_name_authorities(self) -> Self:
@@ -178,10 +184,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _keys_are_apart(self) -> Self:
-        keys = [(_name_of(name), authority.key) for name, authority in self.all_authorities.items()]
-        if self.checkpoint:
-            keys.append(("checkpoint", self.checkpoint.key))
-        for (first, one), (second, other) in combinations(keys, 2):
+        for (first, one), (second, other) in combinations(self._named_keys.items(), 2):
             if may_be_one(one, other):
                 raise ValueError(
                     f"[{second}] key needs another label (object) and another id than [{first}] key"
@@ -198,10 +201,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _keys_are_in_the_token(self) -> Self:
-        named = {_name_of(name): authority.key for name, authority in self.all_authorities.items()}
-        if self.checkpoint:
-            named["checkpoint"] = self.checkpoint.key
-        for name, key in named.items():
+        for name, key in self._named_keys.items():
             where = key.token_attributes.items()
             if self.token and not all(
                 where <= token.uri.token_attributes.items() for token in self.token.all
@@ -210,5 +210,6 @@ class Config(Section):
         return self
 
 
-def _name_of(authority: str) -> str:
+def ca_section(authority: str) -> str:
+    """Return the name of a CA's section: "authorities.NAME", or "ca" for that without a name."""
     return f"authorities.{authority}" if authority else "ca"

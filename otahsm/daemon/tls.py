@@ -50,9 +50,7 @@ def server_credentials(tls: TlsConfig, fleet: Sequence[Chain]) -> grpc.ServerCre
             f" it is from {own.not_valid_before_utc:%Y-%m-%d} to {own.not_valid_after_utc:%Y-%m-%d}"
         )
     fleet_keys = [
-        x509.load_der_x509_certificate(der).public_key()
-        for chain in fleet
-        for der in (*chain.intermediates, chain.trust_anchor)
+        x509.load_der_x509_certificate(der).public_key() for chain in fleet for der in chain.certificates
     ]
     if any(operator.public_key() in fleet_keys for operator in operators):
         raise ConfigError(

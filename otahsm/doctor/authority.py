@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.checks import Check, fail, failed, ok, warning
-from otahsm.config import AuthorityConfig, Config, ExtendedKeyUsage, ProfileConfig
+from otahsm.config import AuthorityConfig, Config, ExtendedKeyUsage, ProfileConfig, ca_section
 from otahsm.doctor.mirror import Mirror
 from otahsm.errors import OtahsmError
 from otahsm.pki import Chain, check_signs_crls, find_chain_problems, load_chain, validity_at
@@ -23,7 +23,7 @@ _SECONDS: Final = 30
 
 def examine_authority(config: Config, name: str, ca: AuthorityConfig, now: datetime) -> Iterator[Check]:
     """Look at a CA's certificates, and at what each of its profiles makes of them."""
-    subject = f"[authorities.{name}] certificate" if name else "[ca] certificate"
+    subject = f"[{ca_section(name)}] certificate"
     try:
         chain = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss)
         if ca.crl:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from otahsm.checks import Check, fail, ok, warning
+from otahsm.checks import Check, fail, nearest_existing, ok, warning
 from otahsm.config import Config
 
 _STA_UNSYNC: Final = 0x40  # adjtimex(2)
@@ -26,9 +26,7 @@ def examine_machine(config: Config) -> Iterator[Check]:
         if authority.crl:
             folders[f"CRL directory {name}".strip()] = authority.crl.directory
     for name, folder in folders.items():
-        there = folder
-        while not there.exists():
-            there = there.parent
+        there = nearest_existing(folder)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             yield fail(
                 name, f"{folder} can't be written", f"Let this user write to {there}, or name another."

@@ -50,10 +50,9 @@ class Mirror:
     @classmethod
     def write(cls, chain: Chain, profile: ProfileConfig, validity: Validity, folder: Path) -> Mirror:
         """Write a copy of a chain into a folder, with a device under it as a profile makes it."""
-        originals = [*chain.intermediates, chain.trust_anchor]
-        pairs = [ec.generate_private_key(ec.SECP256R1()) for _ in originals]
+        pairs = [ec.generate_private_key(ec.SECP256R1()) for _ in chain.certificates]
         parents = [*pairs[1:], pairs[-1]]
-        copies = [_copy(*item) for item in zip(originals, pairs, parents, strict=True)]
+        copies = [_copy(*item) for item in zip(chain.certificates, pairs, parents, strict=True)]
         spki = encode_spki(ec.generate_private_key(ec.SECP256R1()).public_key())
         serial = make_serial(secrets.token_bytes(SERIAL_RANDOM_BYTES), time.time_ns() // 1_000_000)
         csr = CheckedCsr("otahsm-doctor", spki, "ec-p256")

@@ -48,7 +48,7 @@ def examine(config: Config, path: Path, now: datetime) -> Iterator[Check]:
 def _examine_token(path: Path, number: int) -> Iterator[Check]:
     """Have a process of its own look at a token: its module may crash or hang."""
     subject = "token" if number == 0 else f"token {number + 1}"
-    command = (sys.executable, "-P", "-m", "otahsm.token.examination", str(path), str(number))
+    command = (sys.executable, "-P", "-m", "otahsm.token.examination", str(path), str(number), subject)
     try:
         ran = subprocess.run(command, stdout=subprocess.PIPE, timeout=_TOKEN_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:

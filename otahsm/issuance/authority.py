@@ -8,9 +8,10 @@ from itertools import count
 
 from cryptography import x509
 
-from otahsm.config import AuthorityConfig, Config
+from otahsm.config import AuthorityConfig, Config, ca_section
 from otahsm.errors import ConfigError
-from otahsm.pki import Chain, load_chain
+from otahsm.pki import Chain
+from otahsm.token.files import read_chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +59,14 @@ class Authorities:
         by_name: dict[str, Authority] = {}
         numbers = count()
         for name, section in config.all_authorities.items():
-            where = f"[authorities.{name}]" if name else "[ca]"
-            try:
-                chain = load_chain(section.certificate.read_bytes(), pss=section.signs_with_pss)
-            except OSError as error:
-                raise ConfigError(
-                    f"{where} certificate {section.certificate} can't be read: {error.strerror}",
-                    hint="Make the CA with `otahsm ca init`.",
-                ) from None
+            chain = read_chain(section, ca_section(name))
             by_name[name] = Authority(name, section, chain, None if section.retired else next(numbers))
         return cls(by_name, {name: profile.ca for name, profile in config.profiles.items()})
+
+    @property
+    def active(self) -> list[tuple[int, Authority]]:
+        """Those that have a key, and its number among those of the signers, which counts from 0."""
+        return [(item.key, item) for item in self.by_name.values() if item.key is not None]
 
     @property
     def key_identifiers(self) -> list[bytes]:

@@ -69,7 +69,7 @@ class Issuance:
         self._ledger = Ledger(database, self.authorities.key_identifiers, renewals)
         self.inspection = Inspection(ledger)
         self._tending: list[asyncio.Task[None]] = []
-        active = [item for item in self.authorities.by_name.values() if item.key is not None]
+        active = self.authorities.active
         by_profile = {name: self.authorities.of_profile(name) for name in config.profiles}
         self._preparers = Preparers(
             config.profiles,
@@ -78,7 +78,7 @@ class Issuance:
             size=settings.preparers,
             report=report,
         )
-        keys = [TokenKey(item.config, item.chain.issuer.public_key) for item in active]
+        keys = [TokenKey(item.config, item.chain.issuer.public_key) for _, item in active]
         checkpoint_key = load_verifier_key(config.checkpoint) if config.checkpoint else None
         if config.checkpoint and checkpoint_key:
             keys.append(TokenKey(config.checkpoint, load_public_key(checkpoint_key.public_key)))
@@ -98,14 +98,13 @@ class Issuance:
                 database=database,
                 ledger=self._ledger,
                 signers=self._signers,
-                key=item.key,
+                key=key,
                 alone=len(self.authorities.by_name) == 1,
                 clock=clock,
                 report=report,
                 tell=tell,
             )
-            for item in active
-            if item.key is not None
+            for key, item in active
         }
         self.revocations = Revocations(self._ledger, clock, self._look_at_crls)
         cycle = IssuanceCycle(

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from otahsm.checks import Check, fail, failed, ok, warning
+from otahsm.checks import Check, fail, failed, nearest_existing, ok, warning
 from otahsm.config import LedgerConfig
 from otahsm.errors import OtahsmError
 from otahsm.ledger.database import database_of
@@ -112,9 +112,7 @@ def _writable(engine: Engine, config: LedgerConfig) -> Check:
 
 
 def _place_for(path: Path) -> Check:
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
+    folder = nearest_existing(path.parent)
     if not os.access(folder, os.W_OK):
         return fail("ledger", f"{path} does not exist, and nothing may be made in {folder}", _GIVE_PERMISSION)
     return ok("ledger", f"{path} does not exist yet; `otahsm serve` makes it")

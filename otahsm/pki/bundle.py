@@ -62,9 +62,8 @@ def find_chain_problems(chain: Chain, now: datetime) -> list[str]:
     Returns:
         A sentence for each; none if all is well.
     """
-    ders = [*(chain.intermediates or ()), chain.trust_anchor]
     problems = []
-    for below, certificate in enumerate(map(x509.load_der_x509_certificate, ders)):
+    for below, certificate in enumerate(map(x509.load_der_x509_certificate, chain.certificates)):
         name = certificate.subject.rfc4514_string()
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             problems.append(

@@ -47,6 +47,11 @@ class Chain:
     intermediates: tuple[bytes, ...]
     trust_anchor: bytes
 
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """All of them, the one that signs first and the root last."""
+        return *self.intermediates, self.trust_anchor
+
 
 def load_issuer(der: bytes, *, pss: bool = False) -> Issuer:
     """Read the CA certificate that signs.

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, get_args
 import pkcs11
 
 from otahsm.config import CaConfig, KeyConfig, KeyFlaw, KeyType, MechanismName, Pkcs11Uri, ReplicaConfig
-from otahsm.errors import OtahsmError, TokenRefusedError, TokenUnavailableError
+from otahsm.errors import TokenRefusedError, TokenUnavailableError
 from otahsm.pki import (
     SERIAL_RANDOM_BYTES,
     Issuer,
@@ -36,7 +36,7 @@ from otahsm.token.pool import PROBE
 from otahsm.token.session import Login, logged_in
 from otahsm.token.signing import SigningKey
 
-MAX_ROOT_NAME: Final = 64  # ub-common-name (RFC 5280, appendix A.1)
+MAX_NAME: Final = 64  # ub-common-name and ub-organization-name (RFC 5280, appendix A.1)
 CHECKPOINT_KEY_TYPE: Final = "ec-p256"  # what every token has, and notes can be signed with
 
 
@@ -117,16 +117,12 @@ def new_key(token: ReplicaConfig, wanted: KeyConfig, key_type: KeyType) -> Itera
             raise explain(error, "looking for existing keys") from None
         public, private = keys.generate(login.session, wanted, key_type)
         try:
-            public_key = keys.decode_public_key(public)
-            signing = get_ready(login, private, wanted, public_key)
-            yield NewKey(public_key, signing, read_facts(login, private, public_key))
-        except (OtahsmError, pkcs11.PKCS11Error) as error:
-            for key in (public, private):
-                with contextlib.suppress(pkcs11.PKCS11Error):
-                    key.destroy()
-            if isinstance(error, pkcs11.PKCS11Error):
-                raise explain(error, "reading the new public key") from None
-            raise
+            with keys.destroyed_on_failure((public, private)):
+                public_key = keys.decode_public_key(public)
+                signing = get_ready(login, private, wanted, public_key)
+                yield NewKey(public_key, signing, read_facts(login, private, public_key))
+        except pkcs11.PKCS11Error as error:
+            raise explain(error, "reading the new public key") from None
 
 
 def _self_sign(key: NewKey, common_name: str, now: datetime, days: int, kind: RootKind) -> bytes:
@@ -181,7 +177,7 @@ def destroy_key(token: ReplicaConfig, ca: CaConfig, issuer: Issuer) -> KeyFacts:
         private = keys.find_private_key(login.session, ca.key)
         try:
             facts = read_facts(login, private, issuer.public_key)
-            get_ready(login, private, accepting_all(ca), issuer.public_key).sign(PROBE)
+            get_ready(login, private, _accepting_all(ca), issuer.public_key).sign(PROBE)
             keys.destroy_pair(login.session, ca)
         except pkcs11.PKCS11Error as error:
             raise explain(error, f"destroying the key {ca.key}") from None
@@ -200,19 +196,18 @@ def throwaway_ca(
     folder: Path,
     key_type: KeyType,
     now: datetime,
-    accept: frozenset[KeyFlaw] = frozenset(),
 ) -> Iterator[CaConfig]:
     """Make a CA in the token for as long as the block runs; its key is destroyed at the end.
 
     What it signs is worth nothing, so that the fleet's CA need not sign to be measured. Its certificate is
-    written into `folder`. `accept` is as in [ca].
+    written into `folder`.
 
     Raises:
         OtahsmError: as `create_root`.
     """
     name = f"{keys.THROWAWAY_LABEL}{secrets.token_hex(8)}"
     key = Pkcs11Uri(object=name, id=secrets.token_bytes(8))
-    ca = CaConfig(certificate=folder / f"{name}.pem", key=key, accept=accept)
+    ca = CaConfig(certificate=folder / f"{name}.pem", key=key)
     root = create_root(token, ca, key_type=key_type, common_name=name, now=now, days=1, kind="root")
     try:
         write_certificate(ca.certificate, root.der)
@@ -227,13 +222,13 @@ def throwaway_ca(
 
 def _signs_for(login: Login, private: pkcs11.PrivateKey, ca: CaConfig, issuer: Issuer) -> bool:
     try:
-        get_ready(login, private, accepting_all(ca), issuer.public_key).sign(PROBE)
+        get_ready(login, private, _accepting_all(ca), issuer.public_key).sign(PROBE)
     except (TokenUnavailableError, TokenRefusedError):
         return False
     return True
 
 
-def accepting_all(ca: CaConfig) -> CaConfig:
+def _accepting_all(ca: CaConfig) -> CaConfig:
     """Return a CA's section as if it accepted any key: to look at one, or to destroy it."""
     every: frozenset[KeyFlaw] = frozenset(get_args(KeyFlaw))
     return ca.model_copy(update={"accept": every})

@@ -1,4 +1,4 @@
-"""Looks at a token as `otahsm doctor` does. `python -m otahsm.token.examination CONFIG NUMBER` is its main.
+"""Looks at a token as `otahsm doctor` does. Main: `python -m otahsm.token.examination CONFIG NUMBER NAME`.
 
 It is a process of its own, for each token: a module may crash or hang the process that loads it, and two
 tokens may need the same module with another environment. It prints a `Check` as JSON on each line. It logs in
@@ -19,12 +19,13 @@ import pkcs11
 from pkcs11 import TokenFlag
 
 from otahsm.checks import Check, fail, failed, ok, warning
-from otahsm.config import Config, KeyConfig, ReplicaConfig, load_config, section
+from otahsm.config import Config, KeyConfig, ReplicaConfig, ca_section, load_config, section
 from otahsm.errors import OtahsmError
-from otahsm.pki import PublicKey, load_chain, load_public_key
+from otahsm.pki import PublicKey, load_public_key
 from otahsm.tlog import VerifierKey
 from otahsm.token.facts import read_facts
 from otahsm.token.faults import explain
+from otahsm.token.files import read_chain
 from otahsm.token.keys import find_private_key
 from otahsm.token.mechanisms import signing_mechanisms
 from otahsm.token.opening import get_ready, read_attribute
@@ -118,8 +119,8 @@ def _keys(config: Config) -> Iterator[tuple[str, KeyConfig, PublicKey]]:
     """Yield the keys that should be there: their sections, and what their signatures must verify with."""
     for name, ca in config.all_authorities.items():
         if ca.certificate.exists() and not ca.retired:
-            issuer = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss).issuer
-            yield f"[authorities.{name}] key" if name else "[ca] key", ca, issuer.public_key
+            where = ca_section(name)
+            yield f"[{where}] key", ca, read_chain(ca, where).issuer.public_key
     if config.checkpoint and config.checkpoint.verifier_key.exists():
         key = VerifierKey.parse(config.checkpoint.verifier_key.read_text().strip())
         yield "[checkpoint] key", config.checkpoint, load_public_key(key.public_key)
@@ -157,13 +158,12 @@ def _key(login: Login, subject: str, wanted: KeyConfig, public_key: PublicKey) -
         yield failed(subject, explain(error, "showing the key"))
 
 
-def main(path: str, number: str) -> None:
-    """Look at one token of a configuration; print what was found."""
+def main(path: str, number: str, name: str) -> None:
+    """Look at one token of a configuration, which a person calls `name`; print what was found."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vendor libraries print to standard output
     config = load_config(Path(path))
     token = section(config.token, "token").all[int(number)]
-    name = "token" if number == "0" else f"token {int(number) + 1}"
     try:
         for check in examine(config, token, name):
             output.write(json.dumps(check.as_dict()) + "\n")

@@ -1,4 +1,4 @@
-"""Files that a ceremony writes: durably, and never over another."""
+"""The files of a CA: what a ceremony writes, durably and never over another, and what others read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,29 @@ from pathlib import Path
 
 from asn1crypto import pem
 
+from otahsm.config import CaConfig
 from otahsm.errors import ConfigError
+from otahsm.pki import Chain, load_chain
+
+
+def read_chain(ca: CaConfig, section: str = "ca") -> Chain:
+    """Read a CA's certificates.
+
+    Args:
+        ca: which.
+        section: the name of its section, for errors.
+
+    Raises:
+        ConfigError: the file can't be read, or holds no chain.
+    """
+    try:
+        content = ca.certificate.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"[{section}] certificate {ca.certificate} can't be read: {error.strerror}",
+            hint="Make the CA with `otahsm ca init`, or `otahsm ca csr` and `otahsm ca import`.",
+        ) from None
+    return load_chain(content, pss=ca.signs_with_pss)
 
 
 def write_certificate(path: Path, der: bytes) -> None:

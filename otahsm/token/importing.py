@@ -13,7 +13,7 @@ from pkcs11 import Attribute, ObjectClass
 from pkcs11 import KeyType as TokenKeyType
 
 from otahsm.config import CaConfig, ReplicaConfig
-from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError
+from otahsm.errors import ConfigError, TokenRefusedError
 from otahsm.pki import describe_key, key_type_of
 from otahsm.token import keys
 from otahsm.token.facts import KeyFacts, read_facts
@@ -43,13 +43,19 @@ def is_private_key(key: object) -> TypeGuard[PrivateKey]:
     return isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey)
 
 
-def import_key(token: ReplicaConfig, ca: CaConfig, key: PrivateKey) -> KeyFacts:
+def import_key(token: ReplicaConfig, ca: CaConfig, section: str, key: PrivateKey) -> KeyFacts:
     """Write a key pair into the token, not extractable from now on, and have it sign once.
 
     Whatever the token says of it afterwards: copies of it were outside, and may still be.
 
+    Args:
+        token: where.
+        ca: the CA that it is the key of.
+        section: the name of the CA's section, for errors.
+        key: what to write.
+
     Raises:
-        ConfigError: it is of a type that otahsm doesn't sign with, or [ca] accepts no key from outside.
+        ConfigError: it is of a type that otahsm doesn't sign with, or `ca` accepts no key from outside.
         TokenRefusedError: an object with the key's label or id exists, or the token takes no such key.
         OtahsmError: as `logged_in`. What was written before a failure is destroyed again.
     """
@@ -57,9 +63,9 @@ def import_key(token: ReplicaConfig, ca: CaConfig, key: PrivateKey) -> KeyFacts:
         raise ConfigError(f"otahsm does not sign with {describe_key(key.public_key())}")
     if "not-local" not in ca.accept:
         raise ConfigError(
-            "[ca] does not accept a key that was not generated in the token",
-            hint='Write accept = ["not-local"] into [ca], so that the daemon accepts it, too; or make a'
-            " new CA with `otahsm ca init`, which is better.",
+            f"[{section}] does not accept a key that was not generated in the token",
+            hint=f'Write accept = ["not-local"] into [{section}], so that the daemon accepts it, too; or make'
+            " a new CA with `otahsm ca init`, which is better.",
         )
     label, key_id = keys.label_and_id(ca)
     named = {Attribute.LABEL: label, Attribute.ID: key_id}
@@ -68,15 +74,12 @@ def import_key(token: ReplicaConfig, ca: CaConfig, key: PrivateKey) -> KeyFacts:
         made: list[Any] = []
         try:
             keys.refuse_existing(login.session, ca)
-            made.append(login.session.create_object({**_PRIVATE, **named, **private}))
-            made.append(login.session.create_object({**_PUBLIC, **named, **public}))
-            get_ready(login, made[0], ca, key.public_key()).sign(PROBE)
-            return read_facts(login, made[0], key.public_key())
-        except (OtahsmError, pkcs11.PKCS11Error) as error:
-            for item in made:
-                item.destroy()
-            if isinstance(error, OtahsmError):
-                raise
+            with keys.destroyed_on_failure(made):
+                made.append(login.session.create_object({**_PRIVATE, **named, **private}))
+                made.append(login.session.create_object({**_PUBLIC, **named, **public}))
+                get_ready(login, made[0], ca, key.public_key()).sign(PROBE)
+                return read_facts(login, made[0], key.public_key())
+        except pkcs11.PKCS11Error as error:
             raise TokenRefusedError(
                 f"the token does not take the key ({type(error).__name__})",
                 hint="Many HSMs take no private keys from outside, or only wrapped: see the vendor's manual.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -15,7 +16,7 @@ from pkcs11.constants import DEFAULT
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from otahsm.config import KeyConfig, KeyType, Pkcs11Uri
-from otahsm.errors import ConfigError, TokenRefusedError, TokenUnavailableError
+from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
 from otahsm.pki import SIGNATURE_ALGORITHMS, PublicKey, key_type_of
 from otahsm.token.faults import explain
 from otahsm.token.mechanisms import mechanisms_for, signing_mechanisms
@@ -179,6 +180,18 @@ def destroy_pair(session: pkcs11.Session, wanted: KeyConfig) -> None:
     label, key_id = label_and_id(wanted)
     for key in list(session.get_objects({Attribute.LABEL: label, Attribute.ID: key_id})):
         key.destroy()
+
+
+@contextlib.contextmanager
+def destroyed_on_failure(made: Sequence[pkcs11.Key]) -> Iterator[None]:
+    """Destroy what was made, as far as the token can, if the block fails."""
+    try:
+        yield
+    except (OtahsmError, pkcs11.PKCS11Error):
+        for key in made:
+            with contextlib.suppress(pkcs11.PKCS11Error):
+                key.destroy()
+        raise
 
 
 def curve_of(key: PublicKey) -> tuple[TokenKeyType, bytes]:

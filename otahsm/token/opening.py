@@ -52,7 +52,7 @@ def get_ready(login: Login, key: pkcs11.PrivateKey, wanted: KeyConfig, public_ke
     """Check a key that was found, and choose how it signs. Raises as `open_key`."""
     algorithm = signature_algorithm(public_key, pss=wanted.signs_with_pss)
     try:
-        check_flaws(key, wanted)
+        _check_flaws(key, wanted)
         mechanism = choose_mechanism(login.session.token.slot, algorithm, wanted.mechanism)
         again = PinAtEachSignature(login.pin, login.guard) if _wants_pin(key) else None
     except pkcs11.PKCS11Error as error:
@@ -71,7 +71,7 @@ def find_flaws(key: pkcs11.PrivateKey) -> dict[KeyFlaw, str]:
     return flaws
 
 
-def check_flaws(key: pkcs11.PrivateKey, wanted: KeyConfig) -> None:
+def _check_flaws(key: pkcs11.PrivateKey, wanted: KeyConfig) -> None:
     """Refuse a key that could leave the token, or that came from outside.
 
     Raises:

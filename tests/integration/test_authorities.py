@@ -79,6 +79,9 @@ def test_rotation_makes_a_ca_of_the_same_kind_and_a_record(fleet: Fleet) -> None
     unknown = fleet.run("ca", "rotate", "2028")
     assert unknown.returncode == 2
     assert "[authorities.2028]" in unknown.stderr
+    missing = fleet.run("ca", "show", "--ca", "2027")
+    assert missing.returncode == 2
+    assert "[authorities.2027] certificate" in missing.stderr
     done = fleet.run("ca", "rotate", "2027")
     assert done.returncode == 0, done.stderr
     new = root(fleet.folder / "ca/fleet-2027.pem")

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 from cryptography import x509
 
-from otahsm.client import IssuedCertificate, Refusal
+from otahsm.client import CertificateRequest, IssuedCertificate, Refusal
 
 from devices import issue_all, new_request, new_requests
 from harness import Fleet, RunningDaemon, eventually, running
 from ledger_reader import certificates
-from real_tokens import TokenAcrossASocket, Tpm, started
+from real_tokens import RealToken, TokenAcrossASocket, Tpm, started
 
 
 @pytest.fixture
@@ -46,6 +46,28 @@ async def issue_and_check(fleet: Fleet, daemon: RunningDaemon, count: int) -> No
         x509.load_der_x509_certificate(result.chain[0]).verify_directly_issued_by(root)
 
 
+async def issue_through_a_death(
+    daemon: RunningDaemon, token: RealToken, requests: list[CertificateRequest], before: int
+) -> dict[str, bytes]:
+    """Have `before` requests answered, kill the token under the others, and start it while they wait.
+
+    Returns:
+        All certificates in DER, by device id.
+    """
+    daemon.wait_for("health.changed", serving=True)
+    async with daemon.client(patience=60) as client:
+        first, _ = await issue_all(client, requests[:before])
+        rest = asyncio.ensure_future(issue_all(client, requests[before:]))
+        token.kill()
+        await asyncio.to_thread(daemon.wait_for, "health.changed", serving=False)
+        async with daemon.client(patience=0) as hasty:
+            assert isinstance(await hasty.issue_one(new_request().csr), Refusal)
+        token.start()
+        second, refused = await rest
+    assert not refused
+    return {result.device_id: result.chain[0] for result in (*first, *second)}
+
+
 @pytest.mark.usefixtures("across")
 def test_a_token_across_a_socket_shows_its_key(fleet: Fleet) -> None:
     shown = fleet.run("ca", "show")
@@ -56,21 +78,10 @@ def test_a_token_across_a_socket_shows_its_key(fleet: Fleet) -> None:
 async def test_a_token_across_a_socket_that_dies_and_returns_loses_nothing(
     fleet: Fleet, across: TokenAcrossASocket
 ) -> None:
-    requests = new_requests(600)
     with running(fleet) as daemon:
-        daemon.wait_for("health.changed", serving=True)
-        async with daemon.client(patience=60) as client:
-            first, _ = await issue_all(client, requests[:200])
-            rest = asyncio.ensure_future(issue_all(client, requests[200:]))
-            across.kill()
-            await asyncio.to_thread(daemon.wait_for, "health.changed", serving=False)
-            async with daemon.client(patience=0) as hasty:
-                assert isinstance(await hasty.issue_one(new_request().csr), Refusal)
-            across.start()
-            second, refused = await rest
-        assert not refused
+        issued = await issue_through_a_death(daemon, across, new_requests(600), before=200)
         assert daemon.stop() == 0
-    assert certificates(fleet) == {result.device_id: result.chain[0] for result in (*first, *second)}
+    assert certificates(fleet) == issued
 
 
 async def test_a_token_across_a_socket_that_freezes_is_given_up_within_the_time_for_a_signature(
@@ -110,16 +121,9 @@ async def test_a_tpm_that_dies_and_returns_is_served_again_without_an_operator(
 ) -> None:
     requests = new_requests(100)
     with running(fleet) as daemon:
-        daemon.wait_for("health.changed", serving=True)
-        async with daemon.client(patience=60) as client:
-            first, _ = await issue_all(client, requests[:20])
-            rest = asyncio.ensure_future(issue_all(client, requests[20:]))
-            tpm.kill()
-            await asyncio.to_thread(daemon.wait_for, "health.changed", serving=False)
-            tpm.start()
-            second, refused = await rest
+        issued = await issue_through_a_death(daemon, tpm, requests, before=20)
+        async with daemon.client() as client:
             assert isinstance(await client.issue_one(requests[0].csr), IssuedCertificate)
-        assert not refused
         eventually(lambda: len(daemon.signers()) == 2, "signers are missing")
         assert daemon.stop() == 0
-    assert certificates(fleet) == {result.device_id: result.chain[0] for result in (*first, *second)}
+    assert certificates(fleet) == issued

@@ -32,31 +32,26 @@ def upgrade() -> None:
     )
     op.execute(_TAKE_OVER)
     op.drop_table("crl_urls_of_one")
-    op.drop_table("crls")
-    op.create_table(
-        "crls",
-        sa.Column("issuer_key_id", sa.LargeBinary, nullable=False),
-        sa.Column("url", sa.Text, nullable=False),
-        sa.Column("number", sa.BigInteger, nullable=False),
-        sa.Column("this_update", sa.BigInteger, nullable=False),
-        sa.Column("next_update", sa.BigInteger, nullable=False),
-        sa.Column("revoked", sa.BigInteger, nullable=False),
-        sa.Column("der", sa.LargeBinary, nullable=False),
-        sa.PrimaryKeyConstraint("issuer_key_id", "url", name="pk_crls"),
-    )
+    _make_crls(sa.Column("issuer_key_id", sa.LargeBinary, nullable=False))
 
 
 def downgrade() -> None:
     """Forget which CA they are of."""
+    _make_crls()
+    op.drop_column("crl_urls", "issuer_key_id")
+
+
+def _make_crls(*of_which_ca: sa.Column[bytes]) -> None:
+    """Make the table of CRLs anew, with a column for their CA or without."""
     op.drop_table("crls")
     op.create_table(
         "crls",
+        *of_which_ca,
         sa.Column("url", sa.Text, nullable=False),
         sa.Column("number", sa.BigInteger, nullable=False),
         sa.Column("this_update", sa.BigInteger, nullable=False),
         sa.Column("next_update", sa.BigInteger, nullable=False),
         sa.Column("revoked", sa.BigInteger, nullable=False),
         sa.Column("der", sa.LargeBinary, nullable=False),
-        sa.PrimaryKeyConstraint("url", name="pk_crls"),
+        sa.PrimaryKeyConstraint(*(column.name for column in of_which_ca), "url", name="pk_crls"),
     )
-    op.drop_column("crl_urls", "issuer_key_id")
