@@ -51,9 +51,10 @@ soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and Pos
 	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine postgresql
 	PYTHONPATH=tests $(BIN)/python tests/reconnects.py 1000
 
-test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, a C compiler
+test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, groff, a C compiler
 	scripts/install-packages gnutls-bin nginx-light postgresql gcc libc6-dev procps opensc opensc-pkcs11 p11-kit p11-kit-modules \
-		swtpm tpm2-abrmd libtpm2-pkcs11-1 libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 dbus
+		swtpm tpm2-abrmd libtpm2-pkcs11-1 libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 dbus \
+		openssh-server openssh-client busybox-static sudo curl groff-base
 
 $(UV): scripts/uv.lock
 	scripts/install-packages python3-venv

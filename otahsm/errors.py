@@ -17,6 +17,8 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     NOT_FOUND = 5
     ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     INTERNAL = 13
     UNAVAILABLE = 14
@@ -97,8 +99,35 @@ class RevokedError(OtahsmError):
     default_hint = "A revocation is final. For a new certificate with a new key: otahsm device reset."
 
 
+class BatchFullError(OtahsmError):
+    """The batch has as many certificates as were ordered."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "BATCH_FULL"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Order another batch for more: otahsm batch create. `otahsm batch status` shows this one."
+
+
+class BatchClosedError(OtahsmError):
+    """The batch was closed, or its deadline is over."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "BATCH_CLOSED"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Order another batch for what is missing: otahsm batch create."
+
+
+class BatchClientError(OtahsmError):
+    """The batch is not for this client."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "BATCH_CLIENT"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "`otahsm batch status` shows the clients that may. Ask as one of them."
+
+
 class NotFoundError(OtahsmError):
-    """There is no such certificate, or no such CRL."""
+    """There is no such certificate, no such CRL, or no such batch."""
 
     code = Code.NOT_FOUND
     reason = "NOT_FOUND"
@@ -205,6 +234,74 @@ class DaemonUnavailableError(OtahsmError):
     reason = "DAEMON_UNAVAILABLE"
     exit_code = ExitCode.UNAVAILABLE
     default_hint = "Check that `otahsm serve` runs, and the [client] section; then run the command again."
+
+
+class GatewayUnavailableError(OtahsmError):
+    """The OTA gateway can't be reached, or does not speak TLS."""
+
+    code = Code.UNAVAILABLE
+    reason = "GATEWAY_UNAVAILABLE"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "Check host and port of the gateway's URL, and the network; then run the command again."
+
+
+class GatewayUntrustedError(OtahsmError):
+    """What the OTA gateway presents is not what it should be, or what devices would take."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "GATEWAY_UNTRUSTED"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = (
+        "Write nothing to devices before whoever runs the gateway has told you its CA's fingerprint, by"
+        " another way than this network."
+    )
+
+
+class BackendUnavailableError(OtahsmError):
+    """The backend that devices are registered with can't be reached."""
+
+    code = Code.UNAVAILABLE
+    reason = "BACKEND_UNAVAILABLE"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = (
+        "Check url in the [registration] section, and the network; then run the command again. What waits is"
+        " kept."
+    )
+
+
+class BackendUntrustedError(OtahsmError):
+    """The backend's certificate can't be trusted, or no TLS can be spoken with it."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "BACKEND_UNTRUSTED"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "Check url and ca in the [registration] section. What waits is kept."
+
+
+class BackendRefusedError(OtahsmError):
+    """The backend refuses the token, or is elsewhere: no request would be answered otherwise."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "BACKEND_REFUSED"
+    default_hint = "Check the token under headers in the [registration] section. What waits is kept."
+
+
+class DeviceUnreachableError(OtahsmError):
+    """A device can't be reached, or does not answer in time."""
+
+    code = Code.UNAVAILABLE
+    reason = "DEVICE_UNREACHABLE"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Check that it is switched on and that host, port and user are right; then run it again."
+
+
+class DeviceRefusedError(OtahsmError):
+    """A device is another one, can't be written, or shows a host key that is not known."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "DEVICE_REFUSED"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Is there room, and may this user write there? A user who may not can take --sudo."
 
 
 class FolderError(OtahsmError):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/reference from the code, so that it can't say anything else.
+"""Writes docs/reference and docs/man from the code, so that they can't say anything else.
 
 Run it with the project's interpreter: .venv/bin/python scripts/generate_reference.py [--check]. With --check
 it writes nothing, and exits with 1 if a committed file is not what it would write.
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
@@ -33,8 +34,10 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from otahsm import cli, config, errors
 
+from man_page import Command, man_page
+
 ROOT: Final = Path(__file__).resolve().parents[1]
-FOLDER: Final = ROOT / "docs/reference"
+FOLDER: Final = ROOT / "docs"
 TEMPLATE: Final = ROOT / "otahsm/quickstart/otahsm.toml.in"
 COMMAND: Final = ".venv/bin/python scripts/generate_reference.py"
 
@@ -88,6 +91,16 @@ WORDS: Final = {
     "client.certificate": "This client's certificate (and chain), of the CA in `tls.client_ca`, in PEM.",
     "client.key": "The private key of `certificate`, in PEM, not encrypted.",
     "client.gateway_url": "The OTA gateway's address, put into each device's folder as `gateway.url`.",
+    "client.credentials": "An OTA account's `credentials.zip`, in place of `gateway_url` and `server_ca`.",
+    "registration.kind": "The backend's API.",
+    "registration.url": "Where the backend is. A webhook's path may hold `{device_id}` and `{serial}`.",
+    "registration.method": "How it is asked. Default: PUT; for a webhook, POST.",
+    "registration.headers": "Texts; or secrets: tables with `file`, `env` or `command`, and `prefix`.",
+    "registration.body": "The JSON that is sent, in place of the kind's own; its texts are templates.",
+    "registration.group": "The group that Foundries puts devices into.",
+    "registration.ca": "The CA of the backend's certificate, in PEM. Default: those of this machine.",
+    "registration.timeout_seconds": "For one request.",
+    "registration.parallel": "How many requests are under way at once.",
     "client.server_ca": "The CA of the gateway's certificate, put into each device's folder as `root.crt`.",
 }
 NAMES: Final = {
@@ -228,15 +241,7 @@ def command_line() -> list[str]:
     """Describe the commands: their docstrings and their options."""
     page = header("The otahsm command", "otahsm/cli")
     page += ["Errors go to standard error: what is wrong, then what to do. Exit codes:", ""]
-    meanings = {
-        errors.ExitCode.SOME_FAILED: "some requests failed; each is listed",
-        errors.ExitCode.USAGE: "wrong use, a wrong file, or a configuration that can't work",
-        errors.ExitCode.UNAVAILABLE: "daemon, token or ledger can't be reached; trying again may help",
-        errors.ExitCode.OPERATOR: "token or CA refuse; an operator must act before anything is tried again",
-    }
-    codes = [(str(int(code)), meanings[code]) for code in errors.ExitCode]
-    rows = [("0", "success"), *codes, ("130", "interrupted with Ctrl-C")]
-    page += table(("code", "meaning"), rows)
+    page += table(("code", "meaning"), list(exit_codes()))
     page += [
         "Every command takes `--help`. `otahsm --install-completion` completes commands in your shell.",
         "",
@@ -245,6 +250,29 @@ def command_line() -> list[str]:
         page += [f"## {words}", "", *help_text(inspect.getdoc(callback) or "")]
         page += table(("argument or option", "takes", "default", "what it is"), list(parameters(callback)))
     return page
+
+
+def manual() -> list[str]:
+    """Describe the commands as a manual page."""
+    listed = (
+        Command(words, inspect.getdoc(callback) or "", list(parameters(callback)))
+        for words, callback in commands(cli.app, "otahsm")
+    )
+    return man_page(COMMAND, cli.app.info.help or "", listed, exit_codes())
+
+
+def exit_codes() -> Iterator[tuple[str, str]]:
+    """Yield each exit code and what it means."""
+    meanings = {
+        errors.ExitCode.SOME_FAILED: "some requests failed; each is listed",
+        errors.ExitCode.USAGE: "wrong use, a wrong file, or a configuration that can't work",
+        errors.ExitCode.UNAVAILABLE: "daemon, token or ledger can't be reached; trying again may help",
+        errors.ExitCode.OPERATOR: "token or CA refuse; an operator must act before anything is tried again",
+    }
+    yield "0", "success"
+    for code in errors.ExitCode:
+        yield str(int(code)), meanings[code]
+    yield "130", "interrupted with Ctrl-C"
 
 
 def commands(app: typer.Typer, words: str) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -302,7 +330,7 @@ def takes(kind: Any, info: ArgumentInfo | OptionInfo) -> str:
         return "nothing"
     if isinstance(kind, type) and issubclass(kind, Enum):
         return ", ".join(f"`{item.value}`" for item in kind)
-    text = {str: "text", int: "integer", float: "number", Path: "path"}[kind]
+    text = {str: "text", int: "integer", float: "number", Path: "path", datetime: "date and time"}[kind]
     limits = [f"at least {info.min}"] if info.min is not None else []
     limits += [f"at most {info.max}"] if info.max is not None else []
     return ", ".join([text, *limits])
@@ -428,19 +456,19 @@ def summary(docstring: str | None) -> str:
 
 
 PAGES: Final[dict[str, Callable[[], list[str]]]] = {
-    "configuration.md": configuration,
-    "cli.md": command_line,
-    "api.md": api,
-    "errors.md": error_list,
+    "reference/configuration.md": configuration,
+    "reference/cli.md": command_line,
+    "reference/api.md": api,
+    "reference/errors.md": error_list,
+    "man/otahsm.1": manual,
 }
 
 
 def main() -> int:
     """Write the pages, or check them."""
-    parser = argparse.ArgumentParser(description="Write docs/reference from the code.")
+    parser = argparse.ArgumentParser(description="Write docs/reference and docs/man from the code.")
     parser.add_argument("--check", action="store_true", help="only tell whether the files are up to date")
     check = parser.parse_args().check
-    FOLDER.mkdir(parents=True, exist_ok=True)
     stale = []
     for name, write in PAGES.items():
         text = "\n".join(write()).rstrip("\n") + "\n"
@@ -448,9 +476,10 @@ def main() -> int:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
             if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
     if check and stale:
-        sys.stderr.write(f"docs/reference is stale ({', '.join(stale)}): run {COMMAND}\n")
+        sys.stderr.write(f"docs is stale ({', '.join(stale)}): run {COMMAND}\n")
         return 1
     return 0
 

@@ -26,6 +26,7 @@ from otahsm.pki import (
     build_root_tbs,
     build_tbs,
     build_tbs_crl,
+    check_csr,
     encode_spki,
     key_type_of,
     load_issuer,
@@ -87,6 +88,13 @@ def leaf(
     csr = CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
     tbs = build_tbs(csr, profile or ProfileConfig(), issuer, serial, validity, crl_url)
     return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))
+
+
+def certificate_for(csr: bytes, device_id: str) -> bytes:
+    """Issue a certificate for a CSR, in DER."""
+    issuer, profile = issuer_of("ec-p256"), ProfileConfig()
+    tbs = build_tbs(check_csr(csr, profile, device_id), profile, issuer, SERIAL, CA_LIFE)
+    return assemble(tbs, issuer.algorithm, sign(key_of("ec-p256"), tbs))
 
 
 def crl(

@@ -79,7 +79,9 @@ class Fleet:
         copy.toml.write_text(re.sub(r'listen = ".*"', 'listen = "127.0.0.1:0"', copy.toml.read_text()))
         return copy
 
-    def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, timeout: float = 60, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run `otahsm` in the fleet's folder."""
         return subprocess.run(
             [*OTAHSM, *arguments],
@@ -88,6 +90,7 @@ class Fleet:
             text=True,
             timeout=timeout,
             check=False,
+            env={**os.environ, **(environment or {})},
         )
 
 

@@ -148,7 +148,7 @@ def nginx(folder: Path, port: int, server: str) -> Iterator[None]:
             stderr=errors,
         )
     try:
-        eventually(lambda: process.poll() is not None or _answers(port), "nginx does not answer")
+        eventually(lambda: process.poll() is not None or answers(port), "nginx does not answer")
         assert process.poll() is None, log.read_text()
         yield
     finally:
@@ -184,7 +184,7 @@ def assert_refused(url: str, context: ssl.SSLContext) -> None:
     assert "SSL certificate" in body
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
     with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False

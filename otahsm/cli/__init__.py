@@ -8,14 +8,20 @@ from typing import Final
 import typer
 
 from otahsm.cli import (
+    batch,
     bench,
     ca,
     ca_keys,
     ca_rotation,
+    cert_provider,
     crl,
     csr,
     device,
+    device_enroll,
+    device_install,
+    device_register,
     doctor,
+    gateway,
     health,
     ledger,
     ledger_local,
@@ -27,7 +33,11 @@ from otahsm.cli import (
 )
 from otahsm.errors import ExitCode, OtahsmError
 
-_SERVER_MODULES: Final = {"alembic", "grpc_reflection", "pkcs11", "sqlalchemy", "structlog"}
+# What a command needs beyond a bare client, by the extra that brings it.
+_EXTRAS: Final = {
+    "server": {"alembic", "grpc_reflection", "pkcs11", "sqlalchemy", "structlog"},
+    "ssh": {"asyncssh"},
+}
 
 app = typer.Typer(
     name="otahsm",
@@ -41,12 +51,20 @@ app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("health")(health.health)
 app.command("show")(show.show)
+app.command("cert-provider")(cert_provider.cert_provider)
 app.command("revoke")(revoke.revoke)
 ca.app.registered_commands += ca_keys.app.registered_commands + ca_rotation.app.registered_commands
 app.add_typer(ca.app, name="ca")
+device.app.registered_commands += (
+    device_enroll.app.registered_commands
+    + device_install.app.registered_commands
+    + device_register.app.registered_commands
+)
 app.add_typer(device.app, name="device")
+app.add_typer(batch.app, name="batch")
 app.add_typer(csr.app, name="csr")
 app.add_typer(crl.app, name="crl")
+app.add_typer(gateway.app, name="gateway")
 ledger.app.command("reconcile")(ledger_local.reconcile)
 ledger.app.command("backup")(ledger_local.backup)
 ledger.app.command("restore")(ledger_local.restore)
@@ -63,11 +81,13 @@ def main() -> None:
         sys.stderr.write(f"otahsm: {error.message}\n        {error.hint}\n")
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _SERVER_MODULES:
+        missing = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, modules in _EXTRAS.items() if missing in modules), None)
+        if extra is None:
             raise
         sys.stderr.write(
-            "otahsm: this command runs where the token is, and needs what a client doesn't\n"
-            "        Install it: pip install 'otahsm[server]'\n"
+            f"otahsm: this command needs {missing}, which a bare client does not have\n"
+            f"        Install it: pip install 'otahsm[{extra}]'\n"
         )
         sys.exit(ExitCode.USAGE)
     except KeyboardInterrupt:

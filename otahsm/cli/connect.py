@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,8 +11,11 @@ from typing import TypeVar
 # reads this when it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from otahsm.client import ClientTls, DaemonClient, DeviceFolders, IssuingClient
-from otahsm.config import ClientConfig, load_config, section
+from otahsm.cli.options import LayoutChoice
+from otahsm.client import ClientTls, DaemonClient, Device, DeviceFolders, IssuingClient, Recipe
+from otahsm.client.aktualizr import sota_toml
+from otahsm.client.gateway import GatewayFiles, gateway_files
+from otahsm.config import ClientConfig, KeyType, load_config, section
 
 _Client = TypeVar("_Client", bound=DaemonClient)
 
@@ -19,6 +23,11 @@ _Client = TypeVar("_Client", bound=DaemonClient)
 def load_client(path: Path) -> ClientConfig:
     """Read the [client] section. Raises ConfigError."""
     return section(load_config(path).client, "client")
+
+
+def registers(path: Path) -> bool:
+    """Tell whether certificates are to be entered for registration with a backend. Raises ConfigError."""
+    return load_config(path).registration is not None
 
 
 def connect(kind: type[_Client], config: ClientConfig, patience: float | None) -> _Client:
@@ -30,9 +39,41 @@ def connect(kind: type[_Client], config: ClientConfig, patience: float | None) -
     )
 
 
-async def open_folders(client: IssuingClient, config: ClientConfig, out: Path | None) -> DeviceFolders:
+async def open_folders(
+    client: IssuingClient,
+    config: ClientConfig,
+    out: Path | None,
+    layout: LayoutChoice = LayoutChoice.SEED,
+    passphrase: bytes | None = None,
+) -> DeviceFolders:
     """Open the device folders; the fleet root comes from the daemon. Raises OtahsmError."""
     authority = await client.authority()
+    gateway = gateway_files(config, datetime.now(UTC)) or GatewayFiles(None, None, None)
     return DeviceFolders(
-        (out or config.devices).absolute(), authority.trust_anchor, config.server_ca, config.gateway_url
+        (out or config.devices).absolute(),
+        authority.trust_anchor,
+        gateway.ca_path or gateway.ca,
+        gateway.url,
+        layout=layout.value,
+        passphrase=passphrase,
     )
+
+
+async def recipe_for(
+    client: IssuingClient,
+    profile: str,
+    layout: LayoutChoice,
+    key_type: KeyType,
+    passphrase: bytes | None,
+    batch: str = "",
+) -> Recipe:
+    """Learn what a profile needs, and say how devices are made. Raises OtahsmError."""
+    known = await client.profiles()
+    meant = (item for item in known if item.name == profile or (not profile and item.is_default))
+    subject = next((item.attributes for item in meant), frozenset[str]())
+    configure = _configure if layout is LayoutChoice.AKTUALIZR else None
+    return Recipe(key_type, profile, batch, subject, passphrase, configure)
+
+
+def _configure(device: Device) -> bytes:
+    return sota_toml(device.attributes.get("hardware_id", "")).encode()

@@ -98,7 +98,7 @@ def fetch(
     """  # noqa: D301 - click reads the character, not the escape
     from asn1crypto import pem as armour
 
-    from otahsm.client.folders import make_durable, write
+    from otahsm.client.durable import make_durable, write
     from otahsm.errors import FolderError
 
     crl = _fetch(config, patience, ca, url, shard, authorities)

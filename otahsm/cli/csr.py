@@ -12,9 +12,12 @@ from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
     JsonOption,
+    LayoutChoice,
+    LayoutOption,
     OutOption,
     PatienceOption,
     ProfileOption,
+    QuietOption,
     ResumeOption,
     RetryRefusedOption,
 )
@@ -35,11 +38,13 @@ def sign(
         list[Path], typer.Argument(metavar="FILE|DIR...", help="CSRs, PEM or DER; folders of them.")
     ],
     out: OutOption = None,
+    layout: LayoutOption = LayoutChoice.SEED,
     profile: ProfileOption = "",
     resume: ResumeOption = True,
     retry_refused: RetryRefusedOption = False,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Have CSRs signed whose keys are elsewhere: in the devices, say. Writes device folders without keys.
@@ -56,10 +61,11 @@ def sign(
       otahsm csr sign collected/ --out signed/
     """  # noqa: D301 - click reads the character, not the escape
     import asyncio
+    import contextlib
 
-    from otahsm.cli.connect import connect, load_client, open_folders
-    from otahsm.cli.progress import Run
-    from otahsm.client import IssuingClient, Order, sign_csrs
+    from otahsm.cli.connect import connect, load_client, open_folders, registers
+    from otahsm.cli.progress import Run, Tone
+    from otahsm.client import IssuingClient, Order, Recipe, sign_csrs
     from otahsm.errors import ConfigError
 
     settings = load_client(config)
@@ -70,14 +76,17 @@ def sign(
             hint=f"From a folder, files that end in {', '.join(sorted(_ENDINGS))} are taken.",
         )
 
-    asked = ["csr sign", *(str(path.absolute()) for path in paths), "--profile", profile]
+    named = [str(path.absolute()) for path in paths]
+    asked = ["csr sign", *named, "--profile", profile, "--layout", layout.value]
 
     async def run() -> bool:
         async with connect(IssuingClient, settings, patience) as client:
-            folders = await open_folders(client, settings, out)
-            order = Order.open(folders, asked, resume=resume, retry_refused=retry_refused)
-            reports = sign_csrs(client, folders, files, profile=profile, order=order)
-            return await Run(len(files), folders.root, as_json=as_json).follow(reports, order)
+            with contextlib.closing(await open_folders(client, settings, out, layout)) as folders:
+                order = Order.open(folders, asked, resume=resume, retry_refused=retry_refused)
+                if registers(config):
+                    order.announce(profile)
+                reports = sign_csrs(client, folders, files, Recipe(profile=profile), order=order)
+                return await Run(len(files), folders.root, Tone(as_json, quiet)).follow(reports, order)
 
     if not asyncio.run(run()):
         raise typer.Exit(1)

@@ -10,13 +10,24 @@ import typer
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
+    CountOption,
+    FirstOption,
+    IdsOption,
     JsonOption,
     KeyTypeName,
+    LayoutChoice,
+    LayoutOption,
     OutOption,
+    PassphraseCommandOption,
+    PassphraseFileOption,
     PatienceOption,
     ProfileOption,
+    QuietOption,
     ResumeOption,
     RetryRefusedOption,
+    SetOption,
+    TemplateOption,
+    Uuid5Option,
 )
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Devices: keys, certificates, folders.")
@@ -29,18 +40,31 @@ def _group() -> None:
 
 @app.command()
 def issue(
-    count: Annotated[int | None, typer.Option(min=1, help="How many devices, with random UUIDs.")] = None,
-    ids: Annotated[Path | None, typer.Option(help="File with one device id a line.")] = None,
+    count: CountOption = None,
+    ids: IdsOption = None,
+    uuid5: Uuid5Option = "",
+    template: TemplateOption = "",
+    first: FirstOption = 1,
+    values: SetOption = None,
     out: OutOption = None,
+    layout: LayoutOption = LayoutChoice.SEED,
     key_type: Annotated[KeyTypeName, typer.Option(help="Type of the devices' keys.")] = KeyTypeName.EC_P256,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_command: PassphraseCommandOption = "",
     profile: ProfileOption = "",
     resume: ResumeOption = True,
     retry_refused: RetryRefusedOption = False,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Make keys here, have certificates issued, write device folders.
+
+    Ids are random UUIDs (--count), those of a file (--ids), UUIDs made from the serial numbers in it
+    (--uuid5), or made from a template. A file is text with one id a line, CSV with a header, or JSON Lines.
+    Its further columns, and what --set gives, are the device's attributes: a profile's subject, a template,
+    the device's configuration and its registration may use them.
 
     The same command again finishes what an interrupted run left, with the ids and the keys that it has:
     --count 1000 makes a thousand, however often it is interrupted. Devices that were refused are listed
@@ -52,41 +76,94 @@ def issue(
     \b
     Examples:
       otahsm device issue --count 1000
-      otahsm device issue --ids serials.txt --out /srv/line-3
+      otahsm device issue --ids serials.csv --uuid5 6ba7b810-9dad-11d1-80b4-00c04fd430c8
+      otahsm device issue --count 50 --template 'cam-{seq:06d}' --first 1201
+      otahsm device issue --ids units.csv --template '{plant}-{unit}' --layout tar --out /srv/line-3
     """  # noqa: D301 - click reads the character, not the escape
     import asyncio
-    import hashlib
+    import contextlib
 
-    from otahsm.cli.connect import connect, load_client, open_folders
-    from otahsm.cli.ids import read_ids
-    from otahsm.cli.progress import Run, tell_of_unfinished_counts
+    from otahsm.cli.connect import connect, load_client, open_folders, recipe_for, registers
+    from otahsm.cli.progress import Run, Tone, tell_of_unfinished_orders
+    from otahsm.cli.sources import devices_from
     from otahsm.client import IssuingClient, Order, issue_devices
+    from otahsm.secret_files import passphrase_from
 
-    if (count is None) == (ids is None):
-        raise typer.BadParameter("give either --count or --ids")
     settings = load_client(config)
-    named = read_ids(ids) if ids is not None else None
-
-    if named is None:
-        what = ["--count", str(count)]
-    else:
-        what = ["--ids", hashlib.sha256("\n".join(named).encode()).hexdigest()]
-    asked = ["device issue", *what, "--key-type", key_type.value, "--profile", profile]
+    source = devices_from(count, ids, uuid5, template, first, values)
+    passphrase = passphrase_from(passphrase_file, passphrase_command)
+    made = ["--key-type", key_type.value, "--profile", profile, "--layout", layout.value]
+    asked = ["device issue", *source.asked, *made]
 
     async def run() -> bool:
         async with connect(IssuingClient, settings, patience) as client:
-            folders = await open_folders(client, settings, out)
-            if named is None:
-                tell_of_unfinished_counts(folders, asked)
-            order = Order.open(folders, asked, count=count or 0, resume=resume, retry_refused=retry_refused)
-            devices = order.device_ids if named is None else named
-            reports = issue_devices(
-                client, folders, devices, key_type=key_type.value, profile=profile, order=order
-            )
-            return await Run(len(devices), folders.root, as_json=as_json).follow(reports, order)
+            recipe = await recipe_for(client, profile, layout, key_type.value, passphrase)
+            with contextlib.closing(await open_folders(client, settings, out, layout, passphrase)) as folders:
+                tell_of_unfinished_orders(folders, asked)
+                order = Order.open(
+                    folders,
+                    asked,
+                    source.devices,
+                    drawn=source.drawn,
+                    resume=resume,
+                    retry_refused=retry_refused,
+                )
+                if registers(config):
+                    order.announce(profile)
+                reports = issue_devices(client, folders, order.devices(), recipe, order=order)
+                return await Run(order.count, folders.root, Tone(as_json, quiet)).follow(reports, order)
 
     if not asyncio.run(run()):
         raise typer.Exit(1)
+
+
+@app.command()
+def pack(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The archive; must not exist.")],
+    device_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[DEVICE_ID...]", help="Which devices. Default: all.")
+    ] = None,
+    devices: OutOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Put the folders of complete devices into one tar archive, for its owner alone to read.
+
+    Takes folders of the layouts seed and aktualizr. They stay where they are.
+
+    \b
+    Example:
+      otahsm device pack --output batch-7.tar
+    """  # noqa: D301 - click reads the character, not the escape
+    import os
+
+    from otahsm.cli.connect import load_client
+    from otahsm.cli.files import new_path
+    from otahsm.cli.tables import print_json
+    from otahsm.client import pack as pack_folders
+    from otahsm.errors import ConfigError
+    from otahsm.pki import check_device_id
+
+    root = devices or load_client(config).devices
+    for device_id in device_ids or ():
+        check_device_id(device_id, ".*")
+    try:
+        folders = [root / name for name in device_ids] if device_ids else sorted(root.iterdir())
+    except OSError as error:
+        raise ConfigError(f"{root} can't be read: {error.strerror}", hint="Name it with --out.") from None
+    with new_path(output) as temporary, temporary.open("wb") as file:
+        count = pack_folders(folders, file)
+        if count < max(1, len(device_ids or ())):
+            raise ConfigError(
+                f"only {count} of these devices are complete in {root}",
+                hint="Finish them with `otahsm device issue`, or name others.",
+            )
+        file.flush()
+        os.fsync(file.fileno())
+    if as_json:
+        print_json({"devices": count, "archive": str(output)})
+    else:
+        typer.echo(f"{count} devices in {output}")
 
 
 @app.command()

@@ -33,6 +33,7 @@ COLUMNS: Final = (
     "voided_at",
     "void_reason",
     "certificate",
+    "batch",
 )
 
 
@@ -55,6 +56,7 @@ def fields_of(entry: LedgerEntry) -> dict[str, str]:
         moment_text(entry.voided_at),
         entry.void_reason,
         b64encode(entry.certificate).decode(),
+        entry.batch,
     )
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -8,6 +8,16 @@ from typing import Annotated
 
 import typer
 
+
+class LayoutChoice(StrEnum):
+    """Layouts, as choices on the command line."""
+
+    SEED = "seed"
+    AKTUALIZR = "aktualizr"
+    FLAT = "flat"
+    TAR = "tar"
+
+
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", envvar="OTAHSM_CONFIG", help="The configuration file.")
 ]
@@ -28,6 +38,41 @@ RetryRefusedOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Where device folders go. Default: [client] devices.")
 ]
+CountOption = Annotated[int | None, typer.Option(min=1, help="How many devices; they get random UUIDs.")]
+IdsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ids", help="File of device ids, one a line; or .csv or .jsonl with more about each device."
+    ),
+]
+Uuid5Option = Annotated[
+    str,
+    typer.Option(
+        "--uuid5",
+        metavar="NAMESPACE",
+        help="Make ids from the serial numbers in --ids: UUIDs of version 5 in this namespace.",
+    ),
+]
+TemplateOption = Annotated[
+    str, typer.Option(help="Make ids from a template, as in 'cam-{seq:06d}' or '{plant}-{serial}'.")
+]
+FirstOption = Annotated[int, typer.Option(min=0, help="The first {seq} of a template.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="What holds for every device. May be given again."),
+]
+LayoutOption = Annotated[
+    LayoutChoice,
+    typer.Option(help="Where files go: the guide's folder, a piece of an image, one folder, archives."),
+]
+PassphraseFileOption = Annotated[
+    Path | None,
+    typer.Option(help="Encrypt private keys, with the passphrase in this file (mode 0600)."),
+]
+PassphraseCommandOption = Annotated[
+    str, typer.Option(help="Encrypt private keys, with the passphrase that this command prints.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.")]
 
 DEFAULT_CONFIG = Path("otahsm.toml")
 

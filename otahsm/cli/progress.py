@@ -1,26 +1,92 @@
-"""Follows a run of the line: a bar on a terminal, JSON lines for machines; every failure, always."""
+"""Follows a run of the line: a bar on a terminal, a line now and then in a pipe, JSON lines for machines.
+
+Every failure is told, always.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Self
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otahsm.cli.tables import printable
-from otahsm.client import DeviceFolders, Done, Failed, Order, unfinished_counts
+from otahsm.client import DeviceFolders, Done, Failed, Order, unfinished_orders
 from otahsm.pki import serial_octets
 
+_LINE_SECONDS: Final = 10.0
 
-def tell_of_unfinished_counts(folders: DeviceFolders, asked: Sequence[str]) -> None:
-    """Say on standard error which other `--count` runs wait to be finished; this one does not."""
-    for other in unfinished_counts(folders):
-        if other != asked:
+
+def tell_of_unfinished_orders(folders: DeviceFolders, asked: Sequence[str]) -> None:
+    """Say on standard error which other runs with drawn ids wait to be finished; this one does not."""
+    for other in unfinished_orders(folders):
+        if list(other) != list(asked):
             typer.echo(f"otahsm: an earlier run is not finished: {' '.join(filter(None, other))}", err=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Tone:
+    """How a command speaks: in JSON lines, or in text, of which `quiet` leaves only failures."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+
+class Meter:
+    """How far a run is: a bar if standard error is a terminal, else a line every ten seconds.
+
+    Args:
+        what: what is counted, in the plural.
+        total: how many there will be.
+        tone: nothing is shown for machines, and nothing if it is quiet.
+    """
+
+    def __init__(self, what: str, total: int, tone: Tone, console: Console) -> None:
+        silent = tone.as_json or tone.quiet
+        self._what, self._total = what, total
+        self._lines = not silent and not console.is_terminal
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f}/s"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=silent or not console.is_terminal,
+        )
+        self._task = self._progress.add_task(what, total=total, rate=0.0)
+        self._started = self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, done: int, worked: int) -> None:
+        """Show where it is.
+
+        Args:
+            done: how many there are.
+            worked: how many of them took their time in this run; the rate is theirs.
+        """
+        now = time.monotonic()
+        rate = worked / max(now - self._started, 1e-9)
+        self._progress.update(self._task, completed=done, rate=rate)
+        if self._lines and now - self._told >= _LINE_SECONDS:
+            self._told = now
+            left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
+            self._console.print(
+                f"{done} of {self._total} {self._what}, {rate:.0f} a second{left}", markup=False
+            )
 
 
 class Run:
@@ -28,14 +94,14 @@ class Run:
 
     Args:
         total: how many reports will come.
-        as_json: write a JSON object a line to standard output, instead of text.
         folder: where device folders go.
+        tone: how to speak.
     """
 
-    def __init__(self, total: int, folder: Path, *, as_json: bool) -> None:
+    def __init__(self, total: int, folder: Path, tone: Tone) -> None:
         self._total = total
         self._folder = folder
-        self._as_json = as_json
+        self._tone = tone
         self._out = Console(soft_wrap=True, highlight=False, emoji=False)
         self._err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._issued = self._before = self._failed = 0
@@ -43,28 +109,17 @@ class Run:
     async def follow(self, reports: AsyncIterator[Done | Failed], order: Order) -> bool:
         """Show reports as they come, then the sum; return whether nothing failed: the order is done then."""
         started = time.monotonic()
-        progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f}/s"),
-            TimeRemainingColumn(),
-            console=self._err,
-            disable=self._as_json or not self._err.is_terminal,
-        )
         try:
-            with progress:
-                task = progress.add_task("certificates", total=self._total, rate=0.0)
+            with Meter("certificates", self._total, self._tone, self._err) as meter:
                 async for report in reports:
                     self._count(report)
-                    seen = self._issued + self._before + self._failed
-                    rate = seen / max(time.monotonic() - started, 1e-9)
-                    progress.update(task, completed=seen, rate=rate)
+                    done = self._issued + self._before + self._failed
+                    meter.show(done, self._issued + self._failed)
         finally:
             self._summarise(time.monotonic() - started)
         if self._failed:
             return False
-        order.remove()
+        order.end()
         return True
 
     def _count(self, report: Done | Failed) -> None:
@@ -82,7 +137,7 @@ class Run:
                     "remembered": report.remembered,
                 }
             )
-            if not self._as_json:
+            if not self._tone.as_json:
                 text = f"failed: {report.name!r}: {refusal.message} [{refusal.reason}]. {refusal.hint}"
                 if report.remembered:
                     text += " (An earlier run was refused; --retry-refused asks again.)"
@@ -113,7 +168,7 @@ class Run:
                 "folder": str(self._folder),
             }
         )
-        if self._as_json:
+        if self._tone.as_json or self._tone.quiet:
             return
         text = f"{self._issued} issued in {seconds:.1f} s ({self._issued / max(seconds, 1e-9):.0f} a second)"
         if self._before:
@@ -121,5 +176,5 @@ class Run:
         self._out.print(f"{text}, {self._failed} failed; folders in {self._folder}", markup=False)
 
     def _line(self, fields: dict[str, str | int | float]) -> None:
-        if self._as_json:
+        if self._tone.as_json:
             typer.echo(json.dumps(fields))  # flushed, line by line

@@ -155,6 +155,8 @@ class Conversation:
                     device_id=request.device_id,
                     # One byte too many is refused as surely as a million, and must not sink its neighbours.
                     csr=request.csr[: MAX_CSR_BYTES + 1],
+                    batch=request.batch,
+                    attributes=dict(request.attributes),
                 )
             )
         return issuance_pb2.IssueCertificatesRequest(requests=messages) if messages else None

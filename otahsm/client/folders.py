@@ -1,69 +1,76 @@
-"""Device folders as the seed guide makes them, but never half made.
+"""Device folders, as the seed guide makes them or in another layout, but never half made.
 
-A folder is written in two acts. Before the request, key and CSR: under a temporary name, made durable,
-then renamed, so that a key whose certificate was asked for is never lost. After it, the certificates:
-`client.pem` last, so that its presence means that the folder is complete. Both acts take whole batches
-and make them durable together.
-
-    devices/<id>/pkey.ec.pem    private key, traditional EC form   (0600; EC keys only)
-                 pkey.pem       private key, PKCS#8                (0600)
-                 <id>.csr       certificate signing request
-                 client.pem     the device's certificate
-                 <id>.chain.pem client.pem, intermediates, fleet root
-                 ca.pem         -> the gateway's (server) CA       (if it is known)
-                 root.crt       the same CA, as a file             (if it is known)
-                 gateway.url    the gateway's address              (if it is known)
+A device is written in two acts. Before the request, key and CSR: under a temporary name, made durable, then
+renamed, so that a key whose certificate was asked for is never lost. After it, the certificates: the one that
+tells that the device is complete comes last. Both acts take whole batches and make them durable together.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from asn1crypto import pem
 
-from otahsm.client.keys import DeviceKey
+from otahsm.client.archives import Member, tar_archive
+from otahsm.client.book import Book
+from otahsm.client.csr_files import load_csr
+from otahsm.client.durable import explained, make_durable, write
+from otahsm.client.keys import DeviceKey, load_key, make_csr
+from otahsm.client.layouts import LAYOUTS, File, LayoutName
 from otahsm.errors import ConfigError, FolderError, RequestRefusedError
 
-COMPLETE: Final = "client.pem"
 _TEMPORARY: Final = ".new-"  # no device id starts with a dot
-_FLUSHERS: Final = 16
+_PRIVATE: Final = frozenset({File.SEC1, File.KEY})
+
+Files = dict[File, bytes]
 
 
 class DeviceFolders:
-    """The folder of all device folders.
+    """The folder of all devices.
 
     Args:
         root: where it is; made when it is missing.
         trust_anchor: the fleet root in DER, the last certificate of every chain file.
-        server_ca: the PEM file with the gateway's CA, if it is known.
+        server_ca: the gateway's CA: a PEM file, or what is in it, if it is known.
         gateway_url: the gateway's address, if it is known.
+        layout: where the files of a device are.
+        passphrase: of private keys, if they are encrypted.
 
     Raises:
         FolderError: the folder can't be used, another command is using it, or the server CA can't be read.
     """
 
     def __init__(
-        self, root: Path, trust_anchor: bytes, server_ca: Path | None = None, gateway_url: str | None = None
+        self,
+        root: Path,
+        trust_anchor: bytes,
+        server_ca: Path | bytes | None = None,
+        gateway_url: str | None = None,
+        *,
+        layout: LayoutName = "seed",
+        passphrase: bytes | None = None,
     ) -> None:
         self.root = root
         self._trust_anchor = _pem("CERTIFICATE", trust_anchor)
         self._server_ca = server_ca
-        self._common: dict[str, bytes] = {}
+        self._is_tar = layout == "tar"
+        self._layout = LAYOUTS[layout]
+        self._passphrase = passphrase
+        self._book: Book | None = None
+        self._common: Files = {}
         try:
             if server_ca is not None:
-                self._common["root.crt"] = server_ca.read_bytes()
+                content = server_ca if isinstance(server_ca, bytes) else server_ca.read_bytes()
+                self._common[File.SERVER_CA] = content
             root.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(root / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for leftover in root.glob(_TEMPORARY + "*"):
-                shutil.rmtree(leftover)
+            self._clear()
         except BlockingIOError:
             raise FolderError(
                 f"another otahsm command is writing to {root}",
@@ -72,35 +79,63 @@ class DeviceFolders:
         except OSError as error:
             raise FolderError(f"{error.filename} can't be used: {error.strerror}") from None
         if gateway_url is not None:
-            self._common["gateway.url"] = gateway_url.encode()
+            self._common[File.GATEWAY_URL] = gateway_url.encode()
 
     def close(self) -> None:
         """Let another command write here."""
+        if self._book is not None:
+            self._book.close()
         os.close(self._lock)
 
+    @property
+    def book(self) -> Book:
+        """The folder's book. Raises FolderError."""
+        if self._book is None:
+            self._book = Book(self.root)
+        return self._book
+
     def path(self, device_id: str) -> Path:
-        """Return a device's folder, which need not exist."""
-        return self.root / device_id
+        """Return where a complete device is or will be: its folder, its archive or its certificate."""
+        if self._layout.folder and not self._is_tar:
+            return self.root / self._layout.folder_of(device_id)
+        return self.root / self._layout.complete.format(device_id)
 
     def is_complete(self, device_id: str) -> bool:
         """Tell whether a device has its certificate."""
-        return (self.path(device_id) / COMPLETE).exists()
+        return (self.root / self._layout.complete.format(device_id)).exists()
+
+    def is_gone(self, device_id: str) -> bool:
+        """Tell whether nothing of a device is here."""
+        begun = (self._file(File.CSR, device_id), self._file(File.KEY, device_id))
+        there = [self.path(device_id), *(path for path in begun if path is not None)]
+        if self._layout.folder:
+            there.append(self._own(device_id))
+        return not any(path.exists() for path in there)
 
     def saved_csr(self, device_id: str) -> bytes | None:
         """Return the CSR in DER of a device that was begun earlier; None if there is none.
 
+        A layout without CSRs has it made anew from the key; so has one whose CSR was not written any more.
+
         Raises:
-            RequestRefusedError: the folder exists, but its CSR can't be read.
+            RequestRefusedError: there is something of the device, but no CSR or key that can be read.
         """
-        folder = self.path(device_id)
-        if not folder.exists():
-            return None
         try:
-            return load_csr(folder / f"{device_id}.csr")
+            path = self._file(File.CSR, device_id)
+            if path is not None and path.exists():
+                return load_csr(path)
+            key = self._file(File.KEY, device_id)
+            if key is not None and key.exists():
+                return make_csr(device_id, load_key(key, self._passphrase))
         except ConfigError as error:
-            raise RequestRefusedError(
-                "folder", error.message, hint=f"Move {folder} away; the device gets a new key."
-            ) from None
+            raise self._unreadable(device_id, error.message) from None
+        if self._layout.folder and self._own(device_id).exists():
+            raise self._unreadable(device_id, f"{path or key} can't be read: it is not there")
+        return None
+
+    def _unreadable(self, device_id: str, message: str) -> RequestRefusedError:
+        hint = f"Move {self._own(device_id)} away; the device gets a new key."
+        return RequestRefusedError("folder", message, hint=hint)
 
     def begin(self, keys: Mapping[str, DeviceKey]) -> None:
         """Write key and CSR of new devices durably; all or, if this fails, none that counts.
@@ -108,129 +143,186 @@ class DeviceFolders:
         Raises:
             FolderError: the disk is full, say.
         """
-        with _explained():
-            self._begin(keys)
-
-    def _begin(self, keys: Mapping[str, DeviceKey]) -> None:
-        written: list[Path] = []
-        for device_id, key in keys.items():
-            folder = self.root / f"{_TEMPORARY}{device_id}"
-            folder.mkdir()
-            if key.sec1 is not None:
-                written.append(write(folder / "pkey.ec.pem", key.sec1, 0o600))
-            written.append(write(folder / "pkey.pem", key.pkcs8, 0o600))
-            written.append(write(folder / f"{device_id}.csr", _pem("CERTIFICATE REQUEST", key.csr)))
-            written.append(folder)
-        make_durable(written)
-        for device_id in keys:
-            (self.root / f"{_TEMPORARY}{device_id}").rename(self.path(device_id))
-        make_durable([self.root])
+        with explained():
+            written: list[Path] = []
+            renames: list[tuple[Path, Path]] = []
+            for device_id, key in keys.items():
+                files: Files = {File.KEY: key.pkcs8, File.CSR: _pem("CERTIFICATE REQUEST", key.csr)}
+                if key.sec1 is not None:
+                    files[File.SEC1] = key.sec1
+                if self._layout.folder:
+                    written += self._write_folder(device_id, files)
+                    renames.append((self.root / f"{_TEMPORARY}{device_id}", self._own(device_id)))
+                else:
+                    new = self._write_beside(device_id, files)
+                    written += [temporary for temporary, _ in new]
+                    renames += new
+            make_durable(written)
+            for temporary, final in renames:
+                temporary.rename(final)
+            make_durable([self.root])
 
     def finish(
         self,
         chains: Mapping[str, Sequence[bytes]],
         csrs: Mapping[str, bytes] | None = None,
         anchors: Mapping[str, bytes] | None = None,
+        configurations: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Write the certificates of devices durably, `client.pem` last.
+        """Write the certificates of devices durably, the device's own last.
 
         Args:
             chains: DER certificates by device id, the device's first, without the trust anchor.
             csrs: CSRs in DER by device id, for devices that hold their keys themselves.
             anchors: trust anchors in DER by device id, for devices of another CA than most.
+            configurations: aktualizr's sota.toml by device id, for layouts that have one.
 
         Raises:
             FolderError: the disk is full, say.
         """
-        with _explained():
-            self._finish(chains, csrs or {}, anchors or {})
+        with explained():
+            renames: list[tuple[Path, Path]] = []
+            for device_id, chain in chains.items():
+                files = self._certificates(chain, (anchors or {}).get(device_id))
+                if csrs and device_id in csrs:
+                    files[File.CSR] = _pem("CERTIFICATE REQUEST", csrs[device_id])
+                if configurations and device_id in configurations:
+                    files[File.SOTA_TOML] = configurations[device_id]
+                files[File.CERTIFICATE] = files.pop(File.CERTIFICATE)  # the last
+                if self._is_tar:
+                    renames.append(self._write_archive(device_id, files))
+                else:
+                    renames += self._write_beside(device_id, files)
+            make_durable([temporary for temporary, _ in renames])
+            for temporary, final in renames:
+                if final.name == self._layout.paths[File.CERTIFICATE]:  # the last of its folder
+                    self._link_server_ca(final.parent)
+                temporary.rename(final)
+            make_durable(list(self._folders_of(final for _, final in renames)))
+            if self._is_tar:
+                for device_id in chains:
+                    shutil.rmtree(self._own(device_id), ignore_errors=True)
 
-    def _finish(
-        self,
-        chains: Mapping[str, Sequence[bytes]],
-        csrs: Mapping[str, bytes],
-        anchors: Mapping[str, bytes],
-    ) -> None:
-        renames: list[tuple[Path, Path]] = []
-        for device_id, chain in chains.items():
-            folder = self.path(device_id)
-            folder.mkdir(exist_ok=True)
-            certificates = [_pem("CERTIFICATE", certificate) for certificate in chain]
-            anchor = _pem("CERTIFICATE", anchors[device_id]) if device_id in anchors else self._trust_anchor
-            files = {**self._common, f"{device_id}.chain.pem": b"".join((*certificates, anchor))}
-            if device_id in csrs:
-                files[f"{device_id}.csr"] = _pem("CERTIFICATE REQUEST", csrs[device_id])
-            files[COMPLETE] = certificates[0]
-            for name, content in files.items():
-                renames.append((write(folder / f"{_TEMPORARY}{name}", content), folder / name))
-        make_durable([written for written, _ in renames])
-        for written, final in renames:
-            if final.name == COMPLETE:  # the last of its folder
-                self._link_server_ca(final.parent)
-            written.rename(final)
-        make_durable([*(self.path(device_id) for device_id in chains), self.root])
+    def discard(self, device_id: str) -> None:
+        """Remove what was begun of a device that is to have no certificate; a complete one is left alone."""
+        if self.is_complete(device_id):
+            return
+        with explained():
+            if self._layout.folder:
+                shutil.rmtree(self._own(device_id), ignore_errors=True)
+            for file in (File.KEY, File.CSR):
+                path = self._file(file, device_id)
+                if path is not None:
+                    path.unlink(missing_ok=True)
+
+    def share(self) -> None:
+        """Write the files that all devices share, if the layout has any. Raises FolderError."""
+        with explained():
+            for file, name in self._layout.common.items():
+                if file in self._common:
+                    temporary = write(self.root / f"{_TEMPORARY}{name}", self._common[file])
+                    make_durable([temporary])
+                    temporary.rename(self.root / name)
+
+    def certificate(self, device_id: str) -> bytes | None:
+        """Return a device's certificate as PEM; None if it is not here, or in an archive."""
+        path = self._file(File.CERTIFICATE, device_id)
+        try:
+            return path.read_bytes() if path else None
+        except OSError:
+            return None
+
+    def _certificates(self, chain: Sequence[bytes], anchor: bytes | None) -> Files:
+        certificates = [_pem("CERTIFICATE", certificate) for certificate in chain]
+        last = self._trust_anchor if anchor is None else _pem("CERTIFICATE", anchor)
+        return {
+            **self._common,
+            File.CHAIN: b"".join((*certificates, last)),
+            File.CERTIFICATE: certificates[0],
+        }
+
+    def _write_folder(self, device_id: str, files: Files) -> Iterator[Path]:
+        """Write a device's folder under a temporary name."""
+        folder = self.root / f"{_TEMPORARY}{device_id}"
+        made = {folder}
+        folder.mkdir()
+        for file, content in files.items():
+            if file in self._layout.paths:
+                path = folder / self._layout.paths[file].format(device_id)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                made |= {parent for parent in path.parents if folder in parent.parents}
+                yield write(path, content, _mode(file))
+        yield from made
+
+    def _write_beside(self, device_id: str, files: Files) -> list[tuple[Path, Path]]:
+        """Write files under temporary names in the folders where they belong."""
+        renames = []
+        for file, content in files.items():
+            if (final := self._file(file, device_id)) is not None:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                temporary = final.with_name(f"{_TEMPORARY}{final.name}")
+                renames.append((write(temporary, content, _mode(file)), final))
+        return renames
+
+    def _write_archive(self, device_id: str, files: Files) -> tuple[Path, Path]:
+        for file in (File.SEC1, File.KEY, File.CSR):
+            path = self._file(file, device_id)
+            if path is not None and path.exists():
+                files[file] = path.read_bytes()
+        members = [
+            Member(f"{device_id}/{name.format(device_id)}", files[file], _mode(file))
+            for file, name in self._layout.paths.items()
+            if file in files
+        ]
+        if File.SERVER_CA in files:
+            link = self._layout.paths[File.SERVER_CA_LINK]
+            members.append(Member(f"{device_id}/{link}", link=self._layout.paths[File.SERVER_CA]))
+        final = self.root / self._layout.complete.format(device_id)
+        return write(self.root / f"{_TEMPORARY}{final.name}", tar_archive(members), 0o600), final
 
     def _link_server_ca(self, folder: Path) -> None:
-        if self._server_ca is not None:
-            temporary = folder / f"{_TEMPORARY}ca.pem"
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(os.path.relpath(self._server_ca, folder))
-            temporary.rename(folder / "ca.pem")
+        """Link ca.pem to the file that was named, or else to the copy beside it."""
+        if self._server_ca is None or File.SERVER_CA_LINK not in self._layout.paths:
+            return
+        target = self._layout.paths[File.SERVER_CA]
+        if isinstance(self._server_ca, Path):
+            target = os.path.relpath(self._server_ca, folder)
+        name = self._layout.paths[File.SERVER_CA_LINK]
+        temporary = folder / f"{_TEMPORARY}{name}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.rename(folder / name)
+
+    def _folders_of(self, paths: Iterator[Path]) -> set[Path]:
+        """Return every folder from those of `paths` up to the root."""
+        return {self.root} | {
+            parent for path in paths for parent in path.parents if self.root in parent.parents
+        }
+
+    def _own(self, device_id: str) -> Path:
+        return self.root / self._layout.folder_of(device_id)
+
+    def _file(self, file: File, device_id: str) -> Path | None:
+        path = self._layout.path_of(file, device_id)
+        return None if path is None else self.root / path
+
+    def _clear(self) -> None:
+        """Remove what a crash left. Raises OSError."""
+        for leftover in self.root.glob(_TEMPORARY + "*"):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+        if self._is_tar:
+            for begun in self.root.glob(str(self._layout.folder_of("*"))):
+                if self.is_complete(begun.name.removeprefix(str(self._layout.folder_of("")))):
+                    shutil.rmtree(begun)
 
 
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FolderError(f"{error.filename} can't be written: {error.strerror}") from error
-
-
-def load_csr(path: Path) -> bytes:
-    """Read a CSR file, PEM or DER, and return what is in it as DER, unchecked.
-
-    Raises:
-        ConfigError: it can't be read, or is PEM but no CSR.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}", hint="Is the path right?") from None
-    if not pem.detect(content):
-        return content
-    try:
-        kind, _, der = pem.unarmor(content)
-    except ValueError as error:
-        raise ConfigError(f"{path} is no PEM file: {error}") from None
-    if kind not in ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"):
-        raise ConfigError(f"{path} holds a {kind}, not a CERTIFICATE REQUEST")
-    return bytes(der)
+def _mode(file: File) -> int:
+    return 0o600 if file in _PRIVATE else 0o644
 
 
 def _pem(label: str, der: bytes) -> bytes:
     armored: bytes = pem.armor(label, der)
     return armored
-
-
-def write(path: Path, content: bytes, mode: int = 0o644) -> Path:
-    """Write a file, not yet durably; return its path. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    return path
-
-
-def make_durable(paths: Sequence[Path]) -> None:
-    """Wait until files, and folders' lists of names, are on the disk; many at once share a disk flush."""
-    if paths:
-        with ThreadPoolExecutor(max_workers=min(_FLUSHERS, len(paths))) as flushers:
-            for _ in flushers.map(_flush, paths):
-                pass
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from otahsm.client.asking import DaemonClient
 from otahsm.client.connection import explain
 from otahsm.client.conversation import Conversation, Requests
-from otahsm.client.values import Authority, CertificateRequest, Result
+from otahsm.client.values import Authority, CertificateRequest, Profile, Result
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_grpc
 
 _PAUSE: Final = 0.1
@@ -66,6 +66,21 @@ class IssuingClient(DaemonClient):
             return await stub.GetAuthority(authority_pb2.GetAuthorityRequest(name=name), timeout=seconds)
 
         return Authority.from_message((await self._ask(get)).authority)
+
+    async def profiles(self) -> list[Profile]:
+        """Return what may be issued.
+
+        Raises:
+            OtahsmError: the daemon can't be reached.
+        """
+
+        async def get(channel: grpc.aio.Channel, seconds: float) -> authority_pb2.ListProfilesResponse:
+            stub: authority_pb2_grpc.AuthorityServiceAsyncStub = authority_pb2_grpc.AuthorityServiceStub(
+                channel
+            )
+            return await stub.ListProfiles(authority_pb2.ListProfilesRequest(), timeout=seconds)
+
+        return [Profile.from_message(message) for message in (await self._ask(get)).profiles]
 
     async def reset_device(self, device_id: str, *, profile: str = "") -> int:
         """Let a device have a new certificate, for another key, at once.

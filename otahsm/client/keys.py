@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeAlias, cast
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from otahsm.config import KeyType
+from otahsm.errors import ConfigError
 from otahsm.pki import SIGNATURE_ALGORITHMS, assemble_request, build_request_info, encode_spki, key_type_of
 
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -24,8 +33,8 @@ class DeviceKey:
     """A new device's key, in the forms that its folder holds, and its CSR.
 
     Attributes:
-        pkcs8: PEM, not encrypted (`pkey.pem`).
-        sec1: PEM in the traditional EC form (`pkey.ec.pem`); None for other keys.
+        pkcs8: PEM, encrypted or not (`pkey.pem`; RFC 5958).
+        sec1: PEM in the traditional EC form (`pkey.ec.pem`); None for other keys, and for encrypted ones.
         csr: PKCS#10 in DER, `CN=<device id>`.
     """
 
@@ -34,14 +43,35 @@ class DeviceKey:
     csr: bytes
 
 
-def make_device_key(device_id: str, key_type: KeyType) -> DeviceKey:
-    """Make a key pair and its CSR (steps 1 and 2 of the seed guide)."""
+def make_device_key(device_id: str, key_type: KeyType, passphrase: bytes | None = None) -> DeviceKey:
+    """Make a key pair and its CSR (steps 1 and 2 of the seed guide); with a passphrase, encrypted (PBES2)."""
     key = _generate(key_type)
     traditional = None
-    if isinstance(key, ec.EllipticCurvePrivateKey):
+    if passphrase is None and isinstance(key, ec.EllipticCurvePrivateKey):
         traditional = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
+    pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
     return DeviceKey(pkcs8, traditional, make_csr(device_id, key))
+
+
+def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
+    """Read a private key that `make_device_key` made.
+
+    Raises:
+        ConfigError: it can't be read, is of no type that devices have, or has another passphrase or none.
+    """
+    try:
+        key = load_pem_private_key(path.read_bytes(), passphrase)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+    except TypeError:
+        said = "is encrypted" if passphrase is None else "is not encrypted, and a passphrase was given"
+        raise ConfigError(f"{path} {said}", hint="Give the passphrase that the run began with.") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path} is no private key, or has another passphrase") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
+        raise ConfigError(f"{path} holds a key of a type that devices don't have")
+    return key
 
 
 def make_csr(device_id: str, key: PrivateKey) -> bytes:

@@ -12,7 +12,7 @@ from google.rpc.status_pb2 import Status
 from otahsm.client.asking import DaemonClient
 from otahsm.client.connection import explain
 from otahsm.client.ledger_values import Count, LedgerEntry, Query
-from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
+from otahsm.errors import ConflictError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.pki import serial_octets
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
@@ -91,10 +91,10 @@ class LedgerClient(DaemonClient):
         async def call(channel: grpc.aio.Channel, seconds: float) -> Any:
             return await method(ledger_pb2_grpc.LedgerServiceStub(channel))(request, timeout=seconds)
 
-        return await self._ask(call, seconds=_SECONDS, explain=_refusal)
+        return await self._ask(call, seconds=_SECONDS, explain=refusal)
 
 
-def _refusal(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
+def refusal(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
     """Turn an RPC error into one of ours, with the hint that came with it."""
     message = error.details() or "no details"
     info, fields = ErrorInfo(), BadRequest()
@@ -105,6 +105,8 @@ def _refusal(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
     match error.code():
         case grpc.StatusCode.NOT_FOUND:
             return NotFoundError(message, hint=hint)
+        case grpc.StatusCode.ALREADY_EXISTS:
+            return ConflictError(message, hint=hint)
         case grpc.StatusCode.INVALID_ARGUMENT:
             field = fields.field_violations[0].field if fields.field_violations else "request"
             return RequestRefusedError(field, message, hint=hint)

@@ -18,7 +18,7 @@ class Query:
     """What is wanted: what fits everything that is given.
 
     Attributes:
-        device_id, client, profile: empty for any.
+        device_id, client, profile, batch: empty for any.
         status: "open", "issued", "void"; empty for any.
         after, before: when it was intended, from `after` on and before `before`; with a time zone.
     """
@@ -29,11 +29,12 @@ class Query:
     status: str = ""
     after: datetime | None = None
     before: datetime | None = None
+    batch: str = ""
 
     def message(self) -> pb.ListCertificatesRequest:
         """Write it. Raises ValueError: there is no such status."""
         message = pb.ListCertificatesRequest(
-            device_id=self.device_id, client=self.client, profile=self.profile
+            device_id=self.device_id, client=self.client, profile=self.profile, batch=self.batch
         )
         if self.status:
             message.status = pb.CertificateStatus.Value(_PREFIX + self.status.upper())
@@ -71,6 +72,7 @@ class LedgerEntry(NamedTuple):
     voided_at: datetime | None
     void_reason: str
     certificate: bytes
+    batch: str = ""
 
     @classmethod
     def from_message(cls, message: pb.Certificate) -> LedgerEntry:
@@ -92,6 +94,7 @@ class LedgerEntry(NamedTuple):
             _moment(message.void_time) if message.HasField("void_time") else None,
             message.void_reason,
             message.certificate,
+            message.batch,
         )
 
 

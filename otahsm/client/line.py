@@ -1,20 +1,22 @@
-"""The line: device ids or CSRs in, device folders out, one report for each."""
+"""The line: devices or CSRs in, device folders out, one report for each."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from otahsm.client.chunks import chunks_of
-from otahsm.client.folders import DeviceFolders, load_csr
+from otahsm.client.csr_files import load_csr
+from otahsm.client.device_lists import Device
+from otahsm.client.folders import DeviceFolders
 from otahsm.client.issuing import IssuingClient
-from otahsm.client.keys import make_device_key
-from otahsm.client.orders import Order
+from otahsm.client.keys import DeviceKey, make_device_key
+from otahsm.client.orders import Order, Outcome, name_of
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
 from otahsm.config import KeyType
 from otahsm.errors import ConfigError, RequestRefusedError
@@ -31,7 +33,7 @@ class Done:
     Attributes:
         name: its id.
         folder: where its files are.
-        serial: the certificate's; None if the folder was complete before.
+        serial: the certificate's; None if it was complete before.
         replayed: the certificate had been issued before, and was returned again.
     """
 
@@ -56,16 +58,111 @@ class Failed:
     remembered: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How devices are made.
+
+    Attributes:
+        key_type: of the keys that are made here.
+        profile: what to issue under; empty for the daemon's default.
+        batch: the batch that certificates count in; empty for none.
+        subject: names of the attributes that the profile's subject needs; others are not sent.
+        passphrase: to encrypt private keys with; None leaves them as they are.
+        configure: makes the sota.toml of a device whose key is a file, for layouts that have one.
+    """
+
+    key_type: KeyType = "ec-p256"
+    profile: str = ""
+    batch: str = ""
+    subject: frozenset[str] = frozenset()
+    passphrase: bytes | None = None
+    configure: Callable[[Device], bytes] | None = None
+
+    def request(self, csr: bytes, device: Device | None = None) -> CertificateRequest:
+        """Return what is asked for; without a device, the CSR says which it is."""
+        if device is None:
+            return CertificateRequest(csr, batch=self.batch)
+        needed = ((name, value) for name, value in sorted(device.attributes.items()) if name in self.subject)
+        return CertificateRequest(csr, device.device_id, batch=self.batch, attributes=tuple(needed))
+
+
+@dataclass(slots=True)
+class _Run:
+    """What a run has in hand: devices that were asked for by id or CSR, and reports that need no request."""
+
+    folders: DeviceFolders
+    recipe: Recipe
+    order: Order
+    reports: deque[Done | Failed] = field(default_factory=deque)
+    devices: dict[str, Device] = field(default_factory=dict)
+    paths: dict[bytes, str] = field(default_factory=dict)
+
+    async def follow(
+        self, client: IssuingClient, requests: Iterator[CertificateRequest]
+    ) -> AsyncIterator[Done | Failed]:
+        async for results in chunks_of(client.issue(requests, profile=self.recipe.profile), _BATCH):
+            await asyncio.to_thread(self._settle, results)
+            for result in results:
+                request = result.request
+                name = request.device_id or self.paths.pop(request.csr)
+                self.devices.pop(request.device_id, None)
+                if isinstance(result, Refusal):
+                    yield Failed(name, result)
+                else:
+                    folder = self.folders.path(result.device_id)
+                    yield Done(result.device_id, folder, result.serial, result.replayed)
+            while self.reports:
+                yield self.reports.popleft()
+        while self.reports:
+            yield self.reports.popleft()
+
+    def _settle(self, results: Sequence[Result]) -> None:
+        """Complete folders, and only then write down what became of their devices."""
+        issued = {result.device_id: result for result in results if isinstance(result, IssuedCertificate)}
+        for device_id in issued:
+            check_device_id(device_id, _ANY)  # it becomes a path here, whoever says so
+        devices = {name: self.devices[name] for name in issued if name in self.devices}
+        configure = self.recipe.configure
+        self.folders.finish(
+            {name: result.chain for name, result in issued.items()},
+            # The others wrote their CSRs when they made their keys.
+            {name: result.request.csr for name, result in issued.items() if not result.request.device_id},
+            {name: result.trust_anchor for name, result in issued.items() if result.trust_anchor},
+            {name: configure(device) for name, device in devices.items()} if configure else None,
+        )
+        self.order.record(results, devices)
+
+    def answered(self, name: str, device_id: str, outcome: Outcome | None) -> bool:
+        """Tell whether a device needs no request, and report it then.
+
+        What was refused is not asked for again. A complete folder is done, and so is one that was complete
+        and was taken away.
+
+        Args:
+            name: for the report.
+            device_id: empty if only the CSR says it.
+            outcome: what the order knows.
+        """
+        if isinstance(outcome, Refusal):
+            self.reports.append(Failed(name, outcome, remembered=True))
+            return True
+        known = outcome or device_id
+        done = self.folders.is_complete(known) if known else False
+        if done or (outcome and self.folders.is_gone(outcome)):
+            self.reports.append(Done(known, self.folders.path(known), None))
+            return True
+        return False
+
+
 async def issue_devices(
     client: IssuingClient,
     folders: DeviceFolders,
-    device_ids: Iterable[str],
+    devices: Iterable[Device],
+    recipe: Recipe | None = None,
     *,
-    key_type: KeyType = "ec-p256",
-    profile: str = "",
     order: Order | None = None,
 ) -> AsyncIterator[Done | Failed]:
-    """Make keys, have certificates issued, write folders; yield one report for each device id.
+    """Make keys, have certificates issued, write folders; yield one report for each device.
 
     A folder that is complete is left alone, and one that was begun goes on with the key it has. So the
     same call again finishes what an earlier one left. With an `order`, what was refused is remembered too,
@@ -75,64 +172,49 @@ async def issue_devices(
         FolderError: folders can't be written.
         OtahsmError: the daemon can't be reached.
     """
-    order = order or Order()
-    reports: deque[Done | Failed] = deque()
-    requests = _requests_for(folders, iter(device_ids), key_type, order, reports)
-    async for results in chunks_of(client.issue(requests, profile=profile), _BATCH):
-        await asyncio.to_thread(_settle, folders, order, results)
-        for result in results:
-            if isinstance(result, Refusal):
-                yield Failed(result.request.device_id, result)
-            else:
-                yield _done(folders, result)
-        while reports:
-            yield reports.popleft()
-    while reports:
-        yield reports.popleft()
+    run = _Run(folders, recipe or Recipe(), order or Order())
+    folders.share()
+    async for report in run.follow(client, _requests_for(run, iter(devices))):
+        yield report
 
 
-def _requests_for(
-    folders: DeviceFolders,
-    device_ids: Iterator[str],
-    key_type: KeyType,
-    order: Order,
-    reports: deque[Done | Failed],
-) -> Iterator[CertificateRequest]:
+def _requests_for(run: _Run, devices: Iterator[Device]) -> Iterator[CertificateRequest]:
     """Begin folders, a batch at a time; what needs no request is reported at once."""
-    while batch := list(islice(device_ids, _BATCH)):
+    while batch := list(islice(devices, _BATCH)):
         csrs: dict[str, bytes] = {}
-        keys = {}
+        keys: dict[str, DeviceKey] = {}
+        outcomes = run.order.outcomes([device.device_id for device in batch])
         complete = []
-        for device_id in batch:
-            request = CertificateRequest(b"", device_id)
+        for device in batch:
+            name = device.device_id
             try:
-                check_device_id(device_id, _ANY)
-                if order.is_done(folders, request):
-                    complete.append(device_id)
+                check_device_id(name, _ANY)
+                if run.recipe.configure is not None:
+                    run.recipe.configure(device)  # sees to it that it can be written
+                if run.answered(name, name, outcomes.get(name)):
+                    complete += [] if name in outcomes else [device]
                     continue
-                if refusal := order.refusal(request):
-                    reports.append(Failed(device_id, refusal, remembered=True))
-                    continue
-                saved = folders.saved_csr(device_id)
-            except RequestRefusedError as error:
-                reports.append(Failed(device_id, Refusal.from_error(request, error)))
+                saved = run.folders.saved_csr(name)
+            except (RequestRefusedError, ConfigError) as error:
+                refusal = Refusal.from_error(CertificateRequest(b"", name), error)
+                run.reports.append(Failed(name, refusal))
                 continue
             if saved is None:
-                keys[device_id] = make_device_key(device_id, key_type)
-            csrs[device_id] = saved or keys[device_id].csr
-        order.record_complete(complete)
-        reports.extend(Done(device_id, folders.path(device_id), None) for device_id in complete)
-        folders.begin(keys)
-        for device_id, csr in csrs.items():
-            yield CertificateRequest(csr, device_id)
+                keys[name] = make_device_key(name, run.recipe.key_type, run.recipe.passphrase)
+            csrs[name] = saved or keys[name].csr
+            run.devices[name] = device
+        run.order.record_complete([device.device_id for device in complete])
+        run.folders.begin(keys)
+        for name, csr in csrs.items():
+            yield run.recipe.request(csr, run.devices[name])
 
 
 async def sign_csrs(
     client: IssuingClient,
     folders: DeviceFolders,
     paths: Iterable[Path],
+    recipe: Recipe | None = None,
     *,
-    profile: str = "",
     order: Order | None = None,
 ) -> AsyncIterator[Done | Failed]:
     """Have CSRs signed that exist already, and write the devices' folders, without keys.
@@ -144,61 +226,25 @@ async def sign_csrs(
         FolderError: folders can't be written.
         OtahsmError: the daemon can't be reached.
     """
-    order = order or Order()
-    reports: deque[Done | Failed] = deque()
-    names: dict[bytes, str] = {}
-    requests = _requests_from(folders, paths, names, order, reports)
-    async for results in chunks_of(client.issue(requests, profile=profile), _BATCH):
-        for result in results:
-            if isinstance(result, IssuedCertificate):
-                check_device_id(result.device_id, _ANY)  # it becomes a path here, whoever says so
-        await asyncio.to_thread(_settle, folders, order, results)
-        for result in results:
-            if isinstance(result, Refusal):
-                yield Failed(names[result.request.csr], result)
-            else:
-                yield _done(folders, result)
-        while reports:
-            yield reports.popleft()
-    while reports:
-        yield reports.popleft()
+    run = _Run(folders, recipe or Recipe(), order or Order())
+    folders.share()
+    async for report in run.follow(client, _requests_from(run, paths)):
+        yield report
 
 
-def _requests_from(
-    folders: DeviceFolders,
-    paths: Iterable[Path],
-    names: dict[bytes, str],
-    order: Order,
-    reports: deque[Done | Failed],
-) -> Iterator[CertificateRequest]:
+def _requests_from(run: _Run, paths: Iterable[Path]) -> Iterator[CertificateRequest]:
+    seen: set[str] = set()
     for path in paths:
         try:
-            request = CertificateRequest(load_csr(path))
+            request = run.recipe.request(load_csr(path))
         except ConfigError as error:
-            reports.append(Failed(str(path), Refusal.from_error(CertificateRequest(b""), error)))
+            run.reports.append(Failed(str(path), Refusal.from_error(CertificateRequest(b""), error)))
             continue
-        if request.csr in names:
+        name = name_of(request)
+        if name in seen:
             continue  # the same CSR in two files
-        names[request.csr] = str(path)
-        if device_id := order.is_done(folders, request):
-            reports.append(Done(device_id, folders.path(device_id), None))
-        elif refusal := order.refusal(request):
-            reports.append(Failed(str(path), refusal, remembered=True))
-        else:
+        seen.add(name)
+        outcome = run.order.outcomes([name]).get(name)
+        if not run.answered(str(path), "", outcome):
+            run.paths[request.csr] = str(path)
             yield request
-
-
-def _settle(folders: DeviceFolders, order: Order, results: Sequence[Result]) -> None:
-    """Complete folders, and only then write down what became of their devices."""
-    issued = {result.device_id: result for result in results if isinstance(result, IssuedCertificate)}
-    folders.finish(
-        {name: result.chain for name, result in issued.items()},
-        # The others wrote their CSRs when they made their keys.
-        {name: result.request.csr for name, result in issued.items() if not result.request.device_id},
-        {name: result.trust_anchor for name, result in issued.items() if result.trust_anchor},
-    )
-    order.record(results)
-
-
-def _done(folders: DeviceFolders, result: IssuedCertificate) -> Done:
-    return Done(result.device_id, folders.path(result.device_id), result.serial, result.replayed)

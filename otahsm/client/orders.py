@@ -1,67 +1,55 @@
 """Orders: what a command asked for in a devices folder, and what became of it, to go on after a crash.
 
-An order is a file beside the device folders, `.order-<name>.jsonl`, named after what the command asks for.
-Its first line is written whole or not at all, before any key is made:
-
-    {"type": "order", "version": 1, "asked": [...], "device_ids": [...]}
-
-`device_ids` are those that were drawn for it, so that a run that goes on draws none again. Then come
-outcomes, one a line, as they happen. `csr` (SHA-256, hexadecimal) is there if the device made its own CSR,
-and `serial` if the certificate came in this order:
-
-    {"type": "issued", "device_id": "...", "serial": "..."}
-    {"type": "refused", "device_id": "...", "code": "...", "reason": "...", "message": "...", "hint": "..."}
-
-A device folder is complete before its outcome is written, so outcomes need no disk flush of their own: what
-a power cut takes of them is seen in the folders. An order whose devices all have their certificates is
-removed. The lock of the devices folder is the lock of its orders.
+An order is written into the folder's book, whole or not at all, before any key is made. It is named after
+what the command asks for: the same words go on with it until every device has its certificate. The device
+ids that were drawn for it are in it, so that a run that goes on draws none again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
-import threading
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self, TypeAlias
 
-from otahsm.client.folders import DeviceFolders, make_durable, write
+from otahsm.client.book import BOOK, Book
+from otahsm.client.device_lists import Device
+from otahsm.client.folders import DeviceFolders
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
-from otahsm.errors import FolderError
 from otahsm.pki import serial_octets
 
-_VERSION: Final = 1
-_FLUSH_EVERY: Final = 1024  # outcomes
-_START_ANEW: Final = "Start a new run with --no-resume. Complete device folders are left alone."
+_PAGE: Final = 1024
+
+Outcome: TypeAlias = str | Refusal
 
 
 class Order:
     """An order that is remembered, if `open` made it; else one that remembers nothing.
 
     Attributes:
-        device_ids: the ids that were drawn for it.
         resumed: an earlier run left it, and this one goes on.
+        number: its place among the orders of the folder; 0 if it is not remembered.
     """
 
     def __init__(self) -> None:
-        self.device_ids: Sequence[str] = ()
         self.resumed = False
-        self._path: Path | None = None
-        self._issued: dict[str, str] = {}  # device id by key
-        self._refused: dict[str, Refusal] = {}
-        self._unflushed = 0
-        self._lock = threading.Lock()  # folders are begun in one thread, and finished in another
+        self.number = 0
+        self._book: Book | None = None
+        self._profile = ""
+        self._announce = False
 
     @classmethod
     def open(
         cls,
         folders: DeviceFolders,
         asked: Sequence[str],
+        devices: Iterable[Device] = (),
         *,
-        count: int = 0,
+        drawn: bool = False,
         resume: bool = True,
         retry_refused: bool = False,
     ) -> Self:
@@ -70,163 +58,258 @@ class Order:
         Args:
             folders: the devices folder.
             asked: what is asked for, in words; the same words name the same order.
-            count: how many device ids a new order draws (UUID version 4).
-            resume: go on; else what an earlier run left is forgotten.
+            devices: those of a new order, each once; none if they come with their own CSRs.
+            drawn: their ids are not in `asked`: nobody else knows them.
+            resume: go on; else what an earlier run left is given up.
             retry_refused: forget refusals.
 
         Raises:
-            FolderError: the file can't be read or written, is damaged, or is another version's.
+            FolderError: the book can't be read or written, is damaged, or is another version's.
         """
         order = cls()
-        path = folders.root / f".order-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.jsonl"
-        try:
-            if resume and path.exists():
-                order._load(path)
-                order.resumed = True
+        order._book = book = folders.book
+        words = json.dumps(list(asked))
+        with book.transaction(durable=True) as connection:
+            if not resume:
+                connection.execute(
+                    "UPDATE orders SET ended_at = ? WHERE asked = ? AND ended_at IS NULL", (_now(), words)
+                )
+            if row := _open_order(connection, words):
+                order.number, order.resumed = row["id"], True
             else:
-                order.device_ids = [str(uuid.uuid4()) for _ in range(count)]
-                _begin(path, asked, order.device_ids)
-        except OSError as error:
-            raise FolderError(f"{path} can't be used: {error.strerror}") from error
-        if retry_refused:
-            order._refused.clear()
-        order._path = path
+                order.number = _begin(connection, words, devices, drawn=drawn)
+            if retry_refused:
+                connection.execute(
+                    "UPDATE devices SET state = 'asked' WHERE order_id = ? AND state = 'refused'",
+                    (order.number,),
+                )
         return order
 
-    def is_done(self, folders: DeviceFolders, request: CertificateRequest) -> str | None:
-        """Return the device's id if it has its certificate; its folder may have been taken away since."""
-        device_id = self._issued.get(_key(request), request.device_id)
-        if not device_id:
-            return None
-        if folders.is_complete(device_id):
-            return device_id
-        taken_away = _key(request) in self._issued and not folders.path(device_id).exists()
-        return device_id if taken_away else None
+    def announce(self, profile: str) -> None:
+        """From now on, enter every certificate of this order for registration with a backend too."""
+        self._announce, self._profile = True, profile
 
-    def refusal(self, request: CertificateRequest) -> Refusal | None:
-        """Return how an earlier run was refused, if it was."""
-        return self._refused.get(_key(request))
+    @property
+    def count(self) -> int:
+        """How many devices it has. Raises FolderError."""
+        if self._book is None:
+            return 0
+        ((count,),) = self._book.read("SELECT count(*) FROM devices WHERE order_id = ?", self.number)
+        return int(count)
 
-    def record(self, results: Iterable[Result]) -> None:
+    def devices(self) -> Iterator[Device]:
+        """Yield its devices, in order; those that made their own CSRs are not among them."""
+        last, page = 0, True
+        while page and self._book is not None:
+            rows = self._book.read(
+                "SELECT number, name, attributes FROM devices WHERE order_id = ? AND number > ?"
+                " ORDER BY number LIMIT ?",
+                self.number,
+                last,
+                _PAGE,
+            )
+            for row in rows:
+                yield Device(row["name"], json.loads(row["attributes"]))
+            page = bool(rows)
+            last = rows[-1]["number"] if rows else last
+
+    def outcomes(self, names: Sequence[str]) -> Mapping[str, Outcome]:
+        """Return what became of devices: the id of one that has its certificate, or how it was refused.
+
+        Args:
+            names: as `name_of` gives them, at most some hundreds.
+        """
+        if self._book is None or not names:
+            return {}
+        rows = self._book.read(
+            "SELECT * FROM devices WHERE state <> 'asked' AND order_id = ?"
+            " AND name IN (SELECT value FROM json_each(?))",
+            self.number,
+            json.dumps(list(names)),
+        )
+        return {row["name"]: _outcome(row) for row in rows}
+
+    def record(self, results: Iterable[Result], devices: Mapping[str, Device] | None = None) -> None:
         """Write down outcomes; folders must be complete already.
+
+        Args:
+            results: what the daemon answered.
+            devices: what is known of the devices, by id.
 
         Raises:
             FolderError: the disk is full, say.
         """
-        self._append([line for result in results if (line := _outcome(result)) is not None])
+        if self._book is None:
+            return
+        known = devices or {}
+        with self._book.transaction() as connection:
+            for result in results:
+                if isinstance(result, IssuedCertificate):
+                    self._issued(connection, name_of(result.request), result.device_id, result.serial)
+                    if self._announce:
+                        device = known.get(result.device_id) or Device(result.device_id)
+                        _enter(connection, result, device, self._profile)
+                elif result.lasting:
+                    self._refused(connection, result)
 
     def record_complete(self, device_ids: Iterable[str]) -> None:
-        """Write down devices that turned out to be complete. Raises as `record`."""
-        new = [device_id for device_id in device_ids if device_id not in self._issued]
-        self._append([{"type": "issued", "device_id": device_id} for device_id in new])
-
-    def remove(self) -> None:
-        """Forget it: every device has its certificate."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
-    def _append(self, outcomes: Sequence[dict[str, str]]) -> None:
-        if self._path is None or not outcomes:
+        """Write down devices that turned out to have their certificates. Raises as `record`."""
+        if self._book is None:
             return
-        with self._lock:
-            self._unflushed += len(outcomes)
-            try:
-                with self._path.open("ab", buffering=0) as file:
-                    _write_all(file.fileno(), b"".join(_line(outcome) for outcome in outcomes))
-                    if self._unflushed >= _FLUSH_EVERY:
-                        os.fsync(file.fileno())
-                        self._unflushed = 0
-            except OSError as error:
-                raise FolderError(f"{self._path} can't be written: {error.strerror}") from error
+        with self._book.transaction() as connection:
+            for device_id in device_ids:
+                self._issued(connection, device_id, device_id, None)
 
-    def _load(self, path: Path) -> None:
-        """Read what is there; a last line that was not written whole is cut off."""
-        good = 0
-        with path.open("r+b") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n") and number > 1:
-                    file.truncate(good)
-                    break
-                try:
-                    self._enter(json.loads(line), first=number == 1)
-                except (ValueError, KeyError) as error:
-                    raise FolderError(
-                        f"{path}, line {number} is damaged: {error}", hint=_START_ANEW
-                    ) from None
-                good += len(line)
-        if not good:
-            raise FolderError(f"{path} is empty", hint=_START_ANEW)
+    def record_elsewhere(self, serials: Mapping[str, int]) -> None:
+        """Write down those of its devices that have certificates which were asked for elsewhere.
 
-    def _enter(self, record: Any, *, first: bool) -> None:
-        match record:
-            case {"type": "order", "version": version} if first and version != _VERSION:
-                raise FolderError(
-                    f"the unfinished run was begun by another otahsm: its file has version {version}",
-                    hint=f"Finish it with the otahsm that began it. {_START_ANEW}",
-                )
-            case {"type": "order", "device_ids": [*device_ids]} if first:
-                self.device_ids = [str(device_id) for device_id in device_ids]
-            case {"type": "issued", "device_id": str(device_id)} if not first:
-                key = record.get("csr", device_id)
-                self._issued[key] = device_id
-                self._refused.pop(key, None)
-            case {"type": "refused", "device_id": str(device_id)} if not first:
-                words = (str(record[name]) for name in ("code", "reason", "message", "hint"))
-                self._refused[record.get("csr", device_id)] = Refusal(
-                    CertificateRequest(b"", device_id), *words
-                )
-            case _:
-                raise ValueError("it is no record of an order")
+        Args:
+            serials: serial numbers by device id; of devices that are not in this order, too.
+
+        Raises:
+            FolderError: the disk is full, say.
+        """
+        if self._book is None or not serials:
+            return
+        with self._book.transaction() as connection:
+            connection.executemany(
+                "UPDATE devices SET state = 'issued', settled_at = ?, device_id = name, serial = ?"
+                " WHERE order_id = ? AND name = ? AND state <> 'issued'",
+                [
+                    (_now(), serial_octets(serial).hex(), self.number, device_id)
+                    for device_id, serial in serials.items()
+                ],
+            )
+
+    def end(self) -> None:
+        """Let the same words be a new order: every device has its certificate. Raises FolderError."""
+        if self._book is not None:
+            with self._book.transaction(durable=True) as connection:
+                connection.execute("UPDATE orders SET ended_at = ? WHERE id = ?", (_now(), self.number))
+
+    def _issued(self, connection: sqlite3.Connection, name: str, device_id: str, serial: int | None) -> None:
+        connection.execute(
+            "INSERT INTO devices (order_id, name, number, attributes, state, settled_at, device_id, serial)"
+            " VALUES (?, ?, (SELECT coalesce(max(number), 0) + 1 FROM devices WHERE order_id = ?), '{}',"
+            " 'issued', ?, ?, ?) ON CONFLICT (order_id, name) DO UPDATE SET"
+            " state = 'issued', settled_at = excluded.settled_at, device_id = excluded.device_id,"
+            " serial = coalesce(excluded.serial, serial)",
+            (
+                self.number,
+                name,
+                self.number,
+                _now(),
+                device_id,
+                None if serial is None else serial_octets(serial).hex(),
+            ),
+        )
+
+    def _refused(self, connection: sqlite3.Connection, refusal: Refusal) -> None:
+        connection.execute(
+            "INSERT INTO devices"
+            " (order_id, name, number, attributes, state, settled_at, device_id, code, reason, message, hint)"
+            " VALUES (?, ?, (SELECT coalesce(max(number), 0) + 1 FROM devices WHERE order_id = ?), '{}',"
+            " 'refused', ?, ?, ?, ?, ?, ?) ON CONFLICT (order_id, name) DO UPDATE SET state = 'refused',"
+            " settled_at = excluded.settled_at, code = excluded.code, reason = excluded.reason,"
+            " message = excluded.message, hint = excluded.hint",
+            (
+                self.number,
+                name_of(refusal.request),
+                self.number,
+                _now(),
+                refusal.request.device_id,
+                refusal.code,
+                refusal.reason,
+                refusal.message,
+                refusal.hint,
+            ),
+        )
 
 
-def unfinished_counts(folders: DeviceFolders) -> Iterator[Sequence[str]]:
-    """Yield what was asked for by each order that has ids of its own and is there still."""
-    for path in sorted(folders.root.glob(".order-*.jsonl")):
-        try:
-            with path.open("rb") as file:
-                record = json.loads(file.readline())
-        except (OSError, ValueError):
-            continue  # it says so itself when it is resumed
-        match record:
-            case {"asked": [*asked], "device_ids": [_, *_]}:
-                yield [str(word) for word in asked]
+def unfinished_orders(folders: DeviceFolders) -> Iterator[Sequence[str]]:
+    """Yield what was asked for by each order whose ids were drawn for it and that has not ended."""
+    for row in folders.book.read("SELECT asked FROM orders WHERE drawn AND ended_at IS NULL ORDER BY id"):
+        yield json.loads(row["asked"])
 
 
-def _key(request: CertificateRequest) -> str:
+def refusals_of(root: Path, asked: Sequence[str]) -> list[tuple[str, Refusal]]:
+    """Return the devices of the last order of this name that were refused, and how; none without a book.
+
+    Args:
+        root: the devices folder.
+        asked: the words that name it.
+
+    Raises:
+        FolderError: the book can't be read.
+    """
+    if not (root / BOOK).exists():
+        return []
+    with contextlib.closing(Book(root)) as book:
+        rows = book.read(
+            "SELECT * FROM devices WHERE state = 'refused' AND order_id ="
+            " (SELECT max(id) FROM orders WHERE asked = ?) ORDER BY number",
+            json.dumps(list(asked)),
+        )
+    outcomes = ((row["device_id"] or row["name"], _outcome(row)) for row in rows)
+    return [(name, outcome) for name, outcome in outcomes if isinstance(outcome, Refusal)]
+
+
+def name_of(request: CertificateRequest) -> str:
     """Return what an outcome is found by: the device id, or, if only the CSR says it, the CSR's digest."""
     return request.device_id or hashlib.sha256(request.csr).hexdigest()
 
 
-def _outcome(result: Result) -> dict[str, str] | None:
-    own_csr = {} if result.request.device_id else {"csr": _key(result.request)}
-    if isinstance(result, IssuedCertificate):
-        serial = serial_octets(result.serial).hex()
-        return {"type": "issued", "device_id": result.device_id, "serial": serial, **own_csr}
-    if not result.lasting:
-        return None
-    return {
-        "type": "refused",
-        "device_id": result.request.device_id,
-        "code": result.code,
-        "reason": result.reason,
-        "message": result.message,
-        "hint": result.hint,
-        **own_csr,
-    }
+def _open_order(connection: sqlite3.Connection, words: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = connection.execute(
+        "SELECT id FROM orders WHERE asked = ? AND ended_at IS NULL", (words,)
+    ).fetchone()
+    return row
 
 
-def _begin(path: Path, asked: Sequence[str], device_ids: Sequence[str]) -> None:
-    new = path.with_suffix(".new")
-    head = {"type": "order", "version": _VERSION, "asked": asked, "device_ids": device_ids}
-    make_durable([write(new, _line(head), 0o600)])
-    new.rename(path)
-    make_durable([path.parent])
+def _begin(connection: sqlite3.Connection, words: str, devices: Iterable[Device], *, drawn: bool) -> int:
+    number = connection.execute(
+        "INSERT INTO orders (asked, drawn, begun_at) VALUES (?, ?, ?)", (words, drawn, _now())
+    ).lastrowid
+    assert number is not None  # noqa: S101 - an INSERT has one
+    connection.executemany(
+        "INSERT INTO devices (order_id, name, number, attributes, state) VALUES (?, ?, ?, ?, 'asked')",
+        (
+            (number, device.device_id, place, json.dumps(dict(device.attributes)))
+            for place, device in enumerate(devices, 1)
+        ),
+    )
+    return number
 
 
-def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record).encode() + b"\n"
+def _enter(
+    connection: sqlite3.Connection, certificate: IssuedCertificate, device: Device, profile: str
+) -> None:
+    """Put a certificate into the outbox, once."""
+    connection.execute(
+        "INSERT INTO registrations (device_id, serial, profile, attributes, certificate, state, due_at)"
+        " VALUES (?, ?, ?, ?, ?, 'waiting', ?) ON CONFLICT DO NOTHING",
+        (
+            certificate.device_id,
+            serial_octets(certificate.serial).hex(),
+            profile,
+            json.dumps(dict(device.attributes)),
+            certificate.chain[0],
+            _now(),
+        ),
+    )
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(descriptor, content) :]
+def _outcome(row: sqlite3.Row) -> Outcome:
+    if row["state"] == "issued":
+        return str(row["device_id"])
+    return Refusal(
+        CertificateRequest(b"", row["device_id"] or ""),
+        row["code"],
+        row["reason"],
+        row["message"],
+        row["hint"],
+    )
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, TypeAlias
 
 import grpc
@@ -26,11 +26,15 @@ class CertificateRequest:
         csr: PKCS#10 in DER, at most 16 KiB.
         device_id: what the CSR's common name must be; empty to take it as it is.
         request_id: 1 to 128 printable ASCII characters; empty to have one made from profile and CSR.
+        batch: the name of the batch that the certificate counts in; empty for none.
+        attributes: names and values of what the profile's subject needs to know.
     """
 
     csr: bytes
     device_id: str = ""
     request_id: str = ""
+    batch: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,40 @@ class Authority(NamedTuple):
             message.not_after_time.ToDatetime(tzinfo=UTC),
             message.ready_signers,
             message.not_serving_reason,
+        )
+
+
+class Profile(NamedTuple):
+    """What may be issued.
+
+    Attributes:
+        is_default: the one that an empty name stands for.
+        device_id_pattern: a regular expression for whole device ids.
+        key_types: that CSRs may have.
+        subject: what follows the common name, as in "OU={plant}".
+        attributes: what a request must say.
+        validity: how long a certificate is valid, unless the CA ends before.
+    """
+
+    name: str
+    is_default: bool
+    device_id_pattern: str
+    key_types: tuple[str, ...]
+    subject: tuple[str, ...]
+    attributes: frozenset[str]
+    validity: timedelta
+
+    @classmethod
+    def from_message(cls, message: authority_pb2.Profile) -> Profile:
+        """Read it from the wire."""
+        return cls(
+            message.name,
+            message.is_default,
+            message.device_id_pattern,
+            tuple(message.key_types),
+            tuple(message.subject),
+            frozenset(message.attributes),
+            message.validity.ToTimedelta(),
         )
 
 

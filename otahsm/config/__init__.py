@@ -6,6 +6,7 @@ does: a factory line has `[client]` alone, a daemon has no `[client]`.
 
 from otahsm.config.fields import SHARD, Section
 from otahsm.config.loading import load_config, parse_config, section
+from otahsm.config.registration import BackendKind, HeaderConfig, RegistrationConfig, is_header_value
 from otahsm.config.sections import (
     DEFAULT_DEVICE_ID,
     AuthorityConfig,
@@ -21,6 +22,7 @@ from otahsm.config.sections import (
     TlsConfig,
     ca_section,
 )
+from otahsm.config.subject import SubjectKind, SubjectPart
 from otahsm.config.token import (
     CaConfig,
     CheckpointConfig,
@@ -39,6 +41,7 @@ __all__ = [
     "DEFAULT_DEVICE_ID",
     "SHARD",
     "AuthorityConfig",
+    "BackendKind",
     "CaConfig",
     "CheckpointConfig",
     "ClientConfig",
@@ -46,6 +49,7 @@ __all__ = [
     "CrlConfig",
     "DaemonConfig",
     "ExtendedKeyUsage",
+    "HeaderConfig",
     "IssuanceConfig",
     "KeyConfig",
     "KeyFlaw",
@@ -57,11 +61,15 @@ __all__ = [
     "PinSource",
     "Pkcs11Uri",
     "ProfileConfig",
+    "RegistrationConfig",
     "ReplicaConfig",
     "Section",
+    "SubjectKind",
+    "SubjectPart",
     "TlsConfig",
     "TokenConfig",
     "ca_section",
+    "is_header_value",
     "load_config",
     "parse_config",
     "section",

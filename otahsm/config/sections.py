@@ -5,9 +5,11 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from otahsm.config.fields import SHARD, Address, Addresses, ConfigPath, CrlUrl, Pattern, Section
+from otahsm.config.registration import RegistrationConfig
+from otahsm.config.subject import SubjectPart, check_part, parse_subject
 from otahsm.config.token import CaConfig, CheckpointConfig, KeyType, TokenConfig, may_be_one
 from otahsm.config.uri import Pkcs11Uri
 
@@ -74,6 +76,7 @@ class ProfileConfig(Section):
     key_usage: Annotated[frozenset[KeyUsage], Field(min_length=1)] = frozenset({"digital_signature"})
     extended_key_usage: Annotated[tuple[ExtendedKeyUsage, ...], Field(min_length=1)] = ("client_auth",)
     csr_extras: Literal["refuse", "ignore"] = "refuse"
+    subject: tuple[Annotated[str, AfterValidator(check_part)], ...] = ()
     ca: str = ""
 
     @model_validator(mode="after")
@@ -81,6 +84,11 @@ class ProfileConfig(Section):
         if max(self.renewal_days, self.rekey_days) >= self.validity_days:
             raise ValueError("renewal_days and rekey_days must be less than validity_days")
         return self
+
+    @property
+    def subject_parts(self) -> tuple[SubjectPart, ...]:
+        """What follows the common name in the subject."""
+        return parse_subject(self.subject)
 
 
 class CrlConfig(Section):
@@ -131,6 +139,13 @@ class ClientConfig(Section):
     patience_seconds: Annotated[float, Field(ge=0)] = 30.0
     gateway_url: str | None = None
     server_ca: ConfigPath | None = None
+    credentials: ConfigPath | None = None
+
+    @model_validator(mode="after")
+    def _gateway_is_named_once(self) -> Self:
+        if self.credentials is not None and (self.gateway_url is not None or self.server_ca is not None):
+            raise ValueError("credentials holds gateway_url and server_ca: give either it or those")
+        return self
 
 
 class Config(Section):
@@ -149,6 +164,7 @@ class Config(Section):
     crl: CrlConfig | None = None
     checkpoint: CheckpointConfig | None = None
     client: ClientConfig | None = None
+    registration: RegistrationConfig | None = None
 
     @model_validator(mode="after")
     def _default_profile_exists(self) -> Self:

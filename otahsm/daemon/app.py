@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from otahsm.config import Config, section
+from otahsm.daemon.batch_service import BatchService
 from otahsm.daemon.decoding import StrictDecoding
 from otahsm.daemon.ledger_service import LedgerService
 from otahsm.daemon.revoking import RevocationService
@@ -27,6 +28,8 @@ from otahsm.pki import MAX_CSR_BYTES
 from otahsm.v1 import (
     authority_pb2,
     authority_pb2_grpc,
+    batch_pb2,
+    batch_pb2_grpc,
     device_pb2,
     device_pb2_grpc,
     issuance_pb2,
@@ -47,7 +50,10 @@ _SIGNING: Final = (
     device_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_name,
     revocation_pb2.DESCRIPTOR.services_by_name["RevocationService"].full_name,
 )
-_OTHERS: Final = (ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name,)
+_OTHERS: Final = (
+    ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name,
+    batch_pb2.DESCRIPTOR.services_by_name["BatchService"].full_name,
+)
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 256 * (MAX_CSR_BYTES + 1024)),
     ("grpc.so_reuseport", 0),  # a second daemon on the port must fail, not share it
@@ -89,6 +95,7 @@ class Daemon:
         revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
             RevocationService(self._issuance), self._server
         )
+        batch_pb2_grpc.add_BatchServiceServicer_to_server(BatchService(self._issuance), self._server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(self._issuance), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

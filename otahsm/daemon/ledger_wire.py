@@ -51,6 +51,7 @@ def filter_of(request: pb.ListCertificatesRequest) -> Filter:
         client=text_of("client", request.client),
         profile=text_of("profile", request.profile),
         status=_status_of(request.status),
+        batch=text_of("batch", request.batch),
     )
 
 
@@ -83,6 +84,7 @@ def write_entry(message: pb.Certificate, entry: Entry) -> None:
         message.void_time.FromMicroseconds(entry.voided_at)
     message.void_reason = entry.void_reason or ""
     message.certificate = entry.certificate or b""
+    message.batch = entry.batch or ""
 
 
 def write_counts(response: pb.GetLedgerStatsResponse, counts: Mapping[Group, int]) -> None:

@@ -44,4 +44,5 @@ def page_start(wanted: Filter, token: str) -> bytes:
 
 
 def _digest(wanted: Filter, after: bytes) -> bytes:
-    return hashlib.sha256(after + repr(tuple(wanted)).encode()).digest()[:_DIGEST_OCTETS]
+    fields = tuple(wanted) if wanted.batch else tuple(wanted)[:-1]  # as when there were no batches
+    return hashlib.sha256(after + repr(fields).encode()).digest()[:_DIGEST_OCTETS]

@@ -226,6 +226,8 @@ class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):
                     validity=Duration(seconds=profile.validity_days * _SECONDS_A_DAY),
                     device_id_pattern=profile.device_id,
                     key_types=sorted(profile.key_types),
+                    subject=profile.subject,
+                    attributes=sorted({name for part in profile.subject_parts for name in part.value.names}),
                 )
                 for name, profile in sorted(self._issuance.profiles.items())
             ]

@@ -24,7 +24,9 @@ ERROR_DOMAIN = "otahsm"
 
 def order_of(request: pb.CertificateRequest, caller: Caller) -> Order:
     """Read one request."""
-    return Order(caller, request.request_id, request.profile, request.device_id, request.csr)
+    attributes = tuple(request.attributes.items())
+    names = (request.request_id, request.profile, request.device_id)
+    return Order(caller, *names, request.csr, request.batch, attributes)
 
 
 class Above(NamedTuple):

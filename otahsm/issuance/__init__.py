@@ -4,6 +4,7 @@ And what follows it, if need be: see `revocation`.
 """
 
 from otahsm.issuance.authority import Authorities
+from otahsm.issuance.batches import Batches, NewBatch, Scheme
 from otahsm.issuance.inspection import MAX_COUNTS, Inspection
 from otahsm.issuance.service import Issuance
 from otahsm.issuance.transparency import Transparency
@@ -16,7 +17,7 @@ from otahsm.issuance.values import (
     RevocationOutcome,
     RevokedDevice,
 )
-from otahsm.ledger import AUTHORITIES, COMPLETE, START, Entry, Filter, Group, Status, StoredCrl
+from otahsm.ledger import AUTHORITIES, COMPLETE, START, BatchState, Entry, Filter, Group, Status, StoredCrl
 
 __all__ = [
     "AUTHORITIES",
@@ -24,6 +25,8 @@ __all__ = [
     "MAX_COUNTS",
     "START",
     "Authorities",
+    "BatchState",
+    "Batches",
     "Caller",
     "Entry",
     "Filter",
@@ -31,11 +34,13 @@ __all__ = [
     "Inspection",
     "Issuance",
     "Issued",
+    "NewBatch",
     "Order",
     "Outcome",
     "RevocationOrder",
     "RevocationOutcome",
     "RevokedDevice",
+    "Scheme",
     "Status",
     "StoredCrl",
     "Transparency",

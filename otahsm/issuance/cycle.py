@@ -2,9 +2,9 @@
 
 A batch of requests goes through six steps, each of which only what passed the one before can enter:
 
-1. **admit**: is there such a profile, can the CA issue now
+1. **admit**: is there such a profile, can the CA issue now, is the batch for this caller
 2. **prepare**: check the CSR, draw a serial number, build the TBS (in a preparer process)
-3. **journal**: write the intent durably: who, what, which serial, which TBS
+3. **journal**: write the intent durably: who, what, which serial, which TBS; take its place in its batch
 4. **sign**: the token signs, and the signature is verified (in a signer process)
 5. **record**: the certificate enters the ledger durably
 6. **release**: only now may a client see it
@@ -30,7 +30,8 @@ from typing import NamedTuple
 
 from otahsm.config import ProfileConfig
 from otahsm.errors import (
-    AuthorityUnusableError,
+    BatchClosedError,
+    BatchFullError,
     ConflictError,
     InProgressError,
     LedgerUnavailableError,
@@ -41,9 +42,10 @@ from otahsm.errors import (
     TokenUnavailableError,
 )
 from otahsm.issuance.authority import Authorities, Authority
+from otahsm.issuance.batches import Batches, check_admission
 from otahsm.issuance.request_ids import check_request_id, own_name, request_id_of
 from otahsm.issuance.values import Issued, Order, Outcome
-from otahsm.ledger import Accepted, Barred, Conflict, Intent, Ledger, Replay
+from otahsm.ledger import Accepted, Barred, Batch, Conflict, Intent, Ledger, NoPlace, Replay
 from otahsm.pki import (
     Validity,
     assemble,
@@ -64,6 +66,7 @@ class _Admitted(NamedTuple):
     order: Order
     profile: str
     validity: Validity
+    batch_id: int | None
 
 
 class _Prepared(NamedTuple):
@@ -103,10 +106,11 @@ class IssuanceCycle:
         preparers: where step 2 happens.
         signers: where step 4 happens.
         ledger: where steps 3 and 5 happen.
+        batches: which there are.
         clock: tells the time, with a time zone.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each part
         self,
         *,
         authorities: Authorities,
@@ -115,6 +119,7 @@ class IssuanceCycle:
         preparers: Preparers,
         signers: SignerPool,
         ledger: Ledger,
+        batches: Batches,
         clock: Callable[[], datetime],
     ) -> None:
         self._authorities = authorities
@@ -123,13 +128,15 @@ class IssuanceCycle:
         self._preparers = preparers
         self._signers = signers
         self._ledger = ledger
+        self._batches = batches
         self._clock = clock
 
     async def issue(self, orders: Sequence[Order]) -> list[Outcome]:
         """Take a batch through the cycle; return one outcome for each order, in order."""
         outcomes: _Outcomes = [None] * len(orders)
         now = self._clock()
-        admitted = self._admit(orders, now, outcomes)
+        batches = await self._batches.named_by(orders)
+        admitted = self._admit(orders, batches, now, outcomes)
         prepared = await self._prepare(admitted, outcomes)
         intended = await self._journal(prepared, outcomes)
         recorded: list[_Recorded] = []
@@ -141,7 +148,13 @@ class IssuanceCycle:
         self._release(recorded, outcomes)
         return [outcome or OtahsmError("a request fell through the cycle") for outcome in outcomes]
 
-    def _admit(self, orders: Sequence[Order], now: datetime, outcomes: _Outcomes) -> list[_Admitted]:
+    def _admit(
+        self,
+        orders: Sequence[Order],
+        batches: Mapping[str, Batch | OtahsmError],
+        now: datetime,
+        outcomes: _Outcomes,
+    ) -> list[_Admitted]:
         """Step 1. Cheap, and before anything is parsed."""
         admitted = []
         validities: dict[str, Validity] = {}
@@ -153,8 +166,9 @@ class IssuanceCycle:
                 if validity is None:
                     profile, authority = self._profile(name), self._authorities.of_profile(name)
                     validity = validities[name] = validity_at(now, profile, authority.chain.issuer)
-                admitted.append(_Admitted(position, order, name, validity))
-            except (RequestRefusedError, AuthorityUnusableError) as error:
+                batch_id = _admit_to_batch(batches[order.batch], order, name) if order.batch else None
+                admitted.append(_Admitted(position, order, name, validity, batch_id))
+            except OtahsmError as error:
                 outcomes[position] = error
         return admitted
 
@@ -162,7 +176,10 @@ class IssuanceCycle:
         """Step 2, in a preparer."""
         prepared = []
         answers = await self._preparers.prepare(
-            [Task(item.profile, item.order.device_id, item.order.csr, item.validity) for item in admitted]
+            [
+                Task(item.profile, item.order.device_id, item.order.csr, item.validity, item.order.attributes)
+                for item in admitted
+            ]
         )
         for item, answer in zip(admitted, answers, strict=True):
             if isinstance(answer, Draft):
@@ -199,6 +216,8 @@ class IssuanceCycle:
                     outcomes[position] = RevokedError(message)
                 case Conflict(message):
                     outcomes[position] = ConflictError(message)
+                case NoPlace(full, message):
+                    outcomes[position] = (BatchFullError if full else BatchClosedError)(message)
                 case _:
                     outcomes[position] = InProgressError(
                         f"the device {item.draft.device_id} is being issued at this moment"
@@ -280,7 +299,7 @@ class IssuanceCycle:
         seconds: dict[str, list[int]] = {}  # of a batch, all under one profile begin and end together
         intents = []
         for item in items:
-            (_, order, profile, validity), draft = item
+            (_, order, profile, validity, batch_id), draft = item
             if profile not in seconds:
                 seconds[profile] = [int(moment.timestamp()) for moment in validity]
             not_before, not_after = seconds[profile]
@@ -298,9 +317,17 @@ class IssuanceCycle:
                     client=order.caller.identity,
                     client_certificate_sha256=order.caller.certificate_sha256,
                     intended_at=1000 * serial_milliseconds(draft.serial),  # queries rely on it
+                    batch_id=batch_id,
                 )
             )
         return intents
+
+
+def _admit_to_batch(batch: Batch | OtahsmError, order: Order, profile: str) -> int:
+    if isinstance(batch, OtahsmError):
+        raise batch
+    check_admission(batch, order, profile)
+    return batch.id
 
 
 def _settle(items: Sequence[_Admitted], error: OtahsmError, outcomes: _Outcomes) -> None:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import RequestRefusedError
-from otahsm.ledger import START, Entry, Filter, Group, LedgerReader, Page
+from otahsm.ledger import START, BatchState, Entry, Filter, Group, LedgerReader, Page
 
 MAX_COUNTS: Final = 20_000
 
@@ -45,6 +45,10 @@ class Inspection:
     async def page(self, wanted: Filter, after: bytes, *, size: int, full: bool) -> Page:
         """Return entries after a serial number: see `LedgerReader.page`."""
         return await self._ask(lambda: self._reader.page(wanted, after, size=size, full=full))
+
+    async def batches(self, after: int, size: int, name: str = "") -> list[BatchState]:
+        """Return batches and how far they are: see `LedgerReader.batches`."""
+        return await self._ask(lambda: self._reader.batches(after, size, name))
 
     async def count(self, wanted: Filter) -> dict[Group, int]:
         """Count all entries in the time of a filter.

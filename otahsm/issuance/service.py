@@ -12,6 +12,7 @@ from typing import Final
 from otahsm.config import Config, ProfileConfig, section
 from otahsm.errors import LedgerUnavailableError, NotFoundError
 from otahsm.issuance.authority import Authorities
+from otahsm.issuance.batches import Batches
 from otahsm.issuance.crl_keeper import CrlKeeper, Tell
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.inspection import Inspection
@@ -107,6 +108,7 @@ class Issuance:
             for key, item in active
         }
         self.revocations = Revocations(self._ledger, clock, self._look_at_crls)
+        self.batches = Batches(self._ledger, self.inspection, self.profiles.keys(), self.default_profile)
         cycle = IssuanceCycle(
             authorities=self.authorities,
             profiles=self.profiles,
@@ -114,6 +116,7 @@ class Issuance:
             preparers=self._preparers,
             signers=self._signers,
             ledger=self._ledger,
+            batches=self.batches,
             clock=clock,
         )
         self._queue = IssuanceQueue(

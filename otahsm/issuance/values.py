@@ -24,6 +24,8 @@ class Order(NamedTuple):
         profile: empty for the default profile.
         device_id: what the CSR's common name must be; empty to take it as it is.
         csr: PKCS#10 in DER, not looked at yet.
+        batch: the name of the batch that the certificate counts in; empty for none.
+        attributes: names and values for the profile's subject, not looked at yet.
     """
 
     caller: Caller
@@ -31,6 +33,8 @@ class Order(NamedTuple):
     profile: str
     device_id: str
     csr: bytes
+    batch: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 class Issued(NamedTuple):

@@ -29,7 +29,7 @@ class Filter(NamedTuple):
     """Which entries are wanted: those that everything given fits.
 
     Attributes:
-        device_id, client, profile: empty for any.
+        device_id, client, profile, batch: empty for any.
         after, before: milliseconds since the Unix epoch, UTC, of the time that serial numbers begin with;
             from `after` on, and before `before`.
     """
@@ -40,6 +40,7 @@ class Filter(NamedTuple):
     status: Status | None = None
     after: int | None = None
     before: int | None = None
+    batch: str = ""
 
     @property
     def first_serial(self) -> bytes:
@@ -66,6 +67,7 @@ class Entry(NamedTuple):
         not_before, not_after: seconds since the Unix epoch, UTC.
         intended_at, recorded_at, voided_at: microseconds since the Unix epoch, UTC; None: it was not.
         certificate: DER; None if there is none, or it was not asked for.
+        batch: the name of the batch that it is in; None for none.
     """
 
     serial: bytes
@@ -84,6 +86,7 @@ class Entry(NamedTuple):
     voided_at: int | None
     void_reason: str | None
     certificate: bytes | None
+    batch: str | None
 
 
 class Page(NamedTuple):

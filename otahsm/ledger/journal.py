@@ -61,7 +61,7 @@ def write_intents(
     if len({intent.spki_sha256 for intent in batch}) == len(batch):
         if _claim(connection, place, ids, batch) == len(batch):
             return [Accepted(intent_id) for intent_id in ids]
-        _take_back(connection, ids)
+        take_back(connection, ids)
     for _ in range(_ATTEMPTS):
         answers, fresh, superseded = _look(ids, Taken(connection, batch, renewals, now), batch)
         if not fresh:
@@ -70,7 +70,7 @@ def write_intents(
             _claim(connection, place, ids[: len(fresh)], fresh) == len(fresh)
         ):
             return answers
-        _take_back(connection, ids)
+        take_back(connection, ids)
     raise LedgerUnavailableError("other replicas ask for the same devices, and were always faster")
 
 
@@ -118,7 +118,8 @@ def _device(numbered: tuple[int, Intent]) -> str:
     return numbered[1].device_id
 
 
-def _take_back(connection: Connection, ids: Sequence[int]) -> None:
+def take_back(connection: Connection, ids: Sequence[int]) -> None:
+    """Take back intents that this transaction has written."""
     connection.execute(_TAKE_BACK, {"ids": ids})
     restore_superseded(connection, ids)
 

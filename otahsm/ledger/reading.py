@@ -27,10 +27,12 @@ from sqlalchemy import (
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.ledger import batches, schema
 from otahsm.ledger.entries import START, Entry, Filter, Group, Page, Status, Tally
 from otahsm.ledger.failures import cause_of, reading
 from otahsm.ledger.migrations import NEWEST
 from otahsm.ledger.read_only import read_only_engine
+from otahsm.ledger.records import BatchState
 from otahsm.ledger.schema import certificates, intents, live, replicas
 from otahsm.ledger.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
 
@@ -98,6 +100,11 @@ class LedgerReader:
                 return _open_page(connection, wanted, after, size, full=full)
             return _page(connection, wanted, after, size, full=full)
 
+    def batches(self, after: int, size: int, name: str = "") -> list[BatchState]:
+        """Return batches and how far they are, in the order of their creation: see `batches.states`."""
+        with self._reading() as connection:
+            return batches.states(connection, after, size, name)
+
     def count(self, wanted: Filter, after: bytes = START) -> Tally:
         """Count the next entries after a serial number, by what `Group` says.
 
@@ -148,7 +155,7 @@ def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, fu
     else:
         if wanted.status is Status.VOID:
             inside.append(VOIDED)
-        elif wanted.client or wanted.profile or wanted.status:
+        elif not wanted.batch and (wanted.client or wanted.profile or wanted.status):
             end = _end_of_step(connection, inside)
             inside = inside if end is None else [*inside, _serial <= end]
         query = query.where(*inside).order_by(_serial)
@@ -201,6 +208,9 @@ def _range(wanted: Filter, after: bytes) -> list[ColumnElement[bool]]:
 def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     """Return what does not depend on serial number and device id."""
     conditions: list[ColumnElement[bool]] = []
+    if wanted.batch:
+        id_of = select(schema.batches.c.id).where(schema.batches.c.name == wanted.batch)
+        conditions.append(intents.c.batch_id == id_of.scalar_subquery())
     if wanted.client:
         conditions.append(intents.c.client == wanted.client)
     if wanted.profile:
@@ -234,7 +244,8 @@ def _entries(*, full: bool) -> Select[Any]:
         intents.c.voided_at,
         intents.c.void_reason,
         (certificates.c.der if full else null()).label("certificate"),
-    ).select_from(JOINED)
+        schema.batches.c.name.label("batch"),
+    ).select_from(JOINED.outerjoin(schema.batches, schema.batches.c.id == intents.c.batch_id))
 
 
 def _entry(row: Any) -> Entry:

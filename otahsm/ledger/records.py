@@ -17,6 +17,7 @@ class Intent(NamedTuple):
         not_before, not_after: seconds since the Unix epoch, UTC.
         client: identity in the caller's TLS certificate.
         intended_at: microseconds since the Unix epoch, UTC.
+        batch_id: the id of the batch in which it is to have a place; None for none.
     """
 
     serial: bytes
@@ -31,6 +32,7 @@ class Intent(NamedTuple):
     client: str
     client_certificate_sha256: bytes
     intended_at: int
+    batch_id: int | None = None
 
 
 class Renewal(NamedTuple):
@@ -75,11 +77,63 @@ class Barred(NamedTuple):
     message: str
 
 
-Answer: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred
+class NoPlace(NamedTuple):
+    """There is no place in the batch: it is full, or else closed; `message` says it."""
+
+    full: bool
+    message: str
+
+
+Answer: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred | NoPlace
 
 # The CRLs that have no URL of their own: what the ledger calls them.
 COMPLETE: Final = ""
 AUTHORITIES: Final = "authorities"
+
+
+class BatchTerms(NamedTuple):
+    """What is ordered; it never changes.
+
+    Attributes:
+        device_count: at most so many certificates.
+        scheme: where device ids come from, as clients wrote it.
+        deadline: microseconds since the Unix epoch, UTC; None: there is none.
+        clients: who may issue in it; empty for everybody.
+    """
+
+    name: str
+    profile: str
+    device_count: int
+    scheme: str
+    deadline: int | None
+    clients: tuple[str, ...]
+
+
+class Batch(NamedTuple):
+    """A batch in the ledger. Times as in `BatchTerms`; `taken` counts its intents that are not void."""
+
+    id: int
+    terms: BatchTerms
+    creator: str
+    created_at: int
+    closed_at: int | None
+    taken: int
+
+
+class Issue(NamedTuple):
+    """A serial number, 20 octets, and when its certificate was recorded (microseconds)."""
+
+    serial: bytes
+    recorded_at: int
+
+
+class BatchState(NamedTuple):
+    """A batch, how many certificates it has, and the first and last of them."""
+
+    batch: Batch
+    issued: int
+    first: Issue | None
+    last: Issue | None
 
 
 class Target(NamedTuple):

@@ -66,6 +66,8 @@ intents: Final = Table(
     Column("superseded_by", BigInteger, nullable=True),
     # The place of the replica that wrote it: see `replicas`.
     Column("place", Integer, nullable=False, server_default="1"),
+    # The batch in which it has a place; NULL for none.
+    Column("batch_id", BigInteger, nullable=True),
 )
 
 # One that may have a certificate, and that none has taken the place of.
@@ -111,6 +113,36 @@ Index(
 _voided = text("void_reason IS NOT NULL")
 Index("ix_intents_void", intents.c.serial, sqlite_where=_voided, postgresql_where=_voided)
 Index("ix_intents_void_device", intents.c.device_id, sqlite_where=_voided, postgresql_where=_voided)
+
+_in_a_batch = text("batch_id IS NOT NULL")
+Index(
+    "ix_intents_batch",
+    intents.c.batch_id,
+    intents.c.serial,
+    sqlite_where=_in_a_batch,
+    postgresql_where=_in_a_batch,
+)
+
+# Orders of so many certificates: see `otahsm.ledger.batches`.
+batches: Final = Table(
+    "batches",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("profile", Text, nullable=False),
+    Column("device_count", BigInteger, nullable=False),
+    # Where device ids come from, as clients wrote it.
+    Column("scheme", Text, nullable=False),
+    Column("deadline", BigInteger, nullable=True),
+    # Who may issue in it: a JSON array; empty for everybody.
+    Column("clients", Text, nullable=False),
+    Column("creator", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("closed_at", BigInteger, nullable=True),
+    # How many intents that are not void are in it.
+    Column("taken", BigInteger, nullable=False),
+)
+Index("ix_batches_name", batches.c.name, unique=True)
 
 certificates: Final = Table(
     "certificates",

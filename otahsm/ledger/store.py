@@ -14,12 +14,12 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import closing, dialects
+from otahsm.ledger import batches, closing, dialects
 from otahsm.ledger.database import Database
 from otahsm.ledger.failures import cause_of
 from otahsm.ledger.journal import write_intents
 from otahsm.ledger.migrations import UnknownVersionError, migrate
-from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
+from otahsm.ledger.records import Accepted, Answer, Batch, BatchTerms, Intent, Renewal
 
 _Result = TypeVar("_Result")
 _Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
@@ -114,6 +114,24 @@ class Ledger:
         """
         now = time.time_ns() // 1000
         return await self.transaction(lambda connection: closing.reset(connection, device_id, profile, now))
+
+    async def create_batch(self, terms: BatchTerms, creator: str) -> Batch:
+        """Order a batch; return it, or the one of the same name that there is, whatever its terms are.
+
+        Raises:
+            LedgerUnavailableError: nothing was written.
+        """
+        now = time.time_ns() // 1000
+        return await self.transaction(lambda connection: batches.create(connection, terms, creator, now))
+
+    async def close_batch(self, name: str) -> Batch | None:
+        """Let nothing more be issued in a batch; return it, or None if there is none.
+
+        Raises:
+            LedgerUnavailableError: nothing was changed.
+        """
+        now = time.time_ns() // 1000
+        return await self.transaction(lambda connection: batches.close(connection, name, now))
 
     @property
     def failure(self) -> LedgerUnavailableError | None:
@@ -229,6 +247,9 @@ class Ledger:
     ) -> list[Answer]:
         ids = self._database.take_ids(connection, len(batch))
         answers = write_intents(connection, self._database.place, ids, batch, self._renewals, now)
+        if any(intent.batch_id is not None for intent in batch):
+            seconds = time.time_ns() // 1_000_000_000 if now is None else now
+            answers = batches.hold_places(connection, batch, answers, seconds)
         written = [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
         self._written += written
         self._open_ids.update(written)

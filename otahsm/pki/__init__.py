@@ -10,6 +10,19 @@ from otahsm.pki.algorithms import (
     signature_algorithm,
     signature_is_valid,
 )
+from otahsm.pki.anchor import (
+    Anchor,
+    ancestors,
+    choose_anchor,
+    dates_of,
+    describe_left_out,
+    fingerprint_text,
+    is_root,
+    is_valid,
+    issuer_of,
+    load_certificates,
+    name_of,
+)
 from otahsm.pki.bundle import find_chain_problems, order_bundle
 from otahsm.pki.certificate import (
     SERIAL_BYTES,
@@ -37,8 +50,10 @@ from otahsm.pki.describe import Description, describe
 from otahsm.pki.distribution import crl_url, crl_url_in, shard_of
 from otahsm.pki.keys import encode_spki, load_public_key
 from otahsm.pki.names import check_device_id
+from otahsm.pki.pkcs12 import load_p12_authorities
 from otahsm.pki.request import assemble_request, build_ca_request_info, build_request_info
 from otahsm.pki.root import RootKind, build_possession_tbs, build_root_tbs
+from otahsm.pki.subject import SubjectTemplate
 from otahsm.pki.template import TbsTemplate
 
 __all__ = [
@@ -47,6 +62,7 @@ __all__ = [
     "SERIAL_BYTES",
     "SERIAL_RANDOM_BYTES",
     "SIGNATURE_ALGORITHMS",
+    "Anchor",
     "Chain",
     "CheckedCsr",
     "CrlDescription",
@@ -57,8 +73,10 @@ __all__ = [
     "RevokedCertificate",
     "RootKind",
     "SignatureAlgorithm",
+    "SubjectTemplate",
     "TbsTemplate",
     "Validity",
+    "ancestors",
     "assemble",
     "assemble_request",
     "build_ca_request_info",
@@ -71,19 +89,29 @@ __all__ = [
     "check_csr",
     "check_device_id",
     "check_signs_crls",
+    "choose_anchor",
     "crl_url",
     "crl_url_in",
+    "dates_of",
     "derive_request_id",
     "describe",
     "describe_crl",
     "describe_key",
+    "describe_left_out",
     "encode_spki",
     "find_chain_problems",
+    "fingerprint_text",
+    "is_root",
+    "is_valid",
+    "issuer_of",
     "key_type_of",
+    "load_certificates",
     "load_chain",
     "load_issuer",
+    "load_p12_authorities",
     "load_public_key",
     "make_serial",
+    "name_of",
     "order_bundle",
     "serial_milliseconds",
     "serial_octets",

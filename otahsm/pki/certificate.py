@@ -94,6 +94,7 @@ def build_tbs(
     serial: int,
     validity: Validity,
     crl_url: str | None = None,
+    others: bytes = b"",
 ) -> bytes:
     """Build a device's TBSCertificate in DER (RFC 5280, section 4.1.2), field by field.
 
@@ -106,9 +107,10 @@ def build_tbs(
         serial: the serial number.
         validity: when it begins and ends.
         crl_url: where the CRL of its shard will be; without one it states no cRLDistributionPoints.
+        others: what follows the common name in the subject (see `SubjectTemplate`).
     """
     return encode_tbs(
-        subject=subject_of(csr.device_id),
+        subject=subject_of(csr.device_id, others=others),
         spki=csr.spki,
         issuer=issuer.subject,
         algorithm=issuer.algorithm,

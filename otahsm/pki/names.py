@@ -1,7 +1,7 @@
 """Device ids and the subject names that carry them.
 
 The OTA gateway takes a device's identity from its subject with the expression `CN=(.*)$`, so a subject
-is exactly one RDN with exactly one attribute, the common name, and that is the device id.
+begins with an RDN of exactly one attribute, the common name, and that is the device id. Mostly it is all.
 
 A device id also becomes a folder name, a log field and a URL part. So whatever a profile's own pattern
 allows, `check_device_id` never lets a path separator, a control character, a non-ASCII look-alike, a
@@ -44,10 +44,16 @@ def check_device_id(device_id: str, pattern: str) -> None:
         )
 
 
-def subject_of(device_id: str, string_type: int = UTF8_STRING) -> bytes:
-    """Encode the subject `CN=<device id>` as a DER Name (RFC 5280, section 4.1.2.4)."""
+def subject_of(device_id: str, string_type: int = UTF8_STRING, others: bytes = b"") -> bytes:
+    """Encode the subject `CN=<device id>` as a DER Name (RFC 5280, section 4.1.2.4).
+
+    Args:
+        device_id: the device id.
+        string_type: the tag of the common name's value.
+        others: relative distinguished names in DER that follow (see `SubjectTemplate`).
+    """
     attribute = tlv(SEQUENCE, _COMMON_NAME, tlv(string_type, device_id.encode()))
-    return tlv(SEQUENCE, tlv(SET, attribute))
+    return tlv(SEQUENCE, tlv(SET, attribute), others)
 
 
 def device_id_of(subject: bytes, *, ignore_others: bool) -> str:

@@ -49,7 +49,7 @@ class TbsTemplate:
             subject_key_identifier(_NOBODYS_KEY)
         )
 
-    def fill(self, csr: CheckedCsr, serial: int, validity: Validity) -> bytes:
+    def fill(self, csr: CheckedCsr, serial: int, validity: Validity, others: bytes = b"") -> bytes:
         """Build the TBSCertificate of one device, in DER: byte for byte what `build_tbs` would build."""
         return tlv(
             SEQUENCE,
@@ -57,7 +57,7 @@ class TbsTemplate:
             integer(serial),
             self._algorithm_and_issuer,
             _encoded(validity),
-            subject_of(csr.device_id),
+            subject_of(csr.device_id, others=others),
             csr.spki,
             self._until_identifier,
             subject_key_identifier(csr.spki),

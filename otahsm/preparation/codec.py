@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -22,6 +23,7 @@ class Task(NamedTuple):
     device_id: str
     csr: bytes
     validity: Validity
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 class Draft(NamedTuple):
@@ -37,17 +39,19 @@ def encode_tasks(tasks: Iterable[Task]) -> list[bytes]:
     """Turn tasks into the parts of a batch."""
     parts: list[bytes] = []
     terms = _cached(_encode_terms)
-    for profile, device_id, csr, validity in tasks:
-        parts += (terms(profile, validity), device_id.encode("utf-8", "replace"), csr)
+    for profile, device_id, csr, validity, attributes in tasks:
+        said = json.dumps(attributes).encode() if attributes else b""
+        parts += (terms(profile, validity), device_id.encode("utf-8", "replace"), csr, said)
     return parts
 
 
 def decode_tasks(parts: Sequence[bytes]) -> Iterator[Task]:
     """Turn the parts of a batch back into tasks."""
     terms = _cached(_decode_terms)
-    for encoded, device_id, csr in _groups(parts):
+    for encoded, device_id, csr, said in _groups(parts, 4):
         profile, validity = terms(encoded)
-        yield Task(profile, device_id.decode(), csr, validity)
+        attributes = tuple((name, value) for name, value in json.loads(said)) if said else ()
+        yield Task(profile, device_id.decode(), csr, validity, attributes)
 
 
 def encode_answer(answer: Draft | RequestRefusedError) -> tuple[bytes, bytes, bytes]:
@@ -67,7 +71,7 @@ def decode_answers(parts: Sequence[bytes]) -> list[Draft | RequestRefusedError]:
     """
     answers: list[Draft | RequestRefusedError] = []
     hash_at = len(_OK) + SERIAL_BYTES
-    for head, second, third in _groups(parts):
+    for head, second, third in _groups(parts, 3):
         if head.startswith(_OK):
             serial = int.from_bytes(head[len(_OK) : hash_at], "big")
             answers.append(Draft(second, third.decode(), head[hash_at:], serial))
@@ -94,7 +98,6 @@ def _cached(function: _Function) -> _Function:
     return cast(_Function, cache(function))
 
 
-def _groups(parts: Sequence[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Take parts three by three. Raises ValueError if that does not come out even."""
-    each = iter(parts)
-    return zip(each, each, each, strict=True)
+def _groups(parts: Sequence[bytes], size: int) -> Iterator[tuple[bytes, ...]]:
+    """Take so many parts at a time. Raises ValueError if that does not come out even."""
+    return zip(*[iter(parts)] * size, strict=True)

@@ -18,6 +18,7 @@ from otahsm.errors import RequestRefusedError
 from otahsm.pki import (
     SERIAL_RANDOM_BYTES,
     Issuer,
+    SubjectTemplate,
     TbsTemplate,
     check_csr,
     crl_url,
@@ -52,15 +53,18 @@ def start(setup: list[bytes]) -> Handler:
         crl = crls[profile]
         return TbsTemplate(profiles[profile], issuers[profile], crl_url(crl, shard) if crl else None)
 
+    subjects = {name: SubjectTemplate(profile.subject_parts) for name, profile in profiles.items()}
+
     def prepare(task: Task) -> Draft | RequestRefusedError:
         try:
             csr = check_csr(task.csr, profiles[task.profile], task.device_id)
+            others = subjects[task.profile].fill(task.attributes)
         except RequestRefusedError as error:
             return error
         serial = make_serial(secrets.token_bytes(SERIAL_RANDOM_BYTES), time.time_ns() // 1_000_000)
         crl = crls[task.profile]
         shard = shard_of(serial, crl.shards) if crl else 0
-        tbs = template(task.profile, shard).fill(csr, serial, task.validity)
+        tbs = template(task.profile, shard).fill(csr, serial, task.validity, others)
         return Draft(tbs, csr.device_id, hashlib.sha256(csr.spki).digest(), serial)
 
     def handle(parts: list[bytes]) -> list[bytes]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import shlex
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +15,9 @@ from typing import Final
 
 from otahsm.config import PinSource
 from otahsm.errors import ConfigError
+from otahsm.secret_files import MAX_SECRET_BYTES, one_line, read_secret_file, run_for_secret
 
 TYPED: Final = "OTAHSM_PIN_FD"  # in the environment: the memory file with a PIN that was typed
-_MAX_PIN_BYTES: Final = 1024
-_COMMAND_SECONDS: Final = 30.0
 _PROMPT: Final = "Token user PIN: "
 
 
@@ -32,23 +29,16 @@ def read_pin(source: PinSource) -> str:
     """
     match source.kind:
         case "file":
-            octets = _read_file(Path(source.value), f"the PIN file {source.value}")
+            octets = read_secret_file(Path(source.value), f"the PIN file {source.value}")
         case "systemd-credential":
             octets = _read_credential(source.value)
         case "command":
-            octets = _run(source.value)
+            octets = run_for_secret(source.value, "the PIN")
         case "env":
             octets = os.environb.get(source.value.encode(), b"")
         case "prompt":
             octets = _read_typed()
-    where = _where(source)
-    try:
-        pin = octets.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:  # it would quote the PIN
-        raise ConfigError(f"the PIN from {where} is not UTF-8 text") from None
-    if not pin or len(octets) > _MAX_PIN_BYTES:
-        raise ConfigError(f"the PIN from {where} is {'too long' if pin else 'empty'}")
-    return pin
+    return one_line(octets, f"the PIN from {_where(source)}")
 
 
 def ask_for_pin() -> None:
@@ -86,19 +76,6 @@ def _where(source: PinSource) -> str:
     }[source.kind]
 
 
-def _read_file(path: Path, what: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise ConfigError(
-                    f"{what} must be a file that only its owner may read", hint=f"chmod 600 {path}"
-                )
-            return file.read(_MAX_PIN_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{what} can't be read: {error.strerror}") from None
-
-
 def _read_credential(name: str) -> bytes:
     """Read what systemd gave the service, in a folder for it alone (systemd.exec(5), LoadCredential=)."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -109,31 +86,14 @@ def _read_credential(name: str) -> bytes:
         )
     try:
         with (Path(folder) / name).open("rb") as file:
-            return file.read(_MAX_PIN_BYTES + 1)
+            return file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"the systemd credential {name} can't be read: {error.strerror}") from None
 
 
-def _run(command: str) -> bytes:
-    program = shlex.split(command)
-    try:
-        ran = subprocess.run(
-            program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=_COMMAND_SECONDS, check=False
-        )
-    except OSError as error:
-        raise ConfigError(f"the command for the PIN, {program[0]}, can't be run: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise ConfigError(
-            f"the command for the PIN, {program[0]}, took more than {_COMMAND_SECONDS:g} s"
-        ) from None
-    if ran.returncode:
-        raise ConfigError(f"the command for the PIN, {program[0]}, ended with {ran.returncode}")
-    return ran.stdout
-
-
 def _read_typed() -> bytes:
     if TYPED in os.environ:
-        return os.pread(int(os.environ[TYPED]), _MAX_PIN_BYTES + 1, 0)
+        return os.pread(int(os.environ[TYPED]), MAX_SECRET_BYTES + 1, 0)
     if not sys.stdin.isatty():
         raise ConfigError(
             "pin-source is prompt:, and there is no terminal",

@@ -92,6 +92,8 @@ class Profile(_message.Message):
     VALIDITY_FIELD_NUMBER: _builtins.int
     DEVICE_ID_PATTERN_FIELD_NUMBER: _builtins.int
     KEY_TYPES_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Set by the server: its name, for `CertificateRequest.profile`."""
     is_default: _builtins.bool
@@ -112,6 +114,18 @@ class Profile(_message.Message):
         `Authority.key_type`.
         """
 
+    @_builtins.property
+    def subject(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Set by the server: what follows the common name in the subject, as in
+        "OU={plant}".
+        """
+
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Set by the server: what a request must say, in
+        `CertificateRequest.attributes`.
+        """
+
     def __init__(
         self,
         *,
@@ -120,10 +134,12 @@ class Profile(_message.Message):
         validity: _duration_pb2.Duration | None = ...,
         device_id_pattern: _builtins.str = ...,
         key_types: _abc.Iterable[_builtins.str] | None = ...,
+        subject: _abc.Iterable[_builtins.str] | None = ...,
+        attributes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["validity", b"validity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id_pattern", b"device_id_pattern", "is_default", b"is_default", "key_types", b"key_types", "name", b"name", "validity", b"validity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "device_id_pattern", b"device_id_pattern", "is_default", b"is_default", "key_types", b"key_types", "name", b"name", "subject", b"subject", "validity", b"validity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

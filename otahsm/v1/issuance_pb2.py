@@ -26,27 +26,31 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18otahsm/v1/issuance.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"Y\n\x12\x43\x65rtificateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x0b\n\x03\x63sr\x18\x04 \x01(\x0c\"\xdd\x01\n\x11IssuedCertificate\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x15\n\rserial_number\x18\x02 \x01(\x0c\x12\r\n\x05\x63hain\x18\x03 \x03(\x0c\x12\x33\n\x0fnot_before_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enot_after_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replayed\x18\x06 \x01(\x08\x12\x14\n\x0ctrust_anchor\x18\x07 \x01(\x0c\"\x86\x01\n\x0bIssueResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x33\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x1c.otahsm.v1.IssuedCertificateH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"I\n\x17IssueCertificateRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.otahsm.v1.CertificateRequest\"a\n\x18IssueCertificateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x1c.otahsm.v1.IssuedCertificate\"K\n\x18IssueCertificatesRequest\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.otahsm.v1.CertificateRequest\"D\n\x19IssueCertificatesResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.otahsm.v1.IssueResult2\xd2\x01\n\x0fIssuanceService\x12[\n\x10IssueCertificate\x12\".otahsm.v1.IssueCertificateRequest\x1a#.otahsm.v1.IssueCertificateResponse\x12\x62\n\x11IssueCertificates\x12#.otahsm.v1.IssueCertificatesRequest\x1a$.otahsm.v1.IssueCertificatesResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18otahsm/v1/issuance.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xde\x01\n\x12\x43\x65rtificateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x0b\n\x03\x63sr\x18\x04 \x01(\x0c\x12\r\n\x05\x62\x61tch\x18\x05 \x01(\t\x12\x41\n\nattributes\x18\x06 \x03(\x0b\x32-.otahsm.v1.CertificateRequest.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdd\x01\n\x11IssuedCertificate\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x15\n\rserial_number\x18\x02 \x01(\x0c\x12\r\n\x05\x63hain\x18\x03 \x03(\x0c\x12\x33\n\x0fnot_before_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enot_after_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replayed\x18\x06 \x01(\x08\x12\x14\n\x0ctrust_anchor\x18\x07 \x01(\x0c\"\x86\x01\n\x0bIssueResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x33\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x1c.otahsm.v1.IssuedCertificateH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"I\n\x17IssueCertificateRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.otahsm.v1.CertificateRequest\"a\n\x18IssueCertificateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x1c.otahsm.v1.IssuedCertificate\"K\n\x18IssueCertificatesRequest\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.otahsm.v1.CertificateRequest\"D\n\x19IssueCertificatesResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.otahsm.v1.IssueResult2\xd2\x01\n\x0fIssuanceService\x12[\n\x10IssueCertificate\x12\".otahsm.v1.IssueCertificateRequest\x1a#.otahsm.v1.IssueCertificateResponse\x12\x62\n\x11IssueCertificates\x12#.otahsm.v1.IssueCertificatesRequest\x1a$.otahsm.v1.IssueCertificatesResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'otahsm.v1.issuance_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CERTIFICATEREQUEST']._serialized_start=97
-  _globals['_CERTIFICATEREQUEST']._serialized_end=186
-  _globals['_ISSUEDCERTIFICATE']._serialized_start=189
-  _globals['_ISSUEDCERTIFICATE']._serialized_end=410
-  _globals['_ISSUERESULT']._serialized_start=413
-  _globals['_ISSUERESULT']._serialized_end=547
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=549
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=622
-  _globals['_ISSUECERTIFICATERESPONSE']._serialized_start=624
-  _globals['_ISSUECERTIFICATERESPONSE']._serialized_end=721
-  _globals['_ISSUECERTIFICATESREQUEST']._serialized_start=723
-  _globals['_ISSUECERTIFICATESREQUEST']._serialized_end=798
-  _globals['_ISSUECERTIFICATESRESPONSE']._serialized_start=800
-  _globals['_ISSUECERTIFICATESRESPONSE']._serialized_end=868
-  _globals['_ISSUANCESERVICE']._serialized_start=871
-  _globals['_ISSUANCESERVICE']._serialized_end=1081
+  _globals['_CERTIFICATEREQUEST_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_CERTIFICATEREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_CERTIFICATEREQUEST']._serialized_start=98
+  _globals['_CERTIFICATEREQUEST']._serialized_end=320
+  _globals['_CERTIFICATEREQUEST_ATTRIBUTESENTRY']._serialized_start=271
+  _globals['_CERTIFICATEREQUEST_ATTRIBUTESENTRY']._serialized_end=320
+  _globals['_ISSUEDCERTIFICATE']._serialized_start=323
+  _globals['_ISSUEDCERTIFICATE']._serialized_end=544
+  _globals['_ISSUERESULT']._serialized_start=547
+  _globals['_ISSUERESULT']._serialized_end=681
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=683
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=756
+  _globals['_ISSUECERTIFICATERESPONSE']._serialized_start=758
+  _globals['_ISSUECERTIFICATERESPONSE']._serialized_end=855
+  _globals['_ISSUECERTIFICATESREQUEST']._serialized_start=857
+  _globals['_ISSUECERTIFICATESREQUEST']._serialized_end=932
+  _globals['_ISSUECERTIFICATESRESPONSE']._serialized_start=934
+  _globals['_ISSUECERTIFICATESRESPONSE']._serialized_end=1002
+  _globals['_ISSUANCESERVICE']._serialized_start=1005
+  _globals['_ISSUANCESERVICE']._serialized_end=1215
 # @@protoc_insertion_point(module_scope)

@@ -26,10 +26,32 @@ class CertificateRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     CSR_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Set by the client: 1 to 128 printable ASCII characters, without spaces. It
     matches a result to its request, and names the request in the ledger: the
@@ -54,6 +76,19 @@ class CertificateRequest(_message.Message):
     nothing after it. Its subject holds exactly one common name, the device id;
     its signature proves possession of the private key.
     """
+    batch: _builtins.str
+    """Set by the client, optional: the batch that the certificate counts in, as in
+    `BatchService`. A certificate that exists already is returned whatever the
+    batch, and counts in the one that it was issued in.
+    """
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Set by the client: what the profile's subject needs to know, exactly the
+        names in `Profile.attributes`. Values are 1 to 64 printable characters. The
+        same profile, device and key again gets the same certificate, whatever they
+        say then.
+        """
+
     def __init__(
         self,
         *,
@@ -61,10 +96,12 @@ class CertificateRequest(_message.Message):
         profile: _builtins.str = ...,
         device_id: _builtins.str = ...,
         csr: _builtins.bytes = ...,
+        batch: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "device_id", b"device_id", "profile", b"profile", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "batch", b"batch", "csr", b"csr", "device_id", b"device_id", "profile", b"profile", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -151,8 +188,10 @@ class IssueResult(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Why there is none. `code` is a google.rpc.Code: INVALID_ARGUMENT (the CSR
         or a field is bad), ALREADY_EXISTS (the device id, key or request id is
-        taken), FAILED_PRECONDITION (the CA can't issue), UNAVAILABLE (ask
-        again), INTERNAL (a fault of the daemon's). `details` holds a
+        taken), NOT_FOUND (there is no such batch), PERMISSION_DENIED (the batch
+        is not for this client), RESOURCE_EXHAUSTED (the batch is full),
+        FAILED_PRECONDITION (the CA can't issue, the batch is closed), UNAVAILABLE
+        (ask again), INTERNAL (a fault of the daemon's). `details` holds a
         google.rpc.ErrorInfo (domain "otahsm", a stable reason, and in its
         metadata a "hint" that says what to do) and for INVALID_ARGUMENT a
         google.rpc.BadRequest with the fields.

@@ -107,6 +107,7 @@ class Certificate(_message.Message):
     VOID_TIME_FIELD_NUMBER: _builtins.int
     VOID_REASON_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     serial_number: _builtins.bytes
     """Set by the server: serial number, big-endian, without leading zeros, 1 to
     20 octets (RFC 5280, section 4.1.2.2).
@@ -139,6 +140,8 @@ class Certificate(_message.Message):
     """Set by the server: the certificate in DER (RFC 5280). Empty if there is
     none, or the view leaves it out.
     """
+    batch: _builtins.str
+    """Set by the server: the batch that it counts in; empty for none."""
     @_builtins.property
     def not_before_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server: first second at which the certificate is valid."""
@@ -180,10 +183,11 @@ class Certificate(_message.Message):
         void_time: _timestamp_pb2.Timestamp | None = ...,
         void_reason: _builtins.str = ...,
         certificate: _builtins.bytes = ...,
+        batch: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["intend_time", b"intend_time", "issue_time", b"issue_time", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "void_time", b"void_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "client", b"client", "client_certificate_sha256", b"client_certificate_sha256", "device_id", b"device_id", "intend_time", b"intend_time", "issue_time", b"issue_time", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "profile", b"profile", "public_key_sha256", b"public_key_sha256", "request_id", b"request_id", "serial_number", b"serial_number", "status", b"status", "tbs_sha256", b"tbs_sha256", "void_reason", b"void_reason", "void_time", b"void_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "certificate", b"certificate", "client", b"client", "client_certificate_sha256", b"client_certificate_sha256", "device_id", b"device_id", "intend_time", b"intend_time", "issue_time", b"issue_time", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "profile", b"profile", "public_key_sha256", b"public_key_sha256", "request_id", b"request_id", "serial_number", b"serial_number", "status", b"status", "tbs_sha256", b"tbs_sha256", "void_reason", b"void_reason", "void_time", b"void_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -271,6 +275,7 @@ class ListCertificatesRequest(_message.Message):
     ISSUED_AFTER_FIELD_NUMBER: _builtins.int
     ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Set by the client, optional: at most so many. 0: 100. At most 1,000: more
     is taken for 1,000. There may be fewer in a response that is not the last,
@@ -293,6 +298,8 @@ class ListCertificatesRequest(_message.Message):
     """Set by the client, optional: only of this status."""
     view: Global___CertificateView.ValueType
     """Set by the client, optional: how much of each."""
+    batch: _builtins.str
+    """Set by the client, optional: only of this batch."""
     @_builtins.property
     def issued_after(self) -> _timestamp_pb2.Timestamp:
         """Set by the client, optional: only what was intended at this time or later.
@@ -317,10 +324,11 @@ class ListCertificatesRequest(_message.Message):
         issued_after: _timestamp_pb2.Timestamp | None = ...,
         issued_before: _timestamp_pb2.Timestamp | None = ...,
         view: Global___CertificateView.ValueType = ...,
+        batch: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["issued_after", b"issued_after", "issued_before", b"issued_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "device_id", b"device_id", "issued_after", b"issued_after", "issued_before", b"issued_before", "page_size", b"page_size", "page_token", b"page_token", "profile", b"profile", "status", b"status", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "client", b"client", "device_id", b"device_id", "issued_after", b"issued_after", "issued_before", b"issued_before", "page_size", b"page_size", "page_token", b"page_token", "profile", b"profile", "status", b"status", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

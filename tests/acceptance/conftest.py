@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.client import DeviceFolders, Done, issue_devices
+from otahsm.client import Device as AskedDevice
+from otahsm.client import DeviceFolders, Done, Recipe, issue_devices
 from otahsm.config import KeyType
 
 from harness import Fleet, RunningDaemon, running
@@ -46,7 +47,8 @@ async def _issue_one_of_each(daemon: RunningDaemon) -> dict[str, Path]:
         authority = await client.authority()
         folders = DeviceFolders(config.devices, authority.trust_anchor, config.server_ca, config.gateway_url)
         for key_type in KEY_TYPES:
-            async for report in issue_devices(client, folders, [f"dev-{key_type}"], key_type=key_type):
+            device = AskedDevice(f"dev-{key_type}")
+            async for report in issue_devices(client, folders, [device], Recipe(key_type)):
                 assert isinstance(report, Done), report
         folders.close()
     return {key_type: folders.path(f"dev-{key_type}") for key_type in KEY_TYPES}

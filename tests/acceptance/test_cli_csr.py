@@ -107,8 +107,7 @@ def test_what_is_no_csr_is_listed_with_its_reason_and_costs_no_neighbour(line: F
     assert "holds a CERTIFICATE, not a CERTIFICATE REQUEST" in failed["certificate.pem"]["message"]
     assert "No such file or directory" in failed["missing.csr"]["message"]
     assert (summary["issued"], summary["failed"]) == (3, 7)
-    (unfinished,) = (tmp_path / "out").glob(".order-*.jsonl")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == good | {".lock", unfinished.name}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == good | {".lock", ".otahsm.sqlite3"}
 
 
 def test_another_key_for_a_device_is_a_conflict_and_leaves_its_folder_alone(

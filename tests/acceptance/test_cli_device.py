@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from otahsm.client import DeviceFolders, Order
+from otahsm.client import DeviceFolders, Order, random_devices
+from otahsm.client.book import BOOK
 from otahsm.pki import serial_octets
 
 from harness import Fleet, free_port
@@ -33,7 +34,9 @@ def issue_json(
 
 def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
     return {
-        path: (path.read_bytes(), path.lstat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()
+        path: (path.read_bytes(), path.lstat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != BOOK
     }
 
 
@@ -78,7 +81,7 @@ def test_a_device_folder_holds_what_the_guide_puts_there(line: Fleet, tmp_path: 
     chain = x509.load_pem_x509_certificates((folder / "dev-folder.chain.pem").read_bytes())
     client, root = ((folder / "client.pem").read_bytes(), line.root_pem.read_bytes())
     assert chain == [x509.load_pem_x509_certificate(pem) for pem in (client, root)]
-    assert {path.name for path in folder.parent.iterdir()} == {"dev-folder", ".lock"}
+    assert {path.name for path in folder.parent.iterdir()} == {"dev-folder", ".lock", BOOK}
 
 
 def test_an_id_file_may_come_from_windows_and_have_blank_lines(line: Fleet, tmp_path: Path) -> None:
@@ -193,22 +196,15 @@ def test_a_begun_folder_whose_csr_is_damaged_fails_alone_and_keeps_its_key(
     assert not (damaged / "client.pem").exists()
 
 
-def unfinished_order(devices: Path) -> Path:
-    """Return the file of the one run that is not finished."""
-    (path,) = devices.glob(".order-*.jsonl")
-    return path
-
-
 def interrupt(line: Fleet, tmp_path: Path, count: int) -> tuple[Path, list[Any]]:
     """Leave a run as one that was killed leaves it: ids are drawn, and a part of them is issued."""
     devices = tmp_path / "devices"
-    order = Order.open(
-        folders := DeviceFolders(devices, b""),
-        ["device issue", "--count", str(count), "--key-type", "ec-p256", "--profile", ""],
-        count=count,
-    )
+    folders = DeviceFolders(devices, b"")
+    made = ("--key-type", "ec-p256", "--profile", "", "--layout", "seed")
+    asked = ["device issue", "--count", str(count), *made]
+    order = Order.open(folders, asked, random_devices(count), drawn=True)
+    ids = [device.device_id for device in order.devices()]
     folders.close()
-    ids = list(order.device_ids)
     issue(line, devices, ids[: count // 2])
     return devices, ids
 
@@ -220,7 +216,7 @@ def test_a_count_goes_on_with_the_ids_that_it_drew(line: Fleet, tmp_path: Path) 
     assert done.stderr == ""
     assert {report["device_id"] for report in reports} == set(ids)
     assert (summary["issued"], summary["complete_before"], summary["failed"]) == (5, 5, 0)
-    assert {path.name for path in devices.iterdir()} == {*ids, ".lock"}
+    assert {path.name for path in devices.iterdir()} == {*ids, ".lock", BOOK}
     done, reports, summary = issue_json(line, devices, "--count", "10")
     assert (summary["issued"], summary["complete_before"]) == (10, 0)
 
@@ -241,7 +237,8 @@ def test_a_new_count_can_be_wanted_while_one_is_unfinished(line: Fleet, tmp_path
     assert done.returncode == 0
     assert (summary["issued"], summary["complete_before"]) == (10, 0)
     assert not {report["device_id"] for report in reports} & set(ids)
-    assert not list(devices.glob(".order-*"))
+    # Both have ended: the same words are another order.
+    assert issue_json(line, devices, "--count", "10")[2]["complete_before"] == 0
 
 
 def test_a_folder_that_was_taken_away_meanwhile_is_not_made_again(line: Fleet, tmp_path: Path) -> None:
@@ -287,16 +284,15 @@ def test_a_refusal_is_remembered_until_it_is_asked_for_again(line: Fleet, tmp_pa
     done, reports, _ = issue_json(line, second, "--ids", str(ids), "--retry-refused")
     assert done.returncode == 0
     assert {report["type"] for report in reports} == {"issued", "complete"}
-    assert not list(second.glob(".order-*"))
 
 
 def test_a_damaged_memory_of_a_run_is_explained(line: Fleet, tmp_path: Path) -> None:
     devices, _ = interrupt(line, tmp_path, 2)
-    unfinished_order(devices).write_text("what?\n")
+    (devices / BOOK).write_text("what?\n" * 1000)
     done = line.run("device", "issue", "--count", "2", "--out", str(devices))
     assert done.returncode == 2
-    assert "line 1 is damaged" in done.stderr
-    assert "--no-resume" in done.stderr
+    assert f"{devices / BOOK} is damaged" in done.stderr
+    assert "Move it away" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import Fleet, free_port, running
-from programs import Device, ask, assert_refused, issue, nginx, trust
+from programs import Device, ask, assert_refused, issue, nginx, openssl, trust
 
 # The gateway takes the device's identity from the subject with this expression, and no other.
 SERVER = """
@@ -36,6 +36,11 @@ IDS = (
     "x" * 128,
 )
 KEY_TYPES = ("ec-p384", "rsa-2048", "ed25519")
+PLANT = """
+[profiles.plant]
+subject = ["C=DE", "O=Acme, Inc.", "OU={plant}", "serialNumber={serial}"]
+"""
+TOLD, WORKS = "told-1", "Werk Köln + Nord / 3"
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
@@ -56,6 +61,7 @@ def gateway(make_fleet: Callable[[], Fleet], tmp_path_factory: pytest.TempPathFa
     fleet, port = make_fleet(), free_port()
     devices, folder = tmp_path_factory.mktemp("line") / "devices", tmp_path_factory.mktemp("nginx")
     fleet.edit('gateway_url = "https://localhost:8000"', f'gateway_url = "https://localhost:{port}"')
+    fleet.edit("[profiles.ota-connect]", f"{PLANT}\n[profiles.ota-connect]")
     with nginx(folder, port, SERVER.format(fleet=fleet.folder)):
         with running(fleet) as daemon:
             daemon.wait_for("health.changed", serving=True)
@@ -63,6 +69,12 @@ def gateway(make_fleet: Callable[[], Fleet], tmp_path_factory: pytest.TempPathFa
             issue(fleet, devices, IDS)
             for key_type in KEY_TYPES:
                 issue(fleet, devices, [f"dev-{key_type}"], "--key-type", key_type)
+            table = devices.with_name("units.csv")
+            table.write_text(f"device_id,plant,serial,note\n{TOLD},{WORKS},SN-1,not for the subject\n")
+            done = fleet.run(
+                "device", "issue", "--ids", str(table), "--profile", "plant", "--out", str(devices)
+            )
+            assert done.returncode == 0, done.stderr
         yield Gateway(fleet, devices)
 
 
@@ -81,6 +93,18 @@ def test_nginx_accepts_an_issued_device_and_reads_its_id(
     gateway: Gateway, device_id: str, version: ssl.TLSVersion
 ) -> None:
     assert connect(gateway.devices / device_id, "client.pem", version) == (200, device_id)
+
+
+def test_nginx_reads_the_id_alone_from_a_subject_that_says_more(gateway: Gateway) -> None:
+    folder = gateway.devices / TOLD
+    shown = openssl(
+        "x509", "-in", folder / "client.pem", "-noout", "-subject", "-nameopt", "RFC2253,utf8,-esc_msb"
+    )
+    assert shown.text == (
+        f"subject=serialNumber=SN-1,OU={WORKS.replace('+', chr(92) + '+')},O=Acme\\, Inc.,C=DE,CN={TOLD}\n"
+    )
+    assert openssl("verify", "-x509_strict", "-CAfile", gateway.fleet.root_pem, folder / "client.pem").good
+    assert connect(folder, "client.pem") == (200, TOLD)
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from otahsm.client import make_device_key
+from otahsm.client.book import BOOK
 
 from harness import OTAHSM, RunningDaemon, eventually
 from ledger_reader import certificates
@@ -59,7 +62,11 @@ def check_folder(folder: Path, recorded: bytes) -> None:
 
 
 def unfinished_order(devices: Path) -> bool:
-    return bool(list(devices.glob(".order-*.jsonl")))
+    if not (devices / BOOK).exists():
+        return False
+    with contextlib.closing(sqlite3.connect(devices / BOOK, timeout=30)) as book:
+        (there,) = book.execute("SELECT count(*) FROM sqlite_master WHERE name = 'orders'").fetchone()
+        return bool(there and book.execute("SELECT 1 FROM orders WHERE ended_at IS NULL").fetchone())
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -36,7 +36,7 @@ from otahsm.errors import (
     RevokedError,
     TokenUnavailableError,
 )
-from otahsm.issuance import Caller, Issued, Order
+from otahsm.issuance import Batches, Caller, Inspection, Issued, Order
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.revocation import Revocations
 from otahsm.issuance.values import Outcome, RevocationOrder
@@ -136,6 +136,7 @@ class CycleMachine(RuleBasedStateMachine):
             preparers=cast(Preparers, workers),
             signers=cast(SignerPool, workers),
             ledger=self.ledger,
+            batches=Batches(self.ledger, Inspection(self.home.config), PROFILES, "plain"),
             clock=lambda: self.now,
         )
 

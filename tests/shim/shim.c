@@ -5,10 +5,12 @@
  *   C_Sign=0x30      that function, any of them, returns CKR 0x30 and does nothing else
  *   C_Sign=hang      it never returns
  *   C_Sign=abort     it aborts the process
+ *   C_Login=after    it does its work, and aborts the process then; C_Sign can't be told that
  *   C_Sign=1000ms    it takes so long
  *   flip             C_Sign succeeds, but one bit of the signature is wrong
  *   garbage          C_Sign succeeds, but the signature is all 0xff
  *   short            C_Sign succeeds, but the signature is one octet too short
+ *   spoil            C_CreateObject succeeds, but one bit of CKA_VALUE is wrong
  *   forget           all sessions are closed before C_SignInit is forwarded
  *   logout           everyone is logged out before C_SignInit is forwarded
  *   away             there is no token in any slot, and who had it open has lost it
@@ -61,15 +63,22 @@ static const char *const names[] = {
 enum { FUNCTIONS = sizeof names / sizeof names[0] };
 enum {
     GET_SLOT_LIST = 4, GET_TOKEN_INFO = 6, OPEN_SESSION = 12, CLOSE_SESSION = 13, CLOSE_ALL_SESSIONS = 14,
-    LOGIN = 18, LOGOUT = 19, SIGN_INIT = 42, SIGN = 43,
+    LOGIN = 18, LOGOUT = 19, CREATE_OBJECT = 20, SIGN_INIT = 42, SIGN = 43,
 };
 enum { CKF_RW_SESSION = 2, CKR_OK = 0, CKR_GENERAL_ERROR = 0x05, CKR_FUNCTION_FAILED = 0x06, CKR_TOKEN_NOT_PRESENT = 0xE0, CKR_DEVICE_REMOVED = 0x32 };
 enum { TOKEN_FLAGS_OFFSET = 96, CKF_USER_PIN_FINAL_TRY = 0x20000, CKF_USER_PIN_LOCKED = 0x40000 };
+enum { CKA_VALUE = 0x11 };
 enum { SLOTS = 16, FIRST_WITH_A_SESSION = 13 };
 
 struct function_list {
     unsigned char version[2];
     void *functions[FUNCTIONS];
+};
+
+struct attribute {
+    CK_ULONG type;
+    CK_BYTE *value;
+    CK_ULONG length;
 };
 
 static struct function_list real, ours;
@@ -108,7 +117,7 @@ static int told_of(int number, CK_RV *result) {
     read_control(text, sizeof text);
     snprintf(word, sizeof word, "%s=", names[number]);
     const char *found = strstr(text, word);
-    if (found == NULL || !my_turn(text)) return 0;
+    if (found == NULL || strncmp(found + strlen(word), "after", 5) == 0 || !my_turn(text)) return 0;
     const char *action = found + strlen(word);
     if (strncmp(action, "hang", 4) == 0) for (;;) pause();
     if (strncmp(action, "abort", 5) == 0) abort();
@@ -117,6 +126,12 @@ static int told_of(int number, CK_RV *result) {
     if (strncmp(end, "ms", 2) != 0) return 1;
     usleep(1000 * *result);
     return 0;
+}
+
+static int told_to_abort_after(int number) {
+    char word[64];
+    snprintf(word, sizeof word, "%s=after", names[number]);
+    return told(word);
 }
 
 static void note(const char *line, size_t length) {
@@ -172,6 +187,17 @@ static CK_RV sign(CK_ULONG session, CK_BYTE *data, CK_ULONG length, CK_BYTE *sig
     return result;
 }
 
+static void spoil(struct attribute *template, CK_ULONG count) {
+    for (; count > 0; template++, count--) {
+        if (template->type != CKA_VALUE) continue;
+        CK_BYTE *copy = malloc(template->length);
+        if (copy == NULL) abort();
+        memcpy(copy, template->value, template->length);
+        copy[template->length - 1] ^= 1;
+        template->value = copy;
+    }
+}
+
 static CK_RV forward(int number, CK_ULONG a, CK_ULONG b, CK_ULONG c, CK_ULONG d, CK_ULONG e, CK_ULONG f, CK_ULONG g,
                      CK_ULONG h) {
     CK_RV result;
@@ -190,9 +216,11 @@ static CK_RV forward(int number, CK_ULONG a, CK_ULONG b, CK_ULONG c, CK_ULONG d,
     }
     if (number == SIGN_INIT && told("forget")) call(CLOSE_ALL_SESSIONS, last_slot, 0, 0, 0, 0, 0, 0, 0);
     if (number == SIGN_INIT && told("logout")) call(LOGOUT, a, 0, 0, 0, 0, 0, 0, 0);
+    if (number == CREATE_OBJECT && told("spoil")) spoil((struct attribute *)b, c);
     if (told_of(number, &result)) return result;
     if (number == GET_TOKEN_INFO) return token_info(a, (CK_BYTE *)b);
     result = call(number, a, b, c, d, e, f, g, h);
+    if (told_to_abort_after(number)) abort();
     if (number == LOGIN) count("\nlogin-done\n");
     if (number == OPEN_SESSION && result == CKR_OK) {
         last_slot = a;

@@ -20,6 +20,7 @@ from otahsm.config import (
     IssuanceConfig,
     PinSource,
     ProfileConfig,
+    RegistrationConfig,
     TokenConfig,
     load_config,
     parse_config,
@@ -236,34 +237,47 @@ def test_the_shipped_file_shows_the_defaults() -> None:
 
 def test_the_shipped_file_shows_every_key() -> None:
     table = shipped()
-    # [crl] is shown in comments: a quickstart publishes none.
-    assert set(table) == shown(Config, "crl", "authorities")
-    assert set(crl_as_shown()) == shown(CrlConfig)
+    # [crl] and [registration] are shown in comments: a quickstart publishes none, and has no backend.
+    assert set(table) == shown(Config, "crl", "authorities", "registration")
+    assert set(as_shown("crl")) == shown(CrlConfig)
+    assert set(as_shown("registration")) == shown(RegistrationConfig)
     # These are shown in comments: SoftHSM2 needs none of them.
     assert set(table["token"]) == shown(TokenConfig, "weight", "replica")
     assert set(table["ca"]) == shown(CaConfig, "mechanism", "accept")
     in_comments = set(re.findall("# [a-z]+ = ", TEMPLATE))
-    assert {"# mechanism = ", "# accept = ", "# weight = "} <= in_comments
+    assert {"# mechanism = ", "# accept = ", "# weight = ", "# credentials = "} <= in_comments
     assert "# [[token.replica]]" in TEMPLATE
     assert "# [authorities.2027]" in TEMPLATE
-    assert set(table["client"]) == shown(ClientConfig)
+    assert set(table["client"]) == shown(ClientConfig, "credentials")
     assert set(table["daemon"]) == shown(DaemonConfig)
     assert set(table["issuance"]) == shown(IssuanceConfig)
     assert set(table["profiles"]["ota-connect"]) == shown(ProfileConfig)
 
 
-def crl_as_shown() -> dict[str, Any]:
-    """Parse the [crl] that the shipped file shows in comments."""
-    _, _, rest = TEMPLATE.partition("# [crl]\n")
+def as_shown(name: str) -> dict[str, Any]:
+    """Parse a section that the shipped file shows in comments."""
+    _, _, rest = TEMPLATE.partition(f"# [{name}]\n")
     lines = [line.removeprefix("# ") for line in rest.partition("\n\n")[0].splitlines()]
-    return tomllib.loads("\n".join(line for line in lines if " = " in line))
+    return tomllib.loads("\n".join(line for line in lines if re.match("[a-z_]+ = ", line)))
 
 
 def test_what_the_shipped_file_shows_of_crls_are_the_defaults() -> None:
-    crl = section(parse({"crl": crl_as_shown()}).crl, "crl")
+    crl = section(parse({"crl": as_shown("crl")}).crl, "crl")
     shown_defaults = crl.model_dump(exclude={"url", "directory"})
     assert shown_defaults == {name: CrlConfig.model_fields[name].default for name in shown_defaults}
     assert crl.directory == BASE / "crl"
+
+
+def test_what_the_shipped_file_shows_of_registration_is_right() -> None:
+    table = as_shown("registration")
+    del table["group"]  # of another kind
+    registration = section(parse({"registration": table}).registration, "registration")
+    defaults = {
+        name: RegistrationConfig.model_fields[name].default for name in ("timeout_seconds", "parallel")
+    }
+    assert registration.model_dump(include=set(defaults)) == defaults
+    assert registration.ca == BASE / "registry-ca.pem"
+    assert registration.headers["Authorization"].file == BASE / "secrets/registry-token"
 
 
 URL = "http://crl.example.com/fleet.crl"

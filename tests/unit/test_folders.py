@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import resource
 import stat
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from asn1crypto import pem
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from otahsm.client import DeviceFolders, make_device_key
-from otahsm.client.folders import load_csr
+from otahsm.client import DeviceFolders, LayoutName, make_csr, make_device_key
+from otahsm.client.csr_files import load_csr
+from otahsm.client.keys import load_key
 from otahsm.errors import ConfigError, FolderError, RequestRefusedError
 
 ANCHOR = b"\x30\x06anchor"
@@ -29,8 +34,14 @@ def server_ca(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(root: Path, server_ca: Path | None = None, url: str | None = None) -> Iterator[DeviceFolders]:
-    folders = DeviceFolders(root, ANCHOR, server_ca, url)
+def opened(
+    root: Path,
+    server_ca: Path | bytes | None = None,
+    url: str | None = None,
+    layout: LayoutName = "seed",
+    passphrase: bytes | None = None,
+) -> Iterator[DeviceFolders]:
+    folders = DeviceFolders(root, ANCHOR, server_ca, url, layout=layout, passphrase=passphrase)
     try:
         yield folders
     finally:
@@ -192,3 +203,175 @@ def test_a_pem_file_that_is_no_csr_is_said(tmp_path: Path, content: bytes) -> No
     path.write_bytes(content)
     with pytest.raises(ConfigError):
         load_csr(path)
+
+
+def tree(root: Path) -> dict[str, int]:
+    """Return every file and link, and its mode."""
+    return {
+        str(path.relative_to(root)): stat.S_IMODE(path.lstat().st_mode)
+        for path in root.rglob("*")
+        if path.name != ".lock" and (path.is_symlink() or path.is_file())
+    }
+
+
+def make_one(root: Path, layout: LayoutName, server_ca: Path | bytes = b"the CA") -> None:
+    with opened(root, server_ca, "https://gw:8000", layout) as folders:
+        folders.share()
+        assert folders.is_gone("a")
+        folders.begin({"a": make_device_key("a", "ec-p256")})
+        assert not folders.is_complete("a")
+        assert not folders.is_gone("a")
+        folders.finish({"a": [LEAF, MIDDLE]}, configurations={"a": b"[tls]"})
+        assert folders.is_complete("a")
+        assert folders.path("a").exists()
+
+
+def test_the_aktualizr_layout_is_a_piece_of_an_image(tmp_path: Path) -> None:
+    make_one(tmp_path, "aktualizr")
+    assert tree(tmp_path) == {
+        "a/var/sota/import/pkey.pem": 0o600,
+        "a/var/sota/import/client.pem": 0o644,
+        "a/var/sota/import/root.crt": 0o644,
+        "a/var/sota/import/gateway.url": 0o644,
+        "a/var/sota/sota.toml": 0o644,
+    }
+    assert contents(tmp_path / "a/var/sota/import/client.pem") == [LEAF]
+
+
+def test_the_flat_layout_is_one_folder_for_all(tmp_path: Path) -> None:
+    make_one(tmp_path, "flat")
+    assert tree(tmp_path) == {
+        "a.pkey.pem": 0o600,
+        "a.csr": 0o644,
+        "a.client.pem": 0o644,
+        "a.chain.pem": 0o644,
+        "root.crt": 0o644,
+        "gateway.url": 0o644,
+    }
+
+
+def test_the_tar_layout_is_one_archive_a_device(tmp_path: Path) -> None:
+    make_one(tmp_path, "tar")
+    assert tree(tmp_path) == {"a.tar": 0o600}
+    with tarfile.open(fileobj=io.BytesIO((tmp_path / "a.tar").read_bytes())) as archive:
+        members = {member.name: member for member in archive}
+        assert {name: member.mode for name, member in members.items()} == {
+            "a/pkey.ec.pem": 0o600,
+            "a/pkey.pem": 0o600,
+            "a/a.csr": 0o644,
+            "a/client.pem": 0o644,
+            "a/a.chain.pem": 0o644,
+            "a/root.crt": 0o644,
+            "a/gateway.url": 0o644,
+            "a/ca.pem": 0o777,
+        }
+        assert members["a/ca.pem"].linkname == "root.crt"
+        assert {(member.uid, member.gid, member.mtime) for member in members.values()} == {(0, 0, 0)}
+
+
+def test_a_ca_without_a_file_of_its_own_is_linked_beside(tmp_path: Path) -> None:
+    make_one(tmp_path, "seed", b"the CA")
+    assert (tmp_path / "a/ca.pem").readlink() == Path("root.crt")
+    assert (tmp_path / "a/ca.pem").read_text() == "the CA"
+
+
+LAYOUTS: tuple[LayoutName, ...] = ("seed", "aktualizr", "flat", "tar")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_in_every_layout_a_begun_device_goes_on_with_its_key(tmp_path: Path, layout: LayoutName) -> None:
+    key = make_device_key("a", "ec-p256")
+    with opened(tmp_path, layout=layout) as folders:
+        folders.begin({"a": key})
+    with opened(tmp_path, layout=layout) as folders:
+        saved = folders.saved_csr("a")
+        assert saved is not None
+        assert spki(saved) == spki(key.csr)
+        folders.finish({"a": [LEAF]})
+    assert not list(tmp_path.rglob(".new-*"))
+    assert not list(tmp_path.rglob(".begun-*"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_in_every_layout_a_crash_between_two_steps_loses_no_key_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: LayoutName
+) -> None:
+    class CrashError(Exception):
+        pass
+
+    rename = Path.rename
+    asked: set[bytes] = set()
+    for steps in range(20):
+        left = steps
+
+        def crash(path: Path, target: Path) -> Path:
+            nonlocal left
+            if not left:
+                raise CrashError
+            left -= 1
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", crash)
+        try:
+            with opened(tmp_path, b"the CA", "https://gw", layout) as folders:
+                if not folders.is_complete("a"):
+                    if folders.saved_csr("a") is None:
+                        folders.begin({"a": make_device_key("a", "ec-p256")})
+                    csr = folders.saved_csr("a")
+                    assert csr is not None
+                    asked.add(spki(csr))
+                    folders.finish({"a": [LEAF]}, configurations={"a": b""})
+                break
+        except CrashError:
+            assert not list(tmp_path.glob("a.tar"))
+    else:
+        pytest.fail("it never ended")
+    assert len(asked) == 1  # a key whose certificate was asked for is never replaced
+    with opened(tmp_path, layout=layout) as folders:
+        assert folders.is_complete("a")
+    assert not list(tmp_path.rglob(".new-*"))
+
+
+def spki(csr: bytes) -> bytes:
+    return (
+        x509.load_der_x509_csr(csr).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    )
+
+
+@pytest.mark.parametrize("layout", ["seed", "flat", "tar"])
+def test_encrypted_keys_open_with_the_passphrase_alone(tmp_path: Path, layout: LayoutName) -> None:
+    key = make_device_key("a", "ec-p256", b"open sesame")
+    assert key.sec1 is None
+    with opened(tmp_path, layout=layout, passphrase=b"open sesame") as folders:
+        folders.begin({"a": key})
+    kinds = [
+        kind
+        for path in tmp_path.rglob("*.pem")
+        for kind, _, _ in pem.unarmor(path.read_bytes(), multiple=True)
+    ]
+    assert kinds == ["ENCRYPTED PRIVATE KEY"]
+    (begun,) = tmp_path.rglob("*pkey.pem")
+    assert spki(make_csr("a", load_key(begun, b"open sesame"))) == spki(key.csr)
+    with pytest.raises(ConfigError, match="another passphrase"):
+        load_key(begun, b"another")
+
+
+@pytest.mark.parametrize("given", [None, b"another"])
+def test_a_begun_device_whose_passphrase_is_not_given_is_refused(tmp_path: Path, given: bytes | None) -> None:
+    with opened(tmp_path, layout="aktualizr", passphrase=b"open sesame") as folders:
+        folders.begin({"a": make_device_key("a", "ec-p256", b"open sesame")})
+    with (
+        opened(tmp_path, layout="aktualizr", passphrase=given) as folders,
+        pytest.raises(RequestRefusedError, match=r"passphrase|encrypted"),
+    ):
+        folders.saved_csr("a")
+
+
+def test_a_key_that_is_there_already_is_used(tmp_path: Path) -> None:
+    key = make_device_key("a", "rsa-2048")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/pkey.pem").write_bytes(key.pkcs8)
+    with opened(tmp_path) as folders:
+        saved = folders.saved_csr("a")
+    assert saved is not None
+    assert spki(saved) == spki(key.csr)

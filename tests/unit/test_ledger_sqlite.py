@@ -58,8 +58,9 @@ async def test_a_ledger_of_the_first_version_is_taken_over(home: SqliteHome) -> 
     with engine.begin() as connection:
         migrate(connection, "0001")
         # By hand: the schema of the code has columns that the first version has not.
-        names = ", ".join(intent("a")._fields)
-        marks = ", ".join(f":{name}" for name in intent("a")._fields)
+        then = [name for name in intent("a")._fields if name != "batch_id"]
+        names = ", ".join(then)
+        marks = ", ".join(f":{name}" for name in then)
         for device in ("done", "open", "void"):
             connection.execute(
                 text(f"INSERT INTO intents ({names}) VALUES ({marks})"),

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from otahsm.client import CertificateRequest, DeviceFolders, IssuedCertificate, Order, Refusal
+from otahsm.client import (
+    CertificateRequest,
+    Device,
+    DeviceFolders,
+    IssuedCertificate,
+    Order,
+    Refusal,
+    random_devices,
+    unfinished_orders,
+)
+from otahsm.client.book import BOOK
+from otahsm.client.orders import name_of
 from otahsm.errors import FolderError
 
 ASKED = ["device issue", "--count", "3"]
@@ -24,6 +38,14 @@ def folders(tmp_path: Path) -> Iterator[DeviceFolders]:
     opened.close()
 
 
+def open_order(folders: DeviceFolders, *, resume: bool = True) -> Order:
+    return Order.open(folders, ASKED, random_devices(3), drawn=True, resume=resume)
+
+
+def ids(order: Order) -> list[str]:
+    return [device.device_id for device in order.devices()]
+
+
 def issued(device_id: str, request: CertificateRequest | None = None) -> IssuedCertificate:
     request = request or CertificateRequest(b"csr", device_id)
     return IssuedCertificate(request, device_id, 0x17, (b"der",), WHEN, WHEN, replayed=False)
@@ -33,167 +55,153 @@ def refused(device_id: str, code: str = "ALREADY_EXISTS") -> Refusal:
     return Refusal(CertificateRequest(b"csr", device_id), code, "CONFLICT", "it is taken", "take another")
 
 
-def asking(device_id: str) -> CertificateRequest:
-    return CertificateRequest(b"", device_id)
-
-
-def file_of(folders: DeviceFolders) -> Path:
-    (path,) = folders.root.glob(".order-*")
-    return path
-
-
-def test_the_same_words_get_the_same_ids_until_the_order_is_done(folders: DeviceFolders) -> None:
-    first = Order.open(folders, ASKED, count=3)
-    again = Order.open(folders, ASKED, count=3)
+def test_the_same_words_get_the_same_ids_until_the_order_has_ended(folders: DeviceFolders) -> None:
+    first = open_order(folders)
+    again = open_order(folders)
     assert (first.resumed, again.resumed) == (False, True)
-    assert len(set(first.device_ids)) == 3
-    assert again.device_ids == first.device_ids
-    again.remove()
-    assert set(Order.open(folders, ASKED, count=3).device_ids).isdisjoint(first.device_ids)
+    assert len(set(ids(first))) == first.count == 3
+    assert ids(again) == ids(first)
+    again.end()
+    assert set(ids(open_order(folders))).isdisjoint(ids(first))
 
 
 def test_other_words_are_another_order(folders: DeviceFolders) -> None:
-    one = Order.open(folders, ASKED, count=3)
-    other = Order.open(folders, [*ASKED, "--profile", "gold"], count=3)
-    assert set(one.device_ids).isdisjoint(other.device_ids)
-    assert Order.open(folders, ASKED, count=3).device_ids == one.device_ids
+    one = open_order(folders)
+    other = Order.open(folders, [*ASKED, "--profile", "gold"], random_devices(3), drawn=True)
+    assert set(ids(one)).isdisjoint(ids(other))
+    assert ids(open_order(folders)) == ids(one)
+    assert list(unfinished_orders(folders)) == [ASKED, [*ASKED, "--profile", "gold"]]
 
 
 def test_a_new_order_can_be_wanted(folders: DeviceFolders) -> None:
-    first = Order.open(folders, ASKED, count=3)
-    second = Order.open(folders, ASKED, count=3, resume=False)
-    assert set(first.device_ids).isdisjoint(second.device_ids)
-    assert Order.open(folders, ASKED, count=3).device_ids == second.device_ids
+    first = open_order(folders)
+    second = open_order(folders, resume=False)
+    assert set(ids(first)).isdisjoint(ids(second))
+    assert ids(open_order(folders)) == ids(second)
+
+
+def test_devices_come_back_in_order_with_what_is_known_of_them(folders: DeviceFolders) -> None:
+    devices = [Device(f"d{number}", {"plant": "Ulm", "n": str(number)}) for number in range(3000)]
+    Order.open(folders, ASKED, devices)
+    assert list(Order.open(folders, ASKED).devices()) == devices
 
 
 def test_outcomes_are_remembered(folders: DeviceFolders) -> None:
     order = Order.open(folders, ASKED)
     order.record([issued("a"), refused("b"), refused("c", "UNAVAILABLE"), refused("d", "INTERNAL")])
-    order = Order.open(folders, ASKED)
-    assert order.is_done(folders, asking("a")) == "a"  # there is no folder: it was taken away
-    refusal = order.refusal(asking("b"))
-    assert refusal is not None
+    outcomes = Order.open(folders, ASKED).outcomes(["a", "b", "c", "d"])
+    assert outcomes.keys() == {"a", "b"}  # the others were not about the device
+    assert outcomes["a"] == "a"
+    refusal = outcomes["b"]
+    assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.reason) == ("ALREADY_EXISTS", "CONFLICT")
     assert (refusal.message, refusal.hint) == ("it is taken", "take another")
-    for device_id in "cd":  # neither was about the device
-        assert order.refusal(asking(device_id)) is None
-        assert order.is_done(folders, asking(device_id)) is None
 
 
 def test_a_refusal_is_forgotten_on_request_and_when_it_was_granted_after_all(folders: DeviceFolders) -> None:
     Order.open(folders, ASKED).record([refused("a"), refused("b")])
     order = Order.open(folders, ASKED, retry_refused=True)
-    assert order.refusal(asking("a")) is None
-    order.record([issued("a")])
-    order = Order.open(folders, ASKED)
-    assert order.refusal(asking("a")) is None
-    assert order.is_done(folders, asking("a")) == "a"
-    assert order.refusal(asking("b")) is not None
+    assert not order.outcomes(["a", "b"])
+    order.record([issued("a"), refused("b")])
+    outcomes = Order.open(folders, ASKED).outcomes(["a", "b"])
+    assert outcomes["a"] == "a"
+    assert isinstance(outcomes["b"], Refusal)
 
 
 def test_a_device_with_its_own_csr_is_found_by_the_csr(folders: DeviceFolders) -> None:
-    request = CertificateRequest(b"its own")
+    request, bad = CertificateRequest(b"its own"), CertificateRequest(b"bad")
     order = Order.open(folders, ASKED)
-    order.record([issued("a", request), Refusal(CertificateRequest(b"bad"), "INVALID_ARGUMENT", "", "", "")])
-    order = Order.open(folders, ASKED)
-    assert order.is_done(folders, request) == "a"
-    assert order.is_done(folders, CertificateRequest(b"another")) is None
-    assert order.refusal(CertificateRequest(b"bad")) is not None
+    order.record([issued("a", request), Refusal(bad, "INVALID_ARGUMENT", "", "", "")])
+    outcomes = Order.open(folders, ASKED).outcomes([name_of(request), name_of(bad), "another"])
+    assert outcomes[name_of(request)] == "a"
+    assert isinstance(outcomes[name_of(bad)], Refusal)
 
 
-def test_a_folder_that_lost_its_certificate_is_not_done(folders: DeviceFolders) -> None:
-    order = Order.open(folders, ASKED)
-    order.record([issued("a")])
-    (folders.root / "a").mkdir()
-    assert Order.open(folders, ASKED).is_done(folders, asking("a")) is None
+def test_what_was_complete_already_is_remembered(folders: DeviceFolders) -> None:
+    Order.open(folders, ASKED, [Device("a")]).record_complete(["a"])
+    assert Order.open(folders, ASKED).outcomes(["a"]) == {"a": "a"}
 
 
-def test_a_complete_folder_is_done_and_stays_so_when_it_is_taken_away(folders: DeviceFolders) -> None:
-    folders.finish({"a": [b"der"]})
-    order = Order.open(folders, ASKED)
-    assert order.is_done(folders, asking("a")) == "a"
-    order.record_complete(["a"])
-    for path in (folders.root / "a").iterdir():
-        path.unlink()
-    (folders.root / "a").rmdir()
-    assert Order.open(folders, ASKED).is_done(folders, asking("a")) == "a"
-
-
-def test_an_order_that_is_not_written_down_knows_only_the_folders(folders: DeviceFolders) -> None:
+def test_an_order_that_is_not_written_down_knows_nothing(folders: DeviceFolders) -> None:
     order = Order()
     order.record([issued("a"), refused("b")])
-    order.remove()
-    assert order.is_done(folders, asking("a")) is None
-    assert order.refusal(asking("b")) is None
-    assert not list(folders.root.glob(".order-*"))
+    order.record_complete(["c"])
+    order.end()
+    assert not order.outcomes(["a", "b", "c"])
+    assert not (folders.root / BOOK).exists()
 
 
-def test_a_last_line_cut_anywhere_is_mended_and_costs_itself_alone(folders: DeviceFolders) -> None:
-    order = Order.open(folders, ASKED, count=3)
-    order.record([issued("a")])
-    whole = file_of(folders).read_bytes()
-    order.record([issued("b")])
-    longer = file_of(folders).read_bytes()
-    for cut in range(len(whole), len(longer)):
-        file_of(folders).write_bytes(longer[:cut])
-        order = Order.open(folders, ASKED, count=3)
-        assert order.is_done(folders, asking("a")) == "a"
-        assert order.is_done(folders, asking("b")) is None
-        order.record([issued("c")])
-        assert file_of(folders).read_bytes().startswith(whole)
-        assert Order.open(folders, ASKED, count=3).is_done(folders, asking("c")) == "c"
+def test_an_order_is_begun_whole_or_not_at_all(folders: DeviceFolders) -> None:
+    def breaks() -> Iterator[Device]:
+        yield Device("a")
+        raise FolderError("it ends here")
+
+    with pytest.raises(FolderError):
+        Order.open(folders, ASKED, breaks())
+    assert not Order.open(folders, ASKED, [Device("b")]).resumed
+    assert ids(Order.open(folders, ASKED)) == ["b"]
 
 
-@pytest.mark.parametrize(
-    ("line", "content"),
-    [
-        (2, b"\0\0\0\n"),
-        (2, b"[]\n"),
-        (2, b'{"type": "lost", "device_id": "a"}\n'),
-        (2, b'{"type": "issued"}\n'),
-        (2, b'{"type": "refused", "device_id": "a"}\n'),
-        (2, b'{"type": "order", "version": 1, "device_ids": []}\n'),
-        (1, b'{"type": "issued", "device_id": "a"}\n'),
-        (1, b'{"type": "order", "version": 1'),
-        (1, b""),
-    ],
-)
-def test_a_damaged_line_is_named_and_a_new_order_can_be_begun(
-    folders: DeviceFolders, line: int, content: bytes
-) -> None:
-    Order.open(folders, ASKED, count=3).record([issued("a"), issued("b")])
-    lines = file_of(folders).read_bytes().splitlines(keepends=True)
-    lines[line - 1] = content
-    file_of(folders).write_bytes(b"".join(lines) if content.endswith(b"\n") else content)
-    with pytest.raises(FolderError, match=r"line 1 is damaged|line 2 is damaged|is empty") as raised:
-        Order.open(folders, ASKED, count=3)
-    assert str(file_of(folders)) in raised.value.message
-    assert "--no-resume" in raised.value.hint
-    assert not Order.open(folders, ASKED, count=3, resume=False).resumed
+def test_what_was_recorded_is_there_after_a_kill(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from test_orders import *;"
+        "order = Order.open(DeviceFolders(Path(sys.argv[1]), b''), ASKED, random_devices(3), drawn=True);"
+        "order.record([issued('a')]); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], cwd=Path(__file__).parent, check=False, timeout=60
+    )
+    assert killed.returncode == -9
+    folders = DeviceFolders(tmp_path, b"")
+    order = open_order(folders)
+    assert order.resumed
+    assert order.outcomes(["a"]) == {"a": "a"}
+    folders.close()
 
 
-def test_another_versions_order_is_refused_and_left_alone(folders: DeviceFolders) -> None:
-    Order.open(folders, ASKED)
-    head = json.loads(file_of(folders).read_bytes())
-    content = json.dumps({**head, "version": 2, "more": True}) + "\n"
-    file_of(folders).write_text(content)
-    with pytest.raises(FolderError, match="version 2") as raised:
-        Order.open(folders, ASKED)
-    assert "the otahsm that began it" in raised.value.hint
-    assert file_of(folders).read_text() == content
+def test_a_book_that_is_closed_is_one_file(tmp_path: Path) -> None:
+    folders = DeviceFolders(tmp_path, b"")
+    open_order(folders)
+    folders.close()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", BOOK}
+
+
+@pytest.mark.parametrize("damage", [b"not a database at all", b"SQLite format 3\0" + bytes(4096)])
+def test_a_damaged_book_is_named_and_a_new_one_can_be_begun(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / BOOK).write_bytes(damage * 100)
+    folders = DeviceFolders(tmp_path, b"")
+    with pytest.raises(FolderError, match="damaged") as raised:
+        open_order(folders)
+    assert str(tmp_path / BOOK) in raised.value.message
+    assert "Move it away" in raised.value.hint
+    shutil.move(tmp_path / BOOK, tmp_path / "old")
+    assert not open_order(folders).resumed
+    folders.close()
+
+
+def test_another_versions_book_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / BOOK) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    content = (tmp_path / BOOK).read_bytes()
+    folders = DeviceFolders(tmp_path, b"")
+    with pytest.raises(FolderError, match="version 99") as raised:
+        open_order(folders)
+    assert "the otahsm that made it" in raised.value.hint
+    folders.close()
+    assert (tmp_path / BOOK).read_bytes()[100:] == content[100:]
 
 
 def test_a_full_disk_is_said_and_what_was_written_before_is_kept(folders: DeviceFolders) -> None:
-    order = Order.open(folders, ASKED, count=3)
+    order = open_order(folders)
     order.record([issued("a")])
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_of(folders).stat().st_size + 5, unlimited[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
     try:
-        with pytest.raises(FolderError, match="can't be written: File too large"):
+        with pytest.raises(FolderError, match="can't be used"):
             order.record([issued("b")])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    again = Order.open(folders, ASKED, count=3)
-    assert again.device_ids == order.device_ids
-    assert again.is_done(folders, asking("a")) == "a"
-    assert again.is_done(folders, asking("b")) is None
+    again = open_order(folders)
+    assert ids(again) == ids(order)
+    assert again.outcomes(["a", "b"]) == {"a": "a"}

@@ -21,6 +21,7 @@ from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import (
     START,
     Accepted,
+    BatchTerms,
     Entry,
     Filter,
     Group,
@@ -120,6 +121,7 @@ async def test_an_entry_tells_all_that_the_ledger_knows(ledger: Ledger, reader: 
         None,
         None,
         b"certificate 1",
+        None,
     )
     assert reader.by_serial(bytes(20)) is None
     assert reader.by_device("a", "p") is None
@@ -144,19 +146,24 @@ async def test_open_and_voided_ones_are_told_apart(ledger: Ledger, reader: Ledge
 async def fill(ledger: Ledger) -> list[Intent]:
     """Write some of everything; return what was written, in the order of the serial numbers."""
     written: list[Intent] = []
+    batch = await ledger.create_batch(BatchTerms("b", "p", 1000, "{}", None, ()), "cn:a")
     for number in range(60):
         where = ("cn:a", "p") if number % 4 else ("cn:rare", "q")
         device = f"{number // 7}" if number % 5 == 4 else ""  # the same devices again and again
         status = (*Status, Status.ISSUED)[number % 6]
         if device:
             status = Status.VOID
-        written += await write(ledger, status, intent_at(NOON + 7 * number, device, *where))
+        asked = intent_at(NOON + 7 * number, device, *where)
+        written += await write(
+            ledger, status, asked._replace(batch_id=batch.id) if number % 3 == 0 else asked
+        )
     return sorted(written)
 
 
 FILTERS = st.builds(
     Filter,
     device_id=st.sampled_from(["", "", "", "0", "1", "nobody"]),
+    batch=st.sampled_from(["", "", "b", "nothing"]),
     client=st.sampled_from(["", "cn:a", "cn:rare", "cn:nobody"]),
     profile=st.sampled_from(["", "p", "q"]),
     status=st.sampled_from([None, *Status]),
@@ -170,6 +177,7 @@ def fits(entry: Entry, wanted: Filter) -> bool:
     return (
         wanted.device_id in ("", entry.device_id)
         and wanted.client in ("", entry.client)
+        and wanted.batch in ("", entry.batch)
         and wanted.profile in ("", entry.profile)
         and wanted.status in (None, entry.status)
         and (wanted.after is None or wanted.after <= milliseconds)
@@ -319,6 +327,7 @@ async def test_every_question_is_answered_from_an_index(ledger: Ledger, reader: 
         Filter(client="cn:a", profile="p"): "ix_intents_serial",
         Filter(status=Status.ISSUED): "ix_intents_serial",
         Filter(device_id="a"): "ix_intents_device",
+        Filter(batch="b"): "ix_intents_batch",
         Filter(device_id="b"): "ix_intents_void_device",
         Filter(status=Status.VOID): "ix_intents_void",
         Filter(status=Status.OPEN): "intents USING INTEGER PRIMARY KEY|pk_intents",

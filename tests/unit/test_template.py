@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from datetime import UTC, datetime
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from otahsm.config import DEFAULT_DEVICE_ID, KeyType, KeyUsage, ProfileConfig
-from otahsm.pki import TbsTemplate, Validity, build_tbs, encode_spki
+from otahsm.config.subject import parse_subject
+from otahsm.pki import SubjectTemplate, TbsTemplate, Validity, build_tbs, encode_spki
 from otahsm.pki.csr import CheckedCsr
 
 from authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of
@@ -37,6 +39,12 @@ usages = st.frozensets(
 urls = st.none() | st.integers(1, 220).map(lambda length: "http://crl.example.com/" + "x" * length)
 purposes = st.lists(st.sampled_from(["client_auth", "server_auth"]), min_size=1, max_size=2, unique=True)
 profiles = st.builds(ProfileConfig, key_usage=usages, extended_key_usage=purposes.map(tuple))
+printable = st.text(
+    st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=64
+).filter(lambda text: "CN=" not in text.upper() and len(unicodedata.normalize("NFC", text)) <= 64)
+subjects = st.lists(
+    st.tuples(st.sampled_from(["O", "OU", "L", "ST", "title", "businessCategory"]), printable), max_size=4
+)
 
 
 def csr_of(device_id: str, key_type: KeyType) -> CheckedCsr:
@@ -52,11 +60,12 @@ def csr_of(device_id: str, key_type: KeyType) -> CheckedCsr:
     lives,
     profiles,
     urls,
+    subjects,
 )
-@example("a", "ed25519", "ec-p256", 127, CA_LIFE, PROFILES[0], None)
-@example("a", "ed25519", "ec-p256", 128, CA_LIFE, PROFILES[0], None)
-@example("a", "ed25519", "ec-p256", 2**159 - 1, CA_LIFE, PROFILES[0], None)
-def test_a_filled_template_is_the_field_by_field_build(
+@example("a", "ed25519", "ec-p256", 127, CA_LIFE, PROFILES[0], None, [])
+@example("a", "ed25519", "ec-p256", 128, CA_LIFE, PROFILES[0], None, [])
+@example("a", "ed25519", "ec-p256", 2**159 - 1, CA_LIFE, PROFILES[0], None, [])
+def test_a_filled_template_is_the_field_by_field_build(  # noqa: PLR0913 - all that can vary
     device_id: str,
     key_type: KeyType,
     ca: KeyType,
@@ -64,10 +73,14 @@ def test_a_filled_template_is_the_field_by_field_build(
     validity: Validity,
     profile: ProfileConfig,
     url: str | None,
+    subject: list[tuple[str, str]],
 ) -> None:
     issuer, csr = issuer_of(ca), csr_of(device_id, key_type)
-    filled = TbsTemplate(profile, issuer, url).fill(csr, serial, validity)
-    assert filled == build_tbs(csr, profile, issuer, serial, validity, url)
+    parts = parse_subject(f"{kind}={{a{number}}}" for number, (kind, _) in enumerate(subject))
+    said = [(f"a{number}", value) for number, (_, value) in enumerate(subject)]
+    others = SubjectTemplate(parts).fill(said)
+    filled = TbsTemplate(profile, issuer, url).fill(csr, serial, validity, others)
+    assert filled == build_tbs(csr, profile, issuer, serial, validity, url, others)
     assert asn1_x509.TbsCertificate.load(filled, strict=True).dump(force=True) == filled
 
 

@@ -1,0 +1,109 @@
+"""`otahsm batch report`: from the ledger, and from the devices folder here."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from otahsm.cli.batch_text import fields_of
+from otahsm.cli.connect import connect
+from otahsm.cli.files import new_file, write_new
+from otahsm.cli.tables import print_fields, print_json
+from otahsm.client import (
+    Batch,
+    BatchClient,
+    LedgerClient,
+    LedgerEntry,
+    Query,
+    Refusal,
+    Tally,
+    TransparencyClient,
+    refusals_of,
+    report_html,
+    report_row,
+)
+from otahsm.config import ClientConfig
+from otahsm.errors import OtahsmError
+from otahsm.pki import serial_octets
+
+_COLUMNS: Final = ("device_id", "serial", "status", "issued_at", "not_after", "client")
+
+
+async def write_report(
+    settings: ClientConfig,
+    name: str,
+    html: Path | None,
+    table: Path | None,
+    devices: Path,
+    patience: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Write what is asked for, or print the sum. Raises OtahsmError."""
+    async with connect(BatchClient, settings, patience) as client:
+        batch = await client.get(name)
+    tally = Tally()
+    async with connect(LedgerClient, settings, patience) as ledger:
+        entries = ledger.everything(Query(batch=name))
+        with new_file(table) if table else contextlib.nullcontext() as file:
+            lines = csv.writer(file) if file else None
+            if lines:
+                lines.writerow(_COLUMNS)
+            async for entry in _issued(entries):
+                tally.add(entry)
+                if lines:
+                    lines.writerow(report_row(entry))
+    failures = refusals_of(devices, ["batch run", name])
+    checkpoint = await _checkpoint(settings, patience)
+    if html:
+        write_new(html, [report_html(batch, tally, failures, checkpoint, datetime.now(UTC))])
+    if as_json:
+        print_json(_summary(batch, tally, failures, checkpoint))
+    elif html or table:
+        print_fields(f"Batch {name}", {"page": str(html or ""), "table": str(table or "")})
+    else:
+        print_fields(f"Batch {name}", _sum(batch, tally, failures))
+
+
+async def _issued(entries: AsyncIterator[LedgerEntry]) -> AsyncIterator[LedgerEntry]:
+    async for entry in entries:
+        if entry.issued_at is not None:
+            yield entry
+
+
+async def _checkpoint(settings: ClientConfig, patience: float | None) -> str:
+    """Have the ledger sign what it holds now; a daemon without [checkpoint] signs nothing."""
+    async with connect(TransparencyClient, settings, patience) as client:
+        try:
+            return (await client.checkpoint(make_new=True)).decode()
+        except OtahsmError as error:
+            if error.reason == "DAEMON_UNAVAILABLE":
+                raise
+            return ""
+
+
+def _sum(batch: Batch, tally: Tally, failures: list[tuple[str, Refusal]]) -> dict[str, str]:
+    fields = {"issued": f"{tally.issued} of {batch.device_count}", "failed here": str(len(failures))}
+    for label, entry in (("first serial", tally.first), ("last serial", tally.last)):
+        if entry is not None:
+            fields[label] = serial_octets(entry.serial).hex()
+    return fields
+
+
+def _summary(
+    batch: Batch, tally: Tally, failures: list[tuple[str, Refusal]], checkpoint: str
+) -> dict[str, Any]:
+    return {
+        "batch": fields_of(batch),
+        "issued": tally.issued,
+        "by_client": dict(tally.clients),
+        "failures": [
+            {"name": name, "code": refusal.code, "reason": refusal.reason, "message": refusal.message}
+            for name, refusal in failures
+        ],
+        "checkpoint": checkpoint,
+    }

@@ -1,0 +1,106 @@
+"""`otahsm batch run`: a batch's devices here, but not those that were made elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from otahsm.cli.connect import connect, open_folders, recipe_for
+from otahsm.cli.options import LayoutChoice
+from otahsm.cli.progress import Run, Tone
+from otahsm.cli.sources import devices_of
+from otahsm.client import (
+    Batch,
+    BatchClient,
+    Device,
+    DeviceFolders,
+    IssuingClient,
+    LedgerClient,
+    Order,
+    Query,
+    issue_devices,
+    random_devices,
+)
+from otahsm.config import ClientConfig, KeyType
+from otahsm.errors import ConfigError
+
+_PAGE: Final = 500
+
+
+async def run_batch(
+    settings: ClientConfig,
+    name: str,
+    ids: Path | None,
+    *,
+    out: Path | None,
+    layout: LayoutChoice,
+    key_type: KeyType,
+    passphrase: bytes | None,
+    retry_refused: bool,
+    announce: bool,
+    patience: float | None,
+    tone: Tone,
+) -> bool:
+    """Make a batch's devices; return whether it has all its certificates now. Raises OtahsmError."""
+    async with connect(BatchClient, settings, patience) as batches:
+        batch = await batches.get(name)
+        devices = _devices(batch, ids)
+        async with connect(IssuingClient, settings, patience) as client:
+            recipe = await recipe_for(client, batch.profile, layout, key_type, passphrase, batch.name)
+            with contextlib.closing(await open_folders(client, settings, out, layout, passphrase)) as folders:
+                drawn = batch.scheme.kind == "uuid4"
+                asked = ["batch run", batch.name]
+                order = Order.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
+                if not drawn:
+                    async with connect(LedgerClient, settings, patience) as ledger:
+                        await _leave_out_others(order, folders, ledger, batch.name)
+                if announce:
+                    order.announce(batch.profile)
+                reports = issue_devices(client, folders, order.devices(), recipe, order=order)
+                done = await Run(order.count, folders.root, tone).follow(reports, order)
+                state = await batches.get(name)
+                full = state.issued >= state.device_count
+                if drawn and full and not done:  # others were faster: the rest of these ids is not needed
+                    for device in order.devices():
+                        folders.discard(device.device_id)
+                    order.end()
+    if not (tone.as_json or tone.quiet):
+        typer.echo(f"batch {state.name}: {state.issued} of {state.device_count} issued, here and elsewhere")
+    return full and (done or drawn)
+
+
+def _devices(batch: Batch, ids: Path | None) -> Iterable[Device]:
+    """Return the devices of a batch, if an earlier run here has not begun it.
+
+    Raises:
+        ConfigError: it needs another file.
+    """
+    if batch.scheme.kind == "uuid4":
+        return random_devices(batch.remaining, batch.scheme.values)
+    if batch.scheme.kind != "template" and ids is None:
+        raise ConfigError(
+            f"the batch {batch.name} is of a file of devices", hint="Name it with --ids, as it was ordered."
+        )
+    devices = devices_of(batch.scheme, ids, batch.device_count)
+    if devices.digest != batch.scheme.digest:
+        raise ConfigError(
+            f"these are not the devices that the batch {batch.name} was ordered for",
+            hint="Name the same file with --ids; for other devices, order another batch.",
+        )
+    return devices
+
+
+async def _leave_out_others(order: Order, folders: DeviceFolders, ledger: LedgerClient, name: str) -> None:
+    """Note as done what the ledger says was issued in the batch, and of which nothing is here."""
+    elsewhere: dict[str, int] = {}
+    async for entry in ledger.everything(Query(batch=name)):
+        if entry.issued_at is not None and folders.is_gone(entry.device_id):
+            elsewhere[entry.device_id] = entry.serial
+        if len(elsewhere) >= _PAGE:
+            order.record_elsewhere(elsewhere)
+            elsewhere.clear()
+    order.record_elsewhere(elsewhere)

@@ -1,0 +1,159 @@
+"""The client's side of `BatchService`: orders of so many certificates, which the daemon enforces."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from otahsm.client.asking import DaemonClient
+from otahsm.client.ledger import refusal
+from otahsm.v1 import batch_pb2 as pb
+from otahsm.v1 import batch_pb2_grpc
+
+_PAGE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class IdScheme:
+    """Where the device ids of a batch come from.
+
+    Attributes:
+        kind: "uuid4", "uuid5", "template" or "list".
+        value: the namespace of "uuid5", the text of "template".
+        first: the first number of a template.
+        digest: SHA-256 of the list of devices, hexadecimal; empty if there is none.
+        values: what holds for every device.
+    """
+
+    kind: str
+    value: str = ""
+    first: int = 0
+    digest: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch: what was ordered, and how far it is. Times are in UTC; None: there is none.
+
+    Attributes:
+        name: 1 to 64 letters, digits, dots, underscores and hyphens.
+        device_count: at most so many certificates.
+        profile: empty in an order for the daemon's default profile.
+        deadline: no certificate is issued from then on.
+        clients: who may issue in it, as in "cn:line-3"; empty for everybody.
+        remaining: how many more may be asked for now.
+    """
+
+    name: str
+    device_count: int
+    scheme: IdScheme
+    profile: str = ""
+    deadline: datetime | None = None
+    clients: tuple[str, ...] = ()
+    created_by: str = ""
+    created_at: datetime | None = None
+    closed_at: datetime | None = None
+    issued: int = 0
+    remaining: int = 0
+    first_serial: int | None = None
+    last_serial: int | None = None
+    first_issued_at: datetime | None = None
+    last_issued_at: datetime | None = None
+
+    def message(self) -> pb.Batch:
+        """Write what is ordered."""
+        scheme = self.scheme
+        message = pb.Batch(
+            name=self.name,
+            profile=self.profile,
+            device_count=self.device_count,
+            id_scheme=pb.IdScheme(
+                kind=scheme.kind,
+                value=scheme.value,
+                first_number=scheme.first,
+                list_sha256=bytes.fromhex(scheme.digest),
+                values=scheme.values,
+            ),
+            clients=self.clients,
+        )
+        if self.deadline is not None:
+            message.deadline_time.FromDatetime(self.deadline)
+        return message
+
+    @classmethod
+    def from_message(cls, message: pb.Batch) -> Batch:
+        """Read it from the wire."""
+        scheme = message.id_scheme
+        return cls(
+            name=message.name,
+            device_count=message.device_count,
+            scheme=IdScheme(
+                scheme.kind, scheme.value, scheme.first_number, scheme.list_sha256.hex(), dict(scheme.values)
+            ),
+            profile=message.profile,
+            deadline=_moment(message, "deadline_time"),
+            clients=tuple(message.clients),
+            created_by=message.creator,
+            created_at=_moment(message, "create_time"),
+            closed_at=_moment(message, "close_time"),
+            issued=message.issued_count,
+            remaining=message.remaining_count,
+            first_serial=int.from_bytes(message.first_serial_number, "big") or None,
+            last_serial=int.from_bytes(message.last_serial_number, "big") or None,
+            first_issued_at=_moment(message, "first_issue_time"),
+            last_issued_at=_moment(message, "last_issue_time"),
+        )
+
+
+class BatchClient(DaemonClient):
+    """A client that orders batches; see `DaemonClient`.
+
+    Every method raises OtahsmError: the daemon can't be reached or refuses.
+    """
+
+    async def create(self, batch: Batch) -> Batch:
+        """Order a batch; the same again returns the one that there is.
+
+        Raises:
+            RequestRefusedError: a field is wrong.
+            OtahsmError: the name was used for another batch (ALREADY_EXISTS).
+        """
+        response = await self._call("CreateBatch", pb.CreateBatchRequest(batch=batch.message()))
+        return Batch.from_message(response.batch)
+
+    async def get(self, name: str) -> Batch:
+        """Return a batch. Raises NotFoundError: there is none of this name."""
+        return Batch.from_message((await self._call("GetBatch", pb.GetBatchRequest(name=name))).batch)
+
+    async def close_batch(self, name: str) -> Batch:
+        """Let nothing more be issued in a batch, for good. Raises NotFoundError: there is none."""
+        return Batch.from_message((await self._call("CloseBatch", pb.CloseBatchRequest(name=name))).batch)
+
+    async def everything(self) -> AsyncGenerator[Batch, None]:
+        """Yield all batches, in the order of their creation."""
+        token = ""
+        while True:
+            request = pb.ListBatchesRequest(page_size=_PAGE, page_token=token)
+            response = await self._call("ListBatches", request)
+            for message in response.batches:
+                yield Batch.from_message(message)
+            token = response.next_page_token
+            if not token:
+                return
+
+    async def _call(self, method: str, request: object) -> Any:
+        async def call(channel: grpc.aio.Channel, seconds: float) -> Any:
+            return await getattr(batch_pb2_grpc.BatchServiceStub(channel), method)(request, timeout=seconds)
+
+        return await self._ask(call, explain=refusal)
+
+
+def _moment(message: pb.Batch, name: str) -> datetime | None:
+    time: Timestamp = getattr(message, name)
+    return time.ToDatetime(tzinfo=UTC) if message.HasField(name) else None  # type: ignore[arg-type]

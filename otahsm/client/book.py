@@ -1,0 +1,149 @@
+"""The book of a devices folder: what was asked for there, and what became of it.
+
+It is an SQLite file beside the device folders, `.otahsm.sqlite3`, that any number of commands may have open.
+A device folder is complete before its outcome is written, and is the truth: so outcomes need no disk flush of
+their own, and what a power cut takes of them is seen in the folders. Orders and registrations are durable
+when the call returns.
+
+Times are microseconds since the Unix epoch, in UTC.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from otahsm.errors import FolderError
+
+BOOK: Final = ".otahsm.sqlite3"
+_VERSION: Final = 1
+_WAIT_SECONDS: Final = 30.0
+_SCHEMA: Final = """
+-- What commands asked for. The words name an order until it has ended.
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY,
+    asked TEXT NOT NULL,        -- a JSON array of words
+    drawn INTEGER NOT NULL,     -- 1: its device ids were drawn for it
+    begun_at INTEGER NOT NULL,
+    ended_at INTEGER            -- every device has its certificate, or it was given up
+);
+CREATE UNIQUE INDEX ix_orders_open ON orders (asked) WHERE ended_at IS NULL;
+
+-- The devices of orders. A device that made its own CSR comes in with its outcome.
+CREATE TABLE devices (
+    order_id INTEGER NOT NULL,
+    name TEXT NOT NULL,         -- the device id, or the SHA-256 of the device's own CSR
+    number INTEGER NOT NULL,    -- its place in the order, from 1
+    attributes TEXT NOT NULL,   -- a JSON object of strings: what else is known of it
+    state TEXT NOT NULL,        -- 'asked', 'issued', 'refused'
+    settled_at INTEGER,
+    device_id TEXT,             -- once it is known
+    serial TEXT,                -- hexadecimal, if the certificate came in this order
+    code TEXT, reason TEXT, message TEXT, hint TEXT,
+    PRIMARY KEY (order_id, name)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX ix_devices_number ON devices (order_id, number);
+
+-- The outbox: certificates that a backend is to know of. It holds what a registration needs.
+CREATE TABLE registrations (
+    id INTEGER PRIMARY KEY,
+    device_id TEXT NOT NULL,
+    serial TEXT NOT NULL,       -- hexadecimal
+    profile TEXT NOT NULL,
+    attributes TEXT NOT NULL,
+    certificate BLOB,           -- DER; NULL when it is done
+    state TEXT NOT NULL,        -- 'waiting', 'done', 'failed'
+    attempts INTEGER NOT NULL DEFAULT 0,
+    due_at INTEGER NOT NULL,    -- not before then
+    claimed INTEGER NOT NULL DEFAULT 0,  -- 1: a run has it in hand, and until due_at it is that run's
+    answered_at INTEGER,
+    answer TEXT                 -- the backend's last one, in words
+);
+CREATE UNIQUE INDEX ix_registrations_certificate ON registrations (device_id, serial);
+CREATE INDEX ix_registrations_due ON registrations (due_at) WHERE state = 'waiting';
+"""
+
+
+class Book:
+    """An open book. Any thread may use it.
+
+    Args:
+        folder: the devices folder; must exist.
+
+    Raises:
+        FolderError: the file can't be read or written, is damaged, or is another version's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / BOOK
+        self._lock = threading.RLock()
+        with self._explained():
+            self._connection = sqlite3.connect(
+                self.path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._prepare()
+
+    def _prepare(self) -> None:
+        with self.transaction() as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA.split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+            elif version != _VERSION:
+                raise FolderError(
+                    f"{self.path} is another otahsm's: it has version {version}",
+                    hint="Use the otahsm that made it, or give this one its own folder with --out.",
+                )
+
+    def close(self) -> None:
+        """Close it; what was written is in the one file then."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """Do all that the block does, or nothing.
+
+        Args:
+            durable: it is on the disk when the block has ended.
+
+        Raises:
+            FolderError: the disk is full, say.
+        """
+        with self._lock, self._explained():
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def read(self, query: str, *values: object) -> list[sqlite3.Row]:
+        """Return the rows of a query. Raises FolderError."""
+        with self._lock, self._explained():
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise  # the caller's to explain
+        except sqlite3.OperationalError as error:
+            raise FolderError(f"{self.path} can't be used: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise FolderError(
+                f"{self.path} is damaged: {error}",
+                hint="Move it away and run the command again. Complete device folders are left alone.",
+            ) from error

@@ -1,0 +1,99 @@
+"""Enters devices for registration that nobody has entered: their certificates are in their folders.
+
+They were issued when there was no [registration] section, or a power cut took what the book knew of them.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from asn1crypto import pem, x509
+
+from otahsm.client.book import Book
+from otahsm.client.layouts import LAYOUTS, File, LayoutName
+from otahsm.pki import serial_octets
+
+_PAGE: Final = 512
+_TAR: Final[LayoutName] = "tar"
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """How many devices were entered, and how many could not be: their certificates are not here."""
+
+    entered: int
+    missing: int
+
+
+def collect(book: Book) -> Collected:
+    """Enter every device that has its certificate and no registration of it.
+
+    Args:
+        book: of a devices folder.
+
+    Raises:
+        FolderError: the book can't be read or written.
+    """
+    folder = book.path.parent
+    entered = missing = 0
+    last = (0, "")
+    while rows := book.read(
+        "SELECT d.order_id, d.name, d.device_id, d.attributes, o.asked FROM devices d"
+        " JOIN orders o ON o.id = d.order_id"
+        " WHERE (d.order_id, d.name) > (?, ?) AND d.state = 'issued' AND NOT EXISTS"
+        " (SELECT 1 FROM registrations r"
+        " WHERE r.device_id = d.device_id AND r.serial = coalesce(d.serial, r.serial))"
+        " ORDER BY d.order_id, d.name LIMIT ?",
+        *last,
+        _PAGE,
+    ):
+        last = (rows[-1]["order_id"], rows[-1]["name"])
+        with book.transaction(durable=True) as connection:
+            for row in rows:
+                certificate = certificate_of(folder, row["device_id"])
+                if certificate is None:
+                    missing += 1
+                    continue
+                entered += connection.execute(
+                    "INSERT INTO registrations"
+                    " (device_id, serial, profile, attributes, certificate, state, due_at)"
+                    " VALUES (?, ?, ?, ?, ?, 'waiting', 0) ON CONFLICT DO NOTHING",
+                    (
+                        row["device_id"],
+                        serial_octets(certificate.serial_number).hex(),
+                        _profile(json.loads(row["asked"])),
+                        row["attributes"],
+                        certificate.dump(),
+                    ),
+                ).rowcount
+    return Collected(entered, missing)
+
+
+def certificate_of(folder: Path, device_id: str) -> x509.Certificate | None:
+    """Return a device's certificate, whatever layout its files have; None if it is not there or broken."""
+    for name, layout in LAYOUTS.items():
+        path = folder / layout.complete.format(device_id)
+        try:
+            content = _from_archive(path, device_id) if name == _TAR else path.read_bytes()
+            certificate = x509.Certificate.load(pem.unarmor(content)[2], strict=True)
+            certificate.serial_number  # noqa: B018 - reads it
+        except (OSError, KeyError, ValueError, TypeError, tarfile.TarError):
+            continue
+        return certificate
+    return None
+
+
+def _from_archive(path: Path, device_id: str) -> bytes:
+    """Read the certificate in a device's archive. Raises OSError, KeyError, tarfile.TarError."""
+    with tarfile.open(path, "r:") as archive:
+        member = archive.extractfile(f"{device_id}/{LAYOUTS[_TAR].paths[File.CERTIFICATE]}")
+        return b"" if member is None else member.read()
+
+
+def _profile(asked: list[str]) -> str:
+    """Return the profile that an order names; empty for the daemon's default."""
+    return asked[asked.index("--profile") + 1] if "--profile" in asked else ""

@@ -1,0 +1,30 @@
+"""CSRs as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from asn1crypto import pem
+
+from otahsm.errors import ConfigError
+
+
+def load_csr(path: Path) -> bytes:
+    """Read a CSR file, PEM or DER, and return what is in it as DER, unchecked.
+
+    Raises:
+        ConfigError: it can't be read, or is PEM but no CSR.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}", hint="Is the path right?") from None
+    if not pem.detect(content):
+        return content
+    try:
+        kind, _, der = pem.unarmor(content)
+    except ValueError as error:
+        raise ConfigError(f"{path} is no PEM file: {error}") from None
+    if kind not in ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"):
+        raise ConfigError(f"{path} holds a {kind}, not a CERTIFICATE REQUEST")
+    return bytes(der)

@@ -1,0 +1,123 @@
+"""The files that go to a device, read from its folder and checked before anything is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from otahsm.client.keys import load_key
+from otahsm.client.layouts import LAYOUTS, File, Layout
+from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.pki import check_device_id
+
+_NAMES: Final = {
+    File.KEY: "pkey.pem",
+    File.CERTIFICATE: "client.pem",
+    File.SERVER_CA: "root.crt",
+    File.GATEWAY_URL: "gateway.url",
+}
+_PLACES: Final = (LAYOUTS["seed"], LAYOUTS["aktualizr"])
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFiles:
+    """What a device gets.
+
+    Attributes:
+        device_id: its id.
+        contents: octets by name; without `pkey.pem` the key is in the device already.
+    """
+
+    device_id: str
+    contents: dict[str, bytes]
+
+    @classmethod
+    def load(cls, devices: Path, device_id: str, now: datetime) -> DeviceFiles:
+        """Read a device's files.
+
+        Args:
+            devices: the folder of all devices; of the layout `seed` or `aktualizr`.
+            device_id: the device.
+            now: the certificate must be valid then.
+
+        Raises:
+            ConfigError: something is missing, or does not belong together.
+        """
+        try:
+            check_device_id(device_id, ".*")  # it becomes a path
+        except RequestRefusedError as error:
+            raise ConfigError(error.message, hint="Name a device that was issued.") from None
+        complete = (
+            layout for layout in _PLACES if _path(devices, layout, File.CERTIFICATE, device_id).exists()
+        )
+        layout = next(complete, None)
+        if layout is None:
+            raise ConfigError(
+                f"{device_id} is not complete in {devices}",
+                hint="Finish it with `otahsm device issue`, in the layout seed or aktualizr.",
+            )
+        contents = {}
+        for file, name in _NAMES.items():
+            path = _path(devices, layout, file, device_id)
+            try:
+                contents[name] = path.read_bytes()
+            except FileNotFoundError:
+                if file is not File.KEY:
+                    raise ConfigError(
+                        f"{path} is missing: a device without it can't connect",
+                        hint="Copy it there; for new devices, set gateway_url and server_ca in [client].",
+                    ) from None
+            except OSError as error:
+                raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+        _check(device_id, contents, _path(devices, layout, File.KEY, device_id), now)
+        return cls(device_id, contents)
+
+
+def identity_in(certificate: bytes) -> str | None:
+    """Return the common name of a certificate in PEM; None if there is none to read."""
+    try:
+        subject = x509.load_pem_x509_certificate(certificate).subject
+    except ValueError:
+        return None
+    names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else None
+
+
+def _path(devices: Path, layout: Layout, file: File, device_id: str) -> Path:
+    path = layout.path_of(file, device_id)
+    assert path is not None  # noqa: S101 - these layouts have all four
+    return devices / path
+
+
+def _check(device_id: str, contents: dict[str, bytes], key_path: Path, now: datetime) -> None:
+    """Check that key, certificate and device id belong together, now. Raises ConfigError."""
+    try:
+        certificate = x509.load_pem_x509_certificate(contents["client.pem"])
+    except ValueError:
+        raise ConfigError(f"client.pem of {device_id} is no certificate") from None
+    if (named := identity_in(contents["client.pem"])) != device_id:
+        raise ConfigError(
+            f"client.pem of {device_id} is the certificate of {named}", hint="Was a folder copied or renamed?"
+        )
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        raise ConfigError(
+            f"the certificate of {device_id} is valid until {certificate.not_valid_after_utc:%Y-%m-%d},"
+            f" and from {certificate.not_valid_before_utc:%Y-%m-%d}",
+            hint="Have a new one issued, or check this machine's clock.",
+        )
+    if "pkey.pem" in contents:
+        public = load_key(key_path).public_key()
+        if _spki(public) != _spki(certificate.public_key()):
+            raise ConfigError(
+                f"pkey.pem and client.pem of {device_id} don't belong together", hint="Was a file replaced?"
+            )
+
+
+def _spki(key: object) -> bytes:
+    return bytes(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))  # type: ignore[attr-defined]

@@ -1,0 +1,130 @@
+"""Reads files that list devices: text with an id a line, CSV, or JSON Lines.
+
+What a file says of a device besides its id are its attributes, by the name of their column.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from otahsm.errors import ConfigError
+from otahsm.templates import NAME
+
+_CSV: Final = {".csv"}
+_JSON_LINES: Final = {".jsonl", ".ndjson"}
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One device of a file.
+
+    Attributes:
+        line: where it is, from 1.
+        values: by column.
+    """
+
+    line: int
+    values: dict[str, str] = field(default_factory=dict)
+
+
+def read_rows(path: Path, column: str) -> Iterator[Row]:
+    """Yield the devices of a file, line by line; empty lines don't count.
+
+    Args:
+        path: CSV with a header if it ends in .csv, JSON Lines if it ends in .jsonl or .ndjson, else text
+            with one value a line. UTF-8, with or without a byte order mark; any line ends.
+        column: what the value of a line of text is, and what every row must have.
+
+    Raises:
+        ConfigError: it can't be read, or a line of it is wrong: the message says which.
+    """
+    suffix = path.suffix.lower()
+    reader = _from_csv if suffix in _CSV else _from_json_lines if suffix in _JSON_LINES else _from_text
+    try:
+        for row in reader(path, column):
+            if not row.values.get(column):
+                raise _wrong(path, row.line, f"there is no {column}")
+            yield row
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}", hint="Is the path right?") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open("rb") as file:
+        for number, octets in enumerate(file, 1):
+            line = octets.removeprefix(_BOM) if number == 1 else octets
+            try:
+                yield number, line.decode()
+            except UnicodeDecodeError:
+                raise _wrong(path, number, "it is not UTF-8") from None
+
+
+def _from_text(path: Path, column: str) -> Iterator[Row]:
+    for number, line in _lines(path):
+        if value := line.strip():
+            yield Row(number, {column: value})
+
+
+def _from_json_lines(path: Path, column: str) -> Iterator[Row]:  # noqa: ARG001 - read_rows looks for it
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise _wrong(path, number, f"it is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise _wrong(path, number, "it is no JSON object")
+        values = {}
+        for name, value in record.items():
+            if not isinstance(value, str | int) or isinstance(value, bool):
+                raise _wrong(path, number, f"{name!r} is neither a text nor a whole number")
+            values[_column(path, number, name)] = _text(path, number, str(value))
+        yield Row(number, values)
+
+
+def _from_csv(path: Path, column: str) -> Iterator[Row]:
+    rows = csv.reader((line for _, line in _lines(path)), strict=True)
+    header: list[str] = []
+    try:
+        for fields in rows:
+            if not any(text.strip() for text in fields):
+                continue
+            if not header:
+                header = [_column(path, rows.line_num, name) for name in fields]
+                if column not in header or len(set(header)) < len(header):
+                    raise _wrong(
+                        path, rows.line_num, f"the first line must name columns, each once, with {column}"
+                    )
+                continue
+            if len(fields) != len(header):
+                raise _wrong(
+                    path, rows.line_num, f"it has {len(fields)} fields, and the first line {len(header)}"
+                )
+            yield Row(rows.line_num, dict(zip(header, (text.strip() for text in fields), strict=True)))
+    except csv.Error as error:
+        raise _wrong(path, rows.line_num, f"it is not CSV: {error}") from None
+
+
+def _text(path: Path, line: int, value: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in value):  # JSON can write half a character
+        raise _wrong(path, line, "it holds half a character")
+    return value
+
+
+def _column(path: Path, line: int, name: str) -> str:
+    """Return the name of a column as attributes are called: "Serial No" is serial_no."""
+    tidy = name.strip().lower().replace(" ", "_").replace("-", "_")
+    if not NAME.fullmatch(tidy):
+        raise _wrong(path, line, f"{name[:64]!r} is no name for a column: use letters, digits, underscores")
+    return tidy
+
+
+def _wrong(path: Path, line: int, what: str) -> ConfigError:
+    return ConfigError(f"{path}, line {line}: {what}", hint="Correct the line; nothing was done yet.")

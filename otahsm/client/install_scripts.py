@@ -1,0 +1,118 @@
+"""The shell scripts that run on a device. POSIX sh, with the tools that busybox has.
+
+`import`, or what it is called, is replaced as a whole: the new folder is written beside it, and takes its
+place by two renames. What a crash leaves between them, the next script mends: the device has the old files,
+the new ones or, for that moment, none, but never a mix. Nothing secret is in an argument of any program:
+octets come in on standard input.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Mapping
+from typing import Final
+
+from otahsm.errors import ConfigError
+
+# What makes a device's identity: where one of them is not sent, it is not left from before.
+IDENTITY: Final = frozenset({"pkey.pem", "client.pem"})
+_NO_TOOL: Final = 41
+_IN_THE_WAY: Final = 42
+EXPLAINED: Final = {
+    _NO_TOOL: "a program that is needed is not there: mkdir, mv, cp, chmod, rm, sync, sha256sum",
+    _IN_THE_WAY: "something that is no folder is in the way of import, or it is a symbolic link",
+}
+
+_BEGIN: Final = f"""
+set -eu
+umask 077
+for tool in mkdir mv cp chmod rm cat ls sync sha256sum; do
+    command -v "$tool" >/dev/null 2>&1 || exit {_NO_TOOL}
+done
+base=${{import%/*}} leaf=${{import##*/}}
+new=$base/.$leaf.otahsm-new old=$base/.$leaf.otahsm-old
+if [ -h "$import" ]; then exit {_IN_THE_WAY}; fi
+for path in "$base" "$import"; do
+    if [ -e "$path" ] && [ ! -d "$path" ]; then exit {_IN_THE_WAY}; fi
+done
+"""
+_MEND: Final = """
+if [ ! -e "$import" ] && [ -d "$old" ]; then mv "$old" "$import"; fi
+rm -rf "$new" "$old"
+"""
+_LOOK: Final = """
+for path in "$import/pkey.pem" "$import/client.pem" "$import/root.crt" "$import/gateway.url" "$base/sota.toml"; do
+    if [ -f "$path" ]; then
+        set -- "$path" $(sha256sum <"$path") $(ls -ln "$path")
+        echo "file ${1##*/} $2 $4 $6"
+    fi
+done
+if [ -f "$import/client.pem" ]; then
+    echo certificate
+    cat "$import/client.pem"
+fi
+"""
+
+
+def look_script(directory: str) -> str:
+    """Write the script that tells what there is.
+
+    It prints a line `file NAME SHA256 MODE UID` for each of our files, and then `certificate` and the
+    certificate, if there is one. What a crash left is mended first.
+
+    Args:
+        directory: the absolute path of `import`, on the device.
+    """
+    return f"import={shlex.quote(directory)}\n{_BEGIN}{_MEND}{_LOOK}"
+
+
+def install_script(directory: str, contents: Mapping[str, bytes], sota_toml: str) -> str:
+    """Write the script that puts files there, and then tells what there is, as `look_script`.
+
+    Args:
+        directory: the absolute path of `import`, on the device.
+        contents: octets by name; they end with a line end, but for gateway.url.
+        sota_toml: what is written there; empty for nothing.
+
+    Raises:
+        ConfigError: a file is not text.
+    """
+    parts = [
+        f"import={shlex.quote(directory)}\n{_BEGIN}",
+        '(umask 022 && mkdir -p "$base")\n',
+        _MEND,
+        'mkdir "$new"\nif [ -d "$import" ]; then cp -a "$import/." "$new/"; fi\n',
+        *(f'rm -f "$new/{name}"\n' for name in sorted(IDENTITY | contents.keys())),
+        *(_write(f"$new/{name}", content) for name, content in contents.items()),
+    ]
+    modes = {name: "600" if name == "pkey.pem" else "644" for name in contents}
+    parts += [f'chmod {mode} "$new/{name}"\n' for name, mode in modes.items()]
+    ours = " ".join(f'"$new/{name}"' for name in contents)
+    parts += [
+        'chmod 700 "$new"\n',
+        f'if [ "$(id -u)" = 0 ]; then chown 0:0 "$new" {ours}; fi\n',
+        "sync\n",
+        'if [ -d "$import" ]; then mv "$import" "$old"; fi\n',
+        'mv "$new" "$import"\n',
+        'sync\nrm -rf "$old"\n',
+    ]
+    if sota_toml:
+        temporary = "$base/.sota.toml.otahsm-new"
+        parts += [
+            _write(temporary, sota_toml.encode()),
+            f'chmod 644 "{temporary}"\nsync\nmv -f "{temporary}" "$base/sota.toml"\nsync\n',
+        ]
+    return "".join((*parts, _LOOK))
+
+
+def _write(path: str, content: bytes) -> str:
+    """Write a file; `cat` gets the octets from the shell, on its standard input."""
+    try:
+        text = content.decode("ascii")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path.rpartition('/')[2]} is not ASCII text") from None
+    if not text.endswith("\n"):  # gateway.url, which is no secret
+        return f'printf %s {shlex.quote(text)} >"{path}"\n'
+    end = f"END-{secrets.token_hex(8)}"
+    return f"cat >\"{path}\" <<'{end}'\n{text}{end}\n"

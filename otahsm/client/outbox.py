@@ -1,0 +1,247 @@
+"""The outbox: what a backend is to learn, in the book of a devices folder, and who has what in hand.
+
+A run claims what it asks for: nobody else asks for that until the claim has ended, or the run. A run that was
+killed has ended too: its lock is gone. So what it had in hand is asked for again at once, and a backend may
+be told twice, but never not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from otahsm.client.backends import Registration
+from otahsm.client.book import Book
+from otahsm.errors import FolderError
+
+State = Literal["waiting", "done", "failed"]
+
+_LOCK: Final = ".register.lock"
+_PAGE: Final = 1024
+_TRIES: Final = 3  # to connect, and to ask twice
+_SLACK_SECONDS: Final = 10.0
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a try.
+
+    Attributes:
+        registration: what was asked for.
+        state: what it is now; None if it counts as not asked for.
+        answer: the backend's, in words.
+        seconds: until it is due again, if it waits.
+    """
+
+    registration: Registration
+    state: State | None
+    answer: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """How it is with a registration.
+
+    Attributes:
+        device_id: the device's id.
+        serial: the certificate's, hexadecimal.
+        state: "waiting", "done" or "failed".
+        attempts: how often the backend was asked.
+        answer: its last one, in words; empty if there is none.
+        answered_at: when that was.
+        due_at: when it is asked next, if it waits.
+    """
+
+    device_id: str
+    serial: str
+    state: State
+    attempts: int
+    answer: str
+    answered_at: datetime | None
+    due_at: datetime | None
+
+    @classmethod
+    def of(cls, row: sqlite3.Row) -> Self:
+        """Make it of a row of the book."""
+        return cls(
+            row["device_id"],
+            row["serial"],
+            row["state"],
+            row["attempts"],
+            row["answer"] or "",
+            _when(row["answered_at"]),
+            _when(row["due_at"]) if row["state"] == "waiting" else None,
+        )
+
+
+class Outbox:
+    """The outbox of a devices folder, for reading; inside a `with` block, for a run.
+
+    Args:
+        folder: the devices folder; must exist.
+        try_seconds: how long a try may take.
+
+    Raises:
+        FolderError: the folder or its book can't be used.
+    """
+
+    def __init__(self, folder: Path, try_seconds: float = 0.0) -> None:
+        if not folder.is_dir():
+            raise FolderError(
+                f"{folder} is no folder",
+                hint="Name the devices folder with --devices, or issue devices first.",
+            )
+        self.folder = folder
+        self.book = Book(folder)
+        self._claim = _microseconds(_TRIES * try_seconds + _SLACK_SECONDS)
+        self._lock = -1
+
+    def close(self) -> None:
+        """Close the book."""
+        self.book.close()
+
+    def __enter__(self) -> Self:
+        """Begin a run; if it is the only one, what others had in hand is nobody's."""
+        try:
+            self._lock = os.open(self.folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                with self.book.transaction() as connection:
+                    connection.execute(
+                        "UPDATE registrations SET claimed = 0, due_at = ? WHERE claimed", (_now(),)
+                    )
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+        except OSError as error:
+            raise FolderError(f"{self.folder / _LOCK} can't be used: {error.strerror}") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the run."""
+        os.close(self._lock)
+
+    def claim(self, count: int) -> list[Registration]:
+        """Take at most so many registrations that are due. Raises FolderError."""
+        now = _now()
+        with self.book.transaction() as connection:
+            rows = connection.execute(
+                "SELECT * FROM registrations WHERE state = 'waiting' AND due_at <= ?"
+                " ORDER BY due_at, id LIMIT ?",
+                (now, count),
+            ).fetchall()
+            connection.executemany(
+                "UPDATE registrations SET claimed = 1, due_at = ? WHERE id = ?",
+                [(now + self._claim, row["id"]) for row in rows],
+            )
+        return [
+            Registration(
+                row["id"],
+                row["device_id"],
+                row["serial"],
+                row["profile"],
+                json.loads(row["attributes"]),
+                row["certificate"],
+                row["attempts"],
+            )
+            for row in rows
+        ]
+
+    def release(self, numbers: Iterable[int]) -> None:
+        """Give back what was claimed and not asked for. Raises FolderError."""
+        with self.book.transaction() as connection:
+            connection.executemany(
+                "UPDATE registrations SET claimed = 0, due_at = ? WHERE id = ? AND claimed",
+                [(_now(), number) for number in numbers],
+            )
+
+    def settle(self, outcomes: Sequence[Outcome]) -> list[Registered]:
+        """Write down durably what came of tries; return how it is with each that counts.
+
+        What is done stays done, whatever another run brings. Its certificate is kept no longer.
+
+        Raises:
+            FolderError: the disk is full, say.
+        """
+        if not outcomes:
+            return []
+        now = _now()
+        self.release(outcome.registration.number for outcome in outcomes if outcome.state is None)
+        settled = [outcome for outcome in outcomes if outcome.state is not None]
+        with self.book.transaction(durable=True) as connection:
+            rows = []
+            for outcome in settled:
+                number = outcome.registration.number
+                connection.execute(
+                    "UPDATE registrations SET state = ?, attempts = attempts + 1, claimed = 0, due_at = ?,"
+                    " answered_at = ?, answer = ?,"
+                    " certificate = CASE ? WHEN 'done' THEN NULL ELSE certificate END"
+                    " WHERE id = ? AND state <> 'done'",
+                    (
+                        outcome.state,
+                        now + _microseconds(outcome.seconds),
+                        now,
+                        outcome.answer,
+                        outcome.state,
+                        number,
+                    ),
+                )
+                rows += connection.execute("SELECT * FROM registrations WHERE id = ?", (number,)).fetchall()
+        return [Registered.of(row) for row in rows]
+
+    def due_in(self) -> tuple[float | None, bool]:
+        """Return the seconds until something is due, and whether runs have something in hand.
+
+        The seconds are None if nothing waits. Raises FolderError.
+        """
+        ((due_at, claimed),) = self.book.read(
+            "SELECT min(due_at), max(claimed) FROM registrations WHERE state = 'waiting'"
+        )
+        return None if due_at is None else (due_at - _now()) / 1_000_000, bool(claimed)
+
+    def retry_failed(self) -> None:
+        """Let what has failed wait again, and be due now. Raises FolderError."""
+        with self.book.transaction(durable=True) as connection:
+            connection.execute(
+                "UPDATE registrations SET state = 'waiting', due_at = ? WHERE state = 'failed'", (_now(),)
+            )
+
+    def counts(self) -> Mapping[State, int]:
+        """Return how many there are in each state. Raises FolderError."""
+        counts: dict[State, int] = {"waiting": 0, "done": 0, "failed": 0}
+        for row in self.book.read("SELECT state, count(*) AS n FROM registrations GROUP BY state"):
+            counts[row["state"]] = row["n"]
+        return counts
+
+    def all(self) -> Iterator[Registered]:
+        """Yield how it is with each, in the order in which they came. Raises FolderError."""
+        last = 0
+        while rows := self.book.read(
+            "SELECT * FROM registrations WHERE id > ? ORDER BY id LIMIT ?", last, _PAGE
+        ):
+            last = rows[-1]["id"]
+            for row in rows:
+                yield Registered.of(row)
+
+
+def _when(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,203 @@
+"""Registration: a backend learns of every device that was issued, sooner or later, and at least once.
+
+What it is to learn of waits in the outbox, the table `registrations` of a folder's book. A run takes what is
+due, asks the backend, and writes down what came of it:
+
+    2xx, 409               done: the backend knows the device
+    408, 425, 429, 5xx     passing, as is no answer: asked again, later and later, or when the backend says
+    401, 403, 3xx          the run ends: token or URL are wrong, and nothing else would be answered otherwise
+    all others             failed: kept with the answer until somebody wants them asked again
+
+Runs may be killed at any moment, and several may be at work at once: what one has in hand the others leave
+alone for a while. A backend that fails is asked one thing at a time, until it answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from otahsm.client.backends import Backend, Registration
+from otahsm.client.backoff import Backoff
+from otahsm.client.http_exchange import Answer, Request
+from otahsm.client.outbox import Outbox, Outcome, Registered
+from otahsm.errors import BackendRefusedError, BackendUnavailableError, BackendUntrustedError, OtahsmError
+
+_FIRST_WAIT: Final = 1.0  # seconds
+_LONGEST_WAIT: Final = 30.0
+_POLL_SECONDS: Final = 1.0  # how soon what comes into the outbox is seen
+_PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_TOKEN_REFUSED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a thread brings back: an answer, or why the backend could not be asked."""
+
+    registration: Registration
+    request: Request | None = None
+    answer: Answer | None = None
+    error: OtahsmError | None = None
+
+
+def register(
+    outbox: Outbox,
+    backend: Backend,
+    tell: Callable[[Registered], None],
+    *,
+    parallel: int,
+    patience: float,
+    watch: bool = False,
+) -> None:
+    """Tell the backend of what waits, until nothing does, or the patience is over.
+
+    Args:
+        outbox: what waits.
+        backend: who is to know; closed in the end.
+        tell: is called with what came of each try, once it is written down.
+        parallel: how many are asked for at once.
+        patience: seconds to go on while nothing is settled.
+        watch: go on when nothing waits any more, and for ever.
+
+    Raises:
+        BackendRefusedError: the backend refuses the token, or redirects.
+        BackendUntrustedError: its certificate can't be trusted.
+        BackendUnavailableError: it did not answer at all until the patience was over.
+        ConfigError: a secret can't be read any more.
+        FolderError: the book can't be written.
+    """
+    run = _Run(outbox, backend, tell, parallel)
+    try:
+        while run.has_work(None if watch else patience):
+            run.go_on()
+    finally:
+        run.end()
+
+
+class _Run:
+    def __init__(
+        self, outbox: Outbox, backend: Backend, tell: Callable[[Registered], None], parallel: int
+    ) -> None:
+        self._outbox, self._backend, self._tell = outbox, backend, tell
+        self._parallel = parallel
+        self._pool = ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="register")
+        self._asking: dict[Future[_Asked], int] = {}
+        self._backoff = Backoff()
+        self._width = 1  # it may be down
+        self._not_before = self._settled_at = time.monotonic()
+        self._unanswered, self._answered = "", False
+
+    def has_work(self, patience: float | None) -> bool:
+        """Wait until something is to be done; tell whether there is. None is patience without an end."""
+        while not self._asking:
+            due_in, others_at_work = self._outbox.due_in()
+            if due_in is None and patience is not None:
+                return False
+            now = time.monotonic()
+            pause = max(due_in or 0.0, self._not_before - now)
+            if due_in is not None and pause <= 0:
+                return True
+            if patience is not None and now + (0 if others_at_work else pause) > self._settled_at + patience:
+                if self._unanswered and not self._answered:
+                    raise BackendUnavailableError(
+                        f"{self._backend.name} can't be reached: {self._unanswered}"
+                    )
+                return False
+            time.sleep(_POLL_SECONDS if due_in is None else min(pause, _POLL_SECONDS))
+        return True
+
+    def go_on(self) -> None:
+        """Ask for what is due, wait for answers, and write down what came."""
+        free = self._width - len(self._asking)
+        if free > 0 and time.monotonic() >= self._not_before:
+            for registration in self._outbox.claim(free):
+                self._asking[self._pool.submit(self._ask, registration)] = registration.number
+        self._settle(wait(self._asking, _POLL_SECONDS, FIRST_COMPLETED).done)
+
+    def end(self) -> None:
+        """Wait for the answers that are to come, and leave the rest to the next run."""
+        unasked = [number for future, number in self._asking.items() if future.cancel()]
+        self._pool.shutdown()
+        self._outbox.release(unasked)
+        with contextlib.suppress(BackendRefusedError, BackendUntrustedError):  # it is being raised
+            self._settle([future for future in self._asking if not future.cancelled()])
+        self._backend.close()
+
+    def _ask(self, registration: Registration) -> _Asked:
+        request = None
+        try:
+            request = self._backend.request(registration)
+            return _Asked(registration, request, answer=self._backend.ask(request))
+        except OtahsmError as error:
+            return _Asked(registration, request, error=error)
+
+    def _settle(self, futures: Collection[Future[_Asked]]) -> None:
+        """Write down what came. Raises what ends the run."""
+        outcomes, ending = [], None
+        for future in futures:
+            asked = future.result()
+            try:
+                outcome = self._judge(asked)
+            except OtahsmError as error:
+                outcome, ending = Outcome(asked.registration, None, ""), error
+            self._pace(asked.answer, outcome)
+            outcomes.append(outcome)
+        settled = self._outbox.settle(outcomes)
+        for future in futures:
+            self._asking.pop(future, None)  # not before: an interrupted run settles what is left
+        for one in settled:
+            self._tell(one)
+        if ending is not None:
+            raise ending
+
+    def _judge(self, asked: _Asked) -> Outcome:
+        """Tell what is to become of a registration. Raises OtahsmError: it waits, and the run ends."""
+        registration, answer = asked.registration, asked.answer
+        if answer is None or asked.request is None:
+            assert asked.error is not None  # noqa: S101 - one of both is there
+            if asked.request is None:  # it can't be asked for
+                return Outcome(registration, "failed", asked.error.message)
+            raise asked.error
+        status = answer.status
+        if status in _TOKEN_REFUSED:
+            if self._backend.renew(asked.request):
+                return Outcome(registration, None, "")
+            raise BackendRefusedError(f"{self._backend.name} refuses the token: {answer.text}")
+        if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+            raise BackendRefusedError(
+                f"{self._backend.name} redirects to {answer.location or 'nowhere'}: that is not followed",
+                hint="Correct url in the [registration] section. What waits is kept.",
+            )
+        if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or status == HTTPStatus.CONFLICT:
+            return Outcome(registration, "done", answer.text)
+        if status and status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING:
+            return Outcome(registration, "failed", answer.text)
+        seconds = answer.retry_after
+        if seconds is None:
+            longest = min(_FIRST_WAIT * 2.0 ** min(registration.attempts, 10), _LONGEST_WAIT)
+            seconds = longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+        return Outcome(registration, "waiting", answer.text, seconds)
+
+    def _pace(self, answer: Answer | None, outcome: Outcome) -> None:
+        """Go on at full width after an answer that settles something; else slowly, one at a time."""
+        now = time.monotonic()
+        if outcome.state in {"done", "failed"}:
+            self._settled_at, self._width = now, self._parallel
+            self._backoff.reset()
+        if answer is None:
+            return
+        if outcome.state == "waiting":
+            self._width = 1
+            if now >= self._not_before:
+                self._not_before = now + self._backoff.seconds()
+            self._not_before = max(self._not_before, now + (answer.retry_after or 0.0))
+        if answer.status:
+            self._answered = True
+        else:
+            self._unanswered = answer.text

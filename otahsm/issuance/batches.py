@@ -1,0 +1,203 @@
+"""Batches as callers order them and requests name them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from otahsm.errors import BatchClientError, ConflictError, NotFoundError, OtahsmError, RequestRefusedError
+from otahsm.issuance.inspection import Inspection
+from otahsm.issuance.values import Order
+from otahsm.ledger import Batch, BatchState, BatchTerms, Ledger
+from otahsm.templates import NAME
+
+MAX_DEVICES: Final = 100_000_000
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KINDS: Final = frozenset({"uuid4", "uuid5", "template", "list"})
+_MAX_CLIENTS: Final = 64
+_MAX_VALUES: Final = 32
+_MAX_TEXT: Final = 256
+_SHA256: Final = 32
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_KNOWN: Final = 4096  # batches that are remembered
+
+
+class Scheme(NamedTuple):
+    """Where the device ids of a batch come from; it is kept for clients, and not applied."""
+
+    kind: str
+    value: str = ""
+    first_number: int = 0
+    list_sha256: bytes = b""
+    values: tuple[tuple[str, str], ...] = ()
+
+    def text(self) -> str:
+        """Write it as the ledger keeps it."""
+        fields = self._asdict() | {"list_sha256": self.list_sha256.hex(), "values": dict(sorted(self.values))}
+        return json.dumps(fields, sort_keys=True)
+
+    @classmethod
+    def read(cls, text: str) -> Scheme:
+        """Read what `text` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["list_sha256"] = bytes.fromhex(fields["list_sha256"])
+        fields["values"] = tuple(sorted(fields["values"].items()))
+        return cls(**fields)
+
+
+class NewBatch(NamedTuple):
+    """A batch that is to be ordered, not checked yet; `profile` is empty for the default profile."""
+
+    name: str
+    profile: str
+    device_count: int
+    scheme: Scheme
+    deadline: datetime | None
+    clients: tuple[str, ...]
+
+
+class Batches:
+    """Orders batches, and knows those that requests name.
+
+    Args:
+        ledger: where they are.
+        inspection: where they are read.
+        profiles: names of those that there are.
+        default_profile: the one that an empty name stands for.
+    """
+
+    def __init__(
+        self, ledger: Ledger, inspection: Inspection, profiles: Collection[str], default_profile: str
+    ) -> None:
+        self._ledger = ledger
+        self._inspection = inspection
+        self._profiles = profiles
+        self._default_profile = default_profile
+        self._known: dict[str, Batch] = {}  # for what never changes
+
+    async def create(self, new: NewBatch, creator: str) -> BatchState:
+        """Order a batch, or return the same one that was ordered before.
+
+        Raises:
+            RequestRefusedError: a field is wrong.
+            ConflictError: the name was used for another batch.
+            LedgerUnavailableError: nothing was written.
+        """
+        terms = self._terms(new)
+        batch = await self._ledger.create_batch(terms, creator)
+        if batch.terms != terms:
+            raise ConflictError(
+                f"there is a batch {terms.name} already, and it is another",
+                hint="Give the new one a name of its own: names are not used again.",
+            )
+        return await self.get(terms.name)
+
+    async def get(self, name: str) -> BatchState:
+        """Return a batch and how far it is. Raises NotFoundError, LedgerUnavailableError."""
+        states = await self._inspection.batches(0, 1, _checked_name(name))
+        if not states:
+            raise _unknown(name)
+        return states[0]
+
+    async def page(self, after: int, size: int) -> list[BatchState]:
+        """Return batches whose id is greater than `after`. Raises LedgerUnavailableError."""
+        return await self._inspection.batches(after, size)
+
+    async def close(self, name: str) -> BatchState:
+        """Let nothing more be issued in a batch. Raises NotFoundError, LedgerUnavailableError."""
+        if await self._ledger.close_batch(_checked_name(name)) is None:
+            raise _unknown(name)
+        return await self.get(name)
+
+    async def named_by(self, orders: Collection[Order]) -> Mapping[str, Batch | OtahsmError]:
+        """Return the batches that orders name, or why there is none of a name."""
+        found: dict[str, Batch | OtahsmError] = {}
+        for name in {order.batch for order in orders} - {""}:
+            try:
+                found[name] = self._known.get(name) or await self._find(name)
+            except OtahsmError as error:
+                found[name] = error
+        return found
+
+    async def _find(self, name: str) -> Batch:
+        batch = (await self.get(name)).batch
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        self._known[name] = batch
+        return batch
+
+    def _terms(self, new: NewBatch) -> BatchTerms:
+        profile = new.profile or self._default_profile
+        if profile not in self._profiles:
+            raise RequestRefusedError(
+                "batch.profile",
+                f"there is no profile {profile[:64]!a}; there are {', '.join(sorted(self._profiles))}",
+            )
+        if not 1 <= new.device_count <= MAX_DEVICES:
+            raise RequestRefusedError("batch.device_count", f"a batch has 1 to {MAX_DEVICES:,} devices")
+        if len(new.clients) > _MAX_CLIENTS or not all(map(_fits, new.clients)):
+            raise RequestRefusedError(
+                "batch.clients", f"at most {_MAX_CLIENTS} clients, of at most {_MAX_TEXT} characters"
+            )
+        deadline = None if new.deadline is None else (new.deadline - _EPOCH) // timedelta(microseconds=1)
+        return BatchTerms(
+            _checked_name(new.name, "batch.name"),
+            profile,
+            new.device_count,
+            _checked_scheme(new.scheme).text(),
+            deadline,
+            tuple(sorted(set(new.clients))),
+        )
+
+
+def check_admission(batch: Batch, order: Order, profile: str) -> None:
+    """Check what never changes: that this caller may issue in a batch, and under this profile.
+
+    Raises:
+        BatchClientError, RequestRefusedError: it may not.
+    """
+    terms = batch.terms
+    if terms.clients and order.caller.identity not in terms.clients:
+        raise BatchClientError(f"{order.caller.identity} may not issue in the batch {terms.name}")
+    if terms.profile != profile:
+        raise RequestRefusedError(
+            "profile",
+            f"the batch {terms.name} is for the profile {terms.profile}, not {profile}",
+            hint="Ask under the profile of the batch, or leave the batch away.",
+        )
+
+
+def _checked_name(name: str, field: str = "name") -> str:
+    if not _NAME.fullmatch(name):
+        raise RequestRefusedError(
+            field,
+            f"{name[:64]!a} is no name for a batch: 1 to 64 letters, digits, dots, underscores and hyphens",
+        )
+    return name
+
+
+def _checked_scheme(scheme: Scheme) -> Scheme:
+    if scheme.kind not in _KINDS or not _fits(scheme.value, least=0):
+        raise RequestRefusedError("batch.id_scheme", f"the kind is one of {', '.join(sorted(_KINDS))}")
+    if len(scheme.list_sha256) not in (0, _SHA256) or scheme.first_number < 0:
+        raise RequestRefusedError("batch.id_scheme", "the digest has 32 octets, and no number is negative")
+    if len(scheme.values) > _MAX_VALUES or not all(
+        NAME.fullmatch(name) and _fits(value) for name, value in scheme.values
+    ):
+        raise RequestRefusedError(
+            "batch.id_scheme", f"at most {_MAX_VALUES} values, with names of small letters"
+        )
+    return scheme
+
+
+def _fits(text: str, least: int = 1) -> bool:
+    return least <= len(text) <= _MAX_TEXT and text.isprintable()
+
+
+def _unknown(name: str) -> NotFoundError:
+    return NotFoundError(
+        f"there is no batch {name[:64]!a}", hint="`otahsm batch list` shows those that there are."
+    )

@@ -1,0 +1,100 @@
+"""Reads secrets from where an operator keeps them: a file of his own, or what a command prints.
+
+No error quotes what was read.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from otahsm.errors import ConfigError
+
+MAX_SECRET_BYTES: Final = 1024
+_COMMAND_SECONDS: Final = 30.0
+
+
+def read_secret_file(path: Path, what: str) -> bytes:
+    """Read a file that only its owner may read, at most one octet more than a secret may have.
+
+    Args:
+        path: the file.
+        what: what it is, for errors.
+
+    Raises:
+        ConfigError: it can't be read, or others could read it too.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise ConfigError(
+                    f"{what} must be a file that only its owner may read", hint=f"chmod 600 {path}"
+                )
+            return file.read(MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{what} can't be read: {error.strerror}") from None
+
+
+def run_for_secret(command: str, what: str) -> bytes:
+    """Return what a command prints. No shell runs it.
+
+    Args:
+        command: a program and its arguments, quoted as a shell would.
+        what: what it prints, for errors.
+
+    Raises:
+        ConfigError: it can't be run, fails, or takes more than 30 seconds.
+    """
+    try:
+        program = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"the command for {what} can't be read: {error}") from None
+    try:
+        ran = subprocess.run(
+            program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=_COMMAND_SECONDS, check=False
+        )
+    except OSError as error:
+        raise ConfigError(f"the command for {what}, {program[0]}, can't be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"the command for {what}, {program[0]}, took more than {_COMMAND_SECONDS:g} s"
+        ) from None
+    if ran.returncode:
+        raise ConfigError(f"the command for {what}, {program[0]}, ended with {ran.returncode}")
+    return ran.stdout
+
+
+def one_line(octets: bytes, what: str) -> str:
+    """Return a secret without the line end after it.
+
+    Raises:
+        ConfigError: it is empty, too long, or no text.
+    """
+    try:
+        secret = octets.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:  # it would quote the secret
+        raise ConfigError(f"{what} is not UTF-8 text") from None
+    if not secret or len(octets) > MAX_SECRET_BYTES:
+        raise ConfigError(f"{what} is {'too long' if secret else 'empty'}")
+    return secret
+
+
+def passphrase_from(file: Path | None, command: str) -> bytes | None:
+    """Read the passphrase of private keys; None if neither is given.
+
+    Raises:
+        ConfigError: it can't be read, or both are given.
+    """
+    if file is not None and command:
+        raise ConfigError("the passphrase has two sources", hint="Give a file, or a command.")
+    if file is not None:
+        what = f"the passphrase in {file}"
+        return one_line(read_secret_file(file, what), what).encode()
+    if command:
+        return one_line(run_for_secret(command, "the passphrase"), "the passphrase").encode()
+    return None
