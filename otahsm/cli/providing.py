@@ -175,7 +175,7 @@ async def _check_root(client: IssuingClient, fleet_ca: Path | None) -> None:
     if fleet_ca is not None and (await client.authority()).trust_anchor not in _roots(fleet_ca):
         raise ConfigError(
             f"the daemon's fleet root is not the one in {fleet_ca}",
-            hint="Is [client] target the right daemon?",
+            hint="Does [client] name the right daemon?",
         )
 
 

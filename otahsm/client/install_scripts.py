@@ -42,12 +42,16 @@ if [ ! -e "$import" ] && [ -d "$old" ]; then mv "$old" "$import"; fi
 rm -rf "$new" "$old"
 """
 _LOOK: Final = """
-for path in "$import/pkey.pem" "$import/client.pem" "$import/root.crt" "$import/gateway.url" "$base/sota.toml"; do
-    if [ -f "$path" ]; then
-        set -- "$path" $(sha256sum <"$path") $(ls -ln "$path")
+tell() {
+    if [ -f "$1" ]; then
+        set -- "$1" $(sha256sum <"$1") $(ls -ln "$1")
         echo "file ${1##*/} $2 $4 $6"
     fi
+}
+for name in pkey.pem client.pem root.crt gateway.url; do
+    tell "$import/$name"
 done
+tell "$base/sota.toml"
 if [ -f "$import/client.pem" ]; then
     echo certificate
     cat "$import/client.pem"
@@ -92,16 +96,18 @@ def install_script(directory: str, contents: Mapping[str, bytes], sota_toml: str
     parts += [
         'chmod 700 "$new"\n',
         f'if [ "$(id -u)" = 0 ]; then chown 0:0 "$new" {ours}; fi\n',
-        "sync\n",
+        # Files and folders by name; an old BusyBox flushes everything, and says that it does.
+        f'sync {ours} "$new" 2>/dev/null\n',
         'if [ -d "$import" ]; then mv "$import" "$old"; fi\n',
         'mv "$new" "$import"\n',
-        'sync\nrm -rf "$old"\n',
+        'sync "$base" 2>/dev/null\nrm -rf "$old"\n',
     ]
     if sota_toml:
         temporary = "$base/.sota.toml.otahsm-new"
         parts += [
             _write(temporary, sota_toml.encode()),
-            f'chmod 644 "{temporary}"\nsync\nmv -f "{temporary}" "$base/sota.toml"\nsync\n',
+            f'chmod 644 "{temporary}"\nsync "{temporary}" 2>/dev/null\n',
+            f'mv -f "{temporary}" "$base/sota.toml"\nsync "$base" 2>/dev/null\n',
         ]
     return "".join((*parts, _LOOK))
 

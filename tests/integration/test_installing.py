@@ -208,8 +208,8 @@ def places_to_die(lines: list[str]) -> list[int]:
             end = line.partition("<<'")[2].partition("'")[0]
         else:
             words = line.replace(";", " ; ").split()
-            depth += sum(word in ("do", "then") for word in words)
-            depth -= sum(word in ("done", "fi") for word in words)
+            depth += sum(word in ("do", "then", "{") for word in words)
+            depth -= sum(word in ("done", "fi", "}") for word in words)
     return places
 
 
