@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Final
 
@@ -76,7 +77,7 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Run a command; turn our errors into one clear message and the exit code that documents it."""
     try:
-        app()
+        app(color=False if os.environ.get("NO_COLOR") else None)  # no-color.org; rich sees to it by itself
     except OtahsmError as error:
         sys.stderr.write(f"otahsm: {error.message}\n        {error.hint}\n")
         sys.exit(error.exit_code)

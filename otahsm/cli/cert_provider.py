@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otahsm.cli.options import DEFAULT_CONFIG, PatienceOption, ProfileOption, QuietOption
+from otahsm.cli.options import DEFAULT_CONFIG, JsonOption, PatienceOption, ProfileOption, QuietOption
 
 if TYPE_CHECKING:
     from otahsm.config import KeyType
@@ -48,6 +48,7 @@ def cert_provider(
     ] = False,
     profile: ProfileOption = "",
     patience: PatienceOption = None,
+    as_json: JsonOption = False,
     quiet: QuietOption = False,
     otahsm_config: Annotated[
         Path,
@@ -69,6 +70,7 @@ def cert_provider(
     import asyncio
     import uuid
 
+    from otahsm.cli.progress import Tone
     from otahsm.cli.providing import Provision, import_directory, provide
 
     if local is None and not target:
@@ -82,7 +84,7 @@ def cert_provider(
         typer.echo(f"otahsm: {fleet_ca_key} is not read: the CA's key is in the daemon's token", err=True)
     if not certificate_cn:
         certificate_cn = str(uuid.uuid4())
-        typer.echo(f"Random device ID is {certificate_cn}")
+        typer.echo(f"Random device ID is {certificate_cn}", err=as_json)
     where = import_directory(directory, aktualizr_config or [])
     login = None
     if target:
@@ -110,6 +112,7 @@ def cert_provider(
         root_ca=root_ca,
         server_url=server_url,
     )
-    done = provide(otahsm_config, provision, profile, patience, local, where, target, login, quiet=quiet)
+    tone = Tone(as_json, quiet)
+    done = provide(otahsm_config, provision, profile, patience, local, where, target, login, tone)
     if not asyncio.run(done):
         raise typer.Exit(1)

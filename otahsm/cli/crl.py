@@ -88,6 +88,7 @@ def fetch(
     authorities: AuthoritiesOption = False,
     ca: CaOption = "",
     patience: PatienceOption = None,
+    as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Fetch a CRL from the daemon, check its signature, and write it to a file; by default the complete one.
@@ -98,6 +99,7 @@ def fetch(
     """  # noqa: D301 - click reads the character, not the escape
     from asn1crypto import pem as armour
 
+    from otahsm.cli.tables import tell
     from otahsm.client.durable import make_durable, write
     from otahsm.errors import FolderError
 
@@ -110,7 +112,13 @@ def fetch(
         make_durable([output.absolute().parent])
     except OSError as error:
         raise FolderError(f"{output} can't be written: {error.strerror}") from None
-    typer.echo(f"CRL number {crl.number} with {crl.revoked} certificates: {output}")
+    tell(
+        f"CRL number {crl.number} with {crl.revoked} certificates: {output}",
+        as_json=as_json,
+        file=str(output),
+        number=crl.number,
+        revoked=crl.revoked,
+    )
 
 
 def _fetch(

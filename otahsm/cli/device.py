@@ -171,6 +171,7 @@ def reset(
     device_id: Annotated[str, typer.Argument(help="The device id.")],
     profile: ProfileOption = "",
     patience: PatienceOption = None,
+    as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Let a device have a new certificate for another key, at once: its key was lost, or its board replaced.
@@ -185,6 +186,7 @@ def reset(
     import asyncio
 
     from otahsm.cli.connect import connect, load_client
+    from otahsm.cli.tables import tell
     from otahsm.client import IssuingClient
     from otahsm.pki import serial_octets
 
@@ -195,4 +197,6 @@ def reset(
             return await client.reset_device(device_id, profile=profile)
 
     serial = asyncio.run(run())
-    typer.echo(f"{device_id} may have a new certificate; {serial_octets(serial).hex()} is superseded")
+    superseded = serial_octets(serial).hex()
+    text = f"{device_id} may have a new certificate; {superseded} is superseded"
+    tell(text, as_json=as_json, device_id=device_id, superseded=superseded)

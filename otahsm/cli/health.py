@@ -6,17 +6,19 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 
 
 def health(
     config: ConfigOption = DEFAULT_CONFIG,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the daemon to serve.", min=0)] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether the daemon can sign now; exit with 0 if so, else with 3, and say why on standard error."""
     import asyncio
 
     from otahsm.cli.connect import connect, load_client
+    from otahsm.cli.tables import tell
     from otahsm.client import IssuingClient
     from otahsm.errors import OtahsmError, TokenUnavailableError
 
@@ -30,7 +32,7 @@ def health(
 
     try:
         asyncio.run(ask())
-    except OtahsmError:
-        typer.echo("NOT_SERVING")
+    except OtahsmError as error:
+        tell("NOT_SERVING", as_json=as_json, serving=False, reason=error.reason, message=error.message)
         raise
-    typer.echo("SERVING")
+    tell("SERVING", as_json=as_json, serving=True)

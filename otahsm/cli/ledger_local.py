@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from otahsm.cli.ledger import AfterOption, moment_of
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 
 if TYPE_CHECKING:
     from otahsm.client import LedgerEntry
@@ -80,6 +80,7 @@ def reconcile(
 
 def backup(
     out: Annotated[Path, typer.Option("--output", help="A new file.")],
+    as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Copy the SQLite ledger that [ledger] names, as it is at this moment, also while a daemon issues.
@@ -93,17 +94,19 @@ def backup(
       otahsm ledger backup --output /backup/ledger-2026-11-23.sqlite3
     """  # noqa: D301 - click reads the character, not the escape
     from otahsm.cli.files import new_path
+    from otahsm.cli.tables import tell
     from otahsm.config import load_config, section
     from otahsm.ledger import copy_ledger, path_of
 
     source = path_of(section(load_config(config).ledger, "ledger"))
     with new_path(out) as temporary:
         copy = copy_ledger(source, temporary)
-    typer.echo(f"{out}: {_told(copy)}")
+    tell(f"{out}: {_told(copy)}", as_json=as_json, file=str(out), **copy._asdict())
 
 
 def restore(
     source: Annotated[Path, typer.Option("--from", help="A file that `otahsm ledger backup` made.")],
+    as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Put a backup where [ledger] has its file. Never overwrites, and refuses while a daemon runs there.
@@ -116,13 +119,14 @@ def restore(
       otahsm ledger restore --from /backup/ledger-2026-11-23.sqlite3
     """  # noqa: D301 - click reads the character, not the escape
     from otahsm.cli.files import new_path
+    from otahsm.cli.tables import tell
     from otahsm.config import load_config, section
     from otahsm.ledger import copy_ledger, path_of, vacant
 
     target = path_of(section(load_config(config).ledger, "ledger"))
     with vacant(target), new_path(target) as temporary:
         copy = copy_ledger(source, temporary)
-    typer.echo(f"{target}: {_told(copy)}")
+    tell(f"{target}: {_told(copy)}", as_json=as_json, file=str(target), **copy._asdict())
     newest = (
         "is none"
         if copy.newest_at is None

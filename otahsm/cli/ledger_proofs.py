@@ -27,12 +27,13 @@ OutputOption = Annotated[
 
 
 @app.command()
-def init_key(config: ConfigOption = DEFAULT_CONFIG) -> None:
+def init_key(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Make the key pair that signs checkpoints, in the token, and write its public key to a file.
 
     Uses [token] and [checkpoint] of the configuration. Refuses if the key's label or id exists in the token,
     or the file of the public key exists.
     """
+    from otahsm.cli.tables import tell
     from otahsm.config import load_config, section
     from otahsm.errors import ConfigError
     from otahsm.tlog import VerifierKey
@@ -49,7 +50,7 @@ def init_key(config: ConfigOption = DEFAULT_CONFIG) -> None:
     made = create_checkpoint_key(token, checkpoint)
     vkey = VerifierKey.from_spki(checkpoint.origin, made.der).vkey
     write_verifier_key(checkpoint.verifier_key, vkey)
-    typer.echo(vkey)
+    tell(vkey, as_json=as_json, verifier_key=vkey, file=str(checkpoint.verifier_key))
     typer.echo(
         f"The key is {checkpoint.key} in {token.name}; the public key is {checkpoint.verifier_key}:"
         " give it to those who are to verify checkpoints.",

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.cli.connect import connect, load_client, open_folders, recipe_for, registers
 from otahsm.cli.options import LayoutChoice
+from otahsm.cli.progress import Tone
+from otahsm.cli.tables import tell
 from otahsm.client import Device, Done, IssuingClient, Order, Profile, issue_devices
 from otahsm.client.aktualizr import IMPORT
 from otahsm.client.device_files import DeviceFiles
@@ -88,8 +90,7 @@ async def provide(
     directory: str,
     target: str,
     login: Login | None,
-    *,
-    quiet: bool,
+    tone: Tone,
 ) -> bool:
     """Issue a device and install it; return whether it was issued. Raises OtahsmError."""
     settings = load_client(config)
@@ -115,12 +116,12 @@ async def provide(
     files = _chosen(DeviceFiles.load(root, asked.device_id, datetime.now(UTC)), asked)
     if local is not None:
         shell: Shell = _image(local, directory)
-        await _install(shell, files, f"{local}{directory}", quiet=quiet)
+        await _install(shell, files, f"{local}{directory}", tone)
     if login is not None:
         from otahsm.client.ssh import Host, connected
 
         async with connected(Host.parse(target), login) as shell:
-            await _install(shell, files, f"{target}:{directory}", quiet=quiet)
+            await _install(shell, files, f"{target}:{directory}", tone)
     return True
 
 
@@ -129,10 +130,11 @@ def _image(root: Path, directory: str) -> ImageRoot:
     return ImageRoot(root, directory)
 
 
-async def _install(shell: Shell, files: DeviceFiles, where: str, *, quiet: bool) -> None:
+async def _install(shell: Shell, files: DeviceFiles, where: str, tone: Tone) -> None:
     before = await install(shell, files)
-    if not quiet:
-        typer.echo(f"{files.device_id} {'had' if before else 'has'} its files in {where}")
+    if not tone.quiet:
+        text = f"{files.device_id} {'had' if before else 'has'} its files in {where}"
+        tell(text, as_json=tone.as_json, device_id=files.device_id, where=where, before=before)
 
 
 async def _profile(client: IssuingClient, name: str) -> Profile:

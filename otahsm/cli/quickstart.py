@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from otahsm.cli.options import JsonOption
+
 
 def quickstart(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder that doesn't exist yet, or is empty.")
     ],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where the daemon is to listen.")] = 7443,
+    as_json: JsonOption = False,
 ) -> None:
     """Make all that a daemon on this machine needs: SoftHSM2 token, fleet root, TLS credentials, otahsm.toml.
 
@@ -20,9 +23,14 @@ def quickstart(
     Example:
       otahsm quickstart fleet && cd fleet && otahsm serve
     """  # noqa: D301 - click reads the character, not the escape
+    import json
+
     from otahsm.quickstart import create
 
     path = create(folder, port)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(path.parent), "config": str(path)}))
+        return
     typer.echo(f"{path.parent} is ready:")
     typer.echo("  otahsm.toml   the configuration, every key explained")
     typer.echo("  token/        a SoftHSM2 token; the fleet root's key is in it, and nowhere else")

@@ -33,6 +33,11 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
+def tell(text: str, *, as_json: bool, **fields: object) -> None:
+    """Say how a command ended: in words, or to machines as an object."""
+    typer.echo(json.dumps(fields) if as_json else text)
+
+
 def printable(text: str) -> str:
     """Escape what could move a terminal's cursor: a certificate may hold any character."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

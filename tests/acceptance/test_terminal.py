@@ -1,0 +1,109 @@
+"""What people expect at a terminal: colours that can be turned off, lines in a pipe, JSON, completion."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from otahsm.cli import progress
+from otahsm.cli.progress import Meter, Tone
+
+from harness import OTAHSM, Fleet
+from programs import otahsm
+
+
+def on_a_terminal(folder: Path, *words: str, environment: dict[str, str] | None = None) -> str:
+    """Run a command whose output is a terminal; return what the terminal gets."""
+    terminal, side = pty.openpty()
+    process = subprocess.Popen(
+        [*OTAHSM, *words],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=side,
+        stderr=side,
+        env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+    )
+    os.close(side)
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # EIO: nobody has the other side open any more
+            break
+        if not part:
+            break
+        shown += part
+    os.close(terminal)
+    process.wait(60)
+    return shown.decode()
+
+
+def test_colours_are_for_terminals_and_not_for_those_who_want_none(line: Fleet) -> None:
+    show = ("show", "ca/fleet-root.pem")
+    assert "\x1b[" in on_a_terminal(line.folder, *show)
+    assert "\x1b[" not in on_a_terminal(line.folder, *show, environment={"NO_COLOR": "1"})
+    assert "\x1b[" not in line.run(*show).stdout
+
+
+def test_a_terminal_gets_a_bar_and_quiet_means_quiet(line: Fleet, tmp_path: Path) -> None:
+    issue = ("device", "issue", "--count", "3", "--out", str(tmp_path))
+    assert "certificates" in on_a_terminal(line.folder, *issue)
+    assert on_a_terminal(line.folder, *issue, "--quiet") == ""
+
+
+def test_a_pipe_gets_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+
+    def lines(tone: Tone) -> list[str]:
+        written = io.StringIO()
+        with Meter("certificates", 100, tone, Console(file=written, soft_wrap=True)) as meter:
+            meter.show(10, 0)
+            meter.show(50, 40)
+        return written.getvalue().splitlines()
+
+    first, second = lines(Tone())
+    assert first == "10 of 100 certificates, 0 a second"
+    assert second.startswith("50 of 100 certificates, ")
+    assert second.endswith(" s left")
+    assert lines(Tone(as_json=True)) == lines(Tone(quiet=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("shell", "typed"),
+    [
+        ("bash", {"COMP_WORDS": "otahsm ba", "COMP_CWORD": "1"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "otahsm ba"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "otahsm ba", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+def test_a_shell_can_complete_commands(tmp_path: Path, shell: str, typed: dict[str, str]) -> None:
+    completed = otahsm(folder=tmp_path, environment={"_OTAHSM_COMPLETE": f"complete_{shell}", **typed})
+    assert "batch" in completed.stdout
+    assert "device" not in completed.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (("health",), "serving"),
+        (("batch", "list"), None),
+        (("ca", "show"), "certificates"),
+        (("show", "ca/fleet-root.pem"), None),
+        (("crl", "show", "nowhere.crl"), None),
+        (("gateway", "show", "--credentials", "nowhere.zip"), None),
+    ],
+)
+def test_json_is_json_whatever_happens(line: Fleet, words: tuple[str, ...], field: str | None) -> None:
+    done = line.run(*words, "--json")
+    for text in done.stdout.splitlines() if field is None and words[0] == "batch" else [done.stdout]:
+        assert not text or json.loads(text) is not None
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert done.stderr.startswith("otahsm: ")
