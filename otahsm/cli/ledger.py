@@ -42,6 +42,7 @@ class ExportFormat(StrEnum):
 DeviceOption = Annotated[str, typer.Option(help="Only of this device.")]
 ClientOption = Annotated[str, typer.Option(help="Only what this client asked for: cn:line-3, say.")]
 OnlyProfileOption = Annotated[str, typer.Option("--profile", help="Only under this profile.")]
+BatchOption = Annotated[str, typer.Option("--batch", help="Only of this batch.")]
 StatusOption = Annotated[StatusName | None, typer.Option(help="Only of this status.")]
 AfterOption = Annotated[
     str, typer.Option(help="Only what was intended at this time or later: 2026-11-23, 2026-11-23T07:01:12Z.")
@@ -54,6 +55,7 @@ def list_(
     device_id: DeviceOption = "",
     client: ClientOption = "",
     profile: OnlyProfileOption = "",
+    batch: BatchOption = "",
     status: StatusOption = None,
     after: AfterOption = "",
     before: BeforeOption = "",
@@ -72,13 +74,14 @@ def list_(
       otahsm ledger list --client cn:line-3 --after 2026-11-23
       otahsm ledger list --device-id sensor-17
       otahsm ledger list --status void --json
+      otahsm ledger list --batch cameras-47 --limit 1000
     """  # noqa: D301 - click reads the character, not the escape
     import asyncio
 
     from otahsm.cli.ledger_text import HEADING, fields_of, line_of
     from otahsm.cli.tables import print_json
 
-    query = _query(device_id, client, profile, status, after, before)
+    query = _query(device_id, client, profile, batch, status, after, before)
     entries, token = asyncio.run(_first(config, patience, query, page_token, limit))
     if as_json:
         found = [{name: text for name, text in fields_of(entry).items() if text} for entry in entries]
@@ -149,6 +152,7 @@ def export(
     device_id: DeviceOption = "",
     client: ClientOption = "",
     profile: OnlyProfileOption = "",
+    batch: BatchOption = "",
     status: StatusOption = None,
     after: AfterOption = "",
     before: BeforeOption = "",
@@ -171,7 +175,7 @@ def export(
     from otahsm.cli.files import new_file, standard_output
     from otahsm.cli.ledger_text import FORMS
 
-    query = _query(device_id, client, profile, status, after, before)
+    query = _query(device_id, client, profile, batch, status, after, before)
     head, write = FORMS[form.value]
 
     async def run() -> None:
@@ -239,7 +243,13 @@ async def _first(
 
 
 def _query(
-    device_id: str, client: str, profile: str, status: StatusName | None, after: str, before: str
+    device_id: str,
+    client: str,
+    profile: str,
+    batch: str,
+    status: StatusName | None,
+    after: str,
+    before: str,
 ) -> Query:
     from otahsm.client import Query
 
@@ -250,6 +260,7 @@ def _query(
         "" if status is None else status.value,
         moment_of(after, "--after") if after else None,
         moment_of(before, "--before") if before else None,
+        batch,
     )
 
 

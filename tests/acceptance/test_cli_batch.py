@@ -61,6 +61,8 @@ def test_a_batch_is_ordered_made_and_reported(line: Fleet, tmp_path: Path, name:
     state = good(line, "status", name)
     assert (state["issued"], state["remaining"], state["state"]) == (7, 0, "full")
     assert name in batch(line, "list").stdout
+    listed = json.loads(line.run("ledger", "list", "--batch", name, "--json").stdout)["certificates"]
+    assert [entry["batch"] for entry in listed] == [name] * 7
     html, table = tmp_path / "report.html", tmp_path / "report.csv"
     assert (
         batch(line, "report", name, "--html", html, "--csv", table, "--out", tmp_path / "out").returncode == 0

@@ -86,7 +86,7 @@ def test_a_pipe_gets_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -
 def test_a_shell_can_complete_commands(tmp_path: Path, shell: str, typed: dict[str, str]) -> None:
     completed = otahsm(folder=tmp_path, environment={"_OTAHSM_COMPLETE": f"complete_{shell}", **typed})
     assert "batch" in completed.stdout
-    assert "device" not in completed.stdout
+    assert "revoke" not in completed.stdout
 
 
 @pytest.mark.parametrize(
