@@ -207,7 +207,7 @@ def stats(
     from otahsm.cli.tables import print_json, printable
     from otahsm.client import Count
 
-    query = _query("", "", "", None, after, before)
+    query = _query("", "", "", "", None, after, before)
 
     async def ask() -> list[Count]:
         async with _open(config, patience) as daemon:

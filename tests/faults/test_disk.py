@@ -71,3 +71,51 @@ def test_a_ledger_that_can_not_be_written_is_named_and_can_be_read(fleet: Fleet)
     assert "3 leaves" in run("ledger", "verify").stdout
     assert len(rows(fleet)) == 3
     assert verified(fleet).good
+
+
+SMALL_LINE = "mkdir -p out && mount -t tmpfs -o size=1m,mode=700 disk out"
+TWICE = """
+"$@"; echo "first: $?"
+mount -o remount,size=64m disk out
+"$@"; echo "second: $?"
+find out -name client.pem | wc -l
+find out -name '.new-*' | wc -l
+"""
+
+
+def test_a_line_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.configure_client()
+        daemon.wait_for("health.changed", serving=True)
+        issue = (*OTAHSM, "device", "issue", "--count", "400", "--out", "out")
+        done = subprocess.run(
+            ["unshare", "--map-root-user", "--mount", "sh", "-c", f"{SMALL_LINE}\n{TWICE}", "sh", *issue],
+            cwd=fleet.folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "first: 2" in done.stdout, done.stderr
+        assert "No space left on device" in done.stderr or "disk is full" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stdout.split()[-4:] == ["second:", "0", "400", "0"]
+    assert len([row for row in rows(fleet) if row.certificate is not None]) == 400
+
+
+def test_a_devices_folder_that_can_not_be_written_is_named(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.configure_client()
+        daemon.wait_for("health.changed", serving=True)
+        read_only = "mkdir out && mount --bind out out && mount -o remount,bind,ro out"
+        done = subprocess.run(
+            [*after(read_only), *OTAHSM, "device", "issue", "--count", "1", "--out", "out"],
+            cwd=fleet.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == ExitCode.USAGE
+    assert "out/.lock can't be used: Read-only file system" in done.stderr
+    assert not rows(fleet)
