@@ -20,6 +20,23 @@ from harness import Fleet, eventually
 SECONDS = 30
 COMMAND = Path(sysconfig.get_path("scripts"), "otahsm")
 QUICKSTART_ROOT = "otahsm quickstart fleet root"
+# The gateway takes the device's identity from the subject with this expression, and no other.
+GATEWAY = """
+    map $ssl_client_s_dn $device {{
+        default "";
+        "~CN=(?<identity>.*)$" $identity;
+    }}
+    server {{
+        listen 127.0.0.1:@PORT@ ssl;
+        ssl_certificate {fleet}/gateway/server.pem;
+        ssl_certificate_key {fleet}/gateway/server.key;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_client_certificate {fleet}/ca/fleet-root.pem;
+        ssl_verify_client on;
+        ssl_verify_depth 10;
+        location / {{ return 200 $device; }}
+    }}
+"""
 
 
 @dataclass(frozen=True)

@@ -11,25 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness import Fleet, free_port, running
-from programs import Device, ask, assert_refused, issue, nginx, openssl, trust
+from programs import GATEWAY, Device, ask, assert_refused, issue, nginx, openssl, trust
 
-# The gateway takes the device's identity from the subject with this expression, and no other.
-SERVER = """
-    map $ssl_client_s_dn $device {{
-        default "";
-        "~CN=(?<identity>.*)$" $identity;
-    }}
-    server {{
-        listen 127.0.0.1:@PORT@ ssl;
-        ssl_certificate {fleet}/gateway/server.pem;
-        ssl_certificate_key {fleet}/gateway/server.key;
-        ssl_protocols TLSv1.2 TLSv1.3;
-        ssl_client_certificate {fleet}/ca/fleet-root.pem;
-        ssl_verify_client on;
-        ssl_verify_depth 10;
-        location / {{ return 200 $device; }}
-    }}
-"""
 IDS = (
     str(uuid.uuid4()),
     "Line-3.station_7:unit-0042",
@@ -62,7 +45,7 @@ def gateway(make_fleet: Callable[[], Fleet], tmp_path_factory: pytest.TempPathFa
     devices, folder = tmp_path_factory.mktemp("line") / "devices", tmp_path_factory.mktemp("nginx")
     fleet.edit('gateway_url = "https://localhost:8000"', f'gateway_url = "https://localhost:{port}"')
     fleet.edit("[profiles.ota-connect]", f"{PLANT}\n[profiles.ota-connect]")
-    with nginx(folder, port, SERVER.format(fleet=fleet.folder)):
+    with nginx(folder, port, GATEWAY.format(fleet=fleet.folder)):
         with running(fleet) as daemon:
             daemon.wait_for("health.changed", serving=True)
             daemon.configure_client()

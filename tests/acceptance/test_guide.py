@@ -18,25 +18,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from harness import Fleet, free_port, running
-from programs import nginx, run
+from programs import GATEWAY, nginx, run
 from sshd import Devices, ssh_server
 
 DEVICES = 200
-SERVER = """
-    map $ssl_client_s_dn $device {{
-        default "";
-        "~CN=(?<identity>.*)$" $identity;
-    }}
-    server {{
-        listen 127.0.0.1:@PORT@ ssl;
-        ssl_certificate {fleet}/gateway/server.pem;
-        ssl_certificate_key {fleet}/gateway/server.key;
-        ssl_client_certificate {fleet}/ca/fleet-root.pem;
-        ssl_verify_client on;
-        ssl_verify_depth 10;
-        location / {{ return 200 $device; }}
-    }}
-"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +39,7 @@ def site(make_fleet: Callable[[], Fleet], tmp_path_factory: pytest.TempPathFacto
     fleet.edit('gateway_url = "https://localhost:8000"\nserver_ca = "gateway/server_ca.pem"\n', "")
     fleet.edit("[client]\n", '[client]\ncredentials = "credentials.zip"\n')
     with (
-        nginx(tmp_path_factory.mktemp("nginx"), port, SERVER.format(fleet=fleet.folder)),
+        nginx(tmp_path_factory.mktemp("nginx"), port, GATEWAY.format(fleet=fleet.folder)),
         ssh_server(tmp_path_factory.mktemp("sshd")) as devices,
         running(fleet) as daemon,
     ):
