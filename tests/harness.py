@@ -21,6 +21,8 @@ from typing import Any
 from otahsm.client import ClientTls, IssuingClient
 from otahsm.config import Config, load_config
 
+from zygote import run_command
+
 OTAHSM = (sys.executable, "-P", "-m", "otahsm")
 READY_SECONDS = 30
 
@@ -83,15 +85,7 @@ class Fleet:
         self, *arguments: str, timeout: float = 60, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `otahsm` in the fleet's folder."""
-        return subprocess.run(
-            [*OTAHSM, *arguments],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            env={**os.environ, **(environment or {})},
-        )
+        return run_command(arguments, self.folder, {**os.environ, **(environment or {})}, timeout)
 
 
 @dataclass

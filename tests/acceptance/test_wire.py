@@ -115,6 +115,7 @@ def test_reflection_lists_the_services(stranger: Stranger) -> None:
         "otahsm.v1.TransparencyService",
         REVOCATION,
         "otahsm.v1.LedgerService",
+        "otahsm.v1.BatchService",
         "grpc.reflection.v1alpha.ServerReflection",
     }
 
@@ -189,6 +190,8 @@ def test_the_profiles_are_those_of_the_configuration(
             "validity": f"{profile['validity_days'] * 24 * 60 * 60}s",
             "device_id_pattern": profile["device_id"],
             "key_types": sorted(profile["key_types"]),
+            "subject": profile["subject"],
+            "attributes": [],
         }
         for name, profile in sorted(configuration["profiles"].items())
     ]

@@ -131,7 +131,7 @@ async def test_32_streams_that_race_for_100_places_get_100(
     serials = [result.serial for result in everything if isinstance(result, IssuedCertificate)]
     assert sorted(serials) == [entry.serial for entry in listed]
     assert (state.first_serial, state.last_serial) == (min(serials), max(serials))
-    assert state.last_issued_at == max(entry.issued_at for entry in listed if entry.issued_at)
+    assert (state.first_issued_at, state.last_issued_at) == (listed[0].issued_at, listed[-1].issued_at)
 
 
 async def test_only_the_clients_that_are_named_may_issue_and_only_under_the_profile(
