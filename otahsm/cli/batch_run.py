@@ -20,13 +20,15 @@ from otahsm.client import (
     DeviceFolders,
     IssuingClient,
     LedgerClient,
+    LedgerEntry,
     Order,
     Query,
     issue_devices,
+    public_key_sha256,
     random_devices,
 )
 from otahsm.config import ClientConfig, KeyType
-from otahsm.errors import ConfigError
+from otahsm.errors import ConfigError, RequestRefusedError
 
 _PAGE: Final = 500
 
@@ -55,22 +57,25 @@ async def run_batch(
                 drawn = batch.scheme.kind == "uuid4"
                 asked = ["batch run", batch.name]
                 order = Order.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
-                if not drawn:
-                    async with connect(LedgerClient, settings, patience) as ledger:
+                async with connect(LedgerClient, settings, patience) as ledger:
+                    if not drawn:
                         await _leave_out_others(order, folders, ledger, batch.name)
-                if announce:
-                    order.announce(batch.profile)
-                reports = issue_devices(client, folders, order.devices(), recipe, order=order)
-                done = await Run(order.count, folders.root, tone).follow(reports, order)
-                state = await batches.get(name)
-                full = state.issued >= state.device_count
-                if drawn and full and not done:  # others were faster: the rest of these ids is not needed
-                    for device in order.devices():
-                        folders.discard(device.device_id)
-                    order.end()
+                    if announce:
+                        order.announce(batch.profile)
+                    reports = issue_devices(client, folders, order.devices(), recipe, order=order)
+                    done = await Run(order.count, folders.root, tone).follow(reports, order)
+                    state = await batches.get(name)
+                    full = state.issued >= state.device_count
+                    if full and not done:  # another machine was faster with some of them
+                        if drawn:
+                            for device in order.devices():
+                                folders.discard(device.device_id)
+                        else:
+                            await _leave_out_others(order, folders, ledger, batch.name)
+                        order.end()
     if not (tone.as_json or tone.quiet):
         typer.echo(f"batch {state.name}: {state.issued} of {state.device_count} issued, here and elsewhere")
-    return full and (done or drawn)
+    return full
 
 
 def _devices(batch: Batch, ids: Path | None) -> Iterable[Device]:
@@ -95,12 +100,28 @@ def _devices(batch: Batch, ids: Path | None) -> Iterable[Device]:
 
 
 async def _leave_out_others(order: Order, folders: DeviceFolders, ledger: LedgerClient, name: str) -> None:
-    """Note as done what the ledger says was issued in the batch, and of which nothing is here."""
+    """Note as done what the ledger says was issued in the batch, but not for a key that is here.
+
+    A key that was made here for a device that another machine was faster with is thrown away: it has no
+    certificate, and will get none.
+    """
     elsewhere: dict[str, int] = {}
     async for entry in ledger.everything(Query(batch=name)):
-        if entry.issued_at is not None and folders.is_gone(entry.device_id):
+        if entry.issued_at is not None and not _is_ours(folders, entry):
+            folders.discard(entry.device_id)
             elsewhere[entry.device_id] = entry.serial
         if len(elsewhere) >= _PAGE:
             order.record_elsewhere(elsewhere)
             elsewhere.clear()
     order.record_elsewhere(elsewhere)
+
+
+def _is_ours(folders: DeviceFolders, entry: LedgerEntry) -> bool:
+    """Tell whether a device is complete here, or has a key here that its certificate is for."""
+    if folders.is_complete(entry.device_id):
+        return True
+    try:
+        csr = folders.saved_csr(entry.device_id)
+    except RequestRefusedError:
+        return True  # it says so itself when its turn comes
+    return csr is not None and public_key_sha256(csr) == entry.public_key_sha256

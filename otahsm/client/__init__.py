@@ -10,6 +10,7 @@ from otahsm.client.asking import DaemonClient
 from otahsm.client.batch_report import Tally, report_html, report_row
 from otahsm.client.batches import Batch, BatchClient, IdScheme
 from otahsm.client.connection import ClientTls
+from otahsm.client.csr_files import public_key_sha256
 from otahsm.client.device_lists import (
     SEQUENCE,
     Device,
@@ -79,6 +80,7 @@ __all__ = [
     "numbered_devices",
     "pack",
     "parse_namespace",
+    "public_key_sha256",
     "random_devices",
     "refusals_of",
     "report_html",

@@ -1,12 +1,20 @@
-"""CSRs as files."""
+"""CSRs as files, and whose they are."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from asn1crypto import pem
+from asn1crypto.csr import CertificationRequest as Asn1Csr
 
 from otahsm.errors import ConfigError
+
+
+def public_key_sha256(csr: bytes) -> bytes:
+    """Return the SHA-256 of the public key (SubjectPublicKeyInfo) of a CSR in DER, as the ledger has it."""
+    info = Asn1Csr.load(csr)["certification_request_info"]["subject_pk_info"]
+    return hashlib.sha256(info.dump()).digest()
 
 
 def load_csr(path: Path) -> bytes:

@@ -30,7 +30,7 @@ from otahsm.client import (
 )
 from otahsm.pki import serial_octets
 
-from harness import Fleet
+from harness import OTAHSM, Fleet
 
 
 @pytest.fixture
@@ -193,3 +193,29 @@ def test_a_closed_batch_and_another_clients_say_what_is_wrong(line: Fleet, tmp_p
     assert [failure["reason"] for failure in report["failures"]] == ["BATCH_CLIENT"]
     unknown = batch(line, "status", "nothing")
     assert (unknown.returncode, "no batch 'nothing'" in unknown.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("ids", ["drawn", "numbered"])
+def test_two_machines_that_make_one_batch_at_once_make_it_once(
+    line: Fleet, tmp_path: Path, name: str, ids: str
+) -> None:
+    scheme = () if ids == "drawn" else ("--template", name + "-{seq:03d}")
+    assert batch(line, "create", name, "--count", "300", *scheme).returncode == 0
+    command = [*OTAHSM, "batch", "run", name, "--quiet", "--out"]
+    machines = [tmp_path / "one", tmp_path / "two"]
+    runs = [
+        subprocess.Popen([*command, out], cwd=line.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for out in machines
+    ]
+    for run in runs:
+        run.communicate(timeout=120)
+    state = good(line, "status", name)
+    assert (state["issued"], state["remaining"]) == (300, 0)
+    devices = [made(out) for out in machines]
+    assert sum(map(len, devices)) == len(devices[0] | devices[1]) == 300
+    # Whoever was slower knows it at the latest when it runs again, and keeps nothing without a certificate.
+    for out in machines:
+        again = batch(line, "run", name, "--out", out)
+        assert again.returncode == 0, again.stderr
+        assert {path.name for path in out.iterdir() if path.is_dir()} == made(out)
+    assert [len(made(out)) for out in machines] == list(map(len, devices))
