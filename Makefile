@@ -8,7 +8,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 BIN := .venv/bin
 UV := .tools/bin/uv
 
-.PHONY: help demo test soak lint types proto check-proto reference check-lock lock packages test-packages clean
+.PHONY: help demo test tests soak lint types proto check-proto reference check-lock lock packages test-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -16,7 +16,10 @@ help: ## list the targets
 demo: packages .venv/.ready ## token, fleet root, daemon, 1,000 devices, checked; in .demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" demo/run
 
-test: test-packages .venv/.ready lint types check-proto check-lock ## every check and every test
+test: test-packages .venv/.ready ## every check and every test
+	$(MAKE) --no-print-directory --jobs=2 tests lint types check-proto check-lock
+
+tests: .venv/.ready ## every test
 	$(BIN)/pytest -n $$(( $$(nproc) * 2 )) --dist worksteal
 
 lint: .venv/.ready ## ruff, import-linter, buf lint

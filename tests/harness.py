@@ -204,6 +204,11 @@ def command_line(pid: int) -> str:
     return ""
 
 
+def _own_environment() -> dict[str, str]:
+    """Return the environment without what otahsm's client sets for itself, when a test has loaded it here."""
+    return {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+
+
 @contextlib.contextmanager
 def running(
     fleet: Fleet, environment: dict[str, str] | None = None, within: Sequence[str] = ()
@@ -216,7 +221,7 @@ def running(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **(environment or {})},
+        env={**_own_environment(), **(environment or {})},
     )
     daemon = RunningDaemon(fleet, process)
     try:
