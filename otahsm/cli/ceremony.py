@@ -108,13 +108,13 @@ def write_record(
         made: what came of it, by label.
 
     Raises:
-        ConfigError: the file exists, or can't be written.
+        ConfigError: the file that was named exists, or it can't be written.
     """
     import getpass
     import platform
 
     from otahsm import __version__
-    from otahsm.token.files import write_new
+    from otahsm.token.files import write_new, write_numbered
 
     people = operators or [getpass.getuser()]
     fields: dict[str, Any] = {
@@ -134,8 +134,11 @@ def write_record(
     lines += ["", "We have seen this done, and nothing else:", ""]
     lines += [f"{person:<{width}}  ______________________________" for person in people]
     name = f"{now:%Y%m%dT%H%M%SZ}-{command.replace(' ', '-')}.txt"
-    path = path or beside.parent / "ceremonies" / name
-    write_new(path, ("\n".join(lines) + "\n").encode(), "the record of the ceremony")
+    content, what = ("\n".join(lines) + "\n").encode(), "the record of the ceremony"
+    if path is None:
+        path = write_numbered(beside.parent / "ceremonies" / name, content, what)
+    else:
+        write_new(path, content, what)
     typer.echo(f"Record: {path}. Print it, have it signed, and keep it.")
     return path
 

@@ -50,17 +50,44 @@ def write_verifier_key(path: Path, vkey: str) -> None:
     write_new(path, f"{vkey}\n".encode(), "the verifier key")
 
 
+def write_numbered(path: Path, content: bytes, what: str) -> Path:
+    """Write a new file as `write_new` does; if the name is taken, under the next one: x.txt, x-2.txt.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    free, number = path, 1
+    while not _write(free, content, what):
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
+
+
 def write_new(path: Path, content: bytes, what: str) -> None:
     """Write a new file, durably; `what` names it in errors.
 
     Raises:
         ConfigError: the file exists or can't be written.
     """
+    if not _write(path, content, what):
+        raise ConfigError(f"{what} {path} can't be written: it exists")
+
+
+def _write(path: Path, content: bytes, what: str) -> bool:
+    """Return False if there is such a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
+        try:
+            file = path.open("xb")
+        except FileExistsError:
+            return False
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise ConfigError(f"{what} {path} can't be written: {error.strerror}") from None
+    return True
