@@ -43,7 +43,9 @@ def load_config(path: Path) -> Config:
         raise ConfigError(
             f"{path} does not exist", hint="Name it with --config, or make one with `otahsm quickstart DIR`."
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path} can't be read: its values are nested too deeply") from None
+    except (OSError, ValueError) as error:  # a number of thousands of digits is no TOMLDecodeError
         raise ConfigError(f"{path} can't be read: {error}") from error
     return parse_config(table, base=path.absolute().parent, source=str(path))
 

@@ -394,3 +394,18 @@ def test_a_target_that_is_no_address_is_refused(target: object) -> None:
     table = shipped()
     table["client"]["target"] = target
     assert "client.target" in refusal(table).message
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a = " + "[" * 2000, "nested too deeply"),
+        ("a = " + "{a=" * 2000, "nested too deeply"),
+        ("a = " + "1" * 5000, "limit"),
+    ],
+)
+def test_a_file_that_python_can_not_hold_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "otahsm.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"otahsm.toml can't be read: .*{why}"):
+        load_config(path)
