@@ -24,8 +24,13 @@ class Section(BaseModel):
 
 def beside_the_file(path: Path, info: ValidationInfo) -> Path:
     """Make a path absolute: a relative one starts in the folder of the file that names it."""
+    if "\0" in str(path):
+        raise ValueError("a path has no NUL character")
     base: Path = (info.context or {}).get("base", Path())
-    return base / path.expanduser()
+    try:
+        return base / path.expanduser()
+    except RuntimeError:
+        raise ValueError("it begins with the home folder of a user who is not known here") from None
 
 
 def _regular_expression(pattern: str) -> str:

@@ -409,3 +409,21 @@ def test_a_file_that_python_can_not_hold_is_refused(tmp_path: Path, text: str, w
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"otahsm.toml can't be read: .*{why}"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("~nobody-of-this-name/guard", "a user who is not known here"), ("state\0login", "no NUL")],
+)
+def test_a_path_that_can_be_none_is_refused_wherever_it_stands(path: str, why: str) -> None:
+    quoted = path.replace("\0", "%00")
+    for key, value in {
+        "guard_dir": path,
+        "uri": TOKEN_URI.replace("/usr/lib/softhsm", quoted),
+        "uri ": TOKEN_URI.replace("file:secrets", f"file:{quoted}"),
+    }.items():
+        table = shipped()
+        table["token"][key.strip()] = value
+        message = refusal(table).message
+        assert f"token.{key.strip()}: " in message
+        assert why in message
