@@ -36,7 +36,7 @@ def beside_the_file(path: Path, info: ValidationInfo) -> Path:
 def _regular_expression(pattern: str) -> str:
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"not a regular expression: {error}") from error
     return pattern
 

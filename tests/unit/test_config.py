@@ -427,3 +427,9 @@ def test_a_path_that_can_be_none_is_refused_wherever_it_stands(path: str, why: s
         message = refusal(table).message
         assert f"token.{key.strip()}: " in message
         assert why in message
+
+
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999999}", "(" * 3000 + ")" * 3000])
+def test_a_pattern_that_python_can_not_compile_is_refused(pattern: str) -> None:
+    message = refusal({"profiles": {"ota-connect": {"device_id": pattern}}}).message
+    assert "profiles.ota-connect.device_id: Value error, not a regular expression" in message
