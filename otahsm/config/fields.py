@@ -43,7 +43,7 @@ def _regular_expression(pattern: str) -> str:
 
 def _listen_address(address: str) -> str:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > _LAST_PORT:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > _LAST_PORT:
         raise ValueError("must be host:port, as in 127.0.0.1:7443")
     return address
 

@@ -433,3 +433,9 @@ def test_a_path_that_can_be_none_is_refused_wherever_it_stands(path: str, why: s
 def test_a_pattern_that_python_can_not_compile_is_refused(pattern: str) -> None:
     message = refusal({"profiles": {"ota-connect": {"device_id": pattern}}}).message
     assert "profiles.ota-connect.device_id: Value error, not a regular expression" in message
+
+
+@pytest.mark.parametrize("port", ["\u00b2", "\u0661", "0" * 5000, "65536", ""])
+def test_what_is_no_port_is_not_repeated(port: str) -> None:
+    message = refusal({"daemon": {"listen": f"127.0.0.1:{port}"}}).message
+    assert message.endswith("must be host:port, as in 127.0.0.1:7443")
