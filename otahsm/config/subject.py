@@ -45,5 +45,5 @@ def parse_part(part: str) -> SubjectPart:
         )
     try:
         return SubjectPart(cast(SubjectKind, kind), Template.parse(value))
-    except ConfigError as error:
-        raise ValueError(error.message) from None
+    except ConfigError:  # it would quote the value
+        raise ValueError("its value is no template; places are {name}, and {{ and }} are braces") from None

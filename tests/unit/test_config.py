@@ -439,3 +439,9 @@ def test_a_pattern_that_python_can_not_compile_is_refused(pattern: str) -> None:
 def test_what_is_no_port_is_not_repeated(port: str) -> None:
     message = refusal({"daemon": {"listen": f"127.0.0.1:{port}"}}).message
     assert message.endswith("must be host:port, as in 127.0.0.1:7443")
+
+
+def test_what_is_no_subject_is_not_repeated() -> None:
+    message = refusal({"profiles": {"ota-connect": {"subject": [f"O={{{SECRET} }}"]}}}).message
+    assert "profiles.ota-connect.subject.0: Value error, its value is no template" in message
+    assert SECRET not in message
