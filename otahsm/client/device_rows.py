@@ -77,7 +77,7 @@ def _from_json_lines(path: Path, column: str) -> Iterator[Row]:  # noqa: ARG001 
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _wrong(path, number, f"it is not JSON: {error}") from None
         if not isinstance(record, dict):
             raise _wrong(path, number, "it is no JSON object")

@@ -158,6 +158,7 @@ def test_what_is_no_namespace_is_refused(name: str) -> None:
         ("a.csv", "device_id\n", "names no device"),
         ("a.csv", "device_id,x\na,1\n\nb,2\na,3\n", "line 5: 'a' is on line 2 already"),
         ("a.jsonl", '{"device_id": "a"}\n{"device_id"\n', "line 2: it is not JSON"),
+        ("a.jsonl", '{"device_id": "a"}\n' + "[" * 100_000, "line 2: it is not JSON"),
         ("a.jsonl", '{"device_id": "a"}\n["b"]\n', "line 2: it is no JSON object"),
         ("a.jsonl", '{"device_id": "a", "x": null}\n', "line 1: 'x' is neither"),
         ("a.jsonl", '{"device_id": "\\ud800"}\n', "line 1: it holds half a character"),
