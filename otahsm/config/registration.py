@@ -22,6 +22,7 @@ _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")  # RFC 9110, se
 _OURS: Final = frozenset({"connection", "content-length", "host", "te", "transfer-encoding", "upgrade"})
 _VISIBLE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 _URL_CHARACTERS: Final = re.compile(r"[!-~]{1,1024}")
+_DEEPEST: Final = 32
 _TOKENS: Final = frozenset({"osf-token", "authorization"})
 
 
@@ -101,13 +102,15 @@ def _json_table(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
-def _leaves(value: object, place: str) -> Iterator[tuple[str, object]]:
+def _leaves(value: object, place: str, depth: int = 0) -> Iterator[tuple[str, object]]:
+    if depth > _DEEPEST:
+        raise ValueError(f"has more than {_DEEPEST} tables and lists in each other")
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _leaves(inner, f"{place}.{name}")
+            yield from _leaves(inner, f"{place}.{name}", depth + 1)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            yield from _leaves(inner, f"{place}[{number}]")
+            yield from _leaves(inner, f"{place}[{number}]", depth + 1)
     else:
         yield place, value
 

@@ -68,6 +68,13 @@ def fill(folder: Path, *devices: str | Device, announce: bool = True, profile: s
     opened.close()
 
 
+def nested(depth: int) -> dict[str, Any]:
+    table: dict[str, Any] = {"a": "b"}
+    for _ in range(depth):
+        table = {"a": table}
+    return table
+
+
 def settings(folder: Path, url: str, **more: Any) -> RegistrationConfig:
     table = {"kind": "webhook", "url": url, "timeout_seconds": 10, **more}
     config = parse_config({"registration": table}, base=folder, source="otahsm.toml")
@@ -825,6 +832,7 @@ HTTPS = "https://registry.example.com"
         ({"group": f"{{{SECRET}", "kind": "foundries", "headers": TOKEN}, "no template"),
         ({"body": {}}, "registration.body"),
         ({"body": {"a": {"b": ["x", f"{{{SECRET}"]}}}, "body.a.b[1] is no template"),
+        ({"body": nested(33)}, "registration.body: Value error, has more than 32 tables"),
         ({"body": {"a": WHEN}}, "body.a can't be written in JSON"),
         ({"body": {"a": float("nan")}}, "body.a can't be written in JSON"),
         ({"timeout_seconds": 0}, "registration.timeout_seconds"),
