@@ -58,35 +58,43 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
         return pb.CloseBatchResponse(batch=_message(state))
 
     async def _create(self, batch: pb.Batch, creator: str) -> pb.Batch:
-        scheme = batch.id_scheme
-        new = NewBatch(
-            batch.name,
-            batch.profile,
-            batch.device_count,
-            Scheme(
-                scheme.kind,
-                scheme.value,
-                scheme.first_number,
-                scheme.list_sha256,
-                tuple(sorted(scheme.values.items())),
-            ),
-            _deadline(batch),
-            tuple(batch.clients),
-        )
-        return _message(await self._batches.create(new, creator))
+        return _message(await self._batches.create(_order_of(batch), creator))
 
     async def _list(self, request: pb.ListBatchesRequest) -> pb.ListBatchesResponse:
-        token = request.page_token
-        if token and not (token.isascii() and token.isdecimal() and len(token) <= _MAX_TOKEN):
-            raise RequestRefusedError("page_token", "it is no page token of this call")
-        if request.page_size < 0:
-            raise RequestRefusedError("page_size", "a page has no negative size")
-        size = min(request.page_size or _PAGE, _MAX_PAGE)
-        states = await self._batches.page(int(token or 0), size)
+        after, size = _page_of(request)
+        states = await self._batches.page(after, size)
         response = pb.ListBatchesResponse(batches=map(_message, states))
         if len(states) == size:
             response.next_page_token = str(states[-1].batch.id)
         return response
+
+
+def _order_of(batch: pb.Batch) -> NewBatch:
+    scheme = batch.id_scheme
+    return NewBatch(
+        batch.name,
+        batch.profile,
+        batch.device_count,
+        Scheme(
+            scheme.kind,
+            scheme.value,
+            scheme.first_number,
+            scheme.list_sha256,
+            tuple(sorted(scheme.values.items())),
+        ),
+        _deadline(batch),
+        tuple(batch.clients),
+    )
+
+
+def _page_of(request: pb.ListBatchesRequest) -> tuple[int, int]:
+    """Read after which batch a page begins, and how long it is."""
+    token = request.page_token
+    if token and not (token.isascii() and token.isdecimal() and len(token) <= _MAX_TOKEN):
+        raise RequestRefusedError("page_token", "it is no page token of this call")
+    if request.page_size < 0:
+        raise RequestRefusedError("page_size", "a page has no negative size")
+    return int(token or 0), min(request.page_size or _PAGE, _MAX_PAGE)
 
 
 def _deadline(batch: pb.Batch) -> datetime | None:
