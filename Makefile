@@ -8,7 +8,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 BIN := .venv/bin
 UV := .tools/bin/uv
 
-.PHONY: help demo test tests soak lint types proto check-proto reference check-lock lock packages test-packages clean
+.PHONY: help demo test tests soak fuzz lint types proto check-proto reference check-lock lock packages test-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and Pos
 	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine sqlite
 	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine postgresql
 	PYTHONPATH=tests $(BIN)/python tests/reconnects.py 1000
+
+fuzz: .venv/.ready ## fuzz what reads hostile input, for an hour; what is found is kept in .cache/fuzz
+	$(BIN)/python tests/fuzz/run.py --seconds 3600
 
 test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, groff, a C compiler
 	scripts/install-packages gnutls-bin nginx-light postgresql gcc libc6-dev procps opensc opensc-pkcs11 p11-kit p11-kit-modules \

@@ -1,0 +1,213 @@
+"""Messages of the wire, as the daemon reads them: from anybody who has a client certificate.
+
+What passes is asked of a real ledger, an empty one: so whatever can't be asked of it must have been refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from otahsm.config import CrlConfig, LedgerConfig, ProfileConfig
+from otahsm.daemon import batch_service, revoking
+from otahsm.daemon.decoding import _decoded
+from otahsm.daemon.ledger_wire import filter_of, serial_of, text_of, time_of
+from otahsm.daemon.paging import page_start, page_token
+from otahsm.daemon.wire import order_of, status_of
+from otahsm.errors import NotFoundError, RequestRefusedError
+from otahsm.issuance import AUTHORITIES, COMPLETE, START, Batches, Caller, Filter, Inspection, Scheme, Status
+from otahsm.issuance.batches import _checked_name
+from otahsm.issuance.request_ids import check_request_id, own_name
+from otahsm.issuance.revocation import _check, _target
+from otahsm.ledger import Ledger, LedgerReader, database_of
+from otahsm.pki import SubjectTemplate, check_csr, crl_url
+from otahsm.preparation.codec import Task, decode_tasks, encode_tasks
+from otahsm.v1 import batch_pb2, device_pb2, issuance_pb2, ledger_pb2, revocation_pb2, transparency_pb2
+
+from authority import CA_LIFE
+from fuzz.draws import Draws
+from fuzz.places import folder
+
+CALLER: Final = Caller("dns:line-1", bytes(32))
+_PROFILE: Final = ProfileConfig(subject=("O=Acme", "OU={plant}"))
+_SUBJECT: Final = SubjectTemplate(_PROFILE.subject_parts)
+_CRLS: Final = CrlConfig(url="http://crl.example.com/fleet-{shard}.crl", shards=3, directory=Path("/crl"))
+
+
+def order(data: bytes) -> None:
+    """Read requests for certificates; the first octet says whether it is one, or a message of a stream."""
+    kind = data[0] if data else 0
+    if kind % 2:
+        _read(issuance_pb2.IssueCertificateRequest, data[1:], lambda message: _order(message.request))
+    else:
+        stream = issuance_pb2.IssueCertificatesRequest
+        _read(stream, data[1:], _orders)
+
+
+def question(data: bytes) -> None:
+    """Read any other request; the first octet says which."""
+    message_type, ask = _QUESTIONS[(data[0] if data else 0) % len(_QUESTIONS)]
+    _read(message_type, data[1:], ask)
+
+
+def page_tokens(data: bytes) -> None:
+    """Write page tokens, and read them and others."""
+    draws = Draws(data)
+    wanted = _filter(draws)
+    after, other = draws.octets(len(START)), _filter(draws)
+    token = page_token(wanted, after)
+    assert page_start(wanted, token) == after
+    if other != wanted:
+        assert _refused(other, token)
+    place, character = draws.number(len(token)), draws.one_of("Aa_-0= \n\u0660")
+    changed = token[:place] + character + token[place + 1 :]
+    assert changed == token or _refused(wanted, changed)
+    text = draws.rest().decode(errors="replace")
+    # One may be made up: it is no secret. But it says where to begin in one way alone.
+    assert not text or _refused(wanted, text) or page_token(wanted, page_start(wanted, text)) == text
+
+
+def _read(message_type: Any, data: bytes, ask: Callable[[Any], object]) -> None:
+    try:
+        ask(_decoded(message_type.FromString, data))
+    except (RequestRefusedError, NotFoundError) as error:
+        status_of(error).SerializeToString()
+
+
+def _order(request: issuance_pb2.CertificateRequest) -> None:
+    read = order_of(request, CALLER)
+    if read.batch:
+        _checked_name(read.batch)
+    check_request_id(read.request_id)
+    assert own_name(read) in {"", read.request_id}
+    task = Task(read.profile, read.device_id, read.csr, CA_LIFE, read.attributes)
+    assert list(decode_tasks(encode_tasks([task]))) == [task]
+    checked = check_csr(read.csr, _PROFILE, read.device_id)
+    assert read.device_id in {"", checked.device_id}
+    _SUBJECT.fill(read.attributes)
+
+
+def _orders(message: issuance_pb2.IssueCertificatesRequest) -> None:
+    for request in message.requests[:256]:
+        _order(request)
+
+
+def _list(request: ledger_pb2.ListCertificatesRequest) -> None:
+    wanted = filter_of(request)
+    reader = _ledger()
+    assert reader.page(wanted, page_start(wanted, request.page_token), size=10).entries == []
+    assert page_start(wanted, page_token(wanted, START)) == START
+
+
+def _get(request: ledger_pb2.GetCertificateRequest) -> None:
+    if request.WhichOneof("key") == "serial_number":
+        assert _ledger().by_serial(serial_of(request.serial_number)) is None
+    else:
+        device_id, profile = text_of("device_id", request.device_id), text_of("profile", request.profile)
+        assert _ledger().by_device(device_id, profile) is None
+
+
+def _count(request: ledger_pb2.GetLedgerStatsRequest) -> None:
+    assert not _ledger().count(time_of(request)).counts
+
+
+def _revoke(request: revocation_pb2.RevokeCertificatesRequest) -> None:
+    for target in request.targets:
+        read = revoking._order_of(target)
+        if error := _check(read):
+            raise error
+        assert _target(read).serial in {b"", target.serial_number.rjust(20, b"\0")}
+
+
+def _crl(request: revocation_pb2.GetCrlRequest) -> None:
+    places = {crl_url(_CRLS, shard) for shard in range(_CRLS.shards)}
+    assert revoking._scope_of(request, _CRLS) in {*places, COMPLETE, AUTHORITIES}
+
+
+def _create(request: batch_pb2.CreateBatchRequest) -> None:
+    read = batch_service._order_of(request.batch)
+    terms = _batches()._terms(read)
+    assert Scheme.read(terms.scheme) == read.scheme
+    assert 1 <= terms.device_count <= 100_000_000
+    assert terms.deadline is None or terms.deadline.bit_length() < 64
+
+
+def _batch(request: batch_pb2.GetBatchRequest) -> None:
+    assert _ledger().batches(0, 1, _checked_name(request.name)) == []
+
+
+def _list_batches(request: batch_pb2.ListBatchesRequest) -> None:
+    after, size = batch_service._page_of(request)
+    assert 1 <= size <= 1000
+    assert _ledger().batches(after, size) == []
+
+
+def _decode_only(message: Message) -> None:
+    """What else is asked needs a token or a ledger with something in it."""
+    assert type(message).FromString(message.SerializeToString()) == message
+
+
+_QUESTIONS: Final[tuple[tuple[Any, Callable[[Any], object]], ...]] = (
+    (ledger_pb2.ListCertificatesRequest, _list),
+    (ledger_pb2.GetCertificateRequest, _get),
+    (ledger_pb2.GetLedgerStatsRequest, _count),
+    (revocation_pb2.RevokeCertificatesRequest, _revoke),
+    (revocation_pb2.GetCrlRequest, _crl),
+    (batch_pb2.CreateBatchRequest, _create),
+    (batch_pb2.GetBatchRequest, _batch),
+    (batch_pb2.ListBatchesRequest, _list_batches),
+    (device_pb2.ResetDeviceRequest, _decode_only),
+    (transparency_pb2.GetInclusionProofRequest, _decode_only),
+    (transparency_pb2.GetConsistencyProofRequest, _decode_only),
+)
+
+
+def _filter(draws: Draws) -> Filter:
+    return Filter(
+        draws.text(20),
+        draws.text(5),
+        draws.text(5),
+        draws.one_of((None, *Status)),
+        draws.one_of((None, draws.number(2**48))),
+        draws.one_of((None, draws.number(2**48))),
+        draws.text(5),
+    )
+
+
+def _refused(wanted: Filter, token: str) -> bool:
+    try:
+        page_start(wanted, token)
+    except RequestRefusedError:
+        return True
+    return False
+
+
+@cache
+def _config() -> LedgerConfig:
+    config = LedgerConfig(path=folder() / "ledger.sqlite3")
+
+    async def make() -> None:
+        ledger = Ledger(database_of(config), [bytes(20)])
+        await ledger.open()
+        await ledger.close()
+
+    asyncio.run(make())
+    return config
+
+
+@cache
+def _ledger() -> LedgerReader:
+    return LedgerReader(_config())
+
+
+@cache
+def _batches() -> Batches:
+    config = _config()
+    return Batches(
+        Ledger(database_of(config), [bytes(20)]), Inspection(config), {"ota-connect"}, "ota-connect"
+    )
