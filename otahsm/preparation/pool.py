@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from otahsm.config import CrlConfig, ProfileConfig
-from otahsm.errors import OtahsmError, RequestRefusedError, WorkerLostError, WorkersBusyError
-from otahsm.pki import Issuer
+from otahsm.errors import ConfigError, OtahsmError, RequestRefusedError, WorkerLostError, WorkersBusyError
+from otahsm.pki import Issuer, SubjectTemplate
 from otahsm.preparation.codec import Draft, Task, decode_answers, encode_tasks
 from otahsm.workers import Report, WorkerPool
 
@@ -28,6 +28,9 @@ class Preparers:
         size: how many processes.
         report: called with (event, pid, error) when a process is ready or lost.
         module: the processes' main module.
+
+    Raises:
+        ConfigError: what a profile puts into every subject fits into none.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class Preparers:
         report: Report,
         module: str = "otahsm.preparation.preparer",
     ) -> None:
+        for name, profile in profiles.items():
+            _check_subject(name, profile)
         models = {name: profile.model_dump(mode="json") for name, profile in profiles.items()}
         setup = [json.dumps(models).encode()]
         for name in profiles:
@@ -103,3 +108,11 @@ class Preparers:
         if len(answers) != len(tasks):
             return [WorkerLostError("a preparer answered the wrong number of CSRs") for _ in tasks]
         return answers
+
+
+def _check_subject(name: str, profile: ProfileConfig) -> None:
+    """See here what would end every preparer when it starts. Raises ConfigError."""
+    try:
+        SubjectTemplate(profile.subject_parts)
+    except RequestRefusedError as error:
+        raise ConfigError(f"[profiles.{name}] subject: {error.message}") from None

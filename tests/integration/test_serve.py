@@ -49,6 +49,11 @@ def copy(source: str, target: str) -> Callable[[Fleet], None]:
         (replace_line("[ledger]\n", "[lodger]\n"), 2, "lodger"),
         (replace_line("signers = 2", "signers = 0"), 2, "token.signers"),
         (replace_line('default_profile = "ota-connect"', 'default_profile = "x"'), 2, "no [profiles.x]"),
+        (
+            replace_line("subject = []", 'subject = ["C=germany"]'),
+            2,
+            "[profiles.ota-connect] subject: C would",
+        ),
         (replace_line("libsofthsm2.so", "libnone.so"), 2, "libnone.so does not exist"),
         (remove("ca/fleet-root.pem"), 2, "otahsm ca init"),
         (remove("tls/server.key"), 2, "tls/server.key can't be read"),
