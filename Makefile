@@ -65,12 +65,12 @@ test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQ
 $(UV): scripts/uv.lock
 	scripts/install-packages python3-venv
 	python3 -m venv .tools
-	.tools/bin/python -m pip install --quiet --no-cache-dir --require-hashes -r scripts/uv.lock
+	.tools/bin/python -m pip install --quiet --no-cache-dir --only-binary :all: --require-hashes -r scripts/uv.lock
 	touch $@
 
 .venv/.ready: requirements.lock pyproject.toml $(UV)
 	test -x $(BIN)/python || $(UV) venv --quiet --python "$$(command -v python3)" .venv
-	$(UV) pip sync --quiet --require-hashes requirements.lock
+	$(UV) pip sync --quiet --no-build --require-hashes requirements.lock
 	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
