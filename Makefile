@@ -8,7 +8,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 BIN := .venv/bin
 UV := .tools/bin/uv
 
-.PHONY: help demo test tests soak fuzz lint types proto check-proto reference check-lock lock packages test-packages clean
+.PHONY: help demo test tests soak fuzz lint types proto check-proto reference check-lock lock packages test-packages clean audit
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ check-lock: $(UV) ## fail if requirements.lock does not fit pyproject.toml
 
 packages: ## what the daemon needs of the system: SoftHSM2, OpenSSL
 	scripts/install-packages softhsm2 openssl
+
+audit: .venv/.ready ## known vulnerabilities of what is locked; asks PyPI, or whom AUDIT='--service osv ...' names
+	$(BIN)/python scripts/audit.py $(AUDIT)
 
 soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and PostgreSQL; lose the token 1,000 times
 	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine sqlite
