@@ -1,11 +1,13 @@
-"""What is installed, and what is known against it: locked, audited."""
+"""What is installed, and what is known against it: locked, audited, listed."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from http import HTTPStatus
@@ -13,6 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.spdx import fixup_id, is_expression
+from cyclonedx.validation.json import JsonStrictValidator
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import otahsm
 
 from advisories import Advisories, proxied, serving
 from harness import free_port
@@ -20,6 +29,7 @@ from harness import free_port
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOCKS: Final = (ROOT / "requirements.lock", ROOT / "scripts/uv.lock")
 SECONDS: Final = 120
+EPOCH: Final = 1_700_000_000
 
 _PINNED: Final = re.compile(
     r"(?P<name>[a-z0-9.-]+)==(?P<version>[^\s*]+)(?: ; [^\\\n]+)?"
@@ -82,7 +92,7 @@ def test_nothing_is_installed_from_a_registry_without_hashes_or_built_with_what_
         assert hashed or ours, f"{listed}: {line}"
 
 
-@pytest.mark.parametrize("target", ["audit"])
+@pytest.mark.parametrize("target", ["audit", "sbom"])
 def test_make_knows_the_target_and_gives_it_the_locked_tools(target: str) -> None:
     said = succeeded("make", "--dry-run", "--always-make", target)
     assert "pip sync --quiet --no-build --require-hashes requirements.lock" in said
@@ -230,3 +240,83 @@ def test_a_package_that_the_service_does_not_know_fails_the_audit(advisories: Ad
     assert (done.returncode, done.stdout) == (2, "")
     assert "1 of 2 packages were not audited" in done.stderr
     assert "safe 1.0" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def sbom_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("sbom") / "dist/otahsm.cdx.json"
+    succeeded(*script("sbom.py"), "--out", out, environment={"SOURCE_DATE_EPOCH": "", "PYTHONHASHSEED": "1"})
+    return out.read_text()
+
+
+@pytest.fixture(scope="module")
+def sbom(sbom_text: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(sbom_text)
+    return document
+
+
+def names(sbom: Mapping[str, Any]) -> set[str]:
+    return {component["name"] for component in sbom["components"]}
+
+
+def test_the_sbom_is_valid_cyclonedx(sbom_text: str) -> None:
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(sbom_text) is None
+    broken = sbom_text.replace('"type": "library"', '"type": "book"', 1)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(broken) is not None
+
+
+def test_the_sbom_is_the_same_bytes_from_another_folder_at_another_time_but_for_a_time_that_is_given(
+    sbom_text: str, sbom: dict[str, Any], tmp_path: Path
+) -> None:
+    for number, epoch in enumerate(("", str(EPOCH))):
+        out = tmp_path / f"{number}.json"
+        environment = {"SOURCE_DATE_EPOCH": epoch, "PYTHONHASHSEED": "2", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
+        succeeded(*script("sbom.py"), "--out", out, folder=tmp_path, umask=0o077, environment=environment)
+    assert (tmp_path / "0.json").read_text() == sbom_text
+    timed = json.loads((tmp_path / "1.json").read_text())
+    assert timed["metadata"].pop("timestamp") == "2023-11-14T22:13:20+00:00"
+    assert timed == sbom
+
+
+def test_the_sbom_is_about_this_version_of_otahsm(sbom: dict[str, Any]) -> None:
+    root = sbom["metadata"]["component"]
+    assert (root["name"], root["version"], root["type"]) == ("otahsm", otahsm.__version__, "application")
+    assert root["purl"] == root["bom-ref"] == f"pkg:pypi/otahsm@{otahsm.__version__}"
+    assert root["licenses"][0]["license"]["id"] == "Apache-2.0"
+
+
+def test_the_sbom_lists_what_a_server_installs_and_no_development_tool(sbom: dict[str, Any]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = list(project["project"]["dependencies"])
+    for extra in ("server", "postgres", "ssh"):
+        wanted += project["project"]["optional-dependencies"][extra]
+    direct = {canonicalize_name(Requirement(requirement).name) for requirement in wanted}
+    edges = {edge["ref"]: edge.get("dependsOn", []) for edge in sbom["dependencies"]}
+    root = sbom["metadata"]["component"]["bom-ref"]
+    assert {ref.split("/")[1].split("@")[0] for ref in edges[root]} == direct
+
+    reached, waiting = set(), [root]
+    while waiting:
+        ref = waiting.pop()
+        if ref not in reached:
+            reached.add(ref)
+            waiting += edges[ref]
+    assert reached == {component["bom-ref"] for component in sbom["components"]} | {root}
+    assert {"cffi", "psycopg-binary", "pydantic-core"} <= names(sbom)  # not asked for by otahsm itself
+    assert not {"hatchling", "matplotlib", "mypy", "numpy", "pip-audit", "pytest"} & names(sbom)
+
+
+def test_the_sbom_has_versions_and_hashes_as_they_are_locked_and_a_licence_of_each(
+    sbom: dict[str, Any],
+) -> None:
+    pinned = {match["name"]: match for match in _PINNED.finditer(LOCKS[0].read_text())}
+    for component in sbom["components"]:
+        pin = pinned[component["name"]]
+        assert component["purl"] == f"pkg:pypi/{component['name']}@{pin['version']}"
+        (files,) = component["externalReferences"]
+        hashes = {f"sha256:{one['content']}" for one in files["hashes"] if one["alg"] == "SHA-256"}
+        assert hashes == set(re.findall(r"sha256:\w+", pin["hashes"]))
+        (licence,) = component["licenses"]
+        spdx = licence.get("expression") or licence["license"].get("id")
+        assert spdx, component["name"]
+        assert fixup_id(spdx) or is_expression(spdx)
