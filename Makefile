@@ -8,7 +8,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 BIN := .venv/bin
 UV := .tools/bin/uv
 
-.PHONY: help demo test tests soak fuzz lint types proto check-proto reference check-lock lock packages test-packages clean audit sbom
+.PHONY: help demo test tests soak fuzz lint types proto check-proto reference check-lock lock packages test-packages clean audit sbom wheel
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,9 @@ audit: .venv/.ready ## known vulnerabilities of what is locked; asks PyPI, or wh
 
 sbom: .venv/.ready ## what a server installs, as CycloneDX, in dist/
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python scripts/sbom.py
+
+wheel: .venv/.ready ## sdist and wheel of the last commit, in dist/: the same bytes for everyone
+	scripts/build
 
 soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and PostgreSQL; lose the token 1,000 times
 	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine sqlite

@@ -1,4 +1,4 @@
-"""What is installed, and what is known against it: locked, audited, listed."""
+"""What is installed, what is known against it, and what is built: locked, audited, listed, reproducible."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
+import venv
+import zipfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from http import HTTPStatus
+from importlib.metadata import distribution
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,7 +97,7 @@ def test_nothing_is_installed_from_a_registry_without_hashes_or_built_with_what_
         assert hashed or ours, f"{listed}: {line}"
 
 
-@pytest.mark.parametrize("target", ["audit", "sbom"])
+@pytest.mark.parametrize("target", ["audit", "sbom", "wheel"])
 def test_make_knows_the_target_and_gives_it_the_locked_tools(target: str) -> None:
     said = succeeded("make", "--dry-run", "--always-make", target)
     assert "pip sync --quiet --no-build --require-hashes requirements.lock" in said
@@ -320,3 +325,144 @@ def test_the_sbom_has_versions_and_hashes_as_they_are_locked_and_a_licence_of_ea
         spdx = licence.get("expression") or licence["license"].get("id")
         assert spdx, component["name"]
         assert fixup_id(spdx) or is_expression(spdx)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What git would commit of this folder now, as the only commit of a repository."""
+    folder = tmp_path_factory.mktemp("repository")
+    listed = succeeded("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    (folder / "names").write_text("\0".join(name for name in listed if name and (ROOT / name).exists()))
+    tree = folder / "tree"
+    tree.mkdir()
+    pack = 'tar -C "$1" --null -T names -cf - | tar -C tree -xf -'
+    succeeded("bash", "-euo", "pipefail", "-c", pack, "pack", ROOT, folder=folder)
+    who = {"NAME": "A", "EMAIL": "a@example.com", "DATE": f"{EPOCH} +0000"}
+    environment = {
+        f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()
+    }
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "All"]):
+        succeeded("git", *command, folder=tree, environment=environment)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def built(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two folders, each with what a clone of its own built; the second one had no network at all."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    first, second = (tmp_path_factory.mktemp(name) / "clone" for name in ("here", "in-another-folder"))
+    succeeded("git", "clone", "--quiet", repository, first)
+    succeeded("scripts/build", folder=first, environment={"PATH": path, "PYTHONHASHSEED": "1"})
+
+    succeeded("git", "clone", "--quiet", repository, second, umask=0o077)
+    (second / "otahsm/not_committed.py").write_text("LEFT = 'here'\n")
+    for tracked in (second / "otahsm").rglob("*"):
+        os.utime(tracked, (0, 0))
+    environment = {
+        "PATH": path,
+        "PYTHONHASHSEED": "2",
+        "LC_ALL": "C",
+        "TZ": "Asia/Tokyo",
+    }
+    alone = ("unshare", "--map-root-user", "--net")
+    succeeded(*alone, "scripts/build", folder=second, umask=0o077, environment=environment)
+    return first / "dist", second / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(built: tuple[Path, Path]) -> Path:
+    return built[0] / f"otahsm-{otahsm.__version__}-py3-none-any.whl"
+
+
+def test_two_clones_build_the_same_bytes(built: tuple[Path, Path]) -> None:
+    files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in built]
+    assert sorted(files[0]) == [
+        f"otahsm-{otahsm.__version__}-py3-none-any.whl",
+        f"otahsm-{otahsm.__version__}.tar.gz",
+    ]
+    assert files[0] == files[1]
+
+
+def test_nothing_that_is_built_knows_when_or_by_whom(built: tuple[Path, Path], wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
+        assert {oct(entry.external_attr >> 16 & 0o777) for entry in archive.infolist()} <= {"0o644", "0o755"}
+    (sdist,) = built[0].glob("*.tar.gz")
+    assert int.from_bytes(sdist.read_bytes()[4:8], "little") == EPOCH
+    with tarfile.open(sdist) as packed:
+        members = packed.getmembers()
+    assert {member.mtime for member in members} == {EPOCH}
+    assert {(member.uid, member.gid, member.uname, member.gname) for member in members} == {(0, 0, "", "")}
+
+
+def test_the_wheel_has_the_packages_as_they_are_committed_the_manual_page_and_nothing_else(
+    repository: Path, wheel: Path
+) -> None:
+    committed = set(succeeded("git", "ls-files", "otahsm", "softhsm", folder=repository).split())
+    extra = f"otahsm-{otahsm.__version__}"
+    about = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
+    with zipfile.ZipFile(wheel) as archive:
+        found = set(archive.namelist())
+        page = archive.read(f"{extra}.data/data/share/man/man1/otahsm.1")
+    assert page == (repository / "docs/man/otahsm.1").read_bytes()
+    assert found == committed | {f"{extra}.dist-info/{name}" for name in about} | {
+        f"{extra}.data/data/share/man/man1/otahsm.1"
+    }
+    for needed in (
+        "otahsm/py.typed",
+        "otahsm/v1/issuance_pb2.pyi",
+        "otahsm/v1/issuance_pb2_grpc.py",
+        "otahsm/quickstart/otahsm.toml.in",
+        "otahsm/ledger/migrations/env.py",
+    ):
+        assert needed in found
+
+
+def test_the_sdist_has_the_tests_and_builds_the_same_wheel(
+    built: tuple[Path, Path], wheel: Path, tmp_path: Path
+) -> None:
+    (sdist,) = built[0].glob("*.tar.gz")
+    with tarfile.open(sdist) as packed:
+        packed.extractall(tmp_path, filter="data")
+    (tree,) = tmp_path.iterdir()
+    assert (tree / "tests/acceptance/test_supply_chain.py").exists()
+    environment = {"SOURCE_DATE_EPOCH": str(EPOCH)}
+    succeeded(
+        sys.executable, "-m", "hatchling", "build", "--target", "wheel", folder=tree, environment=environment
+    )
+    assert (tree / "dist" / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+def link(file: Path, place: Path) -> None:
+    """Link to a file and, so that nobody compiles it once more, to what it was compiled to."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(file)
+    if file.suffix == ".py" and (compiled := Path(cache_from_source(str(file)))).exists():
+        link(compiled, Path(cache_from_source(str(place))))
+
+
+def test_the_wheel_runs_with_what_the_sbom_lists_and_nothing_else(
+    wheel: Path, sbom: dict[str, Any], tmp_path: Path
+) -> None:
+    fresh = tmp_path / "venv"
+    venv.create(fresh, symlinks=True)
+    python = fresh / "bin/python"
+    (site,) = fresh.glob("lib/python*/site-packages")
+    for name in names(sbom):
+        package = distribution(name)
+        for file in package.files or ():
+            if ".." not in file.parts:
+                link(Path(str(package.locate_file(file))), site / file)
+    options = ("--no-deps", "--no-index", "--no-cache-dir", "--disable-pip-version-check")
+    succeeded(sys.executable, "-m", "pip", "--python", python, "install", *options, wheel)
+
+    where = "import otahsm, importlib.metadata as m; print(otahsm.__file__, m.version('otahsm'))"
+    said = succeeded(python, "-P", "-c", where, folder=tmp_path)
+    assert said.split() == [str(site / "otahsm/__init__.py"), otahsm.__version__]
+    assert (fresh / "share/man/man1/otahsm.1").exists()
+    command = fresh / "bin/otahsm"
+    assert "Usage: otahsm" in succeeded(command, "--help", folder=tmp_path)
+    succeeded(command, "quickstart", "fleet", folder=tmp_path)
+    assert (tmp_path / "fleet/otahsm.toml").exists()
+    every = "import asyncssh, psycopg, grpc_reflection.v1alpha, otahsm.daemon, otahsm.ledger.postgres"
+    succeeded(python, "-P", "-c", every, folder=tmp_path)
