@@ -117,6 +117,40 @@ class BatchClosedError(OtahsmError):
     default_hint = "Order another batch for what is missing: otahsm batch create."
 
 
+class NotAllowedError(OtahsmError):
+    """The policy does not allow it."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "NOT_ALLOWED"
+    exit_code = ExitCode.OPERATOR
+    default_hint = "`otahsm policy explain`, where the daemon runs, shows what is allowed, and why not."
+
+
+class CutOffError(NotAllowedError):
+    """This client's certificate is revoked, denied by an operator, or has ended."""
+
+    reason = "CUT_OFF"
+    default_hint = "If that is a mistake, an admin can undo it: `otahsm client list`, `otahsm client allow`."
+
+
+class QuotaError(OtahsmError):
+    """The client has had as many certificates as the policy allows it.
+
+    Args:
+        message: which quota, and when to come back.
+        retry_after: in so many seconds; None: time does not mend it.
+    """
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "QUOTA"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = "Ask again then. An operator can raise the quota in policy.toml."
+
+    def __init__(self, message: str, retry_after: float | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
 class BatchClientError(OtahsmError):
     """The batch is not for this client."""
 

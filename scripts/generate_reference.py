@@ -28,11 +28,11 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
     FileDescriptorSet,
 )
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, OptionInfo
 
-from otahsm import cli, config, errors
+from otahsm import access, cli, config, errors
 
 from man_page import Command, man_page
 
@@ -68,6 +68,8 @@ WORDS: Final = {
     "ca.accept": ACCEPT,
     "checkpoint.mechanism": MECHANISM,
     "checkpoint.accept": ACCEPT,
+    "access.client_crls": "CRLs of the CAs in `tls.client_ca`, in PEM (several in a file) or DER: clients on"
+    " them are cut off. Loaded anew when they change.",
     "ledger.path": "The SQLite file. Give this or `url`.",
     "ledger.url": "`postgresql://user@host/database`, with hosts and parameters as libpq takes them.",
     "ledger.password_file": "The password for `url`, first line of a file. Without: as libpq finds it.",
@@ -102,6 +104,22 @@ WORDS: Final = {
     "registration.timeout_seconds": "For one request.",
     "registration.parallel": "How many requests are under way at once.",
     "client.server_ca": "The CA of the gateway's certificate, put into each device's folder as `root.crt`.",
+}
+POLICY: Final = {
+    "identities": 'Whose certificates count as this client: `"uri:..."`, `"dns:..."`, `"cn:..."`, or'
+    ' `"spki:"` and the SHA-256 of the public key (SubjectPublicKeyInfo, in DER) in hexadecimal. A URI may'
+    " end in `/*`, for all that is below it.",
+    "roles": "What it is. `issuer`: has certificates issued, and sees its own. `auditor`: sees everything."
+    " `operator`: revokes certificates, resets devices, orders batches, cuts off clients. `admin`: cuts off"
+    " anybody, and lets in again.",
+    "profiles": 'An issuer\'s profiles, by name; `["*"]` for every one. It needs some.',
+    "device_ids": "The device ids that an issuer may ask for: what the whole id matches.",
+    "batches": "The batches that an issuer may issue in, and nowhere else: what the whole name matches.",
+    "times": 'When it is let in, in UTC: `"Mon-Fri 06:00-22:00"`, `"Sat 08:00-24:00"`. Several add up.',
+    "until": "And no later. A time with a zone.",
+    "per_second": "Certificates a second, in bursts of at most one second's worth.",
+    "per_day": "Certificates a day; days are UTC's.",
+    "total": "Certificates in all, ever, under this name in the policy.",
 }
 NAMES: Final = {
     "_regular_expression": "regular expression (Python `re`)",
@@ -149,6 +167,48 @@ def configuration() -> list[str]:
         page += [f"## [{section}]", "", text[0].upper() + text[1:], ""]
         page += table(("key", "type", "default", "what it is"), rows)
     return page
+
+
+def policy() -> list[str]:
+    """Describe policy.toml: its model, and the table of calls."""
+    page = header("policy.toml", "otahsm/config/policy.py and otahsm/access/calls.py")
+    page += [
+        "Who may ask the daemon for what; what is not allowed there is refused. `[access] policy` names the",
+        "file. It is read when the daemon starts and when it gets SIGHUP; one that is wrong is refused, and",
+        "the one before stays. `otahsm policy check` reads it as the daemon does, `otahsm policy explain`",
+        "says what it means.",
+        "",
+        "## [clients.NAME]",
+        "",
+        "One client, whatever certificates it has. Its name is for people, the log, and quotas.",
+        "",
+    ]
+    fields = config.ClientPolicy.model_fields.items()
+    rows = [(f"`{key}`", type_text(value), default_text(value), POLICY[key]) for key, value in fields]
+    page += table(("key", "type", "default", "what it is"), rows)
+    page += [
+        "A client is known by the most specific of its identities: its key, else its exact name, else the",
+        "longest URI that ends in `/*`. Its name is the first URI in its certificate, else its first DNS",
+        "name, else its common name. A SPIFFE id counts only if it is the only URI.",
+        "",
+        "## Calls",
+        "",
+        "Which role takes which call. **own**: for what this client was issued, or may issue in. `csr sign`,",
+        "`device issue` and `batch run` call `IssuanceService`; the other commands have names like their calls.",
+        "",
+    ]
+    roles = get_args(config.Role)
+    cells = []
+    for method, call in access.CALLS.items():
+        if isinstance(call, access.Call):
+            marks = [
+                "yes" if role in call.roles else "own" if role == "issuer" and call.own else ""
+                for role in roles
+            ]
+        else:
+            marks = [call.value, *[""] * (len(roles) - 1)]
+        cells.append((f"`{method.removeprefix('/').removeprefix('otahsm.v1.')}`", *marks))
+    return page + table(("call", *roles), cells)
 
 
 def template_comments() -> Iterator[tuple[str, str]]:
@@ -220,6 +280,7 @@ def annotation_text(annotation: Any) -> str:
         int: "integer",
         float: "number",
         Path: "path",
+        AwareDatetime: "time with a zone",
         config.Pkcs11Uri: "PKCS#11 URI",
     }
     return "table" if issubclass(annotation, BaseModel) else names[annotation]
@@ -457,6 +518,7 @@ def summary(docstring: str | None) -> str:
 
 PAGES: Final[dict[str, Callable[[], list[str]]]] = {
     "reference/configuration.md": configuration,
+    "reference/policy.md": policy,
     "reference/cli.md": command_line,
     "reference/api.md": api,
     "reference/errors.md": error_list,

@@ -24,7 +24,7 @@ from otahsm.config import Config, load_config
 from zygote import run_command
 
 OTAHSM = (sys.executable, "-P", "-m", "otahsm")
-READY_SECONDS = 30
+READY_SECONDS = 120  # on a machine that does much else
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:

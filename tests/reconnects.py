@@ -53,8 +53,7 @@ async def reconnect(faulty: FaultyToken, times: int) -> str:
                 result = await client.issue_one(new_request().csr)
                 assert isinstance(result, IssuedCertificate)
                 took.append(time.monotonic() - began)
-        count = len([event for event in daemon.events if event["event"] == "signer.lost"])
-        assert count >= times
+        count = len(await asyncio.to_thread(daemon.wait_for, "signer.lost", count=times))
         await asyncio.to_thread(daemon.wait_for, "signer.ready", count=2 + count)
         eventually(
             lambda: look(faulty, daemon).files <= first.files and len(daemon.children()) == first.children,

@@ -9,12 +9,14 @@ from typing import Final
 import typer
 
 from otahsm.cli import (
+    audit,
     batch,
     bench,
     ca,
     ca_keys,
     ca_rotation,
     cert_provider,
+    client,
     crl,
     csr,
     device,
@@ -27,6 +29,7 @@ from otahsm.cli import (
     ledger,
     ledger_local,
     ledger_proofs,
+    policy,
     quickstart,
     revoke,
     serve,
@@ -54,6 +57,9 @@ app.command("health")(health.health)
 app.command("show")(show.show)
 app.command("cert-provider")(cert_provider.cert_provider)
 app.command("revoke")(revoke.revoke)
+app.command("audit")(audit.audit)
+app.add_typer(policy.app, name="policy")
+app.add_typer(client.app, name="client")
 ca.app.registered_commands += ca_keys.app.registered_commands + ca_rotation.app.registered_commands
 app.add_typer(ca.app, name="ca")
 device.app.registered_commands += (

@@ -83,7 +83,7 @@ def init(
     )
     typer.echo(f"The key is {ca.key} in {token.name}; the certificate is {ca.certificate}.")
     made = certificate_fields(f"CN={name}", root.der)
-    write_record("ca init", record, ca.certificate, operators, root.facts, now, made)
+    write_record("ca init", record, ca.certificate, operators, root.facts, now, made, token.guard_dir)
     if kind is RootKindName.ROOT_HERE:
         typer.secho(
             "WARNING: a root of kind root-here has extendedKeyUsage serverAuth. A gateway that verifies with"

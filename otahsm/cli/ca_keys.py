@@ -73,7 +73,9 @@ def csr(
     write_new(output, [pem.armor("CERTIFICATE REQUEST", made.der).decode()])
     typer.echo(f"The key is {ca.key} in {token.name}; the CSR is {output}.")
     fields = {"CSR for": f"CN={name}", "CSR, SHA-256": fingerprint(made.der)}
-    write_record("ca csr", record, ca.certificate, operators, made.facts, datetime.now(UTC), fields)
+    write_record(
+        "ca csr", record, ca.certificate, operators, made.facts, datetime.now(UTC), fields, token.guard_dir
+    )
 
 
 @app.command("import")
@@ -121,7 +123,7 @@ def import_certificates(
         **certificate_fields(chain.issuer.subject_text, chain.issuer.certificate),
         "trust anchor, SHA-256": fingerprint(chain.trust_anchor),
     }
-    write_record("ca import", record, ca.certificate, operators, facts, now, fields)
+    write_record("ca import", record, ca.certificate, operators, facts, now, fields, token.guard_dir)
 
 
 @app.command()
@@ -159,7 +161,9 @@ def prove_possession(
     write_new(output, [pem.armor("CERTIFICATE", made.der).decode()])
     typer.echo(f"Written: {output}. Give it to the cloud together with `otahsm ca export certificate`.")
     fields = certificate_fields(f"CN={code}", made.der)
-    write_record("ca prove-possession", record, ca.certificate, operators, made.facts, now, fields)
+    write_record(
+        "ca prove-possession", record, ca.certificate, operators, made.facts, now, fields, token.guard_dir
+    )
 
 
 @app.command()
@@ -209,7 +213,14 @@ def import_key(
     typer.echo(f"The key is {ca.key} in {token.name}.")
     typer.echo(f"{file} still exists. Destroy it, and every copy and backup of it.", err=True)
     write_record(
-        "ca import-key", record, ca.certificate, operators, facts, datetime.now(UTC), {"from": str(file)}
+        "ca import-key",
+        record,
+        ca.certificate,
+        operators,
+        facts,
+        datetime.now(UTC),
+        {"from": str(file)},
+        token.guard_dir,
     )
 
 

@@ -79,7 +79,7 @@ def rotate(
         "beside": issuer.subject_text,
         "beside, SHA-256": fingerprint(issuer.certificate),
     }
-    write_record("ca rotate", record, new.certificate, operators, root.facts, now, made)
+    write_record("ca rotate", record, new.certificate, operators, root.facts, now, made, token.guard_dir)
 
 
 @app.command()
@@ -126,4 +126,4 @@ def retire(
     facts = destroy_key(token, ca, issuer)
     typer.echo(f"The key {ca.key} is destroyed.")
     made = {**certificate_fields(issuer.subject_text, issuer.certificate), "key": "DESTROYED"}
-    write_record("ca retire", record, ca.certificate, operators, facts, now, made)
+    write_record("ca retire", record, ca.certificate, operators, facts, now, made, token.guard_dir)

@@ -95,8 +95,11 @@ def write_record(
     facts: KeyFacts,
     now: datetime,
     made: Mapping[str, str],
+    guard_dir: Path,
 ) -> Path:
     """Write the record of a ceremony: who did what when with which key, and lines for signatures.
+
+    An event is left for the daemon, so that the ledger's log tells of it too.
 
     Args:
         command: what was done, as it was typed.
@@ -106,6 +109,7 @@ def write_record(
         facts: the key, read back from the token.
         now: when.
         made: what came of it, by label.
+        guard_dir: the token's.
 
     Raises:
         ConfigError: the file that was named exists, or it can't be written.
@@ -114,6 +118,7 @@ def write_record(
     import platform
 
     from otahsm import __version__
+    from otahsm.inbox import CEREMONY, leave_if_possible
     from otahsm.token.files import write_new, write_numbered
 
     people = operators or [getpass.getuser()]
@@ -139,6 +144,7 @@ def write_record(
         path = write_numbered(beside.parent / "ceremonies" / name, content, what)
     else:
         write_new(path, content, what)
+    leave_if_possible(guard_dir, CEREMONY, {"ceremony": command, "record": path.name, **made})
     typer.echo(f"Record: {path}. Print it, have it signed, and keep it.")
     return path
 

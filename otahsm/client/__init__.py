@@ -5,6 +5,7 @@ async with IssuingClient("ca.example:7443", ClientTls(ca, certificate, key)) as 
         ...
 """
 
+from otahsm.client.access import AccessClient, AuditEvent, AuditQuery, DeniedClient
 from otahsm.client.archives import pack
 from otahsm.client.asking import DaemonClient
 from otahsm.client.batch_report import Tally, report_html, report_row
@@ -39,6 +40,9 @@ from otahsm.templates import Template
 __all__ = [
     "ATTRIBUTE_NAME",
     "SEQUENCE",
+    "AccessClient",
+    "AuditEvent",
+    "AuditQuery",
     "Authority",
     "Batch",
     "BatchClient",
@@ -46,6 +50,7 @@ __all__ = [
     "ClientTls",
     "Count",
     "DaemonClient",
+    "DeniedClient",
     "Device",
     "DeviceFolders",
     "DeviceKey",

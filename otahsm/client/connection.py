@@ -10,7 +10,15 @@ from typing import Final
 import grpc
 
 from otahsm.client.values import refused_in, trailing_status
-from otahsm.errors import ConfigError, DaemonUnavailableError, LedgerTamperedError, NotFoundError, OtahsmError
+from otahsm.errors import (
+    ConfigError,
+    CutOffError,
+    DaemonUnavailableError,
+    LedgerTamperedError,
+    NotAllowedError,
+    NotFoundError,
+    OtahsmError,
+)
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -25,7 +33,8 @@ _OPTIONS: Final = (
 )
 # What a daemon says that a command ends with in the same way; all else is about the daemon.
 KINDS: Final[dict[str, type[OtahsmError]]] = {
-    kind.reason: kind for kind in (ConfigError, LedgerTamperedError, NotFoundError)
+    kind.reason: kind
+    for kind in (ConfigError, CutOffError, LedgerTamperedError, NotAllowedError, NotFoundError)
 }
 _TLS_HINT: Final = (
     "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"

@@ -57,6 +57,7 @@ class Conversation:
         self._again: deque[CertificateRequest] = deque()
         self._later: list[CertificateRequest] = []
         self._room = asyncio.Condition()
+        self._pause = 0.0  # seconds until a quota has room again
 
     async def results(self) -> AsyncGenerator[Result, None]:
         """Yield one result for each request; raises as `IssuingClient.issue`."""
@@ -104,7 +105,8 @@ class Conversation:
                 if not self._exhausted:
                     raise unreachable
             if self._again or broken:
-                await self._backoff.pause()
+                await (asyncio.sleep(self._pause) if self._pause else self._backoff.pause())
+                self._pause = 0.0
 
     async def _send(self, stream: _Stream) -> None:
         """Write requests until the source ends, or until too many wait to be asked again."""
@@ -172,9 +174,10 @@ class Conversation:
                 result: Result = IssuedCertificate.from_message(request, message.certificate)
             else:
                 result = Refusal.from_status(request, message.error)
-            if isinstance(result, Refusal) and result.passing:
+            if isinstance(result, Refusal) and result.passes_within(self._patience):
                 if not self._patience_is_over():
                     self._later.append(request)
+                    self._pause = max(self._pause, result.retry_after or 0.0)
                     continue
             else:
                 self._backoff.reset()

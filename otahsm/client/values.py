@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from otahsm.errors import OtahsmError
 from otahsm.v1 import authority_pb2, issuance_pb2
 
 _LASTING: Final = {"INVALID_ARGUMENT", "ALREADY_EXISTS", "PERMISSION_DENIED"}
+_POLICY: Final = {"NOT_ALLOWED", "CUT_OFF"}  # which an operator changes
+
+
+_Detail = TypeVar("_Detail", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class Refusal:
         reason: stable, for programs, as in "BAD_REQUEST".
         message: what is wrong, for people.
         hint: what to do about it.
+        retry_after: in so many seconds there will be room in a quota; None: nobody knows, or never.
     """
 
     request: CertificateRequest
@@ -91,21 +97,23 @@ class Refusal:
     reason: str
     message: str
     hint: str
+    retry_after: float | None = None
 
-    @property
-    def passing(self) -> bool:
-        """Whether the same request may be granted if it is made again a little later."""
-        return self.code == "UNAVAILABLE"
+    def passes_within(self, seconds: float) -> bool:
+        """Tell whether the same request may be granted if it is made again a little later."""
+        return self.code == "UNAVAILABLE" or (self.retry_after is not None and self.retry_after <= seconds)
 
     @property
     def lasting(self) -> bool:
         """Whether the request itself is refused, and not the CA, the daemon or the moment to blame."""
-        return self.code in _LASTING
+        return self.code in _LASTING and self.reason not in _POLICY
 
     @classmethod
     def from_status(cls, request: CertificateRequest, status: Status) -> Refusal:
         """Read it from the wire."""
-        return cls(request, *refused_in(status))
+        delay = next((detail.retry_delay for detail in _details(status, RetryInfo)), None)
+        seconds = None if delay is None else delay.ToMicroseconds() / 1_000_000
+        return cls(request, *refused_in(status), seconds)
 
     @classmethod
     def from_error(cls, request: CertificateRequest, error: OtahsmError) -> Refusal:
@@ -186,7 +194,7 @@ class Refused(NamedTuple):
 
 def refused_in(status: Status) -> Refused:
     """Read a status of the daemon's."""
-    info = next(_error_infos(status), ErrorInfo())
+    info = next(_details(status, ErrorInfo), ErrorInfo())
     return Refused(Code.Name(status.code), info.reason, status.message, info.metadata.get("hint", ""))
 
 
@@ -198,9 +206,9 @@ def trailing_status(error: grpc.aio.AioRpcError) -> Status | None:
     return None
 
 
-def _error_infos(status: Status) -> Iterator[ErrorInfo]:
-    """Yield the details of a status that say why, and what to do."""
+def _details(status: Status, kind: type[_Detail]) -> Iterator[_Detail]:
+    """Yield the details of a kind that a status has."""
     for detail in status.details:
-        info = ErrorInfo()
-        if detail.Unpack(info):
-            yield info
+        message = kind()
+        if detail.Unpack(message):
+            yield message

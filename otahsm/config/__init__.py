@@ -5,10 +5,20 @@ does: a factory line has `[client]` alone, a daemon has no `[client]`.
 """
 
 from otahsm.config.fields import SHARD, Section
-from otahsm.config.loading import load_config, parse_config, section
+from otahsm.config.loading import load_config, load_policy, parse_config, section
+from otahsm.config.policy import (
+    ANY_BELOW,
+    EVERY_PROFILE,
+    ClientPolicy,
+    PolicyConfig,
+    Role,
+    Times,
+    parse_times,
+)
 from otahsm.config.registration import BackendKind, HeaderConfig, RegistrationConfig, is_header_value
 from otahsm.config.sections import (
     DEFAULT_DEVICE_ID,
+    AccessConfig,
     AuthorityConfig,
     ClientConfig,
     Config,
@@ -38,13 +48,17 @@ from otahsm.config.token import (
 from otahsm.config.uri import Pkcs11Uri
 
 __all__ = [
+    "ANY_BELOW",
     "DEFAULT_DEVICE_ID",
+    "EVERY_PROFILE",
     "SHARD",
+    "AccessConfig",
     "AuthorityConfig",
     "BackendKind",
     "CaConfig",
     "CheckpointConfig",
     "ClientConfig",
+    "ClientPolicy",
     "Config",
     "CrlConfig",
     "DaemonConfig",
@@ -60,17 +74,22 @@ __all__ = [
     "PinKind",
     "PinSource",
     "Pkcs11Uri",
+    "PolicyConfig",
     "ProfileConfig",
     "RegistrationConfig",
     "ReplicaConfig",
+    "Role",
     "Section",
     "SubjectKind",
     "SubjectPart",
+    "Times",
     "TlsConfig",
     "TokenConfig",
     "ca_section",
     "is_header_value",
     "load_config",
+    "load_policy",
     "parse_config",
+    "parse_times",
     "section",
 ]

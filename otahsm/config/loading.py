@@ -1,14 +1,16 @@
-"""Reads and checks `otahsm.toml`."""
+"""Reads and checks `otahsm.toml` and `policy.toml`."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
 from otahsm.config.fields import Section
+from otahsm.config.policy import EVERY_PROFILE, PolicyConfig
 from otahsm.config.sections import Config
 from otahsm.errors import ConfigError
 
@@ -37,17 +39,37 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: the file can't be read, isn't TOML, or holds something it must not.
     """
+    hint = "Name it with --config, or make one with `otahsm quickstart DIR`."
+    return parse_config(_read(path, hint), base=path.absolute().parent, source=str(path))
+
+
+def load_policy(path: Path, profiles: Collection[str]) -> PolicyConfig:
+    """Read and check `policy.toml`.
+
+    Args:
+        path: where it is.
+        profiles: those that there are.
+
+    Raises:
+        ConfigError: the file can't be read, isn't TOML, or holds something it must not.
+    """
+    table = _read(path, "Name it in [access] policy; `otahsm quickstart DIR` writes one to copy from.")
+    policy = _checked(PolicyConfig, table, base=path.absolute().parent, source=str(path))
+    for name, client in policy.clients.items():
+        if unknown := sorted(client.profiles - {EVERY_PROFILE} - set(profiles)):
+            raise ConfigError(f"{path} is wrong: clients.{name}.profiles: there is no profile {unknown[0]!a}")
+    return policy
+
+
+def _read(path: Path, hint: str) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist", hint="Name it with --config, or make one with `otahsm quickstart DIR`."
-        ) from None
+        raise ConfigError(f"{path} does not exist", hint=hint) from None
     except RecursionError:
         raise ConfigError(f"{path} can't be read: its values are nested too deeply") from None
     except (OSError, ValueError) as error:  # a number of thousands of digits is no TOMLDecodeError
         raise ConfigError(f"{path} can't be read: {error}") from error
-    return parse_config(table, base=path.absolute().parent, source=str(path))
 
 
 def parse_config(table: dict[str, Any], *, base: Path, source: str) -> Config:
@@ -56,8 +78,12 @@ def parse_config(table: dict[str, Any], *, base: Path, source: str) -> Config:
     Raises:
         ConfigError: naming every key that is wrong.
     """
+    return _checked(Config, table, base=base, source=source)
+
+
+def _checked(model: type[_Any], table: dict[str, Any], *, base: Path, source: str) -> _Any:
     try:
-        return Config.model_validate(table, context={"base": base})
+        return model.model_validate(table, context={"base": base})
     except ValidationError as error:
         # Values are left out on purpose: a misplaced PIN must not end up in a log.
         lines = [

@@ -34,6 +34,13 @@ class TlsConfig(Section):
     client_ca: ConfigPath
 
 
+class AccessConfig(Section):
+    """[access]: who may ask for what, and whose certificate does not count any more."""
+
+    policy: ConfigPath
+    client_crls: tuple[ConfigPath, ...] = ()
+
+
 class LedgerConfig(Section):
     """[ledger]: an SQLite file, or for several daemons a PostgreSQL database, that remembers it all."""
 
@@ -153,6 +160,7 @@ class Config(Section):
 
     daemon: DaemonConfig = DaemonConfig()
     tls: TlsConfig | None = None
+    access: AccessConfig | None = None
     token: TokenConfig | None = None
     ca: CaConfig | None = None
     authorities: dict[str, AuthorityConfig] = {}  # noqa: RUF012 - pydantic copies it

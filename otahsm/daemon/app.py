@@ -15,17 +15,23 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from otahsm.config import Config, section
+from otahsm.daemon.access_service import AccessService, AuditService
 from otahsm.daemon.batch_service import BatchService
 from otahsm.daemon.decoding import StrictDecoding
+from otahsm.daemon.gate import Gate
 from otahsm.daemon.ledger_service import LedgerService
+from otahsm.daemon.reloading import Reloading
 from otahsm.daemon.revoking import RevocationService
 from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
-from otahsm.daemon.tls import server_credentials
 from otahsm.daemon.transparency import TransparencyService
-from otahsm.errors import ConfigError, OtahsmError
-from otahsm.issuance import Issuance
+from otahsm.errors import ConfigError, NotAllowedError, OtahsmError
+from otahsm.issuance import Caller, Happening, Issuance
 from otahsm.pki import MAX_CSR_BYTES
 from otahsm.v1 import (
+    access_pb2,
+    access_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
     authority_pb2,
     authority_pb2_grpc,
     batch_pb2,
@@ -53,6 +59,8 @@ _SIGNING: Final = (
 _OTHERS: Final = (
     ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name,
     batch_pb2.DESCRIPTOR.services_by_name["BatchService"].full_name,
+    access_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
+    audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
 )
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 256 * (MAX_CSR_BYTES + 1024)),
@@ -81,32 +89,35 @@ class Daemon:
         self._issuance = Issuance(config, self._worker_event, tell=_tell)
         self._issuing = IssuanceService(self._issuance)
         self._health = health.aio.HealthServicer()
+        self._reloading = Reloading(config, self._issuance)
+        self._gate = Gate(self._issuance.access, self._reloading.trust, self._decided)
         self._server = grpc.aio.server(
-            interceptors=[StrictDecoding()], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS
+            interceptors=[self._gate, StrictDecoding()], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS
         )
         issuance_pb2_grpc.add_IssuanceServiceServicer_to_server(self._issuing, self._server)
         authority_pb2_grpc.add_AuthorityServiceServicer_to_server(
             AuthorityService(self._issuance), self._server
         )
         transparency_pb2_grpc.add_TransparencyServiceServicer_to_server(
-            TransparencyService(self._issuance.transparency), self._server
+            TransparencyService(self._issuance.transparency, self._issuance.access), self._server
         )
         device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(self._issuance), self._server)
         revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
             RevocationService(self._issuance), self._server
         )
         batch_pb2_grpc.add_BatchServiceServicer_to_server(BatchService(self._issuance), self._server)
+        access_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(self._issuance), self._server)
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(
+            AuditService(self._issuance.inspection), self._server
+        )
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(self._issuance), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*_SIGNING, *_OTHERS, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        credentials = server_credentials(
-            section(config.tls, "tls"), [item.chain for item in self._issuance.authorities.by_name.values()]
-        )
         listen = config.daemon.listen
         try:
-            port = self._server.add_secure_port(listen, credentials)
+            port = self._server.add_secure_port(listen, self._reloading.credentials.credentials())
         except RuntimeError as error:
             raise ConfigError(
                 f"[daemon] listen: {listen} can't be listened on",
@@ -143,6 +154,8 @@ class Daemon:
 
     async def _serve_until(self, stop: asyncio.Event) -> None:
         watching = asyncio.create_task(self._watch_health())
+        guarding = asyncio.create_task(self._gate.watch())
+        reloading = asyncio.create_task(self._reloading.run())
         stopping = asyncio.create_task(stop.wait())
         starting = asyncio.create_task(self._issuance.wait_until_serving())
         try:
@@ -151,13 +164,14 @@ class Daemon:
                 starting.result()
             await stop.wait()
         finally:
-            for task in (watching, stopping, starting):
+            for task in (watching, guarding, reloading, stopping, starting):
                 task.cancel()
 
     async def _shut_down(self) -> None:
         _log.info("daemon.draining", at_most_seconds=self._config.daemon.drain_seconds)
         await self._health.enter_graceful_shutdown()
         self._issuing.drain()
+        self._issuance.audit.note(Happening.DAEMON_STOPPED, "daemon", {})
         seconds = self._config.daemon.drain_seconds
         started = time.monotonic()
         await self._server.stop(seconds)
@@ -169,6 +183,7 @@ class Daemon:
         token, ca = section(config.token, "token"), section(config.ca, "ca")
         if token.pin_source.kind == "env":
             _log.warning("pin.in_environment", hint="Who may look at this process sees the PIN: use another.")
+        self._issuance.audit.note(Happening.DAEMON_STARTED, "daemon", {"address": self.address})
         _log.info(
             "daemon.listening",
             address=self.address,
@@ -181,6 +196,14 @@ class Daemon:
             profiles=sorted(config.profiles),
             ledger=self._issuance.ledger_name,
         )
+
+    def _decided(self, caller: Caller, method: str, error: NotAllowedError | None) -> None:
+        audit, about = self._issuance.audit, {"call": method}
+        if error is None:
+            audit.count(Happening.ACCESS_ALLOWED, caller.identity, about)
+        else:
+            about["reason"] = error.reason
+            audit.count(Happening.ACCESS_DENIED, caller.identity, about, message=error.message)
 
     def _worker_event(self, event: str, pid: int, error: OtahsmError | None) -> None:
         if error is None:

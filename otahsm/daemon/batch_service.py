@@ -5,21 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-import structlog
-
 from otahsm.daemon.answering import answered
+from otahsm.daemon.paging import numbered_page
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.errors import RequestRefusedError
-from otahsm.issuance import BatchState, Issuance, NewBatch, Scheme
+from otahsm.issuance import BatchState, Caller, Happening, Issuance, NewBatch, Scheme, unknown_batch
 from otahsm.v1 import batch_pb2 as pb
 from otahsm.v1 import batch_pb2_grpc
 
-_PAGE: Final = 100
-_MAX_PAGE: Final = 1000
-_MAX_TOKEN: Final = 18  # digits
 _FAULT: Final = "batch.fault"
-
-_log = structlog.get_logger()
 
 
 class BatchService(batch_pb2_grpc.BatchServiceServicer):
@@ -27,6 +21,8 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
 
     def __init__(self, issuance: Issuance) -> None:
         self._batches = issuance.batches
+        self._access = issuance.access
+        self._audit = issuance.audit
 
     async def CreateBatch(  # noqa: N802 - the name is the wire's
         self, request: pb.CreateBatchRequest, context: Context
@@ -34,19 +30,21 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
         """Order a batch."""
         creator = caller_of(context).identity
         batch = await answered(self._create(request.batch, creator), context, _FAULT)
-        _log.info("batch.created", client=creator, batch=batch.name, devices=batch.device_count)
+        self._audit.note(
+            Happening.BATCH_CREATED, creator, {"batch": batch.name, "devices": batch.device_count}
+        )
         return pb.CreateBatchResponse(batch=batch)
 
     async def GetBatch(self, request: pb.GetBatchRequest, context: Context) -> pb.GetBatchResponse:  # noqa: N802
         """Return a batch."""
-        state = await answered(self._batches.get(request.name), context, _FAULT)
+        state = await answered(self._get(request.name, caller_of(context)), context, _FAULT)
         return pb.GetBatchResponse(batch=_message(state))
 
     async def ListBatches(  # noqa: N802
         self, request: pb.ListBatchesRequest, context: Context
     ) -> pb.ListBatchesResponse:
         """Return a page of batches."""
-        return await answered(self._list(request), context, _FAULT)
+        return await answered(self._list(request, caller_of(context)), context, _FAULT)
 
     async def CloseBatch(  # noqa: N802
         self, request: pb.CloseBatchRequest, context: Context
@@ -54,16 +52,29 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
         """Let nothing more be issued in a batch."""
         state = await answered(self._batches.close(request.name), context, _FAULT)
         client = caller_of(context).identity
-        _log.warning("batch.closed", client=client, batch=request.name, issued=state.issued)
+        self._audit.note(Happening.BATCH_CLOSED, client, {"batch": request.name, "issued": state.issued})
         return pb.CloseBatchResponse(batch=_message(state))
 
     async def _create(self, batch: pb.Batch, creator: str) -> pb.Batch:
         return _message(await self._batches.create(_order_of(batch), creator))
 
-    async def _list(self, request: pb.ListBatchesRequest) -> pb.ListBatchesResponse:
-        after, size = _page_of(request)
+    async def _get(self, name: str, caller: Caller) -> BatchState:
+        state = await self._batches.get(name)
+        if not self._access.may_see_batch(caller, name, state.batch.terms.clients, datetime.now(UTC)):
+            raise unknown_batch(name)
+        return state
+
+    async def _list(self, request: pb.ListBatchesRequest, caller: Caller) -> pb.ListBatchesResponse:
+        after, size = numbered_page(request.page_token, request.page_size)
         states = await self._batches.page(after, size)
-        response = pb.ListBatchesResponse(batches=map(_message, states))
+        now = datetime.now(UTC)
+        response = pb.ListBatchesResponse(
+            batches=[
+                _message(state)
+                for state in states
+                if self._access.may_see_batch(caller, state.batch.terms.name, state.batch.terms.clients, now)
+            ]
+        )
         if len(states) == size:
             response.next_page_token = str(states[-1].batch.id)
         return response
@@ -85,16 +96,6 @@ def _order_of(batch: pb.Batch) -> NewBatch:
         _deadline(batch),
         tuple(batch.clients),
     )
-
-
-def _page_of(request: pb.ListBatchesRequest) -> tuple[int, int]:
-    """Read after which batch a page begins, and how long it is."""
-    token = request.page_token
-    if token and not (token.isascii() and token.isdecimal() and len(token) <= _MAX_TOKEN):
-        raise RequestRefusedError("page_token", "it is no page token of this call")
-    if request.page_size < 0:
-        raise RequestRefusedError("page_size", "a page has no negative size")
-    return int(token or 0), min(request.page_size or _PAGE, _MAX_PAGE)
 
 
 def _deadline(batch: pb.Batch) -> datetime | None:

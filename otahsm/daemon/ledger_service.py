@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
 from otahsm.daemon.answering import answered
 from otahsm.daemon.ledger_wire import filter_of, serial_of, text_of, time_of, write_counts, write_entry
 from otahsm.daemon.paging import page_start, page_token
-from otahsm.daemon.tls import Context
-from otahsm.errors import NotFoundError, RequestRefusedError
-from otahsm.issuance import Entry, Issuance, Status
+from otahsm.daemon.tls import Context, caller_of
+from otahsm.errors import NotAllowedError, NotFoundError, RequestRefusedError
+from otahsm.issuance import Caller, Entry, Issuance, Status
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
@@ -23,18 +24,19 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     def __init__(self, issuance: Issuance) -> None:
         self._issuance = issuance
         self._inspection = issuance.inspection
+        self._access = issuance.access
 
     async def GetCertificate(  # noqa: N802 - the name is the wire's
         self, request: pb.GetCertificateRequest, context: Context
     ) -> pb.GetCertificateResponse:
         """Return one certificate."""
-        return await answered(self._get(request), context, "query.fault")
+        return await answered(self._get(request, caller_of(context)), context, "query.fault")
 
     async def ListCertificates(  # noqa: N802
         self, request: pb.ListCertificatesRequest, context: Context
     ) -> pb.ListCertificatesResponse:
         """Return a page of certificates."""
-        return await answered(self._list(request), context, "query.fault")
+        return await answered(self._list(request, caller_of(context)), context, "query.fault")
 
     async def GetLedgerStats(  # noqa: N802
         self, request: pb.GetLedgerStatsRequest, context: Context
@@ -42,8 +44,8 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         """Return counts."""
         return await answered(self._count(request), context, "query.fault")
 
-    async def _get(self, request: pb.GetCertificateRequest) -> pb.GetCertificateResponse:
-        entry = await self._find(request)
+    async def _get(self, request: pb.GetCertificateRequest, caller: Caller) -> pb.GetCertificateResponse:
+        entry = await self._find(request, caller)
         response = pb.GetCertificateResponse()
         write_entry(response.certificate, entry)
         if entry.status in {Status.ISSUED, Status.SUPERSEDED, Status.REVOKED}:
@@ -54,7 +56,8 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         authority = self._issuance.authorities.of_certificate(certificate)
         return certificate, *authority.chain.intermediates
 
-    async def _find(self, request: pb.GetCertificateRequest) -> Entry:
+    async def _find(self, request: pb.GetCertificateRequest, caller: Caller) -> Entry:
+        """Find an entry; to a caller that may not see it, there is none."""
         if request.WhichOneof("key") == "serial_number":
             if request.profile:
                 raise RequestRefusedError("profile", "a profile goes with a device id")
@@ -67,12 +70,18 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
             name = f"device id {device_id[:128]!a} and profile {profile[:64]!a}"
         else:
             raise RequestRefusedError("key", "give either a serial number or a device id")
-        if entry is None:
+        if entry is None or not self._access.may_see(
+            caller, entry.client, entry.client_certificate_sha256, datetime.now(UTC)
+        ):
             raise NotFoundError(f"the ledger has no certificate with {name}")
         return entry
 
-    async def _list(self, request: pb.ListCertificatesRequest) -> pb.ListCertificatesResponse:
+    async def _list(self, request: pb.ListCertificatesRequest, caller: Caller) -> pb.ListCertificatesResponse:
         wanted = filter_of(request)
+        if not self._access.may_see(caller, wanted.client, b"", datetime.now(UTC)):
+            if wanted.client:
+                raise NotAllowedError(f"{caller.identity} may not see what others were issued")
+            wanted = wanted._replace(client=caller.identity)
         after = page_start(wanted, request.page_token)
         if request.page_size < 0:
             raise RequestRefusedError("page_size", "a page has no negative size")

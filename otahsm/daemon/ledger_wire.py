@@ -108,7 +108,17 @@ def _status_of(number: int) -> Status | None:
         raise RequestRefusedError("status", f"there is no status {number}") from None
 
 
-def _milliseconds(field: str, moment: Timestamp) -> int:
+def microseconds_of(field: str, moment: Timestamp) -> int:
+    """Read a time into microseconds since the Unix epoch, upwards. Raises RequestRefusedError."""
+    _check_time(field, moment)
+    return moment.seconds * 1_000_000 - -moment.nanos // 1000
+
+
+def _check_time(field: str, moment: Timestamp) -> None:
     if moment.seconds not in _SECONDS or moment.nanos not in _NANOS:
         raise RequestRefusedError(field, f"{field} is no time of the years 1 to 9999")
+
+
+def _milliseconds(field: str, moment: Timestamp) -> int:
+    _check_time(field, moment)
     return moment.seconds * 1000 - -moment.nanos // 1_000_000  # upwards: from the first full millisecond on

@@ -16,6 +16,9 @@ from otahsm.errors import RequestRefusedError
 from otahsm.issuance import START, Filter
 
 _DIGEST_OCTETS: Final = 10
+_MAX_NUMBER: Final = 18  # digits
+_USUAL: Final = 100
+_LONGEST: Final = 1000
 _FORM: Final = re.compile(r"[A-Za-z0-9_-]{40}")  # (20 + 10) octets in base64, without padding
 
 
@@ -41,6 +44,23 @@ def page_start(wanted: Filter, token: str) -> bytes:
         "the page token is damaged, or another request's",
         hint="Send it as it came, with the same fields as before; or leave it away to begin anew.",
     )
+
+
+def numbered_page(token: str, size: int) -> tuple[int, int]:
+    """Read after which row a page begins, and how long it is, where rows have numbers.
+
+    Args:
+        token: the number, or empty for the first page.
+        size: as it was asked for; 0 for the usual one.
+
+    Raises:
+        RequestRefusedError: one of them is none.
+    """
+    if token and not (token.isascii() and token.isdecimal() and len(token) <= _MAX_NUMBER):
+        raise RequestRefusedError("page_token", "it is no page token of this call")
+    if size < 0:
+        raise RequestRefusedError("page_size", "a page has no negative size")
+    return int(token or 0), min(size or _USUAL, _LONGEST)
 
 
 def _digest(wanted: Filter, after: bytes) -> bytes:

@@ -14,8 +14,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from otahsm.daemon.answering import answered, unforeseen
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import Above, abort, order_of, write_certificate, write_result
-from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError, ShuttingDownError
-from otahsm.issuance import Caller, Issuance, Issued, Order, Outcome
+from otahsm.errors import (
+    BatchClientError,
+    NotAllowedError,
+    NotFoundError,
+    OtahsmError,
+    QuotaError,
+    RequestRefusedError,
+    ShuttingDownError,
+)
+from otahsm.issuance import Caller, Happening, Issuance, Issued, Order, Outcome
 from otahsm.pki import serial_octets
 from otahsm.v1 import (
     authority_pb2,
@@ -81,6 +89,12 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
             fault: Outcome = unforeseen()
             outcomes = [fault] * len(orders)
         refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
+        for refusal in refusals:
+            if isinstance(refusal, NotAllowedError | QuotaError | BatchClientError):
+                about = {"reason": refusal.reason}
+                self._issuance.audit.count(
+                    Happening.REQUEST_DENIED, caller.identity, about, message=refusal.message
+                )
         if refusals:
             reasons = dict(Counter(refusal.reason for refusal in refusals))
             first = refusals[0]
@@ -248,7 +262,9 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         work = self._issuance.reset(request.device_id, request.profile)
         serial = await answered(work, context, "device.fault")
         octets = serial_octets(serial)
-        _log.warning(
-            "device.reset", client=caller.identity, device=request.device_id, superseded=octets.hex()
+        self._issuance.audit.note(
+            Happening.DEVICE_RESET,
+            caller.identity,
+            {"device": request.device_id, "superseded": octets.hex()},
         )
         return device_pb2.ResetDeviceResponse(serial_number=octets)

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from otahsm.config import TlsConfig
@@ -24,10 +25,58 @@ from otahsm.errors import ConfigError
 from otahsm.issuance import Caller
 from otahsm.pki import Chain
 
+_SPIFFE = "spiffe:"
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def server_credentials(tls: TlsConfig, fleet: Sequence[Chain]) -> grpc.ServerCredentials:
+class TlsFiles(NamedTuple):
+    """What the daemon shows and whom it lets in, in PEM; the operator CAs, and the certificate's SHA-256."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes
+    operators: Sequence[x509.Certificate]
+    fingerprint: str
+
+
+class ServerTls:
+    """The daemon's TLS, which may change: connections that begin later see what is used then.
+
+    Args:
+        files: to begin with.
+    """
+
+    def __init__(self, files: TlsFiles) -> None:
+        self.files = files
+        self._new: grpc.ServerCertificateConfiguration | None = None
+
+    def use(self, files: TlsFiles) -> None:
+        """Use other files from now on."""
+        self.files = files
+        self._new = _configuration(files)
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return what a server listens with."""
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(self.files),
+            self._fetch,  # type: ignore[arg-type] # upstream's type forgets that nothing may be new
+            require_client_authentication=True,
+        )
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what has changed since it was last asked, in gRPC's thread; None: nothing."""
+        new, self._new = self._new, None
+        return new
+
+
+def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(files.key, files.certificate)], root_certificates=files.client_ca
+    )
+
+
+def load_tls(tls: TlsConfig, fleet: Sequence[Chain]) -> TlsFiles:
     """Load the daemon's certificate and key, and the operator CA whose clients may come in.
 
     Raises:
@@ -57,25 +106,44 @@ def server_credentials(tls: TlsConfig, fleet: Sequence[Chain]) -> grpc.ServerCre
             f"[tls] client_ca {tls.client_ca} is the fleet CA: every device could issue certificates",
             hint="Operators need a CA of their own; `otahsm quickstart` makes one.",
         )
-    return grpc.ssl_server_credentials(
-        [(key, certificate)], root_certificates=client_ca, require_client_auth=True
-    )
+    sha256 = own.fingerprint(SHA256())
+    return TlsFiles(certificate, key, client_ca, operators, f"sha256:{sha256.hex()}")
+
+
+def chain_of(context: Context) -> tuple[bytes, bytes]:
+    """Return the client's certificate, and what it sent besides, in PEM."""
+    said = context.auth_context()
+    return next(iter(said["x509_pem_cert"])), b"".join(said.get("x509_pem_cert_chain", ()))
 
 
 def caller_of(context: Context) -> Caller:
     """Say who the client is, from the certificate that TLS has verified.
 
     The identity is the first URI name of the certificate (a SPIFFE id, say), else its first DNS name,
-    else its common name.
+    else its common name. One that has none, or a SPIFFE id beside other URIs, is known by its fingerprint.
     """
     return _caller(next(iter(context.auth_context()["x509_pem_cert"])))
+
+
+def read_caller(path: Path) -> Caller:
+    """Say who a client with the certificate in a file, in PEM, would be. Raises ConfigError."""
+    try:
+        return _caller(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no certificate in PEM: {error}") from None
 
 
 @lru_cache(maxsize=1024)
 def _caller(pem: bytes) -> Caller:
     certificate = x509.load_pem_x509_certificate(pem)
     fingerprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
-    return Caller(_identity(certificate) or f"sha256:{fingerprint.hex()}", fingerprint)
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return Caller(
+        identity=_identity(certificate) or f"sha256:{fingerprint.hex()}",
+        certificate_sha256=fingerprint,
+        spki_sha256=hashlib.sha256(spki).digest(),
+        not_after=certificate.not_valid_after_utc,
+    )
 
 
 def _identity(certificate: x509.Certificate) -> str | None:
@@ -83,7 +151,10 @@ def _identity(certificate: x509.Certificate) -> str | None:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         names = x509.SubjectAlternativeName([])
-    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) > 1 and any(uri.lower().startswith(_SPIFFE) for uri in uris):
+        return None  # SPIFFE X509-SVID, section 2: exactly one URI, or it must be rejected
+    for uri in uris:
         return f"uri:{uri}"
     for dns in names.get_values_for_type(x509.DNSName):
         return f"dns:{dns}"

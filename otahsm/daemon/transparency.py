@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import structlog
 
 from otahsm.daemon.answering import answered
-from otahsm.daemon.tls import Context
+from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import abort
-from otahsm.errors import LedgerTamperedError, RequestRefusedError
-from otahsm.issuance import Transparency
+from otahsm.errors import LedgerTamperedError, NotFoundError, RequestRefusedError
+from otahsm.issuance import AccessControl, Caller, Transparency
 from otahsm.pki import SERIAL_BYTES
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1 import transparency_pb2_grpc
@@ -25,8 +27,9 @@ _log = structlog.get_logger()
 class TransparencyService(transparency_pb2_grpc.TransparencyServiceServicer):
     """`otahsm.v1.TransparencyService`."""
 
-    def __init__(self, transparency: Transparency) -> None:
+    def __init__(self, transparency: Transparency, access: AccessControl) -> None:
         self._transparency = transparency
+        self._access = access
 
     async def GetCheckpoint(  # noqa: N802 - the name is the wire's
         self, request: pb.GetCheckpointRequest, context: Context
@@ -43,8 +46,17 @@ class TransparencyService(transparency_pb2_grpc.TransparencyServiceServicer):
         if not 1 <= len(request.serial_number) <= SERIAL_BYTES:
             message = f"a serial number has 1 to {SERIAL_BYTES} octets"
             await abort(context, RequestRefusedError("serial_number", message))
-        leaf, proof = await _answered(self._transparency.prove_inclusion(request.serial_number), context)
+        leaf, proof = await _answered(self._prove(request.serial_number, caller_of(context)), context)
         return pb.GetInclusionProofResponse(leaf=leaf, proof=proof)
+
+    async def _prove(self, serial: bytes, caller: Caller) -> tuple[bytes, bytes]:
+        """Prove it to who may see it; to others, there is nothing to prove."""
+        leaf, proof = await self._transparency.prove_inclusion(serial)
+        held = json.loads(leaf)
+        certificate = bytes.fromhex(held["client_certificate_sha256"])
+        if not self._access.may_see(caller, held["client"], certificate, datetime.now(UTC)):
+            raise NotFoundError("the ledger has no certificate with this serial number")
+        return leaf, proof
 
     async def GetConsistencyProof(  # noqa: N802
         self, request: pb.GetConsistencyProofRequest, context: Context

@@ -9,12 +9,13 @@ from typing import NamedTuple, NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from otahsm.daemon.tls import Context
-from otahsm.errors import OtahsmError, RequestRefusedError
+from otahsm.errors import OtahsmError, QuotaError, RequestRefusedError
 from otahsm.issuance import Authorities, Caller, Issued, Order, Outcome
 from otahsm.pki import serial_octets
 from otahsm.v1 import issuance_pb2 as pb
@@ -83,6 +84,10 @@ def status_of(error: OtahsmError) -> Status:
     details: list[Message] = [
         ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata={"hint": error.hint})
     ]
+    if isinstance(error, QuotaError) and error.retry_after is not None:
+        delay = Duration()
+        delay.FromMicroseconds(int(error.retry_after * 1_000_000))
+        details.append(RetryInfo(retry_delay=delay))
     if isinstance(error, RequestRefusedError):
         violations = [
             BadRequest.FieldViolation(field=violation.field, description=violation.description)

@@ -3,13 +3,14 @@
 And what follows it, if need be: see `revocation`.
 """
 
+from otahsm.access import AccessControl, Caller, CutOff, Denied, Policy
+from otahsm.issuance.audit import AuditTrail, Happening
 from otahsm.issuance.authority import Authorities
-from otahsm.issuance.batches import Batches, NewBatch, Scheme
+from otahsm.issuance.batches import Batches, NewBatch, Scheme, unknown_batch
 from otahsm.issuance.inspection import MAX_COUNTS, Inspection
 from otahsm.issuance.service import Issuance
 from otahsm.issuance.transparency import Transparency
 from otahsm.issuance.values import (
-    Caller,
     Issued,
     Order,
     Outcome,
@@ -17,26 +18,44 @@ from otahsm.issuance.values import (
     RevocationOutcome,
     RevokedDevice,
 )
-from otahsm.ledger import AUTHORITIES, COMPLETE, START, BatchState, Entry, Filter, Group, Status, StoredCrl
+from otahsm.ledger import (
+    AUTHORITIES,
+    COMPLETE,
+    START,
+    BatchState,
+    Entry,
+    EventFilter,
+    Filter,
+    Group,
+    Status,
+    StoredCrl,
+)
 
 __all__ = [
     "AUTHORITIES",
     "COMPLETE",
     "MAX_COUNTS",
     "START",
+    "AccessControl",
+    "AuditTrail",
     "Authorities",
     "BatchState",
     "Batches",
     "Caller",
+    "CutOff",
+    "Denied",
     "Entry",
+    "EventFilter",
     "Filter",
     "Group",
+    "Happening",
     "Inspection",
     "Issuance",
     "Issued",
     "NewBatch",
     "Order",
     "Outcome",
+    "Policy",
     "RevocationOrder",
     "RevocationOutcome",
     "RevokedDevice",
@@ -44,4 +63,5 @@ __all__ = [
     "Status",
     "StoredCrl",
     "Transparency",
+    "unknown_batch",
 ]

@@ -99,7 +99,7 @@ class Batches:
         """Return a batch and how far it is. Raises NotFoundError, LedgerUnavailableError."""
         states = await self._inspection.batches(0, 1, _checked_name(name))
         if not states:
-            raise _unknown(name)
+            raise unknown_batch(name)
         return states[0]
 
     async def page(self, after: int, size: int) -> list[BatchState]:
@@ -109,7 +109,7 @@ class Batches:
     async def close(self, name: str) -> BatchState:
         """Let nothing more be issued in a batch. Raises NotFoundError, LedgerUnavailableError."""
         if await self._ledger.close_batch(_checked_name(name)) is None:
-            raise _unknown(name)
+            raise unknown_batch(name)
         return await self.get(name)
 
     async def named_by(self, orders: Collection[Order]) -> Mapping[str, Batch | OtahsmError]:
@@ -197,7 +197,8 @@ def _fits(text: str, least: int = 1) -> bool:
     return least <= len(text) <= _MAX_TEXT and text.isprintable()
 
 
-def _unknown(name: str) -> NotFoundError:
+def unknown_batch(name: str) -> NotFoundError:
+    """Return the error that there is no such batch, or none that the caller may see."""
     return NotFoundError(
         f"there is no batch {name[:64]!a}", hint="`otahsm batch list` shows those that there are."
     )

@@ -2,8 +2,9 @@
 
 A batch of requests goes through six steps, each of which only what passed the one before can enter:
 
-1. **admit**: is there such a profile, can the CA issue now, is the batch for this caller
-2. **prepare**: check the CSR, draw a serial number, build the TBS (in a preparer process)
+1. **admit**: may this caller ask for it, is there such a profile, can the CA issue now
+2. **prepare**: check the CSR, draw a serial number, build the TBS (in a preparer process); is the device the
+   caller's to ask for
 3. **journal**: write the intent durably: who, what, which serial, which TBS; take its place in its batch
 4. **sign**: the token signs, and the signature is verified (in a signer process)
 5. **record**: the certificate enters the ledger durably
@@ -28,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from otahsm.access import AccessControl, Caller, Grant
 from otahsm.config import ProfileConfig
 from otahsm.errors import (
     BatchClosedError,
@@ -35,7 +37,9 @@ from otahsm.errors import (
     ConflictError,
     InProgressError,
     LedgerUnavailableError,
+    NotAllowedError,
     OtahsmError,
+    QuotaError,
     RequestRefusedError,
     RevokedError,
     TokenRefusedError,
@@ -43,9 +47,10 @@ from otahsm.errors import (
 )
 from otahsm.issuance.authority import Authorities, Authority
 from otahsm.issuance.batches import Batches, check_admission
+from otahsm.issuance.quotas import ClientQuotas
 from otahsm.issuance.request_ids import check_request_id, own_name, request_id_of
 from otahsm.issuance.values import Issued, Order, Outcome
-from otahsm.ledger import Accepted, Barred, Batch, Conflict, Intent, Ledger, NoPlace, Replay
+from otahsm.ledger import Accepted, Barred, Batch, Conflict, Intent, Ledger, NoPlace, OverQuota, Replay
 from otahsm.pki import (
     Validity,
     assemble,
@@ -64,6 +69,7 @@ class _Admitted(NamedTuple):
 
     position: int
     order: Order
+    grant: Grant
     profile: str
     validity: Validity
     batch_id: int | None
@@ -107,6 +113,7 @@ class IssuanceCycle:
         signers: where step 4 happens.
         ledger: where steps 3 and 5 happen.
         batches: which there are.
+        access: who may ask for what.
         clock: tells the time, with a time zone.
     """
 
@@ -120,6 +127,7 @@ class IssuanceCycle:
         signers: SignerPool,
         ledger: Ledger,
         batches: Batches,
+        access: AccessControl,
         clock: Callable[[], datetime],
     ) -> None:
         self._authorities = authorities
@@ -129,6 +137,8 @@ class IssuanceCycle:
         self._signers = signers
         self._ledger = ledger
         self._batches = batches
+        self._access = access
+        self._quotas = ClientQuotas(ledger)
         self._clock = clock
 
     async def issue(self, orders: Sequence[Order]) -> list[Outcome]:
@@ -158,16 +168,22 @@ class IssuanceCycle:
         """Step 1. Cheap, and before anything is parsed."""
         admitted = []
         validities: dict[str, Validity] = {}
+        grants: dict[Caller, Grant] = {}
         for position, order in enumerate(orders):
             try:
+                grant = grants.get(order.caller)
+                if grant is None:
+                    grant = grants[order.caller] = self._access.grant_of(order.caller, now)
                 check_request_id(order.request_id)
                 name = order.profile or self._default_profile
+                grant.check_order(name, order.batch)
+                self._quotas.check(grant)
                 validity = validities.get(name)
                 if validity is None:
                     profile, authority = self._profile(name), self._authorities.of_profile(name)
                     validity = validities[name] = validity_at(now, profile, authority.chain.issuer)
                 batch_id = _admit_to_batch(batches[order.batch], order, name) if order.batch else None
-                admitted.append(_Admitted(position, order, name, validity, batch_id))
+                admitted.append(_Admitted(position, order, grant, name, validity, batch_id))
             except OtahsmError as error:
                 outcomes[position] = error
         return admitted
@@ -182,18 +198,24 @@ class IssuanceCycle:
             ]
         )
         for item, answer in zip(admitted, answers, strict=True):
-            if isinstance(answer, Draft):
+            try:
+                if isinstance(answer, OtahsmError):
+                    raise answer
+                item.grant.check_device(answer.device_id)
                 prepared.append(_Prepared(item, answer))
-            else:
-                outcomes[item.position] = answer
+            except OtahsmError as error:
+                outcomes[item.position] = error
         return prepared
 
     async def _journal(self, prepared: list[_Prepared], outcomes: _Outcomes) -> list[_Intended]:
         """Step 3. What was issued before is released again from here; conflicts end here."""
+        if not prepared:
+            return []
         intended = []
-        intents = self._intents(prepared)
         try:
-            answers = await self._ledger.journal(intents, int(self._clock().timestamp())) if intents else []
+            counted = await self._quotas.of({item.admitted.grant for item in prepared})
+            intents = self._intents(prepared, counted.ids)
+            answers = await self._ledger.journal(intents, int(self._clock().timestamp()), counted.limits)
         except LedgerUnavailableError as error:
             _settle([item.admitted for item in prepared], error, outcomes)
             return []
@@ -202,27 +224,44 @@ class IssuanceCycle:
             match answer:
                 case Accepted(intent_id):
                     intended.append(_Intended(item, intent_id))
-                case Replay(certificate, serial, not_before, not_after):
-                    outcomes[position] = Issued(
-                        request_id_of(item.admitted.order, item.admitted.profile, item.draft),
-                        item.draft.device_id,
-                        int.from_bytes(serial, "big"),
-                        validity_of(not_before, not_after),
-                        certificate,
-                        replayed=True,
-                        authority=self._authorities.of_certificate(certificate).name,
-                    )
+                case Replay():
+                    outcomes[position] = self._replayed(item, answer)
                 case Barred(message):
                     outcomes[position] = RevokedError(message)
                 case Conflict(message):
                     outcomes[position] = ConflictError(message)
                 case NoPlace(full, message):
                     outcomes[position] = (BatchFullError if full else BatchClosedError)(message)
+                case OverQuota(message, retry_after):
+                    over = outcomes[position] = QuotaError(message, retry_after)
+                    self._quotas.note(item.admitted.grant, over)
                 case _:
                     outcomes[position] = InProgressError(
                         f"the device {item.draft.device_id} is being issued at this moment"
                     )
         return intended
+
+    def _replayed(self, item: _Prepared, replay: Replay) -> Outcome:
+        """Release again what was issued before, to the client that it was issued to."""
+        order = item.admitted.order
+        try:
+            if not self._access.may_see(
+                order.caller, replay.client, replay.client_certificate_sha256, self._clock()
+            ):
+                return NotAllowedError(
+                    f"the device {item.draft.device_id} has its certificate; another client asked for it"
+                )
+        except NotAllowedError as error:  # since it was admitted
+            return error
+        return Issued(
+            request_id_of(order, item.admitted.profile, item.draft),
+            item.draft.device_id,
+            int.from_bytes(replay.serial, "big"),
+            validity_of(replay.not_before, replay.not_after),
+            replay.certificate,
+            replayed=True,
+            authority=self._authorities.of_certificate(replay.certificate).name,
+        )
 
     async def _sign(self, intended: list[_Intended], outcomes: _Outcomes) -> list[_Signed]:
         """Step 4, in a signer. Only what is journalled gets here (I2); only what verifies comes back (I4)."""
@@ -295,11 +334,11 @@ class IssuanceCycle:
                 f"there is no profile {name[:64]!a}; there are {', '.join(sorted(self._profiles))}",
             ) from None
 
-    def _intents(self, items: Sequence[_Prepared]) -> list[Intent]:
+    def _intents(self, items: Sequence[_Prepared], quota_ids: Mapping[str, int]) -> list[Intent]:
         seconds: dict[str, list[int]] = {}  # of a batch, all under one profile begin and end together
         intents = []
         for item in items:
-            (_, order, profile, validity, batch_id), draft = item
+            (_, order, grant, profile, validity, batch_id), draft = item
             if profile not in seconds:
                 seconds[profile] = [int(moment.timestamp()) for moment in validity]
             not_before, not_after = seconds[profile]
@@ -318,6 +357,7 @@ class IssuanceCycle:
                     client_certificate_sha256=order.caller.certificate_sha256,
                     intended_at=1000 * serial_milliseconds(draft.serial),  # queries rely on it
                     batch_id=batch_id,
+                    quota_id=quota_ids.get(grant.name),
                 )
             )
         return intents

@@ -8,9 +8,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from otahsm.access import Denied
 from otahsm.config import LedgerConfig
 from otahsm.errors import RequestRefusedError
-from otahsm.ledger import START, BatchState, Entry, Filter, Group, LedgerReader, Page
+from otahsm.ledger import (
+    START,
+    BatchState,
+    Entry,
+    EventFilter,
+    EventPage,
+    Filter,
+    Group,
+    LedgerReader,
+    Page,
+)
 
 MAX_COUNTS: Final = 20_000
 
@@ -49,6 +60,14 @@ class Inspection:
     async def batches(self, after: int, size: int, name: str = "") -> list[BatchState]:
         """Return batches and how far they are: see `LedgerReader.batches`."""
         return await self._ask(lambda: self._reader.batches(after, size, name))
+
+    async def events(self, wanted: EventFilter, after: int, size: int) -> EventPage:
+        """Return events with ids above one: see `LedgerReader.events`."""
+        return await self._ask(lambda: self._reader.events(wanted, after, size))
+
+    async def denied(self) -> list[Denied]:
+        """Return everybody who is cut off."""
+        return await self._ask(self._reader.denied)
 
     async def count(self, wanted: Filter) -> dict[Group, int]:
         """Count all entries in the time of a filter.

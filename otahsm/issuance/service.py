@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from otahsm.config import Config, ProfileConfig, section
+from otahsm.access import AccessControl, Policy
+from otahsm.config import Config, ProfileConfig, load_policy, section
 from otahsm.errors import LedgerUnavailableError, NotFoundError
+from otahsm.inbox import collect
+from otahsm.issuance.audit import AuditTrail
 from otahsm.issuance.authority import Authorities
 from otahsm.issuance.batches import Batches
+from otahsm.issuance.clients import Clients
 from otahsm.issuance.crl_keeper import CrlKeeper, Tell
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.inspection import Inspection
@@ -55,6 +60,9 @@ class Issuance:
         token = section(config.token, "token")
         section(config.ca, "ca")
         settings = config.issuance
+        self.access = AccessControl(
+            Policy(load_policy(section(config.access, "access").policy, config.profiles.keys()))
+        )
         self.authorities = Authorities.load(config)
         self.chain: Chain = self.authorities.by_name[""].chain
         self.profiles: Mapping[str, ProfileConfig] = config.profiles
@@ -84,6 +92,10 @@ class Issuance:
         if config.checkpoint and checkpoint_key:
             keys.append(TokenKey(config.checkpoint, load_public_key(checkpoint_key.public_key)))
         self._signers = SignerPool(token, keys, wait_seconds=settings.wait_for_signer_seconds, report=report)
+        self._guard_dirs = {item.guard_dir for item in token.all}
+        self.audit = AuditTrail(self._ledger, tell)
+        self._denials = Inspection(ledger)
+        self.clients = Clients(self._ledger, self._denials, self.access, self.audit)
         self.transparency = Transparency(
             self._ledger,
             self._signers,
@@ -117,6 +129,7 @@ class Issuance:
             signers=self._signers,
             ledger=self._ledger,
             batches=self.batches,
+            access=self.access,
             clock=clock,
         )
         self._queue = IssuanceQueue(
@@ -154,9 +167,13 @@ class Issuance:
             LedgerUnavailableError: its server can't be reached.
         """
         voided = await self._ledger.open()
+        await self.clients.look()  # before anybody is let in
         self._tending = [
             asyncio.create_task(self._tend_ledger()),
             asyncio.create_task(self.transparency.run()),
+            asyncio.create_task(self.audit.run()),
+            asyncio.create_task(self.clients.run()),
+            asyncio.create_task(self._empty_inboxes()),
         ]
         for keeper in self.crls.values():
             await keeper.start()
@@ -206,11 +223,26 @@ class Issuance:
         await self._signers.close()
         await self._preparers.close()
         await self.inspection.close()
+        await self._denials.close()
+        await self.audit.close()
         await self._ledger.close()
 
     def _look_at_crls(self) -> None:
         for keeper in self.crls.values():
             keeper.look()
+
+    async def _empty_inboxes(self) -> None:
+        """Take in what logins and ceremonies have left, the daemon's own and other processes'."""
+        while True:
+            for guard_dir in self._guard_dirs:
+                left = await asyncio.to_thread(lambda folder=guard_dir: list(collect(folder)))  # type: ignore[misc]
+                if not left:
+                    continue
+                with contextlib.suppress(LedgerUnavailableError):
+                    await self.audit.take_in(left)
+                    for item in left:
+                        await asyncio.to_thread(item.path.unlink, missing_ok=True)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _tend_ledger(self) -> None:
         """Tell when the ledger can't be written, and when it can again; close what others left open."""

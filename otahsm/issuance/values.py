@@ -5,15 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
+from otahsm.access import Caller
 from otahsm.errors import OtahsmError
 from otahsm.pki import Reason, Validity
-
-
-class Caller(NamedTuple):
-    """Who asks: the identity in the client's TLS certificate, and that certificate's SHA-256."""
-
-    identity: str
-    certificate_sha256: bytes
 
 
 class Order(NamedTuple):

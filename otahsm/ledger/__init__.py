@@ -3,7 +3,7 @@
 from otahsm.ledger.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.crl_books import CrlBooks, CrlState
 from otahsm.ledger.database import Database, database_of, throwaway
-from otahsm.ledger.entries import START, Entry, Filter, Group, Page, Status, Tally
+from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status, Tally
 from otahsm.ledger.examination import count_valid, examine_ledger
 from otahsm.ledger.merkle_log import Head, LoggedLeaf, MerkleLog
 from otahsm.ledger.reading import LedgerReader
@@ -18,10 +18,12 @@ from otahsm.ledger.records import (
     BatchTerms,
     Conflict,
     CrlRow,
+    Event,
     InProgress,
     Intent,
     Issue,
     NoPlace,
+    OverQuota,
     Renewal,
     Replay,
     Revocation,
@@ -50,6 +52,9 @@ __all__ = [
     "CrlState",
     "Database",
     "Entry",
+    "Event",
+    "EventFilter",
+    "EventPage",
     "Filter",
     "Finding",
     "Group",
@@ -62,6 +67,7 @@ __all__ = [
     "LoggedLeaf",
     "MerkleLog",
     "NoPlace",
+    "OverQuota",
     "Page",
     "Renewal",
     "Replay",

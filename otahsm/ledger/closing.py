@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger import batches
+from otahsm.ledger import batches, quotas
 from otahsm.ledger.dialects import BOOKS, columns_given, write_rows
 from otahsm.ledger.journal import no_rival_of, restore_superseded
 from otahsm.ledger.log_entries import Kind
@@ -170,9 +170,11 @@ def _left_open(place: int) -> ColumnElement[bool]:
 def _void(connection: Connection, which: ColumnElement[bool], reason: str, now: int) -> int:
     values = {"void_reason": reason, "voided_at": now}
     voiding = update(intents).where(_open & which).values(values)
-    rows = connection.execute(voiding.returning(intents.c.id, intents.c.batch_id)).all()
+    given = (intents.c.id, intents.c.batch_id, intents.c.quota_id, intents.c.intended_at)
+    rows = connection.execute(voiding.returning(*given)).all()
     voided = [row.id for row in rows]
     if voided:
+        quotas.give_back(connection, ((row.quota_id, row.intended_at) for row in rows))
         batches.give_back(connection, (row.batch_id for row in rows))
         restore_superseded(connection, voided)
         note_entries(connection, Kind.VOID, sorted(voided))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from otahsm.ledger.records import Event
 from otahsm.pki import SERIAL_BYTES, SERIAL_RANDOM_BYTES
 
 START: Final = bytes(SERIAL_BYTES)  # before every serial number
@@ -87,6 +88,32 @@ class Entry(NamedTuple):
     void_reason: str | None
     certificate: bytes | None
     batch: str | None
+
+
+class EventFilter(NamedTuple):
+    """Which events are wanted: those that everything given fits.
+
+    Attributes:
+        name: one that ends in a dot stands for all that begin with it; empty for any.
+        client: empty for any.
+        after, before: microseconds since the Unix epoch; from `after` on, and before `before`.
+    """
+
+    name: str = ""
+    client: str = ""
+    after: int | None = None
+    before: int | None = None
+
+
+class EventPage(NamedTuple):
+    """Events in the order in which they were written, and the id after which the next page begins.
+
+    There may be fewer than were asked for, also none. `at_end`: there are no more now; later there may be.
+    """
+
+    events: list[Event]
+    next_after: int
+    at_end: bool
 
 
 class Page(NamedTuple):

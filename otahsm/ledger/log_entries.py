@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 
 from otahsm.ledger.dialects import Among
-from otahsm.ledger.schema import certificates, intents, revocations
+from otahsm.ledger.schema import certificates, events, intents, revocations
 
 
 class Kind(IntEnum):
@@ -40,10 +40,11 @@ class Kind(IntEnum):
     CERTIFICATE = 1
     VOID = 2
     REVOCATION = 3
+    EVENT = 4
 
 
 class Entry(NamedTuple):
-    """One thing that happened to an intent; no two of the same kind happen to one."""
+    """One thing that happened to an intent; no two of the same kind happen to one. Or an event, by its id."""
 
     kind: int
     intent_id: int
@@ -55,20 +56,22 @@ class EntryKind:
 
     Args:
         name: the member `kind` of the leaf.
-        columns: what else is in the leaf; one of them is `intents.id`. Octets are never NULL.
+        columns: what else is in the leaf; one of them is `key`. Octets are never NULL.
         source: the rows, joined.
         condition: which of the rows are such entries.
+        key: what tells one from another; the tree's tables call it `intent_id`.
     """
 
     name: str
     columns: Sequence[Column[Any]]
     source: FromClause
     condition: ColumnElement[bool]
+    key: Column[int] = intents.c.id
 
     @cached_property
     def ids(self) -> Select[int]:
-        """The intents of all such entries, in order."""
-        return select(intents.c.id).select_from(self.source).where(self.condition).order_by(intents.c.id)
+        """The keys of all such entries, in order."""
+        return select(self.key.label("id")).select_from(self.source).where(self.condition).order_by(self.key)
 
     @cached_property
     def _members(self) -> list[Column[Any]]:
@@ -77,8 +80,8 @@ class EntryKind:
     @cached_property
     def _query(self) -> Select[Any]:
         members = [column.label(f"member_{column.name}") for column in self._members]
-        query = select(intents.c.id.label("entry"), *members)
-        return query.select_from(self.source).where(self.condition, Among(intents.c.id))
+        query = select(self.key.label("entry"), *members)
+        return query.select_from(self.source).where(self.condition, Among(self.key))
 
     @cached_property
     def _template(self) -> str:
@@ -92,7 +95,7 @@ class EntryKind:
         return [_encoder(column) for column in self._members]
 
     def read(self, connection: Connection, intent_ids: Sequence[int]) -> dict[int, bytes]:
-        """Read entries; return the leaf of each one that is there, by the intent's id."""
+        """Read entries; return the leaf of each one that is there, by its key."""
         rows = connection.execute(self._query, {"ids": intent_ids}).all()
         if not rows:
             return {}
@@ -182,6 +185,20 @@ KINDS: Final = {
         ),
         source=intents.join(revocations),
         condition=revocations.c.reason.is_not(None),
+    ),
+    Kind.EVENT: EntryKind(
+        name="event",
+        columns=(
+            events.c.id,
+            events.c.happened_at,
+            events.c.name,
+            events.c.client,
+            events.c.occurrences,
+            events.c.details,
+        ),
+        source=events,
+        condition=events.c.name.is_not(None),
+        key=events.c.id,
     ),
 }
 

@@ -25,10 +25,11 @@ from sqlalchemy import (
     union_all,
 )
 
+from otahsm.access import Denied
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import batches, schema
-from otahsm.ledger.entries import START, Entry, Filter, Group, Page, Status, Tally
+from otahsm.ledger import batches, denials, events, schema
+from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status, Tally
 from otahsm.ledger.failures import cause_of, reading
 from otahsm.ledger.migrations import NEWEST
 from otahsm.ledger.read_only import read_only_engine
@@ -104,6 +105,16 @@ class LedgerReader:
         """Return batches and how far they are, in the order of their creation: see `batches.states`."""
         with self._reading() as connection:
             return batches.states(connection, after, size, name)
+
+    def events(self, wanted: EventFilter, after: int, size: int) -> EventPage:
+        """Return events with ids above one: see `events.page`."""
+        with self._reading() as connection:
+            return events.page(connection, wanted, after, size)
+
+    def denied(self) -> list[Denied]:
+        """Return everybody who is cut off."""
+        with self._reading() as connection:
+            return denials.all_denied(connection)
 
     def count(self, wanted: Filter, after: bytes = START) -> Tally:
         """Count the next entries after a serial number, by what `Group` says.

@@ -18,6 +18,7 @@ class Intent(NamedTuple):
         client: identity in the caller's TLS certificate.
         intended_at: microseconds since the Unix epoch, UTC.
         batch_id: the id of the batch in which it is to have a place; None for none.
+        quota_id: the id of the quota that it counts in; None for none.
     """
 
     serial: bytes
@@ -33,6 +34,7 @@ class Intent(NamedTuple):
     client_certificate_sha256: bytes
     intended_at: int
     batch_id: int | None = None
+    quota_id: int | None = None
 
 
 class Renewal(NamedTuple):
@@ -52,12 +54,14 @@ class Accepted(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """The same was issued before: this is it. Serial and validity are as in `Intent`."""
+    """The same was issued before: this is it. All but the certificate are as in `Intent`."""
 
     certificate: bytes
     serial: bytes
     not_before: int
     not_after: int
+    client: str
+    client_certificate_sha256: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,17 @@ class NoPlace(NamedTuple):
     message: str
 
 
-Answer: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred | NoPlace
+class OverQuota(NamedTuple):
+    """The client has had its share: `message` says of what, and when to come back.
+
+    `retry_after` is in seconds; None: never.
+    """
+
+    message: str
+    retry_after: float | None
+
+
+Answer: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred | NoPlace | OverQuota
 
 # The CRLs that have no URL of their own: what the ledger calls them.
 COMPLETE: Final = ""
@@ -125,6 +139,26 @@ class Issue(NamedTuple):
 
     serial: bytes
     recorded_at: int
+
+
+class Event(NamedTuple):
+    """Something that happened, other than to certificates.
+
+    Attributes:
+        happened_at: microseconds since the Unix epoch, UTC.
+        name: of a fixed vocabulary: see `otahsm.issuance.audit`.
+        client: whose doing it was.
+        occurrences: how often the same happened.
+        details: a JSON object in canonical form (RFC 8785).
+        id: given by the ledger; 0 for one that is not written yet.
+    """
+
+    happened_at: int
+    name: str
+    client: str
+    occurrences: int
+    details: str
+    id: int = 0
 
 
 class BatchState(NamedTuple):

@@ -68,6 +68,8 @@ intents: Final = Table(
     Column("place", Integer, nullable=False, server_default="1"),
     # The batch in which it has a place; NULL for none.
     Column("batch_id", BigInteger, nullable=True),
+    # The quota that it counts in; NULL for none.
+    Column("quota_id", BigInteger, nullable=True),
 )
 
 # One that may have a certificate, and that none has taken the place of.
@@ -143,6 +145,47 @@ batches: Final = Table(
     Column("taken", BigInteger, nullable=False),
 )
 Index("ix_batches_name", batches.c.name, unique=True)
+
+# What the clients of the policy that have quotas have had: see `otahsm.access.quota`. Names are the policy's.
+quotas: Final = Table(
+    "quotas",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("client", String(64), nullable=False),
+    Column("taken", BigInteger, nullable=False),
+    Column("day", BigInteger, nullable=False),
+    Column("day_taken", BigInteger, nullable=False),
+    Column("rate_full_at", BigInteger, nullable=False),
+)
+Index("ix_quotas_client", quotas.c.client, unique=True)
+
+# Clients that an operator has cut off; a row goes when they are let in again. Both are events.
+denied_clients: Final = Table(
+    "denied_clients",
+    metadata,
+    # "uri:", "dns:", "cn:" and a name; "spki:" or "sha256:", of a key or a certificate, and the digest.
+    Column("subject", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    # Who said so: the identity in the client's certificate.
+    Column("client", Text, nullable=False),
+    Column("denied_at", BigInteger, nullable=False),
+)
+
+# What happened, other than to certificates: who was let in and who was not, logins, ceremonies, changes.
+events: Final = Table(
+    "events",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("happened_at", BigInteger, nullable=False),
+    Column("name", String(64), nullable=False),
+    # Whose doing it was: an identity, or the daemon or a person on its host.
+    Column("client", Text, nullable=False),
+    # How often the same happened, up to the next event that tells of it.
+    Column("occurrences", BigInteger, nullable=False),
+    # What else there is to say: a JSON object in canonical form (RFC 8785).
+    Column("details", Text, nullable=False),
+)
+Index("ix_events_time", events.c.happened_at)
 
 certificates: Final = Table(
     "certificates",

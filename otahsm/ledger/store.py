@@ -13,19 +13,21 @@ from typing import Any, Final, TypeAlias, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
+from otahsm.access import Denied, Quotas
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import batches, closing, dialects
+from otahsm.ledger import batches, closing, denials, dialects, events, quotas
 from otahsm.ledger.database import Database
 from otahsm.ledger.failures import cause_of
 from otahsm.ledger.journal import write_intents
 from otahsm.ledger.migrations import UnknownVersionError, migrate
-from otahsm.ledger.records import Accepted, Answer, Batch, BatchTerms, Intent, Renewal
+from otahsm.ledger.records import Accepted, Answer, Batch, BatchTerms, Event, Intent, Renewal
 
 _Result = TypeVar("_Result")
 _Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
 
 _LOST_RACES: Final = ("40P01", "40001")  # PostgreSQL: deadlock detected, serialization failure
 _ATTEMPTS: Final = 5
+_NO_LIMITS: Final[Mapping[int, Quotas]] = {}
 _UNKNOWN: Final = "it is not known whether the intent was written; nothing was signed"
 
 
@@ -71,17 +73,20 @@ class Ledger:
         """
         return await self._on_writer(self._open)
 
-    async def journal(self, batch: Sequence[Intent], now: int | None = None) -> list[Answer]:
+    async def journal(
+        self, batch: Sequence[Intent], now: int | None = None, limits: Mapping[int, Quotas] = _NO_LIMITS
+    ) -> list[Answer]:
         """Write intents durably (step 3); answer each, in order.
 
         Args:
             batch: at least one.
             now: for the windows of renewals, in seconds since the Unix epoch; None: when each was intended.
+            limits: for each `quota_id` of the batch, what is allowed.
 
         Raises:
             LedgerUnavailableError: nothing was written.
         """
-        return await self.transaction(lambda connection: self._write_intents(connection, batch, now))
+        return await self.transaction(lambda connection: self._write_intents(connection, batch, now, limits))
 
     async def record(self, issued: Mapping[int, bytes]) -> None:
         """Write certificates, DER by intent id, durably (step 5).
@@ -114,6 +119,30 @@ class Ledger:
         """
         now = time.time_ns() // 1000
         return await self.transaction(lambda connection: closing.reset(connection, device_id, profile, now))
+
+    async def write_events(self, written: Sequence[Event]) -> None:
+        """Write events durably. Raises LedgerUnavailableError."""
+        await self.transaction(lambda connection: events.write(connection, written))
+
+    async def deny(self, denied: Denied, event: Event) -> bool:
+        """Cut a client off, and write the event; return False, and write nothing, if it was cut off before.
+
+        Raises:
+            LedgerUnavailableError: nothing was changed.
+        """
+        return await self.transaction(lambda connection: denials.deny(connection, denied, event))
+
+    async def allow(self, subject: str, event: Event) -> bool:
+        """Let a client in again, and write the event; return False, and write nothing, if it was not cut off.
+
+        Raises:
+            LedgerUnavailableError: nothing was changed.
+        """
+        return await self.transaction(lambda connection: denials.allow(connection, subject, event))
+
+    async def quota_ids(self, clients: Sequence[str]) -> list[int]:
+        """Return the ids of the quotas of clients of the policy, in order. Raises LedgerUnavailableError."""
+        return await self.transaction(lambda connection: quotas.ids_of(connection, clients))
 
     async def create_batch(self, terms: BatchTerms, creator: str) -> Batch:
         """Order a batch; return it, or the one of the same name that there is, whatever its terms are.
@@ -243,13 +272,21 @@ class Ledger:
         return owed
 
     def _write_intents(
-        self, connection: Connection, batch: Sequence[Intent], now: int | None
+        self,
+        connection: Connection,
+        batch: Sequence[Intent],
+        now: int | None,
+        limits: Mapping[int, Quotas],
     ) -> list[Answer]:
         ids = self._database.take_ids(connection, len(batch))
         answers = write_intents(connection, self._database.place, ids, batch, self._renewals, now)
+        if limits:  # before batches, always: so nobody waits in a circle
+            answers = quotas.hold(connection, batch, answers, limits, time.time_ns() // 1000)
         if any(intent.batch_id is not None for intent in batch):
             seconds = time.time_ns() // 1_000_000_000 if now is None else now
-            answers = batches.hold_places(connection, batch, answers, seconds)
+            granted = batches.hold_places(connection, batch, answers, seconds)
+            quotas.give_back_denied(connection, batch, answers, granted)
+            answers = granted
         written = [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
         self._written += written
         self._open_ids.update(written)

@@ -54,6 +54,8 @@ class Taken:
                 intents.c.not_before,
                 intents.c.not_after,
                 intents.c.superseded_at,
+                intents.c.client,
+                intents.c.client_certificate_sha256,
                 certificates.c.der,
                 revocations.c.revoked_at,
                 revocations.c.reason,
@@ -105,7 +107,14 @@ class Taken:
         return (
             InProgress()
             if device.der is None
-            else Replay(device.der, device.serial, device.not_before, device.not_after)
+            else Replay(
+                device.der,
+                device.serial,
+                device.not_before,
+                device.not_after,
+                device.client,
+                device.client_certificate_sha256,
+            )
         )
 
     def _refusal(self, intent: Intent, device: Any) -> Barred | Conflict | None:

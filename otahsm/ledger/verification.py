@@ -212,7 +212,7 @@ class _Verification:
             waits = exists().where(unlogged.c.kind == kind, unlogged.c.intent_id == found.c.id)
             for intent_id in self._stream(select(found.c.id).where(~logged, ~waits)):
                 self.verdict.find(
-                    f"intent {intent_id}",
+                    f"{'event' if kind is Kind.EVENT else 'intent'} {intent_id}",
                     f"{self._name(Entry(kind, intent_id))} is no leaf: it was added, or its leaf removed",
                 )
         waiting = self._stream(select(unlogged.c.id).order_by(unlogged.c.id))
@@ -241,6 +241,8 @@ class _Verification:
         name = (
             KINDS[Kind(entry.kind)].name if entry.kind in KINDS else f"entry of the unknown kind {entry.kind}"
         )
+        if entry.kind == Kind.EVENT:
+            return f"the event {entry.intent_id}"
         if self.verdict.count >= MAX_FINDINGS:
             return f"the {name} of intent {entry.intent_id}"  # nobody will read it
         row = self._connection.execute(_INTENT, {"id": entry.intent_id}).first()

@@ -88,6 +88,8 @@ def _fill(folder: Path, port: int) -> Path:
     }.items():
         text = text.replace(f"@{name}@", value)
     path.write_text(text)
+    policy = resources.files(__package__).joinpath("policy.toml.in").read_text()
+    (folder / "policy.toml").write_text(policy)
     config = load_config(path)
     ca = section(config.ca, "ca")
     root = create_root(

@@ -14,7 +14,7 @@ from harness import Fleet, running
 from ledger_reader import rows
 
 KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
-CALLER = Caller("cn:test", bytes(32))
+CALLER = Caller("cn:quickstart", bytes(32))
 
 
 async def ask(client: IssuingClient, key: ec.EllipticCurvePrivateKey) -> Result:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from otahsm.client import ClientTls, IssuedCertificate
-from otahsm.quickstart.certificates import FileCa
+from otahsm.client import IssuedCertificate
 
 from devices import issue_all, new_request, new_requests
 from faulty import FaultyToken
-from harness import Fleet, running
+from harness import running
 from ledger_reader import certificates
+from operators import new_client
 
 
 @pytest.mark.parametrize(("signers", "sessions", "most"), [(2, 8, 16), (1, 16, 16), (2, 1, 2)])
@@ -56,22 +53,12 @@ async def test_a_session_that_fails_among_others_costs_its_signer_and_no_certifi
     assert len(certificates(faulty.fleet)) == len(issued) + len(more) == 300
 
 
-def another_client(fleet: Fleet) -> ClientTls:
-    """Give the operator CA a second client, with an identity of its own."""
-    tls = fleet.folder / "tls"
-    key = load_pem_private_key((tls / "operator-ca.key").read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    ca = FileCa(x509.load_pem_x509_certificate((tls / "operator-ca.pem").read_bytes()), key)
-    ca.issue_client(tls / "line.pem", tls / "line.key", "factory line")
-    return ClientTls(tls / "operator-ca.pem", tls / "line.pem", tls / "line.key")
-
-
 async def test_a_line_that_asks_for_one_does_not_wait_for_a_build_server_that_asks_for_thousands(
     faulty: FaultyToken,
 ) -> None:
     faulty.fleet.edit("sessions = 1", "sessions = 8")
     faulty.fleet.edit("batch_size = 128", "batch_size = 16")
-    line_tls = another_client(faulty.fleet)
+    line_tls = new_client(faulty.fleet, "line")
     many, one = new_requests(2500), new_request()
     received = 0
     with running(faulty.fleet) as daemon:

@@ -13,27 +13,39 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from otahsm.access import SUBJECTS, CutOff, Denied
 from otahsm.config import CrlConfig, LedgerConfig, ProfileConfig
 from otahsm.daemon import batch_service, revoking
+from otahsm.daemon.access_service import event_filter_of
 from otahsm.daemon.decoding import _decoded
 from otahsm.daemon.ledger_wire import filter_of, serial_of, text_of, time_of
-from otahsm.daemon.paging import page_start, page_token
+from otahsm.daemon.paging import numbered_page, page_start, page_token
 from otahsm.daemon.wire import order_of, status_of
 from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.issuance import AUTHORITIES, COMPLETE, START, Batches, Caller, Filter, Inspection, Scheme, Status
 from otahsm.issuance.batches import _checked_name
+from otahsm.issuance.clients import check_subject
 from otahsm.issuance.request_ids import check_request_id, own_name
 from otahsm.issuance.revocation import _check, _target
 from otahsm.ledger import Ledger, LedgerReader, database_of
 from otahsm.pki import SubjectTemplate, check_csr, crl_url
 from otahsm.preparation.codec import Task, decode_tasks, encode_tasks
-from otahsm.v1 import batch_pb2, device_pb2, issuance_pb2, ledger_pb2, revocation_pb2, transparency_pb2
+from otahsm.v1 import (
+    access_pb2,
+    audit_pb2,
+    batch_pb2,
+    device_pb2,
+    issuance_pb2,
+    ledger_pb2,
+    revocation_pb2,
+    transparency_pb2,
+)
 
 from authority import CA_LIFE
 from fuzz.draws import Draws
 from fuzz.places import folder
 
-CALLER: Final = Caller("dns:line-1", bytes(32))
+CALLER: Final = Caller("dns:line-1", bytes(32), bytes(32))
 _PROFILE: Final = ProfileConfig(subject=("O=Acme", "OU={plant}"))
 _SUBJECT: Final = SubjectTemplate(_PROFILE.subject_parts)
 _CRLS: Final = CrlConfig(url="http://crl.example.com/fleet-{shard}.crl", shards=3, directory=Path("/crl"))
@@ -142,9 +154,25 @@ def _batch(request: batch_pb2.GetBatchRequest) -> None:
 
 
 def _list_batches(request: batch_pb2.ListBatchesRequest) -> None:
-    after, size = batch_service._page_of(request)
+    after, size = numbered_page(request.page_token, request.page_size)
     assert 1 <= size <= 1000
     assert _ledger().batches(after, size) == []
+
+
+def _list_events(request: audit_pb2.ListAuditEventsRequest) -> None:
+    after, size = numbered_page(request.page_token, request.page_size)
+    page = _ledger().events(event_filter_of(request), after, size)
+    assert page.events == []
+    assert page.at_end
+
+
+def _deny(request: access_pb2.DenyClientRequest) -> None:
+    check_subject(request.client.subject, request.client.reason)
+    subject = request.client.subject
+    assert subject.startswith(SUBJECTS)
+    assert subject.isprintable()
+    if CutOff([Denied(subject, "", "", 0)]).names(CALLER):
+        assert subject in {CALLER.identity, f"spki:{'0' * 64}", f"sha256:{'0' * 64}"}
 
 
 def _decode_only(message: Message) -> None:
@@ -164,6 +192,8 @@ _QUESTIONS: Final[tuple[tuple[Any, Callable[[Any], object]], ...]] = (
     (device_pb2.ResetDeviceRequest, _decode_only),
     (transparency_pb2.GetInclusionProofRequest, _decode_only),
     (transparency_pb2.GetConsistencyProofRequest, _decode_only),
+    (audit_pb2.ListAuditEventsRequest, _list_events),
+    (access_pb2.DenyClientRequest, _deny),
 )
 
 

@@ -42,7 +42,7 @@ from fuzz.archives import NOW, SECRET
 from fuzz.csrs import EC_KEY, ED25519_KEY
 from fuzz.evidence import LEAVES, LOG
 from fuzz.targets import CORPUS
-from fuzz.text_seeds import Seeds, config, device_list, uri
+from fuzz.text_seeds import Seeds, config, device_list, policy, uri
 from gateways import Signer, authority, p12
 from hostile import ALT_NAME, CA_FALSE, CA_TRUE, CERT_SIGN, CLIENT_AUTH, HOSTILE, KEY_USAGE, SERVER_AUTH
 from transparency import sign, spki_of
@@ -234,7 +234,7 @@ def leaf() -> Seeds:
 SEEDS: Final[Mapping[str, Callable[[], Seeds]]] = {
     function.__name__: function
     for function in (
-        csr, csr_signed, template, uri, config, device_list, credentials, credentials_entry, order, question,
+        csr, csr_signed, template, uri, config, policy, device_list, credentials, credentials_entry, order, question,
         page_tokens, note, proof, leaf,
     )
 }  # fmt: skip

@@ -28,6 +28,29 @@ def uri() -> Seeds:
     return {name: text.encode() for name, text in texts.items()}
 
 
+def policy() -> Seeds:
+    quickstart = resources.files("otahsm.quickstart").joinpath("policy.toml.in").read_text()
+    lines = [
+        line.removeprefix("# ")
+        for line in quickstart.splitlines()
+        if line.startswith(("# t", "# per_", "# u"))
+    ]
+    client = ("[clients.line]", 'identities = ["uri:spiffe://a/b/*", "dns:a.example"]', 'roles = ["issuer"]')
+    return {
+        "quickstart.toml": quickstart.encode(),
+        "terms.toml": _toml(
+            *client, 'profiles = ["ota-connect"]', *(line.partition("  #")[0] for line in lines)
+        ),
+        "roles.toml": _toml(
+            *client[:2], 'roles = ["auditor", "operator", "admin"]', 'times = ["Sun-Mon 00:00-24:00"]'
+        ),
+        "pin.toml": _toml(client[0], f'identities = ["spki:{"0" * 64}"]', client[2], 'profiles = ["*"]'),
+        "twice.toml": _toml(*client, 'profiles = ["*"]', "[clients.b]", *client[1:], 'profiles = ["*"]'),
+        "star.toml": _toml(client[0], 'identities = ["cn:*"]', *client[2:]),
+        "pattern.toml": _toml(*client, 'profiles = ["*"]', 'device_ids = "(a|b){1,9}"', "batches = '[0-9]+'"),
+    }
+
+
 def config() -> Seeds:
     quickstart = resources.files("otahsm.quickstart").joinpath("otahsm.toml.in").read_text()
     values = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tomllib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from otahsm.access import CALLS, AccessControl, Caller, Open, Policy
 from otahsm.client.device_lists import (
     SEQUENCE,
     DeviceList,
@@ -16,13 +19,14 @@ from otahsm.client.device_lists import (
     listed_devices,
     templated_devices,
 )
-from otahsm.config import Config, PinSource, Pkcs11Uri, load_config
-from otahsm.errors import ConfigError
+from otahsm.config import Config, PinSource, Pkcs11Uri, load_config, load_policy
+from otahsm.errors import ConfigError, NotAllowedError
 from otahsm.templates import NAME, Template
 
 from fuzz.places import written
 
 SECRET: Final = "hunter2"
+_NOW: Final = datetime(2026, 11, 25, 12, tzinfo=UTC)
 # These values are names, or may have some in them, and errors repeat them.
 _NAMES: Final = re.compile(r"\.issuance\.default_profile|\.profiles\..*\.(ca|device_id)")
 _ATTRIBUTE: Final = re.compile(
@@ -71,6 +75,33 @@ def config(data: bytes) -> None:
         assert SECRET not in error.message or not _is_secret(data)
         return
     _use(read)
+
+
+def policy(data: bytes) -> None:
+    """Read policy.toml, and ask it about clients that the draw names."""
+    path = written("policy.toml", data)
+    try:
+        read = Policy(load_policy(path, ["ota-connect"]))
+    except ConfigError as error:
+        assert error.message.startswith(str(path))
+        return
+    access = AccessControl(read)
+    for grant in read:
+        assert grant.name
+        assert ("issuer" in grant.roles) == bool(grant.profiles)
+        with contextlib.suppress(NotAllowedError):
+            grant.check_time(_NOW)
+            grant.check_order("ota-connect", "b")
+            grant.check_device("cam-000001")
+    for name in ("cn:a", "uri:spiffe://a/b/c", "dns:a.example", "cn:*"):
+        caller = Caller(name, bytes(32))
+        known = read.of(caller)
+        for method, call in CALLS.items():
+            try:
+                access.check_call(caller, method, _NOW)
+            except NotAllowedError:
+                continue
+            assert call is Open.TRUSTED or known is not None  # nobody gets in whom the file does not name
 
 
 def device_list(data: bytes) -> None:

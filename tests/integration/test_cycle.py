@@ -15,7 +15,7 @@ from devices import new_request
 from harness import Fleet
 from ledger_reader import rows
 
-CALLER = Caller("cn:test", bytes(32))
+CALLER = Caller("cn:quickstart", bytes(32))
 
 
 def order() -> Order:

@@ -26,6 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
+from otahsm.config import ClientPolicy, PolicyConfig
 from otahsm.errors import (
     AuthorityUnusableError,
     ConflictError,
@@ -36,7 +37,7 @@ from otahsm.errors import (
     RevokedError,
     TokenUnavailableError,
 )
-from otahsm.issuance import Batches, Caller, Inspection, Issued, Order
+from otahsm.issuance import AccessControl, Batches, Caller, Inspection, Issued, Order, Policy
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.revocation import Revocations
 from otahsm.issuance.values import Outcome, RevocationOrder
@@ -104,6 +105,10 @@ class Row(NamedTuple):
     reason: str | None
 
 
+TESTER = ClientPolicy(identities=("cn:test",), roles=frozenset({"issuer"}), profiles=frozenset({"*"}))
+ACCESS = AccessControl(Policy(PolicyConfig(clients={"test": TESTER})))
+
+
 class CycleMachine(RuleBasedStateMachine):
     """One ledger, the daemons that use it one after another, and what has become of every device."""
 
@@ -137,6 +142,7 @@ class CycleMachine(RuleBasedStateMachine):
             signers=cast(SignerPool, workers),
             ledger=self.ledger,
             batches=Batches(self.ledger, Inspection(self.home.config), PROFILES, "plain"),
+            access=ACCESS,
             clock=lambda: self.now,
         )
 

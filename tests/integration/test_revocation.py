@@ -30,7 +30,7 @@ from authority import root_of
 from devices import new_request
 from harness import Fleet
 
-CALLER = Caller("cn:test", bytes(32))
+CALLER = Caller("cn:quickstart", bytes(32))
 START = datetime(2030, 6, 1, 12, 0, 0, 500_000, tzinfo=UTC)
 TEN_MINUTES = timedelta(minutes=10)
 URL = "http://crl.example.com/fleet.crl"

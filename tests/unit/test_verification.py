@@ -84,7 +84,7 @@ REWRITTEN = "has another root than the leaves; something was changed of these"
 COPY = (
     "INSERT INTO intents SELECT 9999, {serial}, '', 'p', 'intruder', {serial}, tbs_sha256, issuer_key_id,"
     " not_before, not_after, client, client_certificate_sha256, intended_at, {void}, place, NULL,"
-    " NULL, NULL FROM intents WHERE id = 1"
+    " NULL, NULL, NULL FROM intents WHERE id = 1"
 )
 SWAP_IDS = (
     "UPDATE {table} SET {key} = -1 WHERE {key} = 17",

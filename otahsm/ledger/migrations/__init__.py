@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect
 if TYPE_CHECKING:
     from alembic.config import Config
 
-NEWEST: Final = "0009"
+NEWEST: Final = "0010"
 
 
 class UnknownVersionError(Exception):

@@ -1,0 +1,134 @@
+"""`policy.toml`: who may ask the daemon for what. What it does not allow is refused."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, time
+from typing import Annotated, Final, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
+
+from otahsm.config.fields import Pattern, Section
+
+Role = Literal["issuer", "auditor", "operator", "admin"]
+
+EVERY_PROFILE: Final = "*"
+ANY_BELOW: Final = "/*"
+
+_PIN: Final = "spki:"
+_NAMED: Final = ("uri:", "dns:", "cn:")
+_DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_TIMES: Final = re.compile(
+    r"(?P<first>[A-Za-z]{3})(-(?P<last>[A-Za-z]{3}))? (?P<start>\d\d:\d\d)-(?P<end>\d\d:\d\d)"
+)
+_DAY_ENDS: Final = "24:00"
+_MAX_QUOTA: Final = 10**12
+
+
+class Times(NamedTuple):
+    """Days of the week, 0 is Monday, and from when to when on each of them, in UTC; no end: midnight."""
+
+    days: frozenset[int]
+    start: time
+    end: time | None
+
+    def __str__(self) -> str:
+        days = ",".join(_DAYS[day].capitalize() for day in sorted(self.days))
+        return f"{days} {self.start:%H:%M}-{self.end.strftime('%H:%M') if self.end else _DAY_ENDS}"
+
+    def hold(self, moment: datetime) -> bool:
+        """Tell whether a moment is in them."""
+        utc = moment.astimezone(UTC)
+        return (
+            utc.weekday() in self.days
+            and self.start <= utc.time()
+            and (self.end is None or utc.time() < self.end)
+        )
+
+
+def parse_times(text: str) -> Times:
+    """Read times such as "Mon-Fri 06:00-22:00" or "Sun 00:00-24:00".
+
+    Raises:
+        ValueError: they are no such times.
+    """
+    wrong = ValueError("must be days and times in UTC, as in Mon-Fri 06:00-22:00 or Sat 08:00-24:00")
+    match = _TIMES.fullmatch(text)
+    if not match:
+        raise wrong
+    try:
+        first = _DAYS.index(match["first"].lower())
+        last = _DAYS.index((match["last"] or match["first"]).lower())
+        start = time.fromisoformat(match["start"])
+        end = None if match["end"] == _DAY_ENDS else time.fromisoformat(match["end"])
+    except ValueError:
+        raise wrong from None
+    if end is not None and end <= start:
+        raise ValueError("must end after they start; give two entries for times across midnight")
+    span = range(first, last + 1 if first <= last else last + 1 + len(_DAYS))  # Sat-Mon goes round
+    return Times(frozenset(day % len(_DAYS) for day in span), start, end)
+
+
+def _identity(text: str) -> str:
+    if text.startswith(_PIN):
+        if not re.fullmatch(r"[0-9a-f]{64}", text.removeprefix(_PIN)):
+            raise ValueError("after spki: comes the SHA-256 of the public key, 64 digits in small letters")
+        return text
+    if not text.startswith(_NAMED) or not text.partition(":")[2] or not text.isprintable():
+        raise ValueError(
+            "must begin with uri:, dns:, cn: or spki:, as in uri:spiffe://example.org/line/3 or cn:line-3"
+        )
+    if "*" in text and not (
+        text.startswith("uri:") and text.endswith(ANY_BELOW) and text.count("*") == 1 and "://" in text[:-2]
+    ):
+        raise ValueError("a * stands for what follows a / at the end of a URI, as in uri:spiffe://a.org/b/*")
+    return text
+
+
+def _times(text: str) -> str:
+    parse_times(text)
+    return text
+
+
+Identity = Annotated[str, AfterValidator(_identity)]
+Quota = Annotated[int, Field(ge=1, le=_MAX_QUOTA)]
+
+
+class ClientPolicy(Section):
+    """[clients.NAME]: one client, whatever certificates it has, and what it may do."""
+
+    identities: Annotated[tuple[Identity, ...], Field(min_length=1)]
+    roles: Annotated[frozenset[Role], Field(min_length=1)]
+    profiles: frozenset[str] = frozenset()
+    device_ids: Pattern | None = None
+    batches: Pattern | None = None
+    times: tuple[Annotated[str, AfterValidator(_times)], ...] = ()
+    until: AwareDatetime | None = None
+    per_second: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    per_day: Quota | None = None
+    total: Quota | None = None
+
+    @model_validator(mode="after")
+    def _issuers_have_profiles(self) -> Self:
+        for_issuers = {"profiles", "device_ids", "batches", "per_second", "per_day", "total"}
+        given = sorted(for_issuers & self.model_fields_set)
+        if "issuer" not in self.roles and given:
+            raise ValueError(f"{', '.join(given)} say what an issuer may, and roles has no issuer")
+        if "issuer" in self.roles and not self.profiles:
+            raise ValueError('an issuer needs profiles: a list of their names, or ["*"] for every profile')
+        return self
+
+
+class PolicyConfig(Section):
+    """The whole file."""
+
+    clients: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")], ClientPolicy] = {}  # noqa: RUF012 - pydantic copies it
+
+    @model_validator(mode="after")
+    def _identities_are_apart(self) -> Self:
+        owners: dict[str, str] = {}
+        for name, client in self.clients.items():
+            for identity in client.identities:
+                if owners.setdefault(identity, name) != name:
+                    raise ValueError(f"{identity} is a client twice: {owners[identity]} and {name}")
+        return self

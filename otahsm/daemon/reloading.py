@@ -1,0 +1,114 @@
+"""Takes in changed files while the daemon runs: its TLS files, the operator CA's CRLs, and the policy.
+
+TLS files and CRLs are looked at every second, and all three are loaded anew on SIGHUP. Nothing is
+interrupted: connections keep the certificate that they have seen, and calls that are allowed go on. A file
+that is wrong is refused as a whole, and what was before stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Final
+
+from otahsm.access import Policy
+from otahsm.config import Config, load_policy, section
+from otahsm.daemon.tls import ServerTls, load_tls
+from otahsm.daemon.trust import Trust, read_crls
+from otahsm.errors import ConfigError
+from otahsm.issuance import Happening, Issuance
+
+_LOOK_SECONDS: Final = 1.0
+_DAEMON: Final = "daemon"
+
+_Stamp = tuple[int, int, int, int] | None  # device, inode, size and time of change; None: it is not there
+
+
+class Reloading:
+    """What can change while the daemon runs.
+
+    Args:
+        config: where the files are.
+        issuance: who decides by them.
+
+    Raises:
+        ConfigError: one of the files is wrong.
+    """
+
+    def __init__(self, config: Config, issuance: Issuance) -> None:
+        self._tls = section(config.tls, "tls")
+        access = section(config.access, "access")
+        self._crl_paths = access.client_crls
+        self._policy = access.policy
+        self._profiles = config.profiles.keys()
+        self._issuance = issuance
+        self._fleet = [item.chain for item in issuance.authorities.by_name.values()]
+        self.trust = Trust(issuance.clients.distrust)
+        self._stamps = self._look()
+        self.credentials = ServerTls(load_tls(self._tls, self._fleet))
+        self._trust_anew()
+
+    async def run(self) -> None:
+        """Look and listen until cancelled."""
+        asked = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await asked.wait()
+            except TimeoutError:
+                self._reload({path for path, stamp in self._look().items() if stamp != self._stamps[path]})
+            else:
+                asked.clear()
+                self._try(self._load_policy, Happening.POLICY_LOADED, Happening.POLICY_REFUSED)
+                self._reload(self._stamps.keys())
+
+    def _reload(self, changed: AbstractSet[Path]) -> None:
+        if not changed:
+            return
+        self._stamps = self._look()
+        if not changed <= set(self._crl_paths):
+            self._try(self._load_tls, Happening.TLS_LOADED, Happening.TLS_REFUSED)
+        if self._crl_paths:  # also for another client_ca
+            self._try(self._trust_anew, Happening.CRL_LOADED, Happening.CRL_REFUSED)
+
+    def _look(self) -> Mapping[Path, _Stamp]:
+        files = (self._tls.certificate, self._tls.key, self._tls.client_ca, *self._crl_paths)
+        return {path: _stamp(path) for path in files}
+
+    def _try(self, load: Callable[[], Mapping[str, str]], loaded: Happening, refused: Happening) -> None:
+        try:
+            details = load()
+        except ConfigError as error:
+            self._issuance.audit.note(refused, _DAEMON, {"message": error.message})
+        else:
+            self._issuance.audit.note(loaded, _DAEMON, details)
+
+    def _load_policy(self) -> Mapping[str, str]:
+        policy = Policy(load_policy(self._policy, self._profiles))
+        self._issuance.access.policy = policy
+        return {"file": str(self._policy), "clients": str(len(policy.grants))}
+
+    def _load_tls(self) -> Mapping[str, str]:
+        files = load_tls(self._tls, self._fleet)
+        self.credentials.use(files)
+        if not self._crl_paths:
+            self.trust.use(files.operators, ())
+        return {"certificate": files.fingerprint}
+
+    def _trust_anew(self) -> Mapping[str, str]:
+        operators = self.credentials.files.operators
+        crls = read_crls(self._crl_paths, operators)
+        self.trust.use(operators, crls)
+        return {"revoked": str(sum(len(crl) for crl in crls))}
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,138 @@
+"""Cutting clients off, on all daemons: who is cut off is in the ledger, and looked up every second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from otahsm.access import SUBJECTS, AccessControl, Caller, CutOff, Denied
+from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
+from otahsm.issuance.audit import AuditTrail, Happening
+from otahsm.issuance.inspection import Inspection
+from otahsm.ledger import Ledger
+
+_LOOK_SECONDS: Final = 1.0
+_MAX_TEXT: Final = 512
+_DIGESTS: Final = ("spki:", "sha256:")
+_DIGEST: Final = 64  # hexadecimal digits
+_DIGITS: Final = frozenset("0123456789abcdef")
+
+
+class Clients:
+    """Cuts clients off and lets them in again.
+
+    Args:
+        ledger: where that is written.
+        inspection: where it is read; of its own, so that it waits for nobody's questions.
+        access: told of who is cut off.
+        audit: told of what is done.
+    """
+
+    def __init__(
+        self, ledger: Ledger, inspection: Inspection, access: AccessControl, audit: AuditTrail
+    ) -> None:
+        self._ledger = ledger
+        self._inspection = inspection
+        self._access = access
+        self._audit = audit
+        self._distrusted: Mapping[bytes, str] = {}
+        self._denied: list[Denied] = []
+
+    async def deny(self, subject: str, reason: str, caller: Caller, now: datetime) -> Denied:
+        """Cut a client off, or a key or a certificate; return how it is.
+
+        Args:
+            subject: "uri:", "dns:", "cn:" and a name; "spki:" or "sha256:" and a digest.
+            reason: why, for people.
+            caller: who says so.
+            now: when.
+
+        Raises:
+            RequestRefusedError: the subject is none.
+            NotAllowedError: an operator may not cut off an admin, and nobody itself.
+            LedgerUnavailableError: nothing was changed.
+        """
+        check_subject(subject, reason)
+        denied = Denied(subject, reason, caller.identity, time.time_ns() // 1000)
+        self._check_target(denied, caller, now)
+        details = {"subject": subject, "reason": reason}
+        event = self._audit.event(Happening.CLIENT_CUT_OFF, caller.identity, details)
+        if await self._ledger.deny(denied, event):
+            self._audit.done(event)
+        await self.look()
+        return self._access.cut_off.denied.get(subject, denied)
+
+    async def allow(self, subject: str, caller: Caller) -> None:
+        """Let a client in again.
+
+        Raises:
+            NotFoundError: it is not cut off.
+            LedgerUnavailableError: nothing was changed.
+        """
+        event = self._audit.event(Happening.CLIENT_LET_IN, caller.identity, {"subject": subject})
+        if not await self._ledger.allow(subject, event):
+            raise NotFoundError(
+                f"{subject[:128]!a} is not cut off", hint="`otahsm client list` shows who is."
+            )
+        self._audit.done(event)
+        await self.look()
+
+    async def listed(self) -> list[Denied]:
+        """Return everybody who is cut off by an operator. Raises LedgerUnavailableError."""
+        return await self._inspection.denied()
+
+    def distrust(self, distrusted: Mapping[bytes, str]) -> None:
+        """Take whose certificates don't count any more, by their SHA-256, and why."""
+        self._distrusted = distrusted
+        self._access.cut_off = CutOff(self._denied, distrusted)
+
+    async def look(self) -> None:
+        """See who is cut off. Raises LedgerUnavailableError."""
+        denied = await self._inspection.denied()
+        if denied != self._denied:
+            self._denied = denied
+            self._access.cut_off = CutOff(denied, self._distrusted)
+
+    async def run(self) -> None:
+        """Look every second, until cancelled. A ledger that can't be read changes nothing."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                await self.look()
+            except LedgerUnavailableError:
+                continue
+
+    def _check_target(self, denied: Denied, caller: Caller, now: datetime) -> None:
+        if CutOff([denied]).names(caller):
+            raise NotAllowedError("nobody cuts off itself", hint="Let another operator or admin do it.")
+        if "admin" in self._access.grant_of(caller, now).roles:
+            return
+        target = self._access.policy.named(denied.subject)
+        if denied.subject.startswith(_DIGESTS) or (target is not None and "admin" in target.roles):
+            # Whose a digest is, nobody can tell.
+            raise NotAllowedError(
+                f"{denied.subject} is not for an operator to cut off: that takes an admin",
+                hint="Name the client: uri:, dns: or cn:. Admins are for admins alone to cut off.",
+            )
+
+
+def check_subject(subject: str, reason: str) -> None:
+    """Check whom somebody wants to cut off, and why. Raises RequestRefusedError."""
+    kind, _, rest = subject.partition(":")
+    digest = kind in {"spki", "sha256"}
+    if (
+        f"{kind}:" not in SUBJECTS
+        or not rest
+        or len(subject) > _MAX_TEXT
+        or not subject.isprintable()
+        or (digest and (len(rest) != _DIGEST or not set(rest) <= _DIGITS))
+    ):
+        raise RequestRefusedError(
+            "subject",
+            f"it must begin with one of {' '.join(SUBJECTS)} and a name, or a SHA-256 of 64 small digits",
+        )
+    if len(reason) > _MAX_TEXT or not reason.isprintable():
+        raise RequestRefusedError("reason", f"it has at most {_MAX_TEXT} printable characters")

@@ -1,0 +1,73 @@
+"""Events: what happened, other than to certificates. Each becomes a leaf of the tree, like a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, Select, func, insert, select
+
+from otahsm.ledger.entries import EventFilter, EventPage
+from otahsm.ledger.log_entries import Kind
+from otahsm.ledger.records import Event
+from otahsm.ledger.schema import events
+from otahsm.ledger.sequencer import note_entries
+
+_SCANNED: Final = 20_000  # rows that one statement looks at
+_LATE: Final = 1_000  # how far an event may be from its place in time
+
+
+def write(connection: Connection, written: Sequence[Event]) -> None:
+    """Write events, in a transaction."""
+    ids = []
+    for event in written:
+        row = event._asdict()
+        del row["id"]
+        ids.append(connection.execute(insert(events).values(row).returning(events.c.id)).scalar_one())
+    note_entries(connection, Kind.EVENT, ids)
+
+
+def page(connection: Connection, wanted: EventFilter, after: int, size: int) -> EventPage:
+    """Return events with ids above one.
+
+    Args:
+        connection: any.
+        wanted: which.
+        after: 0 for the first page.
+        size: at most so many.
+    """
+    newest = connection.execute(select(func.max(events.c.id))).scalar() or 0
+    if not after and wanted.after is not None:
+        after = _before(connection, wanted.after, newest)
+    end = min(after + _SCANNED, newest)
+    query = _matching(wanted).where(events.c.id > after, events.c.id <= end)
+    rows = connection.execute(query.order_by(events.c.id).limit(size)).all()
+    found = [_event(row) for row in rows]
+    last = found[-1].id if len(found) == size else max(end, after)
+    return EventPage(found, last, at_end=last >= newest)
+
+
+def _before(connection: Connection, moment: int, newest: int) -> int:
+    """Return an id that no event from a moment on is below."""
+    first = select(events.c.id).where(events.c.happened_at >= moment).order_by(events.c.happened_at).limit(1)
+    found: int | None = connection.execute(first).scalar()
+    return newest if found is None else max(0, found - _LATE)
+
+
+def _matching(wanted: EventFilter) -> Select[Any]:
+    query = select(events)
+    if wanted.name.endswith("."):
+        query = query.where(events.c.name.startswith(wanted.name, autoescape=True))
+    elif wanted.name:
+        query = query.where(events.c.name == wanted.name)
+    if wanted.client:
+        query = query.where(events.c.client == wanted.client)
+    if wanted.after is not None:
+        query = query.where(events.c.happened_at >= wanted.after)
+    if wanted.before is not None:
+        query = query.where(events.c.happened_at < wanted.before)
+    return query
+
+
+def _event(row: Any) -> Event:
+    return Event(row.happened_at, row.name, row.client, row.occurrences, row.details, row.id)

@@ -1,0 +1,110 @@
+"""Quotas across all daemons on the ledger: what clients have had, counted where intents are written.
+
+What is over a quota is taken back in the same transaction, so no number of daemons or calls at once makes
+more than it allows. What came to nothing is given back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from otahsm.access import Quotas, Use, come_back, day_of, given_back, share_of
+from otahsm.ledger.journal import take_back
+from otahsm.ledger.records import Accepted, Answer, Intent, OverQuota
+from otahsm.ledger.schema import quotas
+
+
+def ids_of(connection: Connection, clients: Sequence[str]) -> list[int]:
+    """Return the ids of clients' quotas, in order; make those that there are not."""
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    for client in sorted(clients):
+        row = {"client": client} | Use()._asdict()
+        connection.execute(make(quotas).values(row).on_conflict_do_nothing())
+    query = select(quotas.c.client, quotas.c.id).where(quotas.c.client.in_(clients))
+    ids = dict(connection.execute(query).tuples().all())
+    return [ids[client] for client in clients]
+
+
+def hold(
+    connection: Connection,
+    batch: Sequence[Intent],
+    answers: Sequence[Answer],
+    limits: Mapping[int, Quotas],
+    now: int,
+) -> list[Answer]:
+    """Count intents that were just written; take back those that are over a quota.
+
+    Args:
+        connection: in the transaction that wrote them.
+        batch: what was asked for.
+        answers: one for each.
+        limits: for each quota, what is allowed.
+        now: microseconds since the Unix epoch.
+    """
+    wanting: dict[int, list[int]] = {}
+    for position, (intent, answer) in enumerate(zip(batch, answers, strict=True)):
+        if intent.quota_id is not None and isinstance(answer, Accepted):
+            wanting.setdefault(intent.quota_id, []).append(position)
+    settled = list(answers)
+    denied = []
+    for quota_id, positions in sorted(wanting.items()):  # in one order, whoever takes
+        client, use = _locked(connection, quota_id)
+        share = share_of(limits[quota_id], use, len(positions), now)
+        _write(connection, quota_id, share.use)
+        if not share.why:
+            continue
+        why, retry_after = come_back(share.why, share.again_at, now)
+        for position in positions[share.granted :]:
+            answer = settled[position]
+            assert isinstance(answer, Accepted)  # noqa: S101 - see above
+            denied.append(answer.intent_id)
+            settled[position] = OverQuota(f"{client} has had {why}", retry_after)
+    if denied:
+        take_back(connection, denied)
+    return settled
+
+
+def give_back_denied(
+    connection: Connection, batch: Sequence[Intent], before: Sequence[Answer], after: Sequence[Answer]
+) -> None:
+    """Give back what was counted for intents that were then denied for another reason."""
+    give_back(
+        connection,
+        (
+            (intent.quota_id, intent.intended_at)
+            for intent, held, answer in zip(batch, before, after, strict=True)
+            if isinstance(held, Accepted) and not isinstance(answer, Accepted)
+        ),
+    )
+
+
+def give_back(connection: Connection, uses: Iterable[tuple[int | None, int]]) -> None:
+    """Give back what came to nothing: for each intent its quota, None for none, and when it was intended."""
+    counts = Counter((quota_id, day_of(at)) for quota_id, at in uses if quota_id is not None)
+    for (quota_id, day), count in sorted(counts.items()):
+        _, use = _locked(connection, quota_id)
+        _write(connection, quota_id, given_back(use, count, day))
+
+
+def _locked(connection: Connection, quota_id: int) -> tuple[str, Use]:
+    row: Row[Any] = connection.execute(_LOCKED, {"which": quota_id}).one()
+    return row.client, Use(row.taken, row.day, row.day_taken, row.rate_full_at)
+
+
+def _write(connection: Connection, quota_id: int, use: Use) -> None:
+    connection.execute(
+        _SET, {"which": quota_id, **{f"new_{name}": use for name, use in use._asdict().items()}}
+    )
+
+
+_LOCKED: Final = select(quotas).where(quotas.c.id == bindparam("which")).with_for_update()
+_SET: Final = (
+    update(quotas)
+    .where(quotas.c.id == bindparam("which"))
+    .values({name: bindparam(f"new_{name}") for name in Use._fields})
+)

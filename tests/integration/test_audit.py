@@ -1,0 +1,225 @@
+"""The audit trail: what was decided and done is there, in order, counted, and can't be changed unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from otahsm.access import Denied
+from otahsm.client import AccessClient, AuditEvent, AuditQuery, IssuedCertificate
+from otahsm.inbox import CEREMONY, collect, leave
+from otahsm.issuance.audit import AuditTrail, Happening
+from otahsm.ledger import Event, EventFilter, LedgerReader
+
+from devices import new_request
+from harness import Fleet, RunningDaemon, running
+from homes import Home, ledger_in
+
+
+async def trail(daemon: RunningDaemon, query: AuditQuery | None = None) -> list[AuditEvent]:
+    async with AccessClient(daemon.address, daemon.fleet.tls, patience=10) as client:
+        return [event async for event in client.events(query or AuditQuery())]
+
+
+async def until(daemon: RunningDaemon, name: str, count: int = 1) -> list[AuditEvent]:
+    """Wait until there are so many events of a name."""
+    async with asyncio.timeout(60):
+        while len(found := await trail(daemon, AuditQuery(name))) < count:
+            await asyncio.sleep(0.1)
+    return found
+
+
+async def test_a_day_of_a_daemon_is_told(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        async with daemon.client() as client:
+            assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+        logins = await until(daemon, "token.login", 3)  # the quickstart's, and two signers'
+        assert all(event.client.startswith("host:") for event in logins)
+        async with AccessClient(daemon.address, fleet.tls, patience=10) as client:
+            await client.deny("cn:line-3", "stolen")
+            await client.allow("cn:line-3")
+        names = [event.name for event in await trail(daemon)]
+        assert daemon.stop() == 0
+    assert {"daemon.started", "access.allowed", "client.cut_off", "client.let_in"} <= set(names)
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        events = await trail(daemon)
+    assert [event.id for event in events] == sorted({event.id for event in events})
+    assert "daemon.stopped" in [event.name for event in events]
+    pin = (fleet.folder / "secrets/pin").read_text().strip()
+    assert pin not in "".join(map(str, events))
+    with closing(sqlite3.connect(fleet.folder / "ledger/ledger.sqlite3")) as ledger:
+        (logged,) = ledger.execute("SELECT count(*) FROM leaves WHERE kind = 4").fetchone()
+        (written,) = ledger.execute("SELECT count(*) FROM events").fetchone()
+        (waiting,) = ledger.execute("SELECT count(*) FROM unlogged WHERE kind = 4").fetchone()
+    assert logged + waiting == written >= len(events)
+    verified = fleet.run("ledger", "verify")
+    assert verified.returncode == 0, verified.stdout
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE events SET client = 'cn:nobody' WHERE id = 1", "leaf"),
+        ("UPDATE events SET details = '{}' WHERE id = 1", "leaf"),
+        ("UPDATE events SET occurrences = occurrences + 1 WHERE id = 1", "leaf"),
+        ("DELETE FROM events WHERE id = 1", "the event 1"),
+        (
+            "INSERT INTO events SELECT 99, happened_at, name, client, 1, details FROM events WHERE id = 1",
+            "event 99: the event 99 is no leaf",
+        ),
+    ],
+)
+async def test_an_event_that_is_changed_removed_or_added_in_the_database_is_found(
+    fleet: Fleet, statement: str, said: str
+) -> None:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        async with daemon.client() as client:
+            assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+        await until(daemon, "daemon.started")
+        assert daemon.stop() == 0
+    assert fleet.run("ledger", "verify").returncode == 0
+    with closing(sqlite3.connect(fleet.folder / "ledger/ledger.sqlite3")) as ledger, ledger:
+        assert ledger.execute(statement).rowcount == 1
+    verified = fleet.run("ledger", "verify")
+    assert verified.returncode != 0
+    assert said in verified.stdout + verified.stderr
+
+
+async def test_a_ceremony_beside_the_daemon_gets_into_the_trail(fleet: Fleet) -> None:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        daemon.configure_client()
+        done = fleet.run("ca", "prove-possession", "a-code", "-o", str(fleet.folder / "proof.pem"))
+        assert done.returncode == 0, done.stderr
+        (event,) = await until(daemon, "ceremony")
+        details = json.loads(event.details)
+        assert details["ceremony"] == "ca prove-possession"
+        assert (fleet.folder / "ca/ceremonies" / details["record"]).exists()
+        shown = fleet.run("audit", "--event", "ceremony")
+        assert "ca prove-possession" in shown.stdout
+        guard = fleet.config.token
+        assert guard is not None
+        assert list(collect(guard.guard_dir)) == []
+
+
+def test_what_is_left_is_collected_in_order_and_what_is_no_event_is_named(tmp_path: Path) -> None:
+    leave(tmp_path, CEREMONY, {"n": "1"})
+    leave(tmp_path, CEREMONY, {"n": "2"})
+    (tmp_path / "events/3.json").write_text("no event")
+    (tmp_path / "events/4.json").write_text('{"at": "x", "name": 1}')
+    (tmp_path / "events/.half").write_text("{")
+    left = list(collect(tmp_path))
+    assert [item.name for item in left] == [CEREMONY, CEREMONY, "inbox.unreadable", "inbox.unreadable"]
+    told = [item.details.get("n", item.details.get("file")) for item in left]
+    assert told == ["1", "2", "3.json", "4.json"]
+    assert list(collect(tmp_path / "nowhere")) == []
+
+
+async def written(home: Home, work: Callable[[AuditTrail], None]) -> list[Event]:
+    """Have an audit trail take things down; return what is in the ledger when it is closed."""
+    ledger = ledger_in(home)
+    await ledger.open()
+    audit = AuditTrail(ledger, lambda *_: None)
+    work(audit)
+    await audit.close()
+    await ledger.close()
+    reader = LedgerReader(home.config)
+    events: list[Event] = []
+    after, at_end = 0, False
+    while not at_end:
+        page = reader.events(EventFilter(), after, 1000)
+        events += page.events
+        after, at_end = page.next_after, page.at_end
+    reader.close()
+    return events
+
+
+async def test_what_happens_a_million_times_is_two_events(home: Home) -> None:
+    def flood(audit: AuditTrail) -> None:
+        for number in range(100_000):
+            audit.count(Happening.ACCESS_DENIED, "cn:a", {"call": "/x"}, message=f"number {number}")
+            audit.count(Happening.ACCESS_DENIED, f"cn:{number % 3}", {"call": "/y"})
+
+    events = await written(home, flood)
+    assert [(event.client, event.occurrences) for event in events] == [
+        ("cn:a", 1),
+        ("cn:0", 1),
+        ("cn:1", 1),
+        ("cn:2", 1),
+        ("cn:a", 99_999),
+        ("cn:0", 33_333),
+        ("cn:1", 33_332),
+        ("cn:2", 33_332),
+    ]
+    assert json.loads(events[0].details) == {"call": "/x", "message": "number 0"}
+
+
+async def test_a_trail_that_can_not_be_written_keeps_so_much_and_counts_the_rest(home: Home) -> None:
+    def flood(audit: AuditTrail) -> None:
+        for number in range(25_000):
+            audit.note(Happening.POLICY_REFUSED, "daemon", {"message": str(number)})
+
+    events = await written(home, flood)
+    assert len(events) == 10_001
+    (lost,) = [event for event in events if event.name == "events.lost"]
+    assert lost.occurrences == 15_000
+
+
+async def test_events_are_found_by_name_client_and_time_page_by_page(home: Home) -> None:
+    ledger = ledger_in(home)
+    await ledger.open()
+    await ledger.write_events(
+        [Event(1_000_000 + n, f"{'ab'[n % 2]}.{n % 3}", f"cn:{n % 5}", 1, "{}") for n in range(300)]
+    )
+    reader = LedgerReader(home.config)
+
+    def found(wanted: EventFilter, size: int = 7) -> list[int]:
+        after = 0
+        numbers: list[int] = []
+        while True:
+            page = reader.events(wanted, after, size)
+            assert len(page.events) <= size
+            numbers += [event.happened_at - 1_000_000 for event in page.events]
+            after = page.next_after
+            if page.at_end:
+                return numbers
+
+    everything = range(300)
+    assert found(EventFilter()) == list(everything)
+    assert found(EventFilter("a.")) == [n for n in everything if n % 2 == 0]
+    assert found(EventFilter("a.1")) == [n for n in everything if n % 2 == 0 and n % 3 == 1]
+    assert found(EventFilter("a")) == []
+    assert found(EventFilter("%.")) == []
+    assert found(EventFilter(client="cn:3")) == [n for n in everything if n % 5 == 3]
+    assert found(EventFilter(after=1_000_100, before=1_000_200)) == list(range(100, 200))
+    assert found(EventFilter(after=9_000_000)) == []
+    reader.close()
+    await ledger.close()
+
+
+async def test_who_is_cut_off_and_why_are_written_together(home: Home) -> None:
+    ledger = ledger_in(home)
+    await ledger.open()
+    event = Event(1, "client.cut_off", "cn:admin", 1, "{}")
+    denied = Denied("cn:a", "lost", "cn:admin", 1)
+    assert await ledger.deny(denied, event)
+    assert not await ledger.deny(denied._replace(reason="other"), event)
+    reader = LedgerReader(home.config)
+    assert reader.denied() == [denied]
+    assert len(reader.events(EventFilter(), 0, 10).events) == 1
+    assert await ledger.allow("cn:a", event._replace(name="client.let_in"))
+    assert not await ledger.allow("cn:a", event)
+    assert reader.denied() == []
+    events = reader.events(EventFilter(), 0, 10).events
+    assert [item.name for item in events] == ["client.cut_off", "client.let_in"]
+    reader.close()
+    await ledger.close()

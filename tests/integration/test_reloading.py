@@ -1,0 +1,245 @@
+"""A daemon takes in changed files while it runs: nothing is interrupted, and nothing wrong is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from otahsm.client import CertificateRequest, ClientTls, IssuedCertificate, IssuingClient, Refusal
+from otahsm.errors import CutOffError, DaemonUnavailableError, NotAllowedError
+from otahsm.quickstart.certificates import FileCa
+
+from devices import new_request
+from harness import Fleet, RunningDaemon, running
+from operators import OperatorCa, new_client
+
+
+@pytest.fixture
+def serving(fleet: Fleet) -> Iterator[RunningDaemon]:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        yield daemon
+
+
+class Asking:
+    """A client with one stream that stays open: requests go in one by one, and results come out."""
+
+    def __init__(self, daemon: RunningDaemon, tls: ClientTls | None = None) -> None:
+        self._client = IssuingClient(daemon.address, tls or daemon.fleet.tls, patience=5)
+        self._requests: asyncio.Queue[CertificateRequest] = asyncio.Queue()
+        self.results = self._client.issue(self._source())
+
+    async def _source(self) -> AsyncIterator[CertificateRequest]:
+        while True:
+            yield await self._requests.get()
+
+    async def one(self) -> IssuedCertificate | Refusal:
+        await self._requests.put(new_request())
+        async with asyncio.timeout(30):
+            return await anext(self.results)
+
+    async def close(self) -> None:
+        await self.results.aclose()
+        await self._client.__aexit__(None, None, None)
+
+
+def count(daemon: RunningDaemon, event: str) -> int:
+    return len([item for item in daemon.events if item["event"] == event])
+
+
+async def reloaded(
+    daemon: RunningDaemon, event: str, change: Callable[[], object], *, hup: bool = False
+) -> str:
+    """Change a file; wait until the daemon has looked at it. Return its words."""
+    before = count(daemon, event)
+    change()
+    if hup:
+        daemon.process.send_signal(signal.SIGHUP)
+    told = await asyncio.to_thread(daemon.wait_for, event, before + 1)
+    return str(told[-1].get("message", ""))
+
+
+def policy(fleet: Fleet) -> Path:
+    return fleet.folder / "policy.toml"
+
+
+def new_server_certificate(fleet: Fleet) -> Callable[[], None]:
+    """Return what replaces the daemon's certificate and key, the key some time after the certificate."""
+
+    def replace() -> None:
+        issuer = OperatorCa(fleet)
+        folder = fleet.folder / "tls/next"
+        folder.mkdir()
+        ca = FileCa(issuer.certificate, issuer.key)
+        ca.issue_server(folder / "server.pem", folder / "server.key", "next")
+        for name in ("server.pem", "server.key"):
+            (folder / name).replace(fleet.folder / "tls" / name)
+        folder.rmdir()
+
+    return replace
+
+
+async def shown_by(daemon: RunningDaemon) -> x509.Certificate:
+    """Return the certificate that the daemon shows to who connects now."""
+    host, port = daemon.address.split(":")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    del reader
+    der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.transport.abort()
+    return x509.load_der_x509_certificate(der)
+
+
+async def test_a_new_certificate_is_shown_to_who_connects_and_open_streams_go_on(
+    serving: RunningDaemon,
+) -> None:
+    asking = Asking(serving)
+    assert isinstance(await asking.one(), IssuedCertificate)
+    before = await shown_by(serving)
+    await reloaded(serving, "tls.loaded", new_server_certificate(serving.fleet))
+    after = await shown_by(serving)
+    assert after.serial_number != before.serial_number
+    assert isinstance(await asking.one(), IssuedCertificate)
+    assert count(serving, "stream.ended") == 0
+    await asking.close()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda tls: (tls / "server.key").write_text("no key"),
+        lambda tls: (tls / "server.pem").write_text(""),
+        lambda tls: (tls / "server.key").unlink(),
+        lambda tls: shutil.copy(tls / "client.key", tls / "server.key"),
+        lambda tls: shutil.copy(tls.parent / "ca/fleet-root.pem", tls / "operator-ca.pem"),
+        lambda tls: (tls / "operator-ca.pem").write_bytes(b"\xff\xfe"),
+    ],
+)
+async def test_tls_files_that_are_wrong_are_refused_and_the_old_ones_stay(
+    serving: RunningDaemon, spoil: Callable[[Path], object]
+) -> None:
+    asking = Asking(serving)
+    before = await shown_by(serving)
+    tls = serving.fleet.folder / "tls"
+    kept = {path: path.read_bytes() for path in tls.iterdir() if path.is_file()}
+    message = await reloaded(serving, "tls.refused", lambda: spoil(tls))
+    assert "tls" in message
+    assert await shown_by(serving) == before
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert isinstance(await asking.one(), IssuedCertificate)
+    await asking.close()
+
+
+async def test_clients_of_an_operator_ca_that_is_taken_out_are_cut_off(serving: RunningDaemon) -> None:
+    fleet = serving.fleet
+    file = fleet.folder / "tls/operator-ca.pem"
+    new_ca = FileCa.create("the next operator CA")
+    tls = fleet.folder / "tls"
+    new_ca.issue_client(tls / "new.pem", tls / "new.key", "quickstart")
+    new = ClientTls(tls / "both.pem", tls / "new.pem", tls / "new.key")
+    new_pem = new_ca.certificate.public_bytes(Encoding.PEM)
+    (tls / "both.pem").write_bytes(file.read_bytes() + new_pem)
+    (tls / "old.pem").write_bytes(file.read_bytes())
+
+    asking = Asking(serving)
+    assert isinstance(await asking.one(), IssuedCertificate)
+    await reloaded(serving, "tls.loaded", lambda: file.write_bytes((tls / "both.pem").read_bytes()))
+    assert isinstance(await asking.one(), IssuedCertificate)  # both count meanwhile
+    renewed = Asking(serving, new)
+    assert isinstance(await renewed.one(), IssuedCertificate)
+
+    await reloaded(serving, "tls.loaded", lambda: file.write_bytes(new_pem))
+    with pytest.raises(CutOffError, match="comes from no operator CA that the daemon trusts now"):
+        await asking.one()
+    assert isinstance(await renewed.one(), IssuedCertificate)
+    stale = ClientTls(tls / "old.pem", fleet.tls.certificate, fleet.tls.key)
+    async with IssuingClient(serving.address, stale, patience=0) as late:
+        with pytest.raises(DaemonUnavailableError):
+            await late.authority()
+    await asking.close()
+    await renewed.close()
+
+
+async def test_a_policy_is_swapped_in_the_middle_of_a_stream(serving: RunningDaemon) -> None:
+    fleet = serving.fleet
+    asking = Asking(serving)
+    assert isinstance(await asking.one(), IssuedCertificate)
+    text = policy(fleet).read_text()
+
+    narrow = text.replace('profiles = ["*"]', 'profiles = ["*"]\ndevice_ids = "none"')
+    await reloaded(serving, "policy.loaded", lambda: policy(fleet).write_text(narrow), hup=True)
+    refused = await asking.one()
+    assert isinstance(refused, Refusal)
+    assert refused.reason == "NOT_ALLOWED"
+    assert "for the device id" in refused.message
+
+    await reloaded(serving, "policy.loaded", lambda: policy(fleet).write_text(text), hup=True)
+    assert isinstance(await asking.one(), IssuedCertificate)
+    assert count(serving, "stream.ended") == 0  # it was the same stream all the time
+
+    without = text.replace("cn:quickstart", "cn:somebody")
+    await reloaded(serving, "policy.loaded", lambda: policy(fleet).write_text(without), hup=True)
+    with pytest.raises(NotAllowedError, match="has no client cn:quickstart"):
+        await asking.one()
+    await asking.close()
+
+
+async def test_a_policy_that_changes_holds_from_sighup_on_and_not_before(serving: RunningDaemon) -> None:
+    fleet = serving.fleet
+    line = new_client(fleet, "line")
+    async with IssuingClient(serving.address, line, patience=5) as client:
+        with pytest.raises(NotAllowedError):
+            await client.authority()
+        await reloaded(serving, "policy.loaded", lambda: None, hup=True)
+        assert (await client.authority()).subject
+
+
+@pytest.mark.parametrize("text", ["no TOML", '[clients.a]\nidentities = ["cn:a"]', None])
+async def test_a_policy_that_is_wrong_is_refused_and_the_old_one_stays(
+    serving: RunningDaemon, text: str | None
+) -> None:
+    path = policy(serving.fleet)
+    change = path.unlink if text is None else (lambda: path.write_text(text))
+    message = await reloaded(serving, "policy.refused", change, hup=True)
+    assert "policy.toml" in message
+    async with serving.client() as client:
+        assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+
+
+@pytest.mark.parametrize("text", ["no TOML", None])
+def test_a_daemon_does_not_start_without_a_policy_that_is_right(fleet: Fleet, text: str | None) -> None:
+    if text is None:
+        policy(fleet).unlink()
+    else:
+        policy(fleet).write_text(text)
+    failed = fleet.run("serve")
+    assert failed.returncode == 2
+    assert "policy.toml" in failed.stderr
+
+
+def test_a_daemon_does_not_start_without_a_section_for_access(fleet: Fleet) -> None:
+    fleet.edit("[access]\n", "")
+    fleet.edit('policy = "policy.toml"\n', "")
+    failed = fleet.run("serve")
+    assert failed.returncode == 2
+    assert "[access]" in failed.stderr
+
+
+def test_a_daemon_does_not_start_with_a_crl_that_has_ended(fleet: Fleet) -> None:
+    OperatorCa(fleet).revoke(ends=-timedelta(hours=1))
+    fleet.edit('# client_crls = ["tls/operator-ca.crl"]', 'client_crls = ["tls/operator-ca.crl"]')
+    failed = fleet.run("serve")
+    assert failed.returncode == 2
+    assert "has ended" in failed.stderr

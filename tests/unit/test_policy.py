@@ -1,0 +1,294 @@
+"""The policy: what the file may say, and who is known by it."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc_health.v1.health_pb2
+import grpc_reflection.v1alpha.reflection_pb2
+import pytest
+
+from otahsm.access import CALLS, AccessControl, Call, Caller, CutOff, Denied, Grant, Policy
+from otahsm.config import load_policy, parse_times
+from otahsm.errors import ConfigError, CutOffError, NotAllowedError
+from otahsm.v1 import (
+    access_pb2,
+    audit_pb2,
+    authority_pb2,
+    batch_pb2,
+    device_pb2,
+    issuance_pb2,
+    ledger_pb2,
+    revocation_pb2,
+    transparency_pb2,
+)
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)  # a Wednesday
+PIN = bytes(range(32))
+OURS = (
+    access_pb2,
+    audit_pb2,
+    authority_pb2,
+    batch_pb2,
+    device_pb2,
+    issuance_pb2,
+    ledger_pb2,
+    revocation_pb2,
+    transparency_pb2,
+)
+ISSUER = 'roles = ["issuer"]\nprofiles = ["p"]'
+
+
+def policy_of(text: str, folder: Path) -> Policy:
+    path = folder / "policy.toml"
+    path.write_text(text)
+    return Policy(load_policy(path, ["p", "q"]))
+
+
+def client(identity: str, terms: str = ISSUER, name: str = "a") -> str:
+    return f'[clients.{name}]\nidentities = ["{identity}"]\n{terms}\n'
+
+
+def grant_of(terms: str, folder: Path) -> Grant:
+    return policy_of(client("cn:a", terms), folder).grants["a"]
+
+
+def caller(identity: str) -> Caller:
+    return Caller(identity, b"")
+
+
+def test_every_call_of_every_service_is_in_the_table() -> None:
+    files: list[Any] = [module.DESCRIPTOR for module in OURS]
+    files += [grpc_health.v1.health_pb2.DESCRIPTOR, grpc_reflection.v1alpha.reflection_pb2.DESCRIPTOR]
+    methods = {
+        f"/{service.full_name}/{method.name}"
+        for file in files
+        for service in file.services_by_name.values()
+        for method in service.methods
+    }
+    assert methods == set(CALLS)
+
+
+def test_all_protocols_are_looked_at() -> None:
+    stubs = {path.stem for path in Path(access_pb2.__file__).parent.glob("*_pb2.py")}
+    assert {module.__name__.rpartition(".")[2] for module in OURS} == stubs
+
+
+def test_no_role_issues_but_the_issuer() -> None:
+    issuing = [call for method, call in CALLS.items() if "/otahsm.v1.IssuanceService/" in method]
+    assert issuing
+    assert all(isinstance(call, Call) and call.roles == {"issuer"} and not call.own for call in issuing)
+
+
+@pytest.mark.parametrize(
+    ("identity", "who", "known"),
+    [
+        ("cn:line-3", "cn:line-3", True),
+        ("cn:line-3", "cn:Line-3", False),
+        ("cn:line-3", "cn:line-33", False),
+        ("cn:line-3", "dns:line-3", False),
+        ("dns:build.acme.example", "dns:build.acme.example", True),
+        ("dns:build.acme.example", "dns:build.acme.example.evil", False),
+        ("uri:spiffe://acme/line/3", "uri:spiffe://acme/line/3", True),
+        ("uri:spiffe://acme/line/*", "uri:spiffe://acme/line/3", True),
+        ("uri:spiffe://acme/line/*", "uri:spiffe://acme/line/3/b", True),
+        ("uri:spiffe://acme/line/*", "uri:spiffe://acme/line/", False),
+        ("uri:spiffe://acme/line/*", "uri:spiffe://acme/line", False),
+        ("uri:spiffe://acme/line/*", "uri:spiffe://acme/linex/3", False),
+        ("uri:spiffe://acme/line/*", "cn:spiffe://acme/line/3", False),
+        ("uri:spiffe://acme/line/*", "uri:spiffe://acme.evil/line/3", False),
+    ],
+)
+def test_a_client_is_known_by_its_name_and_by_no_other(
+    identity: str,
+    who: str,
+    known: bool,  # noqa: FBT001 - a row of a table
+    tmp_path: Path,
+) -> None:
+    policy = policy_of(client(identity), tmp_path)
+    assert (policy.of(caller(who)) is not None) == known
+
+
+def test_a_key_goes_before_a_name_and_a_name_before_a_prefix(tmp_path: Path) -> None:
+    policy = policy_of(
+        client("uri:spiffe://a/*", name="far")
+        + client("uri:spiffe://a/b/*", name="near")
+        + client("uri:spiffe://a/b/c", name="name")
+        + client(f"spki:{PIN.hex()}", name="key"),
+        tmp_path,
+    )
+
+    def known(uri: str, key: bytes = b"") -> str | None:
+        grant = policy.of(Caller(f"uri:{uri}", b"", key))
+        return grant and grant.name
+
+    assert known("spiffe://a/b/c", PIN) == known("anything", PIN) == "key"
+    assert known("spiffe://a/b/c") == "name"
+    assert known("spiffe://a/b/d") == "near"
+    assert known("spiffe://a/d") == "far"
+    assert known("spiffe://b/d") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("clients = 1", "clients"),
+        ("[clients.a]\nroles = []", "identities: it is missing"),
+        (client("cn:a", 'roles = ["issuer"]'), "an issuer needs profiles"),
+        (client("cn:a", 'roles = ["root"]'), "clients.a.roles"),
+        (client("cn:a", 'roles = ["auditor"]\nprofiles = ["p"]'), "roles has no issuer"),
+        (client("cn:a", 'roles = ["auditor"]\nper_day = 3'), "roles has no issuer"),
+        (client("cn:a", 'roles = ["issuer"]\nprofiles = ["x"]'), "there is no profile 'x'"),
+        (client("cn:a", f"{ISSUER}\nquota = 3"), "clients.a.quota: there is no such key"),
+        (client("cn:a", f'{ISSUER}\ndevice_ids = "["'), "not a regular expression"),
+        (client("cn:a", f"{ISSUER}\nper_second = 0"), "clients.a.per_second"),
+        (client("cn:a", f'{ISSUER}\ntimes = ["Mon 22:00-06:00"]'), "two entries for times across midnight"),
+        (client("cn:a", f'{ISSUER}\ntimes = ["Mo 06:00-22:00"]'), "Mon-Fri 06:00-22:00"),
+        (client("cn:a", f'{ISSUER}\ntimes = ["Mon 06:00-25:00"]'), "Mon-Fri 06:00-22:00"),
+        (client("cn:a", f"{ISSUER}\nuntil = 2027-01-01T00:00:00"), "clients.a.until"),
+        (client("line-3"), "must begin with uri:"),
+        (client("cn:"), "must begin with uri:"),
+        (client("cn:*"), "a * stands for what follows a /"),
+        (client("uri:*"), "a * stands for what follows a /"),
+        (client("uri:spiffe://*"), "a * stands for what follows a /"),
+        (client("uri:spiffe://a*/b/*"), "a * stands for what follows a /"),
+        (client("spki:ABCD"), "64 digits in small letters"),
+        (client("cn:a") + client("cn:a", name="b"), "cn:a is a client twice: a and b"),
+        ('[clients."a b"]\nidentities = ["cn:a"]\nroles = ["auditor"]', "clients"),
+        ("[[clients]]", "clients"),
+        ("=", "can't be read"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as failure:
+        policy_of(text, tmp_path)
+    assert said in failure.value.message
+    assert "policy.toml" in failure.value.message
+
+
+def test_a_missing_file_says_where_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist") as failure:
+        load_policy(tmp_path / "none.toml", [])
+    assert "quickstart" in failure.value.hint
+
+
+def test_an_empty_policy_lets_nobody_in(tmp_path: Path) -> None:
+    access = AccessControl(policy_of("", tmp_path))
+    for method, call in CALLS.items():
+        if isinstance(call, Call):
+            with pytest.raises(NotAllowedError, match="the policy has no client cn:a"):
+                access.check_call(caller("cn:a"), method, NOW)
+
+
+def test_a_call_that_is_not_in_the_table_is_refused_to_everybody(tmp_path: Path) -> None:
+    roles = 'roles = ["issuer", "auditor", "operator", "admin"]\nprofiles = ["*"]'
+    access = AccessControl(policy_of(client("cn:a", roles), tmp_path))
+    with pytest.raises(NotAllowedError, match=r"nobody may call \S+Erase"):
+        access.check_call(caller("cn:a"), "/otahsm.v1.LedgerService/Erase", NOW)
+
+
+@pytest.mark.parametrize(
+    ("profile", "batch", "device_id", "said"),
+    [
+        ("p", "b-1", "d-1", None),
+        ("q", "b-1", "d-1", "under the profile 'q'"),
+        ("p", "", "d-1", "outside of a batch"),
+        ("p", "b-x", "d-1", "in the batch 'b-x'"),
+        ("p", "b-1\n", "d-1", "in the batch"),
+        ("p", "b-1", "d-x", "for the device id 'd-x'"),
+        ("p", "b-1", "d-1\n", "for the device id"),
+        ("p", "b-1", "xd-1", "for the device id"),
+        ("p", "b-1", "d-1x", "for the device id"),
+    ],
+)
+def test_an_issuer_is_held_to_its_profiles_batches_and_devices(
+    profile: str, batch: str, device_id: str, said: str | None, tmp_path: Path
+) -> None:
+    grant = grant_of(f'{ISSUER}\ndevice_ids = "d-[0-9]+"\nbatches = "b-[0-9]+"', tmp_path)
+    with pytest.raises(NotAllowedError) if said else contextlib.nullcontext() as failure:
+        grant.check_order(profile, batch)
+        grant.check_device(device_id)
+    assert (said or "") in str(failure and failure.value)
+
+
+def test_alternatives_in_a_pattern_match_the_whole_id(tmp_path: Path) -> None:
+    grant = grant_of(f'{ISSUER}\ndevice_ids = "a|b"', tmp_path)
+    grant.check_device("b")
+    with pytest.raises(NotAllowedError):
+        grant.check_device("bc")
+    with pytest.raises(NotAllowedError):
+        grant.check_device("ab")
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("Mon-Fri 06:00-22:00", "2026-11-25T06:00Z", "2026-11-25T05:59:59Z"),
+        ("Mon-Fri 06:00-22:00", "2026-11-27T21:59:59Z", "2026-11-27T22:00Z"),
+        ("Mon-Fri 06:00-22:00", "2026-11-23T12:00Z", "2026-11-28T12:00Z"),
+        ("sat-mon 00:00-24:00", "2026-11-23T23:59:59Z", "2026-11-24T00:00Z"),
+        ("Sun 08:00-24:00", "2026-11-29T23:59:59.999999Z", "2026-11-30T00:00Z"),
+        ("Wed 12:00-13:00", "2026-11-25T14:30+02:00", "2026-11-25T12:30+02:00"),
+    ],
+)
+def test_times_are_utc_and_end_before_their_end(text: str, inside: str, outside: str) -> None:
+    times = parse_times(text)
+    assert times.hold(datetime.fromisoformat(inside))
+    assert not times.hold(datetime.fromisoformat(outside))
+    assert parse_times(str(times)[:3] + str(times)[-12:]).start == times.start
+
+
+def test_outside_of_its_times_a_client_may_do_nothing(tmp_path: Path) -> None:
+    access = AccessControl(
+        policy_of(
+            client("cn:a", f'{ISSUER}\ntimes = ["Thu 00:00-24:00"]')
+            + client("cn:b", f"{ISSUER}\nuntil = 2026-11-25T12:00:00Z", name="b"),
+            tmp_path,
+        )
+    )
+    with pytest.raises(NotAllowedError, match="not allowed in at this time"):
+        access.grant_of(caller("cn:a"), NOW)
+    access.grant_of(caller("cn:a"), NOW + timedelta(days=1))
+    with pytest.raises(NotAllowedError, match="until 2026-11-25 12:00:00 UTC"):
+        access.grant_of(caller("cn:b"), NOW)
+    access.grant_of(caller("cn:b"), NOW - timedelta(seconds=1))
+
+
+def test_who_is_cut_off_may_not_even_ask_how_the_daemon_is(tmp_path: Path) -> None:
+    access = AccessControl(policy_of(client("cn:a"), tmp_path))
+    someone = Caller("cn:a", bytes(32), PIN, NOW + timedelta(hours=1))
+    health = "/grpc.health.v1.Health/Check"
+    access.check_call(someone, health, NOW)
+    for subject in ("cn:a", f"spki:{PIN.hex()}", f"sha256:{bytes(32).hex()}"):
+        access.cut_off = CutOff([Denied(subject, "", "cn:b", 0)])
+        with pytest.raises(CutOffError, match="cut off by an operator"):
+            access.check_call(someone, health, NOW)
+    access.cut_off = CutOff((), {bytes(32): "it is on the CRL"})
+    with pytest.raises(CutOffError, match="on the CRL"):
+        access.check_call(someone, health, NOW)
+    access.cut_off = CutOff()
+    access.check_call(someone, health, NOW)
+    with pytest.raises(CutOffError, match="ended at 2026-11-25 13:00:00 UTC"):
+        access.check_call(someone, health, NOW + timedelta(hours=1))
+
+
+def test_what_was_issued_is_seen_by_its_client_and_by_those_who_look_after_all(tmp_path: Path) -> None:
+    access = AccessControl(
+        policy_of(
+            '[clients.a]\nidentities = ["cn:a", "cn:a-new"]\n'
+            f"{ISSUER}\n" + client("cn:b", name="b") + client("cn:c", 'roles = ["auditor"]', name="c"),
+            tmp_path,
+        )
+    )
+
+    def sees(who: str, client: str) -> bool:
+        return access.may_see(caller(who), client, b"x", NOW)
+
+    assert sees("cn:a", "cn:a")
+    assert sees("cn:a-new", "cn:a")
+    assert not sees("cn:b", "cn:a")
+    assert sees("cn:c", "cn:a")
+    assert not sees("cn:b", "cn:who was forgotten")
