@@ -357,6 +357,24 @@ class EvidenceError(OtahsmError):
     )
 
 
+class TooManyCallsError(OtahsmError):
+    """A client has as many calls open as one may."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_CALLS"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "End some: one stream takes any number of requests. Or give each line its own certificate."
+
+
+class TimeOverError(OtahsmError):
+    """A call was ended because its client neither asked nor took anything for too long; nothing is lost."""
+
+    code = Code.UNAVAILABLE
+    reason = "TIME_OVER"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "Open another call and ask again: what was issued is returned as it was."
+
+
 class ShuttingDownError(OtahsmError):
     """The daemon is finishing what it has and takes nothing new."""
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -17,16 +16,17 @@ from grpc_reflection.v1alpha import reflection
 from otahsm.config import Config, section
 from otahsm.daemon.access_service import AccessService, AuditService
 from otahsm.daemon.batch_service import BatchService
+from otahsm.daemon.calls import BoundedCalls
 from otahsm.daemon.decoding import StrictDecoding
 from otahsm.daemon.gate import Gate
 from otahsm.daemon.ledger_service import LedgerService
 from otahsm.daemon.reloading import Reloading
 from otahsm.daemon.revoking import RevocationService
+from otahsm.daemon.server import new_server
 from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
 from otahsm.daemon.transparency import TransparencyService
 from otahsm.errors import ConfigError, NotAllowedError, OtahsmError
 from otahsm.issuance import Caller, Happening, Issuance
-from otahsm.pki import MAX_CSR_BYTES
 from otahsm.v1 import (
     access_pb2,
     access_pb2_grpc,
@@ -62,13 +62,6 @@ _OTHERS: Final = (
     access_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
 )
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", 256 * (MAX_CSR_BYTES + 1024)),
-    ("grpc.so_reuseport", 0),  # a second daemon on the port must fail, not share it
-    # Clients ping every 10 seconds, also beside a quiet stream; gRPC takes that as abuse by default.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-)
-_MAX_CALLS: Final = 1024
 
 _log = structlog.get_logger()
 
@@ -91,9 +84,7 @@ class Daemon:
         self._health = health.aio.HealthServicer()
         self._reloading = Reloading(config, self._issuance)
         self._gate = Gate(self._issuance.access, self._reloading.trust, self._decided)
-        self._server = grpc.aio.server(
-            interceptors=[self._gate, StrictDecoding()], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS
-        )
+        self._server = new_server([BoundedCalls(), self._gate, StrictDecoding()])
         issuance_pb2_grpc.add_IssuanceServiceServicer_to_server(self._issuing, self._server)
         authority_pb2_grpc.add_AuthorityServiceServicer_to_server(
             AuthorityService(self._issuance), self._server
@@ -158,12 +149,16 @@ class Daemon:
         reloading = asyncio.create_task(self._reloading.run())
         stopping = asyncio.create_task(stop.wait())
         starting = asyncio.create_task(self._issuance.wait_until_serving())
+        ending = asyncio.create_task(self._server.wait_for_termination())
         try:
-            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((starting, stopping, ending), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-            await stop.wait()
+            await asyncio.wait((stopping, ending), return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():  # without being told to: a daemon that serves nobody must not look alive
+                raise OtahsmError("gRPC's server ended") from ending.exception()
         finally:
+            # Not `ending`: gRPC would take it for its own end.
             for task in (watching, guarding, reloading, stopping, starting):
                 task.cancel()
 

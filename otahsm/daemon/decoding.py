@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from otahsm.daemon.tls import Context
-from otahsm.daemon.wire import abort
 from otahsm.errors import RequestRefusedError
-
-_OURS: Final = "/otahsm."
 
 # The types upstream describe the handlers of a synchronous server.
 _Handler = Any
 
 
 class StrictDecoding(grpc.aio.ServerInterceptor):
-    """Decodes the messages of our services inside the call, where an error can be answered."""
+    """Decodes messages inside the call, where `BoundedCalls` can answer an error."""
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler:
-        """Wrap the handler of a method of ours."""
+        """Wrap the handler of any method."""
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(_OURS):
+        if handler is None:
             return handler
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 _stream(handler), response_serializer=handler.response_serializer
+            )
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                _one_for_many(handler), response_serializer=handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
             _unary(handler), response_serializer=handler.response_serializer
@@ -41,11 +42,16 @@ class StrictDecoding(grpc.aio.ServerInterceptor):
 
 def _unary(handler: _Handler) -> Any:
     async def answer(request: bytes, context: Context) -> Any:
-        try:
-            message = _decoded(handler.request_deserializer, request)
-        except RequestRefusedError as error:
-            await abort(context, error)
-        return await handler.unary_unary(message, context)
+        return await handler.unary_unary(_decoded(handler.request_deserializer, request), context)
+
+    return answer
+
+
+def _one_for_many(handler: _Handler) -> Any:
+    async def answer(request: bytes, context: Context) -> AsyncIterator[Any]:
+        message = _decoded(handler.request_deserializer, request)
+        async for response in handler.unary_stream(message, context):
+            yield response
 
     return answer
 

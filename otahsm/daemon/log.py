@@ -6,11 +6,17 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Final, TextIO
 
 import structlog
 
+from otahsm.daemon import limits
+
+# What any client can cause as often as it likes, and what changes nothing: a flood of these must not hide
+# the others, nor fill a disk. What was issued, revoked, reset or ordered is always said.
+_AT_WILL: Final = frozenset({"call.refused", "requests.refused", "stderr", "stream.ended", "stream.stalled"})
 _LAST_WORDS: Final = 1.0  # seconds that the end of the daemon waits for lines still in the pipe
 
 _log = structlog.get_logger()
@@ -42,9 +48,40 @@ def logging_to_stderr() -> Iterator[None]:
             relay.join(_LAST_WORDS)
 
 
+class Bounded:
+    """Lets through so many lines of each event that clients can cause at will; a processor of structlog's.
+
+    The next line that gets through says how many did not.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[str, float] = {}
+        self._since: dict[str, float] = {}
+        self._suppressed: dict[str, int] = {}
+
+    def __call__(self, _: object, __: str, said: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Pass an event on, or drop it."""
+        event = said["event"]
+        if event not in _AT_WILL:
+            return said
+        now = time.monotonic()
+        earned = (now - self._since.get(event, now)) * limits.LOG_LINES_A_SECOND
+        left = min(self._left.get(event, limits.LOG_BURST) + earned, limits.LOG_BURST)
+        self._since[event] = now
+        if left < 1:
+            self._left[event] = left
+            self._suppressed[event] = self._suppressed.get(event, 0) + 1
+            raise structlog.DropEvent
+        self._left[event] = left - 1
+        if suppressed := self._suppressed.pop(event, 0):
+            said["suppressed"] = suppressed
+        return said
+
+
 def _configure(renderer: structlog.typing.Processor, file: TextIO) -> None:
     structlog.configure(
         processors=[
+            Bounded(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

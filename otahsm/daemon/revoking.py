@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.config import CrlConfig
 from otahsm.daemon.answering import answered
-from otahsm.daemon.services import MAX_REQUESTS
+from otahsm.daemon.limits import MAX_REQUESTS
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import status_of
 from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import structlog
@@ -12,15 +12,15 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.daemon.answering import answered, unforeseen
+from otahsm.daemon.stream import Responses, Stream
 from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import Above, abort, order_of, write_certificate, write_result
+from otahsm.daemon.wire import Above, abort, order_of, write_certificate
 from otahsm.errors import (
     BatchClientError,
     NotAllowedError,
     NotFoundError,
     OtahsmError,
     QuotaError,
-    RequestRefusedError,
     ShuttingDownError,
 )
 from otahsm.issuance import Caller, Happening, Issuance, Issued, Order, Outcome
@@ -34,12 +34,9 @@ from otahsm.v1 import (
     issuance_pb2_grpc,
 )
 
-MAX_REQUESTS: Final = 256  # in one message
-_IN_HAND: Final = 1024  # requests of one stream
 _SECONDS_A_DAY: Final = 86_400
 
 _log = structlog.get_logger()
-_Responses = AsyncIterator[issuance_pb2.IssueCertificatesResponse]
 
 
 class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
@@ -72,10 +69,10 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         self,
         request_iterator: AsyncIterator[issuance_pb2.IssueCertificatesRequest],
         context: Context,
-    ) -> _Responses:
+    ) -> Responses:
         """Issue certificates for as long as the client sends requests."""
-        stream = _Stream(self, caller_of(context), self._above)
-        async for response in stream.serve(request_iterator, self._draining):
+        stream = Stream(self.answer, caller_of(context), self._above)
+        async for response in stream.serve(request_iterator, self._draining, context):
             yield response
         if stream.failure is not None:
             await abort(context, stream.failure)
@@ -106,99 +103,6 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
                 hint=first.hint,
             )
         return outcomes
-
-
-class _Stream:
-    """One stream of a client's: reads ahead so many requests, answers each when it is done."""
-
-    def __init__(self, service: IssuanceService, caller: Caller, above: Mapping[str, Above]) -> None:
-        self._service = service
-        self._caller = caller
-        self._above = above
-        self._in_hand = 0  # requests that were read and whose results the client has not taken
-        self._taken = asyncio.Event()
-        self._answers: deque[tuple[str, Outcome]] = deque()
-        self._answered = asyncio.Event()
-        self._ended = False  # there will be no more answers
-        self._in_work: set[asyncio.Task[None]] = set()
-        self.failure: OtahsmError | None = None
-
-    async def serve(
-        self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest], draining: asyncio.Event
-    ) -> _Responses:
-        reader = asyncio.create_task(self._read_all(messages, draining))
-        answered = issued = 0
-        try:
-            while answers := await self._ready_answers():
-                response = issuance_pb2.IssueCertificatesResponse()
-                for request_id, outcome in answers:
-                    write_result(response.results.add(), request_id, outcome, self._above)
-                    issued += isinstance(outcome, Issued)
-                answered += len(answers)
-                yield response
-                # A result counts as in hand until the client has taken it: a slow reader slows only itself.
-                self._in_hand -= len(answers)
-                self._taken.set()
-            await reader
-        finally:
-            for task in (reader, *self._in_work):
-                task.cancel()
-            _log.info("stream.ended", client=self._caller.identity, issued=issued, refused=answered - issued)
-
-    async def _ready_answers(self) -> list[tuple[str, Outcome]]:
-        """Wait for an answer, and take along what others there are; none when the stream is at its end."""
-        while not self._answers and not self._ended:
-            self._answered.clear()
-            await self._answered.wait()
-        return [self._answers.popleft() for _ in range(min(len(self._answers), MAX_REQUESTS))]
-
-    async def _read_all(
-        self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest], draining: asyncio.Event
-    ) -> None:
-        reading = asyncio.create_task(self._read(messages))
-        stopping = asyncio.create_task(draining.wait())
-        try:
-            await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                reading.cancel()
-                self.failure = ShuttingDownError("the daemon is shutting down")
-            elif not reading.cancelled() and (error := reading.exception()):
-                if not isinstance(error, OtahsmError):
-                    raise error
-                self.failure = error
-            while self._in_work:
-                await asyncio.wait(self._in_work)
-        finally:
-            stopping.cancel()
-            reading.cancel()
-            self._ended = True
-            self._answered.set()
-
-    async def _read(self, messages: AsyncIterator[issuance_pb2.IssueCertificatesRequest]) -> None:
-        async for message in messages:
-            count = len(message.requests)
-            if not 1 <= count <= MAX_REQUESTS:
-                raise RequestRefusedError(
-                    "requests", f"a message carries 1 to {MAX_REQUESTS} requests, not {count}"
-                )
-            while self._in_hand + count > _IN_HAND:
-                self._taken.clear()
-                await self._taken.wait()
-            self._in_hand += count
-            task = asyncio.create_task(self._answer(message.requests))
-            self._in_work.add(task)
-            task.add_done_callback(self._in_work.discard)
-
-    async def _answer(self, requests: Sequence[issuance_pb2.CertificateRequest]) -> None:
-        named = [order_of(request, self._caller) for request in requests if request.request_id]
-        for _ in range(len(requests) - len(named)):
-            nameless = RequestRefusedError("request_id", "a request in a stream needs a request id")
-            self._answers.append(("", nameless))
-        if named:
-            outcomes = await self._service.answer(named, self._caller)
-            request_ids = (order.request_id for order in named)
-            self._answers.extend(zip(request_ids, outcomes, strict=True))
-        self._answered.set()
 
 
 class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):

@@ -1,0 +1,176 @@
+"""One stream of a client's: it reads ahead so many requests, and answers each when it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+import grpc
+import structlog
+
+from otahsm.daemon import limits
+from otahsm.daemon.tls import Context
+from otahsm.daemon.wire import Above, abort, order_of, write_result
+from otahsm.errors import OtahsmError, RequestRefusedError, ShuttingDownError, TimeOverError
+from otahsm.issuance import Caller, Issued, Order, Outcome
+from otahsm.v1 import issuance_pb2
+
+Requests = AsyncIterator[issuance_pb2.IssueCertificatesRequest]
+Responses = AsyncIterator[issuance_pb2.IssueCertificatesResponse]
+
+_log = structlog.get_logger()
+
+
+class Stream:
+    """One `IssueCertificates` call.
+
+    Args:
+        issue: has orders issued.
+        caller: whose stream it is.
+        above: the CAs above the devices' certificates.
+
+    Attributes:
+        failure: what the call must end with, when `serve` has ended; None if all is well.
+    """
+
+    def __init__(
+        self,
+        issue: Callable[[Sequence[Order], Caller], Awaitable[list[Outcome]]],
+        caller: Caller,
+        above: Mapping[str, Above],
+    ) -> None:
+        self._issue = issue
+        self._caller = caller
+        self._above = above
+        self._in_hand = 0  # requests that were read and whose results the client has not taken
+        self._octets = 0  # of requests that were read and not answered
+        self._moved = asyncio.Event()  # one of the two has sunk
+        self._answers: deque[tuple[str, Outcome]] = deque()
+        self._answered = asyncio.Event()
+        self._ended = False  # there will be no more answers
+        self._in_work: set[asyncio.Task[None]] = set()
+        self._stirred = time.monotonic()  # when something was asked or taken
+        self._offered: float | None = None  # since when a message waits to be taken
+        self.failure: OtahsmError | None = None
+
+    async def serve(self, messages: Requests, draining: asyncio.Event, context: Context) -> Responses:
+        """Answer messages until there are no more, or until the client lets the stream stand still."""
+        reader = asyncio.create_task(self._read_all(messages, draining))
+        watcher = asyncio.create_task(self._end_when_stalled(reader, context))
+        answered = issued = 0
+        try:
+            while answers := await self._ready_answers():
+                response = issuance_pb2.IssueCertificatesResponse()
+                for request_id, outcome in answers:
+                    write_result(response.results.add(), request_id, outcome, self._above)
+                    issued += isinstance(outcome, Issued)
+                answered += len(answers)
+                self._offered = time.monotonic()
+                yield response
+                # A result counts as in hand until the client has taken it: a slow reader slows only itself.
+                self._offered = None
+                self._in_hand -= len(answers)
+                self._stirred = time.monotonic()
+                self._moved.set()
+            await reader
+        finally:
+            for task in (reader, watcher, *self._in_work):
+                task.cancel()
+            _log.info("stream.ended", client=self._caller.identity, issued=issued, refused=answered - issued)
+
+    async def _ready_answers(self) -> list[tuple[str, Outcome]]:
+        """Wait for an answer, and take along what others there are; none when the stream is at its end."""
+        while not self._answers and not self._ended:
+            self._answered.clear()
+            await self._answered.wait()
+        return [self._answers.popleft() for _ in range(min(len(self._answers), limits.MAX_REQUESTS))]
+
+    async def _read_all(self, messages: Requests, draining: asyncio.Event) -> None:
+        reading = asyncio.create_task(self._read(messages))
+        stopping = asyncio.create_task(draining.wait())
+        idling = asyncio.create_task(self._until_idle())
+        try:
+            await asyncio.wait((reading, stopping, idling), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                reading.cancel()
+                self.failure = (
+                    ShuttingDownError("the daemon is shutting down")
+                    if stopping.done()
+                    else TimeOverError(f"nothing was asked for {limits.IDLE_STREAM_SECONDS:g} s")
+                )
+            elif not reading.cancelled() and (error := reading.exception()):
+                if not isinstance(error, OtahsmError):
+                    raise error
+                self.failure = error
+            while self._in_work:
+                await asyncio.wait(self._in_work)
+        finally:
+            for task in (stopping, idling, reading):
+                task.cancel()
+            self._ended = True
+            self._answered.set()
+
+    async def _read(self, messages: Requests) -> None:
+        async for message in messages:
+            count, octets = len(message.requests), message.ByteSize()
+            if not 1 <= count <= limits.MAX_REQUESTS:
+                raise RequestRefusedError(
+                    "requests", f"a message carries 1 to {limits.MAX_REQUESTS} requests, not {count}"
+                )
+            self._stirred = time.monotonic()
+            while not self._has_room(count, octets):
+                self._moved.clear()
+                await self._moved.wait()
+            self._in_hand += count
+            self._octets += octets
+            task = asyncio.create_task(self._answer(message.requests, octets))
+            self._in_work.add(task)
+            task.add_done_callback(self._in_work.discard)
+
+    def _has_room(self, count: int, octets: int) -> bool:
+        if self._in_hand + count > limits.MAX_IN_HAND:
+            return False
+        return not self._octets or self._octets + octets <= limits.MAX_IN_HAND_BYTES
+
+    async def _answer(self, requests: Sequence[issuance_pb2.CertificateRequest], octets: int) -> None:
+        named = [order_of(request, self._caller) for request in requests if request.request_id]
+        for _ in range(len(requests) - len(named)):
+            nameless = RequestRefusedError("request_id", "a request in a stream needs a request id")
+            self._answers.append(("", nameless))
+        if named:
+            outcomes = await self._issue(named, self._caller)
+            request_ids = (order.request_id for order in named)
+            self._answers.extend(zip(request_ids, outcomes, strict=True))
+        self._octets -= octets
+        self._moved.set()
+        self._answered.set()
+
+    async def _until_idle(self) -> None:
+        """Return when nothing was asked, and nothing was owed, for so long."""
+        while True:
+            quiet = 0.0 if self._in_hand else time.monotonic() - self._stirred
+            if quiet >= limits.IDLE_STREAM_SECONDS:
+                return
+            await asyncio.sleep(limits.IDLE_STREAM_SECONDS - quiet)
+
+    async def _end_when_stalled(self, reader: asyncio.Task[None], context: Context) -> None:
+        """End the call when a message of results is not taken for so long, and let go of what it holds.
+
+        gRPC can't take a message back: client and status meet when the client reads again. Until then, or
+        until its connection ends, the call stays among the client's open ones.
+        """
+        waited = 0.0
+        while waited < limits.STALLED_STREAM_SECONDS:
+            await asyncio.sleep(limits.STALLED_STREAM_SECONDS - waited)
+            waited = 0.0 if self._offered is None else time.monotonic() - self._offered
+        for task in (reader, *self._in_work):
+            task.cancel()
+        self._answers.clear()
+        _log.warning("stream.stalled", client=self._caller.identity, not_taken=self._in_hand)
+        with contextlib.suppress(grpc.aio.BaseError):  # `abort` ends with one
+            await abort(
+                context, TimeOverError(f"no result was taken for {limits.STALLED_STREAM_SECONDS:g} s")
+            )
