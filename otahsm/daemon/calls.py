@@ -12,6 +12,7 @@ import grpc
 import structlog
 
 from otahsm.daemon import limits
+from otahsm.daemon.decoding import each_of
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import abort
 from otahsm.errors import OtahsmError, RequestRefusedError, TimeOverError, TooManyCallsError
@@ -105,7 +106,7 @@ def _streaming(handler: _Handler, calls: OpenCalls) -> Any:
                 responses = handler.stream_stream(requests, context)
             else:
                 responses = handler.unary_stream(await _only(requests), context)
-            async for response in responses:
+            async for response in each_of(responses):
                 yield response
 
     return answer

@@ -40,6 +40,15 @@ class StrictDecoding(grpc.aio.ServerInterceptor):
         )
 
 
+async def each_of(responses: AsyncIterator[Any] | Awaitable[None]) -> AsyncIterator[Any]:
+    """Yield the responses of a call; a handler that writes by itself, as the health service's, has none."""
+    if isinstance(responses, Awaitable):
+        await responses
+        return
+    async for response in responses:
+        yield response
+
+
 def _unary(handler: _Handler) -> Any:
     async def answer(request: bytes, context: Context) -> Any:
         return await handler.unary_unary(_decoded(handler.request_deserializer, request), context)
@@ -50,7 +59,7 @@ def _unary(handler: _Handler) -> Any:
 def _one_for_many(handler: _Handler) -> Any:
     async def answer(request: bytes, context: Context) -> AsyncIterator[Any]:
         message = _decoded(handler.request_deserializer, request)
-        async for response in handler.unary_stream(message, context):
+        async for response in each_of(handler.unary_stream(message, context)):
             yield response
 
     return answer
@@ -59,7 +68,7 @@ def _one_for_many(handler: _Handler) -> Any:
 def _stream(handler: _Handler) -> Any:
     async def answer(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         messages = (_decoded(handler.request_deserializer, request) async for request in requests)
-        async for response in handler.stream_stream(messages, context):
+        async for response in each_of(handler.stream_stream(messages, context)):
             yield response
 
     return answer

@@ -67,6 +67,8 @@ class Stream:
                 for request_id, outcome in answers:
                     write_result(response.results.add(), request_id, outcome, self._above)
                     issued += isinstance(outcome, Issued)
+                if not answered:  # on its own, or a call that stalls at once could be given no status
+                    await context.send_initial_metadata(())
                 answered += len(answers)
                 self._offered = time.monotonic()
                 yield response

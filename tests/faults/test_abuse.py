@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -148,6 +149,15 @@ async def test_a_method_whose_name_is_no_text_is_unknown_and_the_daemon_lives_on
             connection.send(headers)
             assert status_of(connection, headers.stream_id)["grpc-status"] == "12"
         await assert_serves(attacked)
+
+
+def test_a_watch_of_the_daemons_health_is_answered_while_it_lasts(attacked: RunningDaemon) -> None:
+    with connected(attacked) as connection:
+        connection.call(WATCH, in_message(b""))
+        (answer,) = itertools.islice(
+            (frame for frame in connection.frames() if isinstance(frame, DataFrame)), 1
+        )
+        assert answer.data == in_message(b"\x08\x01")
 
 
 class ZeroIncrement(WindowUpdateFrame):
