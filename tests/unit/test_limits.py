@@ -1,0 +1,59 @@
+"""The limits that are ours: open calls of a client, and lines in the log."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import structlog
+
+from otahsm.daemon import limits
+from otahsm.daemon.calls import OpenCalls
+from otahsm.daemon.log import Bounded
+from otahsm.errors import Code, TooManyCallsError
+
+
+def test_a_client_has_so_many_calls_open_and_others_have_theirs() -> None:
+    calls = OpenCalls(2, "calls")
+    with calls.one_more("a"), calls.one_more("a"):
+        with pytest.raises(TooManyCallsError, match="a has 2 calls open") as refused, calls.one_more("a"):
+            pass
+        assert refused.value.code is Code.RESOURCE_EXHAUSTED
+        assert refused.value.hint
+        with calls.one_more("b"):
+            pass
+
+
+def test_a_call_that_has_ended_however_makes_room_for_another() -> None:
+    calls = OpenCalls(1, "calls")
+    for _ in range(3):
+        with contextlib.suppress(ValueError), calls.one_more("a"):
+            raise ValueError
+    with calls.one_more("a"):
+        pass
+
+
+def said(bounded: Bounded, event: str, count: int) -> list[structlog.typing.EventDict]:
+    """Log an event so many times; return the lines that got through."""
+    lines: list[structlog.typing.EventDict] = []
+    for _ in range(count):
+        with contextlib.suppress(structlog.DropEvent):
+            lines.append(bounded(None, "info", {"event": event}))
+    return lines
+
+
+def test_what_a_client_can_cause_at_will_is_said_so_often_and_then_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "LOG_LINES_A_SECOND", 0.0)
+    bounded = Bounded()
+    assert len(said(bounded, "call.refused", 1000)) == limits.LOG_BURST
+    assert len(said(bounded, "stream.ended", 10)) == 10
+    monkeypatch.setattr(limits, "LOG_LINES_A_SECOND", 1e9)
+    (line,) = said(bounded, "call.refused", 1)
+    assert line["suppressed"] == 1000 - limits.LOG_BURST
+
+
+@pytest.mark.parametrize("event", ["device.reset", "certificates.revoked", "batch.closed", "issuance.fault"])
+def test_what_was_done_is_always_said(event: str) -> None:
+    assert len(said(Bounded(), event, 10 * limits.LOG_BURST)) == 10 * limits.LOG_BURST
