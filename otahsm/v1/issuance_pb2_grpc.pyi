@@ -48,17 +48,21 @@ class IssuanceServiceStub:
     """
     IssueCertificates: _grpc.StreamStreamMultiCallable[_issuance_pb2.IssueCertificatesRequest, _issuance_pb2.IssueCertificatesResponse]
     """Issues any number of certificates over one stream. Each message carries 1
-    to 256 requests, and each request is answered by exactly one result with
-    the same `request_id`. Results come as they finish, not in the order of the
-    requests. A bad CSR costs one result, never its neighbours.
+    to 256 requests and at most 2 MiB, uncompressed, and each request is
+    answered by exactly one result with the same `request_id`. Results come as
+    they finish, not in the order of the requests. A bad CSR costs one result,
+    never its neighbours.
 
     The server keeps at most 1,024 requests of a stream in hand and stops
     reading beyond that, so a client must read results while it sends. Results
     that are ready are sent together, up to 256 in a message.
 
     The stream itself ends with an error only when a message breaks the rules
-    above (INVALID_ARGUMENT) or when the daemon shuts down (UNAVAILABLE); what
-    was not answered by then may be asked again.
+    above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too large), when the
+    client has 64 calls open already (RESOURCE_EXHAUSTED), when nothing was
+    asked for half an hour, or no result taken for two minutes, and when the
+    daemon shuts down (UNAVAILABLE, all three); what was not answered by then
+    may be asked again.
     """
 
 @_typing.type_check_only
@@ -81,17 +85,21 @@ class IssuanceServiceAsyncStub(IssuanceServiceStub):
     """
     IssueCertificates: _aio.StreamStreamMultiCallable[_issuance_pb2.IssueCertificatesRequest, _issuance_pb2.IssueCertificatesResponse]  # type: ignore[assignment]
     """Issues any number of certificates over one stream. Each message carries 1
-    to 256 requests, and each request is answered by exactly one result with
-    the same `request_id`. Results come as they finish, not in the order of the
-    requests. A bad CSR costs one result, never its neighbours.
+    to 256 requests and at most 2 MiB, uncompressed, and each request is
+    answered by exactly one result with the same `request_id`. Results come as
+    they finish, not in the order of the requests. A bad CSR costs one result,
+    never its neighbours.
 
     The server keeps at most 1,024 requests of a stream in hand and stops
     reading beyond that, so a client must read results while it sends. Results
     that are ready are sent together, up to 256 in a message.
 
     The stream itself ends with an error only when a message breaks the rules
-    above (INVALID_ARGUMENT) or when the daemon shuts down (UNAVAILABLE); what
-    was not answered by then may be asked again.
+    above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too large), when the
+    client has 64 calls open already (RESOURCE_EXHAUSTED), when nothing was
+    asked for half an hour, or no result taken for two minutes, and when the
+    daemon shuts down (UNAVAILABLE, all three); what was not answered by then
+    may be asked again.
     """
 
 class IssuanceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -123,17 +131,21 @@ class IssuanceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_issuance_pb2.IssueCertificatesResponse], _abc.AsyncIterator[_issuance_pb2.IssueCertificatesResponse]]:
         """Issues any number of certificates over one stream. Each message carries 1
-        to 256 requests, and each request is answered by exactly one result with
-        the same `request_id`. Results come as they finish, not in the order of the
-        requests. A bad CSR costs one result, never its neighbours.
+        to 256 requests and at most 2 MiB, uncompressed, and each request is
+        answered by exactly one result with the same `request_id`. Results come as
+        they finish, not in the order of the requests. A bad CSR costs one result,
+        never its neighbours.
 
         The server keeps at most 1,024 requests of a stream in hand and stops
         reading beyond that, so a client must read results while it sends. Results
         that are ready are sent together, up to 256 in a message.
 
         The stream itself ends with an error only when a message breaks the rules
-        above (INVALID_ARGUMENT) or when the daemon shuts down (UNAVAILABLE); what
-        was not answered by then may be asked again.
+        above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too large), when the
+        client has 64 calls open already (RESOURCE_EXHAUSTED), when nothing was
+        asked for half an hour, or no result taken for two minutes, and when the
+        daemon shuts down (UNAVAILABLE, all three); what was not answered by then
+        may be asked again.
         """
 
 def add_IssuanceServiceServicer_to_server(servicer: IssuanceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
