@@ -193,8 +193,8 @@ def policy() -> list[str]:
         "",
         "## Calls",
         "",
-        "Which role takes which call. **own**: for what this client was issued, or may issue in. `csr sign`,",
-        "`device issue` and `batch run` call `IssuanceService`; the other commands have names like their calls.",
+        "Which role takes which call. **own**: for what this client was issued, or may issue in.",
+        "The commands `device issue`, `csr sign` and `batch run` call `IssuanceService`.",
         "",
     ]
     roles = get_args(config.Role)
