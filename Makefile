@@ -67,9 +67,11 @@ fuzz: .venv/.ready ## fuzz what reads hostile input, for an hour; what is found 
 	$(BIN)/python tests/fuzz/run.py --seconds 3600
 
 test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, groff, a C compiler
+test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, groff, systemd, a C compiler
 	scripts/install-packages gnutls-bin nginx-light postgresql gcc libc6-dev procps opensc opensc-pkcs11 p11-kit p11-kit-modules \
 		swtpm tpm2-abrmd libtpm2-pkcs11-1 libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 dbus \
-		openssh-server openssh-client busybox-static sudo curl groff-base
+		openssh-server openssh-client busybox-static sudo curl groff-base \
+		systemd mount util-linux
 
 $(UV): scripts/uv.lock
 	scripts/install-packages python3-venv
