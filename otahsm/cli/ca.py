@@ -34,6 +34,14 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def _before_each() -> None:
+    """Protect the process: most of these commands learn the PIN."""
+    from otahsm.hardening import harden
+
+    harden()
+
+
 class RootKindName(StrEnum):
     """Kinds of root, as choices on the command line."""
 

@@ -89,10 +89,12 @@ def enroll(
     from otahsm.cli.connect import connect, load_client, open_folders
     from otahsm.client import IssuingClient, Refusal
     from otahsm.errors import RequestRefusedError
+    from otahsm.hardening import harden
     from otahsm.pki import check_device_id
     from otahsm.token.element import SecureElement, Wanted
     from otahsm.token.element_opening import element_opened, read_element_uri
 
+    harden()
     settings = load_client(config)
     try:
         check_device_id(device_id, ".*")  # the profile's own pattern is the daemon's to apply

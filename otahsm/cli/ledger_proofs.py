@@ -36,10 +36,12 @@ def init_key(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG)
     from otahsm.cli.tables import tell
     from otahsm.config import load_config, section
     from otahsm.errors import ConfigError
+    from otahsm.hardening import harden
     from otahsm.tlog import VerifierKey
     from otahsm.token.ceremony import create_checkpoint_key
     from otahsm.token.files import write_verifier_key
 
+    harden()
     settings = load_config(config)
     token, checkpoint = section(settings.token, "token"), section(settings.checkpoint, "checkpoint")
     if checkpoint.verifier_key.exists():

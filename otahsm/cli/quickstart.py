@@ -25,8 +25,10 @@ def quickstart(
     """  # noqa: D301 - click reads the character, not the escape
     import json
 
+    from otahsm.hardening import harden
     from otahsm.quickstart import create
 
+    harden()
     path = create(folder, port)
     if as_json:
         typer.echo(json.dumps({"folder": str(path.parent), "config": str(path)}))

@@ -11,12 +11,16 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     Logs one line per event to standard error: JSON when that is not a terminal.
     """
     import asyncio
+    import os
 
     from otahsm.config import load_config
     from otahsm.daemon import serve as run
     from otahsm.daemon.log import logging_to_stderr
+    from otahsm.hardening import harden
     from otahsm.token.pin import ask_for_pin
 
+    harden()
+    os.umask(0o077)
     settings = load_config(config)
     if settings.token and settings.token.pin_source.kind == "prompt":
         ask_for_pin()

@@ -100,6 +100,7 @@ class CrlFolder:
                 temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
             )
             with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, 0o644)  # whatever the umask: who serves it may be another user
                 file.write(content)
                 file.flush()
                 os.fsync(descriptor)
@@ -120,7 +121,9 @@ class CrlFolder:
         """Keep other daemons out; yields a descriptor of the folder."""
         with contextlib.ExitStack() as stack:
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    self._folder.mkdir(parents=True)
+                    self._folder.chmod(0o755)
                 lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
                 stack.callback(os.close, lock)
                 folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -21,6 +21,7 @@ from pkcs11 import TokenFlag
 from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import Config, KeyConfig, ReplicaConfig, ca_section, load_config, section
 from otahsm.errors import OtahsmError
+from otahsm.hardening import harden
 from otahsm.pki import PublicKey, load_public_key
 from otahsm.tlog import VerifierKey
 from otahsm.token.facts import read_facts
@@ -162,6 +163,7 @@ def main(path: str, number: str, name: str) -> None:
     """Look at one token of a configuration, which a person calls `name`; print what was found."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vendor libraries print to standard output
+    harden()
     config = load_config(Path(path))
     token = section(config.token, "token").all[int(number)]
     try:

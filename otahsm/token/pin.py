@@ -15,6 +15,7 @@ from typing import Final
 
 from otahsm.config import PinSource
 from otahsm.errors import ConfigError
+from otahsm.hardening import harden
 from otahsm.secret_files import MAX_SECRET_BYTES, one_line, read_secret_file, run_for_secret
 
 TYPED: Final = "OTAHSM_PIN_FD"  # in the environment: the memory file with a PIN that was typed
@@ -104,6 +105,7 @@ def _read_typed() -> bytes:
 
 def _ask() -> None:
     """Ask for the PIN and write it into the memory file: the main of the process that asks."""
+    harden()
     file = int(os.environ.pop(TYPED))
     try:
         pin = _read_typed()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import signal
 import sys
 import time
@@ -15,6 +14,7 @@ from threading import Thread
 from typing import BinaryIO, Final
 
 from otahsm.errors import OtahsmError
+from otahsm.hardening import harden
 from otahsm.workers import frames
 from otahsm.workers.frames import Kind
 
@@ -27,7 +27,6 @@ DAEMON_PID: Final = "OTAHSM_DAEMON_PID"  # in the environment: who the worker wo
 _PROGRESS_SECONDS: Final = 0.05
 _PR_SET_PDEATHSIG: Final = 1
 _PR_GET_PDEATHSIG: Final = 2
-_PR_SET_DUMPABLE: Final = 4
 
 
 def run_worker(start: Callable[[list[bytes]], Handler]) -> None:
@@ -39,7 +38,8 @@ def run_worker(start: Callable[[list[bytes]], Handler]) -> None:
             a failed call leaves behind is never used again.
     """
     source, sink = _take_over_standard_streams()
-    _harden()
+    harden()
+    _leave_the_end_to_the_daemon()
     answers: SimpleQueue[tuple[Kind, Iterable[bytes]]] = SimpleQueue()
     sender = Thread(target=_send_all, args=(answers, sink), daemon=True)
     sender.start()
@@ -95,12 +95,9 @@ def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:
     return source, sink
 
 
-def _harden() -> None:
-    """Die with the daemon, leave no core dump with a PIN in it, and let nobody attach."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    _die_with_the_daemon(libc)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _leave_the_end_to_the_daemon() -> None:
+    """Die with the daemon, and not before it says so."""
+    _die_with_the_daemon(ctypes.CDLL(None, use_errno=True))
     # Ctrl-C and systemd's SIGTERM go to every process of the service; the daemon alone decides when the
     # last batch is done, and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
