@@ -18,6 +18,11 @@ MAX_SECRET_BYTES: Final = 1024
 _COMMAND_SECONDS: Final = 30.0
 
 
+def is_private(mode: int) -> bool:
+    """Tell whether a file's mode lets nobody but its owner do anything."""
+    return not mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
 def read_secret_file(path: Path, what: str) -> bytes:
     """Read a file that only its owner may read, at most one octet more than a secret may have.
 
@@ -31,7 +36,7 @@ def read_secret_file(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
+            if not stat.S_ISREG(mode) or not is_private(mode):
                 raise ConfigError(
                     f"{what} must be a file that only its owner may read", hint=f"chmod 600 {path}"
                 )

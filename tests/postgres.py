@@ -35,6 +35,7 @@ class PostgresServer:
         self.password_file.chmod(0o644)
         self._run("initdb", "--pgdata", self._data, "--username", USER, "--pwfile", str(self.password_file),
                   "--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale")  # fmt: skip
+        self.password_file.chmod(0o600)  # initdb has read it
         self.start()
 
     @property

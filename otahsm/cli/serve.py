@@ -16,12 +16,14 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from otahsm.config import load_config
     from otahsm.daemon import serve as run
     from otahsm.daemon.log import logging_to_stderr
+    from otahsm.file_modes import check_file_modes
     from otahsm.hardening import harden
     from otahsm.token.pin import ask_for_pin
 
     harden()
     os.umask(0o077)
     settings = load_config(config)
+    check_file_modes(settings, config)
     if settings.token and settings.token.pin_source.kind == "prompt":
         ask_for_pin()
     with logging_to_stderr():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import stat
+import contextlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from otahsm.checks import Check, fail, ok, warning
 from otahsm.config import ClientConfig, TlsConfig
+from otahsm.secret_files import is_private
 
 _SOON: Final = timedelta(days=30)
 
@@ -30,6 +31,11 @@ def examine_client(client: ClientConfig, now: datetime) -> Iterator[Check]:
     yield from _pair(
         "[client] certificate", client.certificate, client.key, ExtendedKeyUsageOID.CLIENT_AUTH, now
     )
+    with contextlib.suppress(OSError):
+        if not is_private(client.key.stat().st_mode):
+            yield warning(
+                "[client] key", f"others than its owner may use {client.key}", f"chmod 600 {client.key}"
+            )
     yield from _authorities("[client] ca", client.ca, now)
     if client.server_ca:
         yield from _authorities("[client] server_ca", client.server_ca, now)
@@ -41,7 +47,6 @@ def _pair(
     try:
         own = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
         private = load_pem_private_key(key.read_bytes(), password=None)
-        mode = key.stat().st_mode
         usage = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         usage = x509.ExtendedKeyUsage([purpose])  # it is for everything
@@ -56,8 +61,6 @@ def _pair(
         yield fail(
             subject, f"the extendedKeyUsage of {certificate} lacks {wanted}", "Have it issued with that one."
         )
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        yield warning(subject, f"others than its owner may use {key}", f"chmod 600 {key}")
     yield _time_left(subject, own, now)
 
 

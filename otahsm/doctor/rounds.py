@@ -10,11 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from otahsm.checks import Check, fail
+from otahsm.checks import Check, fail, failed, ok
 from otahsm.config import Config
 from otahsm.doctor.authority import examine_authority
 from otahsm.doctor.credentials import examine_client, examine_tls
 from otahsm.doctor.machine import examine_machine
+from otahsm.file_modes import find_open_files
 from otahsm.ledger import examine_ledger
 
 _TOKEN_SECONDS: Final = 120.0
@@ -31,6 +32,7 @@ def examine(config: Config, path: Path, now: datetime) -> Iterator[Check]:
         now: the time, with a time zone.
     """
     yield from examine_machine(config)
+    yield from _examine_files(config, path)
     if config.token:
         for number in range(len(config.token.all)):
             yield from _examine_token(path, number)
@@ -43,6 +45,14 @@ def examine(config: Config, path: Path, now: datetime) -> Iterator[Check]:
         yield from examine_tls(config.tls, now)
     if config.client:
         yield from examine_client(config.client, now)
+
+
+def _examine_files(config: Config, path: Path) -> Iterator[Check]:
+    open_files = list(find_open_files(config, path))
+    for problem in open_files:
+        yield failed("file modes", problem)
+    if not open_files:
+        yield ok("file modes", "nobody else may read secrets, or change what the daemon believes")
 
 
 def _examine_token(path: Path, number: int) -> Iterator[Check]:

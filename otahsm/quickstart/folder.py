@@ -38,6 +38,15 @@ def create(folder: Path, port: int) -> Path:
         OtahsmError: the token fails.
     """
     folder = folder.absolute()
+    before = os.umask(0o022)  # whoever's umask lets a group write: a daemon refuses that
+    os.umask(before | 0o022)
+    try:
+        return _create(folder, port)
+    finally:
+        os.umask(before)
+
+
+def _create(folder: Path, port: int) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

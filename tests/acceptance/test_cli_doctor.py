@@ -154,7 +154,7 @@ def other_key(fleet: Fleet) -> None:
         (no_certificate, "[ca] certificate", "fail", "No such file"),
         (other_tls_key, "[tls] certificate", "fail", "is not the certificate of"),
         (client_for_server, "[tls] certificate", "fail", "lacks serverAuth"),
-        (open_tls_key, "[tls] certificate", "warning", "others than its owner"),
+        (open_tls_key, "file modes", "fail", "others than its owner"),
         (ledger_of_the_future, "ledger", "fail", "of a newer otahsm"),
         (no_ledger, "ledger", "fail", "file is not a database"),
     ],
