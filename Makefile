@@ -66,7 +66,6 @@ soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and Pos
 fuzz: .venv/.ready ## fuzz what reads hostile input, for an hour; what is found is kept in .cache/fuzz
 	$(BIN)/python tests/fuzz/run.py --seconds 3600
 
-test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, groff, a C compiler
 test-packages: packages ## what the tests need besides: GnuTLS, nginx, PostgreSQL, pkcs11-spy, groff, systemd, a C compiler
 	scripts/install-packages gnutls-bin nginx-light postgresql gcc libc6-dev procps opensc opensc-pkcs11 p11-kit p11-kit-modules \
 		swtpm tpm2-abrmd libtpm2-pkcs11-1 libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 dbus \

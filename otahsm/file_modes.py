@@ -78,6 +78,10 @@ def _believed(config: Config) -> Iterator[tuple[str, Path]]:
         yield "the CA certificate", authority.certificate
     if config.ledger and config.ledger.path:
         yield "[ledger] path", config.ledger.path
+    if config.access:
+        yield "[access] policy", config.access.policy
+        for crl in config.access.client_crls:
+            yield "the CRL", crl
 
 
 def _is_credential(path: Path) -> bool:

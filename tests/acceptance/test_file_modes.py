@@ -28,6 +28,7 @@ def refusal(fleet: Fleet) -> str:
         ("tls/server.key", 0o604, "others than its owner may read [tls] key", "chmod 600"),
         ("secrets/pin", 0o640, "others than its owner may read the PIN file", "chmod 600"),
         ("otahsm.toml", 0o664, "others than its owner may change the configuration", "chmod go-w"),
+        ("policy.toml", 0o664, "others than its owner may change [access] policy", "chmod go-w"),
         ("tls/operator-ca.pem", 0o646, "others than its owner may change [tls] client_ca", "chmod go-w"),
         ("tls/server.pem", 0o664, "others than its owner may change [tls] certificate", "chmod go-w"),
         ("ca/fleet-root.pem", 0o664, "others than its owner may change the CA certificate", "chmod go-w"),
