@@ -70,8 +70,9 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
-def run(block: Block, folder: Path, ledger: Path, address: str) -> None:
-    binaries = Path(sys.executable).parent
+def run(block: Block, folder: Path, ledger: Path, address: str, systemd: Path) -> None:
+    """Run a block; `systemd` is a folder with a systemctl that knows one service."""
+    binaries = f"{systemd}:{Path(sys.executable).parent}"
     done = subprocess.run(
         block.command(ledger, address),
         cwd=folder,
@@ -105,10 +106,21 @@ def test_what_a_page_tells_a_user_to_type_works(
         daemon: RunningDaemon | None = None
         for block in blocks_of(page):
             if block.where == "empty":
-                run(block, tmp_path, tmp_path / "none", ADDRESS)
+                run(block, tmp_path, tmp_path / "none", ADDRESS, tmp_path)
                 continue
             daemon = daemon or stack.enter_context(serving(make_fleet()))
-            run(block, daemon.fleet.folder, daemon.fleet.folder / "ledger/ledger.sqlite3", daemon.address)
+            systemd = fake_systemd(daemon, tmp_path / "systemd")
+            ledger = daemon.fleet.folder / "ledger/ledger.sqlite3"
+            run(block, daemon.fleet.folder, ledger, daemon.address, systemd)
+
+
+def fake_systemd(daemon: RunningDaemon, folder: Path) -> Path:
+    """Make a systemctl that reloads the daemon, as deploy/otahsm.service says."""
+    folder.mkdir(exist_ok=True)
+    systemctl = folder / "systemctl"
+    systemctl.write_text(f'#!/bin/sh -e\n[ "$*" = "reload otahsm" ]\nkill -HUP {daemon.process.pid}\n')
+    systemctl.chmod(0o755)
+    return folder
 
 
 def test_readme_and_every_guide_have_something_that_is_run() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 
 from otahsm.errors import ConfigError, PinRefusedError, TokenUnavailableError
+from otahsm.inbox import LOGIN, collect
 from otahsm.token.guard import LoginGuard
 
 
@@ -26,7 +28,14 @@ def try_login(guard: LoginGuard, outcome: BaseException | None = None) -> None:
 def test_a_login_that_succeeds_leaves_no_note(tmp_path: Path) -> None:
     for _ in range(3):
         try_login(LoginGuard(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["login.lock"]
+    assert {path.name for path in tmp_path.iterdir()} == {"login.lock", "events"}
+    left = [(item.name, item.details["pid"]) for item in collect(tmp_path)]
+    assert left == [(LOGIN, str(os.getpid()))] * 3
+
+
+def test_a_login_goes_on_where_no_event_can_be_left(tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("in the way")
+    try_login(LoginGuard(tmp_path))
 
 
 def test_a_refused_pin_is_not_tried_again_until_the_note_is_removed(tmp_path: Path) -> None:
