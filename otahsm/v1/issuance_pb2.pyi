@@ -188,8 +188,10 @@ class IssueResult(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Why there is none. `code` is a google.rpc.Code: INVALID_ARGUMENT (the CSR
         or a field is bad), ALREADY_EXISTS (the device id, key or request id is
-        taken), NOT_FOUND (there is no such batch), PERMISSION_DENIED (the batch
-        is not for this client), RESOURCE_EXHAUSTED (the batch is full),
+        taken), NOT_FOUND (there is no such batch), PERMISSION_DENIED (the policy
+        does not allow it, the batch is not for this client, or another client was
+        issued the certificate), RESOURCE_EXHAUSTED (the batch is full, or the
+        client has had its quota: a RetryInfo says when there is more),
         FAILED_PRECONDITION (the CA can't issue, the batch is closed), UNAVAILABLE
         (ask again), INTERNAL (a fault of the daemon's). `details` holds a
         google.rpc.ErrorInfo (domain "otahsm", a stable reason, and in its

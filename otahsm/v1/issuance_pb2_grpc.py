@@ -85,12 +85,15 @@ class IssuanceServiceServicer:
         reading beyond that, so a client must read results while it sends. Results
         that are ready are sent together, up to 256 in a message.
 
-        The stream itself ends with an error only when a message breaks the rules
-        above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too large), when the
-        client has 64 calls open already (RESOURCE_EXHAUSTED), when nothing was
-        asked for half an hour, or no result taken for two minutes, and when the
-        daemon shuts down (UNAVAILABLE, all three); what was not answered by then
-        may be asked again.
+        What the policy does not allow costs one result too; a client that it does
+        not let in at all, or no longer, has its stream ended (PERMISSION_DENIED).
+
+        Besides, the stream itself ends with an error only when a message breaks
+        the rules above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too
+        large), when the client has 64 calls open already (RESOURCE_EXHAUSTED), when
+        nothing was asked for half an hour, or no result taken for two minutes, and
+        when the daemon shuts down (UNAVAILABLE, all three); what was not answered by
+        then may be asked again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,12 +57,15 @@ class IssuanceServiceStub:
     reading beyond that, so a client must read results while it sends. Results
     that are ready are sent together, up to 256 in a message.
 
-    The stream itself ends with an error only when a message breaks the rules
-    above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too large), when the
-    client has 64 calls open already (RESOURCE_EXHAUSTED), when nothing was
-    asked for half an hour, or no result taken for two minutes, and when the
-    daemon shuts down (UNAVAILABLE, all three); what was not answered by then
-    may be asked again.
+    What the policy does not allow costs one result too; a client that it does
+    not let in at all, or no longer, has its stream ended (PERMISSION_DENIED).
+
+    Besides, the stream itself ends with an error only when a message breaks
+    the rules above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too
+    large), when the client has 64 calls open already (RESOURCE_EXHAUSTED), when
+    nothing was asked for half an hour, or no result taken for two minutes, and
+    when the daemon shuts down (UNAVAILABLE, all three); what was not answered by
+    then may be asked again.
     """
 
 @_typing.type_check_only
@@ -94,12 +97,15 @@ class IssuanceServiceAsyncStub(IssuanceServiceStub):
     reading beyond that, so a client must read results while it sends. Results
     that are ready are sent together, up to 256 in a message.
 
-    The stream itself ends with an error only when a message breaks the rules
-    above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too large), when the
-    client has 64 calls open already (RESOURCE_EXHAUSTED), when nothing was
-    asked for half an hour, or no result taken for two minutes, and when the
-    daemon shuts down (UNAVAILABLE, all three); what was not answered by then
-    may be asked again.
+    What the policy does not allow costs one result too; a client that it does
+    not let in at all, or no longer, has its stream ended (PERMISSION_DENIED).
+
+    Besides, the stream itself ends with an error only when a message breaks
+    the rules above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too
+    large), when the client has 64 calls open already (RESOURCE_EXHAUSTED), when
+    nothing was asked for half an hour, or no result taken for two minutes, and
+    when the daemon shuts down (UNAVAILABLE, all three); what was not answered by
+    then may be asked again.
     """
 
 class IssuanceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -140,12 +146,15 @@ class IssuanceServiceServicer(metaclass=_abc_1.ABCMeta):
         reading beyond that, so a client must read results while it sends. Results
         that are ready are sent together, up to 256 in a message.
 
-        The stream itself ends with an error only when a message breaks the rules
-        above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too large), when the
-        client has 64 calls open already (RESOURCE_EXHAUSTED), when nothing was
-        asked for half an hour, or no result taken for two minutes, and when the
-        daemon shuts down (UNAVAILABLE, all three); what was not answered by then
-        may be asked again.
+        What the policy does not allow costs one result too; a client that it does
+        not let in at all, or no longer, has its stream ended (PERMISSION_DENIED).
+
+        Besides, the stream itself ends with an error only when a message breaks
+        the rules above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too
+        large), when the client has 64 calls open already (RESOURCE_EXHAUSTED), when
+        nothing was asked for half an hour, or no result taken for two minutes, and
+        when the daemon shuts down (UNAVAILABLE, all three); what was not answered by
+        then may be asked again.
         """
 
 def add_IssuanceServiceServicer_to_server(servicer: IssuanceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
