@@ -12,6 +12,7 @@ from typing import Final
 
 from otahsm.checks import Check, fail, failed, ok
 from otahsm.config import Config
+from otahsm.doctor.access import examine_access
 from otahsm.doctor.authority import examine_authority
 from otahsm.doctor.credentials import examine_client, examine_tls
 from otahsm.doctor.machine import examine_machine
@@ -43,6 +44,7 @@ def examine(config: Config, path: Path, now: datetime) -> Iterator[Check]:
         yield from examine_ledger(config.ledger, now)
     if config.tls:
         yield from examine_tls(config.tls, now)
+    yield from examine_access(config)
     if config.client:
         yield from examine_client(config.client, now)
 

@@ -18,6 +18,7 @@ from otahsm.quickstart.certificates import FileCa
 
 from faulty import FaultyToken, behind_shim, compile_shim
 from harness import Fleet, running
+from operators import OperatorCa, allow
 from programs import make_ca
 
 
@@ -140,6 +141,25 @@ def other_key(fleet: Fleet) -> None:
     fleet.edit("object=fleet-root;id=%01", "object=no-such-key;id=%09")
 
 
+def no_access(fleet: Fleet) -> None:
+    fleet.edit("[access]\n", "")
+    fleet.edit('policy = "policy.toml"\n', "")
+
+
+def wrong_policy(fleet: Fleet) -> None:
+    allow(fleet, "line", "cn:line", 'roles = ["issuer"]')
+
+
+def no_admin(fleet: Fleet) -> None:
+    policy = fleet.folder / "policy.toml"
+    policy.write_text(policy.read_text().replace(', "admin"]', "]"))
+
+
+def ended_crl(fleet: Fleet) -> None:
+    OperatorCa(fleet).revoke(ends=-timedelta(hours=1))
+    fleet.edit('# client_crls = ["tls/operator-ca.crl"]', 'client_crls = ["tls/operator-ca.crl"]')
+
+
 @pytest.mark.parametrize(
     ("break_it", "subject", "status", "said"),
     [
@@ -155,6 +175,10 @@ def other_key(fleet: Fleet) -> None:
         (other_tls_key, "[tls] certificate", "fail", "is not the certificate of"),
         (client_for_server, "[tls] certificate", "fail", "lacks serverAuth"),
         (open_tls_key, "file modes", "fail", "others than its owner"),
+        (no_access, "policy", "fail", "no [access] section"),
+        (wrong_policy, "policy", "fail", "an issuer needs profiles"),
+        (no_admin, "policy", "warning", "nobody is an admin"),
+        (ended_crl, "[access] client_crls", "fail", "has ended"),
         (ledger_of_the_future, "ledger", "fail", "of a newer otahsm"),
         (no_ledger, "ledger", "fail", "file is not a database"),
     ],

@@ -1,0 +1,43 @@
+"""The policy and the CRLs of the operator CA: would a daemon take them?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cryptography import x509
+
+from otahsm.checks import Check, fail, failed, ok, warning
+from otahsm.config import Config, load_policy
+from otahsm.daemon.trust import read_crls
+from otahsm.errors import ConfigError
+
+
+def examine_access(config: Config) -> Iterator[Check]:
+    """Look at what decides who may ask for what; where there is a daemon, that must be there."""
+    access = config.access
+    if access is None:
+        if config.tls:
+            yield fail(
+                "policy", "there is no [access] section", "Copy policy.toml from an `otahsm quickstart`."
+            )
+        return
+    try:
+        clients = load_policy(access.policy, config.profiles.keys()).clients
+    except ConfigError as problem:
+        yield failed("policy", problem)
+    else:
+        yield ok("policy", f"{access.policy} lets in {len(clients)} clients, and nobody else")
+        if not any("admin" in client.roles for client in clients.values()):
+            yield warning(
+                "policy", "nobody is an admin: who is cut off stays so", "Give somebody the role admin."
+            )
+    if config.tls and access.client_crls:
+        try:
+            operators = x509.load_pem_x509_certificates(config.tls.client_ca.read_bytes())
+            crls = read_crls(access.client_crls, operators)
+        except (OSError, ValueError):
+            return  # [tls] client_ca is named by itself
+        except ConfigError as problem:
+            yield failed("[access] client_crls", problem)
+        else:
+            yield ok("[access] client_crls", f"{sum(map(len, crls))} certificates are revoked")
