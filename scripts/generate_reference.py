@@ -55,6 +55,9 @@ ACCEPT: Final = (
 WORDS: Final = {
     "tls.key": "The private key of `certificate`, in PEM, not encrypted.",
     "token.weight": "Its share of the work, where there are replicas. 0: it signs only while no other can.",
+    "token.signer_socket": "Where systemd starts a signer of another user for each connection"
+    " (deploy/otahsm-signer.socket), so that the daemon's user can read neither PIN nor token. Without: the"
+    " daemon starts its signers itself.",
     "token.replica": "Further tokens with the same keys (`[[token.replica]]`), each with the keys above:"
     " what one fails at, another does.",
     "authorities.NAME.certificate": "As in `[ca]`.",

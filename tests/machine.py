@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,18 @@ class Machine:
     def write(self, path: str, text: str) -> None:
         """Write a file, and the folder that it is in."""
         self.run("/bin/sh", "-c", 'mkdir -p "${1%/*}" && printf %s "$2" >"$1"', "sh", path, text)
+
+    def edit(self, path: str, pattern: str, replacement: str) -> None:
+        """Change a file: what a regular expression finds, which must be there."""
+        text, count = re.subn(pattern, replacement, self.run("cat", path).stdout, flags=re.MULTILINE)
+        assert count, (path, pattern)
+        self.write(path, text)
+
+    def copy_in(self, source: Path, path: str) -> None:
+        """Copy a file of this machine into that one."""
+        command = [*as_root(), "nsenter", "--target", str(self.init), "--all", "--", "/bin/dd"]
+        with source.open("rb") as file:
+            subprocess.run([*command, "status=none", f"of={path}"], stdin=file, check=True)
 
     def show(self, unit: str, name: str) -> str:
         """Return a property of a unit."""

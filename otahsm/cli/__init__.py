@@ -34,6 +34,7 @@ from otahsm.cli import (
     revoke,
     serve,
     show,
+    signer,
 )
 from otahsm.errors import ExitCode, OtahsmError
 
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 app.command("quickstart")(quickstart.quickstart)
 app.command("serve")(serve.serve)
+app.command("signer")(signer.signer)
 app.command("doctor")(doctor.doctor)
 app.command("health")(health.health)
 app.command("show")(show.show)

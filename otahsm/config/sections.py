@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from otahsm.config.fields import SHARD, Address, Addresses, ConfigPath, CrlUrl, Pattern, Section
 from otahsm.config.registration import RegistrationConfig
 from otahsm.config.subject import SubjectPart, check_part, parse_subject
-from otahsm.config.token import CaConfig, CheckpointConfig, KeyType, TokenConfig, may_be_one
+from otahsm.config.token import CaConfig, CheckpointConfig, KeyConfig, KeyType, TokenConfig, may_be_one
 from otahsm.config.uri import Pkcs11Uri
 
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]
@@ -194,6 +194,12 @@ class Config(Section):
         if self.checkpoint:
             keys["checkpoint"] = self.checkpoint.key
         return keys
+
+    @property
+    def token_keys(self) -> dict[str, KeyConfig]:
+        """Every key in the token, by its URI."""
+        sections = (*self.all_authorities.values(), self.checkpoint)
+        return {str(key.key): key for key in sections if key}
 
     @model_validator(mode="after")
     def _profiles_name_authorities(self) -> Self:

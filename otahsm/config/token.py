@@ -120,6 +120,13 @@ class ReplicaConfig(Section):
     sessions: Annotated[int, Field(ge=1, le=64)] = 1
     sign_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
     weight: Annotated[int, Field(ge=0, le=1000)] = 1
+    signer_socket: ConfigPath | None = None
+
+    @model_validator(mode="after")
+    def _nobody_types_at_a_socket(self) -> Self:
+        if self.signer_socket is not None and self.pin_source.kind == "prompt":
+            raise ValueError("nobody can type the PIN for signers at signer_socket: use another pin-source")
+        return self
 
     @property
     def module(self) -> Path:

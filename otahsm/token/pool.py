@@ -46,6 +46,19 @@ def signer_setup(token: ReplicaConfig, keys: Sequence[TokenKey]) -> list[bytes]:
     return setup
 
 
+def socket_setup(token: int, keys: Sequence[TokenKey]) -> list[bytes]:
+    """Say what a signer of another user needs to know: no more than what its own configuration leaves open.
+
+    Returns:
+        The number of the token among [token] and its replicas, then for each key its URI, and its
+        SubjectPublicKeyInfo in DER.
+    """
+    setup = [b"%d" % token]
+    for config, public_key in keys:
+        setup += [str(config.key).encode(), encode_spki(public_key)]
+    return setup
+
+
 def batch_for(key: int, messages: Sequence[bytes]) -> list[bytes]:
     """Say what a signer is to sign: the number of the key among those of its setup, then the messages."""
     return [b"%d" % key, *messages]
@@ -86,17 +99,17 @@ class SignerPool:
         self._report = report
         self._wait_seconds = wait_seconds
         self._changed = asyncio.Event()
-        self._members = [self._member(one, keys) for one in token.all]
+        self._members = [self._member(number, one, keys) for number, one in enumerate(token.all)]
         self._closing: set[asyncio.Task[None]] = set()
 
-    def _member(self, token: ReplicaConfig, keys: Sequence[TokenKey]) -> _Member:
+    def _member(self, number: int, token: ReplicaConfig, keys: Sequence[TokenKey]) -> _Member:
         def told(event: str, pid: int, error: OtahsmError | None) -> None:
             self._told(member, event, pid, error)
 
         pool = WorkerPool(
             "signer",
             "otahsm.token.signer",
-            signer_setup(token, keys),
+            socket_setup(number, keys) if token.signer_socket else signer_setup(token, keys),
             size=token.signers,
             depth=_DEPTH,
             environment=os.environ,
@@ -107,6 +120,7 @@ class SignerPool:
             longest_pause=_LONGEST_PAUSE,
             report=told,
             inherit=typed_pin(),
+            socket=token.signer_socket,
         )
         member = _Member(token, pool)
         return member

@@ -7,7 +7,7 @@ is known to recover.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -16,7 +16,8 @@ from queue import SimpleQueue
 
 import pkcs11
 
-from otahsm.config import KeyConfig, ReplicaConfig
+from otahsm.config import Config, KeyConfig, ReplicaConfig
+from otahsm.errors import ConfigError, OtahsmError
 from otahsm.pki import PublicKey, load_public_key
 from otahsm.token.faults import explain
 from otahsm.token.opening import open_key
@@ -35,7 +36,35 @@ def start(setup: list[bytes]) -> Handler:
     Args:
         setup: as `open_keys` takes it.
     """
-    sessions = open_keys(setup)
+    return _handler(open_keys(setup))
+
+
+def start_at_socket(config: Config, setup: list[bytes]) -> Handler:
+    """Do as `start` for a daemon of another user, which is not believed what it says.
+
+    Args:
+        config: the signer's own: which module is loaded, where the PIN is, which keys there are.
+        setup: as `socket_setup` makes it.
+
+    Raises:
+        OtahsmError: as `open_keys`; or the daemon wants a token or a key that the configuration lacks.
+    """
+    number, *parts = setup
+    tokens = config.token.all if config.token else ()
+    try:
+        token = tokens[int(number)]
+        keys = [config.token_keys[uri.decode()] for uri in parts[::2]]
+        public_keys = [load_public_key(spki) for spki in parts[1::2]]
+        wanted = list(zip(keys, public_keys, strict=True))
+    except (ValueError, LookupError, OtahsmError):
+        raise ConfigError(
+            "the daemon wants a token or a key that the signers' configuration does not have",
+            hint="Let daemon and signers read the same otahsm.toml, and restart the daemon.",
+        ) from None
+    return _handler(_open(token, wanted))
+
+
+def _handler(sessions: list[list[SigningKey]]) -> Handler:
     if len(sessions) > 1:
         return ParallelSigning(sessions).sign
     (keys,) = sessions
@@ -58,7 +87,16 @@ def open_keys(setup: list[bytes]) -> list[list[SigningKey]]:
     """
     token_json, *parts = setup
     token = ReplicaConfig.model_validate_json(token_json)
-    wanted = [_wanted(*parts[at : at + 2]) for at in range(0, len(parts), 2)]
+    return _open(
+        token,
+        [
+            (KeyConfig.model_validate_json(section), load_public_key(spki))
+            for section, spki in zip(parts[::2], parts[1::2], strict=True)
+        ],
+    )
+
+
+def _open(token: ReplicaConfig, wanted: Sequence[tuple[KeyConfig, PublicKey]]) -> list[list[SigningKey]]:
     login = _for_life.enter_context(logged_in(token))
     first = login.session
     try:
@@ -69,10 +107,6 @@ def open_keys(setup: list[bytes]) -> list[list[SigningKey]]:
     for key in chain.from_iterable(opened):
         key.sign(PROBE)
     return opened
-
-
-def _wanted(section: bytes, spki: bytes) -> tuple[KeyConfig, PublicKey]:
-    return KeyConfig.model_validate_json(section), load_public_key(spki)
 
 
 class ParallelSigning:

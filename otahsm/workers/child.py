@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import BinaryIO, Final
 
 from otahsm.errors import OtahsmError
@@ -25,27 +26,33 @@ Handler = Callable[[list[bytes]], Iterable[bytes]]
 DAEMON_PID: Final = "OTAHSM_DAEMON_PID"  # in the environment: who the worker works for
 
 _PROGRESS_SECONDS: Final = 0.05
+_LONGEST_BUSY: Final = 60.0
 _PR_SET_PDEATHSIG: Final = 1
 _PR_GET_PDEATHSIG: Final = 2
 
 
-def run_worker(start: Callable[[list[bytes]], Handler]) -> None:
-    """Serve batches until the daemon closes the pipe. This is a worker's whole life.
+_busy = Lock()  # held while the process must not end
+
+
+def run_worker(start: Callable[[list[bytes]], Handler], *, at_socket: bool = False) -> None:
+    """Serve batches until the daemon closes the pipe or socket. This is a worker's whole life.
 
     Args:
         start: takes the daemon's setup parts, gets ready (logs in, say) and returns the function that
             answers a batch. An OtahsmError from either is told to the daemon and ends the process: what
             a failed call leaves behind is never used again.
+        at_socket: the daemon is no parent, but at the other end of the socket that standard input and
+            output are.
     """
     source, sink = _take_over_standard_streams()
     harden()
-    _leave_the_end_to_the_daemon()
+    _leave_the_end_to_the_daemon(source if at_socket else None)
     answers: SimpleQueue[tuple[Kind, Iterable[bytes]]] = SimpleQueue()
     sender = Thread(target=_send_all, args=(answers, sink), daemon=True)
     sender.start()
     try:
         handle = start(_receive(source))
-        answers.put((Kind.READY, ()))
+        answers.put((Kind.READY, [b"%d" % os.getpid()]))
         while True:
             answers.put((Kind.REPLY, handle(_receive(source))))
     except OtahsmError as error:
@@ -95,9 +102,12 @@ def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:
     return source, sink
 
 
-def _leave_the_end_to_the_daemon() -> None:
-    """Die with the daemon, and not before it says so."""
-    _die_with_the_daemon(ctypes.CDLL(None, use_errno=True))
+def _leave_the_end_to_the_daemon(socket: BinaryIO | None) -> None:
+    """Die with the daemon, or with the connection to it, and not before."""
+    if socket is None:
+        _die_with_the_daemon(ctypes.CDLL(None, use_errno=True))
+    else:
+        Thread(target=_die_with_the_connection, args=(socket,), daemon=True).start()
     # Ctrl-C and systemd's SIGTERM go to every process of the service; the daemon alone decides when the
     # last batch is done, and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -109,13 +119,15 @@ def outliving_the_daemon(seconds: float) -> Iterator[None]:
     """Let the block come to its end even if the daemon is killed meanwhile; then end the worker.
 
     What a token is told half may break it: SoftHSM2 loses a token whose login is killed. A block that takes
-    longer than `seconds` is killed all the same. In a process that is no worker, this does nothing.
+    longer than `seconds`, or at a socket a minute, is killed all the same. In a process that is no worker,
+    this does nothing.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     death_signal = ctypes.c_int(0)
     libc.prctl(_PR_GET_PDEATHSIG, ctypes.byref(death_signal), 0, 0, 0)
     if not death_signal.value:
-        yield
+        with _busy:
+            yield
         return
     libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
     signal.setitimer(signal.ITIMER_REAL, seconds)  # nobody handles SIGALRM: it kills
@@ -124,6 +136,15 @@ def outliving_the_daemon(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         _die_with_the_daemon(libc)
+
+
+def _die_with_the_connection(socket: BinaryIO) -> None:
+    """End the process when the daemon has closed its end, also while a thread hangs in the token."""
+    poll = select.poll()
+    poll.register(socket, select.POLLRDHUP)
+    poll.poll()
+    _busy.acquire(timeout=_LONGEST_BUSY)
+    os._exit(0)
 
 
 def _die_with_the_daemon(libc: ctypes.CDLL) -> None:

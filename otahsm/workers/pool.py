@@ -12,8 +12,10 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Final
 
 from otahsm.errors import (
@@ -21,11 +23,11 @@ from otahsm.errors import (
     ConfigError,
     OtahsmError,
     TokenRefusedError,
-    WorkerLostError,
     WorkersBusyError,
 )
 from otahsm.workers.child import DAEMON_PID
 from otahsm.workers.frames import Kind
+from otahsm.workers.peer import Peer, connect, start_child
 from otahsm.workers.process import Worker
 
 # What only an operator can mend: whoever asks is told at once. It is looked at again all the same, so that
@@ -55,6 +57,7 @@ class WorkerPool:
         report: called with (event, pid, error) when a worker is ready, lost, or failed to start; the event is
             "<name>.ready", "<name>.lost" or "<name>.failed".
         inherit: open files that the workers have too.
+        socket: where who listens starts a worker for each connection; None: workers are children.
     """
 
     def __init__(  # noqa: PLR0913 - each is a decision of the owner's
@@ -73,21 +76,23 @@ class WorkerPool:
         longest_pause: float,
         report: Report,
         inherit: Sequence[int] = (),
+        socket: Path | None = None,
     ) -> None:
         self._name = name
         # -P: a module of the working directory must not stand in for one of ours
-        self._command = (sys.executable, "-P", "-m", module)
+        command = (sys.executable, "-P", "-m", module)
+        surroundings = {**environment, DAEMON_PID: str(os.getpid())}
+        start = partial(start_child, command, surroundings, tuple(inherit))
+        self._start_peer: Callable[[], Awaitable[Peer]] = partial(connect, socket) if socket else start
         self._setup = tuple(setup)
         self._size = size
         self._depth = depth
-        self._environment = {**environment, DAEMON_PID: str(os.getpid())}
         self._call_seconds = call_seconds
         self._wait_seconds = wait_seconds
         self._probe = tuple(probe)
         self._probe_seconds = probe_seconds
         self._longest_pause = longest_pause
         self._report = report
-        self._inherit = tuple(inherit)
         self._workers: set[Worker] = set()
         self._keepers: list[asyncio.Task[None]] = []
         self._waiting: list[asyncio.Future[None]] = []
@@ -222,29 +227,19 @@ class WorkerPool:
         """Watch a worker until it ends; return whether it had lived for a while."""
         started = time.monotonic()
         try:
-            self._report(f"{self._name}.ready", worker.process.pid, None)
+            self._report(f"{self._name}.ready", worker.pid, None)
             failure = await self._watch(worker)
         finally:
             await self._forget(worker)
         if not self._workers:
             self.failure = failure
-        self._report(f"{self._name}.lost", worker.process.pid, failure)
+        self._report(f"{self._name}.lost", worker.pid, failure)
         return worker.answers > 1 or time.monotonic() - started > _SETTLED
 
     async def _start_one(self) -> Worker:
+        worker = Worker(await self._start_peer(), self._wake)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env=self._environment,
-                pass_fds=self._inherit,
-            )
-        except OSError as error:
-            raise WorkerLostError(f"a process could not be started: {error}") from error
-        worker = Worker(process, self._wake)
-        try:
-            await worker.exchange(Kind.SETUP, self._setup, _START_TIMEOUT)
+            await worker.get_ready(self._setup, _START_TIMEOUT)
         except BaseException:
             worker.kill()
             await worker.ended()

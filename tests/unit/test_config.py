@@ -235,6 +235,14 @@ def test_the_shipped_file_shows_the_defaults() -> None:
     assert token.sign_timeout_seconds == TokenConfig.model_fields["sign_timeout_seconds"].default
 
 
+def test_nobody_can_type_a_pin_for_signers_at_a_socket() -> None:
+    table = shipped()
+    table["token"]["signer_socket"] = "/run/otahsm/signer.sock"
+    parse(table)
+    table["token"]["uri"] = table["token"]["uri"].replace("file:secrets/pin", "prompt:")
+    assert "nobody can type the PIN" in refusal(table).message
+
+
 def test_the_shipped_file_shows_every_key() -> None:
     table = shipped()
     # [crl] and [registration] are shown in comments: a quickstart publishes none, and has no backend.
@@ -242,10 +250,11 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert set(as_shown("crl")) == shown(CrlConfig)
     assert set(as_shown("registration")) == shown(RegistrationConfig)
     # These are shown in comments: SoftHSM2 needs none of them.
-    assert set(table["token"]) == shown(TokenConfig, "weight", "replica")
+    assert set(table["token"]) == shown(TokenConfig, "weight", "replica", "signer_socket")
     assert set(table["ca"]) == shown(CaConfig, "mechanism", "accept")
-    in_comments = set(re.findall("# [a-z]+ = ", TEMPLATE))
+    in_comments = set(re.findall("# [a-z_]+ = ", TEMPLATE))
     assert {"# mechanism = ", "# accept = ", "# weight = ", "# credentials = "} <= in_comments
+    assert "# signer_socket = " in in_comments
     assert "# [[token.replica]]" in TEMPLATE
     assert "# [authorities.2027]" in TEMPLATE
     assert set(table["client"]) == shown(ClientConfig, "credentials")

@@ -1,0 +1,37 @@
+"""`otahsm signer`."""
+
+from __future__ import annotations
+
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
+
+
+def signer(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Be one signer of a daemon that runs as another user; systemd starts it, not you.
+
+    Standard input is the daemon's connection to [token] signer_socket: see deploy/otahsm-signer.socket. Which
+    module is loaded, where the PIN is and which keys sign is in this command's own configuration; the daemon
+    only says which of them it means.
+    """
+    import os
+    import stat
+
+    from otahsm.config import load_config
+    from otahsm.errors import ConfigError
+    from otahsm.file_modes import check_file_modes
+    from otahsm.token.signer import start_at_socket
+    from otahsm.workers import run_worker
+    from otahsm.workers.child import Handler
+
+    if not stat.S_ISSOCK(os.fstat(0).st_mode):
+        raise ConfigError(
+            "standard input is no socket",
+            hint="systemd starts this for each connection to [token] signer_socket.",
+        )
+
+    def start(setup: list[bytes]) -> Handler:
+        settings = load_config(config)
+        check_file_modes(settings, config, signer=True)
+        return start_at_socket(settings, setup)
+
+    os.umask(0o077)
+    run_worker(start, at_socket=True)

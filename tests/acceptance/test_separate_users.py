@@ -1,0 +1,174 @@
+"""Signers of another user than the process that faces the network, as the units of deploy/ start them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from softhsm import find_module
+
+from faulty import compile_shim
+from machine import Machine, booted
+
+_DAEMON: Final = "setpriv --reuid=otahsm --regid=otahsm --clear-groups"
+CONTROL: Final = "/var/lib/otahsm-signer/control"
+TOML: Final = "/etc/otahsm/otahsm.toml"
+OTHER: Final = "/etc/otahsm/of-daemon.toml"
+
+# What belongs to the signers becomes theirs, and the configuration root's.
+_SEPARATE: Final = """
+useradd --system --shell /usr/sbin/nologin otahsm-signer
+mv /var/lib/otahsm/token /var/lib/otahsm-signer
+sed -i -e 's#/var/lib/otahsm/token#/var/lib/otahsm-signer/token#' \
+    -e 's#/var/lib/otahsm/login#/var/lib/otahsm-signer/login#' \
+    -e 's%^# signer_socket%signer_socket%' otahsm.toml /var/lib/otahsm-signer/token/softhsm2.conf
+chown root:root /etc/otahsm otahsm.toml
+chmod 755 /etc/otahsm ca
+chmod 644 otahsm.toml ca/*
+chown -R otahsm-signer:otahsm-signer secrets /var/lib/otahsm-signer
+systemctl start otahsm-signer.socket
+"""
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """A machine with two users; nothing serves yet."""
+    with booted() as machine:
+        machine.shell("install -d -m 700 /var/lib/otahsm-signer")
+        machine.install("otahsm.service", "otahsm-signer.socket", "otahsm-signer@.service")
+        machine.shell(_SEPARATE)
+        yield machine
+
+
+@pytest.fixture
+def serving(machine: Machine) -> Machine:
+    """The machine, when its daemon serves."""
+    machine.shell("systemctl start otahsm")
+    machine.wait_for("signer.ready", count=2)
+    machine.wait_for("health.changed", serving=True)
+    return machine
+
+
+def signers(machine: Machine) -> list[str]:
+    return machine.run("pgrep", "--full", "--uid=otahsm-signer", "otahsm signer", check=False).stdout.split()
+
+
+def refused(machine: Machine, *command: str) -> bool:
+    """Whether the daemon's user is refused something that root can do."""
+    assert machine.run(*command).returncode == 0
+    done = machine.run(*_DAEMON.split(), *command, check=False)
+    return done.returncode != 0 and "ermission denied" in done.stderr
+
+
+def test_the_daemons_user_can_issue_and_reach_neither_pin_nor_token_nor_signer(serving: Machine) -> None:
+    assert "20 issued" in serving.shell("otahsm device issue --count 20")
+    assert len(signers(serving)) == 2
+    daemon = serving.show("otahsm", "MainPID")
+    processes = serving.shell("cat /sys/fs/cgroup/system.slice/otahsm.service/cgroup.procs").split()
+    assert len(processes) == 2  # it and one preparer; no signer is its child
+    for pid in processes:
+        assert serving.shell(f"stat --format=%U /proc/{pid}/task").strip() in {"otahsm", "root"}
+        assert "softhsm" not in serving.shell(f"cat /proc/{pid}/maps")
+    assert refused(serving, "cat", "secrets/pin")
+    assert refused(serving, "ls", "/var/lib/otahsm-signer/token")
+    for pid in signers(serving):
+        assert "softhsm" in serving.shell(f"cat /proc/{pid}/maps")
+        assert refused(serving, "dd", f"if=/proc/{pid}/mem", "of=/dev/null", "bs=1", "count=0")
+        assert serving.run(*_DAEMON.split(), "kill", pid, check=False).returncode != 0
+    assert daemon in processes
+
+
+def test_nobody_but_the_daemons_user_gets_a_signer(serving: Machine) -> None:
+    connect = ("curl", "--silent", "--max-time", "5", "--unix-socket", "/run/otahsm/signer.sock", "http://x/")
+    as_nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    assert serving.run(*as_nobody, *connect, check=False).returncode == 7  # can't connect
+    assert serving.run(*connect, check=False).returncode != 7
+    assert "20 issued" in serving.shell("otahsm device issue --count 20")
+
+
+def test_a_signer_that_is_killed_is_replaced_and_all_end_with_the_daemon(serving: Machine) -> None:
+    before = signers(serving)
+    serving.shell(f"kill -9 {before[0]}")
+    serving.wait_for("signer.lost")
+    serving.wait_for("signer.ready", count=3)
+    assert len(set(signers(serving)) - set(before)) == 1
+    assert "20 issued" in serving.shell("otahsm device issue --count 20")
+    serving.shell("systemctl stop otahsm")
+    assert serving.show("otahsm", "Result") == "success"
+    serving.wait_until(lambda: signers(serving) == [], "signers outlive their daemon")
+    serving.shell("systemctl start otahsm")
+    serving.wait_for("health.changed", serving=True, count=2)
+    serving.shell("kill -9 " + serving.show("otahsm", "MainPID"))
+    serving.wait_for("health.changed", serving=True, count=3)  # systemd has started it again
+    serving.wait_until(lambda: len(signers(serving)) == 2, "signers outlive a daemon that was killed")
+
+
+def put_shim_before_token(machine: Machine, library: Path) -> None:
+    """Have signers load the module of tests/shim, which behaves at first."""
+    machine.copy_in(library, "/usr/lib/shim.so")
+    machine.edit(TOML, r"module-path=[^&]*", "module-path=/usr/lib/shim.so")
+    environment = {
+        "SHIM_MODULE": str(find_module()),
+        "SHIM_CONTROL": CONTROL,
+        "SHIM_LOG": "/var/lib/otahsm-signer/log",
+        "SHIM_SLOTS": "/otahsm-slots",
+    }
+    lines = "".join(f'\n{name} = "{value}"' for name, value in environment.items())
+    machine.edit(TOML, r"^\[token.environment\]", "[token.environment]" + lines)
+    machine.shell(f"printf %s >{CONTROL}")
+
+
+def test_a_signer_that_hangs_in_the_vendors_library_is_replaced_and_ends(
+    machine: Machine, tmp_path: Path
+) -> None:
+    put_shim_before_token(machine, compile_shim(tmp_path))
+    machine.edit(TOML, r"^sign_timeout_seconds.*", "sign_timeout_seconds = 1.0")
+    machine.shell("systemctl start otahsm")
+    machine.wait_for("signer.ready", count=2)
+    before = signers(machine)
+    machine.shell(f"printf C_Sign=hang >{CONTROL}")
+    machine.wait_for("signer.lost", count=2)
+    machine.wait_until(lambda: not set(before) & set(signers(machine)), "signers that hang live on")
+    machine.shell(f"printf %s >{CONTROL}")
+    machine.wait_for("health.changed", serving=True, count=2)
+    assert "20 issued" in machine.shell("otahsm device issue --count 20")
+
+
+def test_a_login_that_has_begun_is_finished_though_the_daemon_is_killed(
+    machine: Machine, tmp_path: Path
+) -> None:
+    put_shim_before_token(machine, compile_shim(tmp_path))
+    log = "cat /var/lib/otahsm-signer/log 2>/dev/null || true"
+    machine.shell(f"printf C_Login=3000ms >{CONTROL}; systemctl start otahsm")
+    machine.wait_until(lambda: "login" in machine.shell(log), "no signer logs in")
+    machine.shell("systemctl kill --signal=KILL otahsm; systemctl stop otahsm")
+    machine.wait_until(lambda: signers(machine) == [], "signers outlive their daemon")
+    assert "login-done" in machine.shell(log)
+
+
+def test_a_daemon_can_name_no_other_module_pin_or_key_to_a_signer(machine: Machine) -> None:
+    # It may have been taken over, or have another configuration: signers read their own.
+    machine.shell(f"cp --preserve {TOML} {OTHER}")
+    machine.edit(OTHER, r"module-path=[^&]*", "module-path=/tmp/evil.so")
+    machine.edit(OTHER, r"pin-source=[^\"]*", "pin-source=file:/etc/shadow")
+    machine.edit("/etc/systemd/system/otahsm.service", r"otahsm\.toml$", "of-daemon.toml")
+    machine.shell("systemctl daemon-reload; systemctl start otahsm")
+    machine.wait_for("signer.ready", count=2)  # with the signers' own module and PIN
+    assert all("softhsm" in machine.shell(f"cat /proc/{pid}/maps") for pid in signers(machine))
+    machine.shell("systemctl stop otahsm")
+    machine.edit(OTHER, r"object=fleet-root;id=%01", "object=another;id=%07")
+    machine.shell("systemctl start otahsm")
+    machine.wait_for("signer.failed", reason="CONFIG")
+    said = [event["message"] for event in machine.events() if event["event"] == "signer.failed"]
+    assert said[-1] == "the daemon wants a token or a key that the signers' configuration does not have"
+
+
+def test_a_pin_that_is_refused_costs_one_try_and_the_guard_belongs_to_the_signers(serving: Machine) -> None:
+    assert serving.shell("stat --format=%U /var/lib/otahsm-signer/login").strip() == "otahsm-signer"
+    serving.shell("systemctl stop otahsm; echo 00000000 >secrets/pin; systemctl start otahsm || true")
+    serving.wait_for("signer.failed", reason="PIN_REFUSED")
+    serving.wait_until(lambda: serving.show("otahsm", "ExecMainStatus") == "4", "it goes on")
+    assert "refused" in serving.shell("cat /var/lib/otahsm-signer/login/login.json")
