@@ -40,7 +40,7 @@ inside() {
     mount -t overlay -o "lowerdir=/,upperdir=$view/upper,workdir=$view/work" overlay "$view/root"
     cd "$view/root"
     mkdir -p opt/otahsm/{python,packages}
-    cp -a "$checkout/otahsm" "$checkout/softhsm" opt/otahsm
+    cp -a "$checkout/otahsm" "$checkout/softhsm" "$checkout/deploy" opt/otahsm
     chmod -R a+rX opt/otahsm
     mount --bind "$python" opt/otahsm/python
     mount --bind "$packages" opt/otahsm/packages

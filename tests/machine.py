@@ -22,20 +22,8 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[1]
 SECONDS: Final = 60
 
-# A fleet whose files are where the units expect them: what is written is in /var/lib.
-_INSTALL: Final = """
-useradd --system --shell /usr/sbin/nologin otahsm
-cd /
-umask 027
-otahsm quickstart /etc/otahsm >/dev/null
-install -d -m 700 /var/lib/otahsm
-mv /etc/otahsm/token /var/lib/otahsm
-sed -i -e 's#/etc/otahsm/token#/var/lib/otahsm/token#' -e 's#"state/login#"/var/lib/otahsm/login#' \
-    -e 's#"ledger/#"/var/lib/otahsm/ledger/#' -e 's/preparers = 2/preparers = 1/' \
-    /etc/otahsm/otahsm.toml /var/lib/otahsm/token/softhsm2.conf
-rm -r /etc/otahsm/state
-chown -R otahsm:otahsm /etc/otahsm /var/lib/otahsm
-"""
+_GUIDE: Final = ROOT / "docs/guide/security-team.md"
+_BLOCK: Final = r"<!-- on a machine: {} -->\n```console\n(.*?)^```$"
 
 
 @dataclass(frozen=True)
@@ -68,12 +56,16 @@ class Machine:
         assert done.returncode == 0, (script, done.stdout, done.stderr)
         return done.stdout
 
-    def install(self, *units: str) -> None:
-        """Make a fleet, and install units of deploy/ as they are."""
-        self.shell(_INSTALL)
-        for unit in units:
-            self.write(f"/etc/systemd/system/{unit}", (ROOT / "deploy" / unit).read_text())
-        self.shell("systemctl daemon-reload")
+    def install(self) -> None:
+        """Make a fleet and install the units of deploy/, as the guide says."""
+        self.follow("one user")
+        self.edit("/etc/otahsm/otahsm.toml", "preparers = 2", "preparers = 1")
+
+    def follow(self, name: str) -> None:
+        """Do what a block of the guide says, in otahsm's source folder."""
+        (block,) = re.findall(_BLOCK.format(name), _GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+        script = re.sub(r"^(\$|>) ", "", block, flags=re.MULTILINE)
+        self.shell(f"cd /opt/otahsm\n{script}")
 
     def write(self, path: str, text: str) -> None:
         """Write a file, and the folder that it is in."""

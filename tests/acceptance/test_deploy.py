@@ -46,7 +46,7 @@ def test_systemd_has_nothing_to_say_against_a_unit(name: str) -> None:
 def machine() -> Iterator[Machine]:
     """A machine with otahsm on it, whose daemon serves under its unit."""
     with booted() as machine:
-        machine.install("otahsm.service")
+        machine.install()
         machine.shell("systemctl start otahsm")
         machine.wait_for("health.changed", serving=True)
         yield machine

@@ -85,7 +85,7 @@ def test_a_quickstart_with_a_generous_umask_makes_files_that_a_daemon_takes(tmp_
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     with booted() as machine:
-        machine.install("otahsm.service")
+        machine.install()
         yield machine
 
 

@@ -29,6 +29,7 @@ def machine() -> Iterator[Machine]:
     """A machine with otahsm on it, and nothing that runs."""
     with booted() as machine:
         machine.install()
+        machine.shell("rm /etc/systemd/system/otahsm*; systemctl daemon-reload")
         yield machine
 
 

@@ -11,6 +11,7 @@ import pytest
 from softhsm import find_module
 
 from faulty import compile_shim
+from harness import Fleet
 from machine import Machine, booted
 
 _DAEMON: Final = "setpriv --reuid=otahsm --regid=otahsm --clear-groups"
@@ -18,28 +19,13 @@ CONTROL: Final = "/var/lib/otahsm-signer/control"
 TOML: Final = "/etc/otahsm/otahsm.toml"
 OTHER: Final = "/etc/otahsm/of-daemon.toml"
 
-# What belongs to the signers becomes theirs, and the configuration root's.
-_SEPARATE: Final = """
-useradd --system --shell /usr/sbin/nologin otahsm-signer
-mv /var/lib/otahsm/token /var/lib/otahsm-signer
-sed -i -e 's#/var/lib/otahsm/token#/var/lib/otahsm-signer/token#' \
-    -e 's#/var/lib/otahsm/login#/var/lib/otahsm-signer/login#' \
-    -e 's%^# signer_socket%signer_socket%' otahsm.toml /var/lib/otahsm-signer/token/softhsm2.conf
-chown root:root /etc/otahsm otahsm.toml
-chmod 755 /etc/otahsm ca
-chmod 644 otahsm.toml ca/*
-chown -R otahsm-signer:otahsm-signer secrets /var/lib/otahsm-signer
-systemctl start otahsm-signer.socket
-"""
-
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     """A machine with two users; nothing serves yet."""
     with booted() as machine:
-        machine.shell("install -d -m 700 /var/lib/otahsm-signer")
-        machine.install("otahsm.service", "otahsm-signer.socket", "otahsm-signer@.service")
-        machine.shell(_SEPARATE)
+        machine.install()
+        machine.follow("two users")
         yield machine
 
 
@@ -164,6 +150,13 @@ def test_a_daemon_can_name_no_other_module_pin_or_key_to_a_signer(machine: Machi
     machine.wait_for("signer.failed", reason="CONFIG")
     said = [event["message"] for event in machine.events() if event["event"] == "signer.failed"]
     assert said[-1] == "the daemon wants a token or a key that the signers' configuration does not have"
+
+
+def test_a_signer_that_nobody_connects_to_says_who_starts_it(fleet: Fleet) -> None:
+    done = fleet.run("signer")
+    assert done.returncode == 2
+    assert "standard input is no socket" in done.stderr
+    assert "systemd starts this" in done.stderr
 
 
 def test_a_pin_that_is_refused_costs_one_try_and_the_guard_belongs_to_the_signers(serving: Machine) -> None:
