@@ -63,6 +63,9 @@ _OTHERS: Final = (
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
 )
 
+# A signer that is ready has logged in. Where signers have a user of their own, nobody else tells of it.
+_SIGNER_EVENTS: Final = {item.value: item for item in (Happening.SIGNER_READY, Happening.SIGNER_LOST)}
+
 _log = structlog.get_logger()
 
 
@@ -201,6 +204,9 @@ class Daemon:
             audit.count(Happening.ACCESS_DENIED, caller.identity, about, message=error.message)
 
     def _worker_event(self, event: str, pid: int, error: OtahsmError | None) -> None:
+        if event in _SIGNER_EVENTS:
+            details: dict[str, int | str] = {"pid": pid} | ({"reason": error.reason} if error else {})
+            self._issuance.audit.note(_SIGNER_EVENTS[event], "daemon", details, told=True)
         if error is None:
             _log.info(event, pid=pid)
         else:

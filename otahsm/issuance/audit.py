@@ -49,6 +49,8 @@ class Happening(StrEnum):
     CRL_REFUSED = "crl.refused"
     DAEMON_STARTED = "daemon.started"
     DAEMON_STOPPED = "daemon.stopped"
+    SIGNER_READY = "signer.ready"
+    SIGNER_LOST = "signer.lost"
     BATCH_CREATED = "batch.created"
     BATCH_CLOSED = "batch.closed"
     DEVICE_RESET = "device.reset"
@@ -87,15 +89,18 @@ class AuditTrail:
         self._counts: dict[_Kind, _Count] = {}
         self._arrived = asyncio.Event()
 
-    def note(self, name: Happening, client: str, details: Mapping[str, int | str]) -> None:
+    def note(
+        self, name: Happening, client: str, details: Mapping[str, int | str], *, told: bool = False
+    ) -> None:
         """Take down that something was done.
 
         Args:
             name: what.
             client: whose doing it was.
             details: what else there is to say; never a secret.
+            told: whether the daemon's log says it already.
         """
-        self._put(name, client, 1, details)
+        self._put(name, client, 1, details, told=told)
 
     def count(self, name: Happening, client: str, about: Mapping[str, str], **details: int | str) -> None:
         """Take down that something happened which may happen very often.
@@ -159,8 +164,17 @@ class AuditTrail:
             if count.more:
                 self._put(kind.name, kind.client, count.more, dict(kind.about))
 
-    def _put(self, name: Happening, client: str, occurrences: int, details: Mapping[str, int | str]) -> None:
-        self._tell(name, {"client": client, "occurrences": occurrences, **details, "audit": 1})
+    def _put(
+        self,
+        name: Happening,
+        client: str,
+        occurrences: int,
+        details: Mapping[str, int | str],
+        *,
+        told: bool = False,
+    ) -> None:
+        if not told:
+            self._tell(name, {"client": client, "occurrences": occurrences, **details, "audit": 1})
         if len(self._waiting) >= _KEPT:
             self._lost += occurrences
             return
