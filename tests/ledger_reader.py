@@ -45,6 +45,12 @@ def revocations(fleet: Fleet) -> dict[int, tuple[str, int]]:
     }
 
 
+def event_count(fleet: Fleet) -> int:
+    """Count the events, which are leaves like certificates."""
+    ((count,),) = _select(fleet, "SELECT count(*) FROM events")
+    return int(count)
+
+
 def last_crl_number(fleet: Fleet) -> int:
     """Read the last CRL number that was taken."""
     ((number,),) = _select(fleet, "SELECT coalesce(max(number), 0) FROM crl_numbers")

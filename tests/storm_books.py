@@ -28,7 +28,7 @@ from otahsm.token.pool import PROBE
 
 from faulty import FaultyToken
 from harness import Fleet
-from ledger_reader import Row, key_of, last_crl_number, leaf_hashes, revocations, rows, verified
+from ledger_reader import Row, event_count, key_of, last_crl_number, leaf_hashes, revocations, rows, verified
 from storm_clients import StormClients
 
 _PROBES = (PROBE, sha256(PROBE).digest())
@@ -89,7 +89,7 @@ def balance(token: FaultyToken, folders: Mapping[str, bytes], clients: StormClie
     # And the tree over all of it is what the rows give.
     verdict = verified(fleet)
     assert verdict.good, verdict.findings
-    assert verdict.leaves + verdict.waiting == len(everything) + len(revocations(fleet))
+    assert verdict.leaves + verdict.waiting == len(everything) + len(revocations(fleet)) + event_count(fleet)
     books.leaves = verdict.leaves
     return books
 

@@ -219,12 +219,12 @@ class Issuance:
             await keeper.close(max(0.0, until - time.monotonic()))
         for task in self._tending:
             task.cancel()
+        await self.audit.close()  # before the last checkpoint, which vouches for it
         await self.transparency.close()
         await self._signers.close()
         await self._preparers.close()
         await self.inspection.close()
         await self._denials.close()
-        await self.audit.close()
         await self._ledger.close()
 
     def _look_at_crls(self) -> None:

@@ -13,7 +13,7 @@ from otahsm.errors import DaemonUnavailableError
 
 from devices import issue_all, new_requests
 from harness import Fleet, RunningDaemon, running
-from ledger_reader import certificates, rows, verified
+from ledger_reader import certificates, event_count, rows, verified
 from postgres import PostgresServer
 
 
@@ -48,7 +48,7 @@ def check_the_books(fleet: Fleet) -> None:
     assert all((row.certificate is None) == (row.void_reason is not None) for row in everything)
     verdict = verified(fleet)
     assert verdict.good
-    assert verdict.leaves + verdict.waiting == len(everything)
+    assert verdict.leaves + verdict.waiting == len(everything) + event_count(fleet)
 
 
 async def ask(daemon: RunningDaemon, requests: list[CertificateRequest]) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
@@ -28,7 +29,7 @@ from otahsm.tlog import (
 
 from devices import issue_all, new_requests
 from harness import Fleet, RunningDaemon, eventually, running
-from ledger_reader import key_of, verified
+from ledger_reader import event_count, key_of, verified
 
 
 def client_of(daemon: RunningDaemon) -> TransparencyClient:
@@ -133,13 +134,21 @@ async def test_a_checkpoint_is_made_at_intervals_when_something_is_new(fleet: Fl
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         await issued(daemon, 3)
-        eventually(lambda: verified(fleet).signed_size == 3, "no checkpoint is made")
+        eventually(lambda: all_is_signed(fleet, 3), "no checkpoint is made")
         await issued(daemon, 2)
-        eventually(lambda: verified(fleet).signed_size == 5, "no second checkpoint is made")
+        eventually(lambda: all_is_signed(fleet, 5), "no second checkpoint is made")
+        made = verified(fleet).checkpoints
         assert daemon.stop() == 0
     verdict = verified(fleet)
     assert verdict.good
-    assert verdict.checkpoints in (2, 3, 4)  # one may have been made in the middle of a batch
+    assert 2 <= made <= verdict.checkpoints
+
+
+def all_is_signed(fleet: Fleet, certificates: int) -> bool:
+    """Tell whether the last checkpoint vouches for so many certificates, and for all events."""
+    leaves = certificates + event_count(fleet)
+    verdict = verified(fleet)
+    return (verdict.leaves, verdict.signed_size, verdict.waiting) == (leaves, leaves, 0)
 
 
 async def test_what_was_released_is_signed_when_the_daemon_ends(fleet: Fleet) -> None:
@@ -147,16 +156,18 @@ async def test_what_was_released_is_signed_when_the_daemon_ends(fleet: Fleet) ->
         daemon.wait_for("health.changed", serving=True)
         await issued(daemon, 300)
         assert daemon.stop() == 0
-    verdict = verified(fleet)
-    assert verdict.good
-    assert (verdict.leaves, verdict.signed_size, verdict.waiting) == (300, 300, 0)
+    assert verified(fleet).good
+    assert all_is_signed(fleet, 300)
 
 
 async def test_asking_twice_for_a_new_checkpoint_gives_one(daemon: RunningDaemon) -> None:
     await issued(daemon, 3)
     async with client_of(daemon) as client:
-        first, second = await asyncio.gather(*(client.checkpoint(make_new=True) for _ in range(2)))
-        assert first == second == await client.checkpoint()
+        async with asyncio.timeout(30):  # an event may come between the two
+            while True:
+                first, second = await asyncio.gather(*(client.checkpoint(make_new=True) for _ in range(2)))
+                if first == second == await client.checkpoint():
+                    break
 
 
 async def test_a_killed_daemon_leaves_a_ledger_that_verifies(fleet: Fleet) -> None:
@@ -197,7 +208,7 @@ async def test_without_a_section_the_tree_is_kept_and_nothing_is_signed(fleet: F
                 await client.checkpoint(make_new=True)
             with pytest.raises(ConfigError, match="signs no checkpoints"):
                 await client.prove_inclusion(certificates[0].serial)
-        eventually(lambda: verified(fleet).leaves == 3, "the tree does not grow")
+        eventually(lambda: verified(fleet).leaves == 3 + event_count(fleet), "the tree does not grow")
         assert daemon.stop() == 0
     assert verified(fleet).good
 
@@ -210,7 +221,7 @@ async def test_a_tree_that_does_not_follow_from_what_was_signed_is_not_signed(fl
             note = await client.checkpoint(make_new=True)
             tamper(fleet, "UPDATE leaves SET hash = zeroblob(32) WHERE leaf_index = 4")
             await issued(daemon, 1)
-            with pytest.raises(LedgerTamperedError, match="not what was signed at 5 leaves"):
+            with pytest.raises(LedgerTamperedError, match=r"not what was signed at \d+ leaves"):
                 await client.checkpoint(make_new=True)
             with pytest.raises(LedgerTamperedError):
                 await client.prove_inclusion(certificates[0].serial)
@@ -259,15 +270,16 @@ async def test_a_new_key_signs_on_and_the_old_one_still_verifies_what_it_signed(
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         async with client_of(daemon) as client:
-            assert open_checkpoint(await client.checkpoint(), new).size == 3
+            size = open_checkpoint(await client.checkpoint(), new).size
+            assert size >= 3
             proof = InclusionProof.parse(await client.prove_inclusion(certificates[0].serial))
-            assert proof.verify(proof.extra, new).size == 3
+            assert proof.verify(proof.extra, new).size == size
             await issued(daemon, 2)
-            assert open_checkpoint(await client.checkpoint(make_new=True), new).size == 5
+            assert open_checkpoint(await client.checkpoint(make_new=True), new).size >= size + 2
         assert daemon.stop() == 0
     keys = [part for path in ("checkpoint", "new") for part in ("--key", f"ca/{path}.vkey")]
     assert fleet.run("ledger", "verify", *keys).returncode == 0
     done = fleet.run("ledger", "verify")
     assert done.returncode == 1
-    assert "checkpoint 3: None of the trusted keys signed the note" in done.stdout
+    assert re.search(r"checkpoint \d+: None of the trusted keys signed the note", done.stdout)
     assert old.name == new.name
