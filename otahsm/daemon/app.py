@@ -172,8 +172,10 @@ class Daemon:
         self._issuance.audit.note(Happening.DAEMON_STOPPED, "daemon", {})
         seconds = self._config.daemon.drain_seconds
         started = time.monotonic()
-        await self._server.stop(seconds)
-        await self._issuance.close(max(0.0, seconds - (time.monotonic() - started)))
+        try:
+            await self._server.stop(seconds)
+        finally:  # whatever fails: workers that are only given up keep the process from its end
+            await self._issuance.close(max(0.0, seconds - (time.monotonic() - started)))
         _log.info("daemon.stopped")
 
     def _log_listening(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final, TextIO
+from typing import Final, TextIO, cast
 
 import structlog
 
@@ -30,22 +31,41 @@ def logging_to_stderr() -> Iterator[None]:
     dying workers print to standard error becomes events of the name "stderr", a line each.
     """
     if sys.stderr.isatty():
-        _configure(structlog.dev.ConsoleRenderer(), sys.stderr)
+        _configure(structlog.dev.ConsoleRenderer(), _Lines(sys.stderr.fileno()))
         yield
         return
-    with os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1) as real:
-        _configure(structlog.processors.JSONRenderer(), real)
-        source, sink = os.pipe()
-        os.dup2(sink, sys.stderr.fileno())
-        os.close(sink)
-        relay = threading.Thread(target=_relay, args=(source,), daemon=True)
-        relay.start()
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(real.fileno(), sys.stderr.fileno())  # and so the pipe ends, when the last worker has
-            relay.join(_LAST_WORDS)
+    real = os.dup(sys.stderr.fileno())
+    _configure(structlog.processors.JSONRenderer(), _Lines(real))
+    source, sink = os.pipe()
+    os.dup2(sink, sys.stderr.fileno())
+    os.close(sink)
+    relay = threading.Thread(target=_relay, args=(source,), daemon=True)
+    relay.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(real, sys.stderr.fileno())  # and so the pipe ends, when the last worker has
+        relay.join(_LAST_WORDS)
+
+
+class _Lines(io.TextIOBase):
+    """Writes lines, unless they can't be written: a log that is full, or that nobody reads, stops nothing.
+
+    Args:
+        descriptor: where to.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, text: str) -> int:
+        """Write a line at once; nothing of it is kept if that fails."""
+        octets = text.encode(errors="backslashreplace")
+        with contextlib.suppress(OSError):
+            while octets:
+                octets = octets[os.write(self._descriptor, octets) :]
+        return len(text)
 
 
 class Bounded:
@@ -78,7 +98,7 @@ class Bounded:
         return said
 
 
-def _configure(renderer: structlog.typing.Processor, file: TextIO) -> None:
+def _configure(renderer: structlog.typing.Processor, lines: _Lines) -> None:
     structlog.configure(
         processors=[
             Bounded(),
@@ -87,7 +107,7 @@ def _configure(renderer: structlog.typing.Processor, file: TextIO) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=structlog.WriteLoggerFactory(file),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, lines)),
     )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +16,7 @@ from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient
 from otahsm.errors import DaemonUnavailableError
 
 from devices import issue_all, new_requests
-from harness import Fleet, RunningDaemon, eventually, is_running, running
+from harness import OTAHSM, READY_SECONDS, Fleet, RunningDaemon, eventually, free_port, is_running, running
 from ledger_reader import certificates, rows
 
 
@@ -121,3 +124,26 @@ def test_a_second_daemon_on_the_same_ledger_is_refused(daemon: RunningDaemon) ->
     with running(daemon.fleet) as second:
         assert second.process.wait(30) == 2
         assert "another daemon holds the ledger" in "".join(second.other_output)
+
+
+@pytest.mark.parametrize("gone", ["a pipe that nobody reads", "a disk that is full"])
+def test_a_log_that_can_not_be_written_stops_nothing(fleet: Fleet, gone: str) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    fleet.edit('listen = "127.0.0.1:0"', f'listen = "{address}"')
+    fleet.toml.write_text(re.sub(r'target = ".*"', f'target = "{address}"', fleet.toml.read_text()))
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - for as long as the daemon runs
+    pipe = subprocess.PIPE if gone == "a pipe that nobody reads" else full
+    daemon = subprocess.Popen([*OTAHSM, "serve"], cwd=fleet.folder, stderr=pipe, text=True)
+    try:
+        if daemon.stderr is not None:
+            assert any('"serving": true' in line for line in daemon.stderr)
+            daemon.stderr.close()
+        assert fleet.run("health", "--wait", "60").returncode == 0
+        done = fleet.run("device", "issue", "--count", "3")
+        assert done.returncode == 0, done.stderr
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(READY_SECONDS) == 0
+    finally:
+        daemon.kill()
+        full.close()
+    assert len(certificates(fleet)) == 3
