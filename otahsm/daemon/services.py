@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -45,19 +44,22 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
     def __init__(self, issuance: Issuance) -> None:
         self._issuance = issuance
         self._above = Above.of(issuance.authorities)
-        self._draining = asyncio.Event()
+        self._draining = False
+        self._streams: set[Stream] = set()
 
     def drain(self) -> None:
         """Take nothing new; let every stream answer what it has read, and end it."""
-        self._draining.set()
+        self._draining = True
+        for stream in self._streams:
+            stream.stop_reading(_draining())
 
     async def IssueCertificate(  # noqa: N802 - the name is the wire's
         self, request: issuance_pb2.IssueCertificateRequest, context: Context
     ) -> issuance_pb2.IssueCertificateResponse:
         """Issue one certificate."""
         caller = caller_of(context)
-        if self._draining.is_set():
-            await abort(context, ShuttingDownError("the daemon is shutting down"))
+        if self._draining:
+            await abort(context, _draining())
         (outcome,) = await self.answer([order_of(request.request, caller)], caller)
         if not isinstance(outcome, Issued):
             await abort(context, outcome)
@@ -72,8 +74,14 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
     ) -> Responses:
         """Issue certificates for as long as the client sends requests."""
         stream = Stream(self.answer, caller_of(context), self._above)
-        async for response in stream.serve(request_iterator, self._draining, context):
-            yield response
+        self._streams.add(stream)
+        try:
+            if self._draining:
+                await abort(context, _draining())
+            async for response in stream.serve(request_iterator, context):
+                yield response
+        finally:
+            self._streams.discard(stream)
         if stream.failure is not None:
             await abort(context, stream.failure)
 
@@ -103,6 +111,10 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
                 hint=first.hint,
             )
         return outcomes
+
+
+def _draining() -> ShuttingDownError:
+    return ShuttingDownError("the daemon is shutting down")
 
 
 class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):

@@ -14,7 +14,7 @@ import structlog
 from otahsm.daemon import limits
 from otahsm.daemon.tls import Context
 from otahsm.daemon.wire import Above, abort, order_of, write_result
-from otahsm.errors import OtahsmError, RequestRefusedError, ShuttingDownError, TimeOverError
+from otahsm.errors import OtahsmError, RequestRefusedError, TimeOverError
 from otahsm.issuance import Caller, Issued, Order, Outcome
 from otahsm.v1 import issuance_pb2
 
@@ -54,12 +54,19 @@ class Stream:
         self._in_work: set[asyncio.Task[None]] = set()
         self._stirred = time.monotonic()  # when something was asked or taken
         self._offered: float | None = None  # since when a message waits to be taken
+        self._reader: asyncio.Task[None] | None = None
+        self._is_reading = True
+        self._stalled: asyncio.Task[None] | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self.failure: OtahsmError | None = None
 
-    async def serve(self, messages: Requests, draining: asyncio.Event, context: Context) -> Responses:
+    async def serve(self, messages: Requests, context: Context) -> Responses:
         """Answer messages until there are no more, or until the client lets the stream stand still."""
-        reader = asyncio.create_task(self._read_all(messages, draining))
-        watcher = asyncio.create_task(self._end_when_stalled(reader, context))
+        self._reader = asyncio.create_task(self._read_all(messages))
+        self._reader.add_done_callback(self._end_answers)  # however it ends, and if it never began
+        # Timers and not tasks: a client may open and cancel thousands of streams.
+        self._look_for_silence()
+        self._look_for_a_stall(context)
         answered = issued = 0
         try:
             while answers := await self._ready_answers():
@@ -77,11 +84,20 @@ class Stream:
                 self._in_hand -= len(answers)
                 self._stirred = time.monotonic()
                 self._moved.set()
-            await reader
+            if self.failure is None:
+                await self._reader
         finally:
-            for task in (reader, watcher, *self._in_work):
+            for timer in self._timers.values():
+                timer.cancel()
+            for task in (self._reader, *self._in_work):
                 task.cancel()
             _log.info("stream.ended", client=self._caller.identity, issued=issued, refused=answered - issued)
+
+    def stop_reading(self, failure: OtahsmError) -> None:
+        """Take nothing new, answer what was read, and end the call with an error."""
+        if self._is_reading and self.failure is None and self._reader is not None:
+            self.failure = failure
+            self._reader.cancel()
 
     async def _ready_answers(self) -> list[tuple[str, Outcome]]:
         """Wait for an answer, and take along what others there are; none when the stream is at its end."""
@@ -90,30 +106,21 @@ class Stream:
             await self._answered.wait()
         return [self._answers.popleft() for _ in range(min(len(self._answers), limits.MAX_REQUESTS))]
 
-    async def _read_all(self, messages: Requests, draining: asyncio.Event) -> None:
-        reading = asyncio.create_task(self._read(messages))
-        stopping = asyncio.create_task(draining.wait())
-        idling = asyncio.create_task(self._until_idle())
+    async def _read_all(self, messages: Requests) -> None:
         try:
-            await asyncio.wait((reading, stopping, idling), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                reading.cancel()
-                self.failure = (
-                    ShuttingDownError("the daemon is shutting down")
-                    if stopping.done()
-                    else TimeOverError(f"nothing was asked for {limits.IDLE_STREAM_SECONDS:g} s")
-                )
-            elif not reading.cancelled() and (error := reading.exception()):
-                if not isinstance(error, OtahsmError):
-                    raise error
-                self.failure = error
-            while self._in_work:
-                await asyncio.wait(self._in_work)
-        finally:
-            for task in (stopping, idling, reading):
-                task.cancel()
-            self._ended = True
-            self._answered.set()
+            await self._read(messages)
+        except OtahsmError as error:
+            self.failure = error
+        except asyncio.CancelledError:
+            if self.failure is None:
+                raise  # not by `stop_reading`
+        self._is_reading = False
+        while self._in_work:
+            await asyncio.wait(self._in_work)
+
+    def _end_answers(self, _: asyncio.Task[None]) -> None:
+        self._ended = True
+        self._answered.set()
 
     async def _read(self, messages: Requests) -> None:
         async for message in messages:
@@ -150,26 +157,35 @@ class Stream:
         self._moved.set()
         self._answered.set()
 
-    async def _until_idle(self) -> None:
-        """Return when nothing was asked, and nothing was owed, for so long."""
-        while True:
-            quiet = 0.0 if self._in_hand else time.monotonic() - self._stirred
-            if quiet >= limits.IDLE_STREAM_SECONDS:
-                return
-            await asyncio.sleep(limits.IDLE_STREAM_SECONDS - quiet)
+    def _look_for_silence(self) -> None:
+        """Stop reading when nothing was asked, and nothing was owed, for so long."""
+        quiet = 0.0 if self._in_hand else time.monotonic() - self._stirred
+        if quiet >= limits.IDLE_STREAM_SECONDS:
+            self.stop_reading(TimeOverError(f"nothing was asked for {limits.IDLE_STREAM_SECONDS:g} s"))
+        else:
+            self._look_again("silence", limits.IDLE_STREAM_SECONDS - quiet, self._look_for_silence)
 
-    async def _end_when_stalled(self, reader: asyncio.Task[None], context: Context) -> None:
-        """End the call when a message of results is not taken for so long, and let go of what it holds.
+    def _look_for_a_stall(self, context: Context) -> None:
+        """End the call when a message of results is not taken for so long."""
+        waited = 0.0 if self._offered is None else time.monotonic() - self._offered
+        if waited >= limits.STALLED_STREAM_SECONDS:
+            self._stalled = asyncio.create_task(self._end_stalled(context))
+        else:
+            seconds = limits.STALLED_STREAM_SECONDS - waited
+            self._look_again("stall", seconds, lambda: self._look_for_a_stall(context))
+
+    def _look_again(self, name: str, seconds: float, look: Callable[[], None]) -> None:
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, look)
+
+    async def _end_stalled(self, context: Context) -> None:
+        """End a call whose results are not taken, and let go of what it holds.
 
         gRPC can't take a message back: client and status meet when the client reads again. Until then, or
         until its connection ends, the call stays among the client's open ones.
         """
-        waited = 0.0
-        while waited < limits.STALLED_STREAM_SECONDS:
-            await asyncio.sleep(limits.STALLED_STREAM_SECONDS - waited)
-            waited = 0.0 if self._offered is None else time.monotonic() - self._offered
-        for task in (reader, *self._in_work):
-            task.cancel()
+        for task in (self._reader, *self._in_work):
+            if task is not None:
+                task.cancel()
         self._answers.clear()
         _log.warning("stream.stalled", client=self._caller.identity, not_taken=self._in_hand)
         with contextlib.suppress(grpc.aio.BaseError):  # `abort` ends with one

@@ -73,6 +73,7 @@ COMMANDS = (
     "crl show",
     "crl fetch",
     "audit",
+    "signer",
     "policy",
     "policy check",
     "policy explain",
