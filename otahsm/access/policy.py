@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from otahsm.access.caller import Caller
 from otahsm.access.quota import Quotas
-from otahsm.config import ANY_BELOW, EVERY_PROFILE, ClientPolicy, PolicyConfig, Role, Times, parse_times
+from otahsm.config import (
+    ANY_BELOW,
+    EVERY_PROFILE,
+    ClientPolicy,
+    PolicyConfig,
+    Role,
+    Times,
+    compile_pattern,
+    parse_times,
+)
 from otahsm.errors import NotAllowedError
 
 
@@ -18,7 +26,7 @@ class Grant(NamedTuple):
 
     Attributes:
         name: the client's in the policy.
-        device_ids, batches: what must match as a whole; None: anything.
+        device_ids, batches: patterns that must match as a whole, in linear time; None: anything.
         times: when; empty for always.
         until: and no later; None for no end.
     """
@@ -26,8 +34,8 @@ class Grant(NamedTuple):
     name: str
     roles: frozenset[Role]
     profiles: frozenset[str]
-    device_ids: re.Pattern[str] | None
-    batches: re.Pattern[str] | None
+    device_ids: Any
+    batches: Any
     times: tuple[Times, ...]
     until: datetime | None
     quotas: Quotas
@@ -117,8 +125,8 @@ def _grant(name: str, client: ClientPolicy) -> Grant:
         name,
         client.roles,
         client.profiles,
-        re.compile(client.device_ids) if client.device_ids is not None else None,
-        re.compile(client.batches) if client.batches is not None else None,
+        compile_pattern(client.device_ids) if client.device_ids is not None else None,
+        compile_pattern(client.batches) if client.batches is not None else None,
         tuple(map(parse_times, client.times)),
         client.until,
         Quotas(client.per_second, client.per_day, client.total),

@@ -40,7 +40,7 @@ from otahsm.errors import ExitCode, OtahsmError
 
 # What a command needs beyond a bare client, by the extra that brings it.
 _EXTRAS: Final = {
-    "server": {"alembic", "grpc_reflection", "pkcs11", "sqlalchemy", "structlog"},
+    "server": {"alembic", "grpc_reflection", "pkcs11", "re2", "sqlalchemy", "structlog"},
     "ssh": {"asyncssh"},
 }
 

@@ -13,6 +13,7 @@ from otahsm.config.policy import (
     PolicyConfig,
     Role,
     Times,
+    compile_pattern,
     parse_times,
 )
 from otahsm.config.registration import BackendKind, HeaderConfig, RegistrationConfig, is_header_value
@@ -86,6 +87,7 @@ __all__ = [
     "TlsConfig",
     "TokenConfig",
     "ca_section",
+    "compile_pattern",
     "is_header_value",
     "load_config",
     "load_policy",

@@ -143,7 +143,9 @@ def test_a_key_goes_before_a_name_and_a_name_before_a_prefix(tmp_path: Path) -> 
         (client("cn:a", 'roles = ["auditor"]\nper_day = 3'), "roles has no issuer"),
         (client("cn:a", 'roles = ["issuer"]\nprofiles = ["x"]'), "there is no profile 'x'"),
         (client("cn:a", f"{ISSUER}\nquota = 3"), "clients.a.quota: there is no such key"),
-        (client("cn:a", f'{ISSUER}\ndevice_ids = "["'), "not a regular expression"),
+        (client("cn:a", f'{ISSUER}\ndevice_ids = "["'), "not a regular expression of RE2: missing ]"),
+        (client("cn:a", f'{ISSUER}\ndevice_ids = "(?=a)b"'), "not a regular expression of RE2"),
+        (client("cn:a", f'{ISSUER}\nbatches = "(a{{1000}}){{1000}}"'), "not a regular expression of RE2"),
         (client("cn:a", f"{ISSUER}\nper_second = 0"), "clients.a.per_second"),
         (client("cn:a", f'{ISSUER}\ntimes = ["Mon 22:00-06:00"]'), "two entries for times across midnight"),
         (client("cn:a", f'{ISSUER}\ntimes = ["Mo 06:00-22:00"]'), "Mon-Fri 06:00-22:00"),
@@ -221,6 +223,16 @@ def test_alternatives_in_a_pattern_match_the_whole_id(tmp_path: Path) -> None:
         grant.check_device("bc")
     with pytest.raises(NotAllowedError):
         grant.check_device("ab")
+
+
+def test_no_name_makes_a_pattern_take_for_ever(tmp_path: Path) -> None:
+    """Python's own regular expressions would not come to an end for these."""
+    grant = grant_of(f'{ISSUER}\ndevice_ids = "([a-z]+-?)+"\nbatches = "(a|a)+b"', tmp_path)
+    with pytest.raises(NotAllowedError):
+        grant.check_device("a" * 127 + ".")
+    with pytest.raises(NotAllowedError):
+        grant.check_order("p", "a" * 10_000)
+    grant.check_device("a-b-c")
 
 
 @pytest.mark.parametrize(
