@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from otahsm.client import ClientTls
 
@@ -46,8 +46,9 @@ class OperatorCa:
         begins: timedelta = -_HOUR,
         ends: timedelta = 24 * _HOUR,
         purposes: Sequence[x509.ObjectIdentifier] = CLIENT_AUTH,
+        raw_names: bytes = b"",
     ) -> ClientTls:
-        """Issue a client certificate; times are from now on."""
+        """Issue a client certificate; times are from now on, `raw_names` is its subjectAltName in DER."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         builder = (
@@ -62,6 +63,9 @@ class OperatorCa:
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=not name)
+        if raw_names:
+            oid = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+            builder = builder.add_extension(x509.UnrecognizedExtension(oid, raw_names), critical=False)
         certificate = builder.sign(self.key, hashes.SHA256())
         folder = self.fleet.folder / "tls" / f"client-{certificate.serial_number:x}"
         folder.mkdir()

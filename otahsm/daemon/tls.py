@@ -7,11 +7,12 @@ takes a client certificate only with the clientAuth purpose.
 from __future__ import annotations
 
 import hashlib
+import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import grpc
 from cryptography import x509
@@ -25,7 +26,16 @@ from otahsm.errors import ConfigError
 from otahsm.issuance import Caller
 from otahsm.pki import Chain
 
-_SPIFFE = "spiffe:"
+# What a certificate can be besides readable, for a library that is stricter than the one that verified it.
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+_SPIFFE: Final = "spiffe:"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -128,13 +138,21 @@ def caller_of(context: Context) -> Caller:
 def read_caller(path: Path) -> Caller:
     """Say who a client with the certificate in a file, in PEM, would be. Raises ConfigError."""
     try:
-        return _caller(path.read_bytes())
-    except (OSError, ValueError) as error:
+        return _read_caller(path.read_bytes())
+    except (OSError, *UNREADABLE) as error:
         raise ConfigError(f"{path} is no certificate in PEM: {error}") from None
 
 
 @lru_cache(maxsize=1024)
 def _caller(pem: bytes) -> Caller:
+    try:
+        return _read_caller(pem)
+    except UNREADABLE:  # TLS has verified it, and yet: it has neither a name nor a key that a policy knows
+        sha256 = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).digest()
+        return Caller(f"sha256:{sha256.hex()}", sha256)
+
+
+def _read_caller(pem: bytes) -> Caller:
     certificate = x509.load_pem_x509_certificate(pem)
     fingerprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 
+from otahsm.daemon.tls import UNREADABLE
 from otahsm.errors import ConfigError
 
 _LONGEST: Final = 8  # certificates in a chain
@@ -64,8 +65,15 @@ class Trust:
 
     def _judge(self, own: bytes, above: bytes) -> str:
         """Say why a certificate does not count; "" if it does."""
-        certificate = x509.load_pem_x509_certificate(own)
-        others = x509.load_pem_x509_certificates(above) if above else []
+        try:
+            return self._judge_chain(
+                x509.load_pem_x509_certificate(own),
+                x509.load_pem_x509_certificates(above) if above else [],
+            )
+        except UNREADABLE:
+            return "its certificates can't be read"
+
+    def _judge_chain(self, certificate: x509.Certificate, others: Sequence[x509.Certificate]) -> str:
         for _ in range(_LONGEST):
             for crl in self._crls:
                 if (
@@ -104,7 +112,7 @@ def _read(path: Path, authorities: Sequence[x509.Certificate]) -> list[Crl]:
         ours = all(any(_signed(crl, authority) for authority in authorities) for crl in crls)
     except OSError as error:
         raise ConfigError(f"the CRL {path} can't be read: {error.strerror}") from None
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{path} is no CRL: {error}") from None
     now = datetime.now(UTC)
     if any(crl.next_update_utc is not None and crl.next_update_utc <= now for crl in crls):
@@ -129,6 +137,6 @@ def _signed(crl: Crl, authority: x509.Certificate) -> bool:
 def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (InvalidSignature, *UNREADABLE):
         return False
     return True

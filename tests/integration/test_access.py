@@ -141,6 +141,26 @@ async def test_a_name_that_is_only_like_a_client_s_gives_nothing(
 
 
 @pytest.mark.parametrize(
+    "raw_names",
+    [
+        bytes.fromhex("30048202fffe"),  # a DNS name that is no ASCII
+        bytes.fromhex("30048602fffe"),  # a URI that is none
+        bytes.fromhex("30028200"),  # an empty name
+        bytes.fromhex("3004880201ff"),  # a registered id of a kind that nobody has
+        b"\xff\xff",
+    ],
+)
+async def test_a_certificate_that_can_not_be_read_is_nobody_s(guarded: Guarded, raw_names: bytes) -> None:
+    tls = guarded.ca.issue("build", raw_names=raw_names)
+    async with open_channel(guarded.daemon.address, tls) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await cast(Any, channel.unary_unary("/otahsm.v1.AuthorityService/GetAuthority"))(b"", timeout=20)
+    # Either TLS does not take it, or it is known by its fingerprint, which is nobody's.
+    assert failure.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED}
+    assert "Error" not in (failure.value.details() or "")
+
+
+@pytest.mark.parametrize(
     "names",
     [
         [x509.UniformResourceIdentifier("spiffe://acme/line/1")],
