@@ -14,7 +14,8 @@ What must hold, whatever is killed and whenever:
 
 - **I1** no certificate is released that is not durably in the ledger (`_release` takes nothing else)
 - **I2** no signature is made without a durable intent (`_sign` takes nothing else)
-- **I3** the same request again gets the same certificate; conflicts are refused (the journal decides)
+- **I3** the same request of a client again gets the same certificate; conflicts are refused
+  (the journal decides)
 - **I4** every signature is verified before it is recorded (the signer returns no other)
 - **I5** one bad CSR costs one outcome, never its neighbours'
 - **I6** memory is bounded: a batch is, and `IssuanceQueue` is
@@ -213,7 +214,9 @@ class IssuanceCycle:
             return []
         intended = []
         try:
-            counted = await self._quotas.of({item.admitted.grant for item in prepared})
+            counted = await self._quotas.of(
+                {item.admitted.grant.name: item.admitted.grant for item in prepared}
+            )
             intents = self._intents(prepared, counted.ids)
             answers = await self._ledger.journal(intents, int(self._clock().timestamp()), counted.limits)
         except LedgerUnavailableError as error:

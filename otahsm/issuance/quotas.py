@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from otahsm.access import Grant, Quotas
@@ -33,9 +33,9 @@ class ClientQuotas:
         self._ids: dict[str, int] = {}
         self._over: dict[str, tuple[float, str]] = {}  # until when, on the monotonic clock, and why
 
-    async def of(self, grants: Collection[Grant]) -> Counted:
-        """Return the quotas of grants that have some. Raises LedgerUnavailableError."""
-        limited = {grant.name: grant.quotas for grant in grants if grant.quotas != _NONE}
+    async def of(self, grants: Mapping[str, Grant]) -> Counted:
+        """Return the quotas of those grants, by name, that have some. Raises LedgerUnavailableError."""
+        limited = {name: grant.quotas for name, grant in grants.items() if grant.quotas != _NONE}
         if unknown := sorted(limited.keys() - self._ids.keys()):
             self._ids.update(zip(unknown, await self._ledger.quota_ids(unknown), strict=True))
         ids = {name: self._ids[name] for name in limited}
