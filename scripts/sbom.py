@@ -47,6 +47,10 @@ SPDX: Final = {
 }
 
 
+# What packages say too little of, read from the licence that they bring.
+CONCLUDED: Final = {"google-re2": "BSD-3-Clause"}
+
+
 def graph_of(name: str, extras: Iterable[str]) -> dict[NormalizedName, set[NormalizedName]]:
     """Find what a package with extras needs on this system, directly or not.
 
@@ -73,6 +77,10 @@ def graph_of(name: str, extras: Iterable[str]) -> dict[NormalizedName, set[Norma
 
 def licence_of(package: Distribution) -> License | None:
     """Tell the licence that a package declares: by its SPDX name if it can be found, or as it is called."""
+    if concluded := CONCLUDED.get(canonicalize_name(package.name)):
+        return LicenseFactory().make_from_string(
+            concluded, license_acknowledgement=LicenseAcknowledgement.CONCLUDED
+        )
     declared = list(_declared(package))
     named = [SPDX.get(text, text) for text in declared]
     known = next((text for text in named if fixup_id(text) or is_expression(text)), None)
