@@ -79,11 +79,13 @@ class Runner:
         table: the module whose TARGETS they are.
         corpus: has a folder of inputs for each.
         out: where logs, new inputs and those that break a target go.
+        seed: of libFuzzer's chance; 0 for another one each time.
     """
 
     table: str
     corpus: Path
     out: Path
+    seed: int = 0
 
     @property
     def targets(self) -> Mapping[str, Target]:
@@ -144,6 +146,7 @@ class Runner:
                 f"-dict={dictionary}",
                 f"-max_len={target.max_len}",
                 f"-timeout={_SLOW}",
+                f"-seed={self.seed}",
                 f"-rss_limit_mb={_MEMORY_MIB}",
                 *words,
             ]
@@ -164,7 +167,7 @@ class Runner:
 def main() -> None:
     """Fuzz."""
     options = _options()
-    runner = Runner(options.table, options.corpus, options.out)
+    runner = Runner(options.table, options.corpus, options.out, options.seed)
     names = options.targets or list(runner.targets)
     if unknown := sorted(set(names) - set(runner.targets)):
         sys.exit(f"there is no target {unknown[0]}; there are {', '.join(runner.targets)}")
@@ -225,6 +228,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--input", type=Path, help="run the targets on this file alone")
     parser.add_argument("--keep", action="store_true", help="add what was found to the corpus")
     parser.add_argument("--table", default="fuzz.targets", help="the module that has the targets")
+    parser.add_argument("--seed", type=int, default=0, help="for the same inputs again; 0 is chance")
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="where inputs to start from are")
     return parser.parse_args()
 
