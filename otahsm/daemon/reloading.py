@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
 from otahsm.access import Policy
 from otahsm.config import Config, load_policy, section
-from otahsm.daemon.tls import ServerTls, load_tls
+from otahsm.daemon.tls import ServerTls, TlsFiles, load_tls
 from otahsm.daemon.trust import Trust, read_crls
 from otahsm.errors import ConfigError
 from otahsm.issuance import Happening, Issuance
@@ -47,9 +46,10 @@ class Reloading:
         self._issuance = issuance
         self._fleet = [item.chain for item in issuance.authorities.by_name.values()]
         self.trust = Trust(issuance.clients.distrust)
-        self._stamps = self._look()
+        self._seen = self._look()
+        self._taken = dict(self._seen)
         self.credentials = ServerTls(load_tls(self._tls, self._fleet))
-        self._trust_anew()
+        self._load_crls()
 
     async def run(self) -> None:
         """Look and listen until cancelled."""
@@ -60,32 +60,39 @@ class Reloading:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await asked.wait()
             except TimeoutError:
-                self._reload({path for path, stamp in self._look().items() if stamp != self._stamps[path]})
+                if (seen := self._look()) == self._seen:
+                    continue
+                new = {path for path, stamp in seen.items() if stamp != self._taken[path]}
             else:
                 asked.clear()
                 self._try(self._load_policy, Happening.POLICY_LOADED, Happening.POLICY_REFUSED)
-                self._reload(self._stamps.keys())
+                seen = self._look()
+                new = set(seen)
+            self._seen = seen
+            self._reload(new)
 
-    def _reload(self, changed: AbstractSet[Path]) -> None:
-        if not changed:
-            return
-        self._stamps = self._look()
-        if not changed <= set(self._crl_paths):
-            self._try(self._load_tls, Happening.TLS_LOADED, Happening.TLS_REFUSED)
-        if self._crl_paths:  # also for another client_ca
-            self._try(self._trust_anew, Happening.CRL_LOADED, Happening.CRL_REFUSED)
+    def _reload(self, new: set[Path]) -> None:
+        """Take in what is new since files were taken last; what is refused stays new."""
+        crls = new & set(self._crl_paths)
+        taken = set()
+        if new - crls and self._try(self._load_tls, Happening.TLS_LOADED, Happening.TLS_REFUSED):
+            taken = new
+        elif crls and self._try(self._load_crls, Happening.CRL_LOADED, Happening.CRL_REFUSED):
+            taken = crls  # whatever is wrong with the others: who is revoked must not go on
+        self._taken |= {path: self._seen[path] for path in taken}
 
-    def _look(self) -> Mapping[Path, _Stamp]:
+    def _look(self) -> dict[Path, _Stamp]:
         files = (self._tls.certificate, self._tls.key, self._tls.client_ca, *self._crl_paths)
         return {path: _stamp(path) for path in files}
 
-    def _try(self, load: Callable[[], Mapping[str, str]], loaded: Happening, refused: Happening) -> None:
+    def _try(self, load: Callable[[], Mapping[str, str]], loaded: Happening, refused: Happening) -> bool:
         try:
             details = load()
         except ConfigError as error:
             self._issuance.audit.note(refused, _DAEMON, {"message": error.message})
-        else:
-            self._issuance.audit.note(loaded, _DAEMON, details)
+            return False
+        self._issuance.audit.note(loaded, _DAEMON, details)
+        return True
 
     def _load_policy(self) -> Mapping[str, str]:
         policy = Policy(load_policy(self._policy, self._profiles))
@@ -93,17 +100,19 @@ class Reloading:
         return {"file": str(self._policy), "clients": str(len(policy.grants))}
 
     def _load_tls(self) -> Mapping[str, str]:
+        """Load TLS files with the CRLs: who is let in, and who counts, is by the same operator CAs."""
         files = load_tls(self._tls, self._fleet)
+        revoked = self._trust_by(files)
         self.credentials.use(files)
-        if not self._crl_paths:
-            self.trust.use(files.operators, ())
-        return {"certificate": files.fingerprint}
+        return {"certificate": files.fingerprint, **revoked}
 
-    def _trust_anew(self) -> Mapping[str, str]:
-        operators = self.credentials.files.operators
-        crls = read_crls(self._crl_paths, operators)
-        self.trust.use(operators, crls)
-        return {"revoked": str(sum(len(crl) for crl in crls))}
+    def _load_crls(self) -> Mapping[str, str]:
+        return self._trust_by(self.credentials.files)
+
+    def _trust_by(self, files: TlsFiles) -> Mapping[str, str]:
+        crls = read_crls(self._crl_paths, files.operators)
+        self.trust.use(files.operators, crls)
+        return {"revoked": str(sum(map(len, crls)))}
 
 
 def _stamp(path: Path) -> _Stamp:

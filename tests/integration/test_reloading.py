@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from otahsm.client import CertificateRequest, ClientTls, IssuedCertificate, IssuingClient, Refusal
 from otahsm.errors import DaemonUnavailableError, NotAllowedError
@@ -179,6 +179,54 @@ async def test_clients_of_an_operator_ca_that_is_taken_out_are_cut_off(serving: 
             await late.authority()
     await asking.close()
     await renewed.close()
+
+
+async def test_another_operator_ca_is_taken_with_its_crl_or_not_at_all(fleet: Fleet) -> None:
+    """Until the CRL of the new CA is there, who is let in and who counts goes on by the old one."""
+    tls = fleet.folder / "tls"
+    OperatorCa(fleet).revoke()
+    fleet.edit('# client_crls = ["tls/operator-ca.crl"]', 'client_crls = ["tls/operator-ca.crl"]')
+    old_pem = (tls / "operator-ca.pem").read_bytes()
+    next_ca = FileCa.create("the next operator CA")
+    next_ca.issue_client(tls / "new.pem", tls / "new.key", "quickstart")
+    new = ClientTls(tls / "old.pem", tls / "new.pem", tls / "new.key")  # the daemon's own stays the old CA's
+    (tls / "old.pem").write_bytes(old_pem)
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        asking = Asking(daemon)
+        assert isinstance(await asking.one(), IssuedCertificate)
+        pem = next_ca.certificate.public_bytes(Encoding.PEM)
+        message = await reloaded(daemon, "tls.refused", lambda: (tls / "operator-ca.pem").write_bytes(pem))
+        assert "is not of a CA in [tls] client_ca" in message
+        assert isinstance(await asking.one(), IssuedCertificate)
+        async with IssuingClient(daemon.address, new, patience=0) as early:
+            with pytest.raises(DaemonUnavailableError):
+                await early.authority()
+
+        (tls / "operator-ca.key").write_bytes(
+            next_ca.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        await reloaded(daemon, "tls.loaded", lambda: OperatorCa(fleet).revoke())
+        assert "comes from no operator CA that the daemon trusts now" in await asking.denied()
+        async with IssuingClient(daemon.address, new, patience=5) as late:
+            assert (await late.authority()).subject
+        await asking.close()
+
+
+async def test_a_wrong_tls_file_does_not_keep_a_crl_out(fleet: Fleet) -> None:
+    ca = OperatorCa(fleet)
+    ca.revoke()
+    fleet.edit('# client_crls = ["tls/operator-ca.crl"]', 'client_crls = ["tls/operator-ca.crl"]')
+    thief = new_client(fleet, "thief")
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        asking = Asking(daemon, thief)
+        assert isinstance(await asking.one(), IssuedCertificate)
+        key = fleet.folder / "tls/server.key"
+        await reloaded(daemon, "tls.refused", lambda: key.write_text("no key"))
+        await reloaded(daemon, "crl.loaded", lambda: ca.revoke(thief))
+        assert "is on the CRL of its CA" in await asking.denied()
+        await asking.close()
 
 
 async def test_a_policy_is_swapped_in_the_middle_of_a_stream(serving: RunningDaemon) -> None:
