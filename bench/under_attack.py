@@ -5,9 +5,10 @@
 
 Forty connections each of: half-open TLS handshakes, streams that write an octet at a time, messages of
 4 GiB, octets that are no protobuf, and calls that are cancelled as soon as they are opened. The attackers
-are clients with a certificate of their own, in a process of lowest priority (nice 19), and paced: they
-share the machine's cores with daemon, token and client, and what is measured is the daemon, not the
-scheduler. Processor time a certificate is measured too, which other work on the machine changes less.
+have a certificate of their own, of a client that the policy lets in, and are one process of lowest priority
+(nice 19), paced: they share the machine's cores with daemon, token and client, and what is measured is the
+daemon, not the scheduler. Processor time a certificate is measured too, which other work on the machine
+changes less.
 """
 
 from __future__ import annotations
@@ -26,19 +27,16 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from otahsm.bench import LoadPlan, bench_issue
 from otahsm.bench.processes import Meter, peak_mebibytes
 from otahsm.client import ClientTls
-from otahsm.config import Config, load_config, section
+from otahsm.config import Config, load_config
 from otahsm.quickstart import create
-from otahsm.quickstart.certificates import FileCa
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from attackers import NAMED, Attacker
+from harness import Fleet
+from operators import new_client
 
 CONNECTIONS: Final = 200
 PACE: Final = 1.0  # steps a second of each connection
@@ -113,18 +111,6 @@ class Attackers:
         return rates
 
 
-def enemy_of(config: Config, folder: Path) -> ClientTls:
-    """Have a certificate issued by the operator CA, for somebody who should have none."""
-    operator = section(config.tls, "tls").client_ca
-    key = load_pem_private_key(operator.with_suffix(".key").read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)  # noqa: S101 - quickstart's
-    tls = ClientTls(operator, folder / "enemy.pem", folder / "enemy.key")
-    FileCa(x509.load_pem_x509_certificate(operator.read_bytes()), key).issue_client(
-        tls.certificate, tls.key, "enemy"
-    )
-    return tls
-
-
 async def measure(config: Config, tls: ClientTls, arguments: argparse.Namespace) -> None:
     """Measure without and with attackers, in turns."""
     without, under, costs = [], [], []
@@ -176,7 +162,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd()) as name:
         config = load_config(create(Path(name) / "fleet", 7443))
-        tls = enemy_of(config, Path(name))
+        tls = new_client(Fleet(Path(name) / "fleet"), "enemy")  # whom the policy lets in: it costs the most
         say("attackers", f"one process at nice {LOWEST}, {arguments.pace:g} step(s) a second and connection")
         asyncio.run(measure(config, tls, arguments))
 
