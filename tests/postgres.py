@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from harness import eventually, free_port
+from harness import Fleet, eventually, free_port
 
 USER, PASSWORD = "otahsm", "a password: with / and @"
 
@@ -80,3 +80,12 @@ class PostgresServer:
         as_user = ["setpriv", f"--reuid={self._user}", f"--regid={self._user}", "--clear-groups"]
         command = [*(as_user if self._user else []), str(self._programs / program), *arguments]
         subprocess.run(command, check=True, cwd=self._folder, stdout=subprocess.DEVNULL)
+
+
+def on_postgres(fleet: Fleet, server: PostgresServer) -> Fleet:
+    """Give a fleet an empty ledger there."""
+    fleet.edit(
+        'path = "ledger/ledger.sqlite3"',
+        f'url = "{server.create_database()}"\npassword_file = "{server.password_file}"',
+    )
+    return fleet

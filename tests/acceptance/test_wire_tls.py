@@ -5,28 +5,19 @@ from __future__ import annotations
 import subprocess
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from otahsm.client import make_device_key
 from otahsm.quickstart.certificates import FileCa
 from otahsm.v1 import issuance_pb2
 
 from harness import Fleet, RunningDaemon
+from operators import OperatorCa
 from programs import issue
 
 SECONDS = 20
@@ -43,30 +34,11 @@ def files(folder: Path, certificate: str, key: str) -> Credential:
     return (folder / certificate).read_bytes(), (folder / key).read_bytes()
 
 
-def operator_ca(fleet: Fleet) -> FileCa:
-    certificate, key_pem = files(fleet.folder / "tls", "operator-ca.pem", "operator-ca.key")
-    key = load_pem_private_key(key_pem, None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return FileCa(x509.load_pem_x509_certificate(certificate), key)
-
-
-def valid_between(ca: FileCa, start_days: int, end_days: int) -> Credential:
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "quickstart")]))
-        .issuer_name(ca.certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + timedelta(days=start_days))
-        .not_valid_after(now + timedelta(days=end_days))
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .sign(ca.key, hashes.SHA256())
-    )
-    return (
-        certificate.public_bytes(Encoding.PEM),
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    )
+def of_a_client(fleet: Fleet, start_days: int, end_days: int) -> Credential:
+    """Have a certificate issued by the operator CA that is valid between two days from now."""
+    days = timedelta(days=1)
+    tls = OperatorCa(fleet).issue("quickstart", begins=start_days * days, ends=end_days * days)
+    return tls.certificate.read_bytes(), tls.key.read_bytes()
 
 
 def of_an_operator(fleet: Fleet, _: Path) -> Credential:
@@ -74,7 +46,7 @@ def of_an_operator(fleet: Fleet, _: Path) -> Credential:
 
 
 def made_for_the_test(fleet: Fleet, _: Path) -> Credential:
-    return valid_between(operator_ca(fleet), -1, 1)
+    return of_a_client(fleet, -1, 1)
 
 
 def of_another_ca_with_the_same_name(_: Fleet, folder: Path) -> Credential:
@@ -100,11 +72,11 @@ def of_a_device_of_the_fleet(fleet: Fleet, folder: Path) -> Credential:
 
 
 def that_has_expired(fleet: Fleet, _: Path) -> Credential:
-    return valid_between(operator_ca(fleet), -2, -1)
+    return of_a_client(fleet, -2, -1)
 
 
 def that_is_not_valid_yet(fleet: Fleet, _: Path) -> Credential:
-    return valid_between(operator_ca(fleet), 1, 2)
+    return of_a_client(fleet, 1, 2)
 
 
 def channel(daemon: RunningDaemon, credential: Credential | None) -> grpc.Channel:

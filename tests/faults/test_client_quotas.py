@@ -18,7 +18,7 @@ from faulty import FaultyToken
 from harness import Fleet, RunningDaemon, running
 from ledger_reader import certificates
 from operators import ISSUER, OperatorCa, allow, new_client
-from postgres import PostgresServer
+from postgres import PostgresServer, on_postgres
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,7 @@ def refusals(results: list[Result]) -> list[Refusal]:
 async def test_a_race_of_32_calls_on_two_daemons_gets_what_the_quota_allows_and_no_more(
     make_fleet: Callable[[], Fleet], postgres_server: PostgresServer
 ) -> None:
-    fleet = make_fleet()
-    url, secret = postgres_server.create_database(), postgres_server.password_file
-    fleet.edit('path = "ledger/ledger.sqlite3"', f'url = "{url}"\npassword_file = "{secret}"')
+    fleet = on_postgres(make_fleet(), postgres_server)
     total = new_client(fleet, "total", f"{ISSUER}\ntotal = 100")
     daily = new_client(fleet, "daily", f"{ISSUER}\nper_day = 70")
     with contextlib.ExitStack() as stack:

@@ -34,7 +34,7 @@ from faulty import FaultyToken
 from harness import Fleet, RunningDaemon, running
 from ledger_reader import certificates
 from operators import OperatorCa, allow, certificate_of, new_client
-from postgres import PostgresServer
+from postgres import PostgresServer, on_postgres
 
 AT_MOST = 5.0  # seconds, as it is promised
 
@@ -313,9 +313,7 @@ async def test_what_a_client_still_had_waiting_is_not_issued_after_it_was_cut_of
 async def test_who_is_cut_off_at_one_daemon_is_cut_off_at_all_and_stays_so(
     make_fleet: Callable[[], Fleet], postgres_server: PostgresServer
 ) -> None:
-    fleet = make_fleet()
-    url, secret = postgres_server.create_database(), postgres_server.password_file
-    fleet.edit('path = "ledger/ledger.sqlite3"', f'url = "{url}"\npassword_file = "{secret}"')
+    fleet = on_postgres(make_fleet(), postgres_server)
     thief = new_client(fleet, "thief")
     with running(fleet) as one, running(fleet) as other:
         for daemon in (one, other):

@@ -14,16 +14,7 @@ from otahsm.errors import DaemonUnavailableError
 from devices import issue_all, new_requests
 from harness import Fleet, RunningDaemon, running
 from ledger_reader import certificates, event_count, rows, verified
-from postgres import PostgresServer
-
-
-def on_postgres(fleet: Fleet, server: PostgresServer) -> Fleet:
-    """Give a fleet an empty ledger there."""
-    fleet.edit(
-        'path = "ledger/ledger.sqlite3"',
-        f'url = "{server.create_database()}"\npassword_file = "{server.password_file}"',
-    )
-    return fleet
+from postgres import PostgresServer, on_postgres
 
 
 @contextlib.contextmanager

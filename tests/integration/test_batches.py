@@ -28,7 +28,7 @@ from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
 from devices import new_request
 from harness import Fleet, RunningDaemon, running
 from ledger_reader import certificates
-from postgres import PostgresServer
+from postgres import PostgresServer, on_postgres
 
 FAR = datetime(2099, 12, 31, 23, 59, 59, 123456, tzinfo=UTC)
 
@@ -197,9 +197,7 @@ async def test_a_daemon_that_is_killed_again_and_again_never_gives_more_and_lose
 async def test_two_daemons_over_one_ledger_give_no_more_together(
     make_fleet: Callable[[], Fleet], postgres_server: PostgresServer
 ) -> None:
-    fleet = make_fleet()
-    url, secret = postgres_server.create_database(), postgres_server.password_file
-    fleet.edit('path = "ledger/ledger.sqlite3"', f'url = "{url}"\npassword_file = "{secret}"')
+    fleet = on_postgres(make_fleet(), postgres_server)
     with contextlib.ExitStack() as stack:
         daemons = [stack.enter_context(running(fleet)) for _ in range(2)]
         for daemon in daemons:
