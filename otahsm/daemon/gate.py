@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -63,12 +62,19 @@ class Gate(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # gRPC answers UNIMPLEMENTED
-        behaviour = (
-            handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        )
-        guard = self._guarded_stream if inspect.isasyncgenfunction(behaviour) else self._guarded
-        return _HANDLERS[handler.request_streaming, handler.response_streaming](
-            guard(behaviour, method), handler.request_deserializer, handler.response_serializer
+        # As `StrictDecoding` makes them: unary ones are coroutines, and all others generators.
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._guarded_stream(handler.stream_stream, method),
+                response_serializer=handler.response_serializer,
+            )
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._guarded_stream(handler.unary_stream, method),
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._guarded(handler.unary_unary, method), response_serializer=handler.response_serializer
         )
 
     async def watch(self) -> None:
@@ -141,11 +147,3 @@ class Gate(grpc.aio.ServerInterceptor):
                 self._ended[task] = error
                 self._decided(call.caller, call.method, error)
                 task.cancel()
-
-
-_HANDLERS: Final = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}

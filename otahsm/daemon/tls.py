@@ -154,7 +154,7 @@ def _caller(pem: bytes) -> Caller:
 
 def _read_caller(pem: bytes) -> Caller:
     certificate = x509.load_pem_x509_certificate(pem)
-    fingerprint = hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
+    fingerprint = certificate.fingerprint(SHA256())
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return Caller(
         identity=_identity(certificate) or f"sha256:{fingerprint.hex()}",
