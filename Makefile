@@ -59,9 +59,9 @@ wheel: .venv/.ready ## sdist and wheel of the last commit, in dist/: the same by
 	scripts/build
 
 soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and PostgreSQL; lose the token 1,000 times
-	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine sqlite
-	PYTHONPATH=tests $(BIN)/python tests/storm.py --engine postgresql
-	PYTHONPATH=tests $(BIN)/python tests/reconnects.py 1000
+	PYTHONPATH=tests $(BIN)/python -m soak.storm --engine sqlite
+	PYTHONPATH=tests $(BIN)/python -m soak.storm --engine postgresql
+	PYTHONPATH=tests $(BIN)/python -m soak.reconnects 1000
 
 fuzz: .venv/.ready ## fuzz what reads hostile input, for an hour; what is found is kept in .cache/fuzz
 	$(BIN)/python tests/fuzz/run.py --seconds 3600

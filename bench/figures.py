@@ -29,8 +29,8 @@ from otahsm.quickstart import create
 from fill_ledger import fill
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from faulty import compile_shim, shim_environment
-from postgres import PostgresServer
+from support.postgres import PostgresServer
+from support.tokens.faulty import compile_shim, shim_environment
 
 MILLION: Final = 1_000_000
 OTHER_KEYS: Final[tuple[KeyType, ...]] = ("ec-p384", "rsa-2048", "rsa-3072", "ed25519")

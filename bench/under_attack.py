@@ -34,9 +34,9 @@ from otahsm.config import Config, load_config
 from otahsm.quickstart import create
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from attackers import NAMED, Attacker
-from harness import Fleet
-from operators import new_client
+from support.attacks.attackers import NAMED, Attacker
+from support.harness import Fleet
+from support.operators import new_client
 
 CONNECTIONS: Final = 200
 PACE: Final = 1.0  # steps a second of each connection

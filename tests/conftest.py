@@ -13,9 +13,9 @@ from otahsm.config import LedgerConfig
 from otahsm.ledger import Ledger, database_of
 from otahsm.quickstart import create
 
-from harness import Fleet, RunningDaemon, eventually, free_port, orphaned_workers, running
-from homes import Home, PostgresHome, SqliteHome
-from postgres import PostgresServer
+from support.harness import Fleet, RunningDaemon, eventually, free_port, orphaned_workers, running
+from support.homes import Home, PostgresHome, SqliteHome
+from support.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,8 +14,8 @@ from otahsm.client import Device as AskedDevice
 from otahsm.client import DeviceFolders, Done, Recipe, issue_devices
 from otahsm.config import KeyType
 
-from harness import Fleet, RunningDaemon, running
-from programs import Device, make_ca
+from support.harness import Fleet, RunningDaemon, running
+from support.programs import Device, make_ca
 
 KEY_TYPES: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "ed25519")
 PAIRS = [pytest.param(pair, id=f"{pair[0]}-ca-{pair[1]}-device") for pair in product(KEY_TYPES, KEY_TYPES)]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import Fleet, free_port, running
-from programs import Device, issue, openssl, otahsm
-from zygote import run_command
+from support.harness import Fleet, free_port, running
+from support.programs import Device, issue, openssl, otahsm
+from support.zygote import run_command
 
 COMMANDS = (
     "",

@@ -30,7 +30,7 @@ from otahsm.client import (
 )
 from otahsm.pki import serial_octets
 
-from harness import OTAHSM, Fleet
+from support.harness import OTAHSM, Fleet
 
 
 @pytest.fixture

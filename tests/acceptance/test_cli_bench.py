@@ -9,7 +9,7 @@ import pytest
 
 from otahsm.bench.calls import find_spy
 
-from harness import Fleet, running
+from support.harness import Fleet, running
 
 FEW = ("--certificates", "600")
 

@@ -10,8 +10,8 @@ import pytest
 
 from otahsm.quickstart.certificates import FileCa
 
-from harness import Fleet
-from programs import QUICKSTART_ROOT, make_ca, openssl
+from support.harness import Fleet
+from support.programs import QUICKSTART_ROOT, make_ca, openssl
 
 NEW_FILE = ('certificate = "ca/fleet-root.pem"', 'certificate = "ca/new-root.pem"')
 NEW_LABEL = ("object=fleet-root", "object=new-root")

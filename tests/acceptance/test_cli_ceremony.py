@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from external_ca import DAYS, external_root, sign
-from harness import Fleet
-from programs import openssl
+from support.external_ca import DAYS, external_root, sign
+from support.harness import Fleet
+from support.programs import openssl
 
 
 def another_ca(fleet: Fleet) -> Path:

@@ -10,9 +10,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from harness import Fleet
-from programs import openssl
-from sshd import ssh_server
+from support.harness import Fleet
+from support.programs import openssl
+from support.sshd import ssh_server
 
 
 @pytest.fixture

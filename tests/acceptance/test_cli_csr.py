@@ -12,8 +12,8 @@ from cryptography import x509
 
 from otahsm.client import make_device_key
 
-from harness import Fleet
-from programs import openssl
+from support.harness import Fleet
+from support.programs import openssl
 
 
 def write_csr(path: Path, device_id: str = "") -> str:

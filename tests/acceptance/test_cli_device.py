@@ -17,8 +17,8 @@ from otahsm.client import DeviceFolders, Order, random_devices
 from otahsm.client.book import BOOK
 from otahsm.pki import serial_octets
 
-from harness import Fleet, free_port
-from programs import issue
+from support.harness import Fleet, free_port
+from support.programs import issue
 
 
 def issue_json(

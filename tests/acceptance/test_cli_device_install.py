@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from harness import Fleet
-from programs import issue
-from sshd import Devices, ssh_server
+from support.harness import Fleet
+from support.programs import issue
+from support.sshd import Devices, ssh_server
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ import pytest
 from otahsm.doctor import examine, rounds
 from otahsm.quickstart.certificates import FileCa
 
-from faulty import FaultyToken, behind_shim, compile_shim
-from harness import Fleet, running
-from operators import OperatorCa, allow
-from programs import make_ca
+from support.harness import Fleet, running
+from support.operators import OperatorCa, allow
+from support.programs import make_ca
+from support.tokens.faulty import FaultyToken, behind_shim, compile_shim
 
 
 @pytest.fixture(scope="module")

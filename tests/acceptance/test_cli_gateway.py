@@ -14,9 +14,9 @@ from otahsm.client.gateway import gateway_files
 from otahsm.config import ClientConfig, parse_config
 from otahsm.errors import ConfigError
 
-from gateways import NOW, SECRET, URL, Signer, authority, build_side, make_zip, p12
-from harness import free_port
-from programs import nginx, otahsm
+from support.gateways import NOW, SECRET, URL, Signer, authority, build_side, make_zip, p12
+from support.harness import free_port
+from support.programs import nginx, otahsm
 
 ROOT = authority("gateway root")
 MIDDLE = ROOT.authority("gateway intermediate")

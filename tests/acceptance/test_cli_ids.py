@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from harness import Fleet
-from programs import openssl
+from support.harness import Fleet
+from support.programs import openssl
 
 NAMESPACE = uuid.UUID("7f3c1e0a-94a5-4d52-a8b6-0f5bd1f3f3b1")
 

@@ -22,13 +22,13 @@ import pytest
 from otahsm.ledger import Accepted, Intent
 from otahsm.pki import make_serial
 
-from devices import issue_all, new_requests
-from harness import Fleet, RunningDaemon, running
-from homes import Home, PostgresHome, SqliteHome, ledger_in
-from intents import intent
-from ledger_reader import certificates
-from postgres import PostgresServer
-from programs import openssl
+from support.devices import issue_all, new_requests
+from support.harness import Fleet, RunningDaemon, running
+from support.homes import Home, PostgresHome, SqliteHome, ledger_in
+from support.intents import intent
+from support.ledger_reader import certificates
+from support.postgres import PostgresServer
+from support.programs import openssl
 
 _COLUMNS = (
     "serial, device_id, profile, client, client_certificate_sha256, request_id, spki_sha256, tbs_sha256,"

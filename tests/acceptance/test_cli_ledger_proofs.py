@@ -13,8 +13,8 @@ import pytest
 
 from otahsm.tlog import VerifierKey, parse_note
 
-from harness import Fleet, RunningDaemon
-from programs import issue, openssl
+from support.harness import Fleet, RunningDaemon
+from support.programs import issue, openssl
 
 VKEY = "ca/checkpoint.vkey"
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness import Fleet, RunningDaemon, running
-from operators import ISSUER, OperatorCa, allow, new_client
+from support.harness import Fleet, RunningDaemon, running
+from support.operators import ISSUER, OperatorCa, allow, new_client
 
 MOMENT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 

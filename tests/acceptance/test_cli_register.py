@@ -13,8 +13,8 @@ from cryptography import x509
 
 from otahsm.pki import serial_octets
 
-from backend import Reply, Seen, backend_running
-from harness import Fleet
+from support.backend import Reply, Seen, backend_running
+from support.harness import Fleet
 
 IDS = "device_id,plant\ncam-1,Ulm\ncam-2,Kiel\ncam-3,Ulm\n"
 

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from otahsm.client import IssuedCertificate, IssuingClient, Refusal, Result, make_csr
 from otahsm.issuance import Caller, Issuance, Issued, Order
 
-from devices import new_request
-from harness import Fleet, running
-from ledger_reader import rows
+from support.devices import new_request
+from support.harness import Fleet, running
+from support.ledger_reader import rows
 
 KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
 CALLER = Caller("cn:quickstart", bytes(32))

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from otahsm.pki import Reason, RevokedCertificate, serial_octets
 from otahsm.quickstart.certificates import FileCa
 
-from authority import CA_NAME, SMALL_KEY_TYPES, crl, issuer_of, leaf, root_of
-from forging import key_of
-from harness import free_port
-from programs import ask, assert_refused, certtool, nginx, openssl, trust
+from support.attacks.forging import key_of
+from support.authority import CA_NAME, SMALL_KEY_TYPES, crl, issuer_of, leaf, root_of
+from support.harness import free_port
+from support.programs import ask, assert_refused, certtool, nginx, openssl, trust
 
 URLS = ("http://crl.example.com/fleet-0.crl", "http://crl.example.com/fleet-1.crl")
 SERIALS = {

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from machine import ROOT, Machine, booted
+from support.machine import ROOT, Machine, booted
 
 UNITS: Final = sorted(path.name for path in (ROOT / "deploy").iterdir())
 SERVICES: Final = [name for name in UNITS if name.endswith(".service")]

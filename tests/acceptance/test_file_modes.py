@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import Fleet, running
-from machine import Machine, booted
+from support.harness import Fleet, running
+from support.machine import Machine, booted
 
 
 def refusal(fleet: Fleet) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import Fleet, free_port, running
-from programs import GATEWAY, Device, ask, assert_refused, issue, nginx, openssl, trust
+from support.harness import Fleet, free_port, running
+from support.programs import GATEWAY, Device, ask, assert_refused, issue, nginx, openssl, trust
 
 IDS = (
     str(uuid.uuid4()),

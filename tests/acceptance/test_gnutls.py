@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import Fleet
-from programs import Device, Verdict, certtool
+from support.harness import Fleet
+from support.programs import Device, Verdict, certtool
 
 CLIENT = "1.3.6.1.5.5.7.3.2"
 SERVER = "1.3.6.1.5.5.7.3.1"

@@ -17,9 +17,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from harness import Fleet, free_port, running
-from programs import GATEWAY, nginx, run
-from sshd import Devices, ssh_server
+from support.harness import Fleet, free_port, running
+from support.programs import GATEWAY, nginx, run
+from support.sshd import Devices, ssh_server
 
 DEVICES = 200
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from machine import Machine, booted
+from support.machine import Machine, booted
 
 # A program for pin-source that notes whether another process of its user can see what asked it.
 _SPY: Final = """#!/bin/sh

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from programs import run
+from support.programs import run
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/man/otahsm.1"
 SECTIONS = ("NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "EXIT STATUS", "ENVIRONMENT", "FILES", "SEE ALSO")

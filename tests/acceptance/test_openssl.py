@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import Fleet, running
-from programs import Device, issue, make_ca, openssl
+from support.harness import Fleet, running
+from support.programs import Device, issue, make_ca, openssl
 
 CLIENT = ("verify", "-x509_strict", "-purpose", "sslclient")
 # The shape of the guide's client.cnf.

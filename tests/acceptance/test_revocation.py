@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from harness import Fleet, RunningDaemon, free_port, running
-from programs import ask, assert_refused, issue, nginx, openssl, trust
+from support.harness import Fleet, RunningDaemon, free_port, running
+from support.programs import ask, assert_refused, issue, nginx, openssl, trust
 
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 CRLS = {

@@ -10,9 +10,9 @@ import pytest
 
 from softhsm import find_module
 
-from faulty import compile_shim
-from harness import Fleet
-from machine import Machine, booted
+from support.harness import Fleet
+from support.machine import Machine, booted
+from support.tokens.faulty import compile_shim
 
 _DAEMON: Final = "setpriv --reuid=otahsm --regid=otahsm --clear-groups"
 CONTROL: Final = "/var/lib/otahsm-signer/control"

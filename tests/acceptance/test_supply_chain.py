@@ -28,8 +28,8 @@ from packaging.utils import canonicalize_name
 
 import otahsm
 
-from advisories import Advisories, proxied, serving
-from harness import free_port
+from support.advisories import Advisories, proxied, serving
+from support.harness import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOCKS: Final = (ROOT / "requirements.lock", ROOT / "scripts/uv.lock")

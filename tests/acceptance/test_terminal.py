@@ -15,8 +15,8 @@ from rich.console import Console
 from otahsm.cli import progress
 from otahsm.cli.progress import Meter, Tone
 
-from harness import OTAHSM, Fleet
-from programs import otahsm
+from support.harness import OTAHSM, Fleet
+from support.programs import otahsm
 
 
 def on_a_terminal(folder: Path, *words: str, environment: dict[str, str] | None = None) -> str:

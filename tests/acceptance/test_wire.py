@@ -21,7 +21,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from harness import RunningDaemon
+from support.harness import RunningDaemon
 
 HEALTH = "grpc.health.v1.Health"
 ISSUANCE = "otahsm.v1.IssuanceService"

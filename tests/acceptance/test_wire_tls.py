@@ -16,9 +16,9 @@ from otahsm.client import make_device_key
 from otahsm.quickstart.certificates import FileCa
 from otahsm.v1 import issuance_pb2
 
-from harness import Fleet, RunningDaemon
-from operators import OperatorCa
-from programs import issue
+from support.harness import Fleet, RunningDaemon
+from support.operators import OperatorCa
+from support.programs import issue
 
 SECONDS = 20
 HEALTH = "/grpc.health.v1.Health/Check"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from faulty import FaultyToken, behind_shim, compile_shim
-from harness import Fleet
+from support.harness import Fleet
+from support.tokens.faulty import FaultyToken, behind_shim, compile_shim
 
 
 @pytest.fixture(scope="session")

@@ -26,10 +26,10 @@ from hyperframe.frame import (
 from otahsm.client import IssuedCertificate
 from otahsm.daemon import limits
 
-from attackers import GARBAGE, GIANT, opened_and_reset
-from devices import new_request
-from harness import RunningDaemon, eventually
-from raw_http2 import HEALTH, ISSUE, REFLECTION, STREAM, WATCH, RawConnection, in_message
+from support.attacks.attackers import GARBAGE, GIANT, opened_and_reset
+from support.attacks.raw_http2 import HEALTH, ISSUE, REFLECTION, STREAM, WATCH, RawConnection, in_message
+from support.devices import new_request
+from support.harness import RunningDaemon, eventually
 
 MEBIBYTE: Final = 2**20
 MEMORY: Final = 48 * MEBIBYTE  # that one attack may cost the daemon

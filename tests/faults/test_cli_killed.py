@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from otahsm.client import make_device_key
 from otahsm.client.book import BOOK
 
-from harness import OTAHSM, RunningDaemon, eventually
-from ledger_reader import certificates
+from support.harness import OTAHSM, RunningDaemon, eventually
+from support.ledger_reader import certificates
 
 
 def complete(devices: Path) -> set[str]:

@@ -13,12 +13,12 @@ from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, 
 from otahsm.client.connection import open_channel
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
-from devices import new_request, new_requests
-from faulty import FaultyToken
-from harness import Fleet, RunningDaemon, running
-from ledger_reader import certificates
-from operators import ISSUER, OperatorCa, allow, new_client
-from postgres import PostgresServer, on_postgres
+from support.devices import new_request, new_requests
+from support.harness import Fleet, RunningDaemon, running
+from support.ledger_reader import certificates
+from support.operators import ISSUER, OperatorCa, allow, new_client
+from support.postgres import PostgresServer, on_postgres
+from support.tokens.faulty import FaultyToken
 
 
 @pytest.fixture(scope="module")

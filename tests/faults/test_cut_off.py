@@ -29,12 +29,12 @@ from otahsm.client.values import refused_in, trailing_status
 from otahsm.errors import CutOffError, NotAllowedError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
-from devices import new_request, new_requests
-from faulty import FaultyToken
-from harness import Fleet, RunningDaemon, running
-from ledger_reader import certificates
-from operators import OperatorCa, allow, certificate_of, new_client
-from postgres import PostgresServer, on_postgres
+from support.devices import new_request, new_requests
+from support.harness import Fleet, RunningDaemon, running
+from support.ledger_reader import certificates
+from support.operators import OperatorCa, allow, certificate_of, new_client
+from support.postgres import PostgresServer, on_postgres
+from support.tokens.faulty import FaultyToken
 
 AT_MOST = 5.0  # seconds, as it is promised
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from device_tokens import DeviceToken, faulty_device_token, soft_device_token
-from faulty import FaultyToken
-from harness import Fleet, RunningDaemon
+from support.harness import Fleet, RunningDaemon
+from support.tokens.device_tokens import DeviceToken, faulty_device_token, soft_device_token
+from support.tokens.faulty import FaultyToken
 
 Device = tuple[DeviceToken, FaultyToken]
 ALL = ["Certificate 01", "Private Key 02", "Public Key 02"]

@@ -10,9 +10,9 @@ import pytest
 
 from otahsm.errors import ExitCode
 
-from devices import issue_all, new_requests
-from harness import OTAHSM, Fleet, running
-from ledger_reader import rows, verified
+from support.devices import issue_all, new_requests
+from support.harness import OTAHSM, Fleet, running
+from support.ledger_reader import rows, verified
 
 SMALL_DISK = "mkdir -p ledger && mount -t tmpfs -o size=3m,mode=700 disk ledger"
 FILLED = f"{SMALL_DISK} && head -c 2m /dev/zero > ledger/filler"

@@ -17,10 +17,10 @@ from cryptography import x509
 
 from otahsm.client import IssuedCertificate, Refusal
 
-from devices import issue_all, new_request, new_requests
-from faulty import FaultyToken, behind_shim
-from harness import Fleet, RunningDaemon, eventually, running
-from ledger_reader import certificates
+from support.devices import issue_all, new_request, new_requests
+from support.harness import Fleet, RunningDaemon, eventually, running
+from support.ledger_reader import certificates
+from support.tokens.faulty import FaultyToken, behind_shim
 
 CKR: Final = {
     "host memory": 0x02,

@@ -15,9 +15,18 @@ import pytest
 from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient
 from otahsm.errors import DaemonUnavailableError
 
-from devices import issue_all, new_requests
-from harness import OTAHSM, READY_SECONDS, Fleet, RunningDaemon, eventually, free_port, is_running, running
-from ledger_reader import certificates, rows
+from support.devices import issue_all, new_requests
+from support.harness import (
+    OTAHSM,
+    READY_SECONDS,
+    Fleet,
+    RunningDaemon,
+    eventually,
+    free_port,
+    is_running,
+    running,
+)
+from support.ledger_reader import certificates, rows
 
 
 @pytest.mark.parametrize("kind", [RunningDaemon.signers, RunningDaemon.preparers])

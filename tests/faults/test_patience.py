@@ -16,12 +16,9 @@ from otahsm.client import CertificateRequest, IssuedCertificate
 from otahsm.pki import derive_request_id
 from otahsm.v1 import issuance_pb2
 
-from attackers import Slowloris, client_hello, is_open
-from devices import new_request, new_requests
-from harness import Fleet, RunningDaemon, eventually, running
-from impatient import command
-from ledger_reader import certificates
-from raw_http2 import (
+from support.attacks.attackers import Slowloris, client_hello, is_open
+from support.attacks.impatient import command
+from support.attacks.raw_http2 import (
     ISSUE,
     PREFACE,
     SECONDS,
@@ -31,6 +28,9 @@ from raw_http2 import (
     context_of,
     in_message,
 )
+from support.devices import new_request, new_requests
+from support.harness import Fleet, RunningDaemon, eventually, running
+from support.ledger_reader import certificates
 
 UNAVAILABLE = "14"
 CONNECTIONS = 20

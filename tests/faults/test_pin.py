@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from devices import issue_all, new_requests
-from faulty import FaultyToken
-from harness import OTAHSM, eventually, is_running, running
-from odd_keys import certify, odd_key
+from support.devices import issue_all, new_requests
+from support.harness import OTAHSM, eventually, is_running, running
+from support.tokens.faulty import FaultyToken
+from support.tokens.odd_keys import certify, odd_key
 
 
 def put_wrong_pin(faulty: FaultyToken) -> str:

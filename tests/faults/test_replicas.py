@@ -11,10 +11,10 @@ import pytest
 from otahsm.client import CertificateRequest, IssuedCertificate
 from otahsm.errors import DaemonUnavailableError
 
-from devices import issue_all, new_requests
-from harness import Fleet, RunningDaemon, running
-from ledger_reader import certificates, event_count, rows, verified
-from postgres import PostgresServer, on_postgres
+from support.devices import issue_all, new_requests
+from support.harness import Fleet, RunningDaemon, running
+from support.ledger_reader import certificates, event_count, rows, verified
+from support.postgres import PostgresServer, on_postgres
 
 
 @contextlib.contextmanager

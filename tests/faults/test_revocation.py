@@ -16,9 +16,9 @@ from otahsm.client import IssuedCertificate, NotRevoked, Revoked, RevokingClient
 from otahsm.errors import DaemonUnavailableError, ExitCode, OtahsmError
 from otahsm.pki import Reason, describe_crl
 
-from devices import issue_all, new_requests
-from harness import Fleet, RunningDaemon, eventually, running
-from postgres import PostgresServer
+from support.devices import issue_all, new_requests
+from support.harness import Fleet, RunningDaemon, eventually, running
+from support.postgres import PostgresServer
 
 FILES = ("fleet.crl", "complete.crl", "complete.pem")
 

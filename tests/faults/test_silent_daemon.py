@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from otahsm.client import IssuedCertificate, IssuingClient
 
-from devices import new_requests
-from harness import Fleet, running
-from ledger_reader import certificates, rows
+from support.devices import new_requests
+from support.harness import Fleet, running
+from support.ledger_reader import certificates, rows
 
 
 async def test_a_stream_to_a_daemon_that_falls_silent_goes_on_at_another(

@@ -8,11 +8,11 @@ import pytest
 
 from otahsm.client import IssuedCertificate
 
-from devices import issue_all, new_request, new_requests
-from faulty import FaultyToken
-from harness import running
-from ledger_reader import certificates
-from operators import new_client
+from support.devices import issue_all, new_request, new_requests
+from support.harness import running
+from support.ledger_reader import certificates
+from support.operators import new_client
+from support.tokens.faulty import FaultyToken
 
 
 @pytest.mark.parametrize(("signers", "sessions", "most"), [(2, 8, 16), (1, 16, 16), (2, 1, 2)])

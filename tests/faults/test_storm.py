@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from faulty import FaultyToken
-from storm import Storm
+from soak.storm import Storm
+from support.tokens.faulty import FaultyToken
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])

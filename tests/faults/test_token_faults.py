@@ -11,11 +11,11 @@ from cryptography import x509
 
 from otahsm.client import IssuedCertificate, Refusal, Result
 
-from devices import issue_all, new_request, new_requests
-from faulty import FaultyToken
-from harness import Fleet, eventually, is_running, running
-from ledger_reader import certificates, rows
-from reconnects import reconnect
+from soak.reconnects import reconnect
+from support.devices import issue_all, new_request, new_requests
+from support.harness import Fleet, eventually, is_running, running
+from support.ledger_reader import certificates, rows
+from support.tokens.faulty import FaultyToken
 
 
 @pytest.mark.parametrize("fault", ["C_Sign=abort", "C_Sign=0x30", "flip"])

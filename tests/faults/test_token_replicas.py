@@ -12,10 +12,10 @@ from cryptography import x509
 
 from otahsm.client import IssuedCertificate
 
-from devices import issue_all, new_request, new_requests
-from faulty import FaultyToken, with_replica
-from harness import Fleet, eventually, running
-from ledger_reader import certificates
+from support.devices import issue_all, new_request, new_requests
+from support.harness import Fleet, eventually, running
+from support.ledger_reader import certificates
+from support.tokens.faulty import FaultyToken, with_replica
 
 
 @pytest.fixture

@@ -41,9 +41,9 @@ from otahsm.v1 import (
     transparency_pb2,
 )
 
-from authority import CA_LIFE
 from fuzz.draws import Draws
 from fuzz.places import folder
+from support.authority import CA_LIFE
 
 CALLER: Final = Caller("dns:line-1", bytes(32), bytes(32))
 _PROFILE: Final = ProfileConfig(subject=("O=Acme", "OU={plant}"))

@@ -31,9 +31,9 @@ from otahsm.pki import (
 )
 from otahsm.preparation.codec import decode_answers, encode_answer
 
-from authority import CA_LIFE, issuer_of
-from forging import key_of, signed
 from fuzz.draws import Draws
+from support.attacks.forging import key_of, signed
+from support.authority import CA_LIFE, issuer_of
 
 STRICT: Final = ProfileConfig()
 LENIENT: Final = ProfileConfig(csr_extras="ignore")

@@ -23,7 +23,7 @@ from otahsm.tlog import (
 )
 from otahsm.tlog.encoding import encode_base64
 
-from transparency import Log, sign
+from support.transparency import Log, sign
 
 # Everybody knows this key; Ed25519 signs a text in only one way, so that a signature can be foretold.
 KEY: Final = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

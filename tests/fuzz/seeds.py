@@ -26,8 +26,12 @@ from otahsm.tlog import VerifierKey
 from otahsm.tlog.encoding import encode_base64
 from otahsm.v1 import batch_pb2, device_pb2, issuance_pb2, ledger_pb2, revocation_pb2, transparency_pb2
 
-from authority import KEY_TYPES
-from forging import (
+from fuzz.archives import NOW, SECRET
+from fuzz.csrs import EC_KEY, ED25519_KEY
+from fuzz.evidence import LEAVES, LOG
+from fuzz.targets import CORPUS
+from fuzz.text_seeds import Seeds, config, device_list, policy, uri
+from support.attacks.forging import (
     EXTENSION_REQUEST,
     MS_EXTENSION_REQUEST,
     ORGANIZATION,
@@ -37,15 +41,20 @@ from forging import (
     request_info,
     wish,
 )
-from forging import subject as name_of
-from fuzz.archives import NOW, SECRET
-from fuzz.csrs import EC_KEY, ED25519_KEY
-from fuzz.evidence import LEAVES, LOG
-from fuzz.targets import CORPUS
-from fuzz.text_seeds import Seeds, config, device_list, policy, uri
-from gateways import Signer, authority, p12
-from hostile import ALT_NAME, CA_FALSE, CA_TRUE, CERT_SIGN, CLIENT_AUTH, HOSTILE, KEY_USAGE, SERVER_AUTH
-from transparency import sign, spki_of
+from support.attacks.forging import subject as name_of
+from support.attacks.hostile import (
+    ALT_NAME,
+    CA_FALSE,
+    CA_TRUE,
+    CERT_SIGN,
+    CLIENT_AUTH,
+    HOSTILE,
+    KEY_USAGE,
+    SERVER_AUTH,
+)
+from support.authority import KEY_TYPES
+from support.gateways import Signer, authority, p12
+from support.transparency import sign, spki_of
 
 _DAY: Final = timedelta(days=1)
 _BIRTH, _END = NOW - 900 * _DAY, NOW + 20_000 * _DAY

@@ -35,9 +35,9 @@ from otahsm.client.connection import open_channel
 from otahsm.errors import NotAllowedError, NotFoundError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 
-from devices import new_request
-from harness import Fleet, RunningDaemon, running
-from operators import ISSUER, OperatorCa, allow, certificate_of, new_client
+from support.devices import new_request
+from support.harness import Fleet, RunningDaemon, running
+from support.operators import ISSUER, OperatorCa, allow, certificate_of, new_client
 
 ROLES = ("issuer", "auditor", "operator", "admin")
 

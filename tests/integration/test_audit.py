@@ -17,9 +17,9 @@ from otahsm.inbox import CEREMONY, collect, leave
 from otahsm.issuance.audit import AuditTrail, Happening
 from otahsm.ledger import Event, EventFilter, LedgerReader
 
-from devices import new_request
-from harness import Fleet, RunningDaemon, eventually, running
-from homes import Home, ledger_in
+from support.devices import new_request
+from support.harness import Fleet, RunningDaemon, eventually, running
+from support.homes import Home, ledger_in
 
 
 async def trail(daemon: RunningDaemon, query: AuditQuery | None = None) -> list[AuditEvent]:

@@ -21,10 +21,10 @@ from otahsm.client import (
 from otahsm.errors import NotFoundError
 from otahsm.pki import Reason
 
-from devices import issue_all, new_request, new_requests
-from harness import Fleet, RunningDaemon, running
-from ledger_reader import certificates
-from programs import openssl
+from support.devices import issue_all, new_request, new_requests
+from support.harness import Fleet, RunningDaemon, running
+from support.ledger_reader import certificates
+from support.programs import openssl
 
 NEXT = """
 [authorities.2027]

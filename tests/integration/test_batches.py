@@ -25,10 +25,10 @@ from otahsm.client import (
 )
 from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
 
-from devices import new_request
-from harness import Fleet, RunningDaemon, running
-from ledger_reader import certificates
-from postgres import PostgresServer, on_postgres
+from support.devices import new_request
+from support.harness import Fleet, RunningDaemon, running
+from support.ledger_reader import certificates
+from support.postgres import PostgresServer, on_postgres
 
 FAR = datetime(2099, 12, 31, 23, 59, 59, 123456, tzinfo=UTC)
 

@@ -14,9 +14,9 @@ from otahsm.client.connection import open_channel
 from otahsm.errors import ConfigError, DaemonUnavailableError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
-from devices import issue_all, new_request, new_requests
-from harness import Fleet, RunningDaemon, free_port, resident_bytes, running
-from ledger_reader import certificates, rows
+from support.devices import issue_all, new_request, new_requests
+from support.harness import Fleet, RunningDaemon, free_port, resident_bytes, running
+from support.ledger_reader import certificates, rows
 
 
 async def test_a_patient_client_rides_over_a_daemon_that_is_killed_and_started_again(fleet: Fleet) -> None:

@@ -21,9 +21,9 @@ from otahsm.client.replicas import BALANCED
 from otahsm.errors import ConfigError, DaemonUnavailableError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
-from devices import issue_all, new_request, new_requests
-from harness import Fleet, RunningDaemon, eventually, free_port, running
-from ledger_reader import certificates, rows
+from support.devices import issue_all, new_request, new_requests
+from support.harness import Fleet, RunningDaemon, eventually, free_port, running
+from support.ledger_reader import certificates, rows
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from cryptography import x509
 from otahsm.errors import AuthorityUnusableError, OtahsmError
 from otahsm.issuance import Caller, Issuance, Issued, Order
 
-from devices import new_request
-from harness import Fleet
-from ledger_reader import rows
+from support.devices import new_request
+from support.harness import Fleet
+from support.ledger_reader import rows
 
 CALLER = Caller("cn:quickstart", bytes(32))
 

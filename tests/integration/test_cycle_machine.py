@@ -48,12 +48,22 @@ from otahsm.preparation.codec import decode_answers, encode_tasks
 from otahsm.preparation.preparer import start
 from otahsm.token import SignerPool
 
-from authority import CA_LIFE, authorities_of, issuer_of, sign
-from cycle_draws import BATCHES, DEVICES, FAULTS, KEYS, MOMENTS, PROFILES, RENEWALS, START, Fault
-from cycle_model import Asked, Expected, Kind, Model
-from forging import forge, key_of, named
-from homes import Home, PostgresHome, SqliteHome
-from logbook import findings, grow
+from support.attacks.forging import forge, key_of, named
+from support.authority import CA_LIFE, authorities_of, issuer_of, sign
+from support.cycle.cycle_draws import (
+    BATCHES,
+    DEVICES,
+    FAULTS,
+    KEYS,
+    MOMENTS,
+    PROFILES,
+    RENEWALS,
+    START,
+    Fault,
+)
+from support.cycle.cycle_model import Asked, Expected, Kind, Model
+from support.homes import Home, PostgresHome, SqliteHome
+from support.logbook import findings, grow
 
 ANSWERS: dict[type[OtahsmError], Kind] = {
     AuthorityUnusableError: Kind.UNUSABLE,

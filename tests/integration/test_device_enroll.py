@@ -12,10 +12,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from device_tokens import DeviceToken, soft_device_token
-from harness import Fleet, RunningDaemon
-from programs import openssl
-from real_tokens import PIN, Tpm, find_library, started
+from support.harness import Fleet, RunningDaemon
+from support.programs import openssl
+from support.tokens.device_tokens import DeviceToken, soft_device_token
+from support.tokens.real_tokens import PIN, Tpm, find_library, started
 
 PAIR_AND_CERTIFICATE = ["Certificate 01", "Private Key 02", "Public Key 02"]
 

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, Refusal, Result, make_csr
 
-from devices import issue_all, new_request, new_requests
-from harness import Fleet, RunningDaemon, running
-from ledger_reader import certificates, rows
+from support.devices import issue_all, new_request, new_requests
+from support.harness import Fleet, RunningDaemon, running
+from support.ledger_reader import certificates, rows
 
 
 async def test_the_same_csr_again_gets_the_same_bytes(client: IssuingClient) -> None:

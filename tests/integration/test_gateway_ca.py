@@ -17,9 +17,9 @@ import pytest
 from otahsm.client.gateway_trust import Gateway, Trust, find_gateway
 from otahsm.errors import ConfigError, GatewayUnavailableError, GatewayUntrustedError
 
-from gateways import DAY, NOW, Signer, authority, build_side, community_authority, make_zip, p12
-from harness import eventually, free_port
-from programs import ask, nginx, trust
+from support.gateways import DAY, NOW, Signer, authority, build_side, community_authority, make_zip, p12
+from support.harness import eventually, free_port
+from support.programs import ask, nginx, trust
 
 ROOT = authority("gateway root")
 MIDDLE = ROOT.authority("gateway intermediate")

@@ -18,9 +18,9 @@ from otahsm.pki import MAX_CSR_BYTES
 from otahsm.v1 import issuance_pb2 as pb
 from otahsm.v1 import issuance_pb2_grpc
 
-from devices import new_request, new_requests
-from harness import RunningDaemon
-from hostile import HOSTILE, of_size
+from support.attacks.hostile import HOSTILE, of_size
+from support.devices import new_request, new_requests
+from support.harness import RunningDaemon
 
 REQUESTS = 1000
 Stub: TypeAlias = "issuance_pb2_grpc.IssuanceServiceAsyncStub"  # known to type checkers alone

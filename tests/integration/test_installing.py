@@ -24,8 +24,8 @@ from otahsm.client.installing import ImageRoot, install
 from otahsm.client.ssh import Host, Login, connected
 from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError
 
-from authority import CA_LIFE, certificate_for, root_of
-from sshd import Devices, ssh_server
+from support.authority import CA_LIFE, certificate_for, root_of
+from support.sshd import Devices, ssh_server
 
 NOW = datetime.now(UTC)
 

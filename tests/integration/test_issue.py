@@ -8,8 +8,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from otahsm.client import IssuedCertificate, IssuingClient
 from otahsm.pki import crl_url_in
 
-from devices import new_request
-from harness import Fleet, RunningDaemon, running
+from support.devices import new_request
+from support.harness import Fleet, RunningDaemon, running
 
 
 async def test_a_csr_becomes_a_certificate_for_its_key_signed_by_the_fleet_root(

@@ -10,10 +10,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from devices import issue_all, new_requests
-from harness import Fleet, running
-from odd_keys import NEW_KEY, certify, odd_key
-from programs import make_ca, openssl
+from support.devices import issue_all, new_requests
+from support.harness import Fleet, running
+from support.programs import make_ca, openssl
+from support.tokens.odd_keys import NEW_KEY, certify, odd_key
 
 
 async def check_issuing(fleet: Fleet, count: int = 20) -> list[x509.Certificate]:
@@ -114,7 +114,7 @@ def test_a_key_is_found_by_its_label_or_id_alone_unless_several_match(fleet: Fle
         fleet.toml.write_text(config.replace("pkcs11:object=fleet-root;id=%01", name))
         assert fleet.run("ca", "show").returncode == 0
     fleet.toml.write_text(config.replace('key = "pkcs11:object=fleet-root;id=%01"', twin))
-    command = [sys.executable, "-m", "token_tool", str(fleet.toml)]
+    command = [sys.executable, "-m", "support.token_tool", str(fleet.toml)]
     subprocess.run(command, cwd=Path(__file__).parents[1], check=True)
     fleet.toml.write_text(config.replace("pkcs11:object=fleet-root;id=%01", "pkcs11:object=fleet-root"))
     with running(fleet) as daemon:

@@ -20,8 +20,8 @@ from otahsm.pki import serial_octets
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
-from devices import issue_all, new_request, new_requests
-from harness import Fleet, RunningDaemon, running
+from support.devices import issue_all, new_request, new_requests
+from support.harness import Fleet, RunningDaemon, running
 
 LONG_AGO: Final = datetime(1999, 12, 31, tzinfo=UTC)
 

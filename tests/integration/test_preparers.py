@@ -13,9 +13,9 @@ from otahsm.errors import RequestRefusedError
 from otahsm.pki import Validity, assemble, crl_url, crl_url_in, load_chain, shard_of
 from otahsm.preparation import Draft, Preparers, Task
 
-from devices import new_request
-from harness import Fleet
-from preparer_for_tests import DEADLY
+from support.devices import new_request
+from support.harness import Fleet
+from support.workers.preparer_for_tests import DEADLY
 
 CRL = CrlConfig(url="http://crl.example.com/fleet-{shard}.crl", shards=4, directory=Path("crl"))
 PLAIN_CRL = CrlConfig(url="http://crl.example.com/fleet.crl", directory=Path("crl"))
@@ -68,7 +68,7 @@ async def test_a_csr_that_kills_its_parser_is_refused_alone(
         crls={"ota-connect": None},
         size=2,
         report=lambda *_: None,
-        module="preparer_for_tests",
+        module="support.workers.preparer_for_tests",
     )
     await preparers.start()
     try:

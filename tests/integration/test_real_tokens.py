@@ -10,10 +10,10 @@ from cryptography import x509
 
 from otahsm.client import CertificateRequest, IssuedCertificate, Refusal
 
-from devices import issue_all, new_request, new_requests
-from harness import Fleet, RunningDaemon, eventually, running
-from ledger_reader import certificates
-from real_tokens import RealToken, TokenAcrossASocket, Tpm, started
+from support.devices import issue_all, new_request, new_requests
+from support.harness import Fleet, RunningDaemon, eventually, running
+from support.ledger_reader import certificates
+from support.tokens.real_tokens import RealToken, TokenAcrossASocket, Tpm, started
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from otahsm.client import CertificateRequest, ClientTls, IssuedCertificate, Issu
 from otahsm.errors import DaemonUnavailableError, NotAllowedError
 from otahsm.quickstart.certificates import FileCa
 
-from devices import new_request
-from harness import Fleet, RunningDaemon, running
-from operators import OperatorCa, new_client
+from support.devices import new_request
+from support.harness import Fleet, RunningDaemon, running
+from support.operators import OperatorCa, new_client
 
 
 @pytest.fixture

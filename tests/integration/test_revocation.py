@@ -26,9 +26,9 @@ from otahsm.issuance import (
 )
 from otahsm.pki import CrlDescription, Reason, check_crl_signature, crl_url_in, describe_crl
 
-from authority import root_of
-from devices import new_request
-from harness import Fleet
+from support.authority import root_of
+from support.devices import new_request
+from support.harness import Fleet
 
 CALLER = Caller("cn:quickstart", bytes(32))
 START = datetime(2030, 6, 1, 12, 0, 0, 500_000, tzinfo=UTC)

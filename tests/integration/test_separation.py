@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from devices import issue_all, new_requests
-from harness import RunningDaemon
+from support.devices import issue_all, new_requests
+from support.harness import RunningDaemon
 
 
 def mapped_files(pid: int) -> str:

@@ -15,10 +15,10 @@ from asn1crypto import pem
 from otahsm.client import CertificateRequest, ClientTls, IssuedCertificate, Refusal
 from otahsm.errors import DaemonUnavailableError
 
-from authority import root_of
-from devices import issue_all, new_request, new_requests
-from harness import Fleet, RunningDaemon, running
-from ledger_reader import certificates
+from support.authority import root_of
+from support.devices import issue_all, new_request, new_requests
+from support.harness import Fleet, RunningDaemon, running
+from support.ledger_reader import certificates
 
 
 def replace_line(old: str, new: str) -> Callable[[Fleet], None]:

@@ -27,9 +27,9 @@ from otahsm.tlog import (
     parse_leaf,
 )
 
-from devices import issue_all, new_requests
-from harness import Fleet, RunningDaemon, eventually, running
-from ledger_reader import event_count, key_of, verified
+from support.devices import issue_all, new_requests
+from support.harness import Fleet, RunningDaemon, eventually, running
+from support.ledger_reader import event_count, key_of, verified
 
 
 def client_of(daemon: RunningDaemon) -> TransparencyClient:

@@ -14,9 +14,9 @@ from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import Accepted, Ledger, Replay, copy_ledger, path_of, vacant
 
-from homes import PostgresHome, SqliteHome, ledger_in
-from intents import intent, issue
-from postgres import PostgresServer
+from support.homes import PostgresHome, SqliteHome, ledger_in
+from support.intents import intent, issue
+from support.postgres import PostgresServer
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from otahsm.pki import (
     validity_of,
 )
 
-from authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of, leaf
-from forging import key_of
+from support.attacks.forging import key_of
+from support.authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of, leaf
 
 PROFILE = ProfileConfig()
 EXTENSIONS = {

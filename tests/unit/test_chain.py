@@ -15,7 +15,7 @@ from otahsm.config import KeyType
 from otahsm.errors import ConfigError
 from otahsm.pki import check_signs_crls, load_chain, load_issuer
 
-from authority import CA_LIFE, KEY_TYPES, issuer_of, leaf, root_of
+from support.authority import CA_LIFE, KEY_TYPES, issuer_of, leaf, root_of
 
 CA = x509.BasicConstraints(ca=True, path_length=None)
 KEYS = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("root", "middle", "issuing", "device")}

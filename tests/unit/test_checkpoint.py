@@ -23,7 +23,7 @@ from otahsm.tlog import (
     text_to_sign,
 )
 
-from transparency import Log, sign
+from support.transparency import Log, sign
 
 SPECIFICATIONS_EXAMPLE = (
     "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n"

@@ -24,8 +24,8 @@ from otahsm.client.server_ca import ServerCa
 from otahsm.client.small_zip import MAX_ARCHIVE_BYTES, MAX_ENTRY_BYTES
 from otahsm.errors import ConfigError, OtahsmError
 
-from gateways import DAY, NOW, SECRET, URL, authority, build_side, make_zip, p12
-from programs import openssl
+from support.gateways import DAY, NOW, SECRET, URL, authority, build_side, make_zip, p12
+from support.programs import openssl
 
 ROOT = authority("gateway root")
 INTERMEDIATE = ROOT.authority("gateway intermediate")

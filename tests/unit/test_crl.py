@@ -30,7 +30,7 @@ from otahsm.pki import (
     describe_crl,
 )
 
-from authority import CA_NAME, CRL_MADE, KEY_TYPES, SMALL_KEY_TYPES, crl, issuer_of, leaf
+from support.authority import CA_NAME, CRL_MADE, KEY_TYPES, SMALL_KEY_TYPES, crl, issuer_of, leaf
 
 URL = "http://crl.example.com/fleet-17.crl"
 WEEK = timedelta(days=7)

@@ -15,7 +15,7 @@ from otahsm.issuance.crl_maker import BACKDATED, Life, is_due
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlRow
 from otahsm.pki import describe_crl
 
-from authority import crl, issuer_of
+from support.authority import crl, issuer_of
 
 HOST = "http://crl.example.com/"
 ISSUER = issuer_of("ec-p256")

@@ -16,7 +16,7 @@ from otahsm.errors import RequestRefusedError
 from otahsm.pki import MAX_CSR_BYTES, CheckedCsr, check_csr, encode_spki
 from otahsm.pki.der import PRINTABLE_STRING
 
-from forging import (
+from support.attacks.forging import (
     MS_EXTENSION_REQUEST,
     ORGANIZATION,
     attribute,
@@ -29,7 +29,7 @@ from forging import (
     subject,
     wish,
 )
-from hostile import (
+from support.attacks.hostile import (
     ALT_NAME,
     CA_FALSE,
     CA_TRUE,

@@ -12,9 +12,9 @@ from otahsm.errors import RequestRefusedError
 from otahsm.pki import describe, serial_octets
 from otahsm.pki.der import tlv
 
-from authority import CA_NAME, KEY_TYPES, SERIAL, leaf, root_of
-from forging import extension, forge, key_of, named, wish
-from hostile import ALT_NAME, CA_TRUE, HOSTILE, KEY_USAGE, UNKNOWN
+from support.attacks.forging import extension, forge, key_of, named, wish
+from support.attacks.hostile import ALT_NAME, CA_TRUE, HOSTILE, KEY_USAGE, UNKNOWN
+from support.authority import CA_NAME, KEY_TYPES, SERIAL, leaf, root_of
 
 
 def armour(der: bytes, label: str = "CERTIFICATE") -> bytes:

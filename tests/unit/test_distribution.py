@@ -15,7 +15,7 @@ from otahsm.config import CrlConfig
 from otahsm.pki import crl_url, crl_url_in, describe_crl, make_serial, shard_of
 from otahsm.pki.distribution import crl_distribution_points
 
-from authority import crl, leaf
+from support.authority import crl, leaf
 
 SHARDED = CrlConfig(url="http://crl.example.com/fleet-{shard}.crl", shards=16, directory=Path("crl"))
 hosts = st.lists(st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=20), min_size=1)

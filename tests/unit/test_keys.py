@@ -16,8 +16,7 @@ from otahsm.pki.algorithms import describe_key
 from otahsm.pki.der import tlv
 from otahsm.pki.keys import check_key, subject_key_identifier
 
-from authority import KEY_TYPES
-from forging import (
+from support.attacks.forging import (
     RsaKey,
     key_of,
     rsa_with_close_primes,
@@ -26,6 +25,7 @@ from forging import (
     rsa_with_roca,
     rsa_with_small_factor,
 )
+from support.authority import KEY_TYPES
 
 P = 2**255 - 19
 D = -121665 * pow(121666, -1, P) % P  # of RFC 8032, section 5.1

@@ -15,7 +15,7 @@ from otahsm.ledger.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.ledger.schema import certificates, intents, metadata
 from otahsm.tlog import parse_leaf
 
-from intents import intent
+from support.intents import intent
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

@@ -20,8 +20,8 @@ from otahsm.ledger import Accepted, Conflict, InProgress, Intent, Ledger, Replay
 from otahsm.ledger.migrations import NEWEST, knows_version, migrate
 from otahsm.ledger.schema import certificates, metadata
 
-from homes import Home, ledger_in
-from intents import intent, issue
+from support.homes import Home, ledger_in
+from support.intents import intent, issue
 
 
 @pytest.fixture

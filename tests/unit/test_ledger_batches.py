@@ -24,9 +24,9 @@ from otahsm.ledger import (
 )
 from otahsm.ledger.migrations import migrate
 
-from homes import Home, PostgresHome, ledger_in
-from intents import intent, issue
-from postgres import PostgresServer
+from support.homes import Home, PostgresHome, ledger_in
+from support.intents import intent, issue
+from support.postgres import PostgresServer
 
 NOW = 1_900_000_000
 

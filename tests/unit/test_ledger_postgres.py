@@ -13,9 +13,9 @@ from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import Accepted, InProgress, Intent, Ledger, Replay, database_of, throwaway
 from otahsm.ledger.dialects import BOOKS
 
-from homes import CA, PostgresHome, ledger_in
-from intents import intent, issue
-from postgres import PostgresServer
+from support.homes import CA, PostgresHome, ledger_in
+from support.intents import intent, issue
+from support.postgres import PostgresServer
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from otahsm.ledger.migrations import migrate
 from otahsm.ledger.schema import certificates, intents
 from otahsm.ledger.sqlite import open_engine
 
-from homes import SqliteHome, ledger_in
-from intents import intent, issue
+from support.homes import SqliteHome, ledger_in
+from support.intents import intent, issue
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from otahsm.ledger import Accepted, Ledger, MerkleLog, Renewal, database_of
 from otahsm.ledger.records import Target
 from otahsm.ledger.revocation import revoke
 
-from harness import eventually
-from homes import CA, PostgresHome, SqliteHome
-from intents import intent
-from logbook import grow, issue_many
-from postgres import PostgresServer
+from support.harness import eventually
+from support.homes import CA, PostgresHome, SqliteHome
+from support.intents import intent
+from support.logbook import grow, issue_many
+from support.postgres import PostgresServer
 
 BATCH = 64
 MANY = 5000

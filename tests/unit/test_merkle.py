@@ -27,7 +27,7 @@ from otahsm.tlog import (
     verify_inclusion,
 )
 
-from transparency import Log
+from support.transparency import Log
 
 LEAVES = tuple(
     map(

@@ -18,9 +18,9 @@ from otahsm.ledger.schema import certificates
 from otahsm.ledger.sequencer import CHUNK, sequence
 from otahsm.tlog import CompactTree, open_checkpoint
 
-from homes import Home, PostgresHome
-from intents import intent, issue
-from logbook import (
+from support.homes import Home, PostgresHome
+from support.intents import intent, issue
+from support.logbook import (
     Notary,
     checkpoint,
     consistency,

@@ -15,7 +15,7 @@ from otahsm.pki import check_device_id
 from otahsm.pki.der import PRINTABLE_STRING
 from otahsm.pki.names import device_id_of, subject_of
 
-from forging import ORGANIZATION, attribute, subject
+from support.attacks.forging import ORGANIZATION, attribute, subject
 
 ANYTHING = r"(?s).*"
 

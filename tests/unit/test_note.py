@@ -20,7 +20,7 @@ from otahsm.errors import EvidenceError
 from otahsm.tlog import SignatureType, VerifierKey, assemble, open_note, parse_note, text_to_sign
 from otahsm.tlog.note import MAX_NOTE_BYTES, MAX_SIGNATURES
 
-from transparency import SigningKey, sign, spki_of
+from support.transparency import SigningKey, sign, spki_of
 
 PETER_VKEY = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
 PETER_SEED = "AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz"

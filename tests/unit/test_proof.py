@@ -30,7 +30,7 @@ from otahsm.tlog import (
 from otahsm.tlog.note import MAX_NOTE_BYTES
 from otahsm.tlog.proof import MAX_EXTRA_BYTES
 
-from transparency import Log, SigningKey
+from support.transparency import Log, SigningKey
 
 SIGSUM = "sigsum.org/v1/tree/4d6d8825a6bb689d459628312889dfbb0bcd41b5211d9e1ce768b0ff0309e562"
 SIGSUM_KEY = VerifierKey(

@@ -37,8 +37,8 @@ from otahsm.ledger.revocation import revoke
 from otahsm.ledger.sqlite import open_engine
 from otahsm.pki import make_serial
 
-from homes import Home, SqliteHome, ledger_in
-from intents import intent
+from support.homes import Home, SqliteHome, ledger_in
+from support.intents import intent
 
 DAY = 86_400_000
 NOON = 20_000 * DAY + DAY // 2

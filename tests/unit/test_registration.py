@@ -36,10 +36,10 @@ from otahsm.errors import (
     FolderError,
 )
 
-from authority import leaf, root_of
-from backend import BackendServer, Reply, Script, Seen, backend_running
-from gateways import Signer, authority
-from harness import OTAHSM, free_port
+from support.authority import leaf, root_of
+from support.backend import BackendServer, Reply, Script, Seen, backend_running
+from support.gateways import Signer, authority
+from support.harness import OTAHSM, free_port
 
 SECRET = "s3cr3t-of-the-registry"
 SERIAL = 0x17

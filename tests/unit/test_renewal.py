@@ -9,9 +9,9 @@ import pytest
 
 from otahsm.ledger import Accepted, Answer, Conflict, InProgress, Intent, Ledger, Renewal, Replay, database_of
 
-from homes import CA, Home, PostgresHome
-from intents import intent
-from postgres import PostgresServer
+from support.homes import CA, Home, PostgresHome
+from support.intents import intent
+from support.postgres import PostgresServer
 
 DAY = 24 * 3600
 RENEWALS = {"p": Renewal(same_key_seconds=30 * DAY, new_key_seconds=10 * DAY)}

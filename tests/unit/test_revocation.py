@@ -27,9 +27,9 @@ from otahsm.ledger import (
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.revocation import RevocationAnswer, note_urls, revoke, take_number, write_crls
 
-from authority import leaf
-from homes import CA, Home, PostgresHome, ledger_in
-from intents import intent, issue
+from support.authority import leaf
+from support.homes import CA, Home, PostgresHome, ledger_in
+from support.intents import intent, issue
 
 NOW = 1_800_000_000
 URL = "http://crl.example.com/fleet-1.crl"

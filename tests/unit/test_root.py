@@ -17,8 +17,8 @@ from pkilint.validation import ValidationFindingSeverity
 from otahsm.config import KeyType
 from otahsm.pki import SIGNATURE_ALGORITHMS, RootKind, Validity
 
-from authority import CA_LIFE, CA_NAME, KEY_TYPES, SERIAL, issuer_of, leaf, root_of
-from forging import key_of
+from support.attacks.forging import key_of
+from support.authority import CA_LIFE, CA_NAME, KEY_TYPES, SERIAL, issuer_of, leaf, root_of
 
 LINTER = pkix.create_pkix_certificate_validator_container(
     pkix.create_decoding_validators(pkix_name.ATTRIBUTE_TYPE_MAPPINGS, pkix_extension.EXTENSION_MAPPINGS),

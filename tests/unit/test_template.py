@@ -16,8 +16,8 @@ from otahsm.config.subject import parse_subject
 from otahsm.pki import SubjectTemplate, TbsTemplate, Validity, build_tbs, encode_spki
 from otahsm.pki.csr import CheckedCsr
 
-from authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of
-from forging import key_of
+from support.attacks.forging import key_of
+from support.authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of
 
 PROFILES = (
     ProfileConfig(),

@@ -21,8 +21,8 @@ from otahsm.ledger.sequencer import STORED_LEVELS
 from otahsm.ledger.verdict import MAX_FINDINGS
 from otahsm.tlog import Checkpoint, CompactTree, leaf_hash, open_checkpoint
 
-from homes import Home, PostgresHome, SqliteHome
-from logbook import Notary, checkpoint, findings, grow, issue_many, opened, verdict, void_some
+from support.homes import Home, PostgresHome, SqliteHome
+from support.logbook import Notary, checkpoint, findings, grow, issue_many, opened, verdict, void_some
 
 
 class Victim:

@@ -35,7 +35,7 @@ async def pool_of(
     events: Events = []
     pool = WorkerPool(
         "worker",
-        "worker_for_tests",
+        "support.workers.worker_for_tests",
         [mode],
         size=size,
         environment={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},

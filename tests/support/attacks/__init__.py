@@ -1,0 +1,1 @@
+"""Clients, requests and database rows that mean harm."""

@@ -1,0 +1,128 @@
+"""A CA in memory: its key is a plain one, everything else is otahsm's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from otahsm.client.keys import PrivateKey
+from otahsm.config import AuthorityConfig, KeyType, Pkcs11Uri, ProfileConfig
+from otahsm.issuance.authority import Authorities, Authority
+from otahsm.pki import (
+    SIGNATURE_ALGORITHMS,
+    Chain,
+    CheckedCsr,
+    Issuer,
+    RevokedCertificate,
+    RootKind,
+    Validity,
+    assemble,
+    build_root_tbs,
+    build_tbs,
+    build_tbs_crl,
+    check_csr,
+    encode_spki,
+    key_type_of,
+    load_issuer,
+)
+
+from support.attacks.forging import key_of
+
+KEY_TYPES: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519")
+SMALL_KEY_TYPES: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "ed25519")
+CA_LIFE = Validity(datetime(2020, 1, 1, tzinfo=UTC), datetime(2090, 12, 31, 23, 59, 59, tzinfo=UTC))
+CRL_MADE = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+CA_NAME = "test fleet root"
+SERIAL = 0x123456789ABCDEF
+
+
+def sign(key: PrivateKey, message: bytes) -> bytes:
+    """Sign as the token would, for a CA with this key."""
+    algorithm = SIGNATURE_ALGORITHMS[cast(KeyType, key_type_of(key.public_key()))]
+    digest = hashes.SHA384() if algorithm.digest == "sha384" else hashes.SHA256()
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.sign(message, ec.ECDSA(digest))
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(message, padding.PKCS1v15(), digest)
+    return key.sign(message)
+
+
+@cache
+def root_of(key_type: KeyType, kind: RootKind = "root", validity: Validity = CA_LIFE) -> bytes:
+    """Make a self-signed root, in DER."""
+    key, algorithm = key_of(key_type), SIGNATURE_ALGORITHMS[key_type]
+    tbs = build_root_tbs(
+        common_name=CA_NAME,
+        spki=encode_spki(key.public_key()),
+        algorithm=algorithm,
+        serial=SERIAL,
+        validity=validity,
+        kind=kind,
+    )
+    return assemble(tbs, algorithm, sign(key, tbs))
+
+
+@cache
+def issuer_of(key_type: KeyType) -> Issuer:
+    return load_issuer(root_of(key_type))
+
+
+def leaf(
+    device_id: str,
+    key_type: KeyType,
+    *,
+    ca: KeyType = "ec-p256",
+    serial: int = SERIAL,
+    validity: Validity = CA_LIFE,
+    profile: ProfileConfig | None = None,
+    crl_url: str | None = None,
+) -> bytes:
+    """Issue a device certificate, in DER."""
+    issuer = issuer_of(ca)
+    csr = CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
+    tbs = build_tbs(csr, profile or ProfileConfig(), issuer, serial, validity, crl_url)
+    return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))
+
+
+def certificate_for(csr: bytes, device_id: str) -> bytes:
+    """Issue a certificate for a CSR, in DER."""
+    issuer, profile = issuer_of("ec-p256"), ProfileConfig()
+    tbs = build_tbs(check_csr(csr, profile, device_id), profile, issuer, SERIAL, CA_LIFE)
+    return assemble(tbs, issuer.algorithm, sign(key_of("ec-p256"), tbs))
+
+
+def crl(
+    revoked: Iterable[RevokedCertificate] = (),
+    *,
+    ca: KeyType = "ec-p256",
+    number: int = 1,
+    made: datetime = CRL_MADE,
+    life: timedelta = timedelta(days=7),
+    url: str | None = None,
+    only_authorities: bool = False,
+) -> bytes:
+    """Sign a CRL, in DER."""
+    issuer = issuer_of(ca)
+    tbs = build_tbs_crl(
+        issuer,
+        revoked,
+        number=number,
+        this_update=made,
+        next_update=made + life,
+        distribution_point=url,
+        only_authorities=only_authorities,
+    )
+    return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))
+
+
+def authorities_of(key_type: KeyType, profiles: Iterable[str]) -> Authorities:
+    """Return what a daemon with one CA has."""
+    config = AuthorityConfig(key=Pkcs11Uri(object="fleet-root"), certificate=Path("/root.pem"))
+    chain = Chain(issuer_of(key_type), (), root_of(key_type))
+    return Authorities({"": Authority("", config, chain, 0)}, dict.fromkeys(profiles, ""))

@@ -1,0 +1,1 @@
+"""The issuance cycle as a model, and what is drawn for it."""

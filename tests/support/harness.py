@@ -1,0 +1,235 @@
+"""A fleet (token, root, credentials) and daemons that run on it, for tests to use and abuse."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from otahsm.client import ClientTls, IssuingClient
+from otahsm.config import Config, load_config
+
+from support.zygote import run_command
+
+OTAHSM = (sys.executable, "-P", "-m", "otahsm")
+READY_SECONDS = 120  # on a machine that does much else
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a state of the world outside; fail if it does not come."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass
+class Fleet:
+    """A quickstart folder of a test's own."""
+
+    folder: Path
+
+    @property
+    def toml(self) -> Path:
+        return self.folder / "otahsm.toml"
+
+    @property
+    def config(self) -> Config:
+        return load_config(self.toml)
+
+    @property
+    def root_pem(self) -> Path:
+        return self.folder / "ca/fleet-root.pem"
+
+    @property
+    def tls(self) -> ClientTls:
+        tls = self.folder / "tls"
+        return ClientTls(tls / "operator-ca.pem", tls / "client.pem", tls / "client.key")
+
+    def edit(self, old: str, new: str) -> None:
+        """Change otahsm.toml; the old text must be there."""
+        text = self.toml.read_text()
+        assert old in text
+        self.toml.write_text(text.replace(old, new))
+
+    def copy_to(self, folder: Path) -> Fleet:
+        """Copy it, with its token, into a folder that doesn't exist yet; its daemon takes a free port."""
+        shutil.copytree(self.folder, folder)
+        for name in ("otahsm.toml", "token/softhsm2.conf"):
+            path = folder / name
+            path.write_text(path.read_text().replace(str(self.folder), str(folder)))
+        copy = Fleet(folder)
+        copy.toml.write_text(re.sub(r'listen = ".*"', 'listen = "127.0.0.1:0"', copy.toml.read_text()))
+        return copy
+
+    def run(
+        self, *arguments: str, timeout: float = 60, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `otahsm` in the fleet's folder."""
+        return run_command(arguments, self.folder, {**os.environ, **(environment or {})}, timeout)
+
+
+@dataclass
+class RunningDaemon:
+    """An `otahsm serve` of a test's own, and the events that it has logged."""
+
+    fleet: Fleet
+    process: subprocess.Popen[str]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    other_output: list[str] = field(default_factory=list)
+    news: threading.Condition = field(default_factory=threading.Condition)
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self.news:
+                try:
+                    self.events.append(json.loads(line))
+                except ValueError:
+                    self.other_output.append(line)
+                self.news.notify_all()
+        with self.news:
+            self.ended = True
+            self.news.notify_all()
+
+    def wait_for(self, event: str, count: int = 1, **fields: object) -> list[dict[str, Any]]:
+        """Wait until an event was logged `count` times; return those."""
+
+        def found() -> list[dict[str, Any]]:
+            return [
+                item
+                for item in self.events
+                if item["event"] == event and all(item.get(key) == value for key, value in fields.items())
+            ]
+
+        with self.news:
+            self.news.wait_for(lambda: len(found()) >= count or self.ended, READY_SECONDS)
+            assert len(found()) >= count, (event, fields, self.events, self.other_output)
+            return found()
+
+    @property
+    def address(self) -> str:
+        (event,) = self.wait_for("daemon.listening")
+        return f"127.0.0.1:{event['address'].rpartition(':')[2]}"
+
+    def configure_client(self) -> None:
+        """Make `otahsm device` and `otahsm csr` in the fleet's folder find this daemon."""
+        toml = self.fleet.toml
+        toml.write_text(re.sub(r'target = ".*"', f'target = "{self.address}"', toml.read_text()))
+
+    def client(self, *, patience: float = 10, tls: ClientTls | None = None) -> IssuingClient:
+        return IssuingClient(self.address, tls or self.fleet.tls, patience=patience)
+
+    def workers(self, module: str) -> list[int]:
+        """Return the pids of the daemon's workers of one kind."""
+        return [pid for pid in self.children() if module in command_line(pid)]
+
+    def children(self) -> list[int]:
+        """Return the pids of all its workers, also of those that are only starting."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in listed.split()]
+
+    def signers(self) -> list[int]:
+        return self.workers("otahsm.token.signer")
+
+    def preparers(self) -> list[int]:
+        return self.workers("otahsm.preparation.preparer")
+
+    def stop(self) -> int:
+        """Ask it to stop, and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(READY_SECONDS)
+        self.reader.join(READY_SECONDS)
+        return status
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(READY_SECONDS)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process lives; one that only waits for its parent to notice does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def orphaned_workers() -> list[int]:
+    """Find worker processes whose daemon is gone."""
+    orphans = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            pid = int(stat.parent.name)
+            if parent == 1 and is_running(pid) and "-m\0otahsm." in command_line(pid):
+                orphans.append(pid)
+    return orphans
+
+
+def resident_bytes(pid: int) -> int:
+    """How much memory a process has."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+
+def command_line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+def _own_environment() -> dict[str, str]:
+    """Return the environment without what otahsm's client sets for itself, when a test has loaded it here."""
+    return {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+
+
+@contextlib.contextmanager
+def running(
+    fleet: Fleet, environment: dict[str, str] | None = None, within: Sequence[str] = ()
+) -> Iterator[RunningDaemon]:
+    """Run a daemon on a fleet until the block ends; `within` is a command that runs what follows it."""
+    process = subprocess.Popen(
+        [*within, *OTAHSM, "serve"],
+        cwd=fleet.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**_own_environment(), **(environment or {})},
+    )
+    daemon = RunningDaemon(fleet, process)
+    try:
+        yield daemon
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(READY_SECONDS)
+        daemon.reader.join(READY_SECONDS)
+        assert process.stderr is not None
+        process.stderr.close()

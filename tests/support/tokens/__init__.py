@@ -1,0 +1,1 @@
+"""Tokens that are real, odd, faulty, or those of devices."""

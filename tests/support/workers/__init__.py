@@ -1,0 +1,1 @@
+"""Worker processes that do what a test says."""
