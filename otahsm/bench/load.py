@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 import grpc
 from google.rpc.code_pb2 import Code
 
-from otahsm.client import make_device_key
 from otahsm.errors import OtahsmError
+from otahsm.line import make_device_key
 from otahsm.pki import derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 

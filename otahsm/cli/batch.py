@@ -129,7 +129,7 @@ def run(
     from otahsm.cli.batch_run import run_batch
     from otahsm.cli.connect import load_client, registers
     from otahsm.cli.progress import Tone
-    from otahsm.secret_files import passphrase_from
+    from otahsm.system.secret_files import passphrase_from
 
     done = run_batch(
         load_client(config),

@@ -13,21 +13,10 @@ from otahsm.cli.batch_text import fields_of
 from otahsm.cli.connect import connect
 from otahsm.cli.files import new_file, write_new
 from otahsm.cli.tables import print_fields, print_json
-from otahsm.client import (
-    Batch,
-    BatchClient,
-    LedgerClient,
-    LedgerEntry,
-    Query,
-    Refusal,
-    Tally,
-    TransparencyClient,
-    refusals_of,
-    report_html,
-    report_row,
-)
+from otahsm.client import Batch, BatchClient, LedgerClient, LedgerEntry, Query, Refusal, TransparencyClient
 from otahsm.config import ClientConfig
 from otahsm.errors import OtahsmError
+from otahsm.line import Tally, refusals_of, report_html, report_row
 from otahsm.pki import serial_octets
 
 _COLUMNS: Final = ("device_id", "serial", "status", "issued_at", "not_after", "client")

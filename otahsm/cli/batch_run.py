@@ -13,22 +13,10 @@ from otahsm.cli.connect import connect, open_folders, recipe_for
 from otahsm.cli.options import LayoutChoice
 from otahsm.cli.progress import Run, Tone
 from otahsm.cli.sources import devices_of
-from otahsm.client import (
-    Batch,
-    BatchClient,
-    Device,
-    DeviceFolders,
-    IssuingClient,
-    LedgerClient,
-    LedgerEntry,
-    Order,
-    Query,
-    issue_devices,
-    public_key_sha256,
-    random_devices,
-)
+from otahsm.client import Batch, BatchClient, IssuingClient, LedgerClient, LedgerEntry, Query
 from otahsm.config import ClientConfig, KeyType
 from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.line import Device, DeviceFolders, Order, issue_devices, public_key_sha256, random_devices
 
 _PAGE: Final = 500
 

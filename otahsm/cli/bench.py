@@ -49,7 +49,7 @@ def token(
     from otahsm.bench import bench_token
     from otahsm.cli.bench_tables import print_token_rates
     from otahsm.config import load_config, section
-    from otahsm.hardening import harden
+    from otahsm.system.hardening import harden
 
     harden()
     settings = section(load_config(config).token, "token")

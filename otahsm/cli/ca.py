@@ -37,7 +37,7 @@ app = typer.Typer(
 @app.callback()
 def _before_each() -> None:
     """Protect the process: most of these commands learn the PIN."""
-    from otahsm.hardening import harden
+    from otahsm.system.hardening import harden
 
     harden()
 

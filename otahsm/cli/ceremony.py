@@ -118,7 +118,7 @@ def write_record(
     import platform
 
     from otahsm import __version__
-    from otahsm.inbox import CEREMONY, leave_if_possible
+    from otahsm.system.spool import CEREMONY, leave_if_possible
     from otahsm.token.files import write_new, write_numbered
 
     people = operators or [getpass.getuser()]

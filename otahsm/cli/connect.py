@@ -12,10 +12,11 @@ from typing import TypeVar
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from otahsm.cli.options import LayoutChoice
-from otahsm.client import ClientTls, DaemonClient, Device, DeviceFolders, IssuingClient, Recipe
-from otahsm.client.aktualizr import sota_toml
-from otahsm.client.gateway import GatewayFiles, gateway_files
+from otahsm.client import ClientTls, DaemonClient, IssuingClient
 from otahsm.config import ClientConfig, KeyType, load_config, section
+from otahsm.gateway.files import GatewayFiles, gateway_files
+from otahsm.install.aktualizr import sota_toml
+from otahsm.line import Device, DeviceFolders, Recipe
 
 _Client = TypeVar("_Client", bound=DaemonClient)
 

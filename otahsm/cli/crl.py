@@ -100,8 +100,8 @@ def fetch(
     from asn1crypto import pem as armour
 
     from otahsm.cli.tables import tell
-    from otahsm.client.durable import make_durable, write
     from otahsm.errors import FolderError
+    from otahsm.system.durable import make_durable, write
 
     crl = _fetch(config, patience, ca, url, shard, authorities)
     temporary = output.with_name(f".{output.name}.new")

@@ -65,8 +65,9 @@ def sign(
 
     from otahsm.cli.connect import connect, load_client, open_folders, registers
     from otahsm.cli.progress import Run, Tone
-    from otahsm.client import IssuingClient, Order, Recipe, sign_csrs
+    from otahsm.client import IssuingClient
     from otahsm.errors import ConfigError
+    from otahsm.line import Order, Recipe, sign_csrs
 
     settings = load_client(config)
     files = list(_files(paths))

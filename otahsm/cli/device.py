@@ -86,8 +86,9 @@ def issue(
     from otahsm.cli.connect import connect, load_client, open_folders, recipe_for, registers
     from otahsm.cli.progress import Run, Tone, tell_of_unfinished_orders
     from otahsm.cli.sources import devices_from
-    from otahsm.client import IssuingClient, Order, issue_devices
-    from otahsm.secret_files import passphrase_from
+    from otahsm.client import IssuingClient
+    from otahsm.line import Order, issue_devices
+    from otahsm.system.secret_files import passphrase_from
 
     settings = load_client(config)
     source = devices_from(count, ids, uuid5, template, first, values)
@@ -140,8 +141,8 @@ def pack(
     from otahsm.cli.connect import load_client
     from otahsm.cli.files import new_path
     from otahsm.cli.tables import print_json
-    from otahsm.client import pack as pack_folders
     from otahsm.errors import ConfigError
+    from otahsm.line import pack as pack_folders
     from otahsm.pki import check_device_id
 
     root = devices or load_client(config).devices

@@ -89,8 +89,8 @@ def enroll(
     from otahsm.cli.connect import connect, load_client, open_folders
     from otahsm.client import IssuingClient, Refusal
     from otahsm.errors import RequestRefusedError
-    from otahsm.hardening import harden
     from otahsm.pki import check_device_id
+    from otahsm.system.hardening import harden
     from otahsm.token.element import SecureElement, Wanted
     from otahsm.token.element_opening import element_opened, read_element_uri
 

@@ -50,9 +50,9 @@ def register(
 
     from otahsm.cli.progress import Tone
     from otahsm.cli.registrations import RegistrationRun, show_all
-    from otahsm.client.backends import Backend
-    from otahsm.client.outbox import Outbox
     from otahsm.config import load_config, section
+    from otahsm.registration.backends import Backend
+    from otahsm.registration.outbox import Outbox
 
     settings = load_config(config)
     folder = (devices or section(settings.client, "client").devices).absolute()

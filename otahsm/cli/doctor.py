@@ -20,7 +20,7 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -
     from otahsm.config import load_config
     from otahsm.doctor import examine
     from otahsm.errors import ExitCode
-    from otahsm.hardening import harden
+    from otahsm.system.hardening import harden
 
     harden()
     colours = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fail": typer.colors.RED}

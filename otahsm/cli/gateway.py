@@ -10,7 +10,7 @@ import typer
 from otahsm.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from otahsm.client.gateway_trust import Gateway, Trust
+    from otahsm.gateway.trust import Gateway, Trust
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The OTA gateway: its address, and its CA."
@@ -68,7 +68,7 @@ def show(
     from datetime import UTC, datetime
 
     from otahsm.cli.tables import print_fields, print_json
-    from otahsm.client.gateway_trust import Trust, find_gateway
+    from otahsm.gateway.trust import Trust, find_gateway
 
     unverified = not (credentials or fingerprint or ca)
     found = find_gateway(
@@ -123,9 +123,9 @@ def fetch(
     from datetime import UTC, datetime
 
     from otahsm.cli.tables import print_json, printable
-    from otahsm.client.gateway import write_gateway
-    from otahsm.client.gateway_trust import Trust, find_gateway
     from otahsm.errors import ConfigError
+    from otahsm.gateway.files import write_gateway
+    from otahsm.gateway.trust import Trust, find_gateway
 
     found = find_gateway(
         datetime.now(UTC),

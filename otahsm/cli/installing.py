@@ -17,14 +17,14 @@ from rich.console import Console
 from otahsm.cli.progress import Meter, Tone
 from otahsm.cli.secrets import secret_in
 from otahsm.cli.tables import printable
-from otahsm.client.aktualizr import IMPORT, SOTA, TokenKeys, sota_toml
-from otahsm.client.device_files import DeviceFiles
-from otahsm.client.device_rows import read_rows
-from otahsm.client.installing import ImageRoot, NotInstalled, install, install_all
 from otahsm.errors import ConfigError
+from otahsm.install.aktualizr import IMPORT, SOTA, TokenKeys, sota_toml
+from otahsm.install.installing import ImageRoot, NotInstalled, install, install_all
+from otahsm.line.device_files import DeviceFiles
+from otahsm.line.device_rows import read_rows
 
 if TYPE_CHECKING:
-    from otahsm.client.ssh import Login
+    from otahsm.install.ssh import Login
 
 _MODES: Final = {"pkey.pem": "0600"}
 _COLUMNS: Final = ("host", "port", "user")
@@ -202,7 +202,7 @@ def _work(job: Job, login: Login | None, *, replace: bool) -> Callable[[], Await
         return await install(ImageRoot(job.root), job.files, job.toml, replace=replace)
 
     async def over_ssh() -> bool:
-        from otahsm.client.ssh import Host, connected
+        from otahsm.install.ssh import Host, connected
 
         assert login is not None  # noqa: S101 - there is one for hosts
         async with connected(Host.parse(job.host), login) as shell:

@@ -36,7 +36,7 @@ def init_key(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG)
     from otahsm.cli.tables import tell
     from otahsm.config import load_config, section
     from otahsm.errors import ConfigError
-    from otahsm.hardening import harden
+    from otahsm.system.hardening import harden
     from otahsm.tlog import VerifierKey
     from otahsm.token.ceremony import create_checkpoint_key
     from otahsm.token.files import write_verifier_key

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otahsm.cli.tables import printable
-from otahsm.client import DeviceFolders, Done, Failed, Order, unfinished_orders
+from otahsm.line import DeviceFolders, Done, Failed, Order, unfinished_orders
 from otahsm.pki import serial_octets
 
 _LINE_SECONDS: Final = 10.0

@@ -17,16 +17,17 @@ from otahsm.cli.connect import connect, load_client, open_folders, recipe_for, r
 from otahsm.cli.options import LayoutChoice
 from otahsm.cli.progress import Tone
 from otahsm.cli.tables import tell
-from otahsm.client import Device, Done, IssuingClient, Order, Profile, issue_devices
-from otahsm.client.aktualizr import IMPORT
-from otahsm.client.device_files import DeviceFiles
-from otahsm.client.installing import ImageRoot, Shell, install
+from otahsm.client import IssuingClient, Profile
 from otahsm.config import KeyType
 from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.install.aktualizr import IMPORT
+from otahsm.install.installing import ImageRoot, Shell, install
+from otahsm.line import Device, Done, Order, issue_devices
+from otahsm.line.device_files import DeviceFiles
 from otahsm.pki import load_certificates
 
 if TYPE_CHECKING:
-    from otahsm.client.ssh import Login
+    from otahsm.install.ssh import Login
 
 _NAMES: Final = {
     "tls_pkey_path": "pkey.pem",
@@ -118,7 +119,7 @@ async def provide(
         shell: Shell = _image(local, directory)
         await _install(shell, files, f"{local}{directory}", tone)
     if login is not None:
-        from otahsm.client.ssh import Host, connected
+        from otahsm.install.ssh import Host, connected
 
         async with connected(Host.parse(target), login) as shell:
             await _install(shell, files, f"{target}:{directory}", tone)

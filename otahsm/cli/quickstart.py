@@ -25,8 +25,8 @@ def quickstart(
     """  # noqa: D301 - click reads the character, not the escape
     import json
 
-    from otahsm.hardening import harden
     from otahsm.quickstart import create
+    from otahsm.system.hardening import harden
 
     harden()
     path = create(folder, port)

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from otahsm.cli.progress import Meter, Tone
 from otahsm.cli.tables import printable
-from otahsm.client.backends import Backend
-from otahsm.client.collecting import collect
-from otahsm.client.outbox import Outbox, Registered
-from otahsm.client.registration import register
+from otahsm.registration.backends import Backend
+from otahsm.registration.collecting import collect
+from otahsm.registration.outbox import Outbox, Registered
+from otahsm.registration.registering import register
 
 
 class RegistrationRun:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from otahsm.secret_files import one_line, read_secret_file
+from otahsm.system.secret_files import one_line, read_secret_file
 
 
 def secret_in(path: Path | None, what: str) -> str | None:

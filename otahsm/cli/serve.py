@@ -13,17 +13,17 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     import asyncio
     import os
 
-    from otahsm.config import load_config
+    from otahsm.config import files_of_daemon, load_config
     from otahsm.daemon import serve as run
     from otahsm.daemon.log import logging_to_stderr
-    from otahsm.file_modes import check_file_modes
-    from otahsm.hardening import harden
+    from otahsm.system.file_modes import check_file_modes
+    from otahsm.system.hardening import harden
     from otahsm.token.pin import ask_for_pin
 
     harden()
     os.umask(0o077)
     settings = load_config(config)
-    check_file_modes(settings, config)
+    check_file_modes(files_of_daemon(settings, config))
     if settings.token and settings.token.pin_source.kind == "prompt":
         ask_for_pin()
     with logging_to_stderr():

@@ -15,9 +15,9 @@ def signer(config: ConfigOption = DEFAULT_CONFIG) -> None:
     import os
     import stat
 
-    from otahsm.config import load_config
+    from otahsm.config import files_of_signers, load_config
     from otahsm.errors import ConfigError
-    from otahsm.file_modes import check_file_modes
+    from otahsm.system.file_modes import check_file_modes
     from otahsm.token.signer import start_at_socket
     from otahsm.workers import run_worker
     from otahsm.workers.child import Handler
@@ -30,7 +30,7 @@ def signer(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     def start(setup: list[bytes]) -> Handler:
         settings = load_config(config)
-        check_file_modes(settings, config, signer=True)
+        check_file_modes(files_of_signers(settings, config))
         return start_at_socket(settings, setup)
 
     os.umask(0o077)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import typer
 
-from otahsm.client import (
+from otahsm.client import IdScheme
+from otahsm.line import (
     ATTRIBUTE_NAME,
     SEQUENCE,
     Device,
     DeviceList,
-    IdScheme,
     Template,
     devices_of_serials,
     listed_devices,

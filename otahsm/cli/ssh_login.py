@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from otahsm.cli.secrets import secret_in
-from otahsm.client.aktualizr import IMPORT
-from otahsm.client.ssh import Login
+from otahsm.install.aktualizr import IMPORT
+from otahsm.install.ssh import Login
 
 
 def make_login(

@@ -5,6 +5,7 @@ does: a factory line has `[client]` alone, a daemon has no `[client]`.
 """
 
 from otahsm.config.fields import SHARD, Section
+from otahsm.config.guarded_files import files_of_all, files_of_daemon, files_of_signers
 from otahsm.config.loading import load_config, load_policy, parse_config, section
 from otahsm.config.policy import (
     ANY_BELOW,
@@ -88,6 +89,9 @@ __all__ = [
     "TokenConfig",
     "ca_section",
     "compile_pattern",
+    "files_of_all",
+    "files_of_daemon",
+    "files_of_signers",
     "is_header_value",
     "load_config",
     "load_policy",

@@ -1,4 +1,4 @@
-"""`otahsm.v1.AccessService` and `AuditService`. Thin: who may be cut off is `otahsm.issuance.clients`'."""
+"""`otahsm.v1.AccessService` and `AuditService`. Thin: `otahsm.authority.denied_clients` decides."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from otahsm.authority import Denied, EventFilter, Inspection, Issuance
 from otahsm.daemon.answering import answered
 from otahsm.daemon.ledger_wire import microseconds_of, text_of
 from otahsm.daemon.paging import numbered_page
 from otahsm.daemon.tls import Context, caller_of
-from otahsm.issuance import Denied, EventFilter, Inspection, Issuance
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
 
 _FAULT: Final = "access.fault"

@@ -13,6 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from otahsm.authority import Caller, Happening, Issuance
 from otahsm.config import Config, section
 from otahsm.daemon.access_service import AccessService, AuditService
 from otahsm.daemon.batch_service import BatchService
@@ -26,7 +27,6 @@ from otahsm.daemon.server import new_server
 from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
 from otahsm.daemon.transparency import TransparencyService
 from otahsm.errors import ConfigError, NotAllowedError, OtahsmError
-from otahsm.issuance import Caller, Happening, Issuance
 from otahsm.v1 import (
     access_pb2,
     access_pb2_grpc,

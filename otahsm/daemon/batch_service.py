@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
+from otahsm.authority import BatchState, Caller, Happening, Issuance, NewBatch, Scheme, unknown_batch
 from otahsm.daemon.answering import answered
 from otahsm.daemon.paging import numbered_page
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.errors import RequestRefusedError
-from otahsm.issuance import BatchState, Caller, Happening, Issuance, NewBatch, Scheme, unknown_batch
 from otahsm.v1 import batch_pb2 as pb
 from otahsm.v1 import batch_pb2_grpc
 

@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 import grpc
 
 from otahsm.access import CALLS, Open
+from otahsm.authority import AccessControl, Caller
 from otahsm.daemon.tls import Context, caller_of, chain_of
 from otahsm.daemon.trust import Trust
 from otahsm.daemon.wire import abort
 from otahsm.errors import NotAllowedError
-from otahsm.issuance import AccessControl, Caller
 
 _LOOK_SECONDS: Final = 1.0  # certificates end, and times, without anybody telling
 

@@ -8,8 +8,8 @@ from typing import Final, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from otahsm.authority import Entry, Filter, Group, Status
 from otahsm.errors import RequestRefusedError
-from otahsm.issuance import Entry, Filter, Group, Status
 from otahsm.pki import SERIAL_BYTES
 from otahsm.v1 import ledger_pb2 as pb
 

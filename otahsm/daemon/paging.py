@@ -12,8 +12,8 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Final
 
+from otahsm.authority import START, Filter
 from otahsm.errors import RequestRefusedError
-from otahsm.issuance import START, Filter
 
 _DIGEST_OCTETS: Final = 10
 _MAX_NUMBER: Final = 18  # digits

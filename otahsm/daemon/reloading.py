@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.access import Policy
+from otahsm.authority import Happening, Issuance
 from otahsm.config import Config, load_policy, section
 from otahsm.daemon.tls import ServerTls, TlsFiles, load_tls
 from otahsm.daemon.trust import Trust, read_crls
 from otahsm.errors import ConfigError
-from otahsm.issuance import Happening, Issuance
 
 _LOOK_SECONDS: Final = 1.0
 _DAEMON: Final = "daemon"

@@ -9,13 +9,7 @@ from typing import Final
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.config import CrlConfig
-from otahsm.daemon.answering import answered
-from otahsm.daemon.limits import MAX_REQUESTS
-from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import status_of
-from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
-from otahsm.issuance import (
+from otahsm.authority import (
     AUTHORITIES,
     COMPLETE,
     Issuance,
@@ -24,6 +18,12 @@ from otahsm.issuance import (
     RevokedDevice,
     StoredCrl,
 )
+from otahsm.config import CrlConfig
+from otahsm.daemon.answering import answered
+from otahsm.daemon.limits import MAX_REQUESTS
+from otahsm.daemon.tls import Context, caller_of
+from otahsm.daemon.wire import status_of
+from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.pki import SERIAL_BYTES, Reason, crl_url, serial_octets
 from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc

@@ -10,6 +10,7 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from otahsm.authority import Caller, Happening, Issuance, Issued, Order, Outcome
 from otahsm.daemon.answering import answered, unforeseen
 from otahsm.daemon.stream import Responses, Stream
 from otahsm.daemon.tls import Context, caller_of
@@ -22,7 +23,6 @@ from otahsm.errors import (
     QuotaError,
     ShuttingDownError,
 )
-from otahsm.issuance import Caller, Happening, Issuance, Issued, Order, Outcome
 from otahsm.pki import serial_octets
 from otahsm.v1 import (
     authority_pb2,

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 import grpc
 import structlog
 
+from otahsm.authority import Caller, Issued, Order, Outcome
 from otahsm.daemon import limits
 from otahsm.daemon.tls import Context
 from otahsm.daemon.wire import Above, abort, order_of, write_result
 from otahsm.errors import OtahsmError, RequestRefusedError, TimeOverError
-from otahsm.issuance import Caller, Issued, Order, Outcome
 from otahsm.v1 import issuance_pb2
 
 Requests = AsyncIterator[issuance_pb2.IssueCertificatesRequest]

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
+from otahsm.authority import Caller
 from otahsm.config import TlsConfig
 from otahsm.errors import ConfigError
-from otahsm.issuance import Caller
 from otahsm.pki import Chain
 
 # What a certificate can be besides readable, for a library that is stricter than the one that verified it.

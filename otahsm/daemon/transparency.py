@@ -1,4 +1,4 @@
-"""`otahsm.v1.TransparencyService`. Thin: what is proven, and how, is `otahsm.issuance.transparency`'s."""
+"""`otahsm.v1.TransparencyService`. Thin: what is proven, and how, is `otahsm.transparency.log`'s."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final, TypeVar
 
 import structlog
 
+from otahsm.authority import AccessControl, Caller, Transparency
 from otahsm.daemon.answering import answered
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import abort
 from otahsm.errors import LedgerTamperedError, NotFoundError, RequestRefusedError
-from otahsm.issuance import AccessControl, Caller, Transparency
 from otahsm.pki import SERIAL_BYTES
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1 import transparency_pb2_grpc

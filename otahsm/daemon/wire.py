@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from otahsm.authority import Authorities, Caller, Issued, Order, Outcome
 from otahsm.daemon.tls import Context
 from otahsm.errors import OtahsmError, QuotaError, RequestRefusedError
-from otahsm.issuance import Authorities, Caller, Issued, Order, Outcome
 from otahsm.pki import serial_octets
 from otahsm.v1 import issuance_pb2 as pb
 

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from otahsm.checks import Check, fail, ok, warning
 from otahsm.config import ClientConfig, TlsConfig
-from otahsm.secret_files import is_private
+from otahsm.system.secret_files import is_private
 
 _SOON: Final = timedelta(days=30)
 

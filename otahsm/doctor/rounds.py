@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.checks import Check, fail, failed, ok
-from otahsm.config import Config
+from otahsm.config import Config, files_of_all
 from otahsm.doctor.access import examine_access
 from otahsm.doctor.authority import examine_authority
 from otahsm.doctor.credentials import examine_client, examine_tls
 from otahsm.doctor.machine import examine_machine
-from otahsm.file_modes import find_open_files
 from otahsm.ledger import examine_ledger
+from otahsm.system.file_modes import find_open_files
 
 _TOKEN_SECONDS: Final = 120.0
 
@@ -50,7 +50,7 @@ def examine(config: Config, path: Path, now: datetime) -> Iterator[Check]:
 
 
 def _examine_files(config: Config, path: Path) -> Iterator[Check]:
-    open_files = list(find_open_files(config, path))
+    open_files = list(find_open_files(files_of_all(config, path)))
     for problem in open_files:
         yield failed("file modes", problem)
     if not open_files:

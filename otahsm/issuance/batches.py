@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from otahsm.errors import BatchClientError, ConflictError, NotFoundError, OtahsmError, RequestRefusedError
-from otahsm.issuance.inspection import Inspection
 from otahsm.issuance.values import Order
 from otahsm.ledger import Batch, BatchState, BatchTerms, Ledger
+from otahsm.ledger.queries import Inspection
 from otahsm.templates import NAME
 
 MAX_DEVICES: Final = 100_000_000

@@ -46,7 +46,7 @@ from otahsm.errors import (
     TokenRefusedError,
     TokenUnavailableError,
 )
-from otahsm.issuance.authority import Authorities, Authority
+from otahsm.issuance.authorities import Authorities, Authority
 from otahsm.issuance.batches import Batches, check_admission
 from otahsm.issuance.quotas import ClientQuotas
 from otahsm.issuance.request_ids import check_request_id, own_name, request_id_of

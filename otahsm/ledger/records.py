@@ -146,7 +146,7 @@ class Event(NamedTuple):
 
     Attributes:
         happened_at: microseconds since the Unix epoch, UTC.
-        name: of a fixed vocabulary: see `otahsm.issuance.audit`.
+        name: of a fixed vocabulary: see `otahsm.transparency.audit`.
         client: whose doing it was.
         occurrences: how often the same happened.
         details: a JSON object in canonical form (RFC 8785).

@@ -21,8 +21,8 @@ from pkcs11 import TokenFlag
 from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import Config, KeyConfig, ReplicaConfig, ca_section, load_config, section
 from otahsm.errors import OtahsmError
-from otahsm.hardening import harden
 from otahsm.pki import PublicKey, load_public_key
+from otahsm.system.hardening import harden
 from otahsm.tlog import VerifierKey
 from otahsm.token.facts import read_facts
 from otahsm.token.faults import explain

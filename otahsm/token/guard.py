@@ -26,7 +26,7 @@ from typing import Final, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
-from otahsm.inbox import LOGIN, LOGIN_REFUSED, leave_if_possible
+from otahsm.system.spool import LOGIN, LOGIN_REFUSED, leave_if_possible
 
 _LOCK: Final = "login.lock"
 _NOTE: Final = "login.json"

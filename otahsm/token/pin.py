@@ -15,8 +15,8 @@ from typing import Final
 
 from otahsm.config import PinSource
 from otahsm.errors import ConfigError
-from otahsm.hardening import harden
-from otahsm.secret_files import MAX_SECRET_BYTES, one_line, read_secret_file, run_for_secret
+from otahsm.system.hardening import harden
+from otahsm.system.secret_files import MAX_SECRET_BYTES, one_line, read_secret_file, run_for_secret
 
 TYPED: Final = "OTAHSM_PIN_FD"  # in the environment: the memory file with a PIN that was typed
 _PROMPT: Final = "Token user PIN: "

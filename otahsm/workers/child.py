@@ -15,7 +15,7 @@ from threading import Lock, Thread
 from typing import BinaryIO, Final
 
 from otahsm.errors import OtahsmError
-from otahsm.hardening import harden
+from otahsm.system.hardening import harden
 from otahsm.workers import frames
 from otahsm.workers.frames import Kind
 

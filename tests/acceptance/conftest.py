@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.client import Device as AskedDevice
-from otahsm.client import DeviceFolders, Done, Recipe, issue_devices
 from otahsm.config import KeyType
+from otahsm.line import Device as AskedDevice
+from otahsm.line import DeviceFolders, Done, Recipe, issue_devices
 
 from support.harness import Fleet, RunningDaemon, running
 from support.programs import Device, make_ca

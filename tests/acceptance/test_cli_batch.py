@@ -17,10 +17,10 @@ import pytest
 from cryptography import x509
 
 from otahsm.cli.connect import connect, load_client, open_folders
-from otahsm.client import (
+from otahsm.client import IssuingClient
+from otahsm.line import (
     DeviceFolders,
     Done,
-    IssuingClient,
     Order,
     Recipe,
     Template,

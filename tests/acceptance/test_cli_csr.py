@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography import x509
 
-from otahsm.client import make_device_key
+from otahsm.line import make_device_key
 
 from support.harness import Fleet
 from support.programs import openssl

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from otahsm.client import DeviceFolders, Order, random_devices
-from otahsm.client.book import BOOK
+from otahsm.line import DeviceFolders, Order, random_devices
+from otahsm.line.run_state import BOOK
 from otahsm.pki import serial_octets
 
 from support.harness import Fleet, free_port

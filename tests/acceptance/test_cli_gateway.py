@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.client.gateway import gateway_files
 from otahsm.config import ClientConfig, parse_config
 from otahsm.errors import ConfigError
+from otahsm.gateway.files import gateway_files
 
 from support.gateways import NOW, SECRET, URL, Signer, authority, build_side, make_zip, p12
 from support.harness import free_port

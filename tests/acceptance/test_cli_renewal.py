@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.client import IssuedCertificate, IssuingClient, Refusal, Result, make_csr
-from otahsm.issuance import Caller, Issuance, Issued, Order
+from otahsm.authority import Caller, Issuance, Issued, Order
+from otahsm.client import IssuedCertificate, IssuingClient, Refusal, Result
+from otahsm.line import make_csr
 
 from support.devices import new_request
 from support.harness import Fleet, running

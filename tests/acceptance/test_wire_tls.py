@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import grpc
 import pytest
 
-from otahsm.client import make_device_key
+from otahsm.line import make_device_key
 from otahsm.quickstart.certificates import FileCa
 from otahsm.v1 import issuance_pb2
 

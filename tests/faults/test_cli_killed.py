@@ -14,8 +14,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from otahsm.client import make_device_key
-from otahsm.client.book import BOOK
+from otahsm.line import make_device_key
+from otahsm.line.run_state import BOOK
 
 from support.harness import OTAHSM, RunningDaemon, eventually
 from support.ledger_reader import certificates

@@ -12,9 +12,9 @@ from typing import Final
 
 from cryptography import x509
 
-from otahsm.client.credentials import read_credentials
-from otahsm.client.gateway_url import parse_gateway_url
 from otahsm.errors import ConfigError
+from otahsm.gateway.credentials import read_credentials
+from otahsm.gateway.url import parse_gateway_url
 
 from fuzz.places import written
 

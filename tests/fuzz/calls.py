@@ -14,6 +14,8 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from otahsm.access import SUBJECTS, CutOff, Denied
+from otahsm.authority import AUTHORITIES, COMPLETE, START, Batches, Caller, Filter, Inspection, Scheme, Status
+from otahsm.authority.denied_clients import check_subject
 from otahsm.config import CrlConfig, LedgerConfig, ProfileConfig
 from otahsm.daemon import batch_service, revoking
 from otahsm.daemon.access_service import event_filter_of
@@ -22,14 +24,12 @@ from otahsm.daemon.ledger_wire import filter_of, serial_of, text_of, time_of
 from otahsm.daemon.paging import numbered_page, page_start, page_token
 from otahsm.daemon.wire import order_of, status_of
 from otahsm.errors import NotFoundError, RequestRefusedError
-from otahsm.issuance import AUTHORITIES, COMPLETE, START, Batches, Caller, Filter, Inspection, Scheme, Status
 from otahsm.issuance.batches import _checked_name
-from otahsm.issuance.clients import check_subject
 from otahsm.issuance.request_ids import check_request_id, own_name
-from otahsm.issuance.revocation import _check, _target
 from otahsm.ledger import Ledger, LedgerReader, database_of
 from otahsm.pki import SubjectTemplate, check_csr, crl_url
 from otahsm.preparation.codec import Task, decode_tasks, encode_tasks
+from otahsm.revocation.revoking import _check, _target
 from otahsm.v1 import (
     access_pb2,
     audit_pb2,

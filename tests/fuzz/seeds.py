@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.client import make_csr
+from otahsm.authority import START, Filter
 from otahsm.daemon.paging import page_token
-from otahsm.issuance import START, Filter
+from otahsm.line import make_csr
 from otahsm.pki import encode_spki
 from otahsm.tlog import VerifierKey
 from otahsm.tlog.encoding import encode_base64

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from otahsm.access import CALLS, AccessControl, Caller, Open, Policy
-from otahsm.client.device_lists import (
+from otahsm.config import Config, PinSource, Pkcs11Uri, load_config, load_policy
+from otahsm.errors import ConfigError, NotAllowedError
+from otahsm.line.device_lists import (
     SEQUENCE,
     DeviceList,
     devices_of_serials,
     listed_devices,
     templated_devices,
 )
-from otahsm.config import Config, PinSource, Pkcs11Uri, load_config, load_policy
-from otahsm.errors import ConfigError, NotAllowedError
 from otahsm.templates import NAME, Template
 
 from fuzz.places import written

@@ -13,9 +13,9 @@ import pytest
 
 from otahsm.access import Denied
 from otahsm.client import AccessClient, AuditEvent, AuditQuery, IssuedCertificate
-from otahsm.inbox import CEREMONY, collect, leave
-from otahsm.issuance.audit import AuditTrail, Happening
 from otahsm.ledger import Event, EventFilter, LedgerReader
+from otahsm.system.spool import CEREMONY, collect, leave
+from otahsm.transparency.audit import AuditTrail, Happening
 
 from support.devices import new_request
 from support.harness import Fleet, RunningDaemon, eventually, running

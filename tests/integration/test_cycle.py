@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
+from otahsm.authority import Caller, Issuance, Issued, Order
 from otahsm.errors import AuthorityUnusableError, OtahsmError
-from otahsm.issuance import Caller, Issuance, Issued, Order
 
 from support.devices import new_request
 from support.harness import Fleet

@@ -26,6 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
+from otahsm.authority import AccessControl, Batches, Caller, Inspection, Issued, Order, Policy
 from otahsm.config import ClientPolicy, PolicyConfig
 from otahsm.errors import (
     AuthorityUnusableError,
@@ -37,15 +38,14 @@ from otahsm.errors import (
     RevokedError,
     TokenUnavailableError,
 )
-from otahsm.issuance import AccessControl, Batches, Caller, Inspection, Issued, Order, Policy
 from otahsm.issuance.cycle import IssuanceCycle
-from otahsm.issuance.revocation import Revocations
 from otahsm.issuance.values import Outcome, RevocationOrder
 from otahsm.ledger import Ledger, database_of
 from otahsm.pki import Reason
 from otahsm.preparation import Draft, Preparers, Task
 from otahsm.preparation.codec import decode_answers, encode_tasks
 from otahsm.preparation.preparer import start
+from otahsm.revocation.revoking import Revocations
 from otahsm.token import SignerPool
 
 from support.attacks.forging import forge, key_of, named

@@ -7,7 +7,8 @@ import asyncio
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, Refusal, Result, make_csr
+from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, Refusal, Result
+from otahsm.line import make_csr
 
 from support.devices import issue_all, new_request, new_requests
 from support.harness import Fleet, RunningDaemon, running

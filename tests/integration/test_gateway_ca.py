@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.client.gateway_trust import Gateway, Trust, find_gateway
 from otahsm.errors import ConfigError, GatewayUnavailableError, GatewayUntrustedError
+from otahsm.gateway.trust import Gateway, Trust, find_gateway
 
 from support.gateways import DAY, NOW, Signer, authority, build_side, community_authority, make_zip, p12
 from support.harness import eventually, free_port

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.client import DeviceFolders, make_device_key
-from otahsm.client.aktualizr import sota_toml
-from otahsm.client.device_files import DeviceFiles
-from otahsm.client.install_scripts import install_script, look_script
-from otahsm.client.installing import ImageRoot, install
-from otahsm.client.ssh import Host, Login, connected
 from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError
+from otahsm.install.aktualizr import sota_toml
+from otahsm.install.installing import ImageRoot, install
+from otahsm.install.scripts import install_script, look_script
+from otahsm.install.ssh import Host, Login, connected
+from otahsm.line import DeviceFolders, make_device_key
+from otahsm.line.device_files import DeviceFiles
 
 from support.authority import CA_LIFE, certificate_for, root_of
 from support.sshd import Devices, ssh_server

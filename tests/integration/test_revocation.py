@@ -13,8 +13,7 @@ import pytest
 from asn1crypto import pem
 from cryptography import x509
 
-from otahsm.errors import ConfigError, NotFoundError, OtahsmError, RequestRefusedError, RevokedError
-from otahsm.issuance import (
+from otahsm.authority import (
     AUTHORITIES,
     COMPLETE,
     Caller,
@@ -24,6 +23,7 @@ from otahsm.issuance import (
     RevocationOrder,
     RevokedDevice,
 )
+from otahsm.errors import ConfigError, NotFoundError, OtahsmError, RequestRefusedError, RevokedError
 from otahsm.pki import CrlDescription, Reason, check_crl_signature, crl_url_in, describe_crl
 
 from support.authority import root_of
@@ -442,7 +442,7 @@ async def test_a_folder_that_can_not_be_written_is_reported_once_and_written_lat
 async def test_a_crl_that_is_too_large_for_a_signer_is_reported_and_costs_the_others_nothing(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("otahsm.issuance.crl_maker._MAX_OCTETS", 1000)
+    monkeypatch.setattr("otahsm.revocation.crl_maker._MAX_OCTETS", 1000)
     configure(fleet, url=SHARDED, shards=4)
     async with station(fleet) as running:
         issued = await running.issue(30)
@@ -454,5 +454,5 @@ async def test_a_crl_that_is_too_large_for_a_signer_is_reported_and_costs_the_ot
         lists = [serials_on((running.folder / url.rpartition("/")[2]).read_bytes()) for url in shards]
         assert set().union(*lists) == {item.serial for item in issued}
         assert serials_on((running.folder / "complete.crl").read_bytes()) == set()
-        monkeypatch.setattr("otahsm.issuance.crl_maker._MAX_OCTETS", 10_000)
+        monkeypatch.setattr("otahsm.revocation.crl_maker._MAX_OCTETS", 10_000)
         assert (await running.crl())[1] == {item.serial for item in issued}

@@ -11,9 +11,9 @@ from typing import cast
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from otahsm.client.keys import PrivateKey
 from otahsm.config import AuthorityConfig, KeyType, Pkcs11Uri, ProfileConfig
-from otahsm.issuance.authority import Authorities, Authority
+from otahsm.issuance.authorities import Authorities, Authority
+from otahsm.line.keys import PrivateKey
 from otahsm.pki import (
     SIGNATURE_ALGORITHMS,
     Chain,

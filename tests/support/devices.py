@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, Refusal, make_device_key
+from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, Refusal
+from otahsm.line import make_device_key
 
 
 def new_request(device_id: str = "") -> CertificateRequest:

@@ -31,9 +31,9 @@ MODULES = (
     "otahsm.cli.ledger_text",
     "otahsm.cli.providing",
     "otahsm.cli.registrations",
-    "otahsm.client.ssh",
+    "otahsm.install.ssh",
     "otahsm.doctor",
-    "otahsm.issuance",
+    "otahsm.authority",
     "otahsm.token.ceremony",
 )
 

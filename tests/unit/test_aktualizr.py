@@ -7,8 +7,8 @@ import tomllib
 
 import pytest
 
-from otahsm.client.aktualizr import TokenKeys, sota_toml
 from otahsm.errors import ConfigError
+from otahsm.install.aktualizr import TokenKeys, sota_toml
 
 
 def read(text: str) -> dict[str, dict[str, str]]:

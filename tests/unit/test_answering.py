@@ -7,10 +7,10 @@ from typing import Any, NoReturn
 import grpc
 import pytest
 
+from otahsm.authority import Caller
 from otahsm.daemon import answering
 from otahsm.daemon.answering import answered
 from otahsm.errors import ConflictError
-from otahsm.issuance import Caller
 
 
 class Ended(Exception):  # noqa: N818 - it is no error

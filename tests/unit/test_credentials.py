@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otahsm.client.credentials import Credentials, read_credentials
-from otahsm.client.gateway_url import parse_gateway_url
-from otahsm.client.server_ca import ServerCa
-from otahsm.client.small_zip import MAX_ARCHIVE_BYTES, MAX_ENTRY_BYTES
 from otahsm.errors import ConfigError, OtahsmError
+from otahsm.gateway.credentials import Credentials, read_credentials
+from otahsm.gateway.server_ca import ServerCa
+from otahsm.gateway.small_zip import MAX_ARCHIVE_BYTES, MAX_ENTRY_BYTES
+from otahsm.gateway.url import parse_gateway_url
 
 from support.gateways import DAY, NOW, SECRET, URL, authority, build_side, make_zip, p12
 from support.programs import openssl

@@ -10,10 +10,10 @@ from asn1crypto import pem
 
 from otahsm.config import CrlConfig
 from otahsm.errors import FolderError
-from otahsm.issuance.crl_folder import CrlFolder, name_files
-from otahsm.issuance.crl_maker import BACKDATED, Life, is_due
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlRow
 from otahsm.pki import describe_crl
+from otahsm.revocation.crl_folder import CrlFolder, name_files
+from otahsm.revocation.crl_maker import BACKDATED, Life, is_due
 
 from support.authority import crl, issuer_of
 

@@ -10,9 +10,9 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otahsm.client import make_csr
 from otahsm.config import KeyType, ProfileConfig
 from otahsm.errors import RequestRefusedError
+from otahsm.line import make_csr
 from otahsm.pki import MAX_CSR_BYTES, CheckedCsr, check_csr, encode_spki
 from otahsm.pki.der import PRINTABLE_STRING
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otahsm.client import (
+from otahsm.errors import ConfigError
+from otahsm.line import (
     Device,
     DeviceList,
     Template,
@@ -22,7 +23,6 @@ from otahsm.client import (
     random_devices,
     templated_devices,
 )
-from otahsm.errors import ConfigError
 
 NUMBERS = frozenset({"seq"})
 

@@ -15,10 +15,10 @@ from asn1crypto import pem
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from otahsm.client import DeviceFolders, LayoutName, make_csr, make_device_key
-from otahsm.client.csr_files import load_csr
-from otahsm.client.keys import load_key
 from otahsm.errors import ConfigError, FolderError, RequestRefusedError
+from otahsm.line import DeviceFolders, LayoutName, make_csr, make_device_key
+from otahsm.line.csr_files import load_csr
+from otahsm.line.keys import load_key
 
 ANCHOR = b"\x30\x06anchor"
 LEAF = b"\x30\x04leaf"

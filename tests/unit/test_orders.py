@@ -13,19 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.client import (
-    CertificateRequest,
-    Device,
-    DeviceFolders,
-    IssuedCertificate,
-    Order,
-    Refusal,
-    random_devices,
-    unfinished_orders,
-)
-from otahsm.client.book import BOOK
-from otahsm.client.orders import name_of
+from otahsm.client import CertificateRequest, IssuedCertificate, Refusal
 from otahsm.errors import FolderError
+from otahsm.line import Device, DeviceFolders, Order, random_devices, unfinished_orders
+from otahsm.line.run import name_of
+from otahsm.line.run_state import BOOK
 
 ASKED = ["device issue", "--count", "3"]
 WHEN = datetime(2030, 1, 1, tzinfo=UTC)

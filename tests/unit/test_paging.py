@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from otahsm.authority import START, Filter, Status
 from otahsm.daemon.paging import page_start, page_token
 from otahsm.errors import RequestRefusedError
-from otahsm.issuance import START, Filter, Status
 
 TEXTS = st.text(max_size=5)
 TIMES = st.none() | st.integers(0, 1 << 48)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.errors import ConfigError, PinRefusedError, TokenUnavailableError
-from otahsm.inbox import LOGIN, collect
+from otahsm.system.spool import LOGIN, collect
 from otahsm.token.guard import LoginGuard
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from otahsm.authority import Caller, Order, Outcome
 from otahsm.errors import InProgressError
-from otahsm.issuance import Caller, Order, Outcome
 from otahsm.issuance.queue import IssuanceQueue
 
 

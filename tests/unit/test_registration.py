@@ -19,13 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from otahsm.client import Device, DeviceFolders, IssuedCertificate, Order
-from otahsm.client.backends import Backend
-from otahsm.client.book import Book
-from otahsm.client.collecting import Collected, certificate_of, collect
-from otahsm.client.layouts import LayoutName
-from otahsm.client.outbox import Outbox, Outcome, Registered
-from otahsm.client.registration import register
+from otahsm.client import IssuedCertificate
 from otahsm.client.values import CertificateRequest
 from otahsm.config import RegistrationConfig, parse_config, section
 from otahsm.errors import (
@@ -35,6 +29,13 @@ from otahsm.errors import (
     ConfigError,
     FolderError,
 )
+from otahsm.line import Device, DeviceFolders, Order
+from otahsm.line.layouts import LayoutName
+from otahsm.line.run_state import Book
+from otahsm.registration.backends import Backend
+from otahsm.registration.collecting import Collected, certificate_of, collect
+from otahsm.registration.outbox import Outbox, Outcome, Registered
+from otahsm.registration.registering import register
 
 from support.authority import leaf, root_of
 from support.backend import BackendServer, Reply, Script, Seen, backend_running

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from otahsm.client.backends import Backend, Registration
 from otahsm.client.backoff import Backoff
-from otahsm.client.http_exchange import Answer, Request
-from otahsm.client.outbox import Outbox, Outcome, Registered
 from otahsm.errors import BackendRefusedError, BackendUnavailableError, BackendUntrustedError, OtahsmError
+from otahsm.registration.backends import Backend, Registration
+from otahsm.registration.http_exchange import Answer, Request
+from otahsm.registration.outbox import Outbox, Outcome, Registered
 
 _FIRST_WAIT: Final = 1.0  # seconds
 _LONGEST_WAIT: Final = 30.0

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
-from otahsm.client.aktualizr import IMPORT
-from otahsm.client.device_files import DeviceFiles, identity_in
-from otahsm.client.install_scripts import EXPLAINED, IDENTITY, install_script, look_script
 from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError, OtahsmError
+from otahsm.install.aktualizr import IMPORT
+from otahsm.install.scripts import EXPLAINED, IDENTITY, install_script, look_script
+from otahsm.line.device_files import DeviceFiles, identity_in
 
 _SOTA_TOML: Final = "sota.toml"
 _MODES: Final = {"pkey.pem": "-rw-------"}

@@ -20,8 +20,8 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.inbox import Left
 from otahsm.ledger import Event, Ledger
+from otahsm.system.spool import Left
 
 WINDOW: Final = 60.0  # seconds
 

@@ -24,8 +24,8 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from otahsm.client.gateway_url import GatewayUrl
 from otahsm.errors import ConfigError, GatewayUnavailableError, GatewayUntrustedError
+from otahsm.gateway.url import GatewayUrl
 from otahsm.pki import dates_of, fingerprint_text, load_certificates, name_of
 
 PATIENCE_SECONDS: Final = 10.0

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self, TypeAlias
 
-from otahsm.client.book import BOOK, Book
-from otahsm.client.device_lists import Device
-from otahsm.client.folders import DeviceFolders
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
+from otahsm.line.device_lists import Device
+from otahsm.line.folders import DeviceFolders
+from otahsm.line.run_state import BOOK, Book
 from otahsm.pki import serial_octets
 
 _PAGE: Final = 1024

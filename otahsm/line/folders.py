@@ -16,13 +16,13 @@ from typing import Final
 
 from asn1crypto import pem
 
-from otahsm.client.archives import Member, tar_archive
-from otahsm.client.book import Book
-from otahsm.client.csr_files import load_csr
-from otahsm.client.durable import explained, make_durable, write
-from otahsm.client.keys import DeviceKey, load_key, make_csr
-from otahsm.client.layouts import LAYOUTS, File, LayoutName
 from otahsm.errors import ConfigError, FolderError, RequestRefusedError
+from otahsm.line.archives import Member, tar_archive
+from otahsm.line.csr_files import load_csr
+from otahsm.line.keys import DeviceKey, load_key, make_csr
+from otahsm.line.layouts import LAYOUTS, File, LayoutName
+from otahsm.line.run_state import Book
+from otahsm.system.durable import explained, make_durable, write
 
 _TEMPORARY: Final = ".new-"  # no device id starts with a dot
 _PRIVATE: Final = frozenset({File.SEC1, File.KEY})

@@ -11,9 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from otahsm.client.keys import load_key
-from otahsm.client.layouts import LAYOUTS, File, Layout
 from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.line.keys import load_key
+from otahsm.line.layouts import LAYOUTS, File, Layout
 from otahsm.pki import check_device_id
 
 _NAMES: Final = {

@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 from asn1crypto import pem
 
-from otahsm.client.http_exchange import Answer, Exchanges, Request, TlsError
 from otahsm.config import BackendKind, HeaderConfig, RegistrationConfig, is_header_value
 from otahsm.errors import BackendUntrustedError, ConfigError
-from otahsm.secret_files import one_line, read_secret_file, run_for_secret
+from otahsm.registration.http_exchange import Answer, Exchanges, Request, TlsError
+from otahsm.system.secret_files import one_line, read_secret_file, run_for_secret
 from otahsm.templates import Template
 
 _PATHS: Final[Mapping[BackendKind, str]] = {

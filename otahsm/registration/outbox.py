@@ -18,9 +18,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from otahsm.client.backends import Registration
-from otahsm.client.book import Book
 from otahsm.errors import FolderError
+from otahsm.line.run_state import Book
+from otahsm.registration.backends import Registration
 
 State = Literal["waiting", "done", "failed"]
 

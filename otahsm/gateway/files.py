@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from otahsm.client.credentials import read_credentials
-from otahsm.client.durable import explained, make_durable, write
-from otahsm.client.gateway_url import GatewayUrl, parse_gateway_url
-from otahsm.client.server_ca import ServerCa, read_pem
 from otahsm.config import ClientConfig
 from otahsm.errors import ConfigError, FolderError
+from otahsm.gateway.credentials import read_credentials
+from otahsm.gateway.server_ca import ServerCa, read_pem
+from otahsm.gateway.url import GatewayUrl, parse_gateway_url
 from otahsm.pki import is_valid, load_certificates
+from otahsm.system.durable import explained, make_durable, write
 
 
 @dataclass(frozen=True, slots=True)

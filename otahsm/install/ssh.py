@@ -13,9 +13,9 @@ from typing import Final
 
 import asyncssh
 
-from otahsm.client.aktualizr import IMPORT
-from otahsm.client.durable import make_durable
 from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError, FolderError
+from otahsm.install.aktualizr import IMPORT
+from otahsm.system.durable import make_durable
 
 _PORT: Final = 22
 _HOST: Final = re.compile(

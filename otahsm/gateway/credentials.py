@@ -18,10 +18,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from otahsm.client.gateway_url import GatewayUrl, parse_gateway_url
-from otahsm.client.server_ca import ServerCa
-from otahsm.client.small_zip import SmallZip
 from otahsm.errors import ConfigError
+from otahsm.gateway.server_ca import ServerCa
+from otahsm.gateway.small_zip import SmallZip
+from otahsm.gateway.url import GatewayUrl, parse_gateway_url
 from otahsm.pki import load_p12_authorities
 
 _URLS: Final = ("autoprov.url", "autoprov")

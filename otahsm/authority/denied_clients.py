@@ -10,9 +10,9 @@ from typing import Final
 
 from otahsm.access import SUBJECTS, AccessControl, Caller, CutOff, Denied
 from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
-from otahsm.issuance.audit import AuditTrail, Happening
-from otahsm.issuance.inspection import Inspection
 from otahsm.ledger import Ledger
+from otahsm.ledger.queries import Inspection
+from otahsm.transparency.audit import AuditTrail, Happening
 
 _LOOK_SECONDS: Final = 1.0
 _MAX_TEXT: Final = 512

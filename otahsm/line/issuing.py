@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.client.chunks import chunks_of
-from otahsm.client.csr_files import load_csr
-from otahsm.client.device_lists import Device
-from otahsm.client.folders import DeviceFolders
 from otahsm.client.issuing import IssuingClient
-from otahsm.client.keys import DeviceKey, make_device_key
-from otahsm.client.orders import Order, Outcome, name_of
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
 from otahsm.config import KeyType
 from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.line.csr_files import load_csr
+from otahsm.line.device_lists import Device
+from otahsm.line.folders import DeviceFolders
+from otahsm.line.keys import DeviceKey, make_device_key
+from otahsm.line.run import Order, Outcome, name_of
 from otahsm.pki import check_device_id
 
 _BATCH: Final = 64

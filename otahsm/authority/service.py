@@ -11,24 +11,24 @@ from datetime import UTC, datetime
 from typing import Final
 
 from otahsm.access import AccessControl, Policy
+from otahsm.authority.denied_clients import Clients
 from otahsm.config import Config, ProfileConfig, load_policy, section
 from otahsm.errors import LedgerUnavailableError, NotFoundError
-from otahsm.inbox import collect
-from otahsm.issuance.audit import AuditTrail
-from otahsm.issuance.authority import Authorities
+from otahsm.issuance.authorities import Authorities
 from otahsm.issuance.batches import Batches
-from otahsm.issuance.clients import Clients
-from otahsm.issuance.crl_keeper import CrlKeeper, Tell
 from otahsm.issuance.cycle import IssuanceCycle
-from otahsm.issuance.inspection import Inspection
 from otahsm.issuance.queue import IssuanceQueue
-from otahsm.issuance.revocation import Revocations
-from otahsm.issuance.transparency import Transparency, load_verifier_key
 from otahsm.issuance.values import Order, Outcome
 from otahsm.ledger import Ledger, Renewal, database_of
+from otahsm.ledger.queries import Inspection
 from otahsm.pki import Chain, load_public_key
 from otahsm.preparation import Preparers
+from otahsm.revocation.crl_keeper import CrlKeeper, Tell
+from otahsm.revocation.revoking import Revocations
+from otahsm.system.spool import collect
 from otahsm.token import SignerPool, TokenKey
+from otahsm.transparency.audit import AuditTrail
+from otahsm.transparency.log import Transparency, load_verifier_key
 from otahsm.workers import Report
 
 _DAY: Final = 24 * 3600  # seconds

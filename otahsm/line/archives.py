@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
-from otahsm.client.layouts import LAYOUTS, File
+from otahsm.line.layouts import LAYOUTS, File
 
 _COMPLETE: Final = tuple(
     layout.paths[File.CERTIFICATE] for layout in LAYOUTS.values() if layout.folder == "{}"

@@ -16,11 +16,11 @@ from typing import Final
 
 from cryptography import x509
 
-from otahsm.client.credentials import read_credentials
-from otahsm.client.gateway_url import GatewayUrl, parse_gateway_url
-from otahsm.client.presented import PATIENCE_SECONDS, check_chain, fetch_chain
-from otahsm.client.server_ca import ServerCa, read_pem
 from otahsm.errors import ConfigError, GatewayUntrustedError
+from otahsm.gateway.credentials import read_credentials
+from otahsm.gateway.presented import PATIENCE_SECONDS, check_chain, fetch_chain
+from otahsm.gateway.server_ca import ServerCa, read_pem
+from otahsm.gateway.url import GatewayUrl, parse_gateway_url
 from otahsm.pki import (
     ancestors,
     describe_left_out,

@@ -18,11 +18,11 @@ from typing import Final, TypeAlias, TypeVar
 
 from otahsm.config import CrlConfig
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, TokenUnavailableError
-from otahsm.issuance.crl_folder import CrlFolder, name_files
-from otahsm.issuance.crl_maker import CrlMaker, Life
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlBooks, CrlState, Database, Ledger, StoredCrl
 from otahsm.ledger.revocation import note_urls
 from otahsm.pki import Issuer, check_signs_crls, crl_url
+from otahsm.revocation.crl_folder import CrlFolder, name_files
+from otahsm.revocation.crl_maker import CrlMaker, Life
 from otahsm.token import SignerPool
 from otahsm.workers import Report
 

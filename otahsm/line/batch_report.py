@@ -11,8 +11,8 @@ from typing import Final
 
 from otahsm.client.batches import Batch
 from otahsm.client.ledger_values import LedgerEntry
-from otahsm.client.throughput import throughput_svg
 from otahsm.client.values import Refusal
+from otahsm.line.throughput import throughput_svg
 from otahsm.pki import serial_octets
 
 _STYLE: Final = """

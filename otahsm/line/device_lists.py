@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from otahsm.client.device_rows import Row, read_rows
 from otahsm.errors import ConfigError
+from otahsm.line.device_rows import Row, read_rows
 from otahsm.templates import Template
 
 SEQUENCE: Final = "seq"

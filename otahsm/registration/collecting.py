@@ -13,8 +13,8 @@ from typing import Final
 
 from asn1crypto import pem, x509
 
-from otahsm.client.book import Book
-from otahsm.client.layouts import LAYOUTS, File, LayoutName
+from otahsm.line.layouts import LAYOUTS, File, LayoutName
+from otahsm.line.run_state import Book
 from otahsm.pki import serial_octets
 
 _PAGE: Final = 512

@@ -1,0 +1,64 @@
+"""The certification authority: everything between the network and the rooms that issue, revoke and prove."""
+
+from otahsm.access import AccessControl, Caller, CutOff, Denied, Policy
+from otahsm.authority.service import Issuance
+from otahsm.issuance.authorities import Authorities
+from otahsm.issuance.batches import Batches, NewBatch, Scheme, unknown_batch
+from otahsm.issuance.values import (
+    Issued,
+    Order,
+    Outcome,
+    RevocationOrder,
+    RevocationOutcome,
+    RevokedDevice,
+)
+from otahsm.ledger import (
+    AUTHORITIES,
+    COMPLETE,
+    START,
+    BatchState,
+    Entry,
+    EventFilter,
+    Filter,
+    Group,
+    Status,
+    StoredCrl,
+)
+from otahsm.ledger.queries import MAX_COUNTS, Inspection
+from otahsm.transparency.audit import AuditTrail, Happening
+from otahsm.transparency.log import Transparency
+
+__all__ = [
+    "AUTHORITIES",
+    "COMPLETE",
+    "MAX_COUNTS",
+    "START",
+    "AccessControl",
+    "AuditTrail",
+    "Authorities",
+    "BatchState",
+    "Batches",
+    "Caller",
+    "CutOff",
+    "Denied",
+    "Entry",
+    "EventFilter",
+    "Filter",
+    "Group",
+    "Happening",
+    "Inspection",
+    "Issuance",
+    "Issued",
+    "NewBatch",
+    "Order",
+    "Outcome",
+    "Policy",
+    "RevocationOrder",
+    "RevocationOutcome",
+    "RevokedDevice",
+    "Scheme",
+    "Status",
+    "StoredCrl",
+    "Transparency",
+    "unknown_batch",
+]

@@ -1,0 +1,58 @@
+"""Which files of a configuration others must not change, and which nobody else may read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from otahsm.config.sections import Config
+from otahsm.system.file_modes import GuardedFile
+
+
+def files_of_daemon(config: Config, path: Path) -> list[GuardedFile]:
+    """Return what the process that faces the network uses, and signers that it starts itself.
+
+    Args:
+        config: the configuration.
+        path: its file.
+    """
+    files = [GuardedFile("the configuration", path)]
+    if config.tls:
+        files += [
+            GuardedFile("[tls] key", config.tls.key, secret=True),
+            GuardedFile("[tls] certificate", config.tls.certificate),
+            GuardedFile("[tls] client_ca", config.tls.client_ca),
+        ]
+    if config.ledger and config.ledger.password_file:
+        files.append(GuardedFile("[ledger] password_file", config.ledger.password_file, secret=True))
+    if config.ledger and config.ledger.path:
+        files.append(GuardedFile("[ledger] path", config.ledger.path))
+    if config.access:
+        files.append(GuardedFile("[access] policy", config.access.policy))
+        files += [GuardedFile("the CRL", crl) for crl in config.access.client_crls]
+    for authority in config.all_authorities.values():
+        files.append(GuardedFile("the CA certificate", authority.certificate))
+    return files + _of_signers(config, at_socket=False)
+
+
+def files_of_signers(config: Config, path: Path) -> list[GuardedFile]:
+    """Return what signers use that run as another user, at a socket. Arguments as `files_of_daemon`."""
+    return [GuardedFile("the configuration", path), *_of_signers(config, at_socket=True)]
+
+
+def files_of_all(config: Config, path: Path) -> list[GuardedFile]:
+    """Return what a daemon and all its signers use. Arguments as `files_of_daemon`."""
+    return [*files_of_daemon(config, path), *_of_signers(config, at_socket=True)]
+
+
+def _of_signers(config: Config, *, at_socket: bool) -> list[GuardedFile]:
+    """Return what signers use: those at a socket, or those that the daemon starts."""
+    files = []
+    for token in config.token.all if config.token else ():
+        if (token.signer_socket is not None) == at_socket:
+            files += [
+                GuardedFile("the PKCS#11 module", token.module),
+                GuardedFile("[token] guard_dir", token.guard_dir),
+            ]
+            if token.pin_source.kind == "file":
+                files.append(GuardedFile("the PIN file", Path(token.pin_source.value), secret=True))
+    return files

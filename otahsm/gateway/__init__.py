@@ -1,0 +1,1 @@
+"""The OTA gateway: its URL, its CA, and what devices are told to trust."""

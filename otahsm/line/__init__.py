@@ -1,0 +1,58 @@
+"""A factory line: device lists, keys, device folders, and runs that go on where they ended.
+
+It drives the SDK (`otahsm.client`); it needs neither token nor database.
+"""
+
+from otahsm.line.archives import pack
+from otahsm.line.batch_report import Tally, report_html, report_row
+from otahsm.line.csr_files import public_key_sha256
+from otahsm.line.device_lists import (
+    SEQUENCE,
+    Device,
+    DeviceList,
+    devices_of_serials,
+    listed_devices,
+    numbered_devices,
+    parse_namespace,
+    random_devices,
+    templated_devices,
+)
+from otahsm.line.folders import DeviceFolders
+from otahsm.line.issuing import Done, Failed, Recipe, issue_devices, sign_csrs
+from otahsm.line.keys import DeviceKey, make_csr, make_device_key
+from otahsm.line.layouts import LayoutName
+from otahsm.line.run import Order, refusals_of, unfinished_orders
+from otahsm.templates import NAME as ATTRIBUTE_NAME
+from otahsm.templates import Template
+
+__all__ = [
+    "ATTRIBUTE_NAME",
+    "SEQUENCE",
+    "Device",
+    "DeviceFolders",
+    "DeviceKey",
+    "DeviceList",
+    "Done",
+    "Failed",
+    "LayoutName",
+    "Order",
+    "Recipe",
+    "Tally",
+    "Template",
+    "devices_of_serials",
+    "issue_devices",
+    "listed_devices",
+    "make_csr",
+    "make_device_key",
+    "numbered_devices",
+    "pack",
+    "parse_namespace",
+    "public_key_sha256",
+    "random_devices",
+    "refusals_of",
+    "report_html",
+    "report_row",
+    "sign_csrs",
+    "templated_devices",
+    "unfinished_orders",
+]

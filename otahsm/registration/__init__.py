@@ -1,0 +1,1 @@
+"""Tells an OTA backend about the devices that got certificates."""

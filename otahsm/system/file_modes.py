@@ -1,0 +1,69 @@
+"""Who else may write what the daemon believes, or read what it keeps secret: looked at before it starts."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from otahsm.errors import ConfigError
+from otahsm.system.secret_files import is_private
+
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_ROOT: Final = 0
+
+
+class GuardedFile(NamedTuple):
+    """A file that the daemon believes, or keeps secret, and what it is, for messages."""
+
+    what: str
+    path: Path
+    secret: bool = False
+
+
+def check_file_modes(files: Iterable[GuardedFile]) -> None:
+    """Refuse files that others than root and this user may change, and secrets that others may read.
+
+    Raises:
+        ConfigError: the first that is found.
+    """
+    for problem in _problems(files, {_ROOT, os.geteuid()}):
+        raise problem
+
+
+def find_open_files(files: Iterable[GuardedFile]) -> Iterator[ConfigError]:
+    """Yield what is wrong with the modes and owners of files.
+
+    Secrets are for their owner alone, with no exception for a group, whose members no file tells. What
+    systemd hands over as a credential is for the service alone whatever its mode says: that is the mask of
+    an access list. Nobody but root and this user may own or write anything. Root may look at the daemon of
+    another user, and does not know whose files are its own: it looks at modes alone. Files that are missing,
+    and the folders above, are not looked at.
+    """
+    user = os.geteuid()
+    yield from _problems(files, None if user == _ROOT else {_ROOT, user})
+
+
+def _problems(files: Iterable[GuardedFile], owners: Collection[int] | None) -> Iterator[ConfigError]:
+    for what, path, secret in files:
+        if _is_credential(path):
+            continue
+        try:
+            status = path.stat()
+        except OSError:  # who needs it says so
+            continue
+        if secret and not is_private(status.st_mode):
+            yield ConfigError(f"others than its owner may read {what} {path}", hint=f"chmod 600 {path}")
+        elif owners is not None and status.st_uid not in owners:
+            yield ConfigError(
+                f"{what} {path} belongs to another user, who could change it", hint=f"chown root {path}"
+            )
+        elif status.st_mode & _OTHERS_WRITE:
+            yield ConfigError(f"others than its owner may change {what} {path}", hint=f"chmod go-w {path}")
+
+
+def _is_credential(path: Path) -> bool:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return folder is not None and path.is_relative_to(folder)
