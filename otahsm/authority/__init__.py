@@ -24,7 +24,7 @@ from otahsm.ledger import (
     Status,
     StoredCrl,
 )
-from otahsm.ledger.queries import MAX_COUNTS, Inspection
+from otahsm.ledger.queries import MAX_COUNTS, LedgerQueries
 from otahsm.transparency.audit import AuditTrail, Happening
 from otahsm.transparency.log import Transparency
 
@@ -46,9 +46,9 @@ __all__ = [
     "Filter",
     "Group",
     "Happening",
-    "Inspection",
     "Issuance",
     "Issued",
+    "LedgerQueries",
     "NewBatch",
     "Order",
     "Outcome",

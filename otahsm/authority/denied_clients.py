@@ -11,7 +11,7 @@ from typing import Final
 from otahsm.access import SUBJECTS, AccessControl, Caller, CutOff, Denied
 from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
 from otahsm.ledger import Ledger
-from otahsm.ledger.queries import Inspection
+from otahsm.ledger.queries import LedgerQueries
 from otahsm.transparency.audit import AuditTrail, Happening
 
 _LOOK_SECONDS: Final = 1.0
@@ -32,10 +32,10 @@ class Clients:
     """
 
     def __init__(
-        self, ledger: Ledger, inspection: Inspection, access: AccessControl, audit: AuditTrail
+        self, ledger: Ledger, queries: LedgerQueries, access: AccessControl, audit: AuditTrail
     ) -> None:
         self._ledger = ledger
-        self._inspection = inspection
+        self._queries = queries
         self._access = access
         self._audit = audit
         self._distrusted: Mapping[bytes, str] = {}
@@ -82,7 +82,7 @@ class Clients:
 
     async def listed(self) -> list[Denied]:
         """Return everybody who is cut off by an operator. Raises LedgerUnavailableError."""
-        return await self._inspection.denied()
+        return await self._queries.denied()
 
     def distrust(self, distrusted: Mapping[bytes, str]) -> None:
         """Take whose certificates don't count any more, by their SHA-256, and why."""
@@ -91,7 +91,7 @@ class Clients:
 
     async def look(self) -> None:
         """See who is cut off. Raises LedgerUnavailableError."""
-        denied = await self._inspection.denied()
+        denied = await self._queries.denied()
         if denied != self._denied:
             self._denied = denied
             self._access.cut_off = CutOff(denied, self._distrusted)

@@ -20,7 +20,7 @@ from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.values import Order, Outcome
 from otahsm.ledger import Ledger, Renewal, database_of
-from otahsm.ledger.queries import Inspection
+from otahsm.ledger.queries import LedgerQueries
 from otahsm.pki import Chain, load_public_key
 from otahsm.preparation import Preparers
 from otahsm.revocation.crl_keeper import CrlKeeper, Tell
@@ -76,7 +76,7 @@ class Issuance:
             for name, profile in config.profiles.items()
         }
         self._ledger = Ledger(database, self.authorities.key_identifiers, renewals)
-        self.inspection = Inspection(ledger)
+        self.queries = LedgerQueries(ledger)
         self._tending: list[asyncio.Task[None]] = []
         active = self.authorities.active
         by_profile = {name: self.authorities.of_profile(name) for name in config.profiles}
@@ -94,7 +94,7 @@ class Issuance:
         self._signers = SignerPool(token, keys, wait_seconds=settings.wait_for_signer_seconds, report=report)
         self._guard_dirs = {item.guard_dir for item in token.all}
         self.audit = AuditTrail(self._ledger, tell)
-        self._denials = Inspection(ledger)
+        self._denials = LedgerQueries(ledger)
         self.clients = Clients(self._ledger, self._denials, self.access, self.audit)
         self.transparency = Transparency(
             self._ledger,
@@ -120,7 +120,7 @@ class Issuance:
             for key, item in active
         }
         self.revocations = Revocations(self._ledger, clock, self._look_at_crls)
-        self.batches = Batches(self._ledger, self.inspection, self.profiles.keys(), self.default_profile)
+        self.batches = Batches(self._ledger, self.queries, self.profiles.keys(), self.default_profile)
         cycle = IssuanceCycle(
             authorities=self.authorities,
             profiles=self.profiles,
@@ -223,7 +223,7 @@ class Issuance:
         await self.transparency.close()
         await self._signers.close()
         await self._preparers.close()
-        await self.inspection.close()
+        await self.queries.close()
         await self._denials.close()
         await self._ledger.close()
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.authority import Denied, EventFilter, Inspection, Issuance
+from otahsm.authority import Denied, EventFilter, Issuance, LedgerQueries
 from otahsm.daemon.answering import answered
 from otahsm.daemon.ledger_wire import microseconds_of, text_of
 from otahsm.daemon.paging import numbered_page
@@ -54,8 +54,8 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         inspection: where events are read.
     """
 
-    def __init__(self, inspection: Inspection) -> None:
-        self._inspection = inspection
+    def __init__(self, queries: LedgerQueries) -> None:
+        self._queries = queries
 
     async def ListAuditEvents(  # noqa: N802
         self, request: audit_pb2.ListAuditEventsRequest, context: Context
@@ -65,7 +65,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
 
     async def _list(self, request: audit_pb2.ListAuditEventsRequest) -> audit_pb2.ListAuditEventsResponse:
         after, size = numbered_page(request.page_token, request.page_size)
-        page = await self._inspection.events(event_filter_of(request), after, size)
+        page = await self._queries.events(event_filter_of(request), after, size)
         response = audit_pb2.ListAuditEventsResponse(next_page_token=str(page.next_after), at_end=page.at_end)
         for event in page.events:
             message = response.events.add(

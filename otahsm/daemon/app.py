@@ -101,9 +101,7 @@ class Daemon:
         )
         batch_pb2_grpc.add_BatchServiceServicer_to_server(BatchService(self._issuance), self._server)
         access_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(self._issuance), self._server)
-        audit_pb2_grpc.add_AuditServiceServicer_to_server(
-            AuditService(self._issuance.inspection), self._server
-        )
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self._issuance.queries), self._server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(self._issuance), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

@@ -23,7 +23,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
 
     def __init__(self, issuance: Issuance) -> None:
         self._issuance = issuance
-        self._inspection = issuance.inspection
+        self._queries = issuance.queries
         self._access = issuance.access
 
     async def GetCertificate(  # noqa: N802 - the name is the wire's
@@ -62,11 +62,11 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
             if request.profile:
                 raise RequestRefusedError("profile", "a profile goes with a device id")
             serial = serial_of(request.serial_number)
-            entry = await self._inspection.by_serial(serial)
+            entry = await self._queries.by_serial(serial)
             name = f"serial number {serial.lstrip(bytes(1)).hex()}"
         elif device_id := text_of("device_id", request.device_id):
             profile = text_of("profile", request.profile) or self._issuance.default_profile
-            entry = await self._inspection.by_device(device_id, profile)
+            entry = await self._queries.by_device(device_id, profile)
             name = f"device id {device_id[:128]!a} and profile {profile[:64]!a}"
         else:
             raise RequestRefusedError("key", "give either a serial number or a device id")
@@ -89,7 +89,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         if request.view not in pb.CertificateView.values():
             raise RequestRefusedError("view", f"there is no view {request.view}")
         size = min(request.page_size or _PAGE, MAX_PAGE)
-        page = await self._inspection.page(wanted, after, size=size, full=full)
+        page = await self._queries.page(wanted, after, size=size, full=full)
         response = pb.ListCertificatesResponse()
         for entry in page.entries:
             write_entry(response.certificates.add(), entry)
@@ -99,5 +99,5 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def _count(self, request: pb.GetLedgerStatsRequest) -> pb.GetLedgerStatsResponse:
         response = pb.GetLedgerStatsResponse()
-        write_counts(response, await self._inspection.count(time_of(request)))
+        write_counts(response, await self._queries.count(time_of(request)))
         return response

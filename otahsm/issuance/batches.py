@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from otahsm.errors import BatchClientError, ConflictError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.issuance.values import Order
 from otahsm.ledger import Batch, BatchState, BatchTerms, Ledger
-from otahsm.ledger.queries import Inspection
+from otahsm.ledger.queries import LedgerQueries
 from otahsm.templates import NAME
 
 MAX_DEVICES: Final = 100_000_000
@@ -70,10 +70,10 @@ class Batches:
     """
 
     def __init__(
-        self, ledger: Ledger, inspection: Inspection, profiles: Collection[str], default_profile: str
+        self, ledger: Ledger, queries: LedgerQueries, profiles: Collection[str], default_profile: str
     ) -> None:
         self._ledger = ledger
-        self._inspection = inspection
+        self._queries = queries
         self._profiles = profiles
         self._default_profile = default_profile
         self._known: dict[str, Batch] = {}  # for what never changes
@@ -97,14 +97,14 @@ class Batches:
 
     async def get(self, name: str) -> BatchState:
         """Return a batch and how far it is. Raises NotFoundError, LedgerUnavailableError."""
-        states = await self._inspection.batches(0, 1, _checked_name(name))
+        states = await self._queries.batches(0, 1, _checked_name(name))
         if not states:
             raise unknown_batch(name)
         return states[0]
 
     async def page(self, after: int, size: int) -> list[BatchState]:
         """Return batches whose id is greater than `after`. Raises LedgerUnavailableError."""
-        return await self._inspection.batches(after, size)
+        return await self._queries.batches(after, size)
 
     async def close(self, name: str) -> BatchState:
         """Let nothing more be issued in a batch. Raises NotFoundError, LedgerUnavailableError."""

@@ -28,7 +28,7 @@ MAX_COUNTS: Final = 20_000
 _Result = TypeVar("_Result")
 
 
-class Inspection:
+class LedgerQueries:
     """Answers questions about the ledger. Every method raises LedgerUnavailableError if it can't be read.
 
     Questions wait for each other: there is one connection. A long one is asked in steps, and others get

@@ -14,7 +14,17 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from otahsm.access import SUBJECTS, CutOff, Denied
-from otahsm.authority import AUTHORITIES, COMPLETE, START, Batches, Caller, Filter, Inspection, Scheme, Status
+from otahsm.authority import (
+    AUTHORITIES,
+    COMPLETE,
+    START,
+    Batches,
+    Caller,
+    Filter,
+    LedgerQueries,
+    Scheme,
+    Status,
+)
 from otahsm.authority.denied_clients import check_subject
 from otahsm.config import CrlConfig, LedgerConfig, ProfileConfig
 from otahsm.daemon import batch_service, revoking
@@ -239,5 +249,5 @@ def _ledger() -> LedgerReader:
 def _batches() -> Batches:
     config = _config()
     return Batches(
-        Ledger(database_of(config), [bytes(20)]), Inspection(config), {"ota-connect"}, "ota-connect"
+        Ledger(database_of(config), [bytes(20)]), LedgerQueries(config), {"ota-connect"}, "ota-connect"
     )

@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
-from otahsm.authority import AccessControl, Batches, Caller, Inspection, Issued, Order, Policy
+from otahsm.authority import AccessControl, Batches, Caller, Issued, LedgerQueries, Order, Policy
 from otahsm.config import ClientPolicy, PolicyConfig
 from otahsm.errors import (
     AuthorityUnusableError,
@@ -151,7 +151,7 @@ class CycleMachine(RuleBasedStateMachine):
             preparers=cast(Preparers, workers),
             signers=cast(SignerPool, workers),
             ledger=self.ledger,
-            batches=Batches(self.ledger, Inspection(self.home.config), PROFILES, "plain"),
+            batches=Batches(self.ledger, LedgerQueries(self.home.config), PROFILES, "plain"),
             access=ACCESS,
             clock=lambda: self.now,
         )
