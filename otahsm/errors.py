@@ -126,7 +126,7 @@ class NotAllowedError(OtahsmError):
     default_hint = "`otahsm policy explain`, where the daemon runs, shows what is allowed, and why not."
 
 
-class CutOffError(NotAllowedError):
+class ClientDeniedError(NotAllowedError):
     """This client's certificate is revoked, denied by an operator, or has ended."""
 
     reason = "CUT_OFF"

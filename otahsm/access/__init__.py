@@ -3,7 +3,7 @@
 from otahsm.access.caller import Caller
 from otahsm.access.calls import CALLS, Call, Open
 from otahsm.access.control import AccessControl
-from otahsm.access.cut_off import SUBJECTS, CutOff, Denied
+from otahsm.access.deny_list import SUBJECTS, Denied, DenyList
 from otahsm.access.policy import Grant, Policy
 from otahsm.access.quota import Quotas, Share, Use, come_back, day_of, given_back, share_of
 
@@ -13,8 +13,8 @@ __all__ = [
     "AccessControl",
     "Call",
     "Caller",
-    "CutOff",
     "Denied",
+    "DenyList",
     "Grant",
     "Open",
     "Policy",

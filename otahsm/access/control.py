@@ -8,7 +8,7 @@ from typing import Final
 
 from otahsm.access.caller import Caller
 from otahsm.access.calls import CALLS, Open
-from otahsm.access.cut_off import CutOff
+from otahsm.access.deny_list import DenyList
 from otahsm.access.policy import Grant, Policy
 from otahsm.errors import NotAllowedError
 
@@ -24,7 +24,7 @@ class AccessControl:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._cut_off = CutOff()
+        self._deny_list = DenyList()
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -38,13 +38,13 @@ class AccessControl:
         self._tell()
 
     @property
-    def cut_off(self) -> CutOff:
+    def deny_list(self) -> DenyList:
         """Who is cut off now."""
-        return self._cut_off
+        return self._deny_list
 
-    @cut_off.setter
-    def cut_off(self, cut_off: CutOff) -> None:
-        self._cut_off = cut_off
+    @deny_list.setter
+    def deny_list(self, deny_list: DenyList) -> None:
+        self._deny_list = deny_list
         self._tell()
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -59,10 +59,10 @@ class AccessControl:
         """Return what a caller may do now.
 
         Raises:
-            CutOffError: it is cut off.
+            ClientDeniedError: it is cut off.
             NotAllowedError: the policy does not know it, or this is not its time.
         """
-        self._cut_off.check(caller, now)
+        self._deny_list.check(caller, now)
         grant = self._policy.of(caller)
         if grant is None:
             raise NotAllowedError(
@@ -87,7 +87,7 @@ class AccessControl:
         if call is None:
             raise NotAllowedError(f"nobody may call {method[:128]}")
         if call is Open.TRUSTED:
-            self._cut_off.check(caller, now)
+            self._deny_list.check(caller, now)
             return
         grant = self.grant_of(caller, now)
         if call is not Open.KNOWN and not call.may(grant.roles):

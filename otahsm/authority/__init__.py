@@ -1,6 +1,6 @@
 """The certification authority: everything between the network and the rooms that issue, revoke and prove."""
 
-from otahsm.access import AccessControl, Caller, CutOff, Denied, Policy
+from otahsm.access import AccessControl, Caller, Denied, DenyList, Policy
 from otahsm.authority.service import Issuance
 from otahsm.issuance.authorities import Authorities
 from otahsm.issuance.batches import Batches, NewBatch, Scheme, unknown_batch
@@ -39,8 +39,8 @@ __all__ = [
     "BatchState",
     "Batches",
     "Caller",
-    "CutOff",
     "Denied",
+    "DenyList",
     "Entry",
     "EventFilter",
     "Filter",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from otahsm.access import SUBJECTS, AccessControl, Caller, CutOff, Denied
+from otahsm.access import SUBJECTS, AccessControl, Caller, Denied, DenyList
 from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
 from otahsm.ledger import Ledger
 from otahsm.ledger.queries import LedgerQueries
@@ -63,7 +63,7 @@ class Clients:
         if await self._ledger.deny(denied, event):
             self._audit.done(event)
         await self.look()
-        return self._access.cut_off.denied.get(subject, denied)
+        return self._access.deny_list.denied.get(subject, denied)
 
     async def allow(self, subject: str, caller: Caller) -> None:
         """Let a client in again.
@@ -87,14 +87,14 @@ class Clients:
     def distrust(self, distrusted: Mapping[bytes, str]) -> None:
         """Take whose certificates don't count any more, by their SHA-256, and why."""
         self._distrusted = distrusted
-        self._access.cut_off = CutOff(self._denied, distrusted)
+        self._access.deny_list = DenyList(self._denied, distrusted)
 
     async def look(self) -> None:
         """See who is cut off. Raises LedgerUnavailableError."""
         denied = await self._queries.denied()
         if denied != self._denied:
             self._denied = denied
-            self._access.cut_off = CutOff(denied, self._distrusted)
+            self._access.deny_list = DenyList(denied, self._distrusted)
 
     async def run(self) -> None:
         """Look every second, until cancelled. A ledger that can't be read changes nothing."""
@@ -106,7 +106,7 @@ class Clients:
                 continue
 
     def _check_target(self, denied: Denied, caller: Caller, now: datetime) -> None:
-        if CutOff([denied]).names(caller):
+        if DenyList([denied]).names(caller):
             raise NotAllowedError("nobody cuts off itself", hint="Let another operator or admin do it.")
         if "admin" in self._access.grant_of(caller, now).roles:
             return

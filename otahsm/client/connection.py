@@ -11,8 +11,8 @@ import grpc
 
 from otahsm.client.values import refused_in, trailing_status
 from otahsm.errors import (
+    ClientDeniedError,
     ConfigError,
-    CutOffError,
     DaemonUnavailableError,
     LedgerTamperedError,
     NotAllowedError,
@@ -34,7 +34,7 @@ _OPTIONS: Final = (
 # What a daemon says that a command ends with in the same way; all else is about the daemon.
 KINDS: Final[dict[str, type[OtahsmError]]] = {
     kind.reason: kind
-    for kind in (ConfigError, CutOffError, LedgerTamperedError, NotAllowedError, NotFoundError)
+    for kind in (ConfigError, ClientDeniedError, LedgerTamperedError, NotAllowedError, NotFoundError)
 }
 _TLS_HINT: Final = (
     "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"

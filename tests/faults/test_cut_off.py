@@ -26,7 +26,7 @@ from otahsm.client import (
 )
 from otahsm.client.connection import open_channel
 from otahsm.client.values import refused_in, trailing_status
-from otahsm.errors import CutOffError, NotAllowedError, NotFoundError, OtahsmError, RequestRefusedError
+from otahsm.errors import ClientDeniedError, NotAllowedError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 from support.devices import new_request, new_requests
@@ -98,7 +98,7 @@ async def works(daemon: RunningDaemon, tls: ClientTls) -> bool:
     async with IssuingClient(daemon.address, tls, patience=5) as client:
         try:
             return isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
-        except CutOffError:
+        except ClientDeniedError:
             return False
 
 

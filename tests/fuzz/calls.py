@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from otahsm.access import SUBJECTS, CutOff, Denied
+from otahsm.access import SUBJECTS, Denied, DenyList
 from otahsm.authority import (
     AUTHORITIES,
     COMPLETE,
@@ -181,7 +181,7 @@ def _deny(request: access_pb2.DenyClientRequest) -> None:
     subject = request.client.subject
     assert subject.startswith(SUBJECTS)
     assert subject.isprintable()
-    if CutOff([Denied(subject, "", "", 0)]).names(CALLER):
+    if DenyList([Denied(subject, "", "", 0)]).names(CALLER):
         assert subject in {CALLER.identity, f"spki:{'0' * 64}", f"sha256:{'0' * 64}"}
 
 

@@ -11,9 +11,9 @@ import grpc_health.v1.health_pb2
 import grpc_reflection.v1alpha.reflection_pb2
 import pytest
 
-from otahsm.access import CALLS, AccessControl, Call, Caller, CutOff, Denied, Grant, Policy
+from otahsm.access import CALLS, AccessControl, Call, Caller, Denied, DenyList, Grant, Policy
 from otahsm.config import load_policy, parse_times
-from otahsm.errors import ConfigError, CutOffError, NotAllowedError
+from otahsm.errors import ClientDeniedError, ConfigError, NotAllowedError
 from otahsm.v1 import (
     access_pb2,
     audit_pb2,
@@ -275,15 +275,15 @@ def test_who_is_cut_off_may_not_even_ask_how_the_daemon_is(tmp_path: Path) -> No
     health = "/grpc.health.v1.Health/Check"
     access.check_call(someone, health, NOW)
     for subject in ("cn:a", f"spki:{PIN.hex()}", f"sha256:{bytes(32).hex()}"):
-        access.cut_off = CutOff([Denied(subject, "", "cn:b", 0)])
-        with pytest.raises(CutOffError, match="cut off by an operator"):
+        access.deny_list = DenyList([Denied(subject, "", "cn:b", 0)])
+        with pytest.raises(ClientDeniedError, match="cut off by an operator"):
             access.check_call(someone, health, NOW)
-    access.cut_off = CutOff((), {bytes(32): "it is on the CRL"})
-    with pytest.raises(CutOffError, match="on the CRL"):
+    access.deny_list = DenyList((), {bytes(32): "it is on the CRL"})
+    with pytest.raises(ClientDeniedError, match="on the CRL"):
         access.check_call(someone, health, NOW)
-    access.cut_off = CutOff()
+    access.deny_list = DenyList()
     access.check_call(someone, health, NOW)
-    with pytest.raises(CutOffError, match="ended at 2026-11-25 13:00:00 UTC"):
+    with pytest.raises(ClientDeniedError, match="ended at 2026-11-25 13:00:00 UTC"):
         access.check_call(someone, health, NOW + timedelta(hours=1))
 
 

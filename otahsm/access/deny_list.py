@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from otahsm.access.caller import Caller
-from otahsm.errors import CutOffError
+from otahsm.errors import ClientDeniedError
 
 # What may be denied: a name, a public key, or one certificate.
 SUBJECTS: Final = ("uri:", "dns:", "cn:", "spki:", "sha256:")
@@ -30,7 +30,7 @@ class Denied(NamedTuple):
     at: int
 
 
-class CutOff:
+class DenyList:
     """Everybody who is cut off at some moment.
 
     Args:
@@ -48,16 +48,16 @@ class CutOff:
     def check(self, caller: Caller, now: datetime) -> None:
         """Raise CutOffError if a caller is cut off."""
         if caller.not_after <= now:
-            raise CutOffError(
+            raise ClientDeniedError(
                 f"the certificate of {caller.identity} ended at {caller.not_after:%Y-%m-%d %H:%M:%S} UTC",
                 hint="Take a new certificate of the operator CA, and connect anew.",
             )
         if why := self.distrusted.get(caller.certificate_sha256):
-            raise CutOffError(
+            raise ClientDeniedError(
                 f"{caller.identity} is cut off: {why}", hint="Take a new certificate, and connect anew."
             )
         if self.denied and self.names(caller):
-            raise CutOffError(f"{caller.identity} is cut off by an operator")
+            raise ClientDeniedError(f"{caller.identity} is cut off by an operator")
 
     def names(self, caller: Caller) -> bool:
         """Tell whether an operator has denied a caller, by its name, its key or its certificate."""
