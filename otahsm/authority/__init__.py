@@ -25,7 +25,7 @@ from otahsm.ledger import (
     StoredCrl,
 )
 from otahsm.ledger.queries import MAX_COUNTS, LedgerQueries
-from otahsm.transparency.audit import AuditTrail, Happening
+from otahsm.transparency.audit import AuditLog, EventName
 from otahsm.transparency.log import Transparency
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "MAX_COUNTS",
     "START",
     "AccessControl",
-    "AuditTrail",
+    "AuditLog",
     "Authorities",
     "BatchState",
     "Batches",
@@ -43,9 +43,9 @@ __all__ = [
     "DenyList",
     "Entry",
     "EventFilter",
+    "EventName",
     "Filter",
     "Group",
-    "Happening",
     "Issuance",
     "Issued",
     "LedgerQueries",

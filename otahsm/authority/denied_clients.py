@@ -12,7 +12,7 @@ from otahsm.access import SUBJECTS, AccessControl, Caller, Denied, DenyList
 from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
 from otahsm.ledger import Ledger
 from otahsm.ledger.queries import LedgerQueries
-from otahsm.transparency.audit import AuditTrail, Happening
+from otahsm.transparency.audit import AuditLog, EventName
 
 _LOOK_SECONDS: Final = 1.0
 _MAX_TEXT: Final = 512
@@ -32,7 +32,7 @@ class Clients:
     """
 
     def __init__(
-        self, ledger: Ledger, queries: LedgerQueries, access: AccessControl, audit: AuditTrail
+        self, ledger: Ledger, queries: LedgerQueries, access: AccessControl, audit: AuditLog
     ) -> None:
         self._ledger = ledger
         self._queries = queries
@@ -59,7 +59,7 @@ class Clients:
         denied = Denied(subject, reason, caller.identity, time.time_ns() // 1000)
         self._check_target(denied, caller, now)
         details = {"subject": subject, "reason": reason}
-        event = self._audit.event(Happening.CLIENT_CUT_OFF, caller.identity, details)
+        event = self._audit.event(EventName.CLIENT_CUT_OFF, caller.identity, details)
         if await self._ledger.deny(denied, event):
             self._audit.done(event)
         await self.look()
@@ -72,7 +72,7 @@ class Clients:
             NotFoundError: it is not cut off.
             LedgerUnavailableError: nothing was changed.
         """
-        event = self._audit.event(Happening.CLIENT_LET_IN, caller.identity, {"subject": subject})
+        event = self._audit.event(EventName.CLIENT_LET_IN, caller.identity, {"subject": subject})
         if not await self._ledger.allow(subject, event):
             raise NotFoundError(
                 f"{subject[:128]!a} is not cut off", hint="`otahsm client list` shows who is."

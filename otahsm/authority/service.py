@@ -27,7 +27,7 @@ from otahsm.revocation.crl_keeper import CrlKeeper, Tell
 from otahsm.revocation.revoking import Revocations
 from otahsm.system.spool import collect
 from otahsm.token import SignerPool, TokenKey
-from otahsm.transparency.audit import AuditTrail
+from otahsm.transparency.audit import AuditLog
 from otahsm.transparency.log import Transparency, load_verifier_key
 from otahsm.workers import Report
 
@@ -93,7 +93,7 @@ class Issuance:
             keys.append(TokenKey(config.checkpoint, load_public_key(checkpoint_key.public_key)))
         self._signers = SignerPool(token, keys, wait_seconds=settings.wait_for_signer_seconds, report=report)
         self._guard_dirs = {item.guard_dir for item in token.all}
-        self.audit = AuditTrail(self._ledger, tell)
+        self.audit = AuditLog(self._ledger, tell)
         self._denials = LedgerQueries(ledger)
         self.clients = Clients(self._ledger, self._denials, self.access, self.audit)
         self.transparency = Transparency(

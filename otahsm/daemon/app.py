@@ -13,7 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from otahsm.authority import Caller, Happening, Issuance
+from otahsm.authority import Caller, EventName, Issuance
 from otahsm.config import Config, section
 from otahsm.daemon.access_service import AccessService, AuditService
 from otahsm.daemon.batch_service import BatchService
@@ -64,7 +64,7 @@ _OTHERS: Final = (
 )
 
 # A signer that is ready has logged in. Where signers have a user of their own, nobody else tells of it.
-_SIGNER_EVENTS: Final = {item.value: item for item in (Happening.SIGNER_READY, Happening.SIGNER_LOST)}
+_SIGNER_EVENTS: Final = {item.value: item for item in (EventName.SIGNER_READY, EventName.SIGNER_LOST)}
 
 _log = structlog.get_logger()
 
@@ -167,7 +167,7 @@ class Daemon:
         _log.info("daemon.draining", at_most_seconds=self._config.daemon.drain_seconds)
         await self._health.enter_graceful_shutdown()
         self._issuing.drain()
-        self._issuance.audit.note(Happening.DAEMON_STOPPED, "daemon", {})
+        self._issuance.audit.note(EventName.DAEMON_STOPPED, "daemon", {})
         seconds = self._config.daemon.drain_seconds
         started = time.monotonic()
         try:
@@ -181,7 +181,7 @@ class Daemon:
         token, ca = section(config.token, "token"), section(config.ca, "ca")
         if token.pin_source.kind == "env":
             _log.warning("pin.in_environment", hint="Who may look at this process sees the PIN: use another.")
-        self._issuance.audit.note(Happening.DAEMON_STARTED, "daemon", {"address": self.address})
+        self._issuance.audit.note(EventName.DAEMON_STARTED, "daemon", {"address": self.address})
         _log.info(
             "daemon.listening",
             address=self.address,
@@ -198,10 +198,10 @@ class Daemon:
     def _decided(self, caller: Caller, method: str, error: NotAllowedError | None) -> None:
         audit, about = self._issuance.audit, {"call": method}
         if error is None:
-            audit.count(Happening.ACCESS_ALLOWED, caller.identity, about)
+            audit.count(EventName.ACCESS_ALLOWED, caller.identity, about)
         else:
             about["reason"] = error.reason
-            audit.count(Happening.ACCESS_DENIED, caller.identity, about, message=error.message)
+            audit.count(EventName.ACCESS_DENIED, caller.identity, about, message=error.message)
 
     def _worker_event(self, event: str, pid: int, error: OtahsmError | None) -> None:
         if event in _SIGNER_EVENTS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from otahsm.authority import BatchState, Caller, Happening, Issuance, NewBatch, Scheme, unknown_batch
+from otahsm.authority import BatchState, Caller, EventName, Issuance, NewBatch, Scheme, unknown_batch
 from otahsm.daemon.answering import answered
 from otahsm.daemon.paging import numbered_page
 from otahsm.daemon.tls import Context, caller_of
@@ -31,7 +31,7 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
         creator = caller_of(context).identity
         batch = await answered(self._create(request.batch, creator), context, _FAULT)
         self._audit.note(
-            Happening.BATCH_CREATED, creator, {"batch": batch.name, "devices": batch.device_count}
+            EventName.BATCH_CREATED, creator, {"batch": batch.name, "devices": batch.device_count}
         )
         return pb.CreateBatchResponse(batch=batch)
 
@@ -52,7 +52,7 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
         """Let nothing more be issued in a batch."""
         state = await answered(self._batches.close(request.name), context, _FAULT)
         client = caller_of(context).identity
-        self._audit.note(Happening.BATCH_CLOSED, client, {"batch": request.name, "issued": state.issued})
+        self._audit.note(EventName.BATCH_CLOSED, client, {"batch": request.name, "issued": state.issued})
         return pb.CloseBatchResponse(batch=_message(state))
 
     async def _create(self, batch: pb.Batch, creator: str) -> pb.Batch:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.access import Policy
-from otahsm.authority import Happening, Issuance
+from otahsm.authority import EventName, Issuance
 from otahsm.config import Config, load_policy, section
 from otahsm.daemon.tls import ServerTls, TlsFiles, load_tls
 from otahsm.daemon.trust import Trust, read_crls
@@ -65,7 +65,7 @@ class Reloading:
                 new = {path for path, stamp in seen.items() if stamp != self._taken[path]}
             else:
                 asked.clear()
-                self._try(self._load_policy, Happening.POLICY_LOADED, Happening.POLICY_REFUSED)
+                self._try(self._load_policy, EventName.POLICY_LOADED, EventName.POLICY_REFUSED)
                 seen = self._look()
                 new = set(seen)
             self._seen = seen
@@ -75,9 +75,9 @@ class Reloading:
         """Take in what is new since files were taken last; what is refused stays new."""
         crls = new & set(self._crl_paths)
         taken = set()
-        if new - crls and self._try(self._load_tls, Happening.TLS_LOADED, Happening.TLS_REFUSED):
+        if new - crls and self._try(self._load_tls, EventName.TLS_LOADED, EventName.TLS_REFUSED):
             taken = new
-        elif crls and self._try(self._load_crls, Happening.CRL_LOADED, Happening.CRL_REFUSED):
+        elif crls and self._try(self._load_crls, EventName.CRL_LOADED, EventName.CRL_REFUSED):
             taken = crls  # whatever is wrong with the others: who is revoked must not go on
         self._taken |= {path: self._seen[path] for path in taken}
 
@@ -85,7 +85,7 @@ class Reloading:
         files = (self._tls.certificate, self._tls.key, self._tls.client_ca, *self._crl_paths)
         return {path: _stamp(path) for path in files}
 
-    def _try(self, load: Callable[[], Mapping[str, str]], loaded: Happening, refused: Happening) -> bool:
+    def _try(self, load: Callable[[], Mapping[str, str]], loaded: EventName, refused: EventName) -> bool:
         try:
             details = load()
         except ConfigError as error:

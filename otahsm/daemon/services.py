@@ -10,7 +10,7 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.authority import Caller, Happening, Issuance, Issued, Order, Outcome
+from otahsm.authority import Caller, EventName, Issuance, Issued, Order, Outcome
 from otahsm.daemon.answering import answered, unforeseen
 from otahsm.daemon.stream import Responses, Stream
 from otahsm.daemon.tls import Context, caller_of
@@ -98,7 +98,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
             if isinstance(refusal, NotAllowedError | QuotaError | BatchClientError):
                 about = {"reason": refusal.reason}
                 self._issuance.audit.count(
-                    Happening.REQUEST_DENIED, caller.identity, about, message=refusal.message
+                    EventName.REQUEST_DENIED, caller.identity, about, message=refusal.message
                 )
         if refusals:
             reasons = dict(Counter(refusal.reason for refusal in refusals))
@@ -179,7 +179,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         serial = await answered(work, context, "device.fault")
         octets = serial_octets(serial)
         self._issuance.audit.note(
-            Happening.DEVICE_RESET,
+            EventName.DEVICE_RESET,
             caller.identity,
             {"device": request.device_id, "superseded": octets.hex()},
         )

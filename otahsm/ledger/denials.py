@@ -7,11 +7,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.access import Denied
 from otahsm.ledger import events
-from otahsm.ledger.records import Event
+from otahsm.ledger.records import AuditEvent
 from otahsm.ledger.schema import denied_clients
 
 
-def deny(connection: Connection, denied: Denied, event: Event) -> bool:
+def deny(connection: Connection, denied: Denied, event: AuditEvent) -> bool:
     """Cut a client off; return False if it was before. In a transaction."""
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     row = {
@@ -27,7 +27,7 @@ def deny(connection: Connection, denied: Denied, event: Event) -> bool:
     return new
 
 
-def allow(connection: Connection, subject: str, event: Event) -> bool:
+def allow(connection: Connection, subject: str, event: AuditEvent) -> bool:
     """Let a client in again; return False if it was not cut off. In a transaction."""
     gone = delete(denied_clients).where(denied_clients.c.subject == subject)
     found = connection.execute(gone.returning(denied_clients.c.subject)).first() is not None

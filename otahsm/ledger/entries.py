@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from otahsm.ledger.records import Event
+from otahsm.ledger.records import AuditEvent
 from otahsm.pki import SERIAL_BYTES, SERIAL_RANDOM_BYTES
 
 START: Final = bytes(SERIAL_BYTES)  # before every serial number
@@ -111,7 +111,7 @@ class EventPage(NamedTuple):
     There may be fewer than were asked for, also none. `at_end`: there are no more now; later there may be.
     """
 
-    events: list[Event]
+    events: list[AuditEvent]
     next_after: int
     at_end: bool
 

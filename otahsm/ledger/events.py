@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Select, func, insert, select
 
 from otahsm.ledger.entries import EventFilter, EventPage
 from otahsm.ledger.log_entries import Kind
-from otahsm.ledger.records import Event
+from otahsm.ledger.records import AuditEvent
 from otahsm.ledger.schema import events
 from otahsm.ledger.sequencer import note_entries
 
@@ -17,7 +17,7 @@ _SCANNED: Final = 20_000  # rows that one statement looks at
 _LATE: Final = 1_000  # how far an event may be from its place in time
 
 
-def write(connection: Connection, written: Sequence[Event]) -> None:
+def write(connection: Connection, written: Sequence[AuditEvent]) -> None:
     """Write events, in a transaction."""
     ids = []
     for event in written:
@@ -69,5 +69,5 @@ def _matching(wanted: EventFilter) -> Select[Any]:
     return query
 
 
-def _event(row: Any) -> Event:
-    return Event(row.happened_at, row.name, row.client, row.occurrences, row.details, row.id)
+def _event(row: Any) -> AuditEvent:
+    return AuditEvent(row.happened_at, row.name, row.client, row.occurrences, row.details, row.id)

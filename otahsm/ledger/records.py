@@ -141,7 +141,7 @@ class Issue(NamedTuple):
     recorded_at: int
 
 
-class Event(NamedTuple):
+class AuditEvent(NamedTuple):
     """Something that happened, other than to certificates.
 
     Attributes:

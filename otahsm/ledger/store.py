@@ -20,7 +20,7 @@ from otahsm.ledger.database import Database
 from otahsm.ledger.failures import cause_of
 from otahsm.ledger.journal import write_intents
 from otahsm.ledger.migrations import UnknownVersionError, migrate
-from otahsm.ledger.records import Accepted, Answer, Batch, BatchTerms, Event, Intent, Renewal
+from otahsm.ledger.records import Accepted, Answer, AuditEvent, Batch, BatchTerms, Intent, Renewal
 
 _Result = TypeVar("_Result")
 _Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
@@ -120,11 +120,11 @@ class Ledger:
         now = time.time_ns() // 1000
         return await self.transaction(lambda connection: closing.reset(connection, device_id, profile, now))
 
-    async def write_events(self, written: Sequence[Event]) -> None:
+    async def write_events(self, written: Sequence[AuditEvent]) -> None:
         """Write events durably. Raises LedgerUnavailableError."""
         await self.transaction(lambda connection: events.write(connection, written))
 
-    async def deny(self, denied: Denied, event: Event) -> bool:
+    async def deny(self, denied: Denied, event: AuditEvent) -> bool:
         """Cut a client off, and write the event; return False, and write nothing, if it was cut off before.
 
         Raises:
@@ -132,7 +132,7 @@ class Ledger:
         """
         return await self.transaction(lambda connection: denials.deny(connection, denied, event))
 
-    async def allow(self, subject: str, event: Event) -> bool:
+    async def allow(self, subject: str, event: AuditEvent) -> bool:
         """Let a client in again, and write the event; return False, and write nothing, if it was not cut off.
 
         Raises:

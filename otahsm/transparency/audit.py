@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger import Event, Ledger
+from otahsm.ledger import AuditEvent, Ledger
 from otahsm.system.spool import Left
 
 WINDOW: Final = 60.0  # seconds
@@ -33,7 +33,7 @@ _PAUSE: Final = 1.0  # seconds
 Tell = Callable[[str, Mapping[str, int | str]], None]
 
 
-class Happening(StrEnum):
+class EventName(StrEnum):
     """Everything that events tell of."""
 
     ACCESS_ALLOWED = "access.allowed"
@@ -60,7 +60,7 @@ class Happening(StrEnum):
 class _Kind(NamedTuple):
     """What is counted as the same."""
 
-    name: Happening
+    name: EventName
     client: str
     about: tuple[tuple[str, str], ...]
 
@@ -73,7 +73,7 @@ class _Count:
         self.more = 0
 
 
-class AuditTrail:
+class AuditLog:
     """Takes down what happens; never makes anybody wait, and never fails.
 
     Args:
@@ -84,13 +84,13 @@ class AuditTrail:
     def __init__(self, ledger: Ledger, tell: Tell) -> None:
         self._ledger = ledger
         self._tell = tell
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[AuditEvent] = deque()
         self._lost = 0
         self._counts: dict[_Kind, _Count] = {}
         self._arrived = asyncio.Event()
 
     def note(
-        self, name: Happening, client: str, details: Mapping[str, int | str], *, told: bool = False
+        self, name: EventName, client: str, details: Mapping[str, int | str], *, told: bool = False
     ) -> None:
         """Take down that something was done.
 
@@ -102,7 +102,7 @@ class AuditTrail:
         """
         self._put(name, client, 1, details, told=told)
 
-    def count(self, name: Happening, client: str, about: Mapping[str, str], **details: int | str) -> None:
+    def count(self, name: EventName, client: str, about: Mapping[str, str], **details: int | str) -> None:
         """Take down that something happened which may happen very often.
 
         Args:
@@ -120,12 +120,12 @@ class AuditTrail:
             self._counts[kind] = _Count(time.monotonic() + WINDOW)
         self._put(name, client, 1, {**about, **details})
 
-    def done(self, event: Event) -> None:
+    def done(self, event: AuditEvent) -> None:
         """Say in the log what was written along with something else."""
         details: Mapping[str, int | str] = json.loads(event.details)
         self._tell(event.name, {"client": event.client, **details, "audit": 1})
 
-    def event(self, name: Happening, client: str, details: Mapping[str, int | str]) -> Event:
+    def event(self, name: EventName, client: str, details: Mapping[str, int | str]) -> AuditEvent:
         """Return the event that something happened just now, for who writes it along with something else."""
         return _event(name, client, 1, details)
 
@@ -147,7 +147,7 @@ class AuditTrail:
         events = []
         for item in left:
             self._tell(item.name, {"client": item.client, **item.details, "audit": 1})
-            events.append(Event(item.at, item.name, item.client, 1, _canonical(item.details)))
+            events.append(AuditEvent(item.at, item.name, item.client, 1, _canonical(item.details)))
         await self._ledger.write_events(events)
 
     async def close(self) -> None:
@@ -166,7 +166,7 @@ class AuditTrail:
 
     def _put(
         self,
-        name: Happening,
+        name: EventName,
         client: str,
         occurrences: int,
         details: Mapping[str, int | str],
@@ -186,15 +186,15 @@ class AuditTrail:
             chunk = list(self._waiting)[:_AT_ONCE]
             lost = self._lost
             if lost:
-                chunk.append(_event(Happening.EVENTS_LOST, "daemon", lost, {}))
+                chunk.append(_event(EventName.EVENTS_LOST, "daemon", lost, {}))
             await self._ledger.write_events(chunk)
             self._lost -= lost
             for _ in range(len(chunk) - bool(lost)):
                 self._waiting.popleft()
 
 
-def _event(name: Happening, client: str, occurrences: int, details: Mapping[str, int | str]) -> Event:
-    return Event(time.time_ns() // 1000, name.value, client, occurrences, _canonical(details))
+def _event(name: EventName, client: str, occurrences: int, details: Mapping[str, int | str]) -> AuditEvent:
+    return AuditEvent(time.time_ns() // 1000, name.value, client, occurrences, _canonical(details))
 
 
 def _canonical(details: Mapping[str, int | str]) -> str:

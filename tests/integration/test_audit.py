@@ -13,9 +13,10 @@ import pytest
 
 from otahsm.access import Denied
 from otahsm.client import AccessClient, AuditEvent, AuditQuery, IssuedCertificate
-from otahsm.ledger import Event, EventFilter, LedgerReader
+from otahsm.ledger import AuditEvent as LoggedEvent
+from otahsm.ledger import EventFilter, LedgerReader
 from otahsm.system.spool import CEREMONY, collect, leave
-from otahsm.transparency.audit import AuditTrail, Happening
+from otahsm.transparency.audit import AuditLog, EventName
 
 from support.devices import new_request
 from support.harness import Fleet, RunningDaemon, eventually, running
@@ -124,16 +125,16 @@ def test_what_is_left_is_collected_in_order_and_what_is_no_event_is_named(tmp_pa
     assert list(collect(tmp_path / "nowhere")) == []
 
 
-async def written(home: Home, work: Callable[[AuditTrail], None]) -> list[Event]:
+async def written(home: Home, work: Callable[[AuditLog], None]) -> list[LoggedEvent]:
     """Have an audit trail take things down; return what is in the ledger when it is closed."""
     ledger = ledger_in(home)
     await ledger.open()
-    audit = AuditTrail(ledger, lambda *_: None)
+    audit = AuditLog(ledger, lambda *_: None)
     work(audit)
     await audit.close()
     await ledger.close()
     reader = LedgerReader(home.config)
-    events: list[Event] = []
+    events: list[LoggedEvent] = []
     after, at_end = 0, False
     while not at_end:
         page = reader.events(EventFilter(), after, 1000)
@@ -144,10 +145,10 @@ async def written(home: Home, work: Callable[[AuditTrail], None]) -> list[Event]
 
 
 async def test_what_happens_a_million_times_is_two_events(home: Home) -> None:
-    def flood(audit: AuditTrail) -> None:
+    def flood(audit: AuditLog) -> None:
         for number in range(100_000):
-            audit.count(Happening.ACCESS_DENIED, "cn:a", {"call": "/x"}, message=f"number {number}")
-            audit.count(Happening.ACCESS_DENIED, f"cn:{number % 3}", {"call": "/y"})
+            audit.count(EventName.ACCESS_DENIED, "cn:a", {"call": "/x"}, message=f"number {number}")
+            audit.count(EventName.ACCESS_DENIED, f"cn:{number % 3}", {"call": "/y"})
 
     events = await written(home, flood)
     assert [(event.client, event.occurrences) for event in events] == [
@@ -164,9 +165,9 @@ async def test_what_happens_a_million_times_is_two_events(home: Home) -> None:
 
 
 async def test_a_trail_that_can_not_be_written_keeps_so_much_and_counts_the_rest(home: Home) -> None:
-    def flood(audit: AuditTrail) -> None:
+    def flood(audit: AuditLog) -> None:
         for number in range(25_000):
-            audit.note(Happening.POLICY_REFUSED, "daemon", {"message": str(number)})
+            audit.note(EventName.POLICY_REFUSED, "daemon", {"message": str(number)})
 
     events = await written(home, flood)
     assert len(events) == 10_001
@@ -178,7 +179,7 @@ async def test_events_are_found_by_name_client_and_time_page_by_page(home: Home)
     ledger = ledger_in(home)
     await ledger.open()
     await ledger.write_events(
-        [Event(1_000_000 + n, f"{'ab'[n % 2]}.{n % 3}", f"cn:{n % 5}", 1, "{}") for n in range(300)]
+        [LoggedEvent(1_000_000 + n, f"{'ab'[n % 2]}.{n % 3}", f"cn:{n % 5}", 1, "{}") for n in range(300)]
     )
     reader = LedgerReader(home.config)
 
@@ -209,7 +210,7 @@ async def test_events_are_found_by_name_client_and_time_page_by_page(home: Home)
 async def test_who_is_cut_off_and_why_are_written_together(home: Home) -> None:
     ledger = ledger_in(home)
     await ledger.open()
-    event = Event(1, "client.cut_off", "cn:admin", 1, "{}")
+    event = LoggedEvent(1, "client.cut_off", "cn:admin", 1, "{}")
     denied = Denied("cn:a", "lost", "cn:admin", 1)
     assert await ledger.deny(denied, event)
     assert not await ledger.deny(denied._replace(reason="other"), event)
