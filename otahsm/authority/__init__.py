@@ -5,11 +5,11 @@ from otahsm.authority.service import Issuance
 from otahsm.issuance.authorities import Authorities
 from otahsm.issuance.batches import Batches, NewBatch, Scheme, unknown_batch
 from otahsm.issuance.values import (
+    IssuanceRequest,
     Issued,
-    Order,
     Outcome,
-    RevocationOrder,
     RevocationOutcome,
+    RevocationRequest,
     RevokedDevice,
 )
 from otahsm.ledger import (
@@ -47,14 +47,14 @@ __all__ = [
     "Filter",
     "Group",
     "Issuance",
+    "IssuanceRequest",
     "Issued",
     "LedgerQueries",
     "NewBatch",
-    "Order",
     "Outcome",
     "Policy",
-    "RevocationOrder",
     "RevocationOutcome",
+    "RevocationRequest",
     "RevokedDevice",
     "Scheme",
     "Status",

@@ -18,7 +18,7 @@ from otahsm.issuance.authorities import Authorities
 from otahsm.issuance.batches import Batches
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
-from otahsm.issuance.values import Order, Outcome
+from otahsm.issuance.values import IssuanceRequest, Outcome
 from otahsm.ledger import Ledger, Renewal, database_of
 from otahsm.ledger.queries import LedgerQueries
 from otahsm.pki import Chain, load_public_key
@@ -191,7 +191,7 @@ class Issuance:
         await self._signers.wait_until_ready()
         await self._preparers.wait_until_ready()
 
-    async def submit(self, orders: Sequence[Order]) -> list[Outcome]:
+    async def submit(self, orders: Sequence[IssuanceRequest]) -> list[Outcome]:
         """Have certificates issued; return one outcome for each order, in order."""
         return await self._queue.submit(orders)
 

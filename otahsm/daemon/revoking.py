@@ -13,8 +13,8 @@ from otahsm.authority import (
     AUTHORITIES,
     COMPLETE,
     Issuance,
-    RevocationOrder,
     RevocationOutcome,
+    RevocationRequest,
     RevokedDevice,
     StoredCrl,
 )
@@ -77,7 +77,7 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
         if not 1 <= count <= MAX_REQUESTS:
             raise RequestRefusedError("targets", f"a call carries 1 to {MAX_REQUESTS} targets, not {count}")
         outcomes: list[RevocationOutcome] = []
-        orders: list[RevocationOrder] = []
+        orders: list[RevocationRequest] = []
         places: list[int] = []
         for place, target in enumerate(request.targets):
             outcomes.append([])
@@ -120,13 +120,13 @@ def _scope_of(request: pb.GetCrlRequest, config: CrlConfig | None) -> str:
     return COMPLETE
 
 
-def _order_of(target: pb.RevocationTarget) -> RevocationOrder:
+def _order_of(target: pb.RevocationTarget) -> RevocationRequest:
     if target.reason not in _REASONS:
         raise RequestRefusedError("reason", f"there is no reason {target.reason}")
     serial = target.serial_number
     if target.WhichOneof("target") == "serial_number" and not 0 < len(serial) <= SERIAL_BYTES:
         raise RequestRefusedError("serial_number", f"a serial number has 1 to {SERIAL_BYTES} octets")
-    return RevocationOrder(
+    return RevocationRequest(
         int.from_bytes(serial, "big") if serial else None,
         target.device_id,
         target.profile,

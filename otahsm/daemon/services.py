@@ -10,11 +10,11 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.authority import Caller, EventName, Issuance, Issued, Order, Outcome
+from otahsm.authority import Caller, EventName, Issuance, IssuanceRequest, Issued, Outcome
 from otahsm.daemon.answering import answered, unforeseen
 from otahsm.daemon.stream import Responses, Stream
 from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import Above, abort, order_of, write_certificate
+from otahsm.daemon.wire import Above, abort, request_of, write_certificate
 from otahsm.errors import (
     BatchClientError,
     NotAllowedError,
@@ -60,7 +60,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         caller = caller_of(context)
         if self._draining:
             await abort(context, _draining())
-        (outcome,) = await self.answer([order_of(request.request, caller)], caller)
+        (outcome,) = await self.answer([request_of(request.request, caller)], caller)
         if not isinstance(outcome, Issued):
             await abort(context, outcome)
         response = issuance_pb2.IssueCertificateResponse(request_id=outcome.request_id)
@@ -85,7 +85,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         if stream.failure is not None:
             await abort(context, stream.failure)
 
-    async def answer(self, orders: Sequence[Order], caller: Caller) -> list[Outcome]:
+    async def answer(self, orders: Sequence[IssuanceRequest], caller: Caller) -> list[Outcome]:
         """Have a message's orders issued; log what was refused, one line a message."""
         try:
             outcomes = await self._issuance.submit(orders)

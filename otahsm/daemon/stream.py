@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 import grpc
 import structlog
 
-from otahsm.authority import Caller, Issued, Order, Outcome
+from otahsm.authority import Caller, IssuanceRequest, Issued, Outcome
 from otahsm.daemon import limits
 from otahsm.daemon.tls import Context
-from otahsm.daemon.wire import Above, abort, order_of, write_result
+from otahsm.daemon.wire import Above, abort, request_of, write_result
 from otahsm.errors import OtahsmError, RequestRefusedError, TimeOverError
 from otahsm.v1 import issuance_pb2
 
@@ -38,7 +38,7 @@ class Stream:
 
     def __init__(
         self,
-        issue: Callable[[Sequence[Order], Caller], Awaitable[list[Outcome]]],
+        issue: Callable[[Sequence[IssuanceRequest], Caller], Awaitable[list[Outcome]]],
         caller: Caller,
         above: Mapping[str, Above],
     ) -> None:
@@ -145,7 +145,7 @@ class Stream:
         return not self._octets or self._octets + octets <= limits.MAX_IN_HAND_BYTES
 
     async def _answer(self, requests: Sequence[issuance_pb2.CertificateRequest], octets: int) -> None:
-        named = [order_of(request, self._caller) for request in requests if request.request_id]
+        named = [request_of(request, self._caller) for request in requests if request.request_id]
         for _ in range(len(requests) - len(named)):
             nameless = RequestRefusedError("request_id", "a request in a stream needs a request id")
             self._answers.append(("", nameless))

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from otahsm.authority import Authorities, Caller, Issued, Order, Outcome
+from otahsm.authority import Authorities, Caller, IssuanceRequest, Issued, Outcome
 from otahsm.daemon.tls import Context
 from otahsm.errors import OtahsmError, QuotaError, RequestRefusedError
 from otahsm.pki import serial_octets
@@ -23,11 +23,11 @@ from otahsm.v1 import issuance_pb2 as pb
 ERROR_DOMAIN = "otahsm"
 
 
-def order_of(request: pb.CertificateRequest, caller: Caller) -> Order:
+def request_of(request: pb.CertificateRequest, caller: Caller) -> IssuanceRequest:
     """Read one request."""
     attributes = tuple(request.attributes.items())
     names = (request.request_id, request.profile, request.device_id)
-    return Order(caller, *names, request.csr, request.batch, attributes)
+    return IssuanceRequest(caller, *names, request.csr, request.batch, attributes)
 
 
 class Above(NamedTuple):

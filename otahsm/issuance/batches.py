@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from otahsm.errors import BatchClientError, ConflictError, NotFoundError, OtahsmError, RequestRefusedError
-from otahsm.issuance.values import Order
+from otahsm.issuance.values import IssuanceRequest
 from otahsm.ledger import Batch, BatchState, BatchTerms, Ledger
 from otahsm.ledger.queries import LedgerQueries
 from otahsm.templates import NAME
@@ -112,7 +112,7 @@ class Batches:
             raise unknown_batch(name)
         return await self.get(name)
 
-    async def named_by(self, orders: Collection[Order]) -> Mapping[str, Batch | OtahsmError]:
+    async def named_by(self, orders: Collection[IssuanceRequest]) -> Mapping[str, Batch | OtahsmError]:
         """Return the batches that orders name, or why there is none of a name."""
         found: dict[str, Batch | OtahsmError] = {}
         for name in {order.batch for order in orders} - {""}:
@@ -153,7 +153,7 @@ class Batches:
         )
 
 
-def check_admission(batch: Batch, order: Order, profile: str) -> None:
+def check_admission(batch: Batch, order: IssuanceRequest, profile: str) -> None:
     """Check what never changes: that this caller may issue in a batch, and under this profile.
 
     Raises:

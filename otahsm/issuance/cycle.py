@@ -50,7 +50,7 @@ from otahsm.issuance.authorities import Authorities, Authority
 from otahsm.issuance.batches import Batches, check_admission
 from otahsm.issuance.quotas import ClientQuotas
 from otahsm.issuance.request_ids import check_request_id, own_name, request_id_of
-from otahsm.issuance.values import Issued, Order, Outcome
+from otahsm.issuance.values import IssuanceRequest, Issued, Outcome
 from otahsm.ledger import Accepted, Barred, Batch, Conflict, Intent, Ledger, NoPlace, OverQuota, Replay
 from otahsm.pki import (
     Validity,
@@ -69,7 +69,7 @@ class _Admitted(NamedTuple):
     """Passed step 1. `position` is the request's place in the batch, here and below."""
 
     position: int
-    order: Order
+    order: IssuanceRequest
     grant: Grant
     profile: str
     validity: Validity
@@ -142,7 +142,7 @@ class IssuanceCycle:
         self._quotas = ClientQuotas(ledger)
         self._clock = clock
 
-    async def issue(self, orders: Sequence[Order]) -> list[Outcome]:
+    async def issue(self, orders: Sequence[IssuanceRequest]) -> list[Outcome]:
         """Take a batch through the cycle; return one outcome for each order, in order."""
         outcomes: _Outcomes = [None] * len(orders)
         now = self._clock()
@@ -161,7 +161,7 @@ class IssuanceCycle:
 
     def _admit(
         self,
-        orders: Sequence[Order],
+        orders: Sequence[IssuanceRequest],
         batches: Mapping[str, Batch | OtahsmError],
         now: datetime,
         outcomes: _Outcomes,
@@ -366,7 +366,7 @@ class IssuanceCycle:
         return intents
 
 
-def _admit_to_batch(batch: Batch | OtahsmError, order: Order, profile: str) -> int:
+def _admit_to_batch(batch: Batch | OtahsmError, order: IssuanceRequest, profile: str) -> int:
     if isinstance(batch, OtahsmError):
         raise batch
     check_admission(batch, order, profile)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from otahsm.issuance.values import Order, Outcome
+from otahsm.issuance.values import IssuanceRequest, Outcome
 
 _LINE: Final = 1024  # orders of one client that may wait when it brings more
 
@@ -25,7 +25,7 @@ _LINE: Final = 1024  # orders of one client that may wait when it brings more
 class _Submission:
     """One message of a client's; its orders may go through the cycle in several batches."""
 
-    def __init__(self, orders: Sequence[Order]) -> None:
+    def __init__(self, orders: Sequence[IssuanceRequest]) -> None:
         self.orders = orders
         self.taken = 0
         self.answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
@@ -98,7 +98,11 @@ class IssuanceQueue:
     """
 
     def __init__(
-        self, issue: Callable[[Sequence[Order]], Awaitable[list[Outcome]]], *, batch_size: int, places: int
+        self,
+        issue: Callable[[Sequence[IssuanceRequest]], Awaitable[list[Outcome]]],
+        *,
+        batch_size: int,
+        places: int,
     ) -> None:
         self._issue = issue
         self._batch_size = batch_size
@@ -114,7 +118,7 @@ class IssuanceQueue:
         """Begin to take batches."""
         self._feeder = asyncio.create_task(self._feed())
 
-    async def submit(self, orders: Sequence[Order]) -> list[Outcome]:
+    async def submit(self, orders: Sequence[IssuanceRequest]) -> list[Outcome]:
         """Wait for a turn, then for the outcomes, one for each order and in order.
 
         A caller that stops waiting does not stop its orders.

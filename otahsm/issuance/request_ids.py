@@ -6,7 +6,7 @@ import hashlib
 from typing import Final
 
 from otahsm.errors import RequestRefusedError
-from otahsm.issuance.values import Order
+from otahsm.issuance.values import IssuanceRequest
 from otahsm.pki import derive_request_id
 from otahsm.preparation import Draft
 
@@ -23,13 +23,13 @@ def check_request_id(request_id: str) -> None:
         )
 
 
-def own_name(order: Order) -> str:
+def own_name(order: IssuanceRequest) -> str:
     """Return the request id if the client chose it; "" if there is none, or it only says what is asked."""
     derived = order.request_id and order.request_id == derive_request_id(order.profile, order.csr)
     return "" if derived else order.request_id
 
 
-def request_id_of(order: Order, profile: str, draft: Draft) -> str:
+def request_id_of(order: IssuanceRequest, profile: str, draft: Draft) -> str:
     """Return the client's request id, or the one that profile, device id and key stand for."""
     if order.request_id:
         return order.request_id

@@ -10,7 +10,7 @@ from otahsm.errors import OtahsmError
 from otahsm.pki import Reason, Validity
 
 
-class Order(NamedTuple):
+class IssuanceRequest(NamedTuple):
     """One CSR for one device under one profile, from one caller.
 
     Attributes:
@@ -46,7 +46,7 @@ class Issued(NamedTuple):
 Outcome: TypeAlias = Issued | OtahsmError
 
 
-class RevocationOrder(NamedTuple):
+class RevocationRequest(NamedTuple):
     """A certificate that is to be revoked, or all of a device.
 
     Attributes:

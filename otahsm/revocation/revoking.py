@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from otahsm.errors import InProgressError, NotFoundError, OtahsmError, RequestRefusedError
-from otahsm.issuance.values import RevocationOrder, RevocationOutcome, RevokedDevice
+from otahsm.issuance.values import RevocationOutcome, RevocationRequest, RevokedDevice
 from otahsm.ledger import InProgress, Ledger, Revocation, Target
 from otahsm.ledger.revocation import RevocationAnswer, revoke
 from otahsm.pki import SERIAL_BYTES, Reason, check_device_id, serial_octets
@@ -35,7 +35,7 @@ class Revocations:
         self._clock = clock
         self._revoked = revoked
 
-    async def revoke(self, orders: Sequence[RevocationOrder], client: str) -> list[RevocationOutcome]:
+    async def revoke(self, orders: Sequence[RevocationRequest], client: str) -> list[RevocationOutcome]:
         """Revoke certificates; return one outcome for each order, in order. What is revoked is durable.
 
         Args:
@@ -63,7 +63,7 @@ class Revocations:
         return outcomes
 
 
-def _check(order: RevocationOrder) -> RequestRefusedError | None:
+def _check(order: RevocationRequest) -> RequestRefusedError | None:
     if (order.serial is None) == (not order.device_id):
         return RequestRefusedError("target", "name either a serial number or a device id")
     if order.serial is not None and not 0 < order.serial < 1 << 8 * SERIAL_BYTES:
@@ -80,12 +80,12 @@ def _check(order: RevocationOrder) -> RequestRefusedError | None:
     return None
 
 
-def _target(order: RevocationOrder) -> Target:
+def _target(order: RevocationRequest) -> Target:
     serial = b"" if order.serial is None else order.serial.to_bytes(SERIAL_BYTES, "big")
     return Target(serial, order.device_id, order.profile, order.reason.value)
 
 
-def _outcome(order: RevocationOrder, answer: RevocationAnswer) -> RevocationOutcome:
+def _outcome(order: RevocationRequest, answer: RevocationAnswer) -> RevocationOutcome:
     if isinstance(answer, InProgress):
         return InProgressError(
             f"a certificate of {_name(order)} is being issued at this moment, and is not revoked",
@@ -97,7 +97,7 @@ def _outcome(order: RevocationOrder, answer: RevocationAnswer) -> RevocationOutc
     return [_revoked(item) for item in answer]
 
 
-def _name(order: RevocationOrder) -> str:
+def _name(order: RevocationRequest) -> str:
     if order.serial is not None:
         return f"the serial number {serial_octets(order.serial).hex()}"
     return f"the device {order.device_id[:128]!a}"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.authority import Caller, Issuance, Issued, Order
+from otahsm.authority import Caller, Issuance, IssuanceRequest, Issued
 from otahsm.client import IssuedCertificate, IssuingClient, Refusal, Result
 from otahsm.line import make_csr
 
@@ -58,7 +58,7 @@ async def test_a_certificate_is_renewed_when_its_window_has_come(fleet: Fleet) -
     fleet.edit("renewal_days = 0", "renewal_days = 30")
     fleet.edit("rekey_days = 0", "rekey_days = 10")
     request = new_request()
-    order = Order(CALLER, "", "", request.device_id, request.csr)
+    order = IssuanceRequest(CALLER, "", "", request.device_id, request.csr)
     start = datetime.now(UTC)
     clock = [start]
     issuance = Issuance(fleet.config, lambda *_: None, clock=lambda: clock[0])

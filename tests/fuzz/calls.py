@@ -32,7 +32,7 @@ from otahsm.daemon.access_service import event_filter_of
 from otahsm.daemon.decoding import _decoded
 from otahsm.daemon.ledger_wire import filter_of, serial_of, text_of, time_of
 from otahsm.daemon.paging import numbered_page, page_start, page_token
-from otahsm.daemon.wire import order_of, status_of
+from otahsm.daemon.wire import request_of, status_of
 from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.issuance.batches import _checked_name
 from otahsm.issuance.request_ids import check_request_id, own_name
@@ -102,7 +102,7 @@ def _read(message_type: Any, data: bytes, ask: Callable[[Any], object]) -> None:
 
 
 def _order(request: issuance_pb2.CertificateRequest) -> None:
-    read = order_of(request, CALLER)
+    read = request_of(request, CALLER)
     if read.batch:
         _checked_name(read.batch)
     check_request_id(read.request_id)

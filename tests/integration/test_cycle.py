@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
-from otahsm.authority import Caller, Issuance, Issued, Order
+from otahsm.authority import Caller, Issuance, IssuanceRequest, Issued
 from otahsm.errors import AuthorityUnusableError, OtahsmError
 
 from support.devices import new_request
@@ -18,9 +18,9 @@ from support.ledger_reader import rows
 CALLER = Caller("cn:quickstart", bytes(32))
 
 
-def order() -> Order:
+def order() -> IssuanceRequest:
     request = new_request()
-    return Order(CALLER, "", "", request.device_id, request.csr)
+    return IssuanceRequest(CALLER, "", "", request.device_id, request.csr)
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
-from otahsm.authority import AccessControl, Batches, Caller, Issued, LedgerQueries, Order, Policy
+from otahsm.authority import AccessControl, Batches, Caller, IssuanceRequest, Issued, LedgerQueries, Policy
 from otahsm.config import ClientPolicy, PolicyConfig
 from otahsm.errors import (
     AuthorityUnusableError,
@@ -39,7 +39,7 @@ from otahsm.errors import (
     TokenUnavailableError,
 )
 from otahsm.issuance.cycle import IssuanceCycle
-from otahsm.issuance.values import Outcome, RevocationOrder
+from otahsm.issuance.values import Outcome, RevocationRequest
 from otahsm.ledger import Ledger, database_of
 from otahsm.pki import Reason
 from otahsm.preparation import Draft, Preparers, Task
@@ -254,7 +254,7 @@ class CycleMachine(RuleBasedStateMachine):
     @rule(device=st.sampled_from(DEVICES), reason=st.sampled_from([Reason.SUPERSEDED, Reason.KEY_COMPROMISE]))
     def a_device_is_revoked(self, device: str, reason: Reason) -> None:
         revocations = Revocations(self.ledger, lambda: self.now, lambda: None)
-        order = RevocationOrder(None, device, "", reason)
+        order = RevocationRequest(None, device, "", reason)
         (outcome,) = self.loop.run(revocations.revoke([order], "cn:test"))
         count = self.model.revoke(device, reason)
         assert (len(outcome) if isinstance(outcome, list) else 0) == count
@@ -301,11 +301,11 @@ class CycleMachine(RuleBasedStateMachine):
             )
         ]
 
-    def _order(self, asked: Asked) -> Order:
+    def _order(self, asked: Asked) -> IssuanceRequest:
         csr = self.csr(asked.device, asked.key)
         if not asked.sound:
             csr = csr[:-1] + bytes([csr[-1] ^ 1])
-        return Order(Caller("cn:test", bytes(32)), asked.name, asked.profile, "", csr)
+        return IssuanceRequest(Caller("cn:test", bytes(32)), asked.name, asked.profile, "", csr)
 
     def _csr(self, device: str, key: int) -> bytes:
         return forge(named(device), key=self.keys[key])

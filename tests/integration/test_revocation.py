@@ -18,9 +18,9 @@ from otahsm.authority import (
     COMPLETE,
     Caller,
     Issuance,
+    IssuanceRequest,
     Issued,
-    Order,
-    RevocationOrder,
+    RevocationRequest,
     RevokedDevice,
 )
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, RequestRefusedError, RevokedError
@@ -37,9 +37,9 @@ URL = "http://crl.example.com/fleet.crl"
 SHARDED = "http://crl.example.com/fleet-{shard}.crl"
 
 
-def order() -> Order:
+def order() -> IssuanceRequest:
     request = new_request()
-    return Order(CALLER, "", "", request.device_id, request.csr)
+    return IssuanceRequest(CALLER, "", "", request.device_id, request.csr)
 
 
 def configure(fleet: Fleet, *, url: str = URL, shards: int = 1, more: str = "") -> None:
@@ -86,7 +86,7 @@ class Station:
         return [outcome for outcome in outcomes if isinstance(outcome, Issued)]
 
     async def revoke(self, *issued: Issued, reason: Reason = Reason.SUPERSEDED) -> list[RevokedDevice]:
-        orders = [RevocationOrder(item.serial, "", "", reason) for item in issued]
+        orders = [RevocationRequest(item.serial, "", "", reason) for item in issued]
         outcomes = await self.issuance.revocations.revoke(orders, "cn:test")
         revoked = []
         for outcome in outcomes:
@@ -344,7 +344,7 @@ async def test_a_ca_that_may_not_sign_crls_revokes_all_the_same(fleet: Fleet) ->
     await issuance.start()
     try:
         (outcome,) = await issuance.revocations.revoke(
-            [RevocationOrder(None, "nobody", "", Reason.SUPERSEDED)], "cn:test"
+            [RevocationRequest(None, "nobody", "", Reason.SUPERSEDED)], "cn:test"
         )
         assert isinstance(outcome, NotFoundError)
         with pytest.raises(ConfigError, match="lacks cRLSign"):
@@ -364,15 +364,15 @@ async def test_what_names_nothing_is_refused_and_costs_no_neighbour(fleet: Fleet
     async with station(fleet) as running:
         (issued,) = await running.issue()
         orders = [
-            RevocationOrder(None, "", "", Reason.SUPERSEDED),
-            RevocationOrder(1, "a", "", Reason.SUPERSEDED),
-            RevocationOrder(0, "", "", Reason.SUPERSEDED),
-            RevocationOrder(1 << 160, "", "", Reason.SUPERSEDED),
-            RevocationOrder(None, "a\0b", "", Reason.SUPERSEDED),
-            RevocationOrder(None, "a" * 129, "", Reason.SUPERSEDED),
-            RevocationOrder(None, issued.device_id, "a\0b", Reason.SUPERSEDED),
-            RevocationOrder(None, issued.device_id, "a" * 256, Reason.SUPERSEDED),
-            RevocationOrder(None, issued.device_id, "", Reason.SUPERSEDED),
+            RevocationRequest(None, "", "", Reason.SUPERSEDED),
+            RevocationRequest(1, "a", "", Reason.SUPERSEDED),
+            RevocationRequest(0, "", "", Reason.SUPERSEDED),
+            RevocationRequest(1 << 160, "", "", Reason.SUPERSEDED),
+            RevocationRequest(None, "a\0b", "", Reason.SUPERSEDED),
+            RevocationRequest(None, "a" * 129, "", Reason.SUPERSEDED),
+            RevocationRequest(None, issued.device_id, "a\0b", Reason.SUPERSEDED),
+            RevocationRequest(None, issued.device_id, "a" * 256, Reason.SUPERSEDED),
+            RevocationRequest(None, issued.device_id, "", Reason.SUPERSEDED),
         ]
         *refused, last = await running.issuance.revocations.revoke(orders, "cn:test")
         assert all(isinstance(outcome, RequestRefusedError) for outcome in refused)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from otahsm.authority import Caller, Order, Outcome
+from otahsm.authority import Caller, IssuanceRequest, Outcome
 from otahsm.errors import InProgressError
 from otahsm.issuance.queue import IssuanceQueue
 
 
-def order(name: str, client: str = "cn:test") -> Order:
-    return Order(Caller(client, bytes(32)), name, "", "", b"")
+def order(name: str, client: str = "cn:test") -> IssuanceRequest:
+    return IssuanceRequest(Caller(client, bytes(32)), name, "", "", b"")
 
 
 class Cycle:
@@ -23,7 +23,7 @@ class Cycle:
         self.batches: list[list[str]] = []
         self.gate = asyncio.Event()
 
-    async def issue(self, orders: Sequence[Order]) -> list[Outcome]:
+    async def issue(self, orders: Sequence[IssuanceRequest]) -> list[Outcome]:
         self.batches.append([item.request_id for item in orders])
         await self.gate.wait()
         return [InProgressError(item.request_id) for item in orders]
@@ -174,7 +174,7 @@ async def test_closing_answers_everything_that_was_submitted() -> None:
 
 
 async def test_a_fault_in_the_cycle_reaches_every_caller_of_the_batch_and_no_other() -> None:
-    async def broken(orders: Sequence[Order]) -> list[Outcome]:
+    async def broken(orders: Sequence[IssuanceRequest]) -> list[Outcome]:
         if any(item.request_id == "bad" for item in orders):
             raise ZeroDivisionError
         return [InProgressError(item.request_id) for item in orders]
