@@ -11,12 +11,12 @@ import typer
 
 from otahsm.cli.connect import connect, open_folders, recipe_for
 from otahsm.cli.options import LayoutChoice
-from otahsm.cli.progress import Run, Tone
+from otahsm.cli.progress import RunProgress, Tone
 from otahsm.cli.sources import devices_of
 from otahsm.client import Batch, BatchClient, IssuingClient, LedgerClient, LedgerEntry, Query
 from otahsm.config import ClientConfig, KeyType
 from otahsm.errors import ConfigError, RequestRefusedError
-from otahsm.line import Device, DeviceFolders, Order, issue_devices, public_key_sha256, random_devices
+from otahsm.line import Device, DeviceFolders, Run, issue_devices, public_key_sha256, random_devices
 
 _PAGE: Final = 500
 
@@ -44,14 +44,14 @@ async def run_batch(
             with contextlib.closing(await open_folders(client, settings, out, layout, passphrase)) as folders:
                 drawn = batch.scheme.kind == "uuid4"
                 asked = ["batch run", batch.name]
-                order = Order.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
+                order = Run.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
                 async with connect(LedgerClient, settings, patience) as ledger:
                     if not drawn:
                         await _leave_out_others(order, folders, ledger, batch.name)
                     if announce:
                         order.announce(batch.profile)
                     reports = issue_devices(client, folders, order.devices(), recipe, order=order)
-                    done = await Run(order.count, folders.root, tone).follow(reports, order)
+                    done = await RunProgress(order.count, folders.root, tone).follow(reports, order)
                     state = await batches.get(name)
                     full = state.issued >= state.device_count
                     if full and not done:  # another machine was faster with some of them
@@ -87,7 +87,7 @@ def _devices(batch: Batch, ids: Path | None) -> Iterable[Device]:
     return devices
 
 
-async def _leave_out_others(order: Order, folders: DeviceFolders, ledger: LedgerClient, name: str) -> None:
+async def _leave_out_others(order: Run, folders: DeviceFolders, ledger: LedgerClient, name: str) -> None:
     """Note as done what the ledger says was issued in the batch, but not for a key that is here.
 
     A key that was made here for a device that another machine was faster with is thrown away: it has no

@@ -64,10 +64,10 @@ def sign(
     import contextlib
 
     from otahsm.cli.connect import connect, load_client, open_folders, registers
-    from otahsm.cli.progress import Run, Tone
+    from otahsm.cli.progress import RunProgress, Tone
     from otahsm.client import IssuingClient
     from otahsm.errors import ConfigError
-    from otahsm.line import Order, Recipe, sign_csrs
+    from otahsm.line import Recipe, Run, sign_csrs
 
     settings = load_client(config)
     files = list(_files(paths))
@@ -83,11 +83,13 @@ def sign(
     async def run() -> bool:
         async with connect(IssuingClient, settings, patience) as client:
             with contextlib.closing(await open_folders(client, settings, out, layout)) as folders:
-                order = Order.open(folders, asked, resume=resume, retry_refused=retry_refused)
+                order = Run.open(folders, asked, resume=resume, retry_refused=retry_refused)
                 if registers(config):
                     order.announce(profile)
                 reports = sign_csrs(client, folders, files, Recipe(profile=profile), order=order)
-                return await Run(len(files), folders.root, Tone(as_json, quiet)).follow(reports, order)
+                return await RunProgress(len(files), folders.root, Tone(as_json, quiet)).follow(
+                    reports, order
+                )
 
     if not asyncio.run(run()):
         raise typer.Exit(1)

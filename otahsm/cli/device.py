@@ -84,10 +84,10 @@ def issue(
     import contextlib
 
     from otahsm.cli.connect import connect, load_client, open_folders, recipe_for, registers
-    from otahsm.cli.progress import Run, Tone, tell_of_unfinished_orders
+    from otahsm.cli.progress import RunProgress, Tone, tell_of_unfinished_orders
     from otahsm.cli.sources import devices_from
     from otahsm.client import IssuingClient
-    from otahsm.line import Order, issue_devices
+    from otahsm.line import Run, issue_devices
     from otahsm.system.secret_files import passphrase_from
 
     settings = load_client(config)
@@ -101,7 +101,7 @@ def issue(
             recipe = await recipe_for(client, profile, layout, key_type.value, passphrase)
             with contextlib.closing(await open_folders(client, settings, out, layout, passphrase)) as folders:
                 tell_of_unfinished_orders(folders, asked)
-                order = Order.open(
+                order = Run.open(
                     folders,
                     asked,
                     source.devices,
@@ -112,7 +112,9 @@ def issue(
                 if registers(config):
                     order.announce(profile)
                 reports = issue_devices(client, folders, order.devices(), recipe, order=order)
-                return await Run(order.count, folders.root, Tone(as_json, quiet)).follow(reports, order)
+                return await RunProgress(order.count, folders.root, Tone(as_json, quiet)).follow(
+                    reports, order
+                )
 
     if not asyncio.run(run()):
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otahsm.cli.tables import printable
-from otahsm.line import DeviceFolders, Done, Failed, Order, unfinished_orders
+from otahsm.line import DeviceFolders, Done, Failed, Run, unfinished_runs
 from otahsm.pki import serial_octets
 
 _LINE_SECONDS: Final = 10.0
@@ -25,7 +25,7 @@ _LINE_SECONDS: Final = 10.0
 
 def tell_of_unfinished_orders(folders: DeviceFolders, asked: Sequence[str]) -> None:
     """Say on standard error which other runs with drawn ids wait to be finished; this one does not."""
-    for other in unfinished_orders(folders):
+    for other in unfinished_runs(folders):
         if list(other) != list(asked):
             typer.echo(f"otahsm: an earlier run is not finished: {' '.join(filter(None, other))}", err=True)
 
@@ -89,7 +89,7 @@ class Meter:
             )
 
 
-class Run:
+class RunProgress:
     """One run, as its user sees it.
 
     Args:
@@ -106,7 +106,7 @@ class Run:
         self._err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._issued = self._before = self._failed = 0
 
-    async def follow(self, reports: AsyncIterator[Done | Failed], order: Order) -> bool:
+    async def follow(self, reports: AsyncIterator[Done | Failed], order: Run) -> bool:
         """Show reports as they come, then the sum; return whether nothing failed: the order is done then."""
         started = time.monotonic()
         try:

@@ -22,7 +22,7 @@ from otahsm.config import KeyType
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.install.aktualizr import IMPORT
 from otahsm.install.installing import ImageRoot, Shell, install
-from otahsm.line import Device, Done, Order, issue_devices
+from otahsm.line import Device, Done, Run, issue_devices
 from otahsm.line.device_files import DeviceFiles
 from otahsm.pki import load_certificates
 
@@ -104,7 +104,7 @@ async def provide(
         await _check_root(client, asked.fleet_ca)
         recipe = await recipe_for(client, meant.name, LayoutChoice.SEED, asked.key_type, None)
         with contextlib.closing(await open_folders(client, settings, None)) as folders:
-            order = Order.open(folders, ["cert-provider", asked.device_id, meant.name], [device])
+            order = Run.open(folders, ["cert-provider", asked.device_id, meant.name], [device])
             if registers(config):
                 order.announce(meant.name)
             async for report in issue_devices(client, folders, [device], recipe, order=order):

@@ -21,7 +21,7 @@ from otahsm.line.folders import DeviceFolders
 from otahsm.line.issuing import Done, Failed, Recipe, issue_devices, sign_csrs
 from otahsm.line.keys import DeviceKey, make_csr, make_device_key
 from otahsm.line.layouts import LayoutName
-from otahsm.line.run import Order, refusals_of, unfinished_orders
+from otahsm.line.run import Run, refusals_of, unfinished_runs
 from otahsm.templates import NAME as ATTRIBUTE_NAME
 from otahsm.templates import Template
 
@@ -35,8 +35,8 @@ __all__ = [
     "Done",
     "Failed",
     "LayoutName",
-    "Order",
     "Recipe",
+    "Run",
     "Tally",
     "Template",
     "devices_of_serials",
@@ -54,5 +54,5 @@ __all__ = [
     "report_row",
     "sign_csrs",
     "templated_devices",
-    "unfinished_orders",
+    "unfinished_runs",
 ]

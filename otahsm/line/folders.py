@@ -21,7 +21,7 @@ from otahsm.line.archives import Member, tar_archive
 from otahsm.line.csr_files import load_csr
 from otahsm.line.keys import DeviceKey, load_key, make_csr
 from otahsm.line.layouts import LAYOUTS, File, LayoutName
-from otahsm.line.run_state import Book
+from otahsm.line.run_state import RunState
 from otahsm.system.durable import explained, make_durable, write
 
 _TEMPORARY: Final = ".new-"  # no device id starts with a dot
@@ -61,7 +61,7 @@ class DeviceFolders:
         self._is_tar = layout == "tar"
         self._layout = LAYOUTS[layout]
         self._passphrase = passphrase
-        self._book: Book | None = None
+        self._book: RunState | None = None
         self._common: Files = {}
         try:
             if server_ca is not None:
@@ -88,10 +88,10 @@ class DeviceFolders:
         os.close(self._lock)
 
     @property
-    def book(self) -> Book:
+    def book(self) -> RunState:
         """The folder's book. Raises FolderError."""
         if self._book is None:
-            self._book = Book(self.root)
+            self._book = RunState(self.root)
         return self._book
 
     def path(self, device_id: str) -> Path:

@@ -19,7 +19,7 @@ from otahsm.line.csr_files import load_csr
 from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.keys import DeviceKey, make_device_key
-from otahsm.line.run import Order, Outcome, name_of
+from otahsm.line.run import Outcome, Run, name_of
 from otahsm.pki import check_device_id
 
 _BATCH: Final = 64
@@ -92,7 +92,7 @@ class _Run:
 
     folders: DeviceFolders
     recipe: Recipe
-    order: Order
+    order: Run
     reports: deque[Done | Failed] = field(default_factory=deque)
     devices: dict[str, Device] = field(default_factory=dict)
     paths: dict[bytes, str] = field(default_factory=dict)
@@ -160,7 +160,7 @@ async def issue_devices(
     devices: Iterable[Device],
     recipe: Recipe | None = None,
     *,
-    order: Order | None = None,
+    order: Run | None = None,
 ) -> AsyncIterator[Done | Failed]:
     """Make keys, have certificates issued, write folders; yield one report for each device.
 
@@ -172,7 +172,7 @@ async def issue_devices(
         FolderError: folders can't be written.
         OtahsmError: the daemon can't be reached.
     """
-    run = _Run(folders, recipe or Recipe(), order or Order())
+    run = _Run(folders, recipe or Recipe(), order or Run())
     folders.share()
     async for report in run.follow(client, _requests_for(run, iter(devices))):
         yield report
@@ -215,7 +215,7 @@ async def sign_csrs(
     paths: Iterable[Path],
     recipe: Recipe | None = None,
     *,
-    order: Order | None = None,
+    order: Run | None = None,
 ) -> AsyncIterator[Done | Failed]:
     """Have CSRs signed that exist already, and write the devices' folders, without keys.
 
@@ -226,7 +226,7 @@ async def sign_csrs(
         FolderError: folders can't be written.
         OtahsmError: the daemon can't be reached.
     """
-    run = _Run(folders, recipe or Recipe(), order or Order())
+    run = _Run(folders, recipe or Recipe(), order or Run())
     folders.share()
     async for report in run.follow(client, _requests_from(run, paths)):
         yield report

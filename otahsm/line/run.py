@@ -19,7 +19,7 @@ from typing import Final, Self, TypeAlias
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
 from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
-from otahsm.line.run_state import BOOK, Book
+from otahsm.line.run_state import RUN_STATE, RunState
 from otahsm.pki import serial_octets
 
 _PAGE: Final = 1024
@@ -27,7 +27,7 @@ _PAGE: Final = 1024
 Outcome: TypeAlias = str | Refusal
 
 
-class Order:
+class Run:
     """An order that is remembered, if `open` made it; else one that remembers nothing.
 
     Attributes:
@@ -38,7 +38,7 @@ class Order:
     def __init__(self) -> None:
         self.resumed = False
         self.number = 0
-        self._book: Book | None = None
+        self._book: RunState | None = None
         self._profile = ""
         self._announce = False
 
@@ -226,7 +226,7 @@ class Order:
         )
 
 
-def unfinished_orders(folders: DeviceFolders) -> Iterator[Sequence[str]]:
+def unfinished_runs(folders: DeviceFolders) -> Iterator[Sequence[str]]:
     """Yield what was asked for by each order whose ids were drawn for it and that has not ended."""
     for row in folders.book.read("SELECT asked FROM orders WHERE drawn AND ended_at IS NULL ORDER BY id"):
         yield json.loads(row["asked"])
@@ -242,9 +242,9 @@ def refusals_of(root: Path, asked: Sequence[str]) -> list[tuple[str, Refusal]]:
     Raises:
         FolderError: the book can't be read.
     """
-    if not (root / BOOK).exists():
+    if not (root / RUN_STATE).exists():
         return []
-    with contextlib.closing(Book(root)) as book:
+    with contextlib.closing(RunState(root)) as book:
         rows = book.read(
             "SELECT * FROM devices WHERE state = 'refused' AND order_id ="
             " (SELECT max(id) FROM orders WHERE asked = ?) ORDER BY number",

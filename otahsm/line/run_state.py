@@ -19,7 +19,7 @@ from typing import Final
 
 from otahsm.errors import FolderError
 
-BOOK: Final = ".otahsm.sqlite3"
+RUN_STATE: Final = ".otahsm.sqlite3"
 _VERSION: Final = 1
 _WAIT_SECONDS: Final = 30.0
 _SCHEMA: Final = """
@@ -68,7 +68,7 @@ CREATE INDEX ix_registrations_due ON registrations (due_at) WHERE state = 'waiti
 """
 
 
-class Book:
+class RunState:
     """An open book. Any thread may use it.
 
     Args:
@@ -79,7 +79,7 @@ class Book:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / BOOK
+        self.path = folder / RUN_STATE
         self._lock = threading.RLock()
         with self._explained():
             self._connection = sqlite3.connect(

@@ -14,7 +14,7 @@ from typing import Final
 from asn1crypto import pem, x509
 
 from otahsm.line.layouts import LAYOUTS, File, LayoutName
-from otahsm.line.run_state import Book
+from otahsm.line.run_state import RunState
 from otahsm.pki import serial_octets
 
 _PAGE: Final = 512
@@ -29,7 +29,7 @@ class Collected:
     missing: int
 
 
-def collect(book: Book) -> Collected:
+def collect(book: RunState) -> Collected:
     """Enter every device that has its certificate and no registration of it.
 
     Args:

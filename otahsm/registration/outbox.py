@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 from otahsm.errors import FolderError
-from otahsm.line.run_state import Book
+from otahsm.line.run_state import RunState
 from otahsm.registration.backends import Registration
 
 State = Literal["waiting", "done", "failed"]
@@ -102,7 +102,7 @@ class Outbox:
                 hint="Name the devices folder with --devices, or issue devices first.",
             )
         self.folder = folder
-        self.book = Book(folder)
+        self.book = RunState(folder)
         self._claim = _microseconds(_TRIES * try_seconds + _SLACK_SECONDS)
         self._lock = -1
 

@@ -21,8 +21,8 @@ from otahsm.client import IssuingClient
 from otahsm.line import (
     DeviceFolders,
     Done,
-    Order,
     Recipe,
+    Run,
     Template,
     issue_devices,
     numbered_devices,
@@ -143,7 +143,7 @@ def test_a_machine_whose_drawn_ids_are_not_needed_any_more_throws_them_away(
 ) -> None:
     assert batch(line, "create", name, "--count", "4").returncode == 0
     folders = DeviceFolders(tmp_path / "slow", b"")
-    Order.open(folders, ["batch run", name], random_devices(4), drawn=True)
+    Run.open(folders, ["batch run", name], random_devices(4), drawn=True)
     folders.close()
     assert batch(line, "run", name, "--out", tmp_path / "fast").returncode == 0
     slow = batch(line, "run", name, "--out", tmp_path / "slow")

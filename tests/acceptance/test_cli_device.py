@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from otahsm.line import DeviceFolders, Order, random_devices
-from otahsm.line.run_state import BOOK
+from otahsm.line import DeviceFolders, Run, random_devices
+from otahsm.line.run_state import RUN_STATE
 from otahsm.pki import serial_octets
 
 from support.harness import Fleet, free_port
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
     return {
         path: (path.read_bytes(), path.lstat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file() and path.name != BOOK
+        if path.is_file() and path.name != RUN_STATE
     }
 
 
@@ -81,7 +81,7 @@ def test_a_device_folder_holds_what_the_guide_puts_there(line: Fleet, tmp_path: 
     chain = x509.load_pem_x509_certificates((folder / "dev-folder.chain.pem").read_bytes())
     client, root = ((folder / "client.pem").read_bytes(), line.root_pem.read_bytes())
     assert chain == [x509.load_pem_x509_certificate(pem) for pem in (client, root)]
-    assert {path.name for path in folder.parent.iterdir()} == {"dev-folder", ".lock", BOOK}
+    assert {path.name for path in folder.parent.iterdir()} == {"dev-folder", ".lock", RUN_STATE}
 
 
 def test_an_id_file_may_come_from_windows_and_have_blank_lines(line: Fleet, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def interrupt(line: Fleet, tmp_path: Path, count: int) -> tuple[Path, list[Any]]
     folders = DeviceFolders(devices, b"")
     made = ("--key-type", "ec-p256", "--profile", "", "--layout", "seed")
     asked = ["device issue", "--count", str(count), *made]
-    order = Order.open(folders, asked, random_devices(count), drawn=True)
+    order = Run.open(folders, asked, random_devices(count), drawn=True)
     ids = [device.device_id for device in order.devices()]
     folders.close()
     issue(line, devices, ids[: count // 2])
@@ -216,7 +216,7 @@ def test_a_count_goes_on_with_the_ids_that_it_drew(line: Fleet, tmp_path: Path) 
     assert done.stderr == ""
     assert {report["device_id"] for report in reports} == set(ids)
     assert (summary["issued"], summary["complete_before"], summary["failed"]) == (5, 5, 0)
-    assert {path.name for path in devices.iterdir()} == {*ids, ".lock", BOOK}
+    assert {path.name for path in devices.iterdir()} == {*ids, ".lock", RUN_STATE}
     done, reports, summary = issue_json(line, devices, "--count", "10")
     assert (summary["issued"], summary["complete_before"]) == (10, 0)
 
@@ -288,10 +288,10 @@ def test_a_refusal_is_remembered_until_it_is_asked_for_again(line: Fleet, tmp_pa
 
 def test_a_damaged_memory_of_a_run_is_explained(line: Fleet, tmp_path: Path) -> None:
     devices, _ = interrupt(line, tmp_path, 2)
-    (devices / BOOK).write_text("what?\n" * 1000)
+    (devices / RUN_STATE).write_text("what?\n" * 1000)
     done = line.run("device", "issue", "--count", "2", "--out", str(devices))
     assert done.returncode == 2
-    assert f"{devices / BOOK} is damaged" in done.stderr
+    assert f"{devices / RUN_STATE} is damaged" in done.stderr
     assert "Move it away" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from otahsm.line import make_device_key
-from otahsm.line.run_state import BOOK
+from otahsm.line.run_state import RUN_STATE
 
 from support.harness import OTAHSM, RunningDaemon, eventually
 from support.ledger_reader import certificates
@@ -62,9 +62,9 @@ def check_folder(folder: Path, recorded: bytes) -> None:
 
 
 def unfinished_order(devices: Path) -> bool:
-    if not (devices / BOOK).exists():
+    if not (devices / RUN_STATE).exists():
         return False
-    with contextlib.closing(sqlite3.connect(devices / BOOK, timeout=30)) as book:
+    with contextlib.closing(sqlite3.connect(devices / RUN_STATE, timeout=30)) as book:
         (there,) = book.execute("SELECT count(*) FROM sqlite_master WHERE name = 'orders'").fetchone()
         return bool(there and book.execute("SELECT 1 FROM orders WHERE ended_at IS NULL").fetchone())
 

@@ -15,9 +15,9 @@ import pytest
 
 from otahsm.client import CertificateRequest, IssuedCertificate, Refusal
 from otahsm.errors import FolderError
-from otahsm.line import Device, DeviceFolders, Order, random_devices, unfinished_orders
+from otahsm.line import Device, DeviceFolders, Run, random_devices, unfinished_runs
 from otahsm.line.run import name_of
-from otahsm.line.run_state import BOOK
+from otahsm.line.run_state import RUN_STATE
 
 ASKED = ["device issue", "--count", "3"]
 WHEN = datetime(2030, 1, 1, tzinfo=UTC)
@@ -30,11 +30,11 @@ def folders(tmp_path: Path) -> Iterator[DeviceFolders]:
     opened.close()
 
 
-def open_order(folders: DeviceFolders, *, resume: bool = True) -> Order:
-    return Order.open(folders, ASKED, random_devices(3), drawn=True, resume=resume)
+def open_order(folders: DeviceFolders, *, resume: bool = True) -> Run:
+    return Run.open(folders, ASKED, random_devices(3), drawn=True, resume=resume)
 
 
-def ids(order: Order) -> list[str]:
+def ids(order: Run) -> list[str]:
     return [device.device_id for device in order.devices()]
 
 
@@ -59,10 +59,10 @@ def test_the_same_words_get_the_same_ids_until_the_order_has_ended(folders: Devi
 
 def test_other_words_are_another_order(folders: DeviceFolders) -> None:
     one = open_order(folders)
-    other = Order.open(folders, [*ASKED, "--profile", "gold"], random_devices(3), drawn=True)
+    other = Run.open(folders, [*ASKED, "--profile", "gold"], random_devices(3), drawn=True)
     assert set(ids(one)).isdisjoint(ids(other))
     assert ids(open_order(folders)) == ids(one)
-    assert list(unfinished_orders(folders)) == [ASKED, [*ASKED, "--profile", "gold"]]
+    assert list(unfinished_runs(folders)) == [ASKED, [*ASKED, "--profile", "gold"]]
 
 
 def test_a_new_order_can_be_wanted(folders: DeviceFolders) -> None:
@@ -74,14 +74,14 @@ def test_a_new_order_can_be_wanted(folders: DeviceFolders) -> None:
 
 def test_devices_come_back_in_order_with_what_is_known_of_them(folders: DeviceFolders) -> None:
     devices = [Device(f"d{number}", {"plant": "Ulm", "n": str(number)}) for number in range(3000)]
-    Order.open(folders, ASKED, devices)
-    assert list(Order.open(folders, ASKED).devices()) == devices
+    Run.open(folders, ASKED, devices)
+    assert list(Run.open(folders, ASKED).devices()) == devices
 
 
 def test_outcomes_are_remembered(folders: DeviceFolders) -> None:
-    order = Order.open(folders, ASKED)
+    order = Run.open(folders, ASKED)
     order.record([issued("a"), refused("b"), refused("c", "UNAVAILABLE"), refused("d", "INTERNAL")])
-    outcomes = Order.open(folders, ASKED).outcomes(["a", "b", "c", "d"])
+    outcomes = Run.open(folders, ASKED).outcomes(["a", "b", "c", "d"])
     assert outcomes.keys() == {"a", "b"}  # the others were not about the device
     assert outcomes["a"] == "a"
     refusal = outcomes["b"]
@@ -91,36 +91,36 @@ def test_outcomes_are_remembered(folders: DeviceFolders) -> None:
 
 
 def test_a_refusal_is_forgotten_on_request_and_when_it_was_granted_after_all(folders: DeviceFolders) -> None:
-    Order.open(folders, ASKED).record([refused("a"), refused("b")])
-    order = Order.open(folders, ASKED, retry_refused=True)
+    Run.open(folders, ASKED).record([refused("a"), refused("b")])
+    order = Run.open(folders, ASKED, retry_refused=True)
     assert not order.outcomes(["a", "b"])
     order.record([issued("a"), refused("b")])
-    outcomes = Order.open(folders, ASKED).outcomes(["a", "b"])
+    outcomes = Run.open(folders, ASKED).outcomes(["a", "b"])
     assert outcomes["a"] == "a"
     assert isinstance(outcomes["b"], Refusal)
 
 
 def test_a_device_with_its_own_csr_is_found_by_the_csr(folders: DeviceFolders) -> None:
     request, bad = CertificateRequest(b"its own"), CertificateRequest(b"bad")
-    order = Order.open(folders, ASKED)
+    order = Run.open(folders, ASKED)
     order.record([issued("a", request), Refusal(bad, "INVALID_ARGUMENT", "", "", "")])
-    outcomes = Order.open(folders, ASKED).outcomes([name_of(request), name_of(bad), "another"])
+    outcomes = Run.open(folders, ASKED).outcomes([name_of(request), name_of(bad), "another"])
     assert outcomes[name_of(request)] == "a"
     assert isinstance(outcomes[name_of(bad)], Refusal)
 
 
 def test_what_was_complete_already_is_remembered(folders: DeviceFolders) -> None:
-    Order.open(folders, ASKED, [Device("a")]).record_complete(["a"])
-    assert Order.open(folders, ASKED).outcomes(["a"]) == {"a": "a"}
+    Run.open(folders, ASKED, [Device("a")]).record_complete(["a"])
+    assert Run.open(folders, ASKED).outcomes(["a"]) == {"a": "a"}
 
 
 def test_an_order_that_is_not_written_down_knows_nothing(folders: DeviceFolders) -> None:
-    order = Order()
+    order = Run()
     order.record([issued("a"), refused("b")])
     order.record_complete(["c"])
     order.end()
     assert not order.outcomes(["a", "b", "c"])
-    assert not (folders.root / BOOK).exists()
+    assert not (folders.root / RUN_STATE).exists()
 
 
 def test_an_order_is_begun_whole_or_not_at_all(folders: DeviceFolders) -> None:
@@ -129,15 +129,15 @@ def test_an_order_is_begun_whole_or_not_at_all(folders: DeviceFolders) -> None:
         raise FolderError("it ends here")
 
     with pytest.raises(FolderError):
-        Order.open(folders, ASKED, breaks())
-    assert not Order.open(folders, ASKED, [Device("b")]).resumed
-    assert ids(Order.open(folders, ASKED)) == ["b"]
+        Run.open(folders, ASKED, breaks())
+    assert not Run.open(folders, ASKED, [Device("b")]).resumed
+    assert ids(Run.open(folders, ASKED)) == ["b"]
 
 
 def test_what_was_recorded_is_there_after_a_kill(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; from test_orders import *;"
-        "order = Order.open(DeviceFolders(Path(sys.argv[1]), b''), ASKED, random_devices(3), drawn=True);"
+        "order = Run.open(DeviceFolders(Path(sys.argv[1]), b''), ASKED, random_devices(3), drawn=True);"
         "order.record([issued('a')]); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run(
@@ -155,33 +155,33 @@ def test_a_book_that_is_closed_is_one_file(tmp_path: Path) -> None:
     folders = DeviceFolders(tmp_path, b"")
     open_order(folders)
     folders.close()
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", BOOK}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", RUN_STATE}
 
 
 @pytest.mark.parametrize("damage", [b"not a database at all", b"SQLite format 3\0" + bytes(4096)])
 def test_a_damaged_book_is_named_and_a_new_one_can_be_begun(tmp_path: Path, damage: bytes) -> None:
-    (tmp_path / BOOK).write_bytes(damage * 100)
+    (tmp_path / RUN_STATE).write_bytes(damage * 100)
     folders = DeviceFolders(tmp_path, b"")
     with pytest.raises(FolderError, match="damaged") as raised:
         open_order(folders)
-    assert str(tmp_path / BOOK) in raised.value.message
+    assert str(tmp_path / RUN_STATE) in raised.value.message
     assert "Move it away" in raised.value.hint
-    shutil.move(tmp_path / BOOK, tmp_path / "old")
+    shutil.move(tmp_path / RUN_STATE, tmp_path / "old")
     assert not open_order(folders).resumed
     folders.close()
 
 
 def test_another_versions_book_is_refused_and_left_alone(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / BOOK) as connection:
+    with sqlite3.connect(tmp_path / RUN_STATE) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    content = (tmp_path / BOOK).read_bytes()
+    content = (tmp_path / RUN_STATE).read_bytes()
     folders = DeviceFolders(tmp_path, b"")
     with pytest.raises(FolderError, match="version 99") as raised:
         open_order(folders)
     assert "the otahsm that made it" in raised.value.hint
     folders.close()
-    assert (tmp_path / BOOK).read_bytes()[100:] == content[100:]
+    assert (tmp_path / RUN_STATE).read_bytes()[100:] == content[100:]
 
 
 def test_a_full_disk_is_said_and_what_was_written_before_is_kept(folders: DeviceFolders) -> None:

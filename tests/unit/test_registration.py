@@ -29,9 +29,9 @@ from otahsm.errors import (
     ConfigError,
     FolderError,
 )
-from otahsm.line import Device, DeviceFolders, Order
+from otahsm.line import Device, DeviceFolders, Run
 from otahsm.line.layouts import LayoutName
-from otahsm.line.run_state import Book
+from otahsm.line.run_state import RunState
 from otahsm.registration.backends import Backend
 from otahsm.registration.collecting import Collected, certificate_of, collect
 from otahsm.registration.outbox import Outbox, Outcome, Registered
@@ -59,7 +59,7 @@ def fill(folder: Path, *devices: str | Device, announce: bool = True, profile: s
     """Have devices issued, as far as the book knows; enter them for registration."""
     opened = DeviceFolders(folder, b"")
     known = [device if isinstance(device, Device) else Device(device) for device in devices]
-    order = Order.open(opened, ASKED, known, resume=False)
+    order = Run.open(opened, ASKED, known, resume=False)
     if announce:
         order.announce(profile)
     order.record(
@@ -116,7 +116,7 @@ def known(folder: Path) -> dict[str, Registered]:
 
 
 def rows(folder: Path) -> list[sqlite3.Row]:
-    with contextlib.closing(Book(folder)) as book:
+    with contextlib.closing(RunState(folder)) as book:
         return book.read("SELECT * FROM registrations ORDER BY id")
 
 
@@ -396,7 +396,7 @@ def test_the_waits_of_a_device_grow_and_outlive_the_run(tmp_path: Path) -> None:
             assert told.answered_at is not None
             waits.append((told.due_at - told.answered_at).total_seconds())
             assert not run(tmp_path, backend.url, patience=0)  # it is not due
-            with contextlib.closing(Book(tmp_path)) as book, book.transaction() as connection:
+            with contextlib.closing(RunState(tmp_path)) as book, book.transaction() as connection:
                 connection.execute("UPDATE registrations SET due_at = 0")
     assert told.attempts == len(backend.seen) == 7
     assert all(
@@ -676,7 +676,7 @@ def test_a_secret_is_in_no_output_and_no_file_even_if_the_backend_says_it_again(
         headers = 'headers = { Authorization = { prefix = "Bearer ", file = "token" } }'
         outputs = ""
         for options in (["--patience", "0"], ["--patience", "0", "--json"]):
-            with contextlib.closing(Book(folder)) as book, book.transaction() as connection:
+            with contextlib.closing(RunState(folder)) as book, book.transaction() as connection:
                 connection.execute("UPDATE registrations SET due_at = 0, state = 'waiting'")
             command = start_command(folder, backend.url, *options, more=headers)
             outputs += "".join(command.communicate(timeout=60))
@@ -735,7 +735,7 @@ def test_devices_that_were_issued_before_are_entered_from_their_folders(
     opened.close()
     fill(tmp_path, Device("a", {"plant": "Ulm"}), "b", "gone", announce=False)
     fill(tmp_path, Device("a", {"plant": "of a later order"}), announce=False)
-    with contextlib.closing(Book(tmp_path)) as book:
+    with contextlib.closing(RunState(tmp_path)) as book:
         assert collect(book) == Collected(2, 1)
         assert collect(book) == Collected(0, 1)
     entered = [(row["device_id"], row["serial"], row["profile"], row["attributes"]) for row in rows(tmp_path)]
@@ -750,12 +750,12 @@ def test_what_was_entered_or_registered_is_not_entered_again_but_a_new_certifica
     fill(tmp_path, "dev")
     with backend_running() as backend:
         run(tmp_path, backend.url)
-    with contextlib.closing(Book(tmp_path)) as book:
+    with contextlib.closing(RunState(tmp_path)) as book:
         assert collect(book) == Collected(0, 0)
         renewed = leaf("dev", "ec-p256", serial=0x99)
         opened = DeviceFolders(tmp_path, root_of("ec-p256"))
         opened.finish({"dev": [renewed]})
-        order = Order.open(opened, ["renewal"])
+        order = Run.open(opened, ["renewal"])
         order.record_complete(["dev"])  # of what serial number is not known
         assert collect(book) == Collected(0, 0)
         order.record([issued("dev", 0x99, renewed)])
@@ -769,7 +769,7 @@ def test_thousands_of_devices_are_entered(tmp_path: Path) -> None:
     for device in devices:
         (tmp_path / f"{device}.client.pem").write_text(PEM)
     fill(tmp_path, *devices, announce=False)
-    with contextlib.closing(Book(tmp_path)) as book:
+    with contextlib.closing(RunState(tmp_path)) as book:
         assert collect(book) == Collected(1500, 0)
     assert {row["device_id"] for row in rows(tmp_path)} == set(devices)
 
