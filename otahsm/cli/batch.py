@@ -128,7 +128,7 @@ def run(
 
     from otahsm.cli.batch_run import run_batch
     from otahsm.cli.connect import load_client, registers
-    from otahsm.cli.progress import Tone
+    from otahsm.cli.progress import OutputMode
     from otahsm.system.secret_files import passphrase_from
 
     done = run_batch(
@@ -142,7 +142,7 @@ def run(
         retry_refused=retry_refused,
         announce=registers(config),
         patience=patience,
-        tone=Tone(as_json, quiet),
+        output_mode=OutputMode(as_json, quiet),
     )
     if not asyncio.run(done):
         raise typer.Exit(1)

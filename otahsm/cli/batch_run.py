@@ -9,9 +9,9 @@ from typing import Final
 
 import typer
 
-from otahsm.cli.connect import connect, open_folders, recipe_for
+from otahsm.cli.connect import connect, issue_options, open_folders
 from otahsm.cli.options import LayoutChoice
-from otahsm.cli.progress import RunProgress, Tone
+from otahsm.cli.progress import OutputMode, RunProgress
 from otahsm.cli.sources import devices_of
 from otahsm.client import Batch, BatchClient, IssuingClient, LedgerClient, LedgerEntry, Query
 from otahsm.config import ClientConfig, KeyType
@@ -33,14 +33,14 @@ async def run_batch(
     retry_refused: bool,
     announce: bool,
     patience: float | None,
-    tone: Tone,
+    output_mode: OutputMode,
 ) -> bool:
     """Make a batch's devices; return whether it has all its certificates now. Raises OtahsmError."""
     async with connect(BatchClient, settings, patience) as batches:
         batch = await batches.get(name)
         devices = _devices(batch, ids)
         async with connect(IssuingClient, settings, patience) as client:
-            recipe = await recipe_for(client, batch.profile, layout, key_type, passphrase, batch.name)
+            options = await issue_options(client, batch.profile, layout, key_type, passphrase, batch.name)
             with contextlib.closing(await open_folders(client, settings, out, layout, passphrase)) as folders:
                 drawn = batch.scheme.kind == "uuid4"
                 asked = ["batch run", batch.name]
@@ -50,8 +50,8 @@ async def run_batch(
                         await _leave_out_others(order, folders, ledger, batch.name)
                     if announce:
                         order.announce(batch.profile)
-                    reports = issue_devices(client, folders, order.devices(), recipe, order=order)
-                    done = await RunProgress(order.count, folders.root, tone).follow(reports, order)
+                    reports = issue_devices(client, folders, order.devices(), options, order=order)
+                    done = await RunProgress(order.count, folders.root, output_mode).follow(reports, order)
                     state = await batches.get(name)
                     full = state.issued >= state.device_count
                     if full and not done:  # another machine was faster with some of them
@@ -61,7 +61,7 @@ async def run_batch(
                         else:
                             await _leave_out_others(order, folders, ledger, batch.name)
                         order.end()
-    if not (tone.as_json or tone.quiet):
+    if not (output_mode.as_json or output_mode.quiet):
         typer.echo(f"batch {state.name}: {state.issued} of {state.device_count} issued, here and elsewhere")
     return full
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import typer
 from rich.console import Console
 
-from otahsm.cli.progress import Meter, Tone
+from otahsm.cli.progress import Meter, OutputMode
 from otahsm.cli.tables import print_fields, print_json, printable
 from otahsm.client import Batch, BatchClient
 from otahsm.pki import serial_octets
@@ -68,7 +68,7 @@ async def follow(client: BatchClient, name: str) -> Batch:
     batch = await client.get(name)
     began = batch.issued
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    with Meter("certificates", batch.device_count, Tone(), console) as meter:
+    with Meter("certificates", batch.device_count, OutputMode(), console) as meter:
         while state_of(batch) == "open":
             meter.show(batch.issued, batch.issued - began)
             await asyncio.sleep(_LOOK_SECONDS)

@@ -70,7 +70,7 @@ def cert_provider(
     import asyncio
     import uuid
 
-    from otahsm.cli.progress import Tone
+    from otahsm.cli.progress import OutputMode
     from otahsm.cli.providing import Provision, import_directory, provide
 
     if local is None and not target:
@@ -112,7 +112,7 @@ def cert_provider(
         root_ca=root_ca,
         server_url=server_url,
     )
-    tone = Tone(as_json, quiet)
-    done = provide(otahsm_config, provision, profile, patience, local, where, target, login, tone)
+    output_mode = OutputMode(as_json, quiet)
+    done = provide(otahsm_config, provision, profile, patience, local, where, target, login, output_mode)
     if not asyncio.run(done):
         raise typer.Exit(1)

@@ -16,7 +16,7 @@ from otahsm.client import ClientTls, DaemonClient, IssuingClient
 from otahsm.config import ClientConfig, KeyType, load_config, section
 from otahsm.gateway.files import GatewayFiles, gateway_files
 from otahsm.install.aktualizr import sota_toml
-from otahsm.line import Device, DeviceFolders, Recipe
+from otahsm.line import Device, DeviceFolders, IssueOptions
 
 _Client = TypeVar("_Client", bound=DaemonClient)
 
@@ -60,20 +60,20 @@ async def open_folders(
     )
 
 
-async def recipe_for(
+async def issue_options(
     client: IssuingClient,
     profile: str,
     layout: LayoutChoice,
     key_type: KeyType,
     passphrase: bytes | None,
     batch: str = "",
-) -> Recipe:
+) -> IssueOptions:
     """Learn what a profile needs, and say how devices are made. Raises OtahsmError."""
     known = await client.profiles()
     meant = (item for item in known if item.name == profile or (not profile and item.is_default))
     subject = next((item.attributes for item in meant), frozenset[str]())
     configure = _configure if layout is LayoutChoice.AKTUALIZR else None
-    return Recipe(key_type, profile, batch, subject, passphrase, configure)
+    return IssueOptions(key_type, profile, batch, subject, passphrase, configure)
 
 
 def _configure(device: Device) -> bytes:

@@ -64,10 +64,10 @@ def sign(
     import contextlib
 
     from otahsm.cli.connect import connect, load_client, open_folders, registers
-    from otahsm.cli.progress import RunProgress, Tone
+    from otahsm.cli.progress import OutputMode, RunProgress
     from otahsm.client import IssuingClient
     from otahsm.errors import ConfigError
-    from otahsm.line import Recipe, Run, sign_csrs
+    from otahsm.line import IssueOptions, Run, sign_csrs
 
     settings = load_client(config)
     files = list(_files(paths))
@@ -86,8 +86,8 @@ def sign(
                 order = Run.open(folders, asked, resume=resume, retry_refused=retry_refused)
                 if registers(config):
                     order.announce(profile)
-                reports = sign_csrs(client, folders, files, Recipe(profile=profile), order=order)
-                return await RunProgress(len(files), folders.root, Tone(as_json, quiet)).follow(
+                reports = sign_csrs(client, folders, files, IssueOptions(profile=profile), order=order)
+                return await RunProgress(len(files), folders.root, OutputMode(as_json, quiet)).follow(
                     reports, order
                 )
 

@@ -83,8 +83,8 @@ def issue(
     import asyncio
     import contextlib
 
-    from otahsm.cli.connect import connect, load_client, open_folders, recipe_for, registers
-    from otahsm.cli.progress import RunProgress, Tone, tell_of_unfinished_orders
+    from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
+    from otahsm.cli.progress import OutputMode, RunProgress, tell_of_unfinished_orders
     from otahsm.cli.sources import devices_from
     from otahsm.client import IssuingClient
     from otahsm.line import Run, issue_devices
@@ -98,7 +98,7 @@ def issue(
 
     async def run() -> bool:
         async with connect(IssuingClient, settings, patience) as client:
-            recipe = await recipe_for(client, profile, layout, key_type.value, passphrase)
+            options = await issue_options(client, profile, layout, key_type.value, passphrase)
             with contextlib.closing(await open_folders(client, settings, out, layout, passphrase)) as folders:
                 tell_of_unfinished_orders(folders, asked)
                 order = Run.open(
@@ -111,8 +111,8 @@ def issue(
                 )
                 if registers(config):
                     order.announce(profile)
-                reports = issue_devices(client, folders, order.devices(), recipe, order=order)
-                return await RunProgress(order.count, folders.root, Tone(as_json, quiet)).follow(
+                reports = issue_devices(client, folders, order.devices(), options, order=order)
+                return await RunProgress(order.count, folders.root, OutputMode(as_json, quiet)).follow(
                     reports, order
                 )
 

@@ -86,7 +86,7 @@ def install(
 
     from otahsm.cli.connect import load_client
     from otahsm.cli.installing import Configuration, Places, find_jobs, run_jobs, tell_jobs, token_keys
-    from otahsm.cli.progress import Tone
+    from otahsm.cli.progress import OutputMode
 
     if (hardware_id or p11_module) and not sota_toml:
         raise typer.BadParameter("--hardware-id and --p11-module go with --sota-toml")
@@ -115,5 +115,5 @@ def install(
             sudo_password_file=sudo_password_file,
             seconds=timeout,
         )
-    if not asyncio.run(run_jobs(jobs, login, parallel, Tone(as_json, quiet), replace=replace)):
+    if not asyncio.run(run_jobs(jobs, login, parallel, OutputMode(as_json, quiet), replace=replace)):
         raise typer.Exit(1)

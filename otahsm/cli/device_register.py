@@ -48,7 +48,7 @@ def register(
     """  # noqa: D301 - click reads the character, not the escape
     import contextlib
 
-    from otahsm.cli.progress import Tone
+    from otahsm.cli.progress import OutputMode
     from otahsm.cli.registrations import RegistrationRun, show_all
     from otahsm.config import load_config, section
     from otahsm.registration.backends import Backend
@@ -56,10 +56,10 @@ def register(
 
     settings = load_config(config)
     folder = (devices or section(settings.client, "client").devices).absolute()
-    tone = Tone(as_json, quiet)
+    output_mode = OutputMode(as_json, quiet)
     if status:
         with contextlib.closing(Outbox(folder)) as outbox:
-            show_all(outbox, tone)
+            show_all(outbox, output_mode)
         return
     wanted = section(settings.registration, "registration")
     if patience is None:
@@ -68,6 +68,6 @@ def register(
     with contextlib.closing(Outbox(folder, wanted.timeout_seconds)) as outbox, outbox:
         if retry_failed:
             outbox.retry_failed()
-        run = RegistrationRun(outbox, tone)
+        run = RegistrationRun(outbox, output_mode)
         if not run.follow(backend, wanted.parallel, patience, watch=watch):
             raise typer.Exit(1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 from rich.console import Console
 
-from otahsm.cli.progress import Meter, Tone
+from otahsm.cli.progress import Meter, OutputMode
 from otahsm.cli.secrets import secret_in
 from otahsm.cli.tables import printable
 from otahsm.errors import ConfigError
@@ -165,31 +165,31 @@ def tell_jobs(jobs: Sequence[Job], *, as_json: bool) -> None:
 
 
 async def run_jobs(
-    jobs: Sequence[Job], login: Login | None, parallel: int, tone: Tone, *, replace: bool
+    jobs: Sequence[Job], login: Login | None, parallel: int, output_mode: OutputMode, *, replace: bool
 ) -> bool:
     """Install, and follow it; return whether every device has its files."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     began = time.monotonic()
     installed = before = failed = 0
     planned = [(job.files.device_id, job.where, _work(job, login, replace=replace)) for job in jobs]
-    with Meter("devices", len(jobs), tone, console) as meter:
+    with Meter("devices", len(jobs), output_mode, console) as meter:
         async for report in install_all(planned, parallel):
             if isinstance(report, NotInstalled):
                 failed += 1
-                _tell_failure(report, tone, console)
+                _tell_failure(report, output_mode, console)
             else:
                 before += report.before
                 installed += not report.before
-                if tone.as_json:
+                if output_mode.as_json:
                     kind = "complete" if report.before else "installed"
                     line = {"type": kind, "device_id": report.device_id, "where": report.where}
                     typer.echo(json.dumps(line))
             meter.show(installed + before + failed, installed + failed)
     seconds = time.monotonic() - began
-    if tone.as_json:
+    if output_mode.as_json:
         counts = {"installed": installed, "complete_before": before, "failed": failed}
         typer.echo(json.dumps({"type": "summary", **counts, "seconds": round(seconds, 3)}))
-    elif not tone.quiet:
+    elif not output_mode.quiet:
         text = f"{installed} installed in {seconds:.1f} s"
         text += f", {before} had their files before" if before else ""
         typer.echo(f"{text}, {failed} failed")
@@ -211,9 +211,9 @@ def _work(job: Job, login: Login | None, *, replace: bool) -> Callable[[], Await
     return into_image if job.root is not None else over_ssh
 
 
-def _tell_failure(report: NotInstalled, tone: Tone, console: Console) -> None:
+def _tell_failure(report: NotInstalled, output_mode: OutputMode, console: Console) -> None:
     error = report.error
-    if tone.as_json:
+    if output_mode.as_json:
         said = {"code": error.code.name, "reason": error.reason, "message": error.message, "hint": error.hint}
         typer.echo(json.dumps({"type": "failed", "name": report.device_id, "where": report.where, **said}))
         return

@@ -31,7 +31,7 @@ def tell_of_unfinished_orders(folders: DeviceFolders, asked: Sequence[str]) -> N
 
 
 @dataclass(frozen=True, slots=True)
-class Tone:
+class OutputMode:
     """How a command speaks: in JSON lines, or in text, of which `quiet` leaves only failures."""
 
     as_json: bool = False
@@ -47,8 +47,8 @@ class Meter:
         tone: nothing is shown for machines, and nothing if it is quiet.
     """
 
-    def __init__(self, what: str, total: int, tone: Tone, console: Console) -> None:
-        silent = tone.as_json or tone.quiet
+    def __init__(self, what: str, total: int, output_mode: OutputMode, console: Console) -> None:
+        silent = output_mode.as_json or output_mode.quiet
         self._what, self._total = what, total
         self._lines = not silent and not console.is_terminal
         self._console = console
@@ -98,10 +98,10 @@ class RunProgress:
         tone: how to speak.
     """
 
-    def __init__(self, total: int, folder: Path, tone: Tone) -> None:
+    def __init__(self, total: int, folder: Path, output_mode: OutputMode) -> None:
         self._total = total
         self._folder = folder
-        self._tone = tone
+        self._tone = output_mode
         self._out = Console(soft_wrap=True, highlight=False, emoji=False)
         self._err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._issued = self._before = self._failed = 0

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 import typer
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from otahsm.cli.connect import connect, load_client, open_folders, recipe_for, registers
+from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
 from otahsm.cli.options import LayoutChoice
-from otahsm.cli.progress import Tone
+from otahsm.cli.progress import OutputMode
 from otahsm.cli.tables import tell
 from otahsm.client import IssuingClient, Profile
 from otahsm.config import KeyType
@@ -91,7 +91,7 @@ async def provide(
     directory: str,
     target: str,
     login: Login | None,
-    tone: Tone,
+    output_mode: OutputMode,
 ) -> bool:
     """Issue a device and install it; return whether it was issued. Raises OtahsmError."""
     settings = load_client(config)
@@ -102,12 +102,12 @@ async def provide(
         meant = await _profile(client, profile)
         device = Device(asked.device_id, _attributes(asked, meant))
         await _check_root(client, asked.fleet_ca)
-        recipe = await recipe_for(client, meant.name, LayoutChoice.SEED, asked.key_type, None)
+        options = await issue_options(client, meant.name, LayoutChoice.SEED, asked.key_type, None)
         with contextlib.closing(await open_folders(client, settings, None)) as folders:
             order = Run.open(folders, ["cert-provider", asked.device_id, meant.name], [device])
             if registers(config):
                 order.announce(meant.name)
-            async for report in issue_devices(client, folders, [device], recipe, order=order):
+            async for report in issue_devices(client, folders, [device], options, order=order):
                 if not isinstance(report, Done):
                     refusal = report.refusal
                     typer.echo(f"failed: {refusal.message} [{refusal.reason}]. {refusal.hint}", err=True)
@@ -117,12 +117,12 @@ async def provide(
     files = _chosen(DeviceFiles.load(root, asked.device_id, datetime.now(UTC)), asked)
     if local is not None:
         shell: Shell = _image(local, directory)
-        await _install(shell, files, f"{local}{directory}", tone)
+        await _install(shell, files, f"{local}{directory}", output_mode)
     if login is not None:
         from otahsm.install.ssh import Host, connected
 
         async with connected(Host.parse(target), login) as shell:
-            await _install(shell, files, f"{target}:{directory}", tone)
+            await _install(shell, files, f"{target}:{directory}", output_mode)
     return True
 
 
@@ -131,11 +131,11 @@ def _image(root: Path, directory: str) -> ImageRoot:
     return ImageRoot(root, directory)
 
 
-async def _install(shell: Shell, files: DeviceFiles, where: str, tone: Tone) -> None:
+async def _install(shell: Shell, files: DeviceFiles, where: str, output_mode: OutputMode) -> None:
     before = await install(shell, files)
-    if not tone.quiet:
+    if not output_mode.quiet:
         text = f"{files.device_id} {'had' if before else 'has'} its files in {where}"
-        tell(text, as_json=tone.as_json, device_id=files.device_id, where=where, before=before)
+        tell(text, as_json=output_mode.as_json, device_id=files.device_id, where=where, before=before)
 
 
 async def _profile(client: IssuingClient, name: str) -> Profile:

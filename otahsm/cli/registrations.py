@@ -10,7 +10,7 @@ from datetime import datetime
 import typer
 from rich.console import Console
 
-from otahsm.cli.progress import Meter, Tone
+from otahsm.cli.progress import Meter, OutputMode
 from otahsm.cli.tables import printable
 from otahsm.registration.backends import Backend
 from otahsm.registration.collecting import collect
@@ -29,12 +29,12 @@ class RegistrationRun:
         FolderError: the book can't be read or written.
     """
 
-    def __init__(self, outbox: Outbox, tone: Tone) -> None:
-        self._outbox, self._tone = outbox, tone
+    def __init__(self, outbox: Outbox, output_mode: OutputMode) -> None:
+        self._outbox, self._tone = outbox, output_mode
         self._out = Console(soft_wrap=True, highlight=False, emoji=False)
         self._err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._missing = collect(outbox.book).missing
-        self._meter = Meter("registrations", outbox.counts()["waiting"], tone, self._err)
+        self._meter = Meter("registrations", outbox.counts()["waiting"], output_mode, self._err)
         self._registered = self._failed = 0
         self._in_trouble = False
 
@@ -93,23 +93,23 @@ class RegistrationRun:
             )
 
 
-def show_all(outbox: Outbox, tone: Tone) -> None:
+def show_all(outbox: Outbox, output_mode: OutputMode) -> None:
     """Show how it is with each registration; of those that are done, nothing if it is quiet.
 
     Raises:
         FolderError: the book can't be read.
     """
     for one in outbox.all():
-        if tone.as_json:
+        if output_mode.as_json:
             _print_line(_fields(one))
-        elif one.state != "done" or not tone.quiet:
+        elif one.state != "done" or not output_mode.quiet:
             words = [f"{one.state:<7}", one.device_id, one.serial, f"asked {one.attempts} times"]
             if one.due_at is not None:
                 words.append(f"due {_text(one.due_at)}")
             if one.answer:
                 words.append(f"{_text(one.answered_at)} {one.answer}")
             typer.echo(printable("  ".join(words)))
-    if not tone.as_json and not tone.quiet:
+    if not output_mode.as_json and not output_mode.quiet:
         counts = outbox.counts()
         typer.echo(f"{counts['done']} done, {counts['failed']} failed, {counts['waiting']} waiting")
 

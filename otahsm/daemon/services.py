@@ -14,7 +14,7 @@ from otahsm.authority import Caller, EventName, Issuance, IssuanceRequest, Issue
 from otahsm.daemon.answering import answered, unforeseen
 from otahsm.daemon.stream import Responses, Stream
 from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import Above, abort, request_of, write_certificate
+from otahsm.daemon.wire import IssuerChain, abort, request_of, write_certificate
 from otahsm.errors import (
     BatchClientError,
     NotAllowedError,
@@ -43,7 +43,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
 
     def __init__(self, issuance: Issuance) -> None:
         self._issuance = issuance
-        self._above = Above.of(issuance.authorities)
+        self._above = IssuerChain.of(issuance.authorities)
         self._draining = False
         self._streams: set[Stream] = set()
 

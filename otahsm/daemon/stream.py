@@ -14,7 +14,7 @@ import structlog
 from otahsm.authority import Caller, IssuanceRequest, Issued, Outcome
 from otahsm.daemon import limits
 from otahsm.daemon.tls import Context
-from otahsm.daemon.wire import Above, abort, request_of, write_result
+from otahsm.daemon.wire import IssuerChain, abort, request_of, write_result
 from otahsm.errors import OtahsmError, RequestRefusedError, TimeOverError
 from otahsm.v1 import issuance_pb2
 
@@ -40,7 +40,7 @@ class Stream:
         self,
         issue: Callable[[Sequence[IssuanceRequest], Caller], Awaitable[list[Outcome]]],
         caller: Caller,
-        above: Mapping[str, Above],
+        above: Mapping[str, IssuerChain],
     ) -> None:
         self._issue = issue
         self._caller = caller

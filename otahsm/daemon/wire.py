@@ -30,14 +30,14 @@ def request_of(request: pb.CertificateRequest, caller: Caller) -> IssuanceReques
     return IssuanceRequest(caller, *names, request.csr, request.batch, attributes)
 
 
-class Above(NamedTuple):
+class IssuerChain(NamedTuple):
     """What is above the devices of a CA: intermediates, and the trust anchor if it is not that of [ca]."""
 
     intermediates: tuple[bytes, ...]
     other_anchor: bytes
 
     @classmethod
-    def of(cls, authorities: Authorities) -> dict[str, Above]:
+    def of(cls, authorities: Authorities) -> dict[str, IssuerChain]:
         """Say it for every CA, by its name."""
         usual = authorities.by_name[""].chain.trust_anchor
         return {
@@ -50,7 +50,7 @@ class Above(NamedTuple):
 
 
 def write_result(
-    result: pb.IssueResult, request_id: str, outcome: Outcome, above: Mapping[str, Above]
+    result: pb.IssueResult, request_id: str, outcome: Outcome, above: Mapping[str, IssuerChain]
 ) -> None:
     """Write one outcome into a result."""
     result.request_id = request_id
@@ -60,7 +60,9 @@ def write_result(
         result.error.CopyFrom(status_of(outcome))
 
 
-def write_certificate(certificate: pb.IssuedCertificate, issued: Issued, above: Mapping[str, Above]) -> None:
+def write_certificate(
+    certificate: pb.IssuedCertificate, issued: Issued, above: Mapping[str, IssuerChain]
+) -> None:
     """Write one certificate and its chain, field by field: a constructor takes four times as long."""
     certificate.device_id = issued.device_id
     certificate.serial_number = serial_octets(issued.serial)

@@ -18,7 +18,7 @@ from otahsm.line.device_lists import (
     templated_devices,
 )
 from otahsm.line.folders import DeviceFolders
-from otahsm.line.issuing import Done, Failed, Recipe, issue_devices, sign_csrs
+from otahsm.line.issuing import Done, Failed, IssueOptions, issue_devices, sign_csrs
 from otahsm.line.keys import DeviceKey, make_csr, make_device_key
 from otahsm.line.layouts import LayoutName
 from otahsm.line.run import Run, refusals_of, unfinished_runs
@@ -34,8 +34,8 @@ __all__ = [
     "DeviceList",
     "Done",
     "Failed",
+    "IssueOptions",
     "LayoutName",
-    "Recipe",
     "Run",
     "Tally",
     "Template",

@@ -59,7 +59,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class IssueOptions:
     """How devices are made.
 
     Attributes:
@@ -91,7 +91,7 @@ class _Run:
     """What a run has in hand: devices that were asked for by id or CSR, and reports that need no request."""
 
     folders: DeviceFolders
-    recipe: Recipe
+    options: IssueOptions
     order: Run
     reports: deque[Done | Failed] = field(default_factory=deque)
     devices: dict[str, Device] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class _Run:
     async def follow(
         self, client: IssuingClient, requests: Iterator[CertificateRequest]
     ) -> AsyncIterator[Done | Failed]:
-        async for results in chunks_of(client.issue(requests, profile=self.recipe.profile), _BATCH):
+        async for results in chunks_of(client.issue(requests, profile=self.options.profile), _BATCH):
             await asyncio.to_thread(self._settle, results)
             for result in results:
                 request = result.request
@@ -122,7 +122,7 @@ class _Run:
         for device_id in issued:
             check_device_id(device_id, _ANY)  # it becomes a path here, whoever says so
         devices = {name: self.devices[name] for name in issued if name in self.devices}
-        configure = self.recipe.configure
+        configure = self.options.configure
         self.folders.finish(
             {name: result.chain for name, result in issued.items()},
             # The others wrote their CSRs when they made their keys.
@@ -158,7 +158,7 @@ async def issue_devices(
     client: IssuingClient,
     folders: DeviceFolders,
     devices: Iterable[Device],
-    recipe: Recipe | None = None,
+    options: IssueOptions | None = None,
     *,
     order: Run | None = None,
 ) -> AsyncIterator[Done | Failed]:
@@ -172,7 +172,7 @@ async def issue_devices(
         FolderError: folders can't be written.
         OtahsmError: the daemon can't be reached.
     """
-    run = _Run(folders, recipe or Recipe(), order or Run())
+    run = _Run(folders, options or IssueOptions(), order or Run())
     folders.share()
     async for report in run.follow(client, _requests_for(run, iter(devices))):
         yield report
@@ -189,8 +189,8 @@ def _requests_for(run: _Run, devices: Iterator[Device]) -> Iterator[CertificateR
             name = device.device_id
             try:
                 check_device_id(name, _ANY)
-                if run.recipe.configure is not None:
-                    run.recipe.configure(device)  # sees to it that it can be written
+                if run.options.configure is not None:
+                    run.options.configure(device)  # sees to it that it can be written
                 if run.answered(name, name, outcomes.get(name)):
                     complete += [] if name in outcomes else [device]
                     continue
@@ -200,20 +200,20 @@ def _requests_for(run: _Run, devices: Iterator[Device]) -> Iterator[CertificateR
                 run.reports.append(Failed(name, refusal))
                 continue
             if saved is None:
-                keys[name] = make_device_key(name, run.recipe.key_type, run.recipe.passphrase)
+                keys[name] = make_device_key(name, run.options.key_type, run.options.passphrase)
             csrs[name] = saved or keys[name].csr
             run.devices[name] = device
         run.order.record_complete([device.device_id for device in complete])
         run.folders.begin(keys)
         for name, csr in csrs.items():
-            yield run.recipe.request(csr, run.devices[name])
+            yield run.options.request(csr, run.devices[name])
 
 
 async def sign_csrs(
     client: IssuingClient,
     folders: DeviceFolders,
     paths: Iterable[Path],
-    recipe: Recipe | None = None,
+    options: IssueOptions | None = None,
     *,
     order: Run | None = None,
 ) -> AsyncIterator[Done | Failed]:
@@ -226,7 +226,7 @@ async def sign_csrs(
         FolderError: folders can't be written.
         OtahsmError: the daemon can't be reached.
     """
-    run = _Run(folders, recipe or Recipe(), order or Run())
+    run = _Run(folders, options or IssueOptions(), order or Run())
     folders.share()
     async for report in run.follow(client, _requests_from(run, paths)):
         yield report
@@ -236,7 +236,7 @@ def _requests_from(run: _Run, paths: Iterable[Path]) -> Iterator[CertificateRequ
     seen: set[str] = set()
     for path in paths:
         try:
-            request = run.recipe.request(load_csr(path))
+            request = run.options.request(load_csr(path))
         except ConfigError as error:
             run.reports.append(Failed(str(path), Refusal.from_error(CertificateRequest(b""), error)))
             continue

@@ -22,7 +22,7 @@ from otahsm.ledger import AUTHORITIES, COMPLETE, CrlBooks, CrlState, Database, L
 from otahsm.ledger.revocation import note_urls
 from otahsm.pki import Issuer, check_signs_crls, crl_url
 from otahsm.revocation.crl_folder import CrlFolder, name_files
-from otahsm.revocation.crl_maker import CrlMaker, Life
+from otahsm.revocation.crl_maker import CrlMaker, CrlSchedule
 from otahsm.token import SignerPool
 from otahsm.workers import Report
 
@@ -85,7 +85,7 @@ class CrlKeeper:
         self._books = CrlBooks(database, issuer.key_identifier, alone=alone)
         self._maker = CrlMaker(
             issuer=issuer,
-            life=Life.of(config),
+            life=CrlSchedule.of(config),
             signers=signers,
             key=key,
             ledger=ledger,

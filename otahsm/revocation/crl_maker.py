@@ -42,14 +42,14 @@ _MAX_OCTETS: Final = 60 * 1024 * 1024  # of a TBSCertList: a signer takes no lar
 _Result = TypeVar("_Result")
 
 
-class Life(NamedTuple):
+class CrlSchedule(NamedTuple):
     """How long a CRL is valid, and after how long it is made anew; in seconds."""
 
     validity: int
     refresh: int
 
     @classmethod
-    def of(cls, config: CrlConfig | None) -> Life:
+    def of(cls, config: CrlConfig | None) -> CrlSchedule:
         """Take both from [crl], or from its defaults if there is no such section."""
         fields = CrlConfig.model_fields
         validity = config.validity_hours if config else fields["validity_hours"].default
@@ -57,7 +57,7 @@ class Life(NamedTuple):
         return cls(validity * _HOUR, refresh * _HOUR)
 
 
-def is_due(crl: CrlRow | None, revoked: int, now: int, life: Life) -> bool:
+def is_due(crl: CrlRow | None, revoked: int, now: int, life: CrlSchedule) -> bool:
     """Tell whether a CRL must be made: there is none, it does not tell of all, or it is time.
 
     A clock that went back may have left one that is not valid yet: verifiers refuse that one.
@@ -93,7 +93,7 @@ class CrlMaker:
         self,
         *,
         issuer: Issuer,
-        life: Life,
+        life: CrlSchedule,
         signers: SignerPool,
         key: int,
         ledger: Ledger,

@@ -12,7 +12,7 @@ import pytest
 
 from otahsm.config import KeyType
 from otahsm.line import Device as AskedDevice
-from otahsm.line import DeviceFolders, Done, Recipe, issue_devices
+from otahsm.line import DeviceFolders, Done, IssueOptions, issue_devices
 
 from support.harness import Fleet, RunningDaemon, running
 from support.programs import Device, make_ca
@@ -48,7 +48,7 @@ async def _issue_one_of_each(daemon: RunningDaemon) -> dict[str, Path]:
         folders = DeviceFolders(config.devices, authority.trust_anchor, config.server_ca, config.gateway_url)
         for key_type in KEY_TYPES:
             device = AskedDevice(f"dev-{key_type}")
-            async for report in issue_devices(client, folders, [device], Recipe(key_type)):
+            async for report in issue_devices(client, folders, [device], IssueOptions(key_type)):
                 assert isinstance(report, Done), report
         folders.close()
     return {key_type: folders.path(f"dev-{key_type}") for key_type in KEY_TYPES}

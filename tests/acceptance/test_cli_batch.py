@@ -21,7 +21,7 @@ from otahsm.client import IssuingClient
 from otahsm.line import (
     DeviceFolders,
     Done,
-    Recipe,
+    IssueOptions,
     Run,
     Template,
     issue_devices,
@@ -132,7 +132,7 @@ def interrupted(line: Fleet, out: Path, name: str, count: int) -> None:
                 devices = numbered_devices(
                     Template.parse(name + "-{seq:03d}", numbers=frozenset({"seq"})), count, {}
                 )
-                async for report in issue_devices(client, folders, devices, Recipe(batch=name)):
+                async for report in issue_devices(client, folders, devices, IssueOptions(batch=name)):
                     assert isinstance(report, Done)
 
     asyncio.run(make())

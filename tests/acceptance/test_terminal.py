@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from otahsm.cli import progress
-from otahsm.cli.progress import Meter, Tone
+from otahsm.cli.progress import Meter, OutputMode
 
 from support.harness import OTAHSM, Fleet
 from support.programs import otahsm
@@ -61,18 +61,18 @@ def test_a_terminal_gets_a_bar_and_quiet_means_quiet(line: Fleet, tmp_path: Path
 def test_a_pipe_gets_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
 
-    def lines(tone: Tone) -> list[str]:
+    def lines(output_mode: OutputMode) -> list[str]:
         written = io.StringIO()
-        with Meter("certificates", 100, tone, Console(file=written, soft_wrap=True)) as meter:
+        with Meter("certificates", 100, output_mode, Console(file=written, soft_wrap=True)) as meter:
             meter.show(10, 0)
             meter.show(50, 40)
         return written.getvalue().splitlines()
 
-    first, second = lines(Tone())
+    first, second = lines(OutputMode())
     assert first == "10 of 100 certificates, 0 a second"
     assert second.startswith("50 of 100 certificates, ")
     assert second.endswith(" s left")
-    assert lines(Tone(as_json=True)) == lines(Tone(quiet=True)) == []
+    assert lines(OutputMode(as_json=True)) == lines(OutputMode(quiet=True)) == []
 
 
 @pytest.mark.parametrize(

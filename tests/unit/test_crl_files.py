@@ -13,13 +13,13 @@ from otahsm.errors import FolderError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlRow
 from otahsm.pki import describe_crl
 from otahsm.revocation.crl_folder import CrlFolder, name_files
-from otahsm.revocation.crl_maker import BACKDATED, Life, is_due
+from otahsm.revocation.crl_maker import BACKDATED, CrlSchedule, is_due
 
 from support.authority import crl, issuer_of
 
 HOST = "http://crl.example.com/"
 ISSUER = issuer_of("ec-p256")
-LIFE = Life(validity=7 * 86_400, refresh=86_400)
+LIFE = CrlSchedule(validity=7 * 86_400, refresh=86_400)
 NOW = 1_800_000_000
 MADE = CrlRow(1, NOW - BACKDATED, NOW + LIFE.validity, 3)
 
@@ -47,8 +47,8 @@ def test_a_crl_is_due_if_it_does_not_tell_of_all_or_it_is_time(
 
 def test_the_life_of_a_crl_is_the_configurations_or_the_default() -> None:
     config = CrlConfig(url=f"{HOST}fleet.crl", directory=Path("crl"), validity_hours=3, refresh_hours=2)
-    assert Life.of(config) == (3 * 3600, 2 * 3600)
-    assert Life.of(None) == (168 * 3600, 24 * 3600)
+    assert CrlSchedule.of(config) == (3 * 3600, 2 * 3600)
+    assert CrlSchedule.of(None) == (168 * 3600, 24 * 3600)
 
 
 def files(url: str, shards: int, urls: dict[str, bool]) -> tuple[dict[str, str], tuple[str, ...]]:
