@@ -17,8 +17,8 @@ from otahsm.config import CaConfig, KeyType, TokenConfig
 from otahsm.errors import OtahsmError
 from otahsm.token.ceremony import key_types, throwaway_ca
 from otahsm.token.files import read_chain
-from otahsm.token.gauge import FLOOR, SIGN
 from otahsm.token.pool import TokenKey, signer_setup
+from otahsm.token.probe import FLOOR, SIGN
 from otahsm.workers import WorkerPool
 
 _SLACK: Final = 60.0  # seconds that a gauge may take longer than it was told: a slow token's last signature
@@ -62,7 +62,7 @@ async def gauges(token: TokenConfig, ca: CaConfig, size: int, seconds: float) ->
 
     pool = WorkerPool(
         "gauge",
-        "otahsm.token.gauge",
+        "otahsm.token.probe",
         signer_setup(token, [TokenKey(ca, issuer.public_key)]),
         size=size,
         environment=os.environ,

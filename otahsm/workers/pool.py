@@ -27,7 +27,7 @@ from otahsm.errors import (
 )
 from otahsm.workers.child import DAEMON_PID
 from otahsm.workers.frames import Kind
-from otahsm.workers.peer import Peer, connect, start_child
+from otahsm.workers.handle import WorkerHandle, connect, start_child
 from otahsm.workers.process import Worker
 
 # What only an operator can mend: whoever asks is told at once. It is looked at again all the same, so that
@@ -83,7 +83,9 @@ class WorkerPool:
         command = (sys.executable, "-P", "-m", module)
         surroundings = {**environment, DAEMON_PID: str(os.getpid())}
         start = partial(start_child, command, surroundings, tuple(inherit))
-        self._start_peer: Callable[[], Awaitable[Peer]] = partial(connect, socket) if socket else start
+        self._start_peer: Callable[[], Awaitable[WorkerHandle]] = (
+            partial(connect, socket) if socket else start
+        )
         self._setup = tuple(setup)
         self._size = size
         self._depth = depth

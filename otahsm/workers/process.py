@@ -11,7 +11,7 @@ from typing import Final
 from otahsm.errors import OtahsmError, WorkerLostError
 from otahsm.workers import frames
 from otahsm.workers.frames import BrokenFrameError, Kind
-from otahsm.workers.peer import Peer
+from otahsm.workers.handle import WorkerHandle
 
 _LAST_WORDS: Final = 1.0  # seconds that what a dead worker wrote may take to arrive
 
@@ -24,7 +24,7 @@ class Worker:
         changed: called whenever it has answered, and when it has failed.
     """
 
-    def __init__(self, peer: Peer, changed: Callable[[], None]) -> None:
+    def __init__(self, peer: WorkerHandle, changed: Callable[[], None]) -> None:
         self.pid = 0  # until it is ready, and says it
         self.last_answer = time.monotonic()
         self.answers = 0

@@ -13,7 +13,7 @@ from typing import Protocol
 from otahsm.errors import WorkerLostError
 
 
-class Peer(Protocol):
+class WorkerHandle(Protocol):
     """A worker of either kind.
 
     Attributes:

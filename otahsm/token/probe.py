@@ -1,4 +1,4 @@
-"""A gauge: a worker that measures what this token and this machine can do. `python -m otahsm.token.gauge`.
+"""A gauge: a worker that measures what this token and this machine can do. `python -m otahsm.token.probe`.
 
 It answers a batch by doing one thing for so long, in all its sessions, and telling how often it did it:
 
