@@ -25,7 +25,7 @@ from otahsm.pki import Chain, load_public_key
 from otahsm.preparation import Preparers
 from otahsm.revocation.crl_keeper import CrlKeeper, Tell
 from otahsm.revocation.revoking import Revocations
-from otahsm.system.spool import collect
+from otahsm.system.spool import read
 from otahsm.token import SignerPool, TokenKey
 from otahsm.transparency.audit import AuditLog
 from otahsm.transparency.log import Transparency, load_verifier_key
@@ -235,7 +235,7 @@ class Issuance:
         """Take in what logins and ceremonies have left, the daemon's own and other processes'."""
         while True:
             for guard_dir in self._guard_dirs:
-                left = await asyncio.to_thread(lambda folder=guard_dir: list(collect(folder)))  # type: ignore[misc]
+                left = await asyncio.to_thread(lambda folder=guard_dir: list(read(folder)))  # type: ignore[misc]
                 if not left:
                     continue
                 with contextlib.suppress(LedgerUnavailableError):

@@ -118,7 +118,7 @@ def write_record(
     import platform
 
     from otahsm import __version__
-    from otahsm.system.spool import CEREMONY, leave_if_possible
+    from otahsm.system.spool import CEREMONY, write_if_possible
     from otahsm.token.files import write_new, write_numbered
 
     people = operators or [getpass.getuser()]
@@ -144,7 +144,7 @@ def write_record(
         path = write_numbered(beside.parent / "ceremonies" / name, content, what)
     else:
         write_new(path, content, what)
-    leave_if_possible(guard_dir, CEREMONY, {"ceremony": command, "record": path.name, **made})
+    write_if_possible(guard_dir, CEREMONY, {"ceremony": command, "record": path.name, **made})
     typer.echo(f"Record: {path}. Print it, have it signed, and keep it.")
     return path
 

@@ -25,7 +25,7 @@ _AT_ONCE: Final = 256
 _MAX_BYTES: Final = 64 * 1024
 
 
-class Left(NamedTuple):
+class SpooledEvent(NamedTuple):
     """An event that was left: its file, when it happened (microseconds), what, whose doing, and the rest."""
 
     path: Path
@@ -35,7 +35,7 @@ class Left(NamedTuple):
     details: Mapping[str, str]
 
 
-def leave(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
+def write(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
     """Leave an event for the daemon. Raises OSError."""
     folder = guard_dir / _FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -52,13 +52,13 @@ def leave(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
     temporary.rename(folder / f"{now}-{os.getpid()}.json")
 
 
-def leave_if_possible(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
+def write_if_possible(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
     """Leave an event; if that fails, what it tells of goes on all the same."""
     with contextlib.suppress(OSError):
-        leave(guard_dir, name, details)
+        write(guard_dir, name, details)
 
 
-def collect(guard_dir: Path) -> Iterator[Left]:
+def read(guard_dir: Path) -> Iterator[SpooledEvent]:
     """Yield some of what was left, the oldest first; who has written it down removes its file.
 
     What is no event is named so: nothing that somebody left goes unseen.
@@ -72,13 +72,15 @@ def collect(guard_dir: Path) -> Iterator[Left]:
             yield _read(path, file.read(_MAX_BYTES))
 
 
-def _read(path: Path, content: bytes) -> Left:
+def _read(path: Path, content: bytes) -> SpooledEvent:
     try:
         event: dict[str, Any] = json.loads(content)
         details = {str(name): str(value) for name, value in event["details"].items()}
-        return Left(path, int(event["at"]), str(event["name"])[:64], str(event["client"])[:256], details)
+        return SpooledEvent(
+            path, int(event["at"]), str(event["name"])[:64], str(event["client"])[:256], details
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Left(path, time.time_ns() // 1000, "inbox.unreadable", "daemon", {"file": path.name})
+        return SpooledEvent(path, time.time_ns() // 1000, "inbox.unreadable", "daemon", {"file": path.name})
 
 
 def _user() -> str:

@@ -26,7 +26,7 @@ from typing import Final, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
-from otahsm.system.spool import LOGIN, LOGIN_REFUSED, leave_if_possible
+from otahsm.system.spool import LOGIN, LOGIN_REFUSED, write_if_possible
 
 _LOCK: Final = "login.lock"
 _NOTE: Final = "login.json"
@@ -93,7 +93,7 @@ class LoginGuard:
             self._note.unlink()  # the token answered, and not about the PIN
             raise
         self._note.unlink()
-        leave_if_possible(self._directory, LOGIN, {})
+        write_if_possible(self._directory, LOGIN, {})
 
     @contextlib.contextmanager
     def another_try(self) -> Iterator[None]:
@@ -123,7 +123,7 @@ class LoginGuard:
         raise PinRefusedError(f"the PIN is not tried again: {why} (at {note.at})", hint=self._hint())
 
     def _refuse(self, error: PinRefusedError) -> NoReturn:
-        leave_if_possible(self._directory, LOGIN_REFUSED, {"message": error.message})
+        write_if_possible(self._directory, LOGIN_REFUSED, {"message": error.message})
         self._write(_Note(state="refused", message=error.message, at=_now()))
         raise PinRefusedError(error.message, hint=self._hint()) from None
 

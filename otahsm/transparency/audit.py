@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import AuditEvent, Ledger
-from otahsm.system.spool import Left
+from otahsm.system.spool import SpooledEvent
 
 WINDOW: Final = 60.0  # seconds
 
@@ -142,7 +142,7 @@ class AuditLog:
             except LedgerUnavailableError:
                 await asyncio.sleep(_PAUSE)
 
-    async def take_in(self, left: Sequence[Left]) -> None:
+    async def take_in(self, left: Sequence[SpooledEvent]) -> None:
         """Write what other processes left for the log. Raises LedgerUnavailableError."""
         events = []
         for item in left:

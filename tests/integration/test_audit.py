@@ -15,7 +15,7 @@ from otahsm.access import Denied
 from otahsm.client import AccessClient, AuditEvent, AuditQuery, IssuedCertificate
 from otahsm.ledger import AuditEvent as LoggedEvent
 from otahsm.ledger import EventFilter, LedgerReader
-from otahsm.system.spool import CEREMONY, collect, leave
+from otahsm.system.spool import CEREMONY, read, write
 from otahsm.transparency.audit import AuditLog, EventName
 
 from support.devices import new_request
@@ -109,20 +109,20 @@ async def test_a_ceremony_beside_the_daemon_gets_into_the_trail(fleet: Fleet) ->
         assert "ca prove-possession" in shown.stdout
         guard = fleet.config.token
         assert guard is not None
-        eventually(lambda: list(collect(guard.guard_dir)) == [], "what was taken in is still there")
+        eventually(lambda: list(read(guard.guard_dir)) == [], "what was taken in is still there")
 
 
 def test_what_is_left_is_collected_in_order_and_what_is_no_event_is_named(tmp_path: Path) -> None:
-    leave(tmp_path, CEREMONY, {"n": "1"})
-    leave(tmp_path, CEREMONY, {"n": "2"})
+    write(tmp_path, CEREMONY, {"n": "1"})
+    write(tmp_path, CEREMONY, {"n": "2"})
     (tmp_path / "events/3.json").write_text("no event")
     (tmp_path / "events/4.json").write_text('{"at": "x", "name": 1}')
     (tmp_path / "events/.half").write_text("{")
-    left = list(collect(tmp_path))
+    left = list(read(tmp_path))
     assert [item.name for item in left] == [CEREMONY, CEREMONY, "inbox.unreadable", "inbox.unreadable"]
     told = [item.details.get("n", item.details.get("file")) for item in left]
     assert told == ["1", "2", "3.json", "4.json"]
-    assert list(collect(tmp_path / "nowhere")) == []
+    assert list(read(tmp_path / "nowhere")) == []
 
 
 async def written(home: Home, work: Callable[[AuditLog], None]) -> list[LoggedEvent]:
