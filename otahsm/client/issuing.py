@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from otahsm.client.asking import DaemonClient
 from otahsm.client.connection import explain
-from otahsm.client.conversation import Conversation, Requests
+from otahsm.client.resumable_stream import Requests, ResumableStream
 from otahsm.client.values import Authority, CertificateRequest, Profile, Result
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_grpc
 
@@ -39,7 +39,7 @@ class IssuingClient(DaemonClient):
         Raises:
             OtahsmError: the daemon refuses the stream as a whole.
         """
-        conversation = Conversation(self._replicas, requests, profile, self._patience)
+        conversation = ResumableStream(self._replicas, requests, profile, self._patience)
         async with contextlib.aclosing(conversation.results()) as results:
             async for result in results:
                 yield result

@@ -33,7 +33,7 @@ _Stream = grpc.aio.StreamStreamCall[
 ]
 
 
-class Conversation:
+class ResumableStream:
     """What was asked, what was answered, and what must be asked again.
 
     Args:
