@@ -1,7 +1,7 @@
 """The only room that talks SQL: what was intended, what was issued, and to whom."""
 
 from otahsm.ledger.backup import Copy, copy_ledger, path_of, vacant
-from otahsm.ledger.crl_books import CrlBooks, CrlState
+from otahsm.ledger.crl_reader import CrlReader, CrlState
 from otahsm.ledger.database import Database, database_of, throwaway
 from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status, Tally
 from otahsm.ledger.examination import count_valid, examine_ledger
@@ -48,7 +48,7 @@ __all__ = [
     "BatchTerms",
     "Conflict",
     "Copy",
-    "CrlBooks",
+    "CrlReader",
     "CrlRow",
     "CrlState",
     "Database",

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import batches, quotas
-from otahsm.ledger.dialects import BOOKS, columns_given, write_rows
+from otahsm.ledger.dialects import LOCK_NAMESPACE, columns_given, write_rows
 from otahsm.ledger.journal import no_rival_of, restore_superseded
 from otahsm.ledger.log_entries import Kind
 from otahsm.ledger.schema import certificates, crl_numbers, intents, live, replicas
@@ -182,7 +182,7 @@ def _void(connection: Connection, which: ColumnElement[bool], reason: str, now: 
 
 
 # Who holds a place has locked its number in a session; see `otahsm.ledger.postgres`.
-_IS_LEFT: Final = text(f"SELECT pg_try_advisory_xact_lock({BOOKS}, :place)")
+_IS_LEFT: Final = text(f"SELECT pg_try_advisory_xact_lock({LOCK_NAMESPACE}, :place)")
 _PROGRESS: Final = (
     update(replicas).where(replicas.c.place == bindparam("at")).values(closed_below=bindparam("below"))
 )

@@ -28,10 +28,10 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-BOOKS: Final = 0x6F746168  # "otah": the key of our advisory locks
-_AMONG_MANY: Final = text(f"SELECT pg_advisory_xact_lock_shared({BOOKS})")
-_SEQUENCER: Final = text(f"SELECT pg_try_advisory_xact_lock({BOOKS}, 0)")  # places begin at 1
-_ALONE: Final = text(f"SELECT pg_advisory_xact_lock({BOOKS})")
+LOCK_NAMESPACE: Final = 0x6F746168  # "otah": the key of our advisory locks
+_AMONG_MANY: Final = text(f"SELECT pg_advisory_xact_lock_shared({LOCK_NAMESPACE})")
+_SEQUENCER: Final = text(f"SELECT pg_try_advisory_xact_lock({LOCK_NAMESPACE}, 0)")  # places begin at 1
+_ALONE: Final = text(f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE})")
 
 
 def begin(connection: Connection, *, closing: bool) -> None:

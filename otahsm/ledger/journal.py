@@ -23,9 +23,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.dialects import Among, columns_given, write_rows
+from otahsm.ledger.existing_intents import ExistingIntents
 from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
 from otahsm.ledger.schema import intents, revocations
-from otahsm.ledger.taken import Taken
 from otahsm.pki import Reason
 
 _COLUMNS: Final = ("id", "place", *Intent._fields)
@@ -63,7 +63,7 @@ def write_intents(
             return [Accepted(intent_id) for intent_id in ids]
         take_back(connection, ids)
     for _ in range(_ATTEMPTS):
-        answers, fresh, superseded = _look(ids, Taken(connection, batch, renewals, now), batch)
+        answers, fresh, superseded = _look(ids, ExistingIntents(connection, batch, renewals, now), batch)
         if not fresh:
             return answers
         if _supersede(connection, superseded, batch[0].intended_at) and (
@@ -75,7 +75,7 @@ def write_intents(
 
 
 def _look(
-    ids: Sequence[int], taken: Taken, batch: Sequence[Intent]
+    ids: Sequence[int], taken: ExistingIntents, batch: Sequence[Intent]
 ) -> tuple[list[Answer], list[Intent], dict[int, int]]:
     """Answer each intent of a batch by what is live.
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, DropSchema
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger.dialects import BOOKS
+from otahsm.ledger.dialects import LOCK_NAMESPACE
 from otahsm.ledger.failures import cause_of
 
 _READ_ONLY: Final = "25006"  # SQLSTATE read_only_sql_transaction
@@ -110,7 +110,7 @@ class PostgresDatabase:
         configure(_SETTINGS, connection)
         with connection.cursor() as cursor:
             for place in count(1):
-                cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (BOOKS, place))
+                cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (LOCK_NAMESPACE, place))
                 if cursor.fetchone()[0]:
                     break
         connection.commit()

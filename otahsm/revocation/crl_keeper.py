@@ -18,7 +18,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from otahsm.config import CrlConfig
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, TokenUnavailableError
-from otahsm.ledger import AUTHORITIES, COMPLETE, CrlBooks, CrlState, Database, Ledger, StoredCrl
+from otahsm.ledger import AUTHORITIES, COMPLETE, CrlReader, CrlState, Database, Ledger, StoredCrl
 from otahsm.ledger.revocation import note_urls
 from otahsm.pki import Issuer, check_signs_crls, crl_url
 from otahsm.revocation.crl_folder import CrlFolder, name_files
@@ -82,7 +82,7 @@ class CrlKeeper:
         # Reading, building and writing files take long: they have a thread, and leave the event loop alone.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
         self._issuer_key_id = issuer.key_identifier
-        self._books = CrlBooks(database, issuer.key_identifier, alone=alone)
+        self._books = CrlReader(database, issuer.key_identifier, alone=alone)
         self._maker = CrlMaker(
             issuer=issuer,
             life=CrlSchedule.of(config),

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from otahsm.config import CrlConfig
 from otahsm.errors import AuthorityUnusableError, TokenUnavailableError
-from otahsm.ledger import AUTHORITIES, COMPLETE, CrlBooks, CrlRow, CrlState, Ledger, StoredCrl
+from otahsm.ledger import AUTHORITIES, COMPLETE, CrlReader, CrlRow, CrlState, Ledger, StoredCrl
 from otahsm.ledger.revocation import CrlNumber, take_number, write_crls
 from otahsm.pki import (
     Issuer,
@@ -97,7 +97,7 @@ class CrlMaker:
         signers: SignerPool,
         key: int,
         ledger: Ledger,
-        books: CrlBooks,
+        books: CrlReader,
         thread: ThreadPoolExecutor,
         clock: Callable[[], datetime],
     ) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event
 from otahsm.config import LedgerConfig
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import Accepted, InProgress, Intent, Ledger, Replay, database_of, throwaway
-from otahsm.ledger.dialects import BOOKS
+from otahsm.ledger.dialects import LOCK_NAMESPACE
 
 from support.homes import CA, PostgresHome, ledger_in
 from support.intents import intent, issue
@@ -188,7 +188,7 @@ async def test_a_commit_whose_answer_was_lost_is_made_up_for(home: PostgresHome,
             driver_connection.commit()
             driver_connection.close()
             # For the server the session goes on, and holds its place, until it notices.
-            mine = f"SELECT pg_try_advisory_lock({BOOKS}, 1)"
+            mine = f"SELECT pg_try_advisory_lock({LOCK_NAMESPACE}, 1)"
             while lingers and server.execute(mine).fetchall() != [(True,)]:
                 pass
 

@@ -14,7 +14,7 @@ from otahsm.ledger import (
     Answer,
     Barred,
     Conflict,
-    CrlBooks,
+    CrlReader,
     CrlRow,
     InProgress,
     Intent,
@@ -45,9 +45,9 @@ async def ledger(home: Home) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture
-def books(ledger: Ledger, home: Home) -> Iterator[CrlBooks]:
+def books(ledger: Ledger, home: Home) -> Iterator[CrlReader]:
     del ledger  # it has made the tables
-    books = CrlBooks(database_of(home.config), CA)
+    books = CrlReader(database_of(home.config), CA)
     yield books
     books.close()
 
@@ -211,7 +211,7 @@ async def test_numbers_are_not_used_again_by_a_ledger_that_is_opened_again(home:
 
 
 async def test_a_crl_takes_the_place_of_an_older_one_and_never_of_a_newer_one(
-    ledger: Ledger, books: CrlBooks
+    ledger: Ledger, books: CrlReader
 ) -> None:
     def made(number: int, url: str = COMPLETE) -> StoredCrl:
         return StoredCrl(url, CrlRow(number, 1, 2, number), b"crl %d" % number)
@@ -225,7 +225,9 @@ async def test_a_crl_takes_the_place_of_an_older_one_and_never_of_a_newer_one(
     assert books.crl("http://crl.example.com/none.crl") is None
 
 
-async def test_a_certificate_is_on_the_crl_of_the_url_that_it_states(ledger: Ledger, books: CrlBooks) -> None:
+async def test_a_certificate_is_on_the_crl_of_the_url_that_it_states(
+    ledger: Ledger, books: CrlReader
+) -> None:
     intents = [intent("a"), intent("b"), intent("c"), intent("d")]
     accepted = await ledger.journal(intents)
     urls = {"a": URL, "b": OTHER, "c": None}
@@ -243,14 +245,14 @@ async def test_a_certificate_is_on_the_crl_of_the_url_that_it_states(ledger: Led
     }
 
 
-async def test_what_was_once_said_of_a_url_stays(ledger: Ledger, books: CrlBooks) -> None:
+async def test_what_was_once_said_of_a_url_stays(ledger: Ledger, books: CrlReader) -> None:
     await ledger.transaction(partial(note_urls, issuer_key_id=CA, urls=[URL], complete=True))
     await ledger.transaction(partial(note_urls, issuer_key_id=CA, urls=[URL, OTHER], complete=False))
     assert books.state().urls == {URL: True, OTHER: False}
 
 
 async def test_who_reads_does_not_hold_up_who_writes_and_sees_one_moment(
-    ledger: Ledger, books: CrlBooks
+    ledger: Ledger, books: CrlReader
 ) -> None:
     await issue(ledger, *(intent(f"{number}") for number in range(3)))
     await revoked(ledger, by_device("0"), by_device("1"))
@@ -288,7 +290,7 @@ async def test_two_authorities_share_a_ledger_and_no_crl(home: Home) -> None:
         row = CrlRow(7, 1, 2, 1)
         made = [StoredCrl(COMPLETE, row, authority)]
         await ledger.transaction(partial(write_crls, issuer_key_id=authority, made=made))
-        books = CrlBooks(database_of(home.config), authority, alone=False)
+        books = CrlReader(database_of(home.config), authority, alone=False)
         state = books.state()
         assert state.urls == {url: True}
         assert state.revoked == {url: 0, COMPLETE: 1}
@@ -320,7 +322,7 @@ async def test_the_urls_of_an_older_ledger_are_of_the_ca_that_it_had(home: Home)
     )
     ledger = ledger_in(home)
     await ledger.open()
-    books = CrlBooks(database_of(home.config), CA)
+    books = CrlReader(database_of(home.config), CA)
     assert books.state() == ({URL: True}, {}, {URL: 0, COMPLETE: 0})  # its CRL will be made anew
     number = await ledger.transaction(partial(take_number, issuer_key_id=CA, above=0, earliest=7, now=8))
     assert number.number == 42

@@ -10,14 +10,14 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from otahsm.ledger.database import Database
-from otahsm.ledger.dialects import BOOKS
+from otahsm.ledger.dialects import LOCK_NAMESPACE
 from otahsm.ledger.failures import reading
 from otahsm.ledger.records import COMPLETE, CrlRow, StoredCrl
 from otahsm.ledger.schema import crl_urls, crls, intents, revocations
 
 _PAGE: Final = 2000  # revocations in memory besides what is made of them
-_TURN: Final = text(f"SELECT pg_try_advisory_lock({BOOKS}, 0)")  # places begin at 1
-_TURN_OVER: Final = text(f"SELECT pg_advisory_unlock({BOOKS}, 0)")
+_TURN: Final = text(f"SELECT pg_try_advisory_lock({LOCK_NAMESPACE}, 0)")  # places begin at 1
+_TURN_OVER: Final = text(f"SELECT pg_advisory_unlock({LOCK_NAMESPACE}, 0)")
 
 
 class ListedRevocation(NamedTuple):
@@ -42,7 +42,7 @@ class CrlState(NamedTuple):
     revoked: dict[str, int]
 
 
-class CrlBooks:
+class CrlReader:
     """Reads revocations and CRLs on a connection of its own. Made for one thread.
 
     It also gives turns: of all daemons on a ledger, one at a time makes CRLs. What it reads within its turn,

@@ -21,7 +21,7 @@ class Fresh(NamedTuple):
     supersedes: int | None
 
 
-class Taken:
+class ExistingIntents:
     """The intents that share a device id, a key or a request id with a batch, and how they answer.
 
     Args:
