@@ -119,7 +119,7 @@ async def measure(config: Config, tls: ClientTls, arguments: argparse.Namespace)
         plan = LoadPlan(arguments.certificates)
         await bench.run(plan)  # warm
         quiet = peak_mebibytes(bench.running.pid)
-        for _ in range(arguments.rounds):
+        for _ in range(arguments.diagnostics):
             result = await bench.run(plan)
             without.append(result.certificates_per_second)
             spent[False].append(result.use["daemon"].microseconds_per_certificate)

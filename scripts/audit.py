@@ -96,13 +96,13 @@ def find(pins: Iterable[Pin], options: Sequence[str]) -> Iterator[Vulnerability]
     Raises:
         AuditError: the service was not reached, or does not know one of them.
     """
-    rounds: list[dict[NormalizedName, Pin]] = []
+    diagnostics: list[dict[NormalizedName, Pin]] = []
     for pin in dict.fromkeys(pins):  # a package that is locked in two versions is audited in two rounds
-        free = next((one for one in rounds if pin.name not in one), None)
+        free = next((one for one in diagnostics if pin.name not in one), None)
         if free is None:
-            rounds.append(free := {})
+            diagnostics.append(free := {})
         free[pin.name] = pin
-    for one in rounds:
+    for one in diagnostics:
         yield from _vulnerabilities(one, _ask(one.values(), options))
 
 

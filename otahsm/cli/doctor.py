@@ -18,14 +18,14 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -
 
     from otahsm.cli.tables import print_json, printable
     from otahsm.config import load_config
-    from otahsm.doctor import examine
+    from otahsm.doctor import diagnose
     from otahsm.errors import ExitCode
     from otahsm.system.hardening import harden
 
     harden()
     colours = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fail": typer.colors.RED}
     checks = []
-    for check in examine(load_config(config), config.absolute(), datetime.now(UTC)):
+    for check in diagnose(load_config(config), config.absolute(), datetime.now(UTC)):
         checks.append(check)
         if not as_json:
             typer.secho(f"{check.status:<8}", fg=colours[check.status], nl=False)

@@ -1,5 +1,5 @@
 """`otahsm doctor`: looks at everything that a daemon needs, before somebody depends on it."""
 
-from otahsm.doctor.rounds import examine
+from otahsm.doctor.diagnostics import diagnose
 
-__all__ = ["examine"]
+__all__ = ["diagnose"]

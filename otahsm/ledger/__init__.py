@@ -3,8 +3,8 @@
 from otahsm.ledger.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.crl_reader import CrlReader, CrlState
 from otahsm.ledger.database import Database, database_of, throwaway
+from otahsm.ledger.diagnostics import count_valid, diagnose_ledger
 from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status, Tally
-from otahsm.ledger.examination import count_valid, examine_ledger
 from otahsm.ledger.merkle_log import Head, LoggedLeaf, MerkleLog
 from otahsm.ledger.reading import LedgerReader
 from otahsm.ledger.records import (
@@ -80,7 +80,7 @@ __all__ = [
     "copy_ledger",
     "count_valid",
     "database_of",
-    "examine_ledger",
+    "diagnose_ledger",
     "path_of",
     "snapshot",
     "throwaway",

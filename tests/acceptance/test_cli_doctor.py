@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from otahsm.doctor import examine, rounds
+from otahsm.doctor import diagnose, diagnostics
 from otahsm.quickstart.certificates import FileCa
 
 from support.harness import Fleet, running
@@ -191,7 +191,7 @@ def test_what_is_wrong_is_named(
     config = fleet.config
     if not subject.startswith("token"):
         config = config.model_copy(update={"token": None})  # which takes long
-    checks = worst_of(check.as_dict() for check in examine(config, fleet.toml, datetime.now(UTC)))
+    checks = worst_of(check.as_dict() for check in diagnose(config, fleet.toml, datetime.now(UTC)))
     assert checks[subject]["status"] == status, checks
     assert said in checks[subject]["message"]
     assert checks[subject]["fix"]
@@ -233,9 +233,9 @@ def test_a_token_that_is_ill_is_told(faulty: FaultyToken, fault: str, subject: s
 
 
 def test_a_module_that_hangs_is_given_up(faulty: FaultyToken, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_TOKEN_SECONDS", 2.0)
+    monkeypatch.setattr(diagnostics, "_TOKEN_SECONDS", 2.0)
     faulty.misbehave("C_Sign=hang")
-    checks = list(examine(faulty.fleet.config, faulty.fleet.toml, datetime.now(UTC)))
+    checks = list(diagnose(faulty.fleet.config, faulty.fleet.toml, datetime.now(UTC)))
     (hung,) = (check for check in checks if "gave no answer" in check.message)
     assert hung.status == "fail"
     assert any(check.subject == "token login" and check.status == "ok" for check in checks)
@@ -243,7 +243,7 @@ def test_a_module_that_hangs_is_given_up(faulty: FaultyToken, monkeypatch: pytes
 
 def test_a_certificate_that_is_about_to_end_is_warned_of(fleet: Fleet) -> None:
     later = datetime(2036, 11, 1, tzinfo=UTC)
-    checks = list(examine(fleet.config.model_copy(update={"token": None}), fleet.toml, later))
+    checks = list(diagnose(fleet.config.model_copy(update={"token": None}), fleet.toml, later))
     ending = [check for check in checks if check.status == "warning" and " ends on 2036-" in check.message]
     assert {check.subject for check in ending} >= {"[tls] certificate", "[client] certificate"}
 
@@ -256,7 +256,7 @@ def test_a_clock_that_is_behind_the_ledger_is_told(fleet: Fleet) -> None:
     config = fleet.config.model_copy(update={"token": None})
     for now, status in ((datetime.now(UTC), []), (datetime.now(UTC) - timedelta(hours=1), ["fail"])):
         checks = [
-            check for check in examine(config, fleet.toml, now) if "newest serial number" in check.message
+            check for check in diagnose(config, fleet.toml, now) if "newest serial number" in check.message
         ]
         assert [check.status for check in checks] == status
 

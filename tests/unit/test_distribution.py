@@ -50,10 +50,10 @@ def test_the_time_in_a_serial_number_does_not_move_it_to_another_shard(
 @pytest.mark.parametrize("shards", [2, 7, 16, 1000, 4096])
 def test_random_serial_numbers_fill_all_shards_alike(shards: int) -> None:
     # The multiples of an odd number run through the last 32 bits evenly, as random ones do on average.
-    step, rounds = 2_654_435_769, 64
-    counts = Counter(shard_of(number * step, shards) for number in range(shards * rounds))
+    step, diagnostics = 2_654_435_769, 64
+    counts = Counter(shard_of(number * step, shards) for number in range(shards * diagnostics))
     assert len(counts) == shards
-    assert max(counts.values()) < 2 * rounds
+    assert max(counts.values()) < 2 * diagnostics
 
 
 def test_each_shard_has_its_own_url() -> None:

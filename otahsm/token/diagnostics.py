@@ -1,4 +1,4 @@
-"""Looks at a token as `otahsm doctor` does. Main: `python -m otahsm.token.examination CONFIG NUMBER NAME`.
+"""Looks at a token as `otahsm doctor` does. Main: `python -m otahsm.token.diagnostics CONFIG NUMBER NAME`.
 
 It is a process of its own, for each token: a module may crash or hang the process that loads it, and two
 tokens may need the same module with another environment. It prints a `Check` as JSON on each line. It logs in
@@ -36,7 +36,7 @@ from otahsm.token.session import Login, describe_token, find_token, load_module,
 _SIGNATURES: Final = 20
 
 
-def examine(config: Config, token: ReplicaConfig, name: str) -> Iterator[Check]:
+def diagnose(config: Config, token: ReplicaConfig, name: str) -> Iterator[Check]:
     """Look at a token and the keys in it; stop at what makes looking further senseless.
 
     Args:
@@ -167,7 +167,7 @@ def main(path: str, number: str, name: str) -> None:
     config = load_config(Path(path))
     token = section(config.token, "token").all[int(number)]
     try:
-        for check in examine(config, token, name):
+        for check in diagnose(config, token, name):
             output.write(json.dumps(check.as_dict()) + "\n")
             output.flush()
     except OtahsmError as error:

@@ -16,13 +16,13 @@ from otahsm.doctor.access import examine_access
 from otahsm.doctor.authority import examine_authority
 from otahsm.doctor.credentials import examine_client, examine_tls
 from otahsm.doctor.machine import examine_machine
-from otahsm.ledger import examine_ledger
+from otahsm.ledger import diagnose_ledger
 from otahsm.system.file_modes import find_open_files
 
 _TOKEN_SECONDS: Final = 120.0
 
 
-def examine(config: Config, path: Path, now: datetime) -> Iterator[Check]:
+def diagnose(config: Config, path: Path, now: datetime) -> Iterator[Check]:
     """Look at all that a configuration names; yield what was found, as it is found.
 
     Sections that are missing are not looked at: a machine has only those that it needs.
@@ -41,7 +41,7 @@ def examine(config: Config, path: Path, now: datetime) -> Iterator[Check]:
         if not authority.retired:
             yield from examine_authority(config, name, authority, now)
     if config.ledger:
-        yield from examine_ledger(config.ledger, now)
+        yield from diagnose_ledger(config.ledger, now)
     if config.tls:
         yield from examine_tls(config.tls, now)
     yield from examine_access(config)
@@ -60,7 +60,7 @@ def _examine_files(config: Config, path: Path) -> Iterator[Check]:
 def _examine_token(path: Path, number: int) -> Iterator[Check]:
     """Have a process of its own look at a token: its module may crash or hang."""
     subject = "token" if number == 0 else f"token {number + 1}"
-    command = (sys.executable, "-P", "-m", "otahsm.token.examination", str(path), str(number), subject)
+    command = (sys.executable, "-P", "-m", "otahsm.token.diagnostics", str(path), str(number), subject)
     try:
         ran = subprocess.run(command, stdout=subprocess.PIPE, timeout=_TOKEN_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:

@@ -28,7 +28,7 @@ _SLACK: Final = timedelta(minutes=5)
 _GIVE_PERMISSION: Final = "Give the daemon's user the right to write there, or mend the disk."
 
 
-def examine_ledger(config: LedgerConfig, now: datetime) -> Iterator[Check]:
+def diagnose_ledger(config: LedgerConfig, now: datetime) -> Iterator[Check]:
     """Say whether the daemon could use a ledger, and whether the clock is behind what is in it."""
     if config.path is not None and not config.path.exists():
         yield _place_for(config.path)
