@@ -30,10 +30,10 @@ async def answered(work: Awaitable[_Answer], context: Context, fault: str) -> _A
         failure = error
     except Exception:  # noqa: BLE001 - the edge of the process: a fault of ours must not reach the client raw
         _log.exception(fault, client=caller_of(context).identity)
-        failure = unforeseen()
+        failure = internal_error()
     return await abort(context, failure)
 
 
-def unforeseen() -> OtahsmError:
+def internal_error() -> OtahsmError:
     """Return what a client is told of a fault of ours."""
     return OtahsmError("the daemon failed in an unforeseen way; its log says how")

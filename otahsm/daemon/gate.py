@@ -108,7 +108,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
     async def _let_in(self, method: str, context: Context) -> contextlib.AbstractContextManager[None]:
         caller = caller_of(context)
-        self._trust.meet(caller.certificate_sha256, *chain_of(context))
+        self._trust.verify_new_client(caller.certificate_sha256, *chain_of(context))
         try:
             self._access.check_call(caller, method, datetime.now(UTC))
         except NotAllowedError as error:

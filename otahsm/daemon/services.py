@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import Caller, EventName, Issuance, IssuanceRequest, Issued, Outcome
-from otahsm.daemon.answering import answered, unforeseen
+from otahsm.daemon.answering import answered, internal_error
 from otahsm.daemon.stream import Responses, Stream
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import IssuerChain, abort, request_of, write_certificate
@@ -91,7 +91,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
             outcomes = await self._issuance.submit(orders)
         except Exception:  # noqa: BLE001 - the edge of the process: a fault of ours must not reach the client raw
             _log.exception("issuance.fault", client=caller.identity, requests=len(orders))
-            fault: Outcome = unforeseen()
+            fault: Outcome = internal_error()
             outcomes = [fault] * len(orders)
         refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
         for refusal in refusals:

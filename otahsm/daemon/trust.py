@@ -46,7 +46,7 @@ class Trust:
         self._distrusted = {sha256: why for sha256, why in judged.items() if why}
         self._changed(self._distrusted)
 
-    def meet(self, sha256: bytes, own: bytes, above: bytes) -> None:
+    def verify_new_client(self, sha256: bytes, own: bytes, above: bytes) -> None:
         """Judge a client, if it is a new one.
 
         Args:
