@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import Denied, EventFilter, Issuance, LedgerQueries
-from otahsm.daemon.answering import answered
 from otahsm.daemon.ledger_wire import microseconds_of, text_of
 from otahsm.daemon.paging import numbered_page
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
-
-_FAULT: Final = "access.fault"
 
 
 class AccessService(access_pb2_grpc.AccessServiceServicer):
@@ -28,22 +24,23 @@ class AccessService(access_pb2_grpc.AccessServiceServicer):
     ) -> access_pb2.DenyClientResponse:
         """Cut a client off."""
         wanted = request.client
-        work = self._clients.deny(wanted.subject, wanted.reason, caller_of(context), datetime.now(UTC))
-        return access_pb2.DenyClientResponse(client=_message(await answered(work, context, _FAULT)))
+        denied = await self._clients.deny(
+            wanted.subject, wanted.reason, caller_of(context), datetime.now(UTC)
+        )
+        return access_pb2.DenyClientResponse(client=_message(denied))
 
     async def AllowClient(  # noqa: N802
         self, request: access_pb2.AllowClientRequest, context: Context
     ) -> access_pb2.AllowClientResponse:
         """Let a client in again."""
-        await answered(self._clients.allow(request.subject, caller_of(context)), context, _FAULT)
+        await self._clients.allow(request.subject, caller_of(context))
         return access_pb2.AllowClientResponse()
 
     async def ListDeniedClients(  # noqa: N802
         self, request: access_pb2.ListDeniedClientsRequest, context: Context
     ) -> access_pb2.ListDeniedClientsResponse:
         """Tell who is cut off."""
-        del request
-        denied = await answered(self._clients.listed(), context, _FAULT)
+        denied = await self._clients.listed()
         return access_pb2.ListDeniedClientsResponse(clients=map(_message, denied))
 
 
@@ -61,7 +58,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         self, request: audit_pb2.ListAuditEventsRequest, context: Context
     ) -> audit_pb2.ListAuditEventsResponse:
         """Return a page of events."""
-        return await answered(self._list(request), context, _FAULT)
+        return await self._list(request)
 
     async def _list(self, request: audit_pb2.ListAuditEventsRequest) -> audit_pb2.ListAuditEventsResponse:
         after, size = numbered_page(request.page_token, request.page_size)

@@ -1,37 +1,40 @@
-"""The edge of every call: what fails inside becomes a status, and never the text of a Python exception."""
+"""The edge of every call: what a handler raises becomes a status, without the text of a Python exception."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeVar
+import contextlib
+from collections.abc import AsyncIterator
 
+import grpc
 import structlog
 
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import abort
 from otahsm.errors import OtahsmError
 
-_Answer = TypeVar("_Answer")
-
 _log = structlog.get_logger()
 
 
-async def answered(work: Awaitable[_Answer], context: Context, fault: str) -> _Answer:
-    """Wait for an answer; if there is none, end the call with the error.
+@contextlib.asynccontextmanager
+async def errors_answered(method: str, context: Context) -> AsyncIterator[None]:
+    """End the call with the error that the block raises.
 
     Args:
-        work: what answers.
+        method: as on the wire; the log names it with an error that nobody foresaw.
         context: the call's.
-        fault: how the log calls what nobody foresaw.
     """
     try:
-        return await work
+        yield
     except OtahsmError as error:
         failure = error
+    except grpc.aio.BaseError:  # the call has its status already, or its client is gone
+        raise
     except Exception:  # noqa: BLE001 - the edge of the process: a fault of ours must not reach the client raw
-        _log.exception(fault, client=caller_of(context).identity)
+        _log.exception("call.fault", client=caller_of(context).identity, call=method)
         failure = internal_error()
-    return await abort(context, failure)
+    else:
+        return
+    await abort(context, failure)
 
 
 def internal_error() -> OtahsmError:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
 
 from otahsm.authority import BatchState, Caller, EventName, Issuance, NewBatch, Scheme, unknown_batch
-from otahsm.daemon.answering import answered
 from otahsm.daemon.paging import numbered_page
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.errors import RequestRefusedError
 from otahsm.v1 import batch_pb2 as pb
 from otahsm.v1 import batch_pb2_grpc
-
-_FAULT: Final = "batch.fault"
 
 
 class BatchService(batch_pb2_grpc.BatchServiceServicer):
@@ -29,7 +25,7 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
     ) -> pb.CreateBatchResponse:
         """Order a batch."""
         creator = caller_of(context).identity
-        batch = await answered(self._create(request.batch, creator), context, _FAULT)
+        batch = await self._create(request.batch, creator)
         self._audit.note(
             EventName.BATCH_CREATED, creator, {"batch": batch.name, "devices": batch.device_count}
         )
@@ -37,20 +33,20 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
 
     async def GetBatch(self, request: pb.GetBatchRequest, context: Context) -> pb.GetBatchResponse:  # noqa: N802
         """Return a batch."""
-        state = await answered(self._get(request.name, caller_of(context)), context, _FAULT)
+        state = await self._get(request.name, caller_of(context))
         return pb.GetBatchResponse(batch=_message(state))
 
     async def ListBatches(  # noqa: N802
         self, request: pb.ListBatchesRequest, context: Context
     ) -> pb.ListBatchesResponse:
         """Return a page of batches."""
-        return await answered(self._list(request, caller_of(context)), context, _FAULT)
+        return await self._list(request, caller_of(context))
 
     async def CloseBatch(  # noqa: N802
         self, request: pb.CloseBatchRequest, context: Context
     ) -> pb.CloseBatchResponse:
         """Let nothing more be issued in a batch."""
-        state = await answered(self._batches.close(request.name), context, _FAULT)
+        state = await self._batches.close(request.name)
         client = caller_of(context).identity
         self._audit.note(EventName.BATCH_CLOSED, client, {"batch": request.name, "issued": state.issued})
         return pb.CloseBatchResponse(batch=_message(state))

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from otahsm.daemon.answering import errors_answered
 from otahsm.daemon.tls import Context
 from otahsm.errors import RequestRefusedError
 
@@ -16,7 +17,7 @@ _Handler = Any
 
 
 class StrictDecoding(grpc.aio.ServerInterceptor):
-    """Decodes messages inside the call, where `BoundedCalls` can answer an error."""
+    """Decodes messages inside the call, and answers what its handler raises."""
 
     async def intercept_service(
         self,
@@ -27,16 +28,17 @@ class StrictDecoding(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
+        method = handler_call_details.method
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                _stream(handler), response_serializer=handler.response_serializer
+                _stream(handler, method), response_serializer=handler.response_serializer
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                _one_for_many(handler), response_serializer=handler.response_serializer
+                _one_for_many(handler, method), response_serializer=handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
-            _unary(handler), response_serializer=handler.response_serializer
+            _unary(handler, method), response_serializer=handler.response_serializer
         )
 
 
@@ -49,27 +51,31 @@ async def each_of(responses: AsyncIterator[Any] | Awaitable[None]) -> AsyncItera
         yield response
 
 
-def _unary(handler: _Handler) -> Any:
+def _unary(handler: _Handler, method: str) -> Any:
     async def answer(request: bytes, context: Context) -> Any:
-        return await handler.unary_unary(_decoded(handler.request_deserializer, request), context)
+        message = _decoded(handler.request_deserializer, request)
+        async with errors_answered(method, context):
+            return await handler.unary_unary(message, context)
 
     return answer
 
 
-def _one_for_many(handler: _Handler) -> Any:
+def _one_for_many(handler: _Handler, method: str) -> Any:
     async def answer(request: bytes, context: Context) -> AsyncIterator[Any]:
         message = _decoded(handler.request_deserializer, request)
-        async for response in each_of(handler.unary_stream(message, context)):
-            yield response
+        async with errors_answered(method, context):
+            async for response in each_of(handler.unary_stream(message, context)):
+                yield response
 
     return answer
 
 
-def _stream(handler: _Handler) -> Any:
+def _stream(handler: _Handler, method: str) -> Any:
     async def answer(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         messages = (_decoded(handler.request_deserializer, request) async for request in requests)
-        async for response in each_of(handler.stream_stream(messages, context)):
-            yield response
+        async with errors_answered(method, context):
+            async for response in each_of(handler.stream_stream(messages, context)):
+                yield response
 
     return answer
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 from otahsm.authority import Caller, Entry, Issuance, Status
-from otahsm.daemon.answering import answered
 from otahsm.daemon.ledger_wire import filter_of, serial_of, text_of, time_of, write_counts, write_entry
 from otahsm.daemon.paging import page_start, page_token
 from otahsm.daemon.tls import Context, caller_of
@@ -30,19 +29,19 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: pb.GetCertificateRequest, context: Context
     ) -> pb.GetCertificateResponse:
         """Return one certificate."""
-        return await answered(self._get(request, caller_of(context)), context, "query.fault")
+        return await self._get(request, caller_of(context))
 
     async def ListCertificates(  # noqa: N802
         self, request: pb.ListCertificatesRequest, context: Context
     ) -> pb.ListCertificatesResponse:
         """Return a page of certificates."""
-        return await answered(self._list(request, caller_of(context)), context, "query.fault")
+        return await self._list(request, caller_of(context))
 
     async def GetLedgerStats(  # noqa: N802
         self, request: pb.GetLedgerStatsRequest, context: Context
     ) -> pb.GetLedgerStatsResponse:
         """Return counts."""
-        return await answered(self._count(request), context, "query.fault")
+        return await self._count(request)
 
     async def _get(self, request: pb.GetCertificateRequest, caller: Caller) -> pb.GetCertificateResponse:
         entry = await self._find(request, caller)

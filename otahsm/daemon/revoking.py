@@ -19,7 +19,6 @@ from otahsm.authority import (
     StoredCrl,
 )
 from otahsm.config import CrlConfig
-from otahsm.daemon.answering import answered
 from otahsm.daemon.limits import MAX_REQUESTS
 from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import status_of
@@ -29,7 +28,6 @@ from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc
 
 _REASONS: Final = {reason.code: reason for reason in Reason}
-_FAULT: Final = "revocation.fault"
 
 _log = structlog.get_logger()
 
@@ -47,7 +45,7 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
     ) -> pb.RevokeCertificatesResponse:
         """Revoke certificates."""
         caller = caller_of(context)
-        outcomes = await answered(self._revoke(request, caller.identity), context, _FAULT)
+        outcomes = await self._revoke(request, caller.identity)
         _log_revoked(outcomes, caller.identity)
         response = pb.RevokeCertificatesResponse()
         for outcome in outcomes:
@@ -62,7 +60,7 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
         self, request: pb.GetCrlRequest, context: Context
     ) -> pb.GetCrlResponse:
         """Return a CRL."""
-        crl = await answered(self._crl(request), context, _FAULT)
+        crl = await self._crl(request)
         return pb.GetCrlResponse(
             crl=crl.der,
             number=crl.row.number,

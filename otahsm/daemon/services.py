@@ -11,10 +11,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import Caller, EventName, Issuance, IssuanceRequest, Issued, Outcome
-from otahsm.daemon.answering import answered, internal_error
+from otahsm.daemon.answering import internal_error
 from otahsm.daemon.stream import Responses, Stream
 from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import IssuerChain, abort, request_of, write_certificate
+from otahsm.daemon.wire import IssuerChain, request_of, write_certificate
 from otahsm.errors import (
     BatchClientError,
     NotAllowedError,
@@ -59,10 +59,10 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         """Issue one certificate."""
         caller = caller_of(context)
         if self._draining:
-            await abort(context, _draining())
+            raise _draining()
         (outcome,) = await self.answer([request_of(request.request, caller)], caller)
         if not isinstance(outcome, Issued):
-            await abort(context, outcome)
+            raise outcome
         response = issuance_pb2.IssueCertificateResponse(request_id=outcome.request_id)
         write_certificate(response.certificate, outcome, self._above)
         return response
@@ -77,13 +77,13 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         self._streams.add(stream)
         try:
             if self._draining:
-                await abort(context, _draining())
+                raise _draining()
             async for response in stream.serve(request_iterator, context):
                 yield response
         finally:
             self._streams.discard(stream)
         if stream.failure is not None:
-            await abort(context, stream.failure)
+            raise stream.failure
 
     async def answer(self, orders: Sequence[IssuanceRequest], caller: Caller) -> list[Outcome]:
         """Have a message's orders issued; log what was refused, one line a message."""
@@ -129,7 +129,7 @@ class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):
         """Tell which CA signs."""
         authority = self._issuance.authorities.by_name.get(request.name)
         if authority is None:
-            await abort(context, NotFoundError(f"there is no CA {request.name[:64]!a}"))
+            raise NotFoundError(f"there is no CA {request.name[:64]!a}")
         chain = authority.chain
         return authority_pb2.GetAuthorityResponse(
             authority=authority_pb2.Authority(
@@ -147,7 +147,6 @@ class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):
         self, request: authority_pb2.ListProfilesRequest, context: Context
     ) -> authority_pb2.ListProfilesResponse:
         """Tell what may be issued."""
-        del request, context
         return authority_pb2.ListProfilesResponse(
             profiles=[
                 authority_pb2.Profile(
@@ -175,8 +174,7 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
     ) -> device_pb2.ResetDeviceResponse:
         """Let a device have a new certificate."""
         caller = caller_of(context)
-        work = self._issuance.reset(request.device_id, request.profile)
-        serial = await answered(work, context, "device.fault")
+        serial = await self._issuance.reset(request.device_id, request.profile)
         octets = serial_octets(serial)
         self._issuance.audit.note(
             EventName.DEVICE_RESET,

@@ -10,9 +10,7 @@ from typing import Final, TypeVar
 import structlog
 
 from otahsm.authority import AccessControl, Caller, Transparency
-from otahsm.daemon.answering import answered
 from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import abort
 from otahsm.errors import LedgerTamperedError, NotFoundError, RequestRefusedError
 from otahsm.pki import SERIAL_BYTES
 from otahsm.v1 import transparency_pb2 as pb
@@ -36,7 +34,7 @@ class TransparencyService(transparency_pb2_grpc.TransparencyServiceServicer):
     ) -> pb.GetCheckpointResponse:
         """Return the last checkpoint, or a new one."""
         make = self._transparency.make_checkpoint if request.make_new else self._transparency.checkpoint
-        size, note = await _answered(make(), context)
+        size, note = await _told(make())
         return pb.GetCheckpointResponse(checkpoint=note, size=size)
 
     async def GetInclusionProof(  # noqa: N802
@@ -44,9 +42,8 @@ class TransparencyService(transparency_pb2_grpc.TransparencyServiceServicer):
     ) -> pb.GetInclusionProofResponse:
         """Prove that the log holds a certificate."""
         if not 1 <= len(request.serial_number) <= SERIAL_BYTES:
-            message = f"a serial number has 1 to {SERIAL_BYTES} octets"
-            await abort(context, RequestRefusedError("serial_number", message))
-        leaf, proof = await _answered(self._prove(request.serial_number, caller_of(context)), context)
+            raise RequestRefusedError("serial_number", f"a serial number has 1 to {SERIAL_BYTES} octets")
+        leaf, proof = await _told(self._prove(request.serial_number, caller_of(context)))
         return pb.GetInclusionProofResponse(leaf=leaf, proof=proof)
 
     async def _prove(self, serial: bytes, caller: Caller) -> tuple[bytes, bytes]:
@@ -63,13 +60,9 @@ class TransparencyService(transparency_pb2_grpc.TransparencyServiceServicer):
     ) -> pb.GetConsistencyProofResponse:
         """Prove that the log only grew."""
         if request.old_size > _MAX_SIZE:
-            await abort(context, RequestRefusedError("old_size", "no log has so many leaves"))
-        proof = await _answered(self._transparency.prove_consistency(request.old_size), context)
+            raise RequestRefusedError("old_size", "no log has so many leaves")
+        proof = await _told(self._transparency.prove_consistency(request.old_size))
         return pb.GetConsistencyProofResponse(proof=proof)
-
-
-async def _answered(work: Awaitable[_Answer], context: Context) -> _Answer:
-    return await answered(_told(work), context, "transparency.fault")
 
 
 async def _told(work: Awaitable[_Answer]) -> _Answer:
