@@ -12,7 +12,7 @@ class Caller(NamedTuple):
     """Who asks, by a certificate that TLS has verified.
 
     Attributes:
-        identity: "uri:", "dns:", "cn:" or "sha256:", and a name: see `otahsm.daemon.tls`.
+        identity: "uri:", "dns:", "cn:" or "sha256:", and a name: see `otahsm.daemon.edge.tls`.
         certificate_sha256: of the certificate in DER.
         spki_sha256: of its public key (SubjectPublicKeyInfo, in DER).
         not_after: when it ends.

@@ -111,7 +111,7 @@ def _caller(client: str) -> Caller:
     from otahsm.access import Caller
 
     if Path(client).is_file():
-        from otahsm.daemon.tls import read_caller
+        from otahsm.daemon.edge.tls import read_caller
 
         return read_caller(Path(client))
     if client.startswith("spki:"):

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import Denied, EventFilter, Issuance, LedgerQueries
-from otahsm.daemon.ledger_wire import microseconds_of, text_of
-from otahsm.daemon.paging import numbered_page
-from otahsm.daemon.tls import Context, caller_of
+from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.wire.ledger import microseconds_of, text_of
+from otahsm.daemon.wire.paging import numbered_page
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
 
 

@@ -17,13 +17,13 @@ from otahsm.authority import Caller, EventName, Issuance
 from otahsm.config import Config, section
 from otahsm.daemon.access_service import AccessService, AuditService
 from otahsm.daemon.batch_service import BatchService
-from otahsm.daemon.calls import BoundedCalls
-from otahsm.daemon.decoding import StrictDecoding
-from otahsm.daemon.gate import Gate
+from otahsm.daemon.edge.calls import BoundedCalls
+from otahsm.daemon.edge.decoding import StrictDecoding
+from otahsm.daemon.edge.gate import Gate
+from otahsm.daemon.edge.reloading import Reloading
+from otahsm.daemon.edge.server import new_server
 from otahsm.daemon.ledger_service import LedgerService
-from otahsm.daemon.reloading import Reloading
 from otahsm.daemon.revoking import RevocationService
-from otahsm.daemon.server import new_server
 from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
 from otahsm.daemon.transparency import TransparencyService
 from otahsm.errors import ConfigError, NotAllowedError, OtahsmError

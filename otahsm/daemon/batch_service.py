@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from otahsm.authority import BatchState, Caller, EventName, Issuance, NewBatch, Scheme, unknown_batch
-from otahsm.daemon.paging import numbered_page
-from otahsm.daemon.tls import Context, caller_of
+from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.wire.paging import numbered_page
 from otahsm.errors import RequestRefusedError
 from otahsm.v1 import batch_pb2 as pb
 from otahsm.v1 import batch_pb2_grpc

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from otahsm.authority import Caller, Entry, Issuance, Status
-from otahsm.daemon.ledger_wire import filter_of, serial_of, text_of, time_of, write_counts, write_entry
-from otahsm.daemon.paging import page_start, page_token
-from otahsm.daemon.tls import Context, caller_of
+from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.wire.ledger import filter_of, serial_of, text_of, time_of, write_counts, write_entry
+from otahsm.daemon.wire.paging import page_start, page_token
 from otahsm.errors import NotAllowedError, NotFoundError, RequestRefusedError
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc

@@ -13,7 +13,7 @@ from typing import Final, TextIO, cast
 
 import structlog
 
-from otahsm.daemon import limits
+from otahsm.daemon.edge import limits
 
 # What any client can cause as often as it likes, and what changes nothing: a flood of these must not hide
 # the others, nor fill a disk. What was issued, revoked, reset or ordered is always said.

@@ -19,8 +19,8 @@ from otahsm.authority import (
     StoredCrl,
 )
 from otahsm.config import CrlConfig
-from otahsm.daemon.limits import MAX_REQUESTS
-from otahsm.daemon.tls import Context, caller_of
+from otahsm.daemon.edge.limits import MAX_REQUESTS
+from otahsm.daemon.edge.tls import Context, caller_of
 from otahsm.daemon.wire import status_of
 from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.pki import SERIAL_BYTES, Reason, crl_url, serial_octets

@@ -11,9 +11,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import Caller, EventName, Issuance, IssuanceRequest, Issued, Outcome
-from otahsm.daemon.answering import internal_error
+from otahsm.daemon.edge.answering import internal_error
+from otahsm.daemon.edge.tls import Context, caller_of
 from otahsm.daemon.stream import Responses, Stream
-from otahsm.daemon.tls import Context, caller_of
 from otahsm.daemon.wire import IssuerChain, request_of, write_certificate
 from otahsm.errors import (
     BatchClientError,

@@ -12,9 +12,10 @@ import grpc
 import structlog
 
 from otahsm.authority import Caller, IssuanceRequest, Issued, Outcome
-from otahsm.daemon import limits
-from otahsm.daemon.tls import Context
-from otahsm.daemon.wire import IssuerChain, abort, request_of, write_result
+from otahsm.daemon.edge import limits
+from otahsm.daemon.edge.answering import abort
+from otahsm.daemon.edge.tls import Context
+from otahsm.daemon.wire import IssuerChain, request_of, write_result
 from otahsm.errors import OtahsmError, RequestRefusedError, TimeOverError
 from otahsm.v1 import issuance_pb2
 

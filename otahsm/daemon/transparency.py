@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import structlog
 
 from otahsm.authority import AccessControl, Caller, Transparency
-from otahsm.daemon.tls import Context, caller_of
+from otahsm.daemon.edge.tls import Context, caller_of
 from otahsm.errors import LedgerTamperedError, NotFoundError, RequestRefusedError
 from otahsm.pki import SERIAL_BYTES
 from otahsm.v1 import transparency_pb2 as pb

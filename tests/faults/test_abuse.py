@@ -24,7 +24,7 @@ from hyperframe.frame import (
 )
 
 from otahsm.client import IssuedCertificate
-from otahsm.daemon import limits
+from otahsm.daemon.edge import limits
 
 from support.attacks.attackers import GARBAGE, GIANT, opened_and_reset
 from support.attacks.raw_http2 import HEALTH, ISSUE, REFLECTION, STREAM, WATCH, RawConnection, in_message

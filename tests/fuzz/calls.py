@@ -29,10 +29,10 @@ from otahsm.authority.denied_clients import check_subject
 from otahsm.config import CrlConfig, LedgerConfig, ProfileConfig
 from otahsm.daemon import batch_service, revoking
 from otahsm.daemon.access_service import event_filter_of
-from otahsm.daemon.decoding import _decoded
-from otahsm.daemon.ledger_wire import filter_of, serial_of, text_of, time_of
-from otahsm.daemon.paging import numbered_page, page_start, page_token
+from otahsm.daemon.edge.decoding import _decoded
 from otahsm.daemon.wire import request_of, status_of
+from otahsm.daemon.wire.ledger import filter_of, serial_of, text_of, time_of
+from otahsm.daemon.wire.paging import numbered_page, page_start, page_token
 from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.issuance.batches import _checked_name
 from otahsm.issuance.request_ids import check_request_id, own_name

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import START, Filter
-from otahsm.daemon.paging import page_token
+from otahsm.daemon.wire.paging import page_token
 from otahsm.line import make_csr
 from otahsm.pki import encode_spki
 from otahsm.tlog import VerifierKey

@@ -9,8 +9,8 @@ import pytest
 import structlog
 
 from otahsm.authority import Caller
-from otahsm.daemon import answering
-from otahsm.daemon.answering import errors_answered
+from otahsm.daemon.edge import answering
+from otahsm.daemon.edge.answering import errors_answered
 from otahsm.errors import ConflictError
 
 

@@ -7,8 +7,8 @@ import contextlib
 import pytest
 import structlog
 
-from otahsm.daemon import limits
-from otahsm.daemon.calls import OpenCalls
+from otahsm.daemon.edge import limits
+from otahsm.daemon.edge.calls import OpenCalls
 from otahsm.daemon.log import Bounded
 from otahsm.errors import Code, TooManyCallsError
 

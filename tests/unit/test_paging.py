@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from otahsm.authority import START, Filter, Status
-from otahsm.daemon.paging import page_start, page_token
+from otahsm.daemon.wire.paging import page_start, page_token
 from otahsm.errors import RequestRefusedError
 
 TEXTS = st.text(max_size=5)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.cli import main
-from otahsm.daemon import limits
+from otahsm.daemon.edge import limits
 
 HERE: Final = Path(__file__)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import grpc
 import structlog
 
-from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import abort
+from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.wire import status_of
 from otahsm.errors import OtahsmError
 
 _log = structlog.get_logger()
@@ -40,3 +41,10 @@ async def errors_answered(method: str, context: Context) -> AsyncIterator[None]:
 def internal_error() -> OtahsmError:
     """Return what a client is told of a fault of ours."""
     return OtahsmError("the daemon failed in an unforeseen way; its log says how")
+
+
+async def abort(context: Context, error: OtahsmError) -> NoReturn:
+    """End a call with an error and its details."""
+    code = next(code for code in grpc.StatusCode if code.value[0] == error.code)
+    details = (("grpc-status-details-bin", status_of(error).SerializeToString()),)
+    await context.abort(code, error.message, details)

@@ -14,7 +14,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from otahsm.daemon.tls import UNREADABLE
+from otahsm.daemon.edge.tls import UNREADABLE
 from otahsm.errors import ConfigError
 
 _LONGEST: Final = 8  # certificates in a chain

@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from otahsm.daemon.limits import MAX_CALLS, options
+from otahsm.daemon.edge.limits import MAX_CALLS, options
 
 _UNKNOWN: Final = "the daemon has no such method"
 

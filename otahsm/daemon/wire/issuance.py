@@ -1,26 +1,16 @@
-"""Between the wire's messages and the cycle's values. No rules: those are the cycle's."""
+"""Between the wire's messages about certificates and the cycle's values. No rules: those are the cycle's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple, NoReturn
-
-import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
+from typing import NamedTuple
 
 from otahsm.authority import Authorities, Caller, IssuanceRequest, Issued, Outcome
-from otahsm.daemon.tls import Context
-from otahsm.errors import OtahsmError, QuotaError, RequestRefusedError
+from otahsm.daemon.wire.status import status_of
 from otahsm.pki import serial_octets
 from otahsm.v1 import issuance_pb2 as pb
-
-ERROR_DOMAIN = "otahsm"
 
 
 def request_of(request: pb.CertificateRequest, caller: Caller) -> IssuanceRequest:
@@ -79,33 +69,3 @@ def write_certificate(
 @lru_cache(maxsize=64)
 def _seconds(moment: datetime) -> int:
     return int(moment.timestamp())
-
-
-def status_of(error: OtahsmError) -> Status:
-    """Write an error: its code and message, why for programs, what to do for people."""
-    details: list[Message] = [
-        ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata={"hint": error.hint})
-    ]
-    if isinstance(error, QuotaError) and error.retry_after is not None:
-        delay = Duration()
-        delay.FromMicroseconds(int(error.retry_after * 1_000_000))
-        details.append(RetryInfo(retry_delay=delay))
-    if isinstance(error, RequestRefusedError):
-        violations = [
-            BadRequest.FieldViolation(field=violation.field, description=violation.description)
-            for violation in error.violations
-        ]
-        details.append(BadRequest(field_violations=violations))
-    status = Status(code=error.code, message=error.message)
-    for detail in details:
-        packed = AnyMessage()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return status
-
-
-async def abort(context: Context, error: OtahsmError) -> NoReturn:
-    """End a call with an error and its details."""
-    code = next(code for code in grpc.StatusCode if code.value[0] == error.code)
-    details = (("grpc-status-details-bin", status_of(error).SerializeToString()),)
-    await context.abort(code, error.message, details)

@@ -16,8 +16,8 @@ from typing import Final
 from otahsm.access import Policy
 from otahsm.authority import EventName, Issuance
 from otahsm.config import Config, load_policy, section
-from otahsm.daemon.tls import ServerTls, TlsFiles, load_tls
-from otahsm.daemon.trust import Trust, read_crls
+from otahsm.daemon.edge.tls import ServerTls, TlsFiles, load_tls
+from otahsm.daemon.edge.trust import Trust, read_crls
 from otahsm.errors import ConfigError
 
 _LOOK_SECONDS: Final = 1.0

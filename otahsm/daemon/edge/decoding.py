@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from otahsm.daemon.answering import errors_answered
-from otahsm.daemon.tls import Context
+from otahsm.daemon.edge.answering import errors_answered
+from otahsm.daemon.edge.tls import Context
 from otahsm.errors import RequestRefusedError
 
 # The types upstream describe the handlers of a synchronous server.

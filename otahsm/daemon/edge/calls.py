@@ -11,10 +11,10 @@ from typing import Any, Final
 import grpc
 import structlog
 
-from otahsm.daemon import limits
-from otahsm.daemon.decoding import each_of
-from otahsm.daemon.tls import Context, caller_of
-from otahsm.daemon.wire import abort
+from otahsm.daemon.edge import limits
+from otahsm.daemon.edge.answering import abort
+from otahsm.daemon.edge.decoding import each_of
+from otahsm.daemon.edge.tls import Context, caller_of
 from otahsm.errors import OtahsmError, RequestRefusedError, TimeOverError, TooManyCallsError
 
 _OURS: Final = "/otahsm."

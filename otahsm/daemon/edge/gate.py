@@ -16,9 +16,9 @@ import grpc
 
 from otahsm.access import CALLS, Open
 from otahsm.authority import AccessControl, Caller
-from otahsm.daemon.tls import Context, caller_of, chain_of
-from otahsm.daemon.trust import Trust
-from otahsm.daemon.wire import abort
+from otahsm.daemon.edge.answering import abort
+from otahsm.daemon.edge.tls import Context, caller_of, chain_of
+from otahsm.daemon.edge.trust import Trust
 from otahsm.errors import NotAllowedError
 
 _LOOK_SECONDS: Final = 1.0  # certificates end, and times, without anybody telling

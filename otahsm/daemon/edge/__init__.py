@@ -1,0 +1,1 @@
+"""What stands before the services: TLS, trust, limits, the policy, and gRPC's server itself."""
