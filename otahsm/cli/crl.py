@@ -100,18 +100,11 @@ def fetch(
     from asn1crypto import pem as armour
 
     from otahsm.cli.tables import tell
-    from otahsm.errors import FolderError
-    from otahsm.system.durable import make_durable, write
+    from otahsm.system.durable import explained, replace_file
 
     crl = _fetch(config, patience, ca, url, shard, authorities)
-    temporary = output.with_name(f".{output.name}.new")
-    try:
-        write(temporary, armour.armor("X509 CRL", crl.der) if pem else crl.der)
-        make_durable([temporary])
-        temporary.rename(output)
-        make_durable([output.absolute().parent])
-    except OSError as error:
-        raise FolderError(f"{output} can't be written: {error.strerror}") from None
+    with explained():
+        replace_file(output, armour.armor("X509 CRL", crl.der) if pem else crl.der)
     tell(
         f"CRL number {crl.number} with {crl.revoked} certificates: {output}",
         as_json=as_json,

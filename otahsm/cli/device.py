@@ -138,8 +138,6 @@ def pack(
     Example:
       otahsm device pack --output batch-7.tar
     """  # noqa: D301 - click reads the character, not the escape
-    import os
-
     from otahsm.cli.connect import load_client
     from otahsm.cli.files import new_path
     from otahsm.cli.tables import print_json
@@ -161,8 +159,6 @@ def pack(
                 f"only {count} of these devices are complete in {root}",
                 hint="Finish them with `otahsm device issue`, or name others.",
             )
-        file.flush()
-        os.fsync(file.fileno())
     if as_json:
         print_json({"devices": count, "archive": str(output)})
     else:

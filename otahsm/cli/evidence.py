@@ -13,6 +13,7 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from otahsm.cli.files import new_path
 from otahsm.cli.tables import print_fields, print_json
 from otahsm.config import CheckpointConfig
 from otahsm.errors import ConfigError, EvidenceError
@@ -41,17 +42,12 @@ def read_evidence(path: Path) -> bytes:
 
 
 def write_evidence(path: Path | None, octets: bytes) -> None:
-    """Write a new file, never over one that exists; or to standard output. Raises ConfigError."""
+    """Write a new file, never over one that exists; or to standard output. Raises FolderError."""
     if path is None:
         sys.stdout.buffer.write(octets)
         return
-    try:
-        with path.open("xb") as file:
-            file.write(octets)
-    except OSError as error:
-        raise ConfigError(
-            f"{path} can't be written: {error.strerror}", hint="Name a file that does not exist yet."
-        ) from None
+    with new_path(path, 0o644) as temporary:
+        temporary.write_bytes(octets)
 
 
 def read_key(path: Path) -> VerifierKey:

@@ -12,7 +12,7 @@ from otahsm.gateway.credentials import read_credentials
 from otahsm.gateway.server_ca import ServerCa, read_pem
 from otahsm.gateway.url import GatewayUrl, parse_gateway_url
 from otahsm.pki import is_valid, load_certificates
-from otahsm.system.durable import explained, make_durable, write
+from otahsm.system.durable import explained, make_folder, replace_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def write_gateway(folder: Path, url: GatewayUrl, ca: ServerCa, *, replace: bool)
     """
     contents = {folder / "root.crt": ca.pem, folder / "gateway.url": str(url).encode()}
     with explained():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         missing = {path: new for path, new in contents.items() if not _holds(path, new)}
         others = [path.name for path in missing if path.exists() or path.is_symlink()]
         if others and not replace:
@@ -89,15 +89,7 @@ def write_gateway(folder: Path, url: GatewayUrl, ca: ServerCa, *, replace: bool)
                 f"{' and '.join(others)} in {folder} held something else; nothing was written",
                 hint="If the gateway has moved or has a new CA, add --replace; or choose another --out.",
             )
-        temporary = {path.with_name(f".{path.name}.new"): path for path in missing}
-        try:
-            make_durable([write(new, missing[path]) for new, path in temporary.items()])
-            for new, path in temporary.items():
-                new.rename(path)
-            make_durable([folder, folder.parent])
-        finally:
-            for new in temporary:
-                new.unlink(missing_ok=True)
+        replace_files(missing)
     return list(missing)
 
 

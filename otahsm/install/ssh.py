@@ -15,7 +15,7 @@ import asyncssh
 
 from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError, FolderError
 from otahsm.install.aktualizr import IMPORT
-from otahsm.system.durable import make_durable
+from otahsm.system.durable import replace_file
 
 _PORT: Final = 22
 _HOST: Final = re.compile(
@@ -201,9 +201,4 @@ def _locked(path: Path) -> Iterator[str]:
 def _append(path: Path, text: str, line: str) -> None:
     """Write the file anew with one more line: whole or not at all. Raises OSError."""
     before = text if not text or text.endswith("\n") else f"{text}\n"
-    temporary = path.with_name(f".{path.name}.otahsm-new")
-    temporary.write_text(before + line)
-    if path.exists():
-        temporary.chmod(path.stat().st_mode & 0o777)
-    make_durable([temporary])
-    temporary.rename(path)
+    replace_file(path.resolve(), (before + line).encode())

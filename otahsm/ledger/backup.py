@@ -14,6 +14,7 @@ from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger.migrations import knows_version
 from otahsm.ledger.read_only import connect_read_only
 from otahsm.ledger.sqlite import lock
+from otahsm.system.durable import make_durable
 
 # What is quickly told of both, and differs if rows are missing.
 _MARKS = (
@@ -67,7 +68,7 @@ def copy_ledger(source: Path, target: Path) -> Copy:
                 copy.execute("PRAGMA journal_mode = DELETE")
         with closing(sqlite3.connect(target, isolation_level=None)) as copy:
             found = _check(copy, marks, source)
-        _flush(target)
+        make_durable([target])
     except (sqlite3.Error, OSError) as error:
         raise LedgerUnavailableError(f"{source} can't be copied: {error}") from error
     return found._replace(octets=target.stat().st_size)
@@ -137,11 +138,3 @@ def _check(copy: sqlite3.Connection, marks: tuple[object, ...], source: Path) ->
     newest = copy.execute("SELECT recorded_at FROM certificates ORDER BY intent_id DESC LIMIT 1").fetchone()
     (intents, *_) = copy.execute(_MARKS).fetchone()
     return Copy(certificates, void, intents - void - certificates, newest and newest[0], 0)
-
-
-def _flush(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -13,6 +13,7 @@ from otahsm.errors import ConfigError
 from otahsm.ledger.checkpoint import Checkpointer
 from otahsm.ledger.read_only import sqlite_reader
 from otahsm.ledger.schema import intents
+from otahsm.system.durable import make_durable, make_folder
 
 _PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
@@ -53,15 +54,11 @@ class SqliteDatabase:
             ConfigError: it can't be used, or another daemon holds it.
         """
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._path.parent, 0o700)
             self._lock = lock(self._path)
             # Made here, so that it is ours alone to read whatever the umask.
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)  # SQLite makes the content durable; the name is ours to
-            finally:
-                os.close(folder)
+            make_durable([self._path.parent])  # SQLite makes the content durable; the name is ours to
         except OSError as error:
             raise ConfigError(f"the ledger {self._path} can't be used: {error.strerror}") from None
 

@@ -22,9 +22,8 @@ from otahsm.line.csr_files import load_csr
 from otahsm.line.keys import DeviceKey, load_key, make_csr
 from otahsm.line.layouts import LAYOUTS, File, LayoutName
 from otahsm.line.run_state import RunState
-from otahsm.system.durable import explained, make_durable, write
+from otahsm.system.durable import TEMPORARY, explained, make_durable, replace_file, write
 
-_TEMPORARY: Final = ".new-"  # no device id starts with a dot
 _PRIVATE: Final = frozenset({File.SEC1, File.KEY})
 
 Files = dict[File, bytes]
@@ -152,7 +151,7 @@ class DeviceFolders:
                     files[File.SEC1] = key.sec1
                 if self._layout.folder:
                     written += self._write_folder(device_id, files)
-                    renames.append((self.root / f"{_TEMPORARY}{device_id}", self._own(device_id)))
+                    renames.append((self.root / f"{TEMPORARY}{device_id}", self._own(device_id)))
                 else:
                     new = self._write_beside(device_id, files)
                     written += [temporary for temporary, _ in new]
@@ -220,9 +219,7 @@ class DeviceFolders:
         with explained():
             for file, name in self._layout.common.items():
                 if file in self._common:
-                    temporary = write(self.root / f"{_TEMPORARY}{name}", self._common[file])
-                    make_durable([temporary])
-                    temporary.rename(self.root / name)
+                    replace_file(self.root / name, self._common[file])
 
     def certificate(self, device_id: str) -> bytes | None:
         """Return a device's certificate as PEM; None if it is not here, or in an archive."""
@@ -243,7 +240,7 @@ class DeviceFolders:
 
     def _write_folder(self, device_id: str, files: Files) -> Iterator[Path]:
         """Write a device's folder under a temporary name."""
-        folder = self.root / f"{_TEMPORARY}{device_id}"
+        folder = self.root / f"{TEMPORARY}{device_id}"
         made = {folder}
         folder.mkdir()
         for file, content in files.items():
@@ -260,7 +257,7 @@ class DeviceFolders:
         for file, content in files.items():
             if (final := self._file(file, device_id)) is not None:
                 final.parent.mkdir(parents=True, exist_ok=True)
-                temporary = final.with_name(f"{_TEMPORARY}{final.name}")
+                temporary = final.with_name(f"{TEMPORARY}{final.name}")
                 renames.append((write(temporary, content, _mode(file)), final))
         return renames
 
@@ -278,7 +275,7 @@ class DeviceFolders:
             link = self._layout.paths[File.SERVER_CA_LINK]
             members.append(Member(f"{device_id}/{link}", link=self._layout.paths[File.SERVER_CA]))
         final = self.root / self._layout.complete.format(device_id)
-        return write(self.root / f"{_TEMPORARY}{final.name}", tar_archive(members), 0o600), final
+        return write(self.root / f"{TEMPORARY}{final.name}", tar_archive(members), 0o600), final
 
     def _link_server_ca(self, folder: Path) -> None:
         """Link ca.pem to the file that was named, or else to the copy beside it."""
@@ -288,7 +285,7 @@ class DeviceFolders:
         if isinstance(self._server_ca, Path):
             target = os.path.relpath(self._server_ca, folder)
         name = self._layout.paths[File.SERVER_CA_LINK]
-        temporary = folder / f"{_TEMPORARY}{name}"
+        temporary = folder / f"{TEMPORARY}{name}"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target)
         temporary.rename(folder / name)
@@ -308,7 +305,7 @@ class DeviceFolders:
 
     def _clear(self) -> None:
         """Remove what a crash left. Raises OSError."""
-        for leftover in self.root.glob(_TEMPORARY + "*"):
+        for leftover in self.root.glob(TEMPORARY + "*"):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)
             else:

@@ -15,6 +15,7 @@ import softhsm
 from otahsm.config import Pkcs11Uri, load_config, section
 from otahsm.errors import ConfigError
 from otahsm.quickstart.certificates import FileCa
+from otahsm.system.durable import create_file
 from otahsm.tlog import VerifierKey
 from otahsm.token.ceremony import create_checkpoint_key, create_root
 from otahsm.token.files import write_certificate, write_verifier_key
@@ -118,6 +119,4 @@ def _fill(folder: Path, port: int) -> Path:
 
 
 def _write_secret(path: Path, secret: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secret + "\n")
+    create_file(path, f"{secret}\n".encode(), 0o600)

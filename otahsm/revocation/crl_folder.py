@@ -15,9 +15,9 @@ from otahsm.config import CrlConfig
 from otahsm.errors import FolderError, RequestRefusedError
 from otahsm.ledger import AUTHORITIES, COMPLETE
 from otahsm.pki import Issuer, check_crl_signature, crl_url, describe_crl
+from otahsm.system.durable import TEMPORARY, replace_file
 
 _LOCK: Final = ".lock"
-_TEMPORARY: Final = ".new-"
 _FIXED: Final = {
     # What nginx takes: PEM, and for the whole chain.
     "complete.pem": COMPLETE,
@@ -77,6 +77,8 @@ class CrlFolder:
         """
         with self._locked():
             numbers = [self._number_in(path) for path in self._folder.iterdir() if path.name != _LOCK]
+            for left in self._folder.glob(f"{TEMPORARY}*"):  # by a daemon that was killed
+                left.unlink()
         return max(numbers, default=0)
 
     def missing(self, names: Iterator[str]) -> set[str]:
@@ -92,20 +94,10 @@ class CrlFolder:
             crl: it, in DER.
         """
         content = pem.armor("X509 CRL", crl) if name.endswith(".pem") else crl
-        path, temporary = self._folder / name, self._folder / f"{_TEMPORARY}{name}"
-        with self._locked() as folder:
-            if self._number_in(path) > number:
-                return
-            descriptor = os.open(
-                temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-            )
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, 0o644)  # whatever the umask: who serves it may be another user
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
-            temporary.rename(path)
-            os.fsync(folder)
+        path = self._folder / name
+        with self._locked():
+            if self._number_in(path) <= number:
+                replace_file(path, content, 0o644)  # who serves it may be another user
 
     def _number_in(self, path: Path) -> int:
         """Return the number of a CRL; 0 if the file is missing, no CRL, or another issuer's."""
@@ -117,8 +109,8 @@ class CrlFolder:
             return 0
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
-        """Keep other daemons out; yields a descriptor of the folder."""
+    def _locked(self) -> Iterator[None]:
+        """Keep other daemons out."""
         with contextlib.ExitStack() as stack:
             try:
                 with contextlib.suppress(FileExistsError):
@@ -126,10 +118,8 @@ class CrlFolder:
                     self._folder.chmod(0o755)
                 lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
                 stack.callback(os.close, lock)
-                folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                stack.callback(os.close, folder)
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                yield folder
+                yield
             except OSError as error:
                 raise FolderError(
                     f"[crl] directory {self._folder} can't be written: {error.strerror}",

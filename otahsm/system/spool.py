@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from otahsm.system.durable import create_file
+
 LOGIN: Final = "token.login"
 LOGIN_REFUSED: Final = "token.login_refused"
 CEREMONY: Final = "ceremony"
@@ -47,9 +49,7 @@ def write(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
         "client": f"host:{_user()}",
         "details": {"command": command, "pid": str(os.getpid()), **details},
     }
-    temporary = folder / f".{now}-{os.getpid()}"
-    temporary.write_text(json.dumps(event))
-    temporary.rename(folder / f"{now}-{os.getpid()}.json")
+    create_file(folder / f"{now}-{os.getpid()}.json", json.dumps(event).encode())
 
 
 def write_if_possible(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from asn1crypto import pem
@@ -10,6 +9,7 @@ from asn1crypto import pem
 from otahsm.config import CaConfig
 from otahsm.errors import ConfigError
 from otahsm.pki import Chain, load_chain
+from otahsm.system.durable import create_file, make_folder
 
 
 def read_chain(ca: CaConfig, section: str = "ca") -> Chain:
@@ -79,15 +79,11 @@ def write_new(path: Path, content: bytes, what: str) -> None:
 def _write(path: Path, content: bytes, what: str) -> bool:
     """Return False if there is such a file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
-            file = path.open("xb")
+            create_file(path, content)
         except FileExistsError:
             return False
-        with file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
     except OSError as error:
         raise ConfigError(f"{what} {path} can't be written: {error.strerror}") from None
     return True

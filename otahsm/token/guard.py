@@ -26,6 +26,7 @@ from typing import Final, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
+from otahsm.system.durable import make_folder, replace_file
 from otahsm.system.spool import LOGIN, LOGIN_REFUSED, write_if_possible
 
 _LOCK: Final = "login.lock"
@@ -63,7 +64,7 @@ class LoginGuard:
             ConfigError: the guard directory can't be used.
         """
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._directory, 0o700)
             lock = os.open(self._directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(
@@ -135,18 +136,8 @@ class LoginGuard:
 
     def _write(self, note: _Note) -> None:
         """Write the note durably: it must be there after a power cut in the middle of a login."""
-        temporary = self._note.with_suffix(".new")
         try:
-            with temporary.open("w") as file:
-                file.write(note.model_dump_json())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._note)
-            folder = os.open(self._directory, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            replace_file(self._note, note.model_dump_json().encode())
         except OSError as error:
             raise ConfigError(
                 f"[token] guard_dir {self._directory} can't be written: {error.strerror}; no login is tried"

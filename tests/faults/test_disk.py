@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,3 +120,44 @@ def test_a_devices_folder_that_can_not_be_written_is_named(fleet: Fleet) -> None
     assert done.returncode == ExitCode.USAGE
     assert "out/.lock can't be used: Read-only file system" in done.stderr
     assert not rows(fleet)
+
+
+FULL = "mkdir -p disk && mount -t tmpfs -o size=64k,mode=700 disk disk"
+WRITE = """
+from pathlib import Path
+from otahsm.system.durable import create_file, explained, replace_file
+from otahsm.errors import FolderError
+folder = Path("disk")
+replace_file(folder / "crl", b"old")
+for writer, name in ((replace_file, "crl"), (create_file, "backup")):
+    try:
+        with explained():
+            writer(folder / name, bytes(1 << 20))
+    except FolderError as error:
+        print(error.message)
+print((folder / "crl").read_bytes(), [path.name for path in folder.iterdir()])
+"""
+
+
+def test_a_file_that_has_no_room_leaves_the_old_one_and_no_other(tmp_path: Path) -> None:
+    command = [*after(FULL), sys.executable, "-c", WRITE]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == [
+        "can't write disk/crl: No space left on device",
+        "can't write disk/backup: No space left on device",
+        "b'old' ['crl']",
+    ], done.stderr
+
+
+def test_a_file_on_a_disk_that_can_only_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/crl").write_bytes(b"old")
+    read_only = "mount --bind disk disk && mount -o remount,bind,ro disk"
+    code = WRITE.replace('replace_file(folder / "crl", b"old")', "")
+    command = [*after(read_only), sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == [
+        "can't write disk/crl: Read-only file system",
+        "can't write disk/backup: Read-only file system",
+        "b'old' ['crl']",
+    ], done.stderr

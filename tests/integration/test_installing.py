@@ -270,6 +270,19 @@ async def test_a_host_key_that_is_not_known_is_shown_and_entered_only_if_that_is
     assert run_program("ssh-keygen", "-F", name, "-f", known).returncode == 0
 
 
+async def test_a_file_of_host_keys_that_is_a_link_stays_one_and_keeps_its_mode(
+    devices: Devices, tmp_path: Path
+) -> None:
+    devices.add(5)
+    kept, known = tmp_path / "kept", tmp_path / "known_hosts"
+    kept.touch(mode=0o600)
+    known.symlink_to(kept)
+    await onto(devices, 5, files_of(tmp_path, "a"), known_hosts=known, accept_new=True)
+    assert known.is_symlink()
+    assert devices.address(5) in kept.read_text()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
 async def test_a_host_key_that_has_changed_is_refused_always(devices: Devices, tmp_path: Path) -> None:
     devices.add(3)
     files, known = files_of(tmp_path, "a"), tmp_path / "known_hosts"

@@ -14,6 +14,7 @@ from otahsm.ledger import AUTHORITIES, COMPLETE, CrlRow
 from otahsm.pki import describe_crl
 from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import BACKDATED, CrlSchedule, is_due
+from otahsm.system.durable import TEMPORARY
 
 from support.authority import crl, issuer_of
 
@@ -168,10 +169,19 @@ def test_a_link_is_not_followed(folder: CrlFolder, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("not to be touched")
     folder.write("other.crl", 1, crl(number=1))
-    (folder._folder / ".new-fleet.crl").symlink_to(target)
-    with pytest.raises(FolderError, match="can't be written"):
-        folder.write("fleet.crl", 1, crl(number=1))
+    (folder._folder / "fleet.crl").symlink_to(target)
+    new = crl(number=1)
+    folder.write("fleet.crl", 1, new)
+    assert (folder._folder / "fleet.crl").read_bytes() == new
     assert target.read_text() == "not to be touched"
+
+
+def test_what_a_killed_daemon_left_is_removed_when_the_next_one_starts(folder: CrlFolder) -> None:
+    folder.write("fleet.crl", 1, crl(number=1))
+    (folder._folder / f"{TEMPORARY}1").write_bytes(crl(number=2))
+    (folder._folder / f"{TEMPORARY}2").write_bytes(b"half of a")
+    assert folder.highest_number() == 2  # it may have been seen
+    assert {path.name for path in folder._folder.iterdir()} == {"fleet.crl", ".lock"}
 
 
 def test_a_folder_that_can_not_be_made_is_said(tmp_path: Path) -> None:

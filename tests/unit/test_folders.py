@@ -154,13 +154,22 @@ def test_a_full_disk_is_said_and_leaves_no_folder_that_counts(tmp_path: Path) ->
         unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, unlimited[1]))
         try:
-            with pytest.raises(FolderError, match="can't be written"):
+            with pytest.raises(FolderError, match="can't write"):
                 folders.begin(keys)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     with opened(tmp_path) as folders:
         folders.begin(keys)
         assert all(folders.saved_csr(name) == key.csr for name, key in keys.items())
+
+
+def test_an_output_folder_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "devices").symlink_to("disk")
+    with opened(tmp_path / "devices") as folders:
+        folders.begin({"a": make_device_key("a", "ec-p256")})
+        folders.finish({"a": [LEAF]})
+    assert (tmp_path / "disk/a/client.pem").exists()
 
 
 def test_an_output_folder_that_can_not_be_made_is_said(tmp_path: Path) -> None:

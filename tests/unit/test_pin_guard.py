@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -80,9 +81,14 @@ def test_a_note_that_makes_no_sense_counts_as_a_refusal(tmp_path: Path, note: st
         try_login(LoginGuard(tmp_path), AssertionError("the token was asked"))
 
 
-def test_without_a_place_for_the_note_no_login_is_tried(tmp_path: Path) -> None:
-    (tmp_path / "login.new").mkdir()
-    with pytest.raises(ConfigError, match="no login is tried"):
+def test_without_a_place_for_the_note_no_login_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match="No space left on device; no login is tried"):
         try_login(LoginGuard(tmp_path), AssertionError("the token was asked"))
     file = tmp_path / "file"
     file.touch()
