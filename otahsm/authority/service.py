@@ -7,12 +7,12 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from otahsm.access import AccessControl, Policy
 from otahsm.authority.denied_clients import Clients
-from otahsm.config import Config, ProfileConfig, load_policy, section
+from otahsm.config import Config, load_policy, section
 from otahsm.errors import LedgerUnavailableError, NotFoundError
 from otahsm.issuance.authorities import Authorities
 from otahsm.issuance.batches import Batches
@@ -21,7 +21,7 @@ from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.values import IssuanceRequest, Outcome
 from otahsm.ledger import Ledger, Renewal, database_of
 from otahsm.ledger.queries import LedgerQueries
-from otahsm.pki import Chain, load_public_key
+from otahsm.pki import Chain, Profile, load_public_key
 from otahsm.preparation import Preparers
 from otahsm.revocation.crl_keeper import CrlKeeper, Tell
 from otahsm.revocation.revoking import Revocations
@@ -31,7 +31,7 @@ from otahsm.transparency.audit import AuditLog
 from otahsm.transparency.log import Transparency, load_verifier_key
 from otahsm.workers import Report
 
-_DAY: Final = 24 * 3600  # seconds
+_SECOND: Final = timedelta(seconds=1)
 _TEND_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 1.0
 _EXTRA_PLACES: Final = 2  # batches in the journal and in the ledger, beside those with a worker
@@ -65,25 +65,28 @@ class Issuance:
         )
         self.authorities = Authorities.load(config)
         self.chain: Chain = self.authorities.by_name[""].chain
-        self.profiles: Mapping[str, ProfileConfig] = config.profiles
+        self.profiles: Mapping[str, Profile] = {
+            name: profile.build() for name, profile in config.profiles.items()
+        }
         self.default_profile = settings.default_profile
         self._report = report
         ledger = section(config.ledger, "ledger")
         database = database_of(ledger)
         self.ledger_name = database.name
         renewals = {
-            name: Renewal(_DAY * profile.renewal_days, _DAY * profile.rekey_days)
-            for name, profile in config.profiles.items()
+            name: Renewal(profile.renewal // _SECOND, profile.rekey // _SECOND)
+            for name, profile in self.profiles.items()
         }
         self._ledger = Ledger(database, self.authorities.key_identifiers, renewals)
         self.queries = LedgerQueries(ledger)
         self._tending: list[asyncio.Task[None]] = []
         active = self.authorities.active
         by_profile = {name: self.authorities.of_profile(name) for name in config.profiles}
+        crls = {name: item.config.crl for name, item in by_profile.items()}
         self._preparers = Preparers(
-            config.profiles,
+            self.profiles,
             {name: item.chain.issuer for name, item in by_profile.items()},
-            crls={name: item.config.crl for name, item in by_profile.items()},
+            crls={name: crl.location if crl else None for name, crl in crls.items()},
             size=settings.preparers,
             report=report,
         )

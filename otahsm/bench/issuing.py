@@ -19,8 +19,9 @@ from otahsm.bench.processes import Daemon, Meter, daemon
 from otahsm.bench.results import IssueResult, Latency
 from otahsm.bench.signing import Gauges, gauges
 from otahsm.client.connection import ClientTls, explain, open_channel
-from otahsm.config import ClientConfig, Config, KeyType, section
+from otahsm.config import ClientConfig, Config, section
 from otahsm.ledger import throwaway
+from otahsm.pki import KeyType
 from otahsm.token.ceremony import throwaway_ca
 
 _WARM_UP: Final = 256  # certificates

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.bench.results import TokenRate
-from otahsm.config import CaConfig, KeyType, TokenConfig
+from otahsm.config import CaConfig, TokenConfig
 from otahsm.errors import OtahsmError
+from otahsm.pki import KeyType
 from otahsm.token.ceremony import key_types, throwaway_ca
 from otahsm.token.files import read_chain
 from otahsm.token.pool import TokenKey, signer_setup

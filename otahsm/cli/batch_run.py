@@ -14,9 +14,10 @@ from otahsm.cli.options import LayoutChoice
 from otahsm.cli.progress import OutputMode, RunProgress
 from otahsm.cli.sources import devices_of
 from otahsm.client import Batch, BatchClient, IssuingClient, LedgerClient, LedgerEntry, Query
-from otahsm.config import ClientConfig, KeyType
+from otahsm.config import ClientConfig
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.line import Device, DeviceFolders, Run, issue_devices, public_key_sha256, random_devices
+from otahsm.pki import KeyType
 
 _PAGE: Final = 500
 

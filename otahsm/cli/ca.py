@@ -23,8 +23,8 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, KeyType
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from otahsm.config import CaConfig, KeyType, TokenConfig
-    from otahsm.pki import RootKind
+    from otahsm.config import CaConfig, TokenConfig
+    from otahsm.pki import KeyType, RootKind
     from otahsm.token.ceremony import Made
 
 app = typer.Typer(

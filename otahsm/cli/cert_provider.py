@@ -10,7 +10,7 @@ import typer
 from otahsm.cli.options import DEFAULT_CONFIG, JsonOption, PatienceOption, ProfileOption, QuietOption
 
 if TYPE_CHECKING:
-    from otahsm.config import KeyType
+    from otahsm.pki import KeyType
 
 
 def cert_provider(

@@ -13,10 +13,11 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from otahsm.cli.options import LayoutChoice
 from otahsm.client import ClientTls, DaemonClient, IssuingClient
-from otahsm.config import ClientConfig, KeyType, load_config, section
+from otahsm.config import ClientConfig, load_config, section
 from otahsm.gateway.files import GatewayFiles, gateway_files
 from otahsm.install.aktualizr import sota_toml
 from otahsm.line import Device, DeviceFolders, IssueOptions
+from otahsm.pki import KeyType
 
 _Client = TypeVar("_Client", bound=DaemonClient)
 

@@ -147,7 +147,7 @@ def pack(
 
     root = devices or load_client(config).devices
     for device_id in device_ids or ():
-        check_device_id(device_id, ".*")
+        check_device_id(device_id)
     try:
         folders = [root / name for name in device_ids] if device_ids else sorted(root.iterdir())
     except OSError as error:

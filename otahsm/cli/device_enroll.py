@@ -97,7 +97,7 @@ def enroll(
     harden()
     settings = load_client(config)
     try:
-        check_device_id(device_id, ".*")  # the profile's own pattern is the daemon's to apply
+        check_device_id(device_id)  # the profile's own pattern is the daemon's to apply
     except RequestRefusedError as error:
         raise typer.BadParameter(error.message) from None
     wanted = Wanted(

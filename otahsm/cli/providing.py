@@ -18,13 +18,12 @@ from otahsm.cli.options import LayoutChoice
 from otahsm.cli.progress import OutputMode
 from otahsm.cli.tables import tell
 from otahsm.client import IssuingClient, Profile
-from otahsm.config import KeyType
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.install.aktualizr import IMPORT
 from otahsm.install.installing import ImageRoot, Shell, install
 from otahsm.line import Device, Done, Run, issue_devices
 from otahsm.line.device_files import DeviceFiles
-from otahsm.pki import load_certificates
+from otahsm.pki import KeyType, load_certificates
 
 if TYPE_CHECKING:
     from otahsm.install.ssh import Login

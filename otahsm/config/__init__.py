@@ -4,7 +4,7 @@ Relative paths are relative to the file that names them. A machine needs only th
 does: a factory line has `[client]` alone, a daemon has no `[client]`.
 """
 
-from otahsm.config.fields import SHARD, Section
+from otahsm.config.fields import Section
 from otahsm.config.guarded_files import files_of_all, files_of_daemon, files_of_signers
 from otahsm.config.loading import load_config, load_policy, parse_config, section
 from otahsm.config.policy import (
@@ -17,30 +17,25 @@ from otahsm.config.policy import (
     compile_pattern,
     parse_times,
 )
+from otahsm.config.profiles import ProfileConfig
 from otahsm.config.registration import BackendKind, HeaderConfig, RegistrationConfig, is_header_value
 from otahsm.config.sections import (
-    DEFAULT_DEVICE_ID,
     AccessConfig,
     AuthorityConfig,
     ClientConfig,
     Config,
     CrlConfig,
     DaemonConfig,
-    ExtendedKeyUsage,
     IssuanceConfig,
-    KeyUsage,
     LedgerConfig,
-    ProfileConfig,
     TlsConfig,
     ca_section,
 )
-from otahsm.config.subject import SubjectKind, SubjectPart
 from otahsm.config.token import (
     CaConfig,
     CheckpointConfig,
     KeyConfig,
     KeyFlaw,
-    KeyType,
     MechanismName,
     PinKind,
     PinSource,
@@ -51,9 +46,7 @@ from otahsm.config.uri import Pkcs11Uri
 
 __all__ = [
     "ANY_BELOW",
-    "DEFAULT_DEVICE_ID",
     "EVERY_PROFILE",
-    "SHARD",
     "AccessConfig",
     "AuthorityConfig",
     "BackendKind",
@@ -64,13 +57,10 @@ __all__ = [
     "Config",
     "CrlConfig",
     "DaemonConfig",
-    "ExtendedKeyUsage",
     "HeaderConfig",
     "IssuanceConfig",
     "KeyConfig",
     "KeyFlaw",
-    "KeyType",
-    "KeyUsage",
     "LedgerConfig",
     "MechanismName",
     "PinKind",
@@ -82,8 +72,6 @@ __all__ = [
     "ReplicaConfig",
     "Role",
     "Section",
-    "SubjectKind",
-    "SubjectPart",
     "Times",
     "TlsConfig",
     "TokenConfig",

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from otahsm.config.fields import SHARD, Address, Addresses, ConfigPath, CrlUrl, Pattern, Section
+from otahsm.config.fields import Address, Addresses, ConfigPath, CrlUrl, Section
+from otahsm.config.profiles import ProfileConfig
 from otahsm.config.registration import RegistrationConfig
-from otahsm.config.subject import SubjectPart, check_part, parse_subject
-from otahsm.config.token import CaConfig, CheckpointConfig, KeyConfig, KeyType, TokenConfig, may_be_one
+from otahsm.config.token import CaConfig, CheckpointConfig, KeyConfig, TokenConfig, may_be_one
 from otahsm.config.uri import Pkcs11Uri
-
-KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]
-ExtendedKeyUsage = Literal["client_auth", "server_auth"]
-
-DEFAULT_DEVICE_ID: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+from otahsm.pki import SHARD, CrlLocation
 
 
 class DaemonConfig(Section):
@@ -66,38 +62,6 @@ class IssuanceConfig(Section):
     wait_for_signer_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
 
 
-class ProfileConfig(Section):
-    """[profiles.NAME]: what a certificate holds and what a CSR must look like.
-
-    The defaults are the profile `ota-connect`, the OTA Connect guide's contract.
-    """
-
-    validity_days: Annotated[int, Field(ge=1, le=36525)] = 365
-    renewal_days: Annotated[int, Field(ge=0)] = 0
-    rekey_days: Annotated[int, Field(ge=0)] = 0
-    backdate_minutes: Annotated[int, Field(ge=0, le=10080)] = 60
-    device_id: Pattern = DEFAULT_DEVICE_ID
-    key_types: Annotated[frozenset[KeyType], Field(min_length=1)] = frozenset(
-        {"ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}
-    )
-    key_usage: Annotated[frozenset[KeyUsage], Field(min_length=1)] = frozenset({"digital_signature"})
-    extended_key_usage: Annotated[tuple[ExtendedKeyUsage, ...], Field(min_length=1)] = ("client_auth",)
-    csr_extras: Literal["refuse", "ignore"] = "refuse"
-    subject: tuple[Annotated[str, AfterValidator(check_part)], ...] = ()
-    ca: str = ""
-
-    @model_validator(mode="after")
-    def _windows_are_shorter_than_the_validity(self) -> Self:
-        if max(self.renewal_days, self.rekey_days) >= self.validity_days:
-            raise ValueError("renewal_days and rekey_days must be less than validity_days")
-        return self
-
-    @property
-    def subject_parts(self) -> tuple[SubjectPart, ...]:
-        """What follows the common name in the subject."""
-        return parse_subject(self.subject)
-
-
 class CrlConfig(Section):
     """[crl]: where the certificate revocation lists are, and how often they are made.
 
@@ -123,6 +87,11 @@ class CrlConfig(Section):
         if self.refresh_hours >= self.validity_hours:
             raise ValueError("refresh_hours must be less than validity_hours")
         return self
+
+    @property
+    def location(self) -> CrlLocation:
+        """Where the lists are, as certificates state it."""
+        return CrlLocation(self.url, self.shards)
 
 
 class AuthorityConfig(CaConfig):

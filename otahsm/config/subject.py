@@ -1,23 +1,15 @@
-"""What a profile puts into the subject after the common name."""
+"""Reads what a profile puts into the subject after the common name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple, cast, get_args
+from typing import Final, cast, get_args
 
 from otahsm.errors import ConfigError
+from otahsm.pki import SubjectKind, SubjectPart
 from otahsm.templates import Template
 
-SubjectKind = Literal["C", "ST", "L", "O", "OU", "serialNumber", "businessCategory", "title"]
-
 _KINDS: Final = get_args(SubjectKind)
-
-
-class SubjectPart(NamedTuple):
-    """A relative distinguished name with one attribute; its value may have places for what a request says."""
-
-    kind: SubjectKind
-    value: Template
 
 
 def parse_subject(parts: Iterable[str]) -> tuple[SubjectPart, ...]:

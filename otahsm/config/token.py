@@ -20,7 +20,6 @@ from pydantic import (
 from otahsm.config.fields import ConfigPath, Section, beside_the_file
 from otahsm.config.uri import Pkcs11Uri
 
-KeyType = Literal["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"]
 MechanismName = Literal[
     "CKM_ECDSA",
     "CKM_ECDSA_SHA256",

@@ -23,7 +23,7 @@ from otahsm.daemon.edge.limits import MAX_REQUESTS
 from otahsm.daemon.edge.tls import Context, caller_of
 from otahsm.daemon.wire import status_of
 from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
-from otahsm.pki import SERIAL_BYTES, Reason, crl_url, serial_octets
+from otahsm.pki import SERIAL_BYTES, Reason, serial_octets
 from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc
 
@@ -112,7 +112,7 @@ def _scope_of(request: pb.GetCrlRequest, config: CrlConfig | None) -> str:
         case "shard":
             if config is None or request.shard >= config.shards:
                 raise NotFoundError(f"there is no shard {request.shard}")
-            return crl_url(config, request.shard)
+            return config.location.url(request.shard)
         case "authorities" if request.authorities:
             return AUTHORITIES
     return COMPLETE

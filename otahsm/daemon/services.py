@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from datetime import timedelta
 
 import structlog
 from google.protobuf.duration_pb2 import Duration
@@ -23,7 +23,7 @@ from otahsm.errors import (
     QuotaError,
     ShuttingDownError,
 )
-from otahsm.pki import serial_octets
+from otahsm.pki import SubjectTemplate, serial_octets
 from otahsm.v1 import (
     authority_pb2,
     authority_pb2_grpc,
@@ -32,8 +32,6 @@ from otahsm.v1 import (
     issuance_pb2,
     issuance_pb2_grpc,
 )
-
-_SECONDS_A_DAY: Final = 86_400
 
 _log = structlog.get_logger()
 
@@ -152,11 +150,11 @@ class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):
                 authority_pb2.Profile(
                     name=name,
                     is_default=name == self._issuance.default_profile,
-                    validity=Duration(seconds=profile.validity_days * _SECONDS_A_DAY),
-                    device_id_pattern=profile.device_id,
+                    validity=Duration(seconds=profile.validity // timedelta(seconds=1)),
+                    device_id_pattern=profile.device_id.pattern,
                     key_types=sorted(profile.key_types),
-                    subject=profile.subject,
-                    attributes=sorted({name for part in profile.subject_parts for name in part.value.names}),
+                    subject=map(str, profile.subject),
+                    attributes=sorted(SubjectTemplate(profile.subject).names),
                 )
                 for name, profile in sorted(self._issuance.profiles.items())
             ]

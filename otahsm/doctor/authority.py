@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.checks import Check, fail, failed, ok, warning
-from otahsm.config import AuthorityConfig, Config, ExtendedKeyUsage, ProfileConfig, ca_section
+from otahsm.config import AuthorityConfig, Config, ca_section
 from otahsm.doctor.mirror import Mirror
 from otahsm.errors import OtahsmError
-from otahsm.pki import Chain, check_signs_crls, find_chain_problems, load_chain, validity_at
+from otahsm.pki import (
+    Chain,
+    ExtendedKeyUsage,
+    Profile,
+    check_signs_crls,
+    find_chain_problems,
+    load_chain,
+    validity_at,
+)
 
 _PURPOSES: Final[dict[ExtendedKeyUsage, str]] = {"client_auth": "sslclient", "server_auth": "sslserver"}
 _SOON: Final = timedelta(days=90)
@@ -54,19 +62,19 @@ def examine_authority(config: Config, name: str, ca: AuthorityConfig, now: datet
         )
     for its_name, profile in config.profiles.items():
         if profile.ca == name:
-            yield from _profile(f"profile {its_name}", profile, chain, now)
+            yield from _profile(f"profile {its_name}", profile.build(), chain, now)
 
 
-def _profile(subject: str, profile: ProfileConfig, chain: Chain, now: datetime) -> Iterator[Check]:
+def _profile(subject: str, profile: Profile, chain: Chain, now: datetime) -> Iterator[Check]:
     try:
         validity = validity_at(now, profile, chain.issuer)
     except OtahsmError as error:
         yield failed(subject, error)
         return
-    if now + timedelta(days=profile.validity_days) > chain.issuer.not_after:
+    if now + profile.validity > chain.issuer.not_after:
         yield warning(
             subject,
-            f"validity_days = {profile.validity_days}, but the CA ends on {validity.not_after:%Y-%m-%d}",
+            f"validity_days = {profile.validity.days}, but the CA ends on {validity.not_after:%Y-%m-%d}",
             "Take a shorter validity, or a new CA.",
         )
     program = shutil.which("openssl")

@@ -16,12 +16,12 @@ from asn1crypto import x509 as asn1_x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.config import ProfileConfig
 from otahsm.pki import (
     SERIAL_RANDOM_BYTES,
     SIGNATURE_ALGORITHMS,
     Chain,
     CheckedCsr,
+    Profile,
     Validity,
     assemble,
     build_tbs,
@@ -48,7 +48,7 @@ class Mirror:
     device: Path
 
     @classmethod
-    def write(cls, chain: Chain, profile: ProfileConfig, validity: Validity, folder: Path) -> Mirror:
+    def write(cls, chain: Chain, profile: Profile, validity: Validity, folder: Path) -> Mirror:
         """Write a copy of a chain into a folder, with a device under it as a profile makes it."""
         pairs = [ec.generate_private_key(ec.SECP256R1()) for _ in chain.certificates]
         parents = [*pairs[1:], pairs[-1]]

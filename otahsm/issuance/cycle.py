@@ -31,7 +31,6 @@ from datetime import datetime
 from typing import NamedTuple
 
 from otahsm.access import AccessControl, Caller, Grant
-from otahsm.config import ProfileConfig
 from otahsm.errors import (
     BatchClosedError,
     BatchFullError,
@@ -53,6 +52,7 @@ from otahsm.issuance.request_ids import check_request_id, own_name, request_id_o
 from otahsm.issuance.values import IssuanceRequest, Issued, Outcome
 from otahsm.ledger import Accepted, Barred, Batch, Conflict, Intent, Ledger, NoPlace, OverQuota, Replay
 from otahsm.pki import (
+    Profile,
     Validity,
     assemble,
     serial_milliseconds,
@@ -122,7 +122,7 @@ class IssuanceCycle:
         self,
         *,
         authorities: Authorities,
-        profiles: Mapping[str, ProfileConfig],
+        profiles: Mapping[str, Profile],
         default_profile: str,
         preparers: Preparers,
         signers: SignerPool,
@@ -328,7 +328,7 @@ class IssuanceCycle:
         left = [item.intent_id for item in intended if item.intent_id not in done]
         await self._ledger.void(left, "it was not signed, or signed and not recorded; never released")
 
-    def _profile(self, name: str) -> ProfileConfig:
+    def _profile(self, name: str) -> Profile:
         try:
             return self._profiles[name]
         except KeyError:

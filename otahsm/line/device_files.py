@@ -50,7 +50,7 @@ class DeviceFiles:
             ConfigError: something is missing, or does not belong together.
         """
         try:
-            check_device_id(device_id, ".*")  # it becomes a path
+            check_device_id(device_id)  # it becomes a path
         except RequestRefusedError as error:
             raise ConfigError(error.message, hint="Name a device that was issued.") from None
         complete = (

@@ -13,17 +13,15 @@ from typing import Final
 from otahsm.client.chunks import chunks_of
 from otahsm.client.issuing import IssuingClient
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
-from otahsm.config import KeyType
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.line.csr_files import load_csr
 from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.keys import DeviceKey, make_device_key
 from otahsm.line.run import Outcome, Run, name_of
-from otahsm.pki import check_device_id
+from otahsm.pki import KeyType, check_device_id
 
 _BATCH: Final = 64
-_ANY: Final = ".*"  # the profile's own pattern is the daemon's to apply; what is unsafe is refused here
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ class _Run:
         """Complete folders, and only then write down what became of their devices."""
         issued = {result.device_id: result for result in results if isinstance(result, IssuedCertificate)}
         for device_id in issued:
-            check_device_id(device_id, _ANY)  # it becomes a path here, whoever says so
+            check_device_id(device_id)  # it becomes a path here, whoever says so
         devices = {name: self.devices[name] for name in issued if name in self.devices}
         configure = self.options.configure
         self.folders.finish(
@@ -188,7 +186,7 @@ def _requests_for(run: _Run, devices: Iterator[Device]) -> Iterator[CertificateR
         for device in batch:
             name = device.device_id
             try:
-                check_device_id(name, _ANY)
+                check_device_id(name)
                 if run.options.configure is not None:
                     run.options.configure(device)  # sees to it that it can be written
                 if run.answered(name, name, outcomes.get(name)):

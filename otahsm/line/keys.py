@@ -17,9 +17,15 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from otahsm.config import KeyType
 from otahsm.errors import ConfigError
-from otahsm.pki import SIGNATURE_ALGORITHMS, assemble_request, build_request_info, encode_spki, key_type_of
+from otahsm.pki import (
+    SIGNATURE_ALGORITHMS,
+    KeyType,
+    assemble_request,
+    build_request_info,
+    encode_spki,
+    key_type_of,
+)
 
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 

@@ -3,6 +3,7 @@
 from otahsm.pki.algorithms import (
     PSS_SALT_BYTES,
     SIGNATURE_ALGORITHMS,
+    KeyType,
     PublicKey,
     SignatureAlgorithm,
     describe_key,
@@ -47,32 +48,43 @@ from otahsm.pki.crl import (
 )
 from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr, derive_request_id
 from otahsm.pki.describe import Description, describe
-from otahsm.pki.distribution import crl_url, crl_url_in, shard_of
+from otahsm.pki.distribution import SHARD, CrlLocation, crl_url_in
 from otahsm.pki.keys import encode_spki, load_public_key
 from otahsm.pki.names import check_device_id
 from otahsm.pki.pkcs12 import load_p12_authorities
+from otahsm.pki.profile import DEFAULT_DEVICE_ID, CsrExtras, ExtendedKeyUsage, KeyUsage, Profile
 from otahsm.pki.request import assemble_request, build_ca_request_info, build_request_info
 from otahsm.pki.root import RootKind, build_possession_tbs, build_root_tbs
-from otahsm.pki.subject import SubjectTemplate
+from otahsm.pki.subject import SubjectKind, SubjectPart, SubjectTemplate
 from otahsm.pki.template import TbsTemplate
 
 __all__ = [
+    "DEFAULT_DEVICE_ID",
     "MAX_CSR_BYTES",
     "PSS_SALT_BYTES",
     "SERIAL_BYTES",
     "SERIAL_RANDOM_BYTES",
+    "SHARD",
     "SIGNATURE_ALGORITHMS",
     "Anchor",
     "Chain",
     "CheckedCsr",
     "CrlDescription",
+    "CrlLocation",
+    "CsrExtras",
     "Description",
+    "ExtendedKeyUsage",
     "Issuer",
+    "KeyType",
+    "KeyUsage",
+    "Profile",
     "PublicKey",
     "Reason",
     "RevokedCertificate",
     "RootKind",
     "SignatureAlgorithm",
+    "SubjectKind",
+    "SubjectPart",
     "SubjectTemplate",
     "TbsTemplate",
     "Validity",
@@ -90,7 +102,6 @@ __all__ = [
     "check_device_id",
     "check_signs_crls",
     "choose_anchor",
-    "crl_url",
     "crl_url_in",
     "dates_of",
     "derive_request_id",
@@ -115,7 +126,6 @@ __all__ = [
     "order_bundle",
     "serial_milliseconds",
     "serial_octets",
-    "shard_of",
     "signature_algorithm",
     "signature_is_valid",
     "validity_at",

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from asn1crypto import algos, core, keys
 from asn1crypto import x509 as asn1_x509
 
-from otahsm.config import ProfileConfig
 from otahsm.errors import AuthorityUnusableError
 from otahsm.pki.algorithms import SignatureAlgorithm
 from otahsm.pki.chain import Issuer
 from otahsm.pki.csr import CheckedCsr
 from otahsm.pki.der import BIT_STRING, SEQUENCE, tlv
 from otahsm.pki.distribution import crl_distribution_points
+from otahsm.pki.extensions import extended_key_usage, extension, key_usage
 from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.names import subject_of
-from otahsm.pki.profile import extended_key_usage, extension, key_usage
+from otahsm.pki.profile import Profile
 
 SERIAL_BYTES: Final = 20
 SERIAL_RANDOM_BYTES: Final = 14
@@ -63,7 +63,7 @@ def serial_octets(serial: int) -> bytes:
     return serial.to_bytes((serial.bit_length() + 7) // 8, "big")
 
 
-def validity_at(now: datetime, profile: ProfileConfig, issuer: Issuer) -> Validity:
+def validity_at(now: datetime, profile: Profile, issuer: Issuer) -> Validity:
     """Say when a certificate issued `now` begins and ends: within its issuer's own validity (I9).
 
     Raises:
@@ -77,8 +77,8 @@ def validity_at(now: datetime, profile: ProfileConfig, issuer: Issuer) -> Validi
             hint="Check the clock of the daemon's machine; if it is right, the CA needs a new certificate.",
         )
     return Validity(
-        max(now - timedelta(minutes=profile.backdate_minutes), issuer.not_before),
-        min(now + timedelta(days=profile.validity_days), issuer.not_after),
+        max(now - profile.backdate, issuer.not_before),
+        min(now + profile.validity, issuer.not_after),
     )
 
 
@@ -89,7 +89,7 @@ def validity_of(not_before: int, not_after: int) -> Validity:
 
 def build_tbs(
     csr: CheckedCsr,
-    profile: ProfileConfig,
+    profile: Profile,
     issuer: Issuer,
     serial: int,
     validity: Validity,
@@ -117,8 +117,8 @@ def build_tbs(
         serial=serial,
         validity=validity,
         extensions=[
-            extension("key_usage", key_usage(profile), critical=True),
-            extension("extended_key_usage", extended_key_usage(profile), critical=True),
+            extension("key_usage", key_usage(profile.key_usage), critical=True),
+            extension("extended_key_usage", extended_key_usage(profile.extended_key_usage), critical=True),
             extension("key_identifier", core.OctetString(subject_key_identifier(csr.spki))),
             extension(
                 "authority_key_identifier",

@@ -11,9 +11,9 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from otahsm.config import KeyType
 from otahsm.errors import ConfigError
 from otahsm.pki.algorithms import (
+    KeyType,
     PublicKey,
     SignatureAlgorithm,
     describe_key,

@@ -21,14 +21,14 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.config import KeyType, ProfileConfig
 from otahsm.errors import RequestRefusedError
-from otahsm.pki.algorithms import PublicKey, describe_key, key_type_of
+from otahsm.pki.algorithms import KeyType, PublicKey, describe_key, key_type_of
 from otahsm.pki.der import children
+from otahsm.pki.extensions import requestable_extensions
 from otahsm.pki.keys import check_key, is_canonical, subject_key_identifier
 from otahsm.pki.names import check_device_id, device_id_of
 from otahsm.pki.parsing import PARSE_ERRORS
-from otahsm.pki.profile import requestable_extensions
+from otahsm.pki.profile import Profile
 
 MAX_CSR_BYTES: Final = 16 * 1024
 
@@ -53,7 +53,7 @@ def derive_request_id(profile: str, csr: bytes) -> str:
     return hashlib.sha256(profile.encode() + b"\0" + csr).hexdigest()
 
 
-def check_csr(der: bytes, profile: ProfileConfig, expected_device_id: str = "") -> CheckedCsr:
+def check_csr(der: bytes, profile: Profile, expected_device_id: str = "") -> CheckedCsr:
     """Check a CSR against all the rules of this module.
 
     Args:
@@ -75,7 +75,7 @@ def check_csr(der: bytes, profile: ProfileConfig, expected_device_id: str = "") 
         raise RequestRefusedError("csr", f"the CSR is not well-formed DER: {error}", hint=hint) from None
 
 
-def _check(der: bytes, profile: ProfileConfig, expected_device_id: str) -> CheckedCsr:
+def _check(der: bytes, profile: Profile, expected_device_id: str) -> CheckedCsr:
     csr = x509.load_der_x509_csr(der)
     key = _public_key(csr)
     key_type = key_type_of(key)
@@ -112,9 +112,7 @@ def _public_key(csr: x509.CertificateSigningRequest) -> object:
         raise RequestRefusedError("csr.public_key", f"the key can't be read: {error}") from None
 
 
-def _check_requested_extensions(
-    csr: x509.CertificateSigningRequest, profile: ProfileConfig, spki: bytes
-) -> None:
+def _check_requested_extensions(csr: x509.CertificateSigningRequest, profile: Profile, spki: bytes) -> None:
     # `csr.extensions` sees the first such attribute alone.
     if sum(attribute.oid.dotted_string in _EXTENSION_REQUESTS for attribute in csr.attributes) > 1:
         raise RequestRefusedError("csr.extensions", "the CSR asks for extensions in more than one attribute")

@@ -8,26 +8,41 @@ So it stays in that shard whatever the configuration says later: `crl_url_in` is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from asn1crypto import crl as asn1_crl
 from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 
-from otahsm.config import CrlConfig
 from otahsm.pki.parsing import PARSE_ERRORS
 
+SHARD: Final = "{shard}"
 _SHARD_BITS: Final = 32  # far more than the number of shards, so that all of them get equally many
 
 
-def shard_of(serial: int, shards: int) -> int:
-    """Choose the shard, 0 to `shards` - 1, of a serial number that is made now, by its last, random bits."""
-    return (serial & (1 << _SHARD_BITS) - 1) % shards
+class CrlLocation(NamedTuple):
+    """Where the CRLs of a CA are.
 
+    Attributes:
+        template: the URL; `SHARD` in it stands for the number of a shard.
+        shards: how many there are, at least 1.
+    """
 
-def crl_url(config: CrlConfig, shard: int) -> str:
-    """Return the URL of a shard's CRL."""
-    return config.url.replace("{shard}", str(shard))
+    template: str
+    shards: int = 1
+
+    def shard_of(self, serial: int) -> int:
+        """Choose the shard of a serial number that is made now, by its last, random bits."""
+        return (serial & (1 << _SHARD_BITS) - 1) % self.shards
+
+    def url(self, shard: int) -> str:
+        """Return the URL of a shard's CRL."""
+        return self.template.replace(SHARD, str(shard))
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs of all shards, in order."""
+        return [self.url(shard) for shard in range(self.shards)]
 
 
 def crl_distribution_points(urls: Sequence[str]) -> asn1_x509.CRLDistributionPoints:

@@ -25,8 +25,8 @@ _SAFE: Final = re.compile(rf"(?!\.)[!-.0-\[\]-~]{{1,{MAX_DEVICE_ID}}}")  # print
 _OTHER_STRINGS: Final = {0x14: "TeletexString", 0x16: "IA5String", 0x1C: "UniversalString", 0x1E: "BMPString"}
 
 
-def check_device_id(device_id: str, pattern: str) -> None:
-    """Check a device id against the profile's pattern (whole match) and against what is never safe.
+def check_device_id(device_id: str, pattern: re.Pattern[str] | None = None) -> None:
+    """Check a device id against what is never safe, and against a profile's pattern, as a whole.
 
     Raises:
         RequestRefusedError: it is empty, too long, unsafe, or doesn't match.
@@ -37,10 +37,10 @@ def check_device_id(device_id: str, pattern: str) -> None:
             f"the device id {_shown(device_id)} is not 1 to {MAX_DEVICE_ID} printable ASCII characters"
             " without spaces, slashes, a leading dot or '..'",
         )
-    if not re.fullmatch(pattern, device_id):
+    if pattern is not None and not pattern.fullmatch(device_id):
         raise RequestRefusedError(
             "device_id",
-            f"the device id {_shown(device_id)} doesn't match the profile's pattern {pattern}",
+            f"the device id {_shown(device_id)} doesn't match the profile's pattern {pattern.pattern}",
         )
 
 

@@ -1,47 +1,46 @@
-"""Turns a profile's data into X.509 extensions (RFC 5280, section 4.2)."""
+"""What is issued under a profile: what a certificate holds, and what a CSR must look like."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Final
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, Literal, get_args
 
-from asn1crypto import core
-from asn1crypto import x509 as asn1_x509
+from otahsm.pki.algorithms import KeyType
+from otahsm.pki.subject import SubjectPart
 
-from otahsm.config import ProfileConfig
+KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]
+ExtendedKeyUsage = Literal["client_auth", "server_auth"]
+CsrExtras = Literal["refuse", "ignore"]
 
-KEY_USAGE: Final = "2.5.29.15"
-BASIC_CONSTRAINTS: Final = "2.5.29.19"
-EXTENDED_KEY_USAGE: Final = "2.5.29.37"
-
-_NOT_A_CA: Final = bytes.fromhex("3000")
-
-
-def extension(name: str, value: core.Asn1Value, *, critical: bool = False) -> asn1_x509.Extension:
-    """Build one extension; `name` is asn1crypto's, as in "key_usage"."""
-    return asn1_x509.Extension(
-        {"extn_id": name, "critical": critical, "extn_value": core.ParsableOctetString(value.dump())}
-    )
+DEFAULT_DEVICE_ID: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 
 
-def key_usage(profile: ProfileConfig) -> asn1_x509.KeyUsage:
-    """Build the profile's keyUsage (RFC 5280, section 4.2.1.3)."""
-    return asn1_x509.KeyUsage(set(profile.key_usage))
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One kind of certificate. The defaults are `ota-connect`, the OTA Connect guide's contract.
 
-
-def extended_key_usage(profile: ProfileConfig) -> asn1_x509.ExtKeyUsageSyntax:
-    """Build the profile's extKeyUsage (RFC 5280, section 4.2.1.12)."""
-    return asn1_x509.ExtKeyUsageSyntax(list(profile.extended_key_usage))
-
-
-@lru_cache(maxsize=64)
-def requestable_extensions(profile: ProfileConfig) -> dict[str, bytes]:
-    """Map the extensions that a CSR may ask for, by dotted OID, to the DER value it must ask for.
-
-    They are what the certificate gets anyway. A CSR that says CA:FALSE says nothing.
+    Attributes:
+        validity: how long a certificate is valid, unless its CA expires before.
+        backdate: how long before its issuing it becomes valid, for devices whose clock is slow.
+        renewal: in the last part of its validity, this long, a certificate may be renewed for the same key.
+        rekey: the same for another key. Zero: never.
+        device_id: what a device id must match as a whole.
+        key_types: what a device's key may be.
+        key_usage: in asn1crypto's names (RFC 5280, section 4.2.1.3).
+        extended_key_usage: the same (section 4.2.1.12), in this order.
+        csr_extras: whether a CSR that asks for more is refused, or what it asks for is ignored.
+        subject: what follows the common name.
     """
-    return {
-        KEY_USAGE: key_usage(profile).dump(),
-        EXTENDED_KEY_USAGE: extended_key_usage(profile).dump(),
-        BASIC_CONSTRAINTS: _NOT_A_CA,
-    }
+
+    validity: timedelta = timedelta(days=365)
+    backdate: timedelta = timedelta(minutes=60)
+    renewal: timedelta = timedelta(0)
+    rekey: timedelta = timedelta(0)
+    device_id: re.Pattern[str] = re.compile(DEFAULT_DEVICE_ID)
+    key_types: frozenset[KeyType] = frozenset(get_args(KeyType))
+    key_usage: frozenset[KeyUsage] = frozenset({"digital_signature"})
+    extended_key_usage: tuple[ExtendedKeyUsage, ...] = ("client_auth",)
+    csr_extras: CsrExtras = "refuse"
+    subject: tuple[SubjectPart, ...] = ()

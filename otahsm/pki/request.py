@@ -10,8 +10,8 @@ from asn1crypto import x509 as asn1_x509
 from otahsm.pki.algorithms import SignatureAlgorithm
 from otahsm.pki.certificate import assemble
 from otahsm.pki.der import SEQUENCE, tlv
+from otahsm.pki.extensions import extension
 from otahsm.pki.names import subject_of
-from otahsm.pki.profile import extension
 
 _VERSION_1: Final = bytes.fromhex("020100")
 _NO_ATTRIBUTES: Final = bytes.fromhex("a000")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
-from otahsm.config import SubjectKind, SubjectPart
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.der import PRINTABLE_STRING, SEQUENCE, SET, UTF8_STRING, tlv
+from otahsm.templates import Template
+
+SubjectKind = Literal["C", "ST", "L", "O", "OU", "serialNumber", "businessCategory", "title"]
 
 MAX_VALUE: Final = 64  # characters: the least of the upper bounds of RFC 5280, appendix A.1
 
@@ -33,6 +35,16 @@ _PATTERNS: Final[Mapping[SubjectKind, re.Pattern[str]]] = {
     "C": re.compile(r"[A-Z]{2}"),  # ISO 3166
     "serialNumber": _PRINTABLE,
 }
+
+
+class SubjectPart(NamedTuple):
+    """A relative distinguished name with one attribute; its value may have places for what a request says."""
+
+    kind: SubjectKind
+    value: Template
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.value.text}"
 
 
 class SubjectTemplate:

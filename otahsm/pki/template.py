@@ -11,13 +11,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from otahsm.config import ProfileConfig
 from otahsm.pki.certificate import Validity, build_tbs, encode_validity
 from otahsm.pki.chain import Issuer
 from otahsm.pki.csr import CheckedCsr
 from otahsm.pki.der import SEQUENCE, children, integer, tlv
 from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.names import subject_of
+from otahsm.pki.profile import Profile
 
 # A key that nobody has: what is its own in the exemplar can't be mistaken for what is the issuer's.
 _NOBODYS_KEY: Final = bytes.fromhex("302a300506032b6570032100" + "a5" * 32)  # Ed25519 (RFC 8410, section 4)
@@ -32,7 +32,7 @@ class TbsTemplate:
         crl_url: where the CRL of the shard is; None if the certificates are to state none.
     """
 
-    def __init__(self, profile: ProfileConfig, issuer: Issuer, crl_url: str | None = None) -> None:
+    def __init__(self, profile: Profile, issuer: Issuer, crl_url: str | None = None) -> None:
         exemplar = build_tbs(
             CheckedCsr("exemplar", _NOBODYS_KEY, "ed25519"),
             profile,

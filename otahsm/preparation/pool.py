@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from otahsm.config import CrlConfig, ProfileConfig
 from otahsm.errors import ConfigError, OtahsmError, RequestRefusedError, WorkerLostError, WorkersBusyError
-from otahsm.pki import Issuer, SubjectTemplate
+from otahsm.pki import CrlLocation, Issuer, Profile, SubjectTemplate
 from otahsm.preparation.codec import Draft, Task, decode_answers, encode_tasks
+from otahsm.preparation.terms import Terms, encode_terms
 from otahsm.workers import Report, WorkerPool
 
 _CALL_SECONDS: Final = 30.0
@@ -35,26 +34,21 @@ class Preparers:
 
     def __init__(
         self,
-        profiles: Mapping[str, ProfileConfig],
+        profiles: Mapping[str, Profile],
         issuers: Mapping[str, Issuer],
         *,
-        crls: Mapping[str, CrlConfig | None],
+        crls: Mapping[str, CrlLocation | None],
         size: int,
         report: Report,
         module: str = "otahsm.preparation.preparer",
     ) -> None:
         for name, profile in profiles.items():
             _check_subject(name, profile)
-        models = {name: profile.model_dump(mode="json") for name, profile in profiles.items()}
-        setup = [json.dumps(models).encode()]
-        for name in profiles:
-            crl = crls[name]
-            setup += [issuers[name].certificate, issuers[name].algorithm.family.encode()]
-            setup += [crl.model_dump_json().encode() if crl else b""]
+        terms = {name: Terms(profile, issuers[name], crls[name]) for name, profile in profiles.items()}
         self._pool = WorkerPool(
             "preparer",
             module,
-            setup,
+            encode_terms(terms),
             size=size,
             environment=os.environ,
             call_seconds=_CALL_SECONDS,
@@ -110,9 +104,9 @@ class Preparers:
         return answers
 
 
-def _check_subject(name: str, profile: ProfileConfig) -> None:
+def _check_subject(name: str, profile: Profile) -> None:
     """See here what would end every preparer when it starts. Raises ConfigError."""
     try:
-        SubjectTemplate(profile.subject_parts)
+        SubjectTemplate(profile.subject)
     except RequestRefusedError as error:
         raise ConfigError(f"[profiles.{name}] subject: {error.message}") from None

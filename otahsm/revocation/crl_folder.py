@@ -11,10 +11,9 @@ from typing import Final, NamedTuple
 
 from asn1crypto import pem
 
-from otahsm.config import CrlConfig
 from otahsm.errors import FolderError, RequestRefusedError
 from otahsm.ledger import AUTHORITIES, COMPLETE
-from otahsm.pki import Issuer, check_crl_signature, crl_url, describe_crl
+from otahsm.pki import CrlLocation, Issuer, check_crl_signature, describe_crl
 from otahsm.system.durable import TEMPORARY, replace_file
 
 _LOCK: Final = ".lock"
@@ -34,18 +33,18 @@ class CrlFiles(NamedTuple):
     without: tuple[str, ...]
 
 
-def name_files(config: CrlConfig, urls: Mapping[str, bool]) -> CrlFiles:
+def name_files(location: CrlLocation, urls: Mapping[str, bool]) -> CrlFiles:
     """Say which files there are: one for each URL, named like its end, and some with names of their own.
 
     Args:
-        config: today's; its URLs come first.
+        location: where CRLs are today; its URLs come first.
         urls: every URL that certificates may state, and whether the complete CRL is there.
     """
-    today = [crl_url(config, shard) for shard in range(config.shards)]
+    today = location.urls
     scopes: dict[str, str] = {}
     without: list[str] = []
     for url in (*today, *sorted(urls.keys() - set(today))):
-        scope = COMPLETE if urls.get(url, config.shards == 1) else url
+        scope = COMPLETE if urls.get(url, location.shards == 1) else url
         if scopes.setdefault(url.rpartition("/")[2], scope) != scope:
             without.append(url)
     sharded = not all(urls.values())

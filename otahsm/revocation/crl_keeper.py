@@ -20,7 +20,7 @@ from otahsm.config import CrlConfig
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, TokenUnavailableError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlReader, CrlState, Database, Ledger, StoredCrl
 from otahsm.ledger.revocation import note_urls
-from otahsm.pki import Issuer, check_signs_crls, crl_url
+from otahsm.pki import Issuer, check_signs_crls
 from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import CrlMaker, CrlSchedule
 from otahsm.token import SignerPool
@@ -111,7 +111,7 @@ class CrlKeeper:
             LedgerUnavailableError: the ledger can't be written.
         """
         if self._config is not None and self._folder is not None:
-            urls = [crl_url(self._config, shard) for shard in range(self._config.shards)]
+            urls = self._config.location.urls
             complete = self._config.shards == 1
             await self._ledger.transaction(
                 partial(note_urls, issuer_key_id=self._issuer_key_id, urls=urls, complete=complete)
@@ -224,7 +224,7 @@ class CrlKeeper:
         """Write the files that are not what the ledger has; return how many. In the thread."""
         if self._config is None or self._folder is None:
             return 0
-        files = name_files(self._config, state.urls)
+        files = name_files(self._config.location, state.urls)
         missing = self._folder.missing(iter(files.scopes))
         by_scope: dict[str, list[str]] = {}
         for name, scope in files.scopes.items():

@@ -72,7 +72,7 @@ def _check(order: RevocationRequest) -> RequestRefusedError | None:
         )
     try:
         # As in a certificate: what can be in none need not be looked for, and some of it no database takes.
-        check_device_id(order.device_id or "-", ".*")
+        check_device_id(order.device_id or "-")
     except RequestRefusedError as error:
         return error
     if len(order.profile) > _MAX_PROFILE or not order.profile.isprintable():

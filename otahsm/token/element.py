@@ -14,9 +14,10 @@ from typing import Any, Final, cast, get_args
 import pkcs11
 from pkcs11 import Attribute, ObjectClass
 
-from otahsm.config import KeyConfig, KeyFlaw, KeyType, Pkcs11Uri
+from otahsm.config import KeyConfig, KeyFlaw, Pkcs11Uri
 from otahsm.errors import OtahsmError, TokenRefusedError
 from otahsm.pki import (
+    KeyType,
     PublicKey,
     assemble_request,
     build_request_info,

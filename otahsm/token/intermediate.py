@@ -11,10 +11,11 @@ import pkcs11
 from cryptography.hazmat.primitives.asymmetric import ec
 from pkcs11 import Attribute, ObjectClass
 
-from otahsm.config import CaConfig, KeyConfig, KeyType, ReplicaConfig
+from otahsm.config import CaConfig, KeyConfig, ReplicaConfig
 from otahsm.errors import TokenRefusedError
 from otahsm.pki import (
     Issuer,
+    KeyType,
     PublicKey,
     Validity,
     assemble,

@@ -15,9 +15,9 @@ from pkcs11 import KeyType as TokenKeyType
 from pkcs11.constants import DEFAULT
 from pkcs11.util.ec import encode_named_curve_parameters
 
-from otahsm.config import KeyConfig, KeyType, Pkcs11Uri
+from otahsm.config import KeyConfig, Pkcs11Uri
 from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
-from otahsm.pki import SIGNATURE_ALGORITHMS, PublicKey, key_type_of
+from otahsm.pki import SIGNATURE_ALGORITHMS, KeyType, PublicKey, key_type_of
 from otahsm.token.faults import explain
 from otahsm.token.mechanisms import mechanisms_for, signing_mechanisms
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.config import KeyType
 from otahsm.line import Device as AskedDevice
 from otahsm.line import DeviceFolders, Done, IssueOptions, issue_devices
+from otahsm.pki import KeyType
 
 from support.harness import Fleet, RunningDaemon, running
 from support.programs import Device, make_ca

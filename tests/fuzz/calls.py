@@ -26,7 +26,8 @@ from otahsm.authority import (
     Status,
 )
 from otahsm.authority.denied_clients import check_subject
-from otahsm.config import CrlConfig, LedgerConfig, ProfileConfig
+from otahsm.config import CrlConfig, LedgerConfig
+from otahsm.config.subject import parse_subject
 from otahsm.daemon import batch_service, revoking
 from otahsm.daemon.access_service import event_filter_of
 from otahsm.daemon.edge.decoding import _decoded
@@ -37,7 +38,7 @@ from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.issuance.batches import _checked_name
 from otahsm.issuance.request_ids import check_request_id, own_name
 from otahsm.ledger import Ledger, LedgerReader, database_of
-from otahsm.pki import SubjectTemplate, check_csr, crl_url
+from otahsm.pki import Profile, SubjectTemplate, check_csr
 from otahsm.preparation.codec import Task, decode_tasks, encode_tasks
 from otahsm.revocation.revoking import _check, _target
 from otahsm.v1 import (
@@ -56,8 +57,8 @@ from fuzz.places import folder
 from support.authority import CA_LIFE
 
 CALLER: Final = Caller("dns:line-1", bytes(32), bytes(32))
-_PROFILE: Final = ProfileConfig(subject=("O=Acme", "OU={plant}"))
-_SUBJECT: Final = SubjectTemplate(_PROFILE.subject_parts)
+_PROFILE: Final = Profile(subject=parse_subject(("O=Acme", "OU={plant}")))
+_SUBJECT: Final = SubjectTemplate(_PROFILE.subject)
 _CRLS: Final = CrlConfig(url="http://crl.example.com/fleet-{shard}.crl", shards=3, directory=Path("/crl"))
 
 
@@ -147,7 +148,7 @@ def _revoke(request: revocation_pb2.RevokeCertificatesRequest) -> None:
 
 
 def _crl(request: revocation_pb2.GetCrlRequest) -> None:
-    places = {crl_url(_CRLS, shard) for shard in range(_CRLS.shards)}
+    places = _CRLS.location.urls
     assert revoking._scope_of(request, _CRLS) in {*places, COMPLETE, AUTHORITIES}
 
 

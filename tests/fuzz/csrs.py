@@ -15,12 +15,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from otahsm.config import KeyType, KeyUsage, ProfileConfig
 from otahsm.config.subject import parse_subject
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import (
     SIGNATURE_ALGORITHMS,
     CheckedCsr,
+    KeyType,
+    KeyUsage,
+    Profile,
     SubjectTemplate,
     TbsTemplate,
     Validity,
@@ -35,8 +37,8 @@ from fuzz.draws import Draws
 from support.attacks.forging import key_of, signed
 from support.authority import CA_LIFE, issuer_of
 
-STRICT: Final = ProfileConfig()
-LENIENT: Final = ProfileConfig(csr_extras="ignore")
+STRICT: Final = Profile()
+LENIENT: Final = Profile(csr_extras="ignore")
 # Everybody knows these keys: the corpus has CSRs of theirs, which are signed anew after every change.
 EC_KEY: Final = ec.derive_private_key(0x07A45, ec.SECP256R1())
 ED25519_KEY: Final = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -82,9 +84,7 @@ def template(data: bytes) -> None:
     serial = 1 + int.from_bytes(draws.octets(20), "big") % (2**159 - 1)
     begin, end = sorted(_FIRST + timedelta(seconds=draws.number(_SECONDS)) for _ in range(2))
     usages = frozenset(usage for usage in _USAGES if draws.number(2)) or STRICT.key_usage
-    profile = ProfileConfig(
-        key_usage=usages, extended_key_usage=draws.one_of((("client_auth",), ("server_auth",)))
-    )
+    profile = Profile(key_usage=usages, extended_key_usage=draws.one_of((("client_auth",), ("server_auth",))))
     url = draws.one_of((None, "http://crl.example.com/" + "x" * (1 + draws.number(220))))
     kinds = [draws.one_of(_KINDS) for _ in range(draws.number(4))]
     others = SubjectTemplate(parse_subject(f"{kind}={{a{number}}}" for number, kind in enumerate(kinds)))
@@ -106,7 +106,7 @@ def template(data: bytes) -> None:
         assert len(certificate.subject.rdns) == 1 + len(kinds)
 
 
-def _checked(der: bytes, profile: ProfileConfig) -> CheckedCsr | None:
+def _checked(der: bytes, profile: Profile) -> CheckedCsr | None:
     try:
         checked = check_csr(der, profile)
     except RequestRefusedError as error:
@@ -119,7 +119,7 @@ def _checked(der: bytes, profile: ProfileConfig) -> CheckedCsr | None:
     return checked
 
 
-def _judge(der: bytes, checked: CheckedCsr, profile: ProfileConfig) -> None:
+def _judge(der: bytes, checked: CheckedCsr, profile: Profile) -> None:
     judge = x509.load_der_x509_csr(der)
     assert judge.is_signature_valid
     assert _encoded(judge.public_key()) == checked.spki

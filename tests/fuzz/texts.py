@@ -133,8 +133,9 @@ def _use(read: Config) -> None:
         assert token.pin_source == PinSource.parse(token.uri.pin_source or "")
         assert Pkcs11Uri.parse(token.name) == token.uri.only_token()
     for profile in read.profiles.values():
-        assert len(profile.subject_parts) == len(profile.subject)
-        re.compile(profile.device_id)
+        built = profile.build()
+        assert tuple(map(str, built.subject)) == profile.subject
+        assert built.device_id.pattern == profile.device_id
     if read.registration:
         assert read.registration.parts.hostname
 

@@ -8,7 +8,6 @@ daemon that opens it.
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -45,6 +44,7 @@ from otahsm.pki import Reason
 from otahsm.preparation import Draft, Preparers, Task
 from otahsm.preparation.codec import decode_answers, encode_tasks
 from otahsm.preparation.preparer import start
+from otahsm.preparation.terms import Terms, encode_terms
 from otahsm.revocation.revoking import Revocations
 from otahsm.token import SignerPool
 
@@ -79,9 +79,9 @@ class InThisProcess:
 
     def __init__(self, machine: CycleMachine) -> None:
         self._machine = machine
-        models = {name: profile.model_dump(mode="json") for name, profile in PROFILES.items()}
+        issuer = issuer_of("ec-p256")
         self._handle = start(
-            [json.dumps(models).encode(), *(issuer_of("ec-p256").certificate, b"ecdsa", b"") * len(models)]
+            encode_terms({name: Terms(profile, issuer, None) for name, profile in PROFILES.items()})
         )
 
     async def prepare(self, tasks: Sequence[Task]) -> list[Draft | OtahsmError]:

@@ -8,28 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.config import CrlConfig
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import Validity, assemble, crl_url, crl_url_in, load_chain, shard_of
+from otahsm.pki import CrlLocation, Profile, Validity, assemble, crl_url_in, load_chain
 from otahsm.preparation import Draft, Preparers, Task
 
 from support.devices import new_request
 from support.harness import Fleet
 from support.workers.preparer_for_tests import DEADLY
 
-CRL = CrlConfig(url="http://crl.example.com/fleet-{shard}.crl", shards=4, directory=Path("crl"))
-PLAIN_CRL = CrlConfig(url="http://crl.example.com/fleet.crl", directory=Path("crl"))
+CRL = CrlLocation("http://crl.example.com/fleet-{shard}.crl", shards=4)
+PLAIN_CRL = CrlLocation("http://crl.example.com/fleet.crl")
 
 
 @pytest.mark.parametrize("crl", [None, PLAIN_CRL, CRL], ids=["no CRL", "one CRL", "four shards"])
 async def test_a_draft_states_the_crl_of_its_serial_numbers_shard(
-    fleet: Fleet, crl: CrlConfig | None
+    fleet: Fleet, crl: CrlLocation | None
 ) -> None:
     issuer = load_chain(fleet.root_pem.read_bytes()).issuer
     validity = Validity(issuer.not_before, issuer.not_after)
     tasks = [Task("ota-connect", "", new_request().csr, validity) for _ in range(64)]
     preparers = Preparers(
-        fleet.config.profiles,
+        {"ota-connect": Profile()},
         {"ota-connect": issuer},
         crls={"ota-connect": crl},
         size=1,
@@ -44,7 +43,7 @@ async def test_a_draft_states_the_crl_of_its_serial_numbers_shard(
     for draft in answers:
         assert isinstance(draft, Draft)
         url = crl_url_in(assemble(draft.tbs, issuer.algorithm, b"not signed yet"))
-        assert url == (crl and crl_url(crl, shard_of(draft.serial, crl.shards)))
+        assert url == (crl and crl.url(crl.shard_of(draft.serial)))
         stated.add(url)
     assert len(stated) == (crl.shards if crl else 1)  # one of four shards gets none of 64: once in 10^7
 
@@ -63,7 +62,7 @@ async def test_a_csr_that_kills_its_parser_is_refused_alone(
         for number in range(32)
     ]
     preparers = Preparers(
-        fleet.config.profiles,
+        {"ota-connect": Profile()},
         {"ota-connect": issuer},
         crls={"ota-connect": None},
         size=2,

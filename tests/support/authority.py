@@ -11,7 +11,7 @@ from typing import cast
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from otahsm.config import AuthorityConfig, KeyType, Pkcs11Uri, ProfileConfig
+from otahsm.config import AuthorityConfig, Pkcs11Uri
 from otahsm.issuance.authorities import Authorities, Authority
 from otahsm.line.keys import PrivateKey
 from otahsm.pki import (
@@ -19,6 +19,8 @@ from otahsm.pki import (
     Chain,
     CheckedCsr,
     Issuer,
+    KeyType,
+    Profile,
     RevokedCertificate,
     RootKind,
     Validity,
@@ -80,19 +82,19 @@ def leaf(
     ca: KeyType = "ec-p256",
     serial: int = SERIAL,
     validity: Validity = CA_LIFE,
-    profile: ProfileConfig | None = None,
+    profile: Profile | None = None,
     crl_url: str | None = None,
 ) -> bytes:
     """Issue a device certificate, in DER."""
     issuer = issuer_of(ca)
     csr = CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
-    tbs = build_tbs(csr, profile or ProfileConfig(), issuer, serial, validity, crl_url)
+    tbs = build_tbs(csr, profile or Profile(), issuer, serial, validity, crl_url)
     return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))
 
 
 def certificate_for(csr: bytes, device_id: str) -> bytes:
     """Issue a certificate for a CSR, in DER."""
-    issuer, profile = issuer_of("ec-p256"), ProfileConfig()
+    issuer, profile = issuer_of("ec-p256"), Profile()
     tbs = build_tbs(check_csr(csr, profile, device_id), profile, issuer, SERIAL, CA_LIFE)
     return assemble(tbs, issuer.algorithm, sign(key_of("ec-p256"), tbs))
 

@@ -13,9 +13,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from otahsm.config import KeyType, ProfileConfig
 from otahsm.errors import AuthorityUnusableError
 from otahsm.pki import (
+    KeyType,
+    Profile,
     PublicKey,
     Validity,
     check_device_id,
@@ -30,7 +31,7 @@ from otahsm.pki import (
 from support.attacks.forging import key_of
 from support.authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of, leaf
 
-PROFILE = ProfileConfig()
+PROFILE = Profile()
 EXTENSIONS = {
     ExtensionOID.KEY_USAGE: True,
     ExtensionOID.EXTENDED_KEY_USAGE: True,
@@ -128,7 +129,7 @@ def test_every_key_type_is_certified_by_every_kind_of_ca(key_type: KeyType, ca: 
 
 
 def test_a_profile_with_other_usages_gets_those() -> None:
-    profile = ProfileConfig(
+    profile = Profile(
         key_usage=frozenset({"digital_signature", "key_agreement"}),
         extended_key_usage=("server_auth", "client_auth"),
     )
@@ -157,7 +158,7 @@ def test_a_certificate_never_outlives_its_issuer_at_either_end(
         not_before=now - timedelta(seconds=age),
         not_after=now + timedelta(seconds=rest),
     )
-    profile = ProfileConfig(validity_days=days, backdate_minutes=backdate)
+    profile = Profile(validity=timedelta(days=days), backdate=timedelta(minutes=backdate))
     begin, end = validity_at(now, profile, issuer)
     assert issuer.not_before <= begin <= now <= end <= issuer.not_after
     assert begin in (issuer.not_before, now - timedelta(minutes=backdate))

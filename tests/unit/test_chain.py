@@ -11,9 +11,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from otahsm.config import KeyType
 from otahsm.errors import ConfigError
-from otahsm.pki import check_signs_crls, load_chain, load_issuer
+from otahsm.pki import KeyType, check_signs_crls, load_chain, load_issuer
 
 from support.authority import CA_LIFE, KEY_TYPES, issuer_of, leaf, root_of
 

@@ -27,6 +27,7 @@ from otahsm.config import (
     section,
 )
 from otahsm.errors import ConfigError
+from otahsm.pki import Profile
 
 SECRET = "hunter2-the-pin"
 BASE = Path("/etc/otahsm")
@@ -230,6 +231,7 @@ def test_the_shipped_file_shows_the_defaults() -> None:
     assert config.daemon == DaemonConfig()
     assert config.issuance == IssuanceConfig()
     assert config.profiles == {"ota-connect": ProfileConfig()} == Config().profiles
+    assert ProfileConfig().build() == Profile()
     token = section(config.token, "token")
     assert token.signers == TokenConfig.model_fields["signers"].default
     assert token.sign_timeout_seconds == TokenConfig.model_fields["sign_timeout_seconds"].default

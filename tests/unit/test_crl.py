@@ -19,10 +19,10 @@ from pkilint.pkix import extension as pkix_extension
 from pkilint.pkix import name as pkix_name
 from pkilint.validation import ValidationFindingSeverity
 
-from otahsm.config import KeyType
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import (
     CrlDescription,
+    KeyType,
     Reason,
     RevokedCertificate,
     build_tbs_crl,

@@ -11,7 +11,7 @@ from asn1crypto import pem
 from otahsm.config import CrlConfig
 from otahsm.errors import FolderError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlRow
-from otahsm.pki import describe_crl
+from otahsm.pki import CrlLocation, describe_crl
 from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import BACKDATED, CrlSchedule, is_due
 from otahsm.system.durable import TEMPORARY
@@ -53,8 +53,7 @@ def test_the_life_of_a_crl_is_the_configurations_or_the_default() -> None:
 
 
 def files(url: str, shards: int, urls: dict[str, bool]) -> tuple[dict[str, str], tuple[str, ...]]:
-    config = CrlConfig(url=url, shards=shards, directory=Path("crl"))
-    return name_files(config, urls)
+    return name_files(CrlLocation(url, shards), urls)
 
 
 def test_one_crl_is_written_under_the_name_in_its_url_and_for_nginx() -> None:

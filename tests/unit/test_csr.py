@@ -10,10 +10,9 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otahsm.config import KeyType, ProfileConfig
 from otahsm.errors import RequestRefusedError
 from otahsm.line import make_csr
-from otahsm.pki import MAX_CSR_BYTES, CheckedCsr, check_csr, encode_spki
+from otahsm.pki import MAX_CSR_BYTES, CheckedCsr, KeyType, Profile, check_csr, encode_spki
 from otahsm.pki.der import PRINTABLE_STRING
 
 from support.attacks.forging import (
@@ -41,12 +40,12 @@ from support.attacks.hostile import (
     of_size,
 )
 
-PROFILE = ProfileConfig()
-LENIENT = ProfileConfig(csr_extras="ignore")
+PROFILE = Profile()
+LENIENT = Profile(csr_extras="ignore")
 KEY_TYPES: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519")
 
 
-def refusal(csr: bytes, profile: ProfileConfig = PROFILE, expected: str = "") -> RequestRefusedError:
+def refusal(csr: bytes, profile: Profile = PROFILE, expected: str = "") -> RequestRefusedError:
     with pytest.raises(RequestRefusedError) as raised:
         check_csr(csr, profile, expected)
     return raised.value
@@ -134,7 +133,7 @@ def test_every_allowed_key_type_is_accepted(key_type: KeyType) -> None:
 
 @pytest.mark.parametrize("key_type", KEY_TYPES)
 def test_a_key_type_that_the_profile_lacks_is_refused(key_type: KeyType) -> None:
-    others = ProfileConfig(key_types=frozenset(KEY_TYPES) - {key_type})
+    others = Profile(key_types=frozenset(KEY_TYPES) - {key_type})
     assert field(refusal(make_csr("device-1", key_of(key_type)), others)) == "csr.public_key"
 
 
@@ -197,7 +196,7 @@ def valid_csrs() -> tuple[bytes, ...]:
     )
 
 
-def accepts(csr: bytes, profile: ProfileConfig) -> bool:
+def accepts(csr: bytes, profile: Profile) -> bool:
     """Check a CSR; anything that escapes other than a refusal fails the test."""
     try:
         check_csr(csr, profile)
@@ -260,6 +259,6 @@ _attributes = st.lists(
 @settings(max_examples=1000, deadline=None)
 @given(_names, st.lists(_attributes, max_size=2), st.sampled_from((PROFILE, LENIENT)))
 def test_a_signed_csr_with_any_subject_and_wishes_is_accepted_or_refused_and_nothing_else(
-    name: bytes, attributes: list[bytes], profile: ProfileConfig
+    name: bytes, attributes: list[bytes], profile: Profile
 ) -> None:
     accepts(forge(name, *attributes), profile)

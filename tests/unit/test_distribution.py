@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otahsm.config import CrlConfig
-from otahsm.pki import crl_url, crl_url_in, describe_crl, make_serial, shard_of
+from otahsm.pki import CrlLocation, crl_url_in, describe_crl, make_serial
 from otahsm.pki.distribution import crl_distribution_points
 
 from support.authority import crl, leaf
 
-SHARDED = CrlConfig(url="http://crl.example.com/fleet-{shard}.crl", shards=16, directory=Path("crl"))
+URL = "http://crl.example.com/fleet-{shard}.crl"
+SHARDED = CrlLocation(URL, 16)
 hosts = st.lists(st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=20), min_size=1)
 ports = st.just("") | st.integers(1, 65535).map(lambda port: f":{port}")
 names = st.text(string.ascii_letters + string.digits + "._~-", min_size=1, max_size=20).filter(
@@ -34,16 +35,17 @@ urls = st.builds(
 
 @given(st.integers(1, 2**159 - 1), st.integers(1, 4096))
 def test_a_serial_number_has_one_of_the_shards(serial: int, shards: int) -> None:
-    assert 0 <= shard_of(serial, shards) < shards
-    assert shard_of(serial, 1) == 0
+    assert 0 <= CrlLocation(URL, shards).shard_of(serial) < shards
+    assert CrlLocation(URL).shard_of(serial) == 0
 
 
 @given(st.binary(min_size=4, max_size=4), st.integers(1, 2**47 - 1), st.integers(1, 2**47 - 1))
 def test_the_time_in_a_serial_number_does_not_move_it_to_another_shard(
     last: bytes, first: int, second: int
 ) -> None:
-    assert shard_of(make_serial(b"\xa5" * 10 + last, first), 7) == shard_of(
-        make_serial(b"\x5a" * 10 + last, second), 7
+    shard_of = CrlLocation(URL, 7).shard_of
+    assert shard_of(make_serial(b"\xa5" * 10 + last, first)) == shard_of(
+        make_serial(b"\x5a" * 10 + last, second)
     )
 
 
@@ -51,17 +53,18 @@ def test_the_time_in_a_serial_number_does_not_move_it_to_another_shard(
 def test_random_serial_numbers_fill_all_shards_alike(shards: int) -> None:
     # The multiples of an odd number run through the last 32 bits evenly, as random ones do on average.
     step, diagnostics = 2_654_435_769, 64
-    counts = Counter(shard_of(number * step, shards) for number in range(shards * diagnostics))
+    location = CrlLocation(URL, shards)
+    counts = Counter(location.shard_of(number * step) for number in range(shards * diagnostics))
     assert len(counts) == shards
     assert max(counts.values()) < 2 * diagnostics
 
 
 def test_each_shard_has_its_own_url() -> None:
-    made = [crl_url(SHARDED, shard) for shard in range(SHARDED.shards)]
+    made = SHARDED.urls
     assert made[3] == "http://crl.example.com/fleet-3.crl"
     assert len(set(made)) == 16
     plain = CrlConfig(url="http://crl.example.com/fleet.crl", directory=Path("crl"))
-    assert crl_url(plain, 0) == plain.url
+    assert plain.location.urls == [plain.url]
 
 
 @settings(max_examples=300, deadline=None)

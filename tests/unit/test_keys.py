@@ -9,9 +9,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otahsm.config import KeyType
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import encode_spki, key_type_of
+from otahsm.pki import KeyType, encode_spki, key_type_of
 from otahsm.pki.algorithms import describe_key
 from otahsm.pki.der import tlv
 from otahsm.pki.keys import check_key, subject_key_identifier

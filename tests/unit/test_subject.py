@@ -19,7 +19,7 @@ from otahsm.pki.names import subject_of
 
 
 def template(*parts: str) -> SubjectTemplate:
-    return SubjectTemplate(ProfileConfig(subject=parts).subject_parts)
+    return SubjectTemplate(ProfileConfig(subject=parts).build().subject)
 
 
 def read(others: bytes) -> list[tuple[str, str]]:

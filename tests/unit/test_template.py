@@ -11,21 +11,30 @@ from asn1crypto import x509 as asn1_x509
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from otahsm.config import DEFAULT_DEVICE_ID, KeyType, KeyUsage, ProfileConfig
 from otahsm.config.subject import parse_subject
-from otahsm.pki import SubjectTemplate, TbsTemplate, Validity, build_tbs, encode_spki
+from otahsm.pki import (
+    DEFAULT_DEVICE_ID,
+    KeyType,
+    KeyUsage,
+    Profile,
+    SubjectTemplate,
+    TbsTemplate,
+    Validity,
+    build_tbs,
+    encode_spki,
+)
 from otahsm.pki.csr import CheckedCsr
 
 from support.attacks.forging import key_of
 from support.authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of
 
 PROFILES = (
-    ProfileConfig(),
-    ProfileConfig(
+    Profile(),
+    Profile(
         key_usage=frozenset[KeyUsage]({"digital_signature", "key_agreement"}),
         extended_key_usage=("server_auth", "client_auth"),
     ),
-    ProfileConfig(key_usage=frozenset[KeyUsage]({"non_repudiation"}), extended_key_usage=("server_auth",)),
+    Profile(key_usage=frozenset[KeyUsage]({"non_repudiation"}), extended_key_usage=("server_auth",)),
 )
 device_ids = st.from_regex(DEFAULT_DEVICE_ID, fullmatch=True).filter(lambda text: ".." not in text)
 moments = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)).map(  # noqa: DTZ001
@@ -38,7 +47,7 @@ usages = st.frozensets(
 # Length octets change at 128 octets of content, in each layer of the extension at another length of the URL.
 urls = st.none() | st.integers(1, 220).map(lambda length: "http://crl.example.com/" + "x" * length)
 purposes = st.lists(st.sampled_from(["client_auth", "server_auth"]), min_size=1, max_size=2, unique=True)
-profiles = st.builds(ProfileConfig, key_usage=usages, extended_key_usage=purposes.map(tuple))
+profiles = st.builds(Profile, key_usage=usages, extended_key_usage=purposes.map(tuple))
 printable = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=64
 ).filter(lambda text: "CN=" not in text.upper() and len(unicodedata.normalize("NFC", text)) <= 64)
@@ -71,7 +80,7 @@ def test_a_filled_template_is_the_field_by_field_build(  # noqa: PLR0913 - all t
     ca: KeyType,
     serial: int,
     validity: Validity,
-    profile: ProfileConfig,
+    profile: Profile,
     url: str | None,
     subject: list[tuple[str, str]],
 ) -> None:
@@ -86,7 +95,7 @@ def test_a_filled_template_is_the_field_by_field_build(  # noqa: PLR0913 - all t
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("key_type", KEY_TYPES)
-def test_every_length_of_a_device_id_fits_every_profile(profile: ProfileConfig, key_type: KeyType) -> None:
+def test_every_length_of_a_device_id_fits_every_profile(profile: Profile, key_type: KeyType) -> None:
     issuer = issuer_of("ec-p256")
     template = TbsTemplate(profile, issuer)
     for length in range(1, 129):  # length octets change at 128 and at 256 octets of content, in each layer

@@ -14,10 +14,9 @@ from asn1crypto.core import Integer, ObjectIdentifier
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from otahsm.config import KeyType
 from otahsm.line.keys import PrivateKey
 from otahsm.line.keys import _generate as generate
-from otahsm.pki import SIGNATURE_ALGORITHMS, encode_spki
+from otahsm.pki import SIGNATURE_ALGORITHMS, KeyType, encode_spki
 from otahsm.pki.der import BIT_STRING, SEQUENCE, SET, UTF8_STRING, tlv
 
 BOOLEAN, OCTET_STRING, ATTRIBUTES = 0x01, 0x04, 0xA0

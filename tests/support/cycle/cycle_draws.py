@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from otahsm.config import ProfileConfig
 from otahsm.ledger import Renewal
+from otahsm.pki import Profile
 
 from support.authority import CA_LIFE
 from support.cycle.cycle_model import Asked
 
 PROFILES = {
-    "plain": ProfileConfig(),
-    "renewing": ProfileConfig(renewal_days=30, rekey_days=10),
+    "plain": Profile(),
+    "renewing": Profile(renewal=timedelta(days=30), rekey=timedelta(days=10)),
 }
 RENEWALS = {"renewing": Renewal(30 * 86400, 10 * 86400)}
 DEVICES, KEYS, NAMES = ("a", "b", "c"), range(4), ("", "", "", "n", "m")

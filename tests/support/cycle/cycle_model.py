@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
-from otahsm.config import ProfileConfig
-from otahsm.pki import Reason
+from otahsm.pki import Profile, Reason
 
 
 class Asked(NamedTuple):
@@ -63,7 +62,7 @@ class Model:
         begin, end: when the CA is valid.
     """
 
-    profiles: dict[str, ProfileConfig]
+    profiles: dict[str, Profile]
     begin: datetime
     end: datetime
     certificates: list[Certificate] = field(default_factory=list)
@@ -83,12 +82,12 @@ class Model:
         if refusals := self._refusals(asked, current):
             return Expected(refusals)
         profile = self.profiles[asked.profile]
-        new = Certificate(asked, min(now + timedelta(days=profile.validity_days), self.end))
+        new = Certificate(asked, min(now + profile.validity, self.end))
         if current is not None:
             same_key = current.asked.key == asked.key
             if current.der is None:
                 return Expected({Kind.IN_PROGRESS if same_key else Kind.CONFLICT})
-            window = timedelta(days=profile.renewal_days if same_key else profile.rekey_days)
+            window = profile.renewal if same_key else profile.rekey
             if not (window and current.not_after - now <= window and new.not_after > current.not_after):
                 return Expected({Kind.REPLAY}, current) if same_key else Expected({Kind.CONFLICT})
             current.live, new.supersedes = False, current
