@@ -15,13 +15,13 @@ import typer
 from rich.console import Console
 
 from otahsm.cli.progress import Meter, OutputMode
-from otahsm.cli.secrets import secret_in
 from otahsm.cli.tables import printable
 from otahsm.errors import ConfigError
 from otahsm.install.aktualizr import IMPORT, SOTA, TokenKeys, sota_toml
 from otahsm.install.installing import ImageRoot, NotInstalled, install, install_all
 from otahsm.line.device_files import DeviceFiles
 from otahsm.line.device_rows import read_rows
+from otahsm.system.secret_files import read_secret_line
 
 if TYPE_CHECKING:
     from otahsm.install.ssh import Login
@@ -64,7 +64,7 @@ def token_keys(module: str, pin_file: Path | None) -> TokenKeys | None:
     """Say where a device's key is; None: in a file. Raises ConfigError."""
     if not module:
         return None
-    return TokenKeys(module, secret_in(pin_file, "the PIN") or "")
+    return TokenKeys(module, read_secret_line(pin_file, "the PIN") if pin_file else "")
 
 
 @dataclass(frozen=True, slots=True)

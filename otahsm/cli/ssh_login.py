@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from otahsm.cli.secrets import secret_in
 from otahsm.install.aktualizr import IMPORT
 from otahsm.install.ssh import Login
+from otahsm.system.secret_files import read_secret_line
 
 
 def make_login(
@@ -27,11 +27,11 @@ def make_login(
         user,
         port,
         identity,
-        secret_in(password_file, "the password"),
+        read_secret_line(password_file, "the password") if password_file else None,
         known_hosts,
         accept_new,
         sudo,
-        secret_in(sudo_password_file, "the password for sudo"),
+        read_secret_line(sudo_password_file, "the password for sudo") if sudo_password_file else None,
         seconds,
         directory,
     )

@@ -19,7 +19,7 @@ _COMMAND_SECONDS: Final = 30.0
 
 
 def is_private(mode: int) -> bool:
-    """Tell whether a file's mode lets nobody but its owner do anything."""
+    """Return whether a file's mode lets nobody but its owner do anything."""
     return not mode & (stat.S_IRWXG | stat.S_IRWXO)
 
 
@@ -43,6 +43,20 @@ def read_secret_file(path: Path, what: str) -> bytes:
             return file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{what} can't be read: {error.strerror}") from None
+
+
+def read_secret_line(path: Path, what: str) -> str:
+    """Read a secret of one line from a file that only its owner may read.
+
+    Args:
+        path: the file.
+        what: what the secret is, for errors.
+
+    Raises:
+        ConfigError: it can't be read, others could read it too, or it is no line of text.
+    """
+    named = f"{what} in {path}"
+    return one_line(read_secret_file(path, named), named)
 
 
 def run_for_secret(command: str, what: str) -> bytes:
@@ -98,8 +112,7 @@ def passphrase_from(file: Path | None, command: str) -> bytes | None:
     if file is not None and command:
         raise ConfigError("the passphrase has two sources", hint="Give a file, or a command.")
     if file is not None:
-        what = f"the passphrase in {file}"
-        return one_line(read_secret_file(file, what), what).encode()
+        return read_secret_line(file, "the passphrase").encode()
     if command:
         return one_line(run_for_secret(command, "the passphrase"), "the passphrase").encode()
     return None
