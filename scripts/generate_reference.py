@@ -480,7 +480,7 @@ def descriptors() -> list[FileDescriptorProto]:
 
 def error_list() -> list[str]:
     """Describe every error."""
-    page = header("Errors", "otahsm/errors.py")
+    page = header("Errors", "otahsm/errors")
     page += [
         "On the wire, an error is a `google.rpc.Status`: the gRPC code, a message that says what is wrong,",
         "and a `google.rpc.ErrorInfo` with the domain `otahsm`, the reason below and, in its metadata, a",
@@ -493,12 +493,8 @@ def error_list() -> list[str]:
         "is listed with its reason, and the command goes on and ends with 1.",
         "",
     ]
-    kinds: list[type[errors.OtahsmError]] = [
-        kind
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.OtahsmError)
-    ]
-    kinds.sort(key=lambda kind: kind is errors.OtahsmError)  # the root comes last
+    last = (errors.UnknownError, errors.OtahsmError)
+    kinds = sorted(errors.KINDS.values(), key=lambda kind: kind in last)
     rows = [
         (
             f"`{kind.reason}`",

@@ -18,7 +18,8 @@ from otahsm.bench.load import ask_one_by_one, make_csrs, make_orders, stream_all
 from otahsm.bench.processes import Daemon, Meter, daemon
 from otahsm.bench.results import IssueResult, Latency
 from otahsm.bench.signing import Gauges, gauges
-from otahsm.client.connection import ClientTls, explain, open_channel
+from otahsm.client.connection import ClientTls, open_channel
+from otahsm.client.rpc_errors import from_rpc
 from otahsm.config import ClientConfig, Config, section
 from otahsm.ledger import throwaway
 from otahsm.pki import KeyType
@@ -197,7 +198,7 @@ async def _load(
         else:
             took = await ask_one_by_one(channel, orders)
     except grpc.aio.AioRpcError as error:
-        raise explain(error, target) from None
+        raise from_rpc(error, target) from None
     return time.perf_counter() - began, took
 
 

@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 import grpc
 
 from otahsm.client.asking import DaemonClient
-from otahsm.client.ledger import refusal
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
 
 _SECONDS: Final = 30.0
@@ -130,4 +129,4 @@ class AccessClient(DaemonClient):
         async def call(channel: grpc.aio.Channel, seconds: float) -> Any:
             return await method(channel)(request, timeout=seconds)
 
-        return await self._ask(call, seconds=_SECONDS, explain=refusal)
+        return await self._ask(call, seconds=_SECONDS)

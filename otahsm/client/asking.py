@@ -10,9 +10,9 @@ from typing import Self, TypeVar
 import grpc
 
 from otahsm.client.backoff import Backoff
-from otahsm.client.connection import ClientTls, explain
+from otahsm.client.connection import ClientTls
 from otahsm.client.replicas import Replicas
-from otahsm.errors import OtahsmError
+from otahsm.client.rpc_errors import from_rpc
 
 _Answer = TypeVar("_Answer")
 
@@ -48,14 +48,12 @@ class DaemonClient:
         call: Callable[[grpc.aio.Channel, float], Awaitable[_Answer]],
         *,
         seconds: float | None = None,
-        explain: Callable[[grpc.aio.AioRpcError, str], OtahsmError] = explain,
     ) -> _Answer:
         """Make a unary call, and if the daemon is unavailable, to another one or again.
 
         Args:
             call: makes it on a channel, with a time-out in seconds.
             seconds: the time-out; None: as long as there is patience.
-            explain: turns an error of a target's into one of ours.
 
         Raises:
             OtahsmError: what the daemon said, or that none could be reached.
@@ -68,5 +66,5 @@ class DaemonClient:
                 return await call(channel, max(self._patience, 1) if seconds is None else seconds)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
-                    raise explain(error, target) from None
+                    raise from_rpc(error, target) from None
             await backoff.pause()

@@ -11,7 +11,6 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.client.asking import DaemonClient
-from otahsm.client.ledger import refusal
 from otahsm.v1 import batch_pb2 as pb
 from otahsm.v1 import batch_pb2_grpc
 
@@ -151,7 +150,7 @@ class BatchClient(DaemonClient):
         async def call(channel: grpc.aio.Channel, seconds: float) -> Any:
             return await getattr(batch_pb2_grpc.BatchServiceStub(channel), method)(request, timeout=seconds)
 
-        return await self._ask(call, explain=refusal)
+        return await self._ask(call)
 
 
 def _moment(message: pb.Batch, name: str) -> datetime | None:

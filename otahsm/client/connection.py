@@ -1,4 +1,4 @@
-"""The channel to the daemon: mutual TLS, and what can go wrong with it."""
+"""The channel to the daemon, with mutual TLS."""
 
 from __future__ import annotations
 
@@ -9,16 +9,7 @@ from typing import Final
 
 import grpc
 
-from otahsm.client.values import refused_in, trailing_status
-from otahsm.errors import (
-    ClientDeniedError,
-    ConfigError,
-    DaemonUnavailableError,
-    LedgerTamperedError,
-    NotAllowedError,
-    NotFoundError,
-    OtahsmError,
-)
+from otahsm.errors import ConfigError
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -30,15 +21,6 @@ _OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),  # of the pings that measure a busy connection
     ("grpc.http2.max_pings_without_data", 0),
-)
-# What a daemon says that a command ends with in the same way; all else is about the daemon.
-KINDS: Final[dict[str, type[OtahsmError]]] = {
-    kind.reason: kind
-    for kind in (ConfigError, ClientDeniedError, LedgerTamperedError, NotAllowedError, NotFoundError)
-}
-_TLS_HINT: Final = (
-    "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"
-    " here, and [tls] client_ca there."
 )
 
 
@@ -72,24 +54,4 @@ def open_channel(
     name = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
     return grpc.aio.secure_channel(
         target, grpc.ssl_channel_credentials(ca, key, certificate), options=(*_OPTIONS, *options, *name)
-    )
-
-
-def explain(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
-    """Turn an RPC error into one of ours."""
-    details = error.details() or "no details"
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        # A daemon that refuses a client's certificate just closes the connection.
-        tls = "Socket closed" in details or "handshake" in details
-        return DaemonUnavailableError(
-            f"the daemon at {target} is not to be reached: {details}", hint=_TLS_HINT if tls else None
-        )
-    status = trailing_status(error)
-    if status is not None:
-        said = refused_in(status)
-        kind = KINDS.get(said.reason, OtahsmError)
-        return kind(f"the daemon at {target} says: {said.message}", hint=said.hint)
-    return OtahsmError(
-        f"the daemon at {target} answered {error.code().name}: {details}",
-        hint="Does the client's version match the daemon's?",
     )

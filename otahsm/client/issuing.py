@@ -17,8 +17,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from otahsm.client.asking import DaemonClient
-from otahsm.client.connection import explain
 from otahsm.client.resumable_stream import Requests, ResumableStream
+from otahsm.client.rpc_errors import from_rpc
 from otahsm.client.values import Authority, CertificateRequest, Profile, Result
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_grpc
 
@@ -118,5 +118,5 @@ class IssuingClient(DaemonClient):
                     return False
             except grpc.aio.AioRpcError as error:
                 if time.monotonic() >= deadline:
-                    raise explain(error, target) from None
+                    raise from_rpc(error, target) from None
             await asyncio.sleep(_PAUSE)

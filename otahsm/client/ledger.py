@@ -6,20 +6,15 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 import grpc
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
-from google.rpc.status_pb2 import Status
 
 from otahsm.client.asking import DaemonClient
-from otahsm.client.connection import explain
 from otahsm.client.ledger_values import Count, LedgerEntry, Query
-from otahsm.errors import ConflictError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.pki import serial_octets
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
 _PAGE: Final = 1000
 _SECONDS: Final = 120.0  # counting ten million takes some twenty
-_DETAILS: Final = "grpc-status-details-bin"
 
 
 class LedgerClient(DaemonClient):
@@ -91,24 +86,4 @@ class LedgerClient(DaemonClient):
         async def call(channel: grpc.aio.Channel, seconds: float) -> Any:
             return await method(ledger_pb2_grpc.LedgerServiceStub(channel))(request, timeout=seconds)
 
-        return await self._ask(call, seconds=_SECONDS, explain=refusal)
-
-
-def refusal(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
-    """Turn an RPC error into one of ours, with the hint that came with it."""
-    message = error.details() or "no details"
-    info, fields = ErrorInfo(), BadRequest()
-    trailers = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, bytes)}
-    for detail in Status.FromString(trailers.get(_DETAILS, b"")).details:
-        _ = detail.Unpack(info) or detail.Unpack(fields)
-    hint = info.metadata.get("hint") or None
-    match error.code():
-        case grpc.StatusCode.NOT_FOUND:
-            return NotFoundError(message, hint=hint)
-        case grpc.StatusCode.ALREADY_EXISTS:
-            return ConflictError(message, hint=hint)
-        case grpc.StatusCode.INVALID_ARGUMENT:
-            field = fields.field_violations[0].field if fields.field_violations else "request"
-            return RequestRefusedError(field, message, hint=hint)
-        case _:
-            return explain(error, target)
+        return await self._ask(call, seconds=_SECONDS)

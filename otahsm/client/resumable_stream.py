@@ -13,9 +13,10 @@ import grpc
 
 from otahsm.client.backoff import Backoff
 from otahsm.client.chunks import chunks_of
-from otahsm.client.connection import explain
 from otahsm.client.replicas import Replicas
+from otahsm.client.rpc_errors import from_rpc
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
+from otahsm.errors.status import from_status
 from otahsm.pki import MAX_CSR_BYTES, derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
@@ -98,12 +99,12 @@ class ResumableStream:
             self._under_way.clear()
             self._later.clear()
             if broken and (broken.code() not in _PASSING or (self._again and self._patience_is_over())):
-                unreachable = explain(broken, target)
+                failure = from_rpc(broken, target)
                 for request in self._again:
-                    yield Refusal.from_error(request, unreachable)
+                    yield Refusal(request, failure)
                 self._again.clear()
                 if not self._exhausted:
-                    raise unreachable
+                    raise failure
             if self._again or broken:
                 await (asyncio.sleep(self._pause) if self._pause else self._backoff.pause())
                 self._pause = 0.0
@@ -173,7 +174,7 @@ class ResumableStream:
             if message.HasField("certificate"):
                 result: Result = IssuedCertificate.from_message(request, message.certificate)
             else:
-                result = Refusal.from_status(request, message.error)
+                result = Refusal(request, from_status(message.error))
             if isinstance(result, Refusal) and result.passes_within(self._patience):
                 if not self._patience_is_over():
                     self._later.append(request)

@@ -13,9 +13,9 @@ import grpc
 
 from otahsm.client.asking import DaemonClient
 from otahsm.client.backoff import Backoff
-from otahsm.client.connection import KINDS, explain
-from otahsm.client.values import Refused, refused_in, trailing_status
-from otahsm.errors import DaemonUnavailableError, OtahsmError
+from otahsm.client.values import Refused
+from otahsm.errors import Code, OtahsmError
+from otahsm.errors.status import from_status
 from otahsm.pki import Reason, serial_octets
 from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc
@@ -61,14 +61,11 @@ class Revoked:
 
 
 @dataclass(frozen=True, slots=True)
-class NotRevoked:
-    """A target that was not revoked, and why: as in `Refusal`."""
+class NotRevoked(Refused):
+    """A target that was not revoked, and why; see `Refused`."""
 
     target: ToRevoke
-    code: str
-    reason: str
-    message: str
-    hint: str
+    error: OtahsmError
 
 
 class FetchedCrl(NamedTuple):
@@ -129,7 +126,7 @@ class RevokingClient(DaemonClient):
         async def get(channel: grpc.aio.Channel, seconds: float) -> pb.GetCrlResponse:
             return await _stub(channel).GetCrl(request, timeout=seconds)
 
-        answer = await self._ask(get, seconds=_CALL_SECONDS, explain=_explained)
+        answer = await self._ask(get, seconds=_CALL_SECONDS)
         return FetchedCrl(
             answer.crl,
             answer.number,
@@ -147,11 +144,11 @@ class RevokingClient(DaemonClient):
             again: list[ToRevoke] = []
             for target, result in zip(chunk, answer.results, strict=True):
                 if result.HasField("error"):
-                    refused = refused_in(result.error)
-                    if refused.code == "UNAVAILABLE" and time.monotonic() < deadline:
+                    error = from_status(result.error)
+                    if error.code is Code.UNAVAILABLE and time.monotonic() < deadline:
                         again.append(target)
                     else:
-                        outcomes.append(NotRevoked(target, *refused))
+                        outcomes.append(NotRevoked(target, error))
                 else:
                     outcomes += _revoked(target, result)
             chunk = again
@@ -164,23 +161,12 @@ class RevokingClient(DaemonClient):
             request = pb.RevokeCertificatesRequest(targets=targets)
             return await _stub(channel).RevokeCertificates(request, timeout=seconds)
 
-        return await self._ask(revoke, seconds=_CALL_SECONDS, explain=_explained)
+        return await self._ask(revoke, seconds=_CALL_SECONDS)
 
 
 def _stub(channel: grpc.aio.Channel) -> revocation_pb2_grpc.RevocationServiceAsyncStub:
     stub: revocation_pb2_grpc.RevocationServiceAsyncStub = revocation_pb2_grpc.RevocationServiceStub(channel)
     return stub
-
-
-def _explained(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
-    """Turn an RPC error into one of ours: the daemon's own words, if it said any."""
-    status = trailing_status(error)
-    if status is None:
-        return explain(error, target)
-    refused: Refused = refused_in(status)
-    passing = error.code() is grpc.StatusCode.UNAVAILABLE
-    kind = DaemonUnavailableError if passing else KINDS.get(refused.reason, OtahsmError)
-    return kind(refused.message, hint=refused.hint)
 
 
 def _message(target: ToRevoke, reason: Reason) -> pb.RevocationTarget:

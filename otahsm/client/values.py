@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias
 
-import grpc
-from google.protobuf.message import Message
-from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
-
-from otahsm.errors import OtahsmError
+from otahsm.errors import Code, NotAllowedError, OtahsmError
 from otahsm.v1 import authority_pb2, issuance_pb2
 
-_LASTING: Final = {"INVALID_ARGUMENT", "ALREADY_EXISTS", "PERMISSION_DENIED"}
-_POLICY: Final = {"NOT_ALLOWED", "CUT_OFF"}  # which an operator changes
-
-
-_Detail = TypeVar("_Detail", bound=Message)
+# Of these, what the policy refuses does not last: an operator can change it.
+_LASTING: Final = {Code.INVALID_ARGUMENT, Code.ALREADY_EXISTS, Code.PERMISSION_DENIED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,45 +70,59 @@ class IssuedCertificate:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why there is no certificate.
+class Refused:
+    """What was refused, by the error that the daemon answered with, or that kept the client from asking.
 
     Attributes:
-        code: the canonical code's name, as in "INVALID_ARGUMENT".
-        reason: stable, for programs, as in "BAD_REQUEST".
-        message: what is wrong, for people.
-        hint: what to do about it.
-        retry_after: in so many seconds there will be room in a quota; None: nobody knows, or never.
+        error: of the class that it has at the daemon.
     """
 
+    __slots__ = ()
+
+    error: OtahsmError
+
+    @property
+    def code(self) -> str:
+        """The canonical code's name, as in "INVALID_ARGUMENT"."""
+        return self.error.code.name
+
+    @property
+    def reason(self) -> str:
+        """Stable, for programs, as in "BAD_REQUEST"."""
+        return self.error.reason
+
+    @property
+    def message(self) -> str:
+        """What is wrong, for people."""
+        return self.error.message
+
+    @property
+    def hint(self) -> str:
+        """What to do about it."""
+        return self.error.hint
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(Refused):
+    """Why there is no certificate; see `Refused`."""
+
     request: CertificateRequest
-    code: str
-    reason: str
-    message: str
-    hint: str
-    retry_after: float | None = None
+    error: OtahsmError
+
+    @property
+    def retry_after(self) -> float | None:
+        """The seconds after which there will be room in a quota; None: nobody knows, or never."""
+        return self.error.retry_after
 
     def passes_within(self, seconds: float) -> bool:
-        """Tell whether the same request may be granted if it is made again a little later."""
-        return self.code == "UNAVAILABLE" or (self.retry_after is not None and self.retry_after <= seconds)
+        """Return whether the same request may be granted if it is made again a little later."""
+        after = self.error.retry_after
+        return self.error.code is Code.UNAVAILABLE or (after is not None and after <= seconds)
 
     @property
     def lasting(self) -> bool:
         """Whether the request itself is refused, and not the CA, the daemon or the moment to blame."""
-        return self.code in _LASTING and self.reason not in _POLICY
-
-    @classmethod
-    def from_status(cls, request: CertificateRequest, status: Status) -> Refusal:
-        """Read it from the wire."""
-        delay = next((detail.retry_delay for detail in _details(status, RetryInfo)), None)
-        seconds = None if delay is None else delay.ToMicroseconds() / 1_000_000
-        return cls(request, *refused_in(status), seconds)
-
-    @classmethod
-    def from_error(cls, request: CertificateRequest, error: OtahsmError) -> Refusal:
-        """Say that the client itself could not go on."""
-        return cls(request, error.code.name, error.reason, error.message, error.hint)
+        return self.error.code in _LASTING and not isinstance(self.error, NotAllowedError)
 
 
 Result: TypeAlias = IssuedCertificate | Refusal
@@ -181,34 +185,3 @@ class Profile(NamedTuple):
             frozenset(message.attributes),
             message.validity.ToTimedelta(),
         )
-
-
-class Refused(NamedTuple):
-    """What a status of the daemon's says; see `Refusal`."""
-
-    code: str
-    reason: str
-    message: str
-    hint: str
-
-
-def refused_in(status: Status) -> Refused:
-    """Read a status of the daemon's."""
-    info = next(_details(status, ErrorInfo), ErrorInfo())
-    return Refused(Code.Name(status.code), info.reason, status.message, info.metadata.get("hint", ""))
-
-
-def trailing_status(error: grpc.aio.AioRpcError) -> Status | None:
-    """Return what the daemon itself said when it ended a call; None if it said nothing."""
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            return Status.FromString(value)
-    return None
-
-
-def _details(status: Status, kind: type[_Detail]) -> Iterator[_Detail]:
-    """Yield the details of a kind that a status has."""
-    for detail in status.details:
-        message = kind()
-        if detail.Unpack(message):
-            yield message

@@ -21,8 +21,8 @@ from otahsm.authority import (
 from otahsm.config import CrlConfig
 from otahsm.daemon.edge.limits import MAX_REQUESTS
 from otahsm.daemon.edge.tls import Context, caller_of
-from otahsm.daemon.wire import status_of
 from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
+from otahsm.errors.status import to_status
 from otahsm.pki import SERIAL_BYTES, Reason, serial_octets
 from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc
@@ -51,7 +51,7 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
         for outcome in outcomes:
             result = response.results.add()
             if isinstance(outcome, OtahsmError):
-                result.error.CopyFrom(status_of(outcome))
+                result.error.CopyFrom(to_status(outcome))
             else:
                 result.certificates.extend(map(_revoked_certificate, outcome))
         return response

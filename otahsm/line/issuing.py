@@ -194,7 +194,7 @@ def _requests_for(run: _Run, devices: Iterator[Device]) -> Iterator[CertificateR
                     continue
                 saved = run.folders.saved_csr(name)
             except (RequestRefusedError, ConfigError) as error:
-                refusal = Refusal.from_error(CertificateRequest(b"", name), error)
+                refusal = Refusal(CertificateRequest(b"", name), error)
                 run.reports.append(Failed(name, refusal))
                 continue
             if saved is None:
@@ -236,7 +236,7 @@ def _requests_from(run: _Run, paths: Iterable[Path]) -> Iterator[CertificateRequ
         try:
             request = run.options.request(load_csr(path))
         except ConfigError as error:
-            run.reports.append(Failed(str(path), Refusal.from_error(CertificateRequest(b""), error)))
+            run.reports.append(Failed(str(path), Refusal(CertificateRequest(b""), error)))
             continue
         name = name_of(request)
         if name in seen:

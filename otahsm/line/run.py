@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Self, TypeAlias
 
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
+from otahsm.errors import Code, from_reason
 from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.run_state import RUN_STATE, RunState
@@ -302,13 +303,9 @@ def _enter(
 def _outcome(row: sqlite3.Row) -> Outcome:
     if row["state"] == "issued":
         return str(row["device_id"])
-    return Refusal(
-        CertificateRequest(b"", row["device_id"] or ""),
-        row["code"],
-        row["reason"],
-        row["message"],
-        row["hint"],
-    )
+    code = Code.__members__.get(row["code"], Code.UNKNOWN)
+    error = from_reason(code, row["reason"], row["message"], row["hint"])
+    return Refusal(CertificateRequest(b"", row["device_id"] or ""), error)
 
 
 def _now() -> int:

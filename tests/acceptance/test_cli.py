@@ -174,7 +174,7 @@ def test_health_exits_with_3_when_there_is_no_daemon_and_says_why(fleet: Fleet) 
     fleet.edit("target = ", f'target = "{address}"  # ')
     done = fleet.run("health")
     assert (done.returncode, done.stdout) == (3, "NOT_SERVING\n")
-    assert done.stderr.startswith(f"otahsm: the daemon at {address} is not to be reached: ")
+    assert done.stderr.startswith(f"otahsm: can't reach the daemon at {address}: ")
     assert "Traceback" not in done.stderr
 
 

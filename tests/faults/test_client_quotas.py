@@ -11,6 +11,8 @@ import pytest
 
 from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, Refusal, Result
 from otahsm.client.connection import open_channel
+from otahsm.errors import QuotaError
+from otahsm.errors.status import from_status
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 from support.devices import new_request, new_requests
@@ -151,7 +153,7 @@ async def test_a_refusal_says_on_the_wire_when_to_come_back(shared_rate: Running
     refused = [result.error for result in results if result.HasField("error")]
     assert len(refused) == 2
     for status in refused:
-        refusal = Refusal.from_status(CertificateRequest(b""), status)
-        assert refusal.code == "RESOURCE_EXHAUSTED"
-        assert refusal.retry_after is not None
-        assert 0 < refusal.retry_after <= 1
+        error = from_status(status)
+        assert isinstance(error, QuotaError)
+        assert error.retry_after is not None
+        assert 0 < error.retry_after <= 1

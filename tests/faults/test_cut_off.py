@@ -25,7 +25,7 @@ from otahsm.client import (
     IssuingClient,
 )
 from otahsm.client.connection import open_channel
-from otahsm.client.values import refused_in, trailing_status
+from otahsm.client.rpc_errors import from_rpc
 from otahsm.errors import ClientDeniedError, NotAllowedError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
@@ -64,10 +64,8 @@ class OpenStream:
         async with asyncio.timeout(AT_MOST):
             with pytest.raises(grpc.aio.AioRpcError) as failure:
                 await self.call.read()
-        status = trailing_status(failure.value)
-        assert status is not None
-        said = refused_in(status)
-        return said.code, said.reason
+        error = from_rpc(failure.value, "here")
+        return error.code.name, error.reason
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient
-from otahsm.errors import DaemonUnavailableError
+from otahsm.errors import DaemonUnavailableError, ShuttingDownError
 
 from support.devices import issue_all, new_requests
 from support.harness import (
@@ -113,7 +113,7 @@ async def test_sigterm_answers_what_is_in_hand_and_exits_with_0(fleet: Fleet) ->
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client(patience=0) as client:
-            with contextlib.suppress(DaemonUnavailableError):
+            with contextlib.suppress(DaemonUnavailableError, ShuttingDownError):
                 async for result in client.issue(requests):
                     if isinstance(result, IssuedCertificate):
                         seen[result.device_id] = result.chain[0]

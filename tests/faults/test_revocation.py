@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from otahsm.client import IssuedCertificate, NotRevoked, Revoked, RevokingClient, ToRevoke
-from otahsm.errors import DaemonUnavailableError, ExitCode, OtahsmError
+from otahsm.errors import DaemonUnavailableError, ExitCode, LedgerUnavailableError, OtahsmError
 from otahsm.pki import Reason, describe_crl
 
 from support.devices import issue_all, new_requests
@@ -142,7 +142,7 @@ async def test_a_revocation_that_the_ledger_can_not_take_now_ends_as_what_may_be
         command = ("revoke", "--device-id", issued.device_id, "--reason", "superseded", "--yes")
         server.kill()
         try:
-            with pytest.raises(DaemonUnavailableError, match="can't be written"):
+            with pytest.raises(LedgerUnavailableError, match="can't be written"):
                 await revoke(daemon, [issued], Reason.SUPERSEDED, patience=0)
             done = await asyncio.to_thread(fleet.run, *command, "--patience", "0")
             assert done.returncode == ExitCode.UNAVAILABLE, done.stderr

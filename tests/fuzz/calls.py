@@ -31,10 +31,11 @@ from otahsm.config.subject import parse_subject
 from otahsm.daemon import batch_service, revoking
 from otahsm.daemon.access_service import event_filter_of
 from otahsm.daemon.edge.decoding import _decoded
-from otahsm.daemon.wire import request_of, status_of
+from otahsm.daemon.wire import request_of
 from otahsm.daemon.wire.ledger import filter_of, serial_of, text_of, time_of
 from otahsm.daemon.wire.paging import numbered_page, page_start, page_token
 from otahsm.errors import NotFoundError, RequestRefusedError
+from otahsm.errors.status import to_status
 from otahsm.issuance.batches import _checked_name
 from otahsm.issuance.request_ids import check_request_id, own_name
 from otahsm.ledger import Ledger, LedgerReader, database_of
@@ -99,7 +100,7 @@ def _read(message_type: Any, data: bytes, ask: Callable[[Any], object]) -> None:
     try:
         ask(_decoded(message_type.FromString, data))
     except (RequestRefusedError, NotFoundError) as error:
-        status_of(error).SerializeToString()
+        to_status(error).SerializeToString()
 
 
 def _order(request: issuance_pb2.CertificateRequest) -> None:

@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from otahsm.client import CertificateRequest, IssuedCertificate, Refusal
-from otahsm.errors import FolderError
+from otahsm.errors import (
+    ConflictError,
+    FolderError,
+    OtahsmError,
+    RequestRefusedError,
+    TokenUnavailableError,
+)
 from otahsm.line import Device, DeviceFolders, Run, random_devices, unfinished_runs
 from otahsm.line.run import name_of
 from otahsm.line.run_state import RUN_STATE
@@ -43,8 +49,9 @@ def issued(device_id: str, request: CertificateRequest | None = None) -> IssuedC
     return IssuedCertificate(request, device_id, 0x17, (b"der",), WHEN, WHEN, replayed=False)
 
 
-def refused(device_id: str, code: str = "ALREADY_EXISTS") -> Refusal:
-    return Refusal(CertificateRequest(b"csr", device_id), code, "CONFLICT", "it is taken", "take another")
+def refused(device_id: str, error: OtahsmError | None = None) -> Refusal:
+    conflict = ConflictError("it is taken", hint="take another")
+    return Refusal(CertificateRequest(b"csr", device_id), error or conflict)
 
 
 def test_the_same_words_get_the_same_ids_until_the_order_has_ended(folders: DeviceFolders) -> None:
@@ -80,13 +87,14 @@ def test_devices_come_back_in_order_with_what_is_known_of_them(folders: DeviceFo
 
 def test_outcomes_are_remembered(folders: DeviceFolders) -> None:
     order = Run.open(folders, ASKED)
-    order.record([issued("a"), refused("b"), refused("c", "UNAVAILABLE"), refused("d", "INTERNAL")])
+    passing, fault = TokenUnavailableError("it is away"), OtahsmError("nobody foresaw it")
+    order.record([issued("a"), refused("b"), refused("c", passing), refused("d", fault)])
     outcomes = Run.open(folders, ASKED).outcomes(["a", "b", "c", "d"])
     assert outcomes.keys() == {"a", "b"}  # the others were not about the device
     assert outcomes["a"] == "a"
     refusal = outcomes["b"]
     assert isinstance(refusal, Refusal)
-    assert (refusal.code, refusal.reason) == ("ALREADY_EXISTS", "CONFLICT")
+    assert isinstance(refusal.error, ConflictError)
     assert (refusal.message, refusal.hint) == ("it is taken", "take another")
 
 
@@ -103,7 +111,7 @@ def test_a_refusal_is_forgotten_on_request_and_when_it_was_granted_after_all(fol
 def test_a_device_with_its_own_csr_is_found_by_the_csr(folders: DeviceFolders) -> None:
     request, bad = CertificateRequest(b"its own"), CertificateRequest(b"bad")
     order = Run.open(folders, ASKED)
-    order.record([issued("a", request), Refusal(bad, "INVALID_ARGUMENT", "", "", "")])
+    order.record([issued("a", request), Refusal(bad, RequestRefusedError("csr", "it is empty"))])
     outcomes = Run.open(folders, ASKED).outcomes([name_of(request), name_of(bad), "another"])
     assert outcomes[name_of(request)] == "a"
     assert isinstance(outcomes[name_of(bad)], Refusal)

@@ -10,8 +10,8 @@ import grpc
 import structlog
 
 from otahsm.daemon.edge.tls import Context, caller_of
-from otahsm.daemon.wire import status_of
 from otahsm.errors import OtahsmError
+from otahsm.errors.status import to_status
 
 _log = structlog.get_logger()
 
@@ -46,5 +46,5 @@ def internal_error() -> OtahsmError:
 async def abort(context: Context, error: OtahsmError) -> NoReturn:
     """End a call with an error and its details."""
     code = next(code for code in grpc.StatusCode if code.value[0] == error.code)
-    details = (("grpc-status-details-bin", status_of(error).SerializeToString()),)
+    details = (("grpc-status-details-bin", to_status(error).SerializeToString()),)
     await context.abort(code, error.message, details)

@@ -1,6 +1,5 @@
 """The wire's messages, read into values and written from them. No rules: those are of the rooms below."""
 
 from otahsm.daemon.wire.issuance import IssuerChain, request_of, write_certificate, write_result
-from otahsm.daemon.wire.status import status_of
 
-__all__ = ["IssuerChain", "request_of", "status_of", "write_certificate", "write_result"]
+__all__ = ["IssuerChain", "request_of", "write_certificate", "write_result"]

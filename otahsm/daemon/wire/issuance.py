@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from otahsm.authority import Authorities, Caller, IssuanceRequest, Issued, Outcome
-from otahsm.daemon.wire.status import status_of
+from otahsm.errors.status import to_status
 from otahsm.pki import serial_octets
 from otahsm.v1 import issuance_pb2 as pb
 
@@ -47,7 +47,7 @@ def write_result(
     if isinstance(outcome, Issued):
         write_certificate(result.certificate, outcome, above)
     else:
-        result.error.CopyFrom(status_of(outcome))
+        result.error.CopyFrom(to_status(outcome))
 
 
 def write_certificate(
