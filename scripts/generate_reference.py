@@ -201,7 +201,7 @@ def policy() -> list[str]:
         "The commands `device issue`, `csr sign` and `batch run` call `IssuanceService`.",
         "",
     ]
-    roles = get_args(config.Role)
+    roles = get_args(access.Role)
     cells = []
     for method, call in access.CALLS.items():
         if isinstance(call, access.Call):

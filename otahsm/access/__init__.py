@@ -4,11 +4,25 @@ from otahsm.access.caller import Caller
 from otahsm.access.calls import CALLS, Call, Open
 from otahsm.access.control import AccessControl
 from otahsm.access.deny_list import SUBJECTS, Denied, DenyList
-from otahsm.access.policy import Grant, Policy
+from otahsm.access.policy import (
+    ANY_BELOW,
+    DAY_ENDS,
+    DAYS,
+    EVERY_PROFILE,
+    Grant,
+    NamePattern,
+    Policy,
+    Role,
+    Times,
+)
 from otahsm.access.quota import Quotas, Share, Use, come_back, day_of, given_back, share_of
 
 __all__ = [
+    "ANY_BELOW",
     "CALLS",
+    "DAYS",
+    "DAY_ENDS",
+    "EVERY_PROFILE",
     "SUBJECTS",
     "AccessControl",
     "Call",
@@ -16,10 +30,13 @@ __all__ = [
     "Denied",
     "DenyList",
     "Grant",
+    "NamePattern",
     "Open",
     "Policy",
     "Quotas",
+    "Role",
     "Share",
+    "Times",
     "Use",
     "come_back",
     "day_of",

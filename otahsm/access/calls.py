@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final, NamedTuple
 
-from otahsm.config import Role
+from otahsm.access.policy import Role
 
 
 class Open(Enum):

@@ -1,24 +1,53 @@
-"""A policy, ready to decide by: what `policy.toml` allows each client."""
+"""A policy, ready to decide by: what each client is allowed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import datetime
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, time
+from typing import Final, Literal, NamedTuple, Protocol
 
 from otahsm.access.caller import Caller
 from otahsm.access.quota import Quotas
-from otahsm.config import (
-    ANY_BELOW,
-    EVERY_PROFILE,
-    ClientPolicy,
-    PolicyConfig,
-    Role,
-    Times,
-    compile_pattern,
-    parse_times,
-)
 from otahsm.errors import NotAllowedError
+
+Role = Literal["issuer", "auditor", "operator", "admin"]
+
+EVERY_PROFILE: Final = "*"
+ANY_BELOW: Final = "/*"
+DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+DAY_ENDS: Final = "24:00"
+
+
+class NamePattern(Protocol):
+    """A compiled regular expression that takes linear time, whatever a client puts into a name."""
+
+    @property
+    def pattern(self) -> str:
+        """The expression."""
+
+    def fullmatch(self, text: str, /) -> object | None:
+        """Match a whole text; None: it doesn't match."""
+
+
+class Times(NamedTuple):
+    """Days of the week, 0 is Monday, and from when to when on each of them, in UTC; no end: midnight."""
+
+    days: frozenset[int]
+    start: time
+    end: time | None
+
+    def __str__(self) -> str:
+        days = ",".join(DAYS[day] for day in sorted(self.days))
+        return f"{days} {self.start:%H:%M}-{self.end.strftime('%H:%M') if self.end else DAY_ENDS}"
+
+    def hold(self, moment: datetime) -> bool:
+        """Tell whether a moment is in them."""
+        utc = moment.astimezone(UTC)
+        return (
+            utc.weekday() in self.days
+            and self.start <= utc.time()
+            and (self.end is None or utc.time() < self.end)
+        )
 
 
 class Grant(NamedTuple):
@@ -26,19 +55,21 @@ class Grant(NamedTuple):
 
     Attributes:
         name: the client's in the policy.
-        device_ids, batches: patterns that must match as a whole, in linear time; None: anything.
+        identities: whom it holds for; one may end in `/*` (see `Policy`).
+        device_ids, batches: patterns that must match as a whole; None: anything.
         times: when; empty for always.
         until: and no later; None for no end.
     """
 
     name: str
+    identities: tuple[str, ...]
     roles: frozenset[Role]
-    profiles: frozenset[str]
-    device_ids: Any
-    batches: Any
-    times: tuple[Times, ...]
-    until: datetime | None
-    quotas: Quotas
+    profiles: frozenset[str] = frozenset()
+    device_ids: NamePattern | None = None
+    batches: NamePattern | None = None
+    times: tuple[Times, ...] = ()
+    until: datetime | None = None
+    quotas: Quotas = Quotas()
 
     def check_time(self, now: datetime) -> None:
         """Raise NotAllowedError at times that are not the client's."""
@@ -81,21 +112,19 @@ class Policy:
     longest name with a `*` that fits.
 
     Args:
-        config: what the file says.
+        grants: those of all clients; no two have the same name or an identity in common.
     """
 
-    def __init__(self, config: PolicyConfig) -> None:
-        self.grants: Mapping[str, Grant] = {
-            name: _grant(name, client) for name, client in config.clients.items()
-        }
+    def __init__(self, grants: Iterable[Grant]) -> None:
+        self.grants: Mapping[str, Grant] = {grant.name: grant for grant in grants}
         self._by_identity: dict[str, Grant] = {}
         below: dict[str, Grant] = {}
-        for name, client in config.clients.items():
-            for identity in client.identities:
+        for grant in self:
+            for identity in grant.identities:
                 if identity.endswith(ANY_BELOW):
-                    below[identity.removesuffix("*")] = self.grants[name]
+                    below[identity.removesuffix("*")] = grant
                 else:
-                    self._by_identity[identity] = self.grants[name]
+                    self._by_identity[identity] = grant
         self._below = sorted(below.items(), key=lambda item: -len(item[0]))
 
     def __iter__(self) -> Iterator[Grant]:
@@ -118,19 +147,6 @@ class Policy:
             ),
             None,
         )
-
-
-def _grant(name: str, client: ClientPolicy) -> Grant:
-    return Grant(
-        name,
-        client.roles,
-        client.profiles,
-        compile_pattern(client.device_ids) if client.device_ids is not None else None,
-        compile_pattern(client.batches) if client.batches is not None else None,
-        tuple(map(parse_times, client.times)),
-        client.until,
-        Quotas(client.per_second, client.per_day, client.total),
-    )
 
 
 def _listed(names: frozenset[Role]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from otahsm.access import AccessControl, Policy
+from otahsm.access import AccessControl
 from otahsm.authority.denied_clients import Clients
 from otahsm.config import Config, load_policy, section
 from otahsm.errors import LedgerUnavailableError, NotFoundError
@@ -61,7 +61,7 @@ class Issuance:
         section(config.ca, "ca")
         settings = config.issuance
         self.access = AccessControl(
-            Policy(load_policy(section(config.access, "access").policy, config.profiles.keys()))
+            load_policy(section(config.access, "access").policy, config.profiles.keys())
         )
         self.authorities = Authorities.load(config)
         self.chain: Chain = self.authorities.by_name[""].chain

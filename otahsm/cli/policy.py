@@ -99,12 +99,11 @@ def _check_order(grant: Grant, profile: str, device_id: str, batch: str) -> None
 
 
 def _load(path: Path) -> tuple[Policy, Config]:
-    from otahsm.access import Policy
     from otahsm.config import load_config, load_policy, section
 
     settings = load_config(path)
     file = section(settings.access, "access").policy
-    return Policy(load_policy(file, settings.profiles.keys())), settings
+    return load_policy(file, settings.profiles.keys()), settings
 
 
 def _caller(client: str) -> Caller:

@@ -8,13 +8,8 @@ from otahsm.config.fields import Section
 from otahsm.config.guarded_files import files_of_all, files_of_daemon, files_of_signers
 from otahsm.config.loading import load_config, load_policy, parse_config, section
 from otahsm.config.policy import (
-    ANY_BELOW,
-    EVERY_PROFILE,
     ClientPolicy,
     PolicyConfig,
-    Role,
-    Times,
-    compile_pattern,
     parse_times,
 )
 from otahsm.config.profiles import ProfileConfig
@@ -45,8 +40,6 @@ from otahsm.config.token import (
 from otahsm.config.uri import Pkcs11Uri
 
 __all__ = [
-    "ANY_BELOW",
-    "EVERY_PROFILE",
     "AccessConfig",
     "AuthorityConfig",
     "BackendKind",
@@ -70,13 +63,10 @@ __all__ = [
     "ProfileConfig",
     "RegistrationConfig",
     "ReplicaConfig",
-    "Role",
     "Section",
-    "Times",
     "TlsConfig",
     "TokenConfig",
     "ca_section",
-    "compile_pattern",
     "files_of_all",
     "files_of_daemon",
     "files_of_signers",

@@ -9,8 +9,9 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
+from otahsm.access import EVERY_PROFILE, Policy
 from otahsm.config.fields import Section
-from otahsm.config.policy import EVERY_PROFILE, PolicyConfig
+from otahsm.config.policy import PolicyConfig
 from otahsm.config.sections import Config
 from otahsm.errors import ConfigError
 
@@ -43,7 +44,7 @@ def load_config(path: Path) -> Config:
     return parse_config(_read(path, hint), base=path.absolute().parent, source=str(path))
 
 
-def load_policy(path: Path, profiles: Collection[str]) -> PolicyConfig:
+def load_policy(path: Path, profiles: Collection[str]) -> Policy:
     """Read and check `policy.toml`.
 
     Args:
@@ -54,10 +55,12 @@ def load_policy(path: Path, profiles: Collection[str]) -> PolicyConfig:
         ConfigError: the file can't be read, isn't TOML, or holds something it must not.
     """
     table = _read(path, "Name it in [access] policy; `otahsm quickstart DIR` writes one to copy from.")
-    policy = _checked(PolicyConfig, table, base=path.absolute().parent, source=str(path))
-    for name, client in policy.clients.items():
-        if unknown := sorted(client.profiles - {EVERY_PROFILE} - set(profiles)):
-            raise ConfigError(f"{path} is wrong: clients.{name}.profiles: there is no profile {unknown[0]!a}")
+    policy = _checked(PolicyConfig, table, base=path.absolute().parent, source=str(path)).build()
+    for grant in policy:
+        if unknown := sorted(grant.profiles - {EVERY_PROFILE} - set(profiles)):
+            raise ConfigError(
+                f"{path} is wrong: clients.{grant.name}.profiles: there is no profile {unknown[0]!a}"
+            )
     return policy
 
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, time
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from datetime import time
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
+from otahsm.access import ANY_BELOW, DAY_ENDS, DAYS, Grant, Policy, Quotas, Role, Times
 from otahsm.config.fields import Section
-
-Role = Literal["issuer", "auditor", "operator", "admin"]
-
-EVERY_PROFILE: Final = "*"
-ANY_BELOW: Final = "/*"
 
 _PIN: Final = "spki:"
 _NAMED: Final = ("uri:", "dns:", "cn:")
-_DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TIMES: Final = re.compile(
     r"(?P<first>[A-Za-z]{3})(-(?P<last>[A-Za-z]{3}))? (?P<start>\d\d:\d\d)-(?P<end>\d\d:\d\d)"
 )
-_DAY_ENDS: Final = "24:00"
 _MAX_QUOTA: Final = 10**12
 
 
@@ -48,27 +42,6 @@ def compile_pattern(pattern: str) -> Any:
         raise ValueError(f"not a regular expression of RE2: {why}") from None
 
 
-class Times(NamedTuple):
-    """Days of the week, 0 is Monday, and from when to when on each of them, in UTC; no end: midnight."""
-
-    days: frozenset[int]
-    start: time
-    end: time | None
-
-    def __str__(self) -> str:
-        days = ",".join(_DAYS[day].capitalize() for day in sorted(self.days))
-        return f"{days} {self.start:%H:%M}-{self.end.strftime('%H:%M') if self.end else _DAY_ENDS}"
-
-    def hold(self, moment: datetime) -> bool:
-        """Tell whether a moment is in them."""
-        utc = moment.astimezone(UTC)
-        return (
-            utc.weekday() in self.days
-            and self.start <= utc.time()
-            and (self.end is None or utc.time() < self.end)
-        )
-
-
 def parse_times(text: str) -> Times:
     """Read times such as "Mon-Fri 06:00-22:00" or "Sun 00:00-24:00".
 
@@ -80,16 +53,16 @@ def parse_times(text: str) -> Times:
     if not match:
         raise wrong
     try:
-        first = _DAYS.index(match["first"].lower())
-        last = _DAYS.index((match["last"] or match["first"]).lower())
+        first = DAYS.index(match["first"].capitalize())
+        last = DAYS.index((match["last"] or match["first"]).capitalize())
         start = time.fromisoformat(match["start"])
-        end = None if match["end"] == _DAY_ENDS else time.fromisoformat(match["end"])
+        end = None if match["end"] == DAY_ENDS else time.fromisoformat(match["end"])
     except ValueError:
         raise wrong from None
     if end is not None and end <= start:
         raise ValueError("must end after they start; give two entries for times across midnight")
-    span = range(first, last + 1 if first <= last else last + 1 + len(_DAYS))  # Sat-Mon goes round
-    return Times(frozenset(day % len(_DAYS) for day in span), start, end)
+    span = range(first, last + 1 if first <= last else last + 1 + len(DAYS))  # Sat-Mon goes round
+    return Times(frozenset(day % len(DAYS) for day in span), start, end)
 
 
 def _identity(text: str) -> str:
@@ -146,6 +119,20 @@ class ClientPolicy(Section):
             raise ValueError('an issuer needs profiles: a list of their names, or ["*"] for every profile')
         return self
 
+    def build(self, name: str) -> Grant:
+        """Make what the client of this name may do."""
+        return Grant(
+            name,
+            self.identities,
+            self.roles,
+            self.profiles,
+            compile_pattern(self.device_ids) if self.device_ids is not None else None,
+            compile_pattern(self.batches) if self.batches is not None else None,
+            tuple(map(parse_times, self.times)),
+            self.until,
+            Quotas(self.per_second, self.per_day, self.total),
+        )
+
 
 class PolicyConfig(Section):
     """The whole file."""
@@ -160,3 +147,7 @@ class PolicyConfig(Section):
                 if owners.setdefault(identity, name) != name:
                     raise ValueError(f"{identity} is a client twice: {owners[identity]} and {name}")
         return self
+
+    def build(self) -> Policy:
+        """Make the policy that decides."""
+        return Policy([client.build(name) for name, client in self.clients.items()])

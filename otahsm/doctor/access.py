@@ -22,12 +22,12 @@ def examine_access(config: Config) -> Iterator[Check]:
             )
         return
     try:
-        clients = load_policy(access.policy, config.profiles.keys()).clients
+        grants = load_policy(access.policy, config.profiles.keys()).grants
     except ConfigError as problem:
         yield failed("policy", problem)
     else:
-        yield ok("policy", f"{access.policy} lets in {len(clients)} clients, and nobody else")
-        if not any("admin" in client.roles for client in clients.values()):
+        yield ok("policy", f"{access.policy} lets in {len(grants)} clients, and nobody else")
+        if not any("admin" in grant.roles for grant in grants.values()):
             yield warning(
                 "policy", "nobody is an admin: who is cut off stays so", "Give somebody the role admin."
             )

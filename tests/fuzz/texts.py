@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from otahsm.access import CALLS, AccessControl, Caller, Open, Policy
+from otahsm.access import CALLS, AccessControl, Caller, Open
 from otahsm.config import Config, PinSource, Pkcs11Uri, load_config, load_policy
 from otahsm.errors import ConfigError, NotAllowedError
 from otahsm.line.device_lists import (
@@ -81,7 +81,7 @@ def policy(data: bytes) -> None:
     """Read policy.toml, and ask it about clients that the draw names."""
     path = written("policy.toml", data)
     try:
-        read = Policy(load_policy(path, ["ota-connect"]))
+        read = load_policy(path, ["ota-connect"])
     except ConfigError as error:
         assert error.message.startswith(str(path))
         return

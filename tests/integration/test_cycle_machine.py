@@ -25,8 +25,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
+from otahsm.access import Grant
 from otahsm.authority import AccessControl, Batches, Caller, IssuanceRequest, Issued, LedgerQueries, Policy
-from otahsm.config import ClientPolicy, PolicyConfig
 from otahsm.errors import (
     AuthorityUnusableError,
     ConflictError,
@@ -115,8 +115,8 @@ class Row(NamedTuple):
     reason: str | None
 
 
-TESTER = ClientPolicy(identities=("cn:test",), roles=frozenset({"issuer"}), profiles=frozenset({"*"}))
-ACCESS = AccessControl(Policy(PolicyConfig(clients={"test": TESTER})))
+TESTER = Grant("test", ("cn:test",), frozenset({"issuer"}), frozenset({"*"}))
+ACCESS = AccessControl(Policy([TESTER]))
 
 
 class CycleMachine(RuleBasedStateMachine):

@@ -45,7 +45,7 @@ ISSUER = 'roles = ["issuer"]\nprofiles = ["p"]'
 def policy_of(text: str, folder: Path) -> Policy:
     path = folder / "policy.toml"
     path.write_text(text)
-    return Policy(load_policy(path, ["p", "q"]))
+    return load_policy(path, ["p", "q"])
 
 
 def client(identity: str, terms: str = ISSUER, name: str = "a") -> str:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from otahsm.access import Policy
 from otahsm.authority import EventName, Issuance
 from otahsm.config import Config, load_policy, section
 from otahsm.daemon.edge.tls import ServerTls, TlsFiles, load_tls
@@ -95,7 +94,7 @@ class Reloading:
         return True
 
     def _load_policy(self) -> Mapping[str, str]:
-        policy = Policy(load_policy(self._policy, self._profiles))
+        policy = load_policy(self._policy, self._profiles)
         self._issuance.access.policy = policy
         return {"file": str(self._policy), "clients": str(len(policy.grants))}
 
