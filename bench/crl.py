@@ -26,7 +26,7 @@ from typing import IO, Any, Final
 from otahsm.bench.processes import peak_mebibytes
 from otahsm.client import ClientTls, Revoked, RevokingClient, ToRevoke
 from otahsm.config import Config, load_config, section
-from otahsm.pki import Reason
+from otahsm.pki import Reason, SerialNumber
 from otahsm.quickstart import create
 
 from fill_ledger import fill
@@ -93,7 +93,7 @@ async def measure(config: Config, target: str, log: IO[str], pid: int, count: in
     ledger = section(config.ledger, "ledger")
     assert ledger.path is not None  # noqa: S101 - quickstart's is a file
     with closing(sqlite3.connect(ledger.path)) as database:
-        serials = [int.from_bytes(row[0], "big") for row in database.execute("SELECT serial FROM intents")]
+        serials = [SerialNumber.from_key(row[0]) for row in database.execute("SELECT serial FROM intents")]
     chosen = random.sample(serials, count)
     say("memory of the daemon before", f"{peak_mebibytes(pid):.0f} MiB at most")
     tls = ClientTls(client.ca, client.certificate, client.key)
@@ -117,7 +117,7 @@ async def measure(config: Config, target: str, log: IO[str], pid: int, count: in
     say("memory of the daemon", f"{peak_mebibytes(pid):.0f} MiB at most")
 
 
-async def revoke(client: RevokingClient, serials: list[int]) -> None:
+async def revoke(client: RevokingClient, serials: list[SerialNumber]) -> None:
     """Revoke certificates."""
     async for outcome in client.revoke((ToRevoke(serial=serial) for serial in serials), Reason.SUPERSEDED):
         if not isinstance(outcome, Revoked):

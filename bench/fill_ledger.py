@@ -77,7 +77,7 @@ def made_up_intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
     for number in range(count):
         milliseconds = began + number // 8
         yield Intent(
-            serial=make_serial(b"\xff" + os.urandom(SERIAL_RANDOM_BYTES - 1), milliseconds).to_bytes(20),
+            serial=make_serial(b"\xff" + os.urandom(SERIAL_RANDOM_BYTES - 1), milliseconds),
             request_id="",
             profile="ota-connect",
             device_id=str(uuid.uuid4()),

@@ -87,7 +87,7 @@ def ask(config: LedgerConfig) -> None:
     timed("list a device", lambda: reader.page(Filter(device_id=middle.device_id), size=100))
     timed(
         "a page of 1,000, with certificates",
-        lambda: reader.page(Filter(), middle.serial, size=1000, full=True),
+        lambda: reader.page(Filter(), middle.serial.key, size=1000, full=True),
     )
     timed("a page of 100, voided", lambda: reader.page(Filter(status=Status.VOID), size=100))
     timed("a page of 100, open", lambda: reader.page(Filter(status=Status.OPEN), size=100))

@@ -21,7 +21,7 @@ from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.values import IssuanceRequest, Outcome
 from otahsm.ledger import Ledger, Renewal, database_of
 from otahsm.ledger.queries import LedgerQueries
-from otahsm.pki import Chain, Profile, load_public_key
+from otahsm.pki import Chain, Profile, SerialNumber, load_public_key
 from otahsm.preparation import Preparers
 from otahsm.revocation.crl_keeper import CrlKeeper, Tell
 from otahsm.revocation.revoking import Revocations
@@ -198,7 +198,7 @@ class Issuance:
         """Have certificates issued; return one outcome for each order, in order."""
         return await self._queue.submit(orders)
 
-    async def reset(self, device_id: str, profile: str) -> int:
+    async def reset(self, device_id: str, profile: str) -> SerialNumber:
         """Let a device have a certificate for another key; return the serial number of the one it has.
 
         Raises:
@@ -212,7 +212,7 @@ class Issuance:
                 f"the device {device_id[:128]!a} has no certificate under the profile {name[:64]!a}",
                 hint="Check device id and profile. If it was reset before, it may ask for a new one.",
             )
-        return int.from_bytes(serial, "big")
+        return serial
 
     async def close(self, within: float) -> None:
         """Finish what is in the cycle within so many seconds, then end the processes, release the ledger."""

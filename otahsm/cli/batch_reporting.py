@@ -17,7 +17,6 @@ from otahsm.client import Batch, BatchClient, LedgerClient, LedgerEntry, Query, 
 from otahsm.config import ClientConfig
 from otahsm.errors import ConfigError
 from otahsm.line import Tally, refusals_of, report_html, report_row
-from otahsm.pki import serial_octets
 
 _COLUMNS: Final = ("device_id", "serial", "status", "issued_at", "not_after", "client")
 
@@ -77,7 +76,7 @@ def _sum(batch: Batch, tally: Tally, failures: list[tuple[str, Refusal]]) -> dic
     fields = {"issued": f"{tally.issued} of {batch.device_count}", "failed here": str(len(failures))}
     for label, entry in (("first serial", tally.first), ("last serial", tally.last)):
         if entry is not None:
-            fields[label] = serial_octets(entry.serial).hex()
+            fields[label] = entry.serial.hex()
     return fields
 
 

@@ -17,7 +17,7 @@ from otahsm.client import Batch, BatchClient, IssuingClient, LedgerClient, Ledge
 from otahsm.config import ClientConfig
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.line import Device, DeviceFolders, Run, issue_devices, public_key_sha256, random_devices
-from otahsm.pki import KeyType
+from otahsm.pki import KeyType, SerialNumber
 
 _PAGE: Final = 500
 
@@ -94,7 +94,7 @@ async def _leave_out_others(order: Run, folders: DeviceFolders, ledger: LedgerCl
     A key that was made here for a device that another machine was faster with is thrown away: it has no
     certificate, and will get none.
     """
-    elsewhere: dict[str, int] = {}
+    elsewhere: dict[str, SerialNumber] = {}
     async for entry in ledger.everything(Query(batch=name)):
         if entry.issued_at is not None and not _is_ours(folders, entry):
             folders.discard(entry.device_id)

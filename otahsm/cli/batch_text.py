@@ -13,7 +13,7 @@ from rich.console import Console
 from otahsm.cli.progress import Meter, OutputMode
 from otahsm.cli.tables import print_fields, print_json, printable
 from otahsm.client import Batch, BatchClient
-from otahsm.pki import serial_octets
+from otahsm.pki import SerialNumber
 
 _LOOK_SECONDS: Final = 1.0
 
@@ -104,8 +104,8 @@ def fields_of(batch: Batch) -> dict[str, Any]:
     }
 
 
-def _serial(serial: int | None) -> str:
-    return "" if serial is None else serial_octets(serial).hex()
+def _serial(serial: SerialNumber | None) -> str:
+    return "" if serial is None else serial.hex()
 
 
 def _time(moment: datetime | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,9 @@ from otahsm.cli.options import (
     TemplateOption,
     Uuid5Option,
 )
+
+if TYPE_CHECKING:
+    from otahsm.pki import SerialNumber
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Devices: keys, certificates, folders.")
 
@@ -187,15 +190,13 @@ def reset(
     from otahsm.cli.connect import connect, load_client
     from otahsm.cli.tables import tell
     from otahsm.client import IssuingClient
-    from otahsm.pki import serial_octets
 
     settings = load_client(config)
 
-    async def run() -> int:
+    async def run() -> SerialNumber:
         async with connect(IssuingClient, settings, patience) as client:
             return await client.reset_device(device_id, profile=profile)
 
-    serial = asyncio.run(run())
-    superseded = serial_octets(serial).hex()
+    superseded = asyncio.run(run()).hex()
     text = f"{device_id} may have a new certificate; {superseded} is superseded"
     tell(text, as_json=as_json, device_id=device_id, superseded=superseded)

@@ -152,9 +152,7 @@ def _report(
 ) -> None:
     import json
 
-    from otahsm.pki import serial_octets
-
-    serial = serial_octets(result.serial).hex()
+    serial = result.serial.hex()
     if as_json:
         fields = {
             "type": "issued" if written else "complete",

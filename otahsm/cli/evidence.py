@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from otahsm.cli.files import new_path
 from otahsm.cli.tables import print_fields, print_json
 from otahsm.config import CheckpointConfig
-from otahsm.errors import ConfigError, EvidenceError
+from otahsm.errors import ConfigError, EvidenceError, RequestRefusedError
+from otahsm.pki import SerialNumber
 from otahsm.tlog import (
     Checkpoint,
     ConsistencyProof,
@@ -29,7 +30,6 @@ from otahsm.tlog import (
 if TYPE_CHECKING:  # it needs SQL, which an auditor's machine has not
     from otahsm.ledger import Verdict
 
-_MAX_SERIAL_BITS: Final = 160
 _EVERY: Final = 1.0  # second
 
 
@@ -72,15 +72,12 @@ def known_checkpoints(paths: Sequence[Path], keys: Sequence[VerifierKey]) -> lis
     return [open_checkpoint(read_evidence(path), *keys) for path in paths]
 
 
-def parse_serial(text: str) -> int:
+def parse_serial(text: str) -> SerialNumber:
     """Parse a serial number in hexadecimal, with or without colons. Raises BadParameter."""
     try:
-        number = int(text.replace(":", ""), 16)
-    except ValueError:
-        number = -1
-    if not 0 <= number < 1 << _MAX_SERIAL_BITS:
-        raise typer.BadParameter("SERIAL is a number in hexadecimal, of at most 20 octets")
-    return number
+        return SerialNumber.from_hex(text)
+    except RequestRefusedError:
+        raise typer.BadParameter("SERIAL is a number in hexadecimal, of at most 20 octets") from None
 
 
 def check_inclusion(

@@ -13,6 +13,7 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, Patienc
 
 if TYPE_CHECKING:
     from otahsm.client import LedgerClient, LedgerEntry, Query
+    from otahsm.pki import SerialNumber
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -124,11 +125,11 @@ def get(
 
     if bool(device_id) == bool(serial):
         raise typer.BadParameter("give either a device id or --serial")
-    number = _serial(serial) if serial else 0
+    number = _serial(serial) if serial else None
 
     async def ask() -> tuple[LedgerEntry, tuple[bytes, ...]]:
         async with _open(config, patience) as daemon:
-            return await (daemon.by_serial(number) if serial else daemon.by_device(device_id, profile))
+            return await (daemon.by_serial(number) if number else daemon.by_device(device_id, profile))
 
     entry, chain = asyncio.run(ask())
     text = "".join(pem.armor("CERTIFICATE", der).decode() for der in chain)
@@ -273,12 +274,11 @@ def moment_of(text: str, option: str) -> datetime:
     return moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
-def _serial(text: str) -> int:
-    digits = text.replace(":", "")
+def _serial(text: str) -> SerialNumber:
+    from otahsm.errors import RequestRefusedError
+    from otahsm.pki import SerialNumber
+
     try:
-        serial = int(digits, 16)
-    except ValueError:
-        serial = 0
-    if not 0 < serial < 1 << 160:
-        raise typer.BadParameter("--serial takes 1 to 40 hexadecimal digits")
-    return serial
+        return SerialNumber.from_hex(text)
+    except RequestRefusedError:
+        raise typer.BadParameter("--serial takes 1 to 40 hexadecimal digits") from None

@@ -163,7 +163,7 @@ def _as_client_sees_it(entry: Entry) -> LedgerEntry:
     from otahsm.client import LedgerEntry
 
     return LedgerEntry(
-        int.from_bytes(entry.serial, "big"),
+        entry.serial,
         entry.status.value,
         entry.device_id,
         entry.profile,

@@ -14,7 +14,6 @@ from asn1crypto import pem
 
 from otahsm.cli.tables import printable
 from otahsm.client import LedgerEntry
-from otahsm.pki import serial_octets
 
 COLUMNS: Final = (
     "serial",
@@ -40,7 +39,7 @@ COLUMNS: Final = (
 def fields_of(entry: LedgerEntry) -> dict[str, str]:
     """Write an entry's fields as text: octets in hexadecimal, times in RFC 3339, DER in base64."""
     values = (
-        serial_octets(entry.serial).hex(),
+        entry.serial.hex(),
         entry.status,
         entry.device_id,
         entry.profile,
@@ -70,7 +69,7 @@ def line_of(entry: LedgerEntry) -> str:
     """Write an entry as one line for people."""
     why = f"  {printable(entry.void_reason)}" if entry.void_reason else ""
     return (
-        f"{serial_octets(entry.serial).hex():<40}  {entry.status:<6}  {entry.intended_at:%Y-%m-%d %H:%M:%S}"
+        f"{entry.serial.hex():<40}  {entry.status:<6}  {entry.intended_at:%Y-%m-%d %H:%M:%S}"
         f"  {printable(entry.client)}  {printable(entry.profile)}  {printable(entry.device_id)}{why}"
     )
 
@@ -94,7 +93,7 @@ def _pem(entry: LedgerEntry) -> str:
     """Write a certificate below its device, profile and serial number; nothing if there is none."""
     if not entry.certificate:
         return ""
-    head = f"# {printable(entry.device_id)} {printable(entry.profile)} {serial_octets(entry.serial).hex()}"
+    head = f"# {printable(entry.device_id)} {printable(entry.profile)} {entry.serial.hex()}"
     return f"{head}\n{pem.armor('CERTIFICATE', entry.certificate).decode()}"
 
 

@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from otahsm.cli.tables import printable
 from otahsm.line import DeviceFolders, Done, Failed, Run, unfinished_runs
-from otahsm.pki import serial_octets
 
 _LINE_SECONDS: Final = 10.0
 
@@ -151,7 +150,7 @@ class RunProgress:
                 {
                     "type": "issued",
                     "device_id": report.name,
-                    "serial": serial_octets(report.serial).hex(),
+                    "serial": report.serial.hex(),
                     "folder": str(report.folder),
                     "replayed": report.replayed,
                 }

@@ -120,12 +120,11 @@ class _Shown:
     def add(self, outcome: Revoked | NotRevoked) -> None:
         from otahsm.cli.tables import printable
         from otahsm.client import NotRevoked
-        from otahsm.pki import serial_octets
 
         if isinstance(outcome, NotRevoked):
             self.failed += 1
             target = outcome.target
-            name = target.device_id if target.serial is None else serial_octets(target.serial).hex()
+            name = target.device_id if target.serial is None else target.serial.hex()
             fields = {"code": outcome.code, "reason": outcome.reason, "message": outcome.message}
             self._line("failed", {"name": name, **fields, "hint": outcome.hint})
             if not self._as_json:
@@ -134,7 +133,7 @@ class _Shown:
             return
         self.revoked += not outcome.before
         self.before += outcome.before
-        serial = serial_octets(outcome.serial).hex()
+        serial = outcome.serial.hex()
         moment = f"{outcome.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
         self._line(
             "revoked",

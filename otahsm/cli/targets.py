@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.client import ToRevoke
-from otahsm.errors import ConfigError
+from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.pki import SerialNumber
 
 _COLUMNS: Final = ("serial", "device_id")
-_MAX_DIGITS: Final = 40
 
 
-def parse_serial(text: str) -> int:
+def parse_serial(text: str) -> SerialNumber:
     """Read a serial number in hexadecimal, with or without colons and 0x, as tools print it.
 
     Raises:
         ConfigError: it is none.
     """
-    digits = text.strip().lower().removeprefix("0x").replace(":", "")
-    if not digits or not set(digits) <= set("0123456789abcdef") or len(digits.lstrip("0")) > _MAX_DIGITS:
+    try:
+        return SerialNumber.from_hex(text)
+    except RequestRefusedError:
         raise ConfigError(
             f"{text[:64]!r} is no serial number",
             hint="Write it in hexadecimal, as `otahsm show` and `openssl x509 -serial` do.",
-        )
-    return int(digits, 16)
+        ) from None
 
 
 def read_targets(path: Path, profile: str) -> list[ToRevoke]:

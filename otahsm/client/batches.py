@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.client.asking import DaemonClient
+from otahsm.pki import SerialNumber
 from otahsm.v1 import batch_pb2 as pb
 from otahsm.v1 import batch_pb2_grpc
 
@@ -60,8 +61,8 @@ class Batch:
     closed_at: datetime | None = None
     issued: int = 0
     remaining: int = 0
-    first_serial: int | None = None
-    last_serial: int | None = None
+    first_serial: SerialNumber | None = None
+    last_serial: SerialNumber | None = None
     first_issued_at: datetime | None = None
     last_issued_at: datetime | None = None
 
@@ -103,8 +104,8 @@ class Batch:
             closed_at=_moment(message, "close_time"),
             issued=message.issued_count,
             remaining=message.remaining_count,
-            first_serial=int.from_bytes(message.first_serial_number, "big") or None,
-            last_serial=int.from_bytes(message.last_serial_number, "big") or None,
+            first_serial=_serial(message.first_serial_number),
+            last_serial=_serial(message.last_serial_number),
             first_issued_at=_moment(message, "first_issue_time"),
             last_issued_at=_moment(message, "last_issue_time"),
         )
@@ -151,6 +152,10 @@ class BatchClient(DaemonClient):
             return await getattr(batch_pb2_grpc.BatchServiceStub(channel), method)(request, timeout=seconds)
 
         return await self._ask(call)
+
+
+def _serial(octets: bytes) -> SerialNumber | None:
+    return SerialNumber.from_octets(octets) if octets else None
 
 
 def _moment(message: pb.Batch, name: str) -> datetime | None:

@@ -20,6 +20,7 @@ from otahsm.client.asking import DaemonClient
 from otahsm.client.resumable_stream import Requests, ResumableStream
 from otahsm.client.rpc_errors import from_rpc
 from otahsm.client.values import Authority, CertificateRequest, Profile, Result
+from otahsm.pki import SerialNumber
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_grpc
 
 _PAUSE: Final = 0.1
@@ -82,7 +83,7 @@ class IssuingClient(DaemonClient):
 
         return [Profile.from_message(message) for message in (await self._ask(get)).profiles]
 
-    async def reset_device(self, device_id: str, *, profile: str = "") -> int:
+    async def reset_device(self, device_id: str, *, profile: str = "") -> SerialNumber:
         """Let a device have a new certificate, for another key, at once.
 
         Returns:
@@ -98,7 +99,7 @@ class IssuingClient(DaemonClient):
             return await stub.ResetDevice(request, timeout=seconds)
 
         response = await self._ask(reset)
-        return int.from_bytes(response.serial_number, "big")
+        return SerialNumber.from_octets(response.serial_number)
 
     async def wait_until_serving(self, seconds: float) -> bool:
         """Tell whether a daemon can sign now, waiting for that at most so long.

@@ -9,7 +9,7 @@ import grpc
 
 from otahsm.client.asking import DaemonClient
 from otahsm.client.ledger_values import Count, LedgerEntry, Query
-from otahsm.pki import serial_octets
+from otahsm.pki import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
@@ -23,14 +23,13 @@ class LedgerClient(DaemonClient):
     Every method raises OtahsmError: the daemon can't be reached or refuses.
     """
 
-    async def by_serial(self, serial: int) -> tuple[LedgerEntry, tuple[bytes, ...]]:
+    async def by_serial(self, serial: SerialNumber) -> tuple[LedgerEntry, tuple[bytes, ...]]:
         """Return the entry with a serial number, and its chain in DER: the device's certificate first.
 
         Raises:
             NotFoundError: there is none.
         """
-        octets = serial_octets(serial) or bytes(1)
-        return await self._get(pb.GetCertificateRequest(serial_number=octets))
+        return await self._get(pb.GetCertificateRequest(serial_number=serial.octets))
 
     async def by_device(self, device_id: str, profile: str = "") -> tuple[LedgerEntry, tuple[bytes, ...]]:
         """Return the entry that a device has under a profile (empty: the daemon's default), and its chain.

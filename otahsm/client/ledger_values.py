@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from otahsm.pki import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
 
 _PREFIX = "CERTIFICATE_STATUS_"
@@ -56,7 +57,7 @@ class LedgerEntry(NamedTuple):
         certificate: DER; empty if there is none, or it was not asked for.
     """
 
-    serial: int
+    serial: SerialNumber
     status: str
     device_id: str
     profile: str
@@ -78,7 +79,7 @@ class LedgerEntry(NamedTuple):
     def from_message(cls, message: pb.Certificate) -> LedgerEntry:
         """Read it from the wire."""
         return cls(
-            int.from_bytes(message.serial_number, "big"),
+            SerialNumber.from_octets(message.serial_number),
             _status_name(message.status),
             message.device_id,
             message.profile,

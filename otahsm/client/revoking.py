@@ -16,7 +16,7 @@ from otahsm.client.backoff import Backoff
 from otahsm.client.values import Refused
 from otahsm.errors import Code, OtahsmError
 from otahsm.errors.status import from_status
-from otahsm.pki import Reason, serial_octets
+from otahsm.pki import Reason, SerialNumber
 from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc
 
@@ -35,7 +35,7 @@ class ToRevoke:
         profile: those under this profile alone; empty for all.
     """
 
-    serial: int | None = None
+    serial: SerialNumber | None = None
     device_id: str = ""
     profile: str = ""
 
@@ -52,7 +52,7 @@ class Revoked:
     """
 
     target: ToRevoke
-    serial: int
+    serial: SerialNumber
     device_id: str
     profile: str
     revoked_at: datetime
@@ -172,7 +172,7 @@ def _stub(channel: grpc.aio.Channel) -> revocation_pb2_grpc.RevocationServiceAsy
 def _message(target: ToRevoke, reason: Reason) -> pb.RevocationTarget:
     message = pb.RevocationTarget(profile=target.profile, reason=pb.RevocationReason.ValueType(reason.code))
     if target.serial is not None:
-        message.serial_number = serial_octets(target.serial)
+        message.serial_number = target.serial.octets
     else:
         message.device_id = target.device_id
     return message
@@ -182,7 +182,7 @@ def _revoked(target: ToRevoke, result: pb.RevocationResult) -> Iterator[Revoked]
     for item in result.certificates:
         yield Revoked(
             target,
-            int.from_bytes(item.serial_number, "big"),
+            SerialNumber.from_octets(item.serial_number),
             item.device_id,
             item.profile,
             item.revoke_time.ToDatetime(tzinfo=UTC),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import grpc
 
 from otahsm.client.asking import DaemonClient
-from otahsm.pki import serial_octets
+from otahsm.pki import SerialNumber
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1 import transparency_pb2_grpc
 
@@ -29,7 +29,7 @@ class TransparencyClient(DaemonClient):
 
         return (await self._ask(ask)).checkpoint
 
-    async def prove_inclusion(self, serial: int) -> bytes:
+    async def prove_inclusion(self, serial: SerialNumber) -> bytes:
         """Return the proof that a certificate is in the log (c2sp.org/tlog-proof); its extra is the leaf.
 
         Raises:
@@ -38,8 +38,7 @@ class TransparencyClient(DaemonClient):
         """
 
         async def ask(channel: grpc.aio.Channel, seconds: float) -> pb.GetInclusionProofResponse:
-            octets = serial_octets(serial) or bytes(1)
-            request = pb.GetInclusionProofRequest(serial_number=octets)
+            request = pb.GetInclusionProofRequest(serial_number=serial.octets)
             return await _stub(channel).GetInclusionProof(request, timeout=seconds)
 
         return (await self._ask(ask)).proof

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, TypeAlias
 
 from otahsm.errors import Code, NotAllowedError, OtahsmError
+from otahsm.pki import SerialNumber
 from otahsm.v1 import authority_pb2, issuance_pb2
 
 # Of these, what the policy refuses does not last: an operator can change it.
@@ -46,7 +47,7 @@ class IssuedCertificate:
 
     request: CertificateRequest
     device_id: str
-    serial: int
+    serial: SerialNumber
     chain: tuple[bytes, ...]
     not_before: datetime
     not_after: datetime
@@ -61,7 +62,7 @@ class IssuedCertificate:
         return cls(
             request=request,
             device_id=message.device_id,
-            serial=int.from_bytes(message.serial_number, "big"),
+            serial=SerialNumber.from_octets(message.serial_number),
             chain=tuple(message.chain),
             not_before=message.not_before_time.ToDatetime(tzinfo=UTC),
             not_after=message.not_after_time.ToDatetime(tzinfo=UTC),

@@ -128,8 +128,8 @@ def _message(state: BatchState) -> pb.Batch:
     if batch.closed_at is not None:
         message.close_time.FromMicroseconds(batch.closed_at)
     if state.first is not None and state.last is not None:
-        message.first_serial_number = state.first.serial.lstrip(b"\0")
-        message.last_serial_number = state.last.serial.lstrip(b"\0")
+        message.first_serial_number = state.first.serial.octets
+        message.last_serial_number = state.last.serial.octets
         message.first_issue_time.FromMicroseconds(state.first.recorded_at)
         message.last_issue_time.FromMicroseconds(state.last.recorded_at)
     return message

@@ -7,9 +7,10 @@ from typing import Final
 
 from otahsm.authority import Caller, Entry, Issuance, Status
 from otahsm.daemon.edge.tls import Context, caller_of
-from otahsm.daemon.wire.ledger import filter_of, serial_of, text_of, time_of, write_counts, write_entry
+from otahsm.daemon.wire.ledger import filter_of, text_of, time_of, write_counts, write_entry
 from otahsm.daemon.wire.paging import page_start, page_token
 from otahsm.errors import NotAllowedError, NotFoundError, RequestRefusedError
+from otahsm.pki import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
@@ -60,9 +61,9 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         if request.WhichOneof("key") == "serial_number":
             if request.profile:
                 raise RequestRefusedError("profile", "a profile goes with a device id")
-            serial = serial_of(request.serial_number)
+            serial = SerialNumber.from_octets(request.serial_number)
             entry = await self._queries.by_serial(serial)
-            name = f"serial number {serial.lstrip(bytes(1)).hex()}"
+            name = f"serial number {serial.hex()}"
         elif device_id := text_of("device_id", request.device_id):
             profile = text_of("profile", request.profile) or self._issuance.default_profile
             entry = await self._queries.by_device(device_id, profile)

@@ -23,7 +23,7 @@ from otahsm.daemon.edge.limits import MAX_REQUESTS
 from otahsm.daemon.edge.tls import Context, caller_of
 from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.errors.status import to_status
-from otahsm.pki import SERIAL_BYTES, Reason, serial_octets
+from otahsm.pki import Reason, SerialNumber
 from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc
 
@@ -121,11 +121,9 @@ def _scope_of(request: pb.GetCrlRequest, config: CrlConfig | None) -> str:
 def _order_of(target: pb.RevocationTarget) -> RevocationRequest:
     if target.reason not in _REASONS:
         raise RequestRefusedError("reason", f"there is no reason {target.reason}")
-    serial = target.serial_number
-    if target.WhichOneof("target") == "serial_number" and not 0 < len(serial) <= SERIAL_BYTES:
-        raise RequestRefusedError("serial_number", f"a serial number has 1 to {SERIAL_BYTES} octets")
+    by_serial = target.WhichOneof("target") == "serial_number"
     return RevocationRequest(
-        int.from_bytes(serial, "big") if serial else None,
+        SerialNumber.from_octets(target.serial_number) if by_serial else None,
         target.device_id,
         target.profile,
         _REASONS[target.reason],
@@ -134,7 +132,7 @@ def _order_of(target: pb.RevocationTarget) -> RevocationRequest:
 
 def _revoked_certificate(item: RevokedDevice) -> pb.RevokedCertificate:
     return pb.RevokedCertificate(
-        serial_number=serial_octets(item.serial),
+        serial_number=item.serial.octets,
         device_id=item.device_id,
         profile=item.profile,
         revoke_time=Timestamp(seconds=int(item.revoked_at.timestamp())),
@@ -153,7 +151,7 @@ def _log_revoked(outcomes: list[RevocationOutcome], client: str) -> None:
             client=client,
             revoked=len(new),
             reasons=dict(Counter(item.reason.value for item in new)),
-            first=serial_octets(new[0].serial).hex(),
+            first=new[0].serial.hex(),
         )
     if refusals:
         _log.warning(

@@ -23,7 +23,7 @@ from otahsm.errors import (
     QuotaError,
     ShuttingDownError,
 )
-from otahsm.pki import SubjectTemplate, serial_octets
+from otahsm.pki import SubjectTemplate
 from otahsm.v1 import (
     authority_pb2,
     authority_pb2_grpc,
@@ -173,10 +173,9 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         """Let a device have a new certificate."""
         caller = caller_of(context)
         serial = await self._issuance.reset(request.device_id, request.profile)
-        octets = serial_octets(serial)
         self._issuance.audit.note(
             EventName.DEVICE_RESET,
             caller.identity,
-            {"device": request.device_id, "superseded": octets.hex()},
+            {"device": request.device_id, "superseded": serial.hex()},
         )
-        return device_pb2.ResetDeviceResponse(serial_number=octets)
+        return device_pb2.ResetDeviceResponse(serial_number=serial.octets)

@@ -12,7 +12,7 @@ import structlog
 from otahsm.authority import AccessControl, Caller, Transparency
 from otahsm.daemon.edge.tls import Context, caller_of
 from otahsm.errors import LedgerTamperedError, NotFoundError, RequestRefusedError
-from otahsm.pki import SERIAL_BYTES
+from otahsm.pki import SerialNumber
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1 import transparency_pb2_grpc
 
@@ -41,14 +41,12 @@ class TransparencyService(transparency_pb2_grpc.TransparencyServiceServicer):
         self, request: pb.GetInclusionProofRequest, context: Context
     ) -> pb.GetInclusionProofResponse:
         """Prove that the log holds a certificate."""
-        if not 1 <= len(request.serial_number) <= SERIAL_BYTES:
-            raise RequestRefusedError("serial_number", f"a serial number has 1 to {SERIAL_BYTES} octets")
         leaf, proof = await _told(self._prove(request.serial_number, caller_of(context)))
         return pb.GetInclusionProofResponse(leaf=leaf, proof=proof)
 
     async def _prove(self, serial: bytes, caller: Caller) -> tuple[bytes, bytes]:
         """Prove it to who may see it; to others, there is nothing to prove."""
-        leaf, proof = await self._transparency.prove_inclusion(serial)
+        leaf, proof = await self._transparency.prove_inclusion(SerialNumber.from_octets(serial))
         held = json.loads(leaf)
         certificate = bytes.fromhex(held["client_certificate_sha256"])
         if not self._access.may_see(caller, held["client"], certificate, datetime.now(UTC)):

@@ -55,7 +55,6 @@ from otahsm.pki import (
     Profile,
     Validity,
     assemble,
-    serial_milliseconds,
     validity_at,
     validity_of,
 )
@@ -259,7 +258,7 @@ class IssuanceCycle:
         return Issued(
             request_id_of(order, item.admitted.profile, item.draft),
             item.draft.device_id,
-            int.from_bytes(replay.serial, "big"),
+            replay.serial,
             validity_of(replay.not_before, replay.not_after),
             replay.certificate,
             replayed=True,
@@ -347,7 +346,7 @@ class IssuanceCycle:
             not_before, not_after = seconds[profile]
             intents.append(
                 Intent(
-                    serial=draft.serial.to_bytes(20, "big"),
+                    serial=draft.serial,
                     request_id=own_name(order),
                     profile=profile,
                     device_id=draft.device_id,
@@ -358,7 +357,7 @@ class IssuanceCycle:
                     not_after=not_after,
                     client=order.caller.identity,
                     client_certificate_sha256=order.caller.certificate_sha256,
-                    intended_at=1000 * serial_milliseconds(draft.serial),  # queries rely on it
+                    intended_at=1000 * draft.serial.milliseconds,  # queries rely on it
                     batch_id=batch_id,
                     quota_id=quota_ids.get(grant.name),
                 )

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from otahsm.access import Caller
 from otahsm.errors import OtahsmError
-from otahsm.pki import Reason, Validity
+from otahsm.pki import Reason, SerialNumber, Validity
 
 
 class IssuanceRequest(NamedTuple):
@@ -36,7 +36,7 @@ class Issued(NamedTuple):
 
     request_id: str
     device_id: str
-    serial: int
+    serial: SerialNumber
     validity: Validity
     certificate: bytes
     replayed: bool
@@ -56,7 +56,7 @@ class RevocationRequest(NamedTuple):
         reason: why.
     """
 
-    serial: int | None
+    serial: SerialNumber | None
     device_id: str
     profile: str
     reason: Reason
@@ -65,7 +65,7 @@ class RevocationRequest(NamedTuple):
 class RevokedDevice(NamedTuple):
     """A certificate that is durably revoked, since when (UTC) and why; `before`: it was so already."""
 
-    serial: int
+    serial: SerialNumber
     device_id: str
     profile: str
     revoked_at: datetime

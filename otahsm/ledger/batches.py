@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from otahsm.ledger.journal import take_back
 from otahsm.ledger.records import Accepted, Answer, Batch, BatchState, BatchTerms, Intent, Issue, NoPlace
 from otahsm.ledger.schema import batches, certificates, intents, replicas
+from otahsm.pki import SerialNumber
 
 _OPEN_AT_ONCE: Final = 30_000  # more than daemons have under way
 
@@ -144,7 +145,7 @@ def _open_in_batches(connection: Connection) -> Counter[int]:
 
 def _issue(connection: Connection, query: Select[Any], batch_id: int) -> Issue | None:
     row = connection.execute(query.limit(1), {"which": batch_id}).first()
-    return None if row is None else Issue(row.serial, row.recorded_at)
+    return None if row is None else Issue(SerialNumber.from_key(row.serial), row.recorded_at)
 
 
 def _batch(row: Row[Any]) -> Batch:

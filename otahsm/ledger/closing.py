@@ -31,6 +31,7 @@ from otahsm.ledger.journal import no_rival_of, restore_superseded
 from otahsm.ledger.log_entries import Kind
 from otahsm.ledger.schema import certificates, crl_numbers, intents, live, replicas
 from otahsm.ledger.sequencer import note_entries
+from otahsm.pki import SerialNumber
 
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
 _LEFT: Final = "the daemon stopped before the certificate was recorded"
@@ -121,20 +122,21 @@ def note_closed(connection: Connection, place: int, below: int) -> None:
     connection.execute(_PROGRESS, {"at": place, "below": below})
 
 
-def reset(connection: Connection, device_id: str, profile: str, now: int) -> bytes | None:
+def reset(connection: Connection, device_id: str, profile: str, now: int) -> SerialNumber | None:
     """Let a device have a new certificate, for any key of its own: what it has counts as superseded.
 
     Returns:
-        The serial number of the certificate that it has, 20 octets; None if it has none.
+        The serial number of the certificate that it has; None if it has none.
     """
     which = live & (intents.c.device_id == device_id) & (intents.c.profile == profile)
     certified = exists().where(certificates.c.intent_id == intents.c.id)
-    return connection.execute(
+    key: bytes | None = connection.execute(
         update(intents)
         .where(which & certified)
         .values(superseded_at=now, superseded_by=None)
         .returning(intents.c.serial)
     ).scalar()
+    return None if key is None else SerialNumber.from_key(key)
 
 
 def touch(connection: Connection, place: int) -> None:

@@ -14,6 +14,7 @@ from otahsm.ledger.dialects import LOCK_NAMESPACE
 from otahsm.ledger.failures import reading
 from otahsm.ledger.records import COMPLETE, CrlRow, StoredCrl
 from otahsm.ledger.schema import crl_urls, crls, intents, revocations
+from otahsm.pki import SerialNumber
 
 _PAGE: Final = 2000  # revocations in memory besides what is made of them
 _TURN: Final = text(f"SELECT pg_try_advisory_lock({LOCK_NAMESPACE}, 0)")  # places begin at 1
@@ -21,9 +22,9 @@ _TURN_OVER: Final = text(f"SELECT pg_advisory_unlock({LOCK_NAMESPACE}, 0)")
 
 
 class ListedRevocation(NamedTuple):
-    """What a CRL tells of a certificate: serial (20 octets), since when (seconds since 1970), and why."""
+    """What a CRL tells of a certificate: its serial number, since when (seconds since 1970), and why."""
 
-    serial: bytes
+    serial: SerialNumber
     revoked_at: int
     reason: str
 
@@ -121,7 +122,9 @@ class CrlReader:
             query = query.where(intents.c.issuer_key_id == self._issuer_key_id)
         with self._reading() as connection:
             rows = connection.execution_options(yield_per=_PAGE).execute(query)
-            yield from (ListedRevocation(*row) for row in rows)
+            yield from (
+                ListedRevocation(SerialNumber.from_key(key), since, reason) for key, since, reason in rows
+            )
 
     def crl(self, url: str) -> StoredCrl | None:
         """Read a CRL; None if there is none for that scope."""

@@ -6,9 +6,9 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from otahsm.ledger.records import AuditEvent
-from otahsm.pki import SERIAL_BYTES, SERIAL_RANDOM_BYTES
+from otahsm.pki import SERIAL_BYTES, SerialNumber, first_key
 
-START: Final = bytes(SERIAL_BYTES)  # before every serial number
+START: Final = bytes(SERIAL_BYTES)  # before the key of every serial number
 
 
 class Status(StrEnum):
@@ -44,26 +44,20 @@ class Filter(NamedTuple):
     batch: str = ""
 
     @property
-    def first_serial(self) -> bytes:
-        """The smallest serial number that may be wanted: 20 octets."""
-        return _first_of(self.after or 0)
+    def first_key(self) -> bytes:
+        """The smallest key of a serial number that may be wanted."""
+        return first_key(self.after or 0)
 
     @property
-    def end_serial(self) -> bytes | None:
-        """The serial number from which on none is wanted: 20 octets; None: there is no end."""
-        return None if self.before is None else _first_of(self.before)
-
-
-def _first_of(milliseconds: int) -> bytes:
-    largest = (1 << 8 * SERIAL_BYTES) - 1
-    return min(max(milliseconds, 0) << 8 * SERIAL_RANDOM_BYTES, largest).to_bytes(SERIAL_BYTES, "big")
+    def end_key(self) -> bytes | None:
+        """The key from which on none is wanted; None: there is no end."""
+        return None if self.before is None else first_key(self.before)
 
 
 class Entry(NamedTuple):
     """An intent, and what came of it.
 
     Attributes:
-        serial: 20 octets, big-endian.
         request_id: the client's own name for the request, or empty.
         not_before, not_after: seconds since the Unix epoch, UTC.
         intended_at, recorded_at, voided_at: microseconds since the Unix epoch, UTC; None: it was not.
@@ -71,7 +65,7 @@ class Entry(NamedTuple):
         batch: the name of the batch that it is in; None for none.
     """
 
-    serial: bytes
+    serial: SerialNumber
     status: Status
     device_id: str
     profile: str
@@ -117,7 +111,7 @@ class EventPage(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Entries in the order of their serial numbers, and the serial after which the next page begins.
+    """Entries in the order of their serial numbers, and the key (20 octets) after which the next page begins.
 
     There may be fewer than were asked for, also none, and still a next page. `next_after` is None at the end.
     """
@@ -136,7 +130,7 @@ class Group(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Counts of a part of the ledger, and the serial after which the next part begins; None at the end."""
+    """Counts of a part of the ledger, and the key after which the next part begins; None at the end."""
 
     counts: dict[Group, int]
     next_after: bytes | None

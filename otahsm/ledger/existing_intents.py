@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, literal_column, select, union_all
 
 from otahsm.ledger.records import Answer, Barred, Conflict, InProgress, Intent, Renewal, Replay
 from otahsm.ledger.schema import certificates, intents, live, revocations
-from otahsm.pki import Reason
+from otahsm.pki import Reason, SerialNumber
 
 NEVER: Final = Renewal(same_key_seconds=0, new_key_seconds=0)
 
@@ -109,7 +109,7 @@ class ExistingIntents:
             if device.der is None
             else Replay(
                 device.der,
-                device.serial,
+                SerialNumber.from_key(device.serial),
                 device.not_before,
                 device.not_after,
                 device.client,
@@ -157,7 +157,7 @@ class _Reserved:
     reason: None = None
 
     def __init__(self, intent: Intent) -> None:
-        self.serial = intent.serial
+        self.serial = intent.serial.key
         self.request_id = intent.request_id
         self.profile = intent.profile
         self.device_id = intent.device_id
@@ -165,8 +165,7 @@ class _Reserved:
 
 
 def _serial(row: Any) -> str:
-    serial: bytes = row.serial
-    return serial.lstrip(b"\0").hex()
+    return SerialNumber.from_key(row.serial).hex()
 
 
 def _barred(device: Any, key: Any) -> Barred | None:

@@ -110,7 +110,7 @@ def _claim(connection: Connection, place: int, ids: Sequence[int], batch: Sequen
     """Write intents, but not what something stands against; say how many were written."""
     # In one order, whoever writes: so replicas that write the same devices seldom wait for each other.
     numbered = sorted(zip(ids, batch, strict=True), key=_device)
-    rows = [(intent_id, place, *intent) for intent_id, intent in numbered]
+    rows = [(intent_id, place, intent.serial.key, *intent[1:]) for intent_id, intent in numbered]
     return write_rows(connection, _claim_statement(connection.dialect), _COLUMNS, rows)
 
 

@@ -12,6 +12,7 @@ from otahsm.ledger.log_entries import Entry, Kind, read_leaves
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes
 from otahsm.ledger.sequencer import STORED_LEVELS, Step, anything_unlogged, read_tree, sequence
 from otahsm.ledger.store import Ledger
+from otahsm.pki import SerialNumber
 from otahsm.tlog import (
     CompactTree,
     Fetch,
@@ -82,8 +83,8 @@ class MerkleLog:
         """
         return await self._ledger.transaction(lambda connection: _keep(connection, size, note, now))
 
-    async def find(self, serial: bytes) -> LoggedLeaf | None:
-        """Find the leaf of a certificate, by its serial number in 20 octets; None if there is none yet.
+    async def find(self, serial: SerialNumber) -> LoggedLeaf | None:
+        """Find the leaf of a certificate, by its serial number; None if there is none yet.
 
         Raises:
             LedgerUnavailableError: the ledger can't be read.
@@ -150,8 +151,8 @@ def _keep(connection: Connection, size: int, note: bytes, now: int) -> bytes:
     return kept
 
 
-def _find(connection: Connection, serial: bytes) -> LoggedLeaf | None:
-    row = connection.execute(_BY_SERIAL, {"serial": serial}).first()
+def _find(connection: Connection, serial: SerialNumber) -> LoggedLeaf | None:
+    row = connection.execute(_BY_SERIAL, {"serial": serial.key}).first()
     if row is None:
         return None
     try:

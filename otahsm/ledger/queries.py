@@ -22,6 +22,7 @@ from otahsm.ledger import (
     LedgerReader,
     Page,
 )
+from otahsm.pki import SerialNumber
 
 MAX_COUNTS: Final = 20_000
 
@@ -45,8 +46,8 @@ class LedgerQueries:
         self._reader = LedgerReader(config)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="queries")
 
-    async def by_serial(self, serial: bytes) -> Entry | None:
-        """Return the entry with a serial number, 20 octets."""
+    async def by_serial(self, serial: SerialNumber) -> Entry | None:
+        """Return the entry with a serial number."""
         return await self._ask(lambda: self._reader.by_serial(serial))
 
     async def by_device(self, device_id: str, profile: str) -> Entry | None:
@@ -54,7 +55,7 @@ class LedgerQueries:
         return await self._ask(lambda: self._reader.by_device(device_id, profile))
 
     async def page(self, wanted: Filter, after: bytes, *, size: int, full: bool) -> Page:
-        """Return entries after a serial number: see `LedgerReader.page`."""
+        """Return entries after a key: see `LedgerReader.page`."""
         return await self._ask(lambda: self._reader.page(wanted, after, size=size, full=full))
 
     async def batches(self, after: int, size: int, name: str = "") -> list[BatchState]:

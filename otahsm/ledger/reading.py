@@ -36,6 +36,7 @@ from otahsm.ledger.read_only import read_only_engine
 from otahsm.ledger.records import BatchState
 from otahsm.ledger.schema import certificates, intents, live, replicas
 from otahsm.ledger.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
+from otahsm.pki import SerialNumber
 
 _SCANNED: Final = 50_000  # rows
 _OPEN_AT_ONCE: Final = 30_000  # more than daemons have under way
@@ -79,16 +80,16 @@ class LedgerReader:
                 hint="Start `otahsm serve` once to bring it up to date, or use the otahsm that made it.",
             )
 
-    def by_serial(self, serial: bytes) -> Entry | None:
-        """Return the entry with a serial number, 20 octets."""
-        return self._one(_serial == serial)
+    def by_serial(self, serial: SerialNumber) -> Entry | None:
+        """Return the entry with a serial number."""
+        return self._one(_serial == serial.key)
 
     def by_device(self, device_id: str, profile: str) -> Entry | None:
         """Return the entry that a device has under a profile: neither voided nor superseded."""
         return self._one((intents.c.device_id == device_id) & (intents.c.profile == profile) & live)
 
     def page(self, wanted: Filter, after: bytes = START, *, size: int, full: bool = False) -> Page:
-        """Return entries with a serial number that is greater than `after`.
+        """Return entries with a serial number whose key is greater than `after`.
 
         Args:
             wanted: which.
@@ -117,7 +118,7 @@ class LedgerReader:
             return denials.all_denied(connection)
 
     def count(self, wanted: Filter, after: bytes = START) -> Tally:
-        """Count the next entries after a serial number, by what `Group` says.
+        """Count the next entries after a key, by what `Group` says.
 
         Args:
             wanted: `after` and `before` of it.
@@ -159,9 +160,9 @@ def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, fu
         device = intents.c.device_id == wanted.device_id
         kinds = (live, SUPERSEDED, VOIDED)
         every = union_all(*(query.where(device & kind) for kind in kinds)).subquery()
-        bounds = [every.c.serial > after, every.c.serial >= wanted.first_serial]
-        if wanted.end_serial is not None:
-            bounds.append(every.c.serial < wanted.end_serial)
+        bounds = [every.c.serial > after, every.c.serial >= wanted.first_key]
+        if wanted.end_key is not None:
+            bounds.append(every.c.serial < wanted.end_key)
         query = select(every).where(*bounds).order_by(every.c.serial)
     else:
         if wanted.status is Status.VOID:
@@ -172,7 +173,7 @@ def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, fu
         query = query.where(*inside).order_by(_serial)
     rows = [_entry(row) for row in connection.execute(query.limit(size + 1))]
     if len(rows) > size:
-        return Page(rows[:size], rows[size - 1].serial)
+        return Page(rows[:size], rows[size - 1].serial.key)
     return Page(rows, end)
 
 
@@ -192,7 +193,7 @@ def _open_page(connection: Connection, wanted: Filter, after: bytes, size: int, 
         conditions.append(intents.c.device_id == wanted.device_id)
     query = _entries(full=full).where(intents.c.id.in_(found), *conditions)
     rows = sorted(_entry(row) for row in connection.execute(query))  # by serial number
-    return Page(rows[:size], rows[size - 1].serial if len(rows) > size else None)
+    return Page(rows[:size], rows[size - 1].serial.key if len(rows) > size else None)
 
 
 def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[Group, int]:
@@ -212,8 +213,8 @@ def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[G
 
 
 def _range(wanted: Filter, after: bytes) -> list[ColumnElement[bool]]:
-    bounds = [_serial > after if after >= wanted.first_serial else _serial >= wanted.first_serial]
-    return bounds if wanted.end_serial is None else [*bounds, _serial < wanted.end_serial]
+    bounds = [_serial > after if after >= wanted.first_key else _serial >= wanted.first_key]
+    return bounds if wanted.end_key is None else [*bounds, _serial < wanted.end_key]
 
 
 def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
@@ -232,7 +233,7 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
 
 
 def _end_of_step(connection: Connection, inside: list[ColumnElement[bool]]) -> bytes | None:
-    """Return the last serial number of a step over rows that may not be wanted; None: to the end."""
+    """Return the last key of a step over rows that may not be wanted; None: to the end."""
     end = select(_serial).where(*inside).order_by(_serial).offset(_SCANNED - 1).limit(1)
     return connection.execute(end).scalar()
 
@@ -261,4 +262,4 @@ def _entries(*, full: bool) -> Select[Any]:
 
 def _entry(row: Any) -> Entry:
     serial, status, *rest = row
-    return Entry(serial, Status(status), *rest)
+    return Entry(SerialNumber.from_key(serial), Status(status), *rest)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
+from otahsm.pki import SerialNumber
+
 
 class Intent(NamedTuple):
     """A certificate that is about to be signed.
 
     Attributes:
-        serial: 20 octets, big-endian.
         request_id: the client's own name for the request; empty if it gave none, or one derived from the
             content: that can't be in conflict.
         tbs_sha256: digest of the exact bytes that will be signed.
@@ -21,7 +22,7 @@ class Intent(NamedTuple):
         quota_id: the id of the quota that it counts in; None for none.
     """
 
-    serial: bytes
+    serial: SerialNumber
     request_id: str
     profile: str
     device_id: str
@@ -57,7 +58,7 @@ class Replay(NamedTuple):
     """The same was issued before: this is it. All but the certificate are as in `Intent`."""
 
     certificate: bytes
-    serial: bytes
+    serial: SerialNumber
     not_before: int
     not_after: int
     client: str
@@ -135,9 +136,9 @@ class Batch(NamedTuple):
 
 
 class Issue(NamedTuple):
-    """A serial number, 20 octets, and when its certificate was recorded (microseconds)."""
+    """A serial number, and when its certificate was recorded (microseconds)."""
 
-    serial: bytes
+    serial: SerialNumber
     recorded_at: int
 
 
@@ -174,13 +175,13 @@ class Target(NamedTuple):
     """What is to be revoked.
 
     Attributes:
-        serial: 20 octets, big-endian; empty to revoke the certificates of the device.
+        serial: the certificate's; None to revoke the certificates of the device.
         device_id: whose certificates; empty if there is a serial number.
         profile: those under this profile alone; empty for all.
         reason: why, as `otahsm.pki.Reason` calls it.
     """
 
-    serial: bytes
+    serial: SerialNumber | None
     device_id: str
     profile: str
     reason: str
@@ -190,13 +191,12 @@ class Revocation(NamedTuple):
     """A certificate that is revoked, durably.
 
     Attributes:
-        serial: 20 octets, big-endian.
         revoked_at: since when, in seconds since the Unix epoch, UTC.
         reason: the one that stands.
         before: whether it was revoked before this was asked.
     """
 
-    serial: bytes
+    serial: SerialNumber
     device_id: str
     profile: str
     revoked_at: int

@@ -15,7 +15,7 @@ from otahsm.ledger.log_entries import Kind
 from otahsm.ledger.records import CrlRow, InProgress, Revocation, StoredCrl, Target
 from otahsm.ledger.schema import certificates, crl_numbers, crl_urls, crls, intents, live, revocations
 from otahsm.ledger.sequencer import note_entries
-from otahsm.pki import crl_url_in
+from otahsm.pki import SerialNumber, crl_url_in
 
 _ROWS: Final = 500  # in one statement: databases allow so many parameters
 
@@ -72,12 +72,12 @@ def _look_up(connection: Connection, targets: Sequence[Target]) -> Sequence[Row[
         .where(intents.c.void_reason.is_(None))
         .order_by(intents.c.id)
     )
-    serials = [target.serial for target in targets if target.serial]
-    devices = [target.device_id for target in targets if not target.serial]
+    keys = [target.serial.key for target in targets if target.serial]
+    devices = [target.device_id for target in targets if target.serial is None]
     found: dict[int, Row[Any]] = {}
     # An index each: what a device has, and what it had.
     for which, values in (
-        (intents.c.serial.in_(serials), serials),
+        (intents.c.serial.in_(keys), keys),
         (intents.c.device_id.in_(devices) & live, devices),
         (intents.c.device_id.in_(devices) & intents.c.superseded_at.is_not(None), devices),
     ):
@@ -96,7 +96,7 @@ def _choose(rows: Sequence[Row[Any]], targets: Sequence[Target]) -> list[list[Ro
     return [
         [
             row
-            for row in (by_serial.get(serial, []) if serial else by_device.get(device_id, []))
+            for row in (by_serial.get(serial.key, []) if serial else by_device.get(device_id, []))
             if profile in ("", row.profile)
         ]
         for serial, device_id, profile, _ in targets
@@ -108,7 +108,14 @@ def _answer(rows: Sequence[Row[Any]], new: set[int]) -> RevocationAnswer:
     if not all(row.recorded for row in rows):
         return InProgress()
     answer = [
-        Revocation(row.serial, row.device_id, row.profile, row.revoked_at, row.reason, row.id not in new)
+        Revocation(
+            SerialNumber.from_key(row.serial),
+            row.device_id,
+            row.profile,
+            row.revoked_at,
+            row.reason,
+            row.id not in new,
+        )
         for row in rows
     ]
     new.difference_update(row.id for row in rows)

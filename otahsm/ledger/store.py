@@ -21,6 +21,7 @@ from otahsm.ledger.failures import cause_of
 from otahsm.ledger.journal import write_intents
 from otahsm.ledger.migrations import UnknownVersionError, migrate
 from otahsm.ledger.records import Accepted, Answer, AuditEvent, Batch, BatchTerms, Intent, Renewal
+from otahsm.pki import SerialNumber
 
 _Result = TypeVar("_Result")
 _Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
@@ -108,7 +109,7 @@ class Ledger:
         with contextlib.suppress(LedgerUnavailableError):
             await self.transaction(lambda _: None)
 
-    async def reset(self, device_id: str, profile: str) -> bytes | None:
+    async def reset(self, device_id: str, profile: str) -> SerialNumber | None:
         """Let a device have a new certificate, for a new key, whatever the profile's windows are.
 
         Returns:

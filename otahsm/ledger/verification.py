@@ -21,6 +21,7 @@ from otahsm.ledger.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes, unlogged
 from otahsm.ledger.sequencer import STORED_LEVELS, read_tree
 from otahsm.ledger.verdict import MAX_FINDINGS, Verdict
+from otahsm.pki import SerialNumber
 from otahsm.tlog import Checkpoint, CompactTree, VerifierKey, leaf_hash, open_checkpoint, parse_note
 from otahsm.tlog import Row as NodeRow
 
@@ -248,7 +249,7 @@ class _Verification:
         row = self._connection.execute(_INTENT, {"id": entry.intent_id}).first()
         if row is None:
             return f"the {name} of intent {entry.intent_id}, which is not there,"
-        serial = row.serial.hex().lstrip("0") if isinstance(row.serial, bytes) else "unknown"
+        serial = SerialNumber.from_key(row.serial).hex() if isinstance(row.serial, bytes) else "unknown"
         return f"the {name} of intent {entry.intent_id}, serial number {serial}, device {row.device_id!a},"
 
 

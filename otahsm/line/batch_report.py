@@ -13,7 +13,6 @@ from otahsm.client.batches import Batch
 from otahsm.client.ledger_values import LedgerEntry
 from otahsm.client.values import Refusal
 from otahsm.line.throughput import throughput_svg
-from otahsm.pki import serial_octets
 
 _STYLE: Final = """
 :root { color-scheme: light dark; }
@@ -109,7 +108,7 @@ def _issued(tally: Tally) -> Mapping[str, str]:
     said = {}
     for name, entry in (("first", tally.first), ("last", tally.last)):
         if entry is not None:
-            said[f"{name} serial number"] = serial_octets(entry.serial).hex()
+            said[f"{name} serial number"] = entry.serial.hex()
             said[f"{name} issued"] = f"{_time(entry.issued_at)} for {entry.device_id}"
     said |= {f"by {client}": f"{count:,}" for client, count in tally.clients.most_common()}
     return said or {"certificates": "none"}
@@ -146,7 +145,7 @@ def report_row(entry: LedgerEntry) -> Sequence[str]:
     """Return a line of the table: device, serial number, status, when it was issued, its end, who asked."""
     return (
         entry.device_id,
-        serial_octets(entry.serial).hex(),
+        entry.serial.hex(),
         entry.status,
         "" if entry.issued_at is None else entry.issued_at.isoformat(),
         entry.not_after.isoformat(),

@@ -19,7 +19,7 @@ from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.keys import DeviceKey, make_device_key
 from otahsm.line.run import Outcome, Run, name_of
-from otahsm.pki import KeyType, check_device_id
+from otahsm.pki import KeyType, SerialNumber, check_device_id
 
 _BATCH: Final = 64
 
@@ -37,7 +37,7 @@ class Done:
 
     name: str
     folder: Path
-    serial: int | None
+    serial: SerialNumber | None
     replayed: bool = False
 
 

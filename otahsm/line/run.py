@@ -21,7 +21,7 @@ from otahsm.errors import Code, from_reason
 from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.run_state import RUN_STATE, RunState
-from otahsm.pki import serial_octets
+from otahsm.pki import SerialNumber
 
 _PAGE: Final = 1024
 
@@ -161,7 +161,7 @@ class Run:
             for device_id in device_ids:
                 self._issued(connection, device_id, device_id, None)
 
-    def record_elsewhere(self, serials: Mapping[str, int]) -> None:
+    def record_elsewhere(self, serials: Mapping[str, SerialNumber]) -> None:
         """Write down those of its devices that have certificates which were asked for elsewhere.
 
         Args:
@@ -176,10 +176,7 @@ class Run:
             connection.executemany(
                 "UPDATE devices SET state = 'issued', settled_at = ?, device_id = name, serial = ?"
                 " WHERE order_id = ? AND name = ? AND state <> 'issued'",
-                [
-                    (_now(), serial_octets(serial).hex(), self.number, device_id)
-                    for device_id, serial in serials.items()
-                ],
+                [(_now(), serial.hex(), self.number, device_id) for device_id, serial in serials.items()],
             )
 
     def end(self) -> None:
@@ -188,7 +185,9 @@ class Run:
             with self._book.transaction(durable=True) as connection:
                 connection.execute("UPDATE orders SET ended_at = ? WHERE id = ?", (_now(), self.number))
 
-    def _issued(self, connection: sqlite3.Connection, name: str, device_id: str, serial: int | None) -> None:
+    def _issued(
+        self, connection: sqlite3.Connection, name: str, device_id: str, serial: SerialNumber | None
+    ) -> None:
         connection.execute(
             "INSERT INTO devices (order_id, name, number, attributes, state, settled_at, device_id, serial)"
             " VALUES (?, ?, (SELECT coalesce(max(number), 0) + 1 FROM devices WHERE order_id = ?), '{}',"
@@ -201,7 +200,7 @@ class Run:
                 self.number,
                 _now(),
                 device_id,
-                None if serial is None else serial_octets(serial).hex(),
+                None if serial is None else serial.hex(),
             ),
         )
 
@@ -291,7 +290,7 @@ def _enter(
         " VALUES (?, ?, ?, ?, ?, 'waiting', ?) ON CONFLICT DO NOTHING",
         (
             certificate.device_id,
-            serial_octets(certificate.serial).hex(),
+            certificate.serial.hex(),
             profile,
             json.dumps(dict(device.attributes)),
             certificate.chain[0],

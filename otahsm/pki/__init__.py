@@ -26,14 +26,9 @@ from otahsm.pki.anchor import (
 )
 from otahsm.pki.bundle import find_chain_problems, order_bundle
 from otahsm.pki.certificate import (
-    SERIAL_BYTES,
-    SERIAL_RANDOM_BYTES,
     Validity,
     assemble,
     build_tbs,
-    make_serial,
-    serial_milliseconds,
-    serial_octets,
     validity_at,
     validity_of,
 )
@@ -55,6 +50,7 @@ from otahsm.pki.pkcs12 import load_p12_authorities
 from otahsm.pki.profile import DEFAULT_DEVICE_ID, CsrExtras, ExtendedKeyUsage, KeyUsage, Profile
 from otahsm.pki.request import assemble_request, build_ca_request_info, build_request_info
 from otahsm.pki.root import RootKind, build_possession_tbs, build_root_tbs
+from otahsm.pki.serial import SERIAL_BYTES, SERIAL_RANDOM_BYTES, SerialNumber, first_key, make_serial
 from otahsm.pki.subject import SubjectKind, SubjectPart, SubjectTemplate
 from otahsm.pki.template import TbsTemplate
 
@@ -82,6 +78,7 @@ __all__ = [
     "Reason",
     "RevokedCertificate",
     "RootKind",
+    "SerialNumber",
     "SignatureAlgorithm",
     "SubjectKind",
     "SubjectPart",
@@ -112,6 +109,7 @@ __all__ = [
     "encode_spki",
     "find_chain_problems",
     "fingerprint_text",
+    "first_key",
     "is_root",
     "is_valid",
     "issuer_of",
@@ -124,8 +122,7 @@ __all__ = [
     "make_serial",
     "name_of",
     "order_bundle",
-    "serial_milliseconds",
-    "serial_octets",
+    "shard_of",
     "signature_algorithm",
     "signature_is_valid",
     "validity_at",

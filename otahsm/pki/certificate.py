@@ -19,8 +19,6 @@ from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.names import subject_of
 from otahsm.pki.profile import Profile
 
-SERIAL_BYTES: Final = 20
-SERIAL_RANDOM_BYTES: Final = 14
 FIRST_GENERALIZED_YEAR: Final = 2050
 
 
@@ -29,38 +27,6 @@ class Validity(NamedTuple):
 
     not_before: datetime
     not_after: datetime
-
-
-def make_serial(random: bytes, milliseconds: int) -> int:
-    """Make a serial number: the time, then 112 random bits (RFC 5280, 4.1.2.2: positive, at most 20 octets).
-
-    Nobody can foretell it, and numbers that are made one after another lie beside each other in an index:
-    that keeps issuing into a large ledger as fast as into an empty one.
-
-    Args:
-        random: 14 octets from a cryptographic source.
-        milliseconds: the time, since the Unix epoch.
-
-    Raises:
-        ValueError: it is not 14 octets, or so nearly zero that the source is broken; or the time is not
-            after the epoch, or does not fit (after the year 6000).
-    """
-    number = int.from_bytes(random, "big")
-    if len(random) != SERIAL_RANDOM_BYTES or number.bit_length() < 8 * SERIAL_RANDOM_BYTES - 64:
-        raise ValueError("not 14 random octets")
-    if not 0 < milliseconds < 1 << (8 * (SERIAL_BYTES - SERIAL_RANDOM_BYTES) - 1):
-        raise ValueError(f"{milliseconds} is no time for a serial number")
-    return milliseconds << 8 * SERIAL_RANDOM_BYTES | number
-
-
-def serial_milliseconds(serial: int) -> int:
-    """Return the time that a serial number of `make_serial` begins with, in milliseconds since 1970."""
-    return serial >> 8 * SERIAL_RANDOM_BYTES
-
-
-def serial_octets(serial: int) -> bytes:
-    """Return a serial number's octets, big-endian, without leading zeros: in hex, what OpenSSL shows."""
-    return serial.to_bytes((serial.bit_length() + 7) // 8, "big")
 
 
 def validity_at(now: datetime, profile: Profile, issuer: Issuer) -> Validity:

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.algorithms import describe_key, key_type_of
-from otahsm.pki.certificate import serial_octets
 from otahsm.pki.distribution import url_in
 from otahsm.pki.parsing import PARSE_ERRORS
+from otahsm.pki.serial import octets_of
 
 _PEM: Final = re.compile(
     rb"-----BEGIN (?P<label>CERTIFICATE|(?:NEW )?CERTIFICATE REQUEST)-----.+?-----END (?P=label)-----",
@@ -94,7 +94,7 @@ def _csr(csr: x509.CertificateSigningRequest) -> Description:
 
 def _serial(serial: int) -> str:
     """Show a serial number in hexadecimal; a negative one, which RFC 5280 forbids, with its sign."""
-    return "-" * (serial < 0) + serial_octets(abs(serial)).hex()
+    return "-" * (serial < 0) + octets_of(abs(serial)).hex()
 
 
 def _key(key: object) -> str:

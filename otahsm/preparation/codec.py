@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SERIAL_BYTES, Validity, validity_of
+from otahsm.pki import SERIAL_BYTES, SerialNumber, Validity, validity_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -32,7 +32,7 @@ class Draft(NamedTuple):
     tbs: bytes
     device_id: str
     spki_sha256: bytes
-    serial: int
+    serial: SerialNumber
 
 
 def encode_tasks(tasks: Iterable[Task]) -> list[bytes]:
@@ -58,7 +58,7 @@ def encode_answer(answer: Draft | RequestRefusedError) -> tuple[bytes, bytes, by
     """Turn a draft or a refusal into its parts."""
     if isinstance(answer, Draft):
         tbs, device_id, spki_sha256, serial = answer
-        return _OK + serial.to_bytes(SERIAL_BYTES, "big") + spki_sha256, tbs, device_id.encode()
+        return _OK + serial.key + spki_sha256, tbs, device_id.encode()
     ((field, message),) = answer.violations
     return _REFUSED + field.encode(), message.encode(), answer.hint.encode()
 
@@ -73,7 +73,7 @@ def decode_answers(parts: Sequence[bytes]) -> list[Draft | RequestRefusedError]:
     hash_at = len(_OK) + SERIAL_BYTES
     for head, second, third in _groups(parts, 3):
         if head.startswith(_OK):
-            serial = int.from_bytes(head[len(_OK) : hash_at], "big")
+            serial = SerialNumber.from_key(head[len(_OK) : hash_at])
             answers.append(Draft(second, third.decode(), head[hash_at:], serial))
         elif head.startswith(_REFUSED):
             field = head.removeprefix(_REFUSED).decode()

@@ -13,9 +13,10 @@ from typing import Final
 
 from asn1crypto import pem, x509
 
+from otahsm.errors import RequestRefusedError
 from otahsm.line.layouts import LAYOUTS, File, LayoutName
 from otahsm.line.run_state import RunState
-from otahsm.pki import serial_octets
+from otahsm.pki import SerialNumber
 
 _PAGE: Final = 512
 _TAR: Final[LayoutName] = "tar"
@@ -64,7 +65,7 @@ def collect(book: RunState) -> Collected:
                     " VALUES (?, ?, ?, ?, ?, 'waiting', 0) ON CONFLICT DO NOTHING",
                     (
                         row["device_id"],
-                        serial_octets(certificate.serial_number).hex(),
+                        SerialNumber(certificate.serial_number).hex(),
                         _profile(json.loads(row["asked"])),
                         row["attributes"],
                         certificate.dump(),
@@ -80,8 +81,8 @@ def certificate_of(folder: Path, device_id: str) -> x509.Certificate | None:
         try:
             content = _from_archive(path, device_id) if name == _TAR else path.read_bytes()
             certificate = x509.Certificate.load(pem.unarmor(content)[2], strict=True)
-            certificate.serial_number  # noqa: B018 - reads it
-        except (OSError, KeyError, ValueError, TypeError, tarfile.TarError):
+            SerialNumber(certificate.serial_number)
+        except (OSError, KeyError, ValueError, TypeError, tarfile.TarError, RequestRefusedError):
             continue
         return certificate
     return None

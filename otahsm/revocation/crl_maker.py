@@ -205,7 +205,7 @@ class CrlMaker:
         if scope == AUTHORITIES:
             return
         for serial, revoked_at, reason in self._books.revoked(scope):
-            yield RevokedCertificate(int.from_bytes(serial, "big"), _moment(revoked_at), Reason(reason))
+            yield RevokedCertificate(serial, _moment(revoked_at), Reason(reason))
 
     def _assemble(self, drafts: list[_Draft], signatures: list[bytes]) -> list[StoredCrl]:
         """Put CRLs together, whose signatures verify."""

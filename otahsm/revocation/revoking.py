@@ -16,7 +16,7 @@ from otahsm.errors import InProgressError, NotFoundError, OtahsmError, RequestRe
 from otahsm.issuance.values import RevocationOutcome, RevocationRequest, RevokedDevice
 from otahsm.ledger import InProgress, Ledger, Revocation, Target
 from otahsm.ledger.revocation import RevocationAnswer, revoke
-from otahsm.pki import SERIAL_BYTES, Reason, check_device_id, serial_octets
+from otahsm.pki import Reason, check_device_id
 
 _MAX_PROFILE: Final = 255
 
@@ -66,10 +66,6 @@ class Revocations:
 def _check(order: RevocationRequest) -> RequestRefusedError | None:
     if (order.serial is None) == (not order.device_id):
         return RequestRefusedError("target", "name either a serial number or a device id")
-    if order.serial is not None and not 0 < order.serial < 1 << 8 * SERIAL_BYTES:
-        return RequestRefusedError(
-            "serial_number", f"a serial number is positive and has at most {SERIAL_BYTES} octets"
-        )
     try:
         # As in a certificate: what can be in none need not be looked for, and some of it no database takes.
         check_device_id(order.device_id or "-")
@@ -81,8 +77,7 @@ def _check(order: RevocationRequest) -> RequestRefusedError | None:
 
 
 def _target(order: RevocationRequest) -> Target:
-    serial = b"" if order.serial is None else order.serial.to_bytes(SERIAL_BYTES, "big")
-    return Target(serial, order.device_id, order.profile, order.reason.value)
+    return Target(order.serial, order.device_id, order.profile, order.reason.value)
 
 
 def _outcome(order: RevocationRequest, answer: RevocationAnswer) -> RevocationOutcome:
@@ -99,13 +94,13 @@ def _outcome(order: RevocationRequest, answer: RevocationAnswer) -> RevocationOu
 
 def _name(order: RevocationRequest) -> str:
     if order.serial is not None:
-        return f"the serial number {serial_octets(order.serial).hex()}"
+        return f"the serial number {order.serial.hex()}"
     return f"the device {order.device_id[:128]!a}"
 
 
 def _revoked(item: Revocation) -> RevokedDevice:
     return RevokedDevice(
-        int.from_bytes(item.serial, "big"),
+        item.serial,
         item.device_id,
         item.profile,
         datetime.fromtimestamp(item.revoked_at, UTC),

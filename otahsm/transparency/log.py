@@ -22,7 +22,7 @@ from otahsm.errors import (
     RequestRefusedError,
 )
 from otahsm.ledger import Head, Ledger, MerkleLog
-from otahsm.pki import SERIAL_BYTES
+from otahsm.pki import SerialNumber
 from otahsm.tlog import (
     Checkpoint,
     ConsistencyProof,
@@ -165,24 +165,23 @@ class Transparency:
             kept = await self._log.keep(size, note, time.time_ns() // 1000)
             return Signed(size, kept if _is_signed(kept, key) else note)  # it may be a former key's
 
-    async def prove_inclusion(self, serial: bytes) -> LeafProof:
+    async def prove_inclusion(self, serial: SerialNumber) -> LeafProof:
         """Prove that a certificate is in the log; makes a checkpoint if the last one is older than it.
 
         Args:
-            serial: the serial number, big-endian; leading zeroes don't count.
+            serial: its serial number.
 
         Raises:
             NotFoundError: there is no such certificate.
             OtahsmError: as `make_checkpoint`.
         """
         key = self._need_key()
-        padded = serial.lstrip(b"\0").rjust(SERIAL_BYTES, b"\0")
-        leaf = await self._log.find(padded)
+        leaf = await self._log.find(serial)
         if leaf is None:
             await self._grow()
-            leaf = await self._log.find(padded)
+            leaf = await self._log.find(serial)
         if leaf is None:
-            raise NotFoundError(f"the ledger has no certificate with the serial number {serial.hex() or 0}")
+            raise NotFoundError(f"the ledger has no certificate with the serial number {serial.hex()}")
         size, note = await self.checkpoint()
         if leaf.leaf_index >= size:
             size, note = await self.make_checkpoint()

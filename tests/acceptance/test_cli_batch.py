@@ -28,7 +28,7 @@ from otahsm.line import (
     numbered_devices,
     random_devices,
 )
-from otahsm.pki import serial_octets
+from otahsm.pki import SerialNumber
 
 from support.harness import OTAHSM, Fleet
 
@@ -71,7 +71,7 @@ def test_a_batch_is_ordered_made_and_reported(line: Fleet, tmp_path: Path, name:
         rows = list(csv.DictReader(file))
     assert {row["device_id"] for row in rows} == made(tmp_path / "out")
     serials = sorted(
-        serial_octets(x509.load_pem_x509_certificate(path.read_bytes()).serial_number).hex()
+        SerialNumber(x509.load_pem_x509_certificate(path.read_bytes()).serial_number).hex()
         for path in (tmp_path / "out").glob("[!.]*/client.pem")
     )
     assert sorted(row["serial"] for row in rows) == serials

@@ -15,7 +15,7 @@ from cryptography import x509
 
 from otahsm.line import DeviceFolders, Run, random_devices
 from otahsm.line.run_state import RUN_STATE
-from otahsm.pki import serial_octets
+from otahsm.pki import SerialNumber
 
 from support.harness import Fleet, free_port
 from support.programs import issue
@@ -51,7 +51,7 @@ def test_a_count_makes_so_many_devices_and_a_json_line_for_each(line: Fleet, tmp
         folder = Path(report["folder"])
         assert folder == tmp_path / "devices" / str(uuid.UUID(report["device_id"]))
         certificate = x509.load_pem_x509_certificate((folder / "client.pem").read_bytes())
-        assert report["serial"] == serial_octets(certificate.serial_number).hex()
+        assert report["serial"] == SerialNumber(certificate.serial_number).hex()
 
 
 def test_people_get_one_line_that_sums_up(line: Fleet, tmp_path: Path) -> None:

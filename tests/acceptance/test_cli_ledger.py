@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from otahsm.ledger import Accepted, Intent
-from otahsm.pki import make_serial
+from otahsm.pki import SerialNumber, make_serial
 
 from support.devices import issue_all, new_requests
 from support.harness import Fleet, RunningDaemon, running
@@ -247,7 +247,7 @@ def test_stats_count_every_day_profile_client_and_status(office: tuple[Fleet, Ho
 
 def intended(device: str, seconds_ago: float) -> Intent:
     milliseconds = int(1000 * (time.time() - seconds_ago))
-    serial = make_serial(b"\x7f" + os.urandom(13), milliseconds).to_bytes(20, "big")
+    serial = make_serial(b"\x7f" + os.urandom(13), milliseconds)
     return intent(device)._replace(serial=serial, intended_at=1000 * milliseconds)
 
 
@@ -278,7 +278,9 @@ async def test_reconcile_shows_every_serial_that_was_intended_and_never_released
     assert done.returncode == 1  # open-1 is open for longer than a signature takes
     assert re.search(r"2 open, 2 void; one is open for 20\d s", done.stderr)
     lines = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert [bytes.fromhex(line["serial"]) for line in lines] == [item.serial for item in (*opened, *void)]
+    assert [SerialNumber.from_hex(line["serial"]) for line in lines] == [
+        item.serial for item in (*opened, *void)
+    ]
     assert [line["device_id"] for line in lines] == ["open-1", "open-2", "void-1", "void-2"]
     assert [line["void_reason"] for line in lines] == ["", "", *["the token was away"] * 2]
     assert {line["client"] for line in lines} == {"cn:test"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from otahsm.pki import serial_octets
+from otahsm.pki import SerialNumber
 
 from support.backend import Reply, Seen, backend_running
 from support.harness import Fleet
@@ -76,7 +76,7 @@ def test_what_was_issued_is_registered_with_its_certificate_and_what_is_known_of
             certificate = x509.load_pem_x509_certificate(
                 (issued / one["device_id"] / "client.pem").read_bytes()
             )
-            assert one["serial"] == serial_octets(certificate.serial_number).hex()
+            assert one["serial"] == SerialNumber(certificate.serial_number).hex()
             assert (one["attempts"], one["due_at"]) == (1, None)
 
         refused.clear()

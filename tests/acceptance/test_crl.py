@@ -13,7 +13,7 @@ import pytest
 from asn1crypto import pem
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from otahsm.pki import Reason, RevokedCertificate, serial_octets
+from otahsm.pki import Reason, RevokedCertificate, SerialNumber
 from otahsm.quickstart.certificates import FileCa
 
 from support.attacks.forging import key_of
@@ -116,7 +116,7 @@ def test_openssl_reads_what_a_crl_says_and_accepts_its_signature(tmp_path: Path,
     assert f"URI:{URLS[0]}" in text
     assert "Only User Certificates" in text
     serials = re.findall(r"Serial Number: ([0-9A-F]+)\n", text)
-    assert serials == [serial_octets(item.serial).hex().upper() for item in listed]
+    assert serials == [SerialNumber(item.serial).hex().upper() for item in listed]
     reasons = re.findall(r"X509v3 CRL Reason Code: \n +(.+)\n", text)
     assert [reason.lower().replace(" ", "_") for reason in reasons] == [
         reason for reason in Reason if reason is not Reason.UNSPECIFIED

@@ -124,7 +124,7 @@ async def test_what_is_revoked_while_no_signer_lives_is_durable_and_on_the_next_
         for pid in daemon.signers():
             os.kill(pid, signal.SIGKILL)
         revoked = await revoke(daemon, issued, Reason.SUPERSEDED)
-        serials = {item.serial for item in revoked}
+        serials: set[int] = {item.serial for item in revoked}
         assert serials == {certificate.serial for certificate in issued}
         wait_for_list(fleet.folder / "crl/fleet.crl", serials)
         assert daemon.stop() == 0

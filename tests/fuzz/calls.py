@@ -32,14 +32,14 @@ from otahsm.daemon import batch_service, revoking
 from otahsm.daemon.access_service import event_filter_of
 from otahsm.daemon.edge.decoding import _decoded
 from otahsm.daemon.wire import request_of
-from otahsm.daemon.wire.ledger import filter_of, serial_of, text_of, time_of
+from otahsm.daemon.wire.ledger import filter_of, text_of, time_of
 from otahsm.daemon.wire.paging import numbered_page, page_start, page_token
 from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.errors.status import to_status
 from otahsm.issuance.batches import _checked_name
 from otahsm.issuance.request_ids import check_request_id, own_name
 from otahsm.ledger import Ledger, LedgerReader, database_of
-from otahsm.pki import Profile, SubjectTemplate, check_csr
+from otahsm.pki import Profile, SerialNumber, SubjectTemplate, check_csr
 from otahsm.preparation.codec import Task, decode_tasks, encode_tasks
 from otahsm.revocation.revoking import _check, _target
 from otahsm.v1 import (
@@ -130,7 +130,7 @@ def _list(request: ledger_pb2.ListCertificatesRequest) -> None:
 
 def _get(request: ledger_pb2.GetCertificateRequest) -> None:
     if request.WhichOneof("key") == "serial_number":
-        assert _ledger().by_serial(serial_of(request.serial_number)) is None
+        assert _ledger().by_serial(SerialNumber.from_octets(request.serial_number)) is None
     else:
         device_id, profile = text_of("device_id", request.device_id), text_of("profile", request.profile)
         assert _ledger().by_device(device_id, profile) is None
@@ -145,7 +145,8 @@ def _revoke(request: revocation_pb2.RevokeCertificatesRequest) -> None:
         read = revoking._order_of(target)
         if error := _check(read):
             raise error
-        assert _target(read).serial in {b"", target.serial_number.rjust(20, b"\0")}
+        serial = _target(read).serial
+        assert (serial or 0) == int.from_bytes(target.serial_number, "big")
 
 
 def _crl(request: revocation_pb2.GetCrlRequest) -> None:

@@ -19,7 +19,7 @@ from otahsm.client import (
     ToRevoke,
 )
 from otahsm.errors import NotFoundError
-from otahsm.pki import Reason
+from otahsm.pki import Reason, SerialNumber
 
 from support.devices import issue_all, new_request, new_requests
 from support.harness import Fleet, RunningDaemon, running
@@ -61,7 +61,9 @@ def revoking(daemon: RunningDaemon) -> RevokingClient:
 
 
 async def revoke(client: RevokingClient, serials: Iterable[int]) -> None:
-    async for outcome in client.revoke([ToRevoke(serial=serial) for serial in serials], Reason.SUPERSEDED):
+    async for outcome in client.revoke(
+        [ToRevoke(serial=SerialNumber(serial)) for serial in serials], Reason.SUPERSEDED
+    ):
         assert isinstance(outcome, Revoked)
 
 

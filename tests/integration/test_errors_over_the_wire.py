@@ -35,7 +35,7 @@ from otahsm.errors import (
     RequestRefusedError,
     UnknownError,
 )
-from otahsm.pki import Reason
+from otahsm.pki import Reason, SerialNumber
 
 from support.refusing import RefusingDaemon
 
@@ -97,7 +97,7 @@ CALLS: dict[str, tuple[type[DaemonClient], Callable[[Any], Awaitable[object]]]] 
     "batches": (BatchClient, lambda client: drained(client.everything())),
     "revoke": (
         RevokingClient,
-        lambda client: drained(client.revoke([ToRevoke(serial=1)], Reason.SUPERSEDED)),
+        lambda client: drained(client.revoke([ToRevoke(serial=SerialNumber(1))], Reason.SUPERSEDED)),
     ),
     "crl": (RevokingClient, lambda client: client.crl()),
     "deny": (AccessClient, lambda client: client.deny("cn:line-1")),
@@ -159,6 +159,8 @@ async def test_a_target_that_is_not_revoked_carries_the_error_that_the_daemon_fa
     async with RevokingClient(daemon.address, daemon.tls, patience=0) as client:
         for error in ERRORS:
             daemon.error = error
-            (failed,) = [item async for item in client.revoke([ToRevoke(serial=1)], Reason.SUPERSEDED)]
+            (failed,) = [
+                item async for item in client.revoke([ToRevoke(serial=SerialNumber(1))], Reason.SUPERSEDED)
+            ]
             assert isinstance(failed, NotRevoked)
             assert facts(failed.error) == facts(error)

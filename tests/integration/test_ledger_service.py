@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from otahsm.client import CertificateRequest, IssuedCertificate, LedgerClient, Query
 from otahsm.client.connection import open_channel
 from otahsm.errors import NotFoundError, RequestRefusedError
-from otahsm.pki import serial_octets
+from otahsm.pki import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
@@ -75,7 +75,7 @@ async def test_what_was_issued_is_found_by_device_and_by_serial(
 
 async def test_leading_zeros_of_a_serial_number_do_not_count(busy: RunningDaemon, stub: Any) -> None:
     (issued,) = await issue(busy, [new_request()])
-    octets = bytes(3) + serial_octets(issued.serial)
+    octets = bytes(3) + SerialNumber(issued.serial).octets
     found = await stub.GetCertificate(pb.GetCertificateRequest(serial_number=octets))
     assert found.certificate.device_id == issued.device_id
 
@@ -83,7 +83,7 @@ async def test_leading_zeros_of_a_serial_number_do_not_count(busy: RunningDaemon
 async def test_what_is_not_there_is_not_found(auditor: LedgerClient, busy: RunningDaemon) -> None:
     (issued,) = await issue(busy, [new_request()])
     with pytest.raises(NotFoundError, match="no certificate with serial number 1f"):
-        await auditor.by_serial(0x1F)
+        await auditor.by_serial(SerialNumber(0x1F))
     with pytest.raises(NotFoundError, match="device id 'nobody'"):
         await auditor.by_device("nobody")
     with pytest.raises(NotFoundError, match="profile 'another'"):

@@ -9,9 +9,11 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 
+import grpc
 import pytest
 
 from otahsm.client import IssuedCertificate, TransparencyClient
+from otahsm.client.connection import open_channel
 from otahsm.errors import (
     ConfigError,
     EvidenceError,
@@ -19,6 +21,7 @@ from otahsm.errors import (
     NotFoundError,
     OtahsmError,
 )
+from otahsm.pki import SerialNumber
 from otahsm.tlog import (
     ConsistencyProof,
     InclusionProof,
@@ -26,6 +29,8 @@ from otahsm.tlog import (
     open_checkpoint,
     parse_leaf,
 )
+from otahsm.v1 import transparency_pb2 as pb
+from otahsm.v1.transparency_pb2_grpc import TransparencyServiceStub
 
 from support.devices import issue_all, new_requests
 from support.harness import Fleet, RunningDaemon, eventually, running
@@ -122,11 +127,19 @@ async def test_a_proof_of_growth_reaches_beyond_the_checkpoint_that_it_begins_wi
 
 async def test_what_the_log_does_not_hold_can_not_be_proven(transparency: TransparencyClient) -> None:
     with pytest.raises(NotFoundError):
-        await transparency.prove_inclusion(17)
+        await transparency.prove_inclusion(SerialNumber(17))
     with pytest.raises(OtahsmError, match="never had 1000000000"):
         await transparency.prove_consistency(10**9)
-    with pytest.raises(OtahsmError, match="1 to 20 octets"):
-        await transparency.prove_inclusion(1 << 160)
+
+
+@pytest.mark.parametrize("octets", [b"", bytes(20), b"\1" * 21])
+async def test_nothing_is_proven_of_what_is_no_serial_number(
+    shared_daemon: RunningDaemon, octets: bytes
+) -> None:
+    request = pb.GetInclusionProofRequest(serial_number=octets)
+    async with open_channel(shared_daemon.address, shared_daemon.fleet.tls) as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="1 to 20 octets"):
+            await TransparencyServiceStub(channel).GetInclusionProof(request)
 
 
 async def test_a_checkpoint_is_made_at_intervals_when_something_is_new(fleet: Fleet) -> None:

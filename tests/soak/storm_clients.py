@@ -28,7 +28,7 @@ from otahsm.client import (
     ToRevoke,
 )
 from otahsm.errors import Code, OtahsmError
-from otahsm.pki import Reason
+from otahsm.pki import Reason, SerialNumber
 
 from support.devices import new_requests
 
@@ -143,7 +143,7 @@ class StormClients:
     async def _revoke_one(self, client: RevokingClient) -> None:
         """Revoke a device's certificate; it may be revoked already, which changes nothing."""
         device = self._random.choice(list(self.certificates))
-        serial = x509.load_der_x509_certificate(self.certificates[device]).serial_number
+        serial = SerialNumber(x509.load_der_x509_certificate(self.certificates[device]).serial_number)
         self.to_revoke[serial] = device
         with while_unavailable():
             async for outcome in client.revoke([ToRevoke(serial=serial)], self._random.choice([*Reason])):

@@ -6,6 +6,7 @@ import hashlib
 import os
 
 from otahsm.ledger import Accepted, Intent, Ledger
+from otahsm.pki import SerialNumber
 
 from support.homes import CA
 
@@ -13,7 +14,7 @@ from support.homes import CA
 def intent(device: str, key: str = "", request: str = "", profile: str = "p") -> Intent:
     key = key or device
     return Intent(
-        serial=os.urandom(20),
+        serial=SerialNumber.from_octets(os.urandom(20)),
         request_id=request or f"{profile}/{device}/{key}",
         profile=profile,
         device_id=device,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from otahsm.ledger import Accepted, Ledger, MerkleLog, Verdict, snapshot, verify
+from otahsm.pki import SerialNumber
 from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, VerifierKey, assemble
 
 from support.homes import Home, ledger_in
@@ -74,7 +75,7 @@ def findings(home: Home, notary: Notary | None = None, *known: Checkpoint) -> li
     return [f"{where}: {what}" for where, what in verdict(home, notary, *known).findings]
 
 
-async def inclusion(ledger: Ledger, notary: Notary, serial: bytes) -> tuple[bytes, InclusionProof]:
+async def inclusion(ledger: Ledger, notary: Notary, serial: SerialNumber) -> tuple[bytes, InclusionProof]:
     log = MerkleLog(ledger)
     leaf, head = await log.find(serial), await log.head()
     assert leaf is not None

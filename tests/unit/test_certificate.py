@@ -21,8 +21,6 @@ from otahsm.pki import (
     Validity,
     check_device_id,
     encode_spki,
-    make_serial,
-    serial_octets,
     signature_is_valid,
     validity_at,
     validity_of,
@@ -193,36 +191,6 @@ def test_a_validity_survives_being_written_as_seconds(validity: Validity) -> Non
     assert validity_of(*(int(moment.timestamp()) for moment in validity)) == validity
 
 
-@given(st.binary(min_size=14, max_size=14), st.integers(1, 2**47 - 1))
-def test_a_serial_is_the_time_and_112_random_bits_positive_and_at_most_20_octets(
-    random: bytes, ms: int
-) -> None:
-    random = b"\x80" + random[1:]
-    serial = make_serial(random, ms)
-    assert 0 < serial < 1 << 159
-    assert serial.to_bytes(20, "big") == ms.to_bytes(6, "big") + random
-
-
-def test_serials_sort_by_the_time_at_which_they_were_made() -> None:
-    assert make_serial(b"\xff" * 14, 1_790_000_000_000) < make_serial(b"\x80" + bytes(13), 1_790_000_000_001)
-
-
-@pytest.mark.parametrize(
-    "random",
-    [b"", b"\xff" * 13, b"\xff" * 15, bytes(14), bytes(13) + b"\x01", bytes(9) + b"\xff" * 5],
-    ids=["none", "13 octets", "15 octets", "zeros", "one bit", "72 zero bits"],
-)
-def test_a_serial_is_not_made_of_what_no_random_source_gives(random: bytes) -> None:
-    with pytest.raises(ValueError, match="random"):
-        make_serial(random, 1)
-
-
-@pytest.mark.parametrize("milliseconds", [-1, 0, 2**47])
-def test_a_serial_is_not_made_at_a_time_that_is_none(milliseconds: int) -> None:
-    with pytest.raises(ValueError, match="no time"):
-        make_serial(b"\xff" * 14, milliseconds)
-
-
 @pytest.mark.parametrize("key_type", KEY_TYPES)
 def test_a_signature_of_another_message_key_or_length_is_not_valid(key_type: KeyType) -> None:
     issuer = issuer_of(key_type)
@@ -241,10 +209,3 @@ def test_the_key_identifier_is_the_hash_of_the_keys_bits() -> None:
     identifier = x509.load_der_x509_certificate(leaf("device", "ec-p256")).extensions
     digest = identifier.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     assert digest == hashlib.sha1(point, usedforsecurity=False).digest()
-
-
-@pytest.mark.parametrize(
-    ("serial", "shown"), [(0x1, "01"), (0xF0, "f0"), (0x875AE, "0875ae"), (2**158, "40" + "00" * 19)]
-)
-def test_a_serial_number_is_shown_in_whole_octets_as_openssl_does(serial: int, shown: str) -> None:
-    assert serial_octets(serial).hex() == shown

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import validity_of
+from otahsm.pki import SerialNumber, validity_of
 from otahsm.preparation.codec import (
     Draft,
     Task,
@@ -22,7 +22,8 @@ from otahsm.preparation.codec import (
 text = st.text(st.characters(exclude_categories=["Cs"]))
 seconds = st.integers(0, int(datetime(9999, 12, 31, tzinfo=UTC).timestamp()))
 tasks = st.builds(Task, text, text, st.binary(), st.builds(validity_of, seconds, seconds))
-drafts = st.builds(Draft, st.binary(), text, st.binary(), st.integers(0, 2**160 - 1))
+serials = st.integers(1, 2**160 - 1).map(SerialNumber)
+drafts = st.builds(Draft, st.binary(), text, st.binary(), serials)
 refusals = st.builds(RequestRefusedError, text, text, hint=text)
 
 
@@ -55,7 +56,7 @@ def test_a_device_id_that_is_no_unicode_does_not_break_its_batch() -> None:
         [b"ok" + bytes(52), b"tbs", b"\xff"],
         [b"refusedcsr", b"message"],
         [b"refused\xff", b"message", b"hint"],
-        [*encode_answer(Draft(b"", "device", b"", 1)), b"refused"],
+        [*encode_answer(Draft(b"", "device", b"", SerialNumber(1))), b"refused"],
     ],
 )
 def test_nonsense_is_no_answer(parts: list[bytes]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import describe, serial_octets
+from otahsm.pki import SerialNumber, describe
 from otahsm.pki.der import tlv
 
 from support.attacks.forging import extension, forge, key_of, named, wish
@@ -33,7 +33,7 @@ def test_a_device_certificate_is_told_field_by_field() -> None:
     assert description.fields == {
         "subject": "CN=device-1",
         "issuer": f"CN={CA_NAME}",
-        "serial": serial_octets(SERIAL).hex(),
+        "serial": SerialNumber(SERIAL).hex(),
         "valid from": "2020-01-01 00:00:00 UTC",
         "valid until": "2090-12-31 23:59:59 UTC",
         "public key": "ec-p384",
@@ -135,7 +135,7 @@ def test_a_negative_serial_number_is_shown_with_its_sign() -> None:
     negative = tlv(0x02, (-SERIAL).to_bytes(8, "big", signed=True))
     assert certificate.count(positive) == 1
     (description,) = describe(certificate.replace(positive, negative))
-    assert description.fields["serial"] == "-" + serial_octets(SERIAL).hex()
+    assert description.fields["serial"] == "-" + SerialNumber(SERIAL).hex()
 
 
 SOUND = (leaf("device-1", "ec-p256"), forge(named("device-1"), wish(CA_TRUE, ALT_NAME, KEY_USAGE)))

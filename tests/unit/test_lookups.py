@@ -49,7 +49,7 @@ async def use(ledger: Ledger, first: int) -> None:
     await ledger.reset(batch[1].device_id, "p")
     targets = [
         Target(batch[0].serial, "", "", "superseded"),
-        Target(b"", batch[2].device_id, "", "superseded"),
+        Target(None, batch[2].device_id, "", "superseded"),
     ]
     revoked = await ledger.transaction(lambda connection: revoke(connection, targets, "cn:test", 1))
     assert all(isinstance(item, list) and len(item) == 1 for item in revoked)

@@ -16,6 +16,7 @@ from otahsm.ledger import Ledger, MerkleLog, database_of
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.schema import certificates
 from otahsm.ledger.sequencer import CHUNK, sequence
+from otahsm.pki import SerialNumber
 from otahsm.tlog import CompactTree, open_checkpoint
 
 from support.homes import Home, PostgresHome
@@ -219,7 +220,7 @@ async def test_every_certificate_can_be_proven_at_every_level(ledger: Ledger, ho
     await grow(ledger)
     serials = home.read("SELECT serial FROM intents ORDER BY id")
     for number in (0, 1, 127, 255, 256, 511, 512, 698, 699):
-        content, proof = await inclusion(ledger, notary, serials[number][0])
+        content, proof = await inclusion(ledger, notary, SerialNumber.from_key(serials[number][0]))
         assert json.loads(content)["device_id"] == f"device-{number}"
         assert proof.verify(content, notary.verifier).size == 700
 

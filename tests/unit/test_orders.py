@@ -24,6 +24,7 @@ from otahsm.errors import (
 from otahsm.line import Device, DeviceFolders, Run, random_devices, unfinished_runs
 from otahsm.line.run import name_of
 from otahsm.line.run_state import RUN_STATE
+from otahsm.pki import SerialNumber
 
 ASKED = ["device issue", "--count", "3"]
 WHEN = datetime(2030, 1, 1, tzinfo=UTC)
@@ -46,7 +47,7 @@ def ids(order: Run) -> list[str]:
 
 def issued(device_id: str, request: CertificateRequest | None = None) -> IssuedCertificate:
     request = request or CertificateRequest(b"csr", device_id)
-    return IssuedCertificate(request, device_id, 0x17, (b"der",), WHEN, WHEN, replayed=False)
+    return IssuedCertificate(request, device_id, SerialNumber(0x17), (b"der",), WHEN, WHEN, replayed=False)
 
 
 def refused(device_id: str, error: OtahsmError | None = None) -> Refusal:

@@ -35,7 +35,7 @@ from otahsm.ledger import (
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.revocation import revoke
 from otahsm.ledger.sqlite import open_engine
-from otahsm.pki import make_serial
+from otahsm.pki import SerialNumber, make_serial
 
 from support.homes import Home, SqliteHome, ledger_in
 from support.intents import intent
@@ -48,7 +48,7 @@ _numbers = count()
 def intent_at(milliseconds: int, device: str = "", client: str = "cn:a", profile: str = "p") -> Intent:
     """An intent of a time; nobody else's device if none is named."""
     return intent(device or f"device-{next(_numbers)}", profile=profile)._replace(
-        serial=make_serial(b"\x7f" + os.urandom(13), milliseconds).to_bytes(20, "big"),
+        serial=make_serial(b"\x7f" + os.urandom(13), milliseconds),
         intended_at=1000 * milliseconds,
         client=client,
     )
@@ -90,7 +90,7 @@ def reader(home: Home, ledger: Ledger) -> Iterator[LedgerReader]:  # noqa: ARG00
     reader.close()
 
 
-def serials(entries: list[Entry]) -> list[bytes]:
+def serials(entries: list[Entry]) -> list[SerialNumber]:
     return [entry.serial for entry in entries]
 
 
@@ -123,7 +123,7 @@ async def test_an_entry_tells_all_that_the_ledger_knows(ledger: Ledger, reader: 
         b"certificate 1",
         None,
     )
-    assert reader.by_serial(bytes(20)) is None
+    assert reader.by_serial(SerialNumber(1)) is None
     assert reader.by_device("a", "p") is None
 
 
@@ -242,7 +242,7 @@ def test_a_walk_shows_what_was_there_once_whatever_is_added_meanwhile(
         await ledger.open()
         await write(ledger, Status.ISSUED, *(intent_at(NOON + number) for number in (10, 20, 30)))
         before = serials(walk(reader))
-        seen: list[bytes] = []
+        seen: list[SerialNumber] = []
         after: bytes | None = START
         for step in [*steps, 1000]:
             if isinstance(step, tuple):

@@ -32,6 +32,7 @@ from otahsm.errors import (
 from otahsm.line import Device, DeviceFolders, Run
 from otahsm.line.layouts import LayoutName
 from otahsm.line.run_state import RunState
+from otahsm.pki import SerialNumber
 from otahsm.registration.backends import Backend
 from otahsm.registration.collecting import Collected, certificate_of, collect
 from otahsm.registration.outbox import Outbox, Outcome, Registered
@@ -52,7 +53,9 @@ ASKED = ["device issue", "--profile", "gold"]
 
 def issued(device_id: str, serial: int = SERIAL, certificate: bytes = DER) -> IssuedCertificate:
     request = CertificateRequest(b"csr", device_id)
-    return IssuedCertificate(request, device_id, serial, (certificate,), WHEN, WHEN, replayed=False)
+    return IssuedCertificate(
+        request, device_id, SerialNumber(serial), (certificate,), WHEN, WHEN, replayed=False
+    )
 
 
 def fill(folder: Path, *devices: str | Device, announce: bool = True, profile: str = "gold") -> None:

@@ -26,6 +26,7 @@ from otahsm.ledger import (
 )
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.revocation import RevocationAnswer, note_urls, revoke, take_number, write_crls
+from otahsm.pki import SerialNumber
 
 from support.authority import leaf
 from support.homes import CA, Home, PostgresHome, ledger_in
@@ -53,7 +54,7 @@ def books(ledger: Ledger, home: Home) -> Iterator[CrlReader]:
 
 
 def by_device(device: str, reason: str = "superseded", profile: str = "") -> Target:
-    return Target(b"", device, profile, reason)
+    return Target(None, device, profile, reason)
 
 
 async def revoked(
@@ -117,7 +118,7 @@ async def test_what_was_never_issued_is_not_revoked_and_costs_no_neighbour(ledge
     await ledger.journal([open_])
     targets = [
         by_device("nobody"),
-        Target(bytes(19) + b"\1", "", "", "superseded"),
+        Target(SerialNumber(1), "", "", "superseded"),
         by_device("void"),
         Target(void.serial, "", "", "superseded"),
         by_device("done", profile="q"),

@@ -10,7 +10,7 @@ from otahsm.cli.revoke import ReasonName
 from otahsm.cli.targets import parse_serial, read_targets
 from otahsm.client import ToRevoke
 from otahsm.errors import ConfigError
-from otahsm.pki import Reason
+from otahsm.pki import Reason, SerialNumber
 
 
 def test_the_command_line_has_every_reason() -> None:
@@ -33,12 +33,18 @@ def test_what_is_no_serial_number_is_refused(text: str) -> None:
     [
         ("a\n\n b \na\n", [ToRevoke(device_id="a"), ToRevoke(device_id="b")]),
         ("1a2b\n", [ToRevoke(device_id="1a2b")]),  # without a heading it is a device
-        ("serial\n1a2b\n00:FF\n", [ToRevoke(serial=0x1A2B), ToRevoke(serial=0xFF)]),
+        (
+            "serial\n1a2b\n00:FF\n",
+            [ToRevoke(serial=SerialNumber(0x1A2B)), ToRevoke(serial=SerialNumber(0xFF))],
+        ),
         (
             "\ufeffDevice_ID,where\r\na,here\r\nb,there\r\n",
             [ToRevoke(device_id="a"), ToRevoke(device_id="b")],
         ),
-        ("why,serial,device_id\nlost,ff,a\nlost,,b\n,,\n", [ToRevoke(serial=0xFF), ToRevoke(device_id="b")]),
+        (
+            "why,serial,device_id\nlost,ff,a\nlost,,b\n,,\n",
+            [ToRevoke(serial=SerialNumber(0xFF)), ToRevoke(device_id="b")],
+        ),
     ],
 )
 def test_a_file_names_devices_or_serial_numbers(tmp_path: Path, text: str, targets: list[ToRevoke]) -> None:
@@ -51,7 +57,7 @@ def test_a_file_is_limited_to_a_profile(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("serial,device_id\nff,\n,a\n")
     assert read_targets(file, "p") == [
-        ToRevoke(serial=0xFF, profile="p"),
+        ToRevoke(serial=SerialNumber(0xFF), profile="p"),
         ToRevoke(device_id="a", profile="p"),
     ]
 

@@ -406,7 +406,7 @@ async def test_what_is_no_ledger_can_not_be_verified(tmp_path: Any) -> None:
 async def test_a_revocation_is_a_leaf_and_what_is_done_to_one_is_named(home: Home, statement: str) -> None:
     ledger = await opened(home)
     await issue_many(ledger, 3)
-    targets = [Target(b"", "device-1", "", "key_compromise")]
+    targets = [Target(None, "device-1", "", "key_compromise")]
     await ledger.transaction(lambda connection: revoke(connection, targets, "cn:test", 1_000_000))
     assert await grow(ledger) == 4
     await ledger.close()

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from otahsm.authority import Authorities, Caller, IssuanceRequest, Issued, Outcome
 from otahsm.errors.status import to_status
-from otahsm.pki import serial_octets
 from otahsm.v1 import issuance_pb2 as pb
 
 
@@ -55,7 +54,7 @@ def write_certificate(
 ) -> None:
     """Write one certificate and its chain, field by field: a constructor takes four times as long."""
     certificate.device_id = issued.device_id
-    certificate.serial_number = serial_octets(issued.serial)
+    certificate.serial_number = issued.serial.octets
     certificate.chain.append(issued.certificate)
     intermediates, other_anchor = above[issued.authority]
     certificate.chain.extend(intermediates)

@@ -10,7 +10,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import Entry, Filter, Group, Status
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SERIAL_BYTES
 from otahsm.v1 import ledger_pb2 as pb
 
 STATUSES: Final[Mapping[Status, pb.CertificateStatus.ValueType]] = {
@@ -27,14 +26,6 @@ _NANOS: Final = range(1_000_000_000)
 _MAX_TEXT: Final = 1024
 
 _Asked: TypeAlias = pb.ListCertificatesRequest | pb.GetLedgerStatsRequest
-
-
-def serial_of(octets: bytes) -> bytes:
-    """Read a serial number into 20 octets. Raises RequestRefusedError."""
-    significant = octets.lstrip(b"\0")
-    if not 1 <= len(significant) <= SERIAL_BYTES:
-        raise RequestRefusedError("serial_number", f"a serial number has 1 to {SERIAL_BYTES} octets")
-    return significant.rjust(SERIAL_BYTES, b"\0")
 
 
 def text_of(field: str, text: str) -> str:
@@ -66,7 +57,7 @@ def time_of(request: _Asked) -> Filter:
 
 def write_entry(message: pb.Certificate, entry: Entry) -> None:
     """Write an entry."""
-    message.serial_number = entry.serial.lstrip(b"\0")
+    message.serial_number = entry.serial.octets
     message.status = STATUSES[entry.status]
     message.device_id = entry.device_id
     message.profile = entry.profile
