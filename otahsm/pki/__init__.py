@@ -42,7 +42,7 @@ from otahsm.pki.crl import (
     describe_crl,
 )
 from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr, derive_request_id
-from otahsm.pki.describe import Description, describe
+from otahsm.pki.descriptions import Description, describe
 from otahsm.pki.distribution import SHARD, CrlLocation, crl_url_in
 from otahsm.pki.keys import encode_spki, load_public_key
 from otahsm.pki.names import check_device_id
