@@ -21,7 +21,6 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 
 import annotated_types
 import google.rpc
-import typer
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     FieldDescriptorProto,
@@ -32,7 +31,9 @@ from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, OptionInfo
 
-from otahsm import access, cli, config, errors
+from otahsm import access, config, errors
+from otahsm.cli.commands import COMMANDS, HELP
+from otahsm.cli.lazy import every_command
 
 from man_page import Command, man_page
 
@@ -311,7 +312,7 @@ def command_line() -> list[str]:
         "Every command takes `--help`. `otahsm --install-completion` completes commands in your shell.",
         "",
     ]
-    for words, callback in commands(cli.app, "otahsm"):
+    for words, callback in commands():
         page += [f"## {words}", "", *help_text(inspect.getdoc(callback) or "")]
         page += table(("argument or option", "takes", "default", "what it is"), list(parameters(callback)))
     return page
@@ -321,9 +322,9 @@ def manual() -> list[str]:
     """Describe the commands as a manual page."""
     listed = (
         Command(words, inspect.getdoc(callback) or "", list(parameters(callback)))
-        for words, callback in commands(cli.app, "otahsm")
+        for words, callback in commands()
     )
-    return man_page(COMMAND, cli.app.info.help or "", listed, exit_codes())
+    return man_page(COMMAND, HELP, listed, exit_codes())
 
 
 def exit_codes() -> Iterator[tuple[str, str]]:
@@ -340,14 +341,10 @@ def exit_codes() -> Iterator[tuple[str, str]]:
     yield "130", "interrupted with Ctrl-C"
 
 
-def commands(app: typer.Typer, words: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Yield each command's words and its function."""
-    for command in app.registered_commands:
-        if command.callback is not None:
-            yield f"{words} {command.name or command.callback.__name__.replace('_', '-')}", command.callback
-    for group in app.registered_groups:
-        if group.typer_instance is not None:
-            yield from commands(group.typer_instance, f"{words} {group.name}")
+    for words, command in every_command(COMMANDS):
+        yield f"otahsm {words}", command.load()
 
 
 def help_text(text: str) -> list[str]:

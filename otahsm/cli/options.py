@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -86,3 +87,12 @@ class KeyTypeName(StrEnum):
     RSA_3072 = "rsa-3072"
     RSA_4096 = "rsa-4096"
     ED25519 = "ed25519"
+
+
+def moment_of(text: str, option: str) -> datetime:
+    """Read a time; UTC if it has no zone. Raises typer.BadParameter."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes 2026-11-23 or 2026-11-23T07:01:12Z") from None
+    return moment.replace(tzinfo=moment.tzinfo or UTC)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from otahsm.cli import progress
-from otahsm.cli.progress import Meter, OutputMode
+from otahsm.cli.output import progress
+from otahsm.cli.output.progress import Meter, OutputMode
 
 from support.harness import OTAHSM, Fleet
 from support.programs import otahsm

@@ -22,20 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-MODULES = (
-    "otahsm.cli.connect",  # the first: it says how gRPC is to be loaded
-    "otahsm.cli.batch_reporting",
-    "otahsm.cli.batch_run",
-    "otahsm.cli.evidence",
-    "otahsm.cli.installing",
-    "otahsm.cli.ledger_text",
-    "otahsm.cli.providing",
-    "otahsm.cli.registrations",
-    "otahsm.install.ssh",
-    "otahsm.doctor",
-    "otahsm.authority",
-    "otahsm.token.ceremony",
-)
+MODULES = ("otahsm.authority", "otahsm.cli.commands.device.ssh_login")  # what commands load while they run
 
 
 @functools.cache
@@ -97,8 +84,14 @@ def serve(address: str, parent: int) -> None:
     import importlib  # noqa: PLC0415
     import select  # noqa: PLC0415
 
+    from otahsm.cli.commands import COMMANDS  # noqa: PLC0415
+    from otahsm.cli.lazy import every_command  # noqa: PLC0415
+
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as for commands; a daemon is not run here
     for module in MODULES:
         importlib.import_module(module)
+    for _, command in every_command(COMMANDS):
+        command.load()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address + ".new")

@@ -9,8 +9,8 @@ import pytest
 from otahsm.bench import IssueResult, Latency, TokenRate
 from otahsm.bench.issuing import write_toml
 from otahsm.bench.plot import plot
-from otahsm.cli.bench import _doubling
-from otahsm.cli.bench_tables import best_setting
+from otahsm.cli.commands.bench.measure import _doubling
+from otahsm.cli.commands.bench.tables import best_setting
 from otahsm.config import Config, Pkcs11Uri, ProfileConfig, TokenConfig, load_config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from otahsm.cli.tables import print_fields
+from otahsm.cli.output.fields import print_fields
 
 
 def test_fields_stand_in_two_columns_and_are_never_folded(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.cli.revoke import ReasonName
-from otahsm.cli.targets import parse_serial, read_targets
+from otahsm.cli.commands.revoke import ReasonName
+from otahsm.cli.commands.targets import parse_serial, read_targets
 from otahsm.client import ToRevoke
 from otahsm.errors import ConfigError
 from otahsm.pki import Reason, SerialNumber

@@ -1,0 +1,68 @@
+"""`otahsm audit`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.connect import connect, load_client
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, PatienceOption, moment_of
+from otahsm.cli.output.fields import printable
+from otahsm.client import AccessClient, AuditEvent, AuditQuery
+
+
+def audit(
+    event: Annotated[
+        str, typer.Option(help="Only this event, as in access.denied; access. stands for all of these.")
+    ] = "",
+    client: Annotated[str, typer.Option(help="Only this client, as in cn:line-3.")] = "",
+    after: Annotated[str, typer.Option(help="Only from this time on, as in 2026-11-23T07:00Z.")] = "",
+    before: Annotated[str, typer.Option(help="Only before this time.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes, until Ctrl-C.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON, an event a line, to standard output.")
+    ] = False,
+    patience: PatienceOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Show what happened: who was let in and who was not, logins, ceremonies, changes of the policy.
+
+    What the same client does again within a minute is one event with a number. Certificates and revocations
+    are in `otahsm ledger list`. All of it is in the ledger's log, and `otahsm ledger verify` shows if
+    somebody changed or removed something. Takes the role auditor or admin.
+
+    \b
+    Examples:
+      otahsm audit --event access.denied --after 2026-11-23
+      otahsm audit --follow --json
+    """  # noqa: D301 - click reads the character, not the escape
+    query = AuditQuery(
+        event,
+        client,
+        moment_of(after, "--after") if after else None,
+        moment_of(before, "--before") if before else None,
+    )
+    settings = load_client(config)
+
+    async def run() -> None:
+        async with connect(AccessClient, settings, patience) as daemon:
+            async for item in daemon.events(query, follow=follow):
+                typer.echo(_json(item) if as_json else _line(item))
+
+    asyncio.run(run())
+
+
+def _json(item: AuditEvent) -> str:
+    return json.dumps({**item._asdict(), "at": item.at.isoformat(), "details": json.loads(item.details)})
+
+
+def _line(item: AuditEvent) -> str:
+
+    details = "  ".join(f"{name}={value}" for name, value in json.loads(item.details).items())
+    times = f" x{item.occurrences:,}" if item.occurrences > 1 else ""
+    return printable(
+        f"{item.at:%Y-%m-%d %H:%M:%S}  {item.name + times:<20}  {item.client}  {details}".rstrip()
+    )

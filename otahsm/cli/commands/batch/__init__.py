@@ -1,0 +1,1 @@
+"""`otahsm batch`: orders for a number of devices, which the daemon enforces."""

@@ -1,0 +1,140 @@
+"""`otahsm batch`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.commands.batch.options import NameArgument
+from otahsm.cli.commands.batch.text import follow, print_batch, print_line
+from otahsm.cli.connect import connect, load_client
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    CountOption,
+    FirstOption,
+    IdsOption,
+    JsonOption,
+    PatienceOption,
+    ProfileOption,
+    SetOption,
+    TemplateOption,
+    Uuid5Option,
+)
+from otahsm.cli.sources import devices_from, read_values
+from otahsm.client import Batch, BatchClient, IdScheme
+
+
+def create(
+    name: NameArgument,
+    count: CountOption = None,
+    ids: IdsOption = None,
+    uuid5: Uuid5Option = "",
+    template: TemplateOption = "",
+    first: FirstOption = 1,
+    values: SetOption = None,
+    profile: ProfileOption = "",
+    deadline: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
+            help="No certificate is issued from then on, in UTC.",
+        ),
+    ] = None,
+    clients: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--client",
+            help="Who may issue in it, as in cn:line-3. May be given again. Default: all.",
+        ),
+    ] = None,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Order a batch. The daemon issues no more certificates in it than this, to nobody else, and none later.
+
+    The same order again changes nothing. Names are never used again. Ids are as with `otahsm device issue`.
+
+    \b
+    Examples:
+      otahsm batch create cameras-47 --count 5000 --client cn:line-3 --deadline 2027-01-31
+      otahsm batch create meters-12 --ids meters.csv --template '{plant}-{unit}'
+    """  # noqa: D301 - click reads the character, not the escape
+    settings = load_client(config)
+    source = devices_from(count, ids, uuid5, template, first, values)
+    scheme = IdScheme(source.kind, uuid5 or template, first, source.digest, read_values(values or ()))
+    ends = deadline and deadline.replace(tzinfo=UTC)
+    wanted = Batch(name, source.count, scheme, profile, ends, tuple(clients or ()))
+
+    async def run() -> Batch:
+        async with connect(BatchClient, settings, patience) as client:
+            return await client.create(wanted)
+
+    print_batch(asyncio.run(run()), as_json=as_json)
+
+
+def status(
+    name: NameArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it is full or closed.")] = False,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Show a batch and how far it is, whoever issues in it.
+
+    \b
+    Examples:
+      otahsm batch status cameras-47
+      otahsm batch status cameras-47 --watch
+    """  # noqa: D301 - click reads the character, not the escape
+    settings = load_client(config)
+
+    async def ask() -> Batch:
+        async with connect(BatchClient, settings, patience) as client:
+            return await (follow(client, name) if watch and not as_json else client.get(name))
+
+    print_batch(asyncio.run(ask()), as_json=as_json)
+
+
+def list_batches(
+    patience: PatienceOption = None, as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG
+) -> None:
+    """List all batches, the oldest first.
+
+    \b
+    Example:
+      otahsm batch list
+    """  # noqa: D301 - click reads the character, not the escape
+    settings = load_client(config)
+
+    async def ask() -> None:
+        async with connect(BatchClient, settings, patience) as client:
+            async for batch in client.everything():
+                print_line(batch, as_json=as_json)
+
+    asyncio.run(ask())
+
+
+def close(
+    name: NameArgument,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Let nothing more be issued in a batch, for good. What was issued stays.
+
+    \b
+    Example:
+      otahsm batch close cameras-47
+    """  # noqa: D301 - click reads the character, not the escape
+    settings = load_client(config)
+
+    async def ask() -> Batch:
+        async with connect(BatchClient, settings, patience) as client:
+            return await client.close_batch(name)
+
+    print_batch(asyncio.run(ask()), as_json=as_json)

@@ -1,0 +1,176 @@
+"""`otahsm batch run`: a batch's devices here, but not those that were made elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from otahsm.cli.commands.batch.options import NameArgument
+from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    IdsOption,
+    JsonOption,
+    KeyTypeName,
+    LayoutChoice,
+    LayoutOption,
+    OutOption,
+    PassphraseCommandOption,
+    PassphraseFileOption,
+    PatienceOption,
+    QuietOption,
+    RetryRefusedOption,
+)
+from otahsm.cli.output.progress import OutputMode, RunProgress
+from otahsm.cli.sources import devices_of
+from otahsm.client import Batch, BatchClient, IssuingClient, LedgerClient, LedgerEntry, Query
+from otahsm.config import ClientConfig
+from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.line import Device, DeviceFolders, Run, issue_devices, public_key_sha256, random_devices
+from otahsm.pki import KeyType, SerialNumber
+from otahsm.system.secret_files import passphrase_from
+
+_PAGE: Final = 500
+
+
+async def run_batch(
+    settings: ClientConfig,
+    name: str,
+    ids: Path | None,
+    *,
+    out: Path | None,
+    layout: LayoutChoice,
+    key_type: KeyType,
+    passphrase: bytes | None,
+    retry_refused: bool,
+    announce: bool,
+    patience: float | None,
+    output_mode: OutputMode,
+) -> bool:
+    """Make a batch's devices; return whether it has all its certificates now. Raises OtahsmError."""
+    async with connect(BatchClient, settings, patience) as batches:
+        batch = await batches.get(name)
+        devices = _devices(batch, ids)
+        async with connect(IssuingClient, settings, patience) as client:
+            options = await issue_options(client, batch.profile, layout, key_type, passphrase, batch.name)
+            with contextlib.closing(await open_folders(client, settings, out, layout, passphrase)) as folders:
+                drawn = batch.scheme.kind == "uuid4"
+                asked = ["batch run", batch.name]
+                order = Run.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
+                async with connect(LedgerClient, settings, patience) as ledger:
+                    if not drawn:
+                        await _leave_out_others(order, folders, ledger, batch.name)
+                    if announce:
+                        order.announce(batch.profile)
+                    reports = issue_devices(client, folders, order.devices(), options, order=order)
+                    done = await RunProgress(order.count, folders.root, output_mode).follow(reports, order)
+                    state = await batches.get(name)
+                    full = state.issued >= state.device_count
+                    if full and not done:  # another machine was faster with some of them
+                        if drawn:
+                            for device in order.devices():
+                                folders.discard(device.device_id)
+                        else:
+                            await _leave_out_others(order, folders, ledger, batch.name)
+                        order.end()
+    if not (output_mode.as_json or output_mode.quiet):
+        typer.echo(f"batch {state.name}: {state.issued} of {state.device_count} issued, here and elsewhere")
+    return full
+
+
+def _devices(batch: Batch, ids: Path | None) -> Iterable[Device]:
+    """Return the devices of a batch, if an earlier run here has not begun it.
+
+    Raises:
+        ConfigError: it needs another file.
+    """
+    if batch.scheme.kind == "uuid4":
+        return random_devices(batch.remaining, batch.scheme.values)
+    if batch.scheme.kind != "template" and ids is None:
+        raise ConfigError(
+            f"the batch {batch.name} is of a file of devices", hint="Name it with --ids, as it was ordered."
+        )
+    devices = devices_of(batch.scheme, ids, batch.device_count)
+    if devices.digest != batch.scheme.digest:
+        raise ConfigError(
+            f"these are not the devices that the batch {batch.name} was ordered for",
+            hint="Name the same file with --ids; for other devices, order another batch.",
+        )
+    return devices
+
+
+async def _leave_out_others(order: Run, folders: DeviceFolders, ledger: LedgerClient, name: str) -> None:
+    """Note as done what the ledger says was issued in the batch, but not for a key that is here.
+
+    A key that was made here for a device that another machine was faster with is thrown away: it has no
+    certificate, and will get none.
+    """
+    elsewhere: dict[str, SerialNumber] = {}
+    async for entry in ledger.everything(Query(batch=name)):
+        if entry.issued_at is not None and not _is_ours(folders, entry):
+            folders.discard(entry.device_id)
+            elsewhere[entry.device_id] = entry.serial
+        if len(elsewhere) >= _PAGE:
+            order.record_elsewhere(elsewhere)
+            elsewhere.clear()
+    order.record_elsewhere(elsewhere)
+
+
+def _is_ours(folders: DeviceFolders, entry: LedgerEntry) -> bool:
+    """Tell whether a device is complete here, or has a key here that its certificate is for."""
+    if folders.is_complete(entry.device_id):
+        return True
+    try:
+        csr = folders.saved_csr(entry.device_id)
+    except RequestRefusedError:
+        return True  # it says so itself when its turn comes
+    return csr is not None and public_key_sha256(csr) == entry.public_key_sha256
+
+
+def run(
+    name: NameArgument,
+    ids: IdsOption = None,
+    out: OutOption = None,
+    layout: LayoutOption = LayoutChoice.SEED,
+    key_type: Annotated[KeyTypeName, typer.Option(help="Type of the devices' keys.")] = KeyTypeName.EC_P256,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_command: PassphraseCommandOption = "",
+    retry_refused: RetryRefusedOption = False,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Make the devices of a batch: keys, certificates, folders, as `otahsm device issue` does.
+
+    The same command again goes on, also on another machine: what was issued elsewhere is left out. A batch
+    of a file needs the same file (--ids).
+
+    Exit codes: as `otahsm device issue`. 1 also if the batch is full or closed before all its devices are.
+
+    \b
+    Examples:
+      otahsm batch run cameras-47
+      otahsm batch run meters-12 --ids meters.csv --out /srv/line-3 --layout tar
+    """  # noqa: D301 - click reads the character, not the escape
+    done = run_batch(
+        load_client(config),
+        name,
+        ids,
+        out=out,
+        layout=layout,
+        key_type=key_type.value,
+        passphrase=passphrase_from(passphrase_file, passphrase_command),
+        retry_refused=retry_refused,
+        announce=registers(config),
+        patience=patience,
+        output_mode=OutputMode(as_json, quiet),
+    )
+    if not asyncio.run(done):
+        raise typer.Exit(1)

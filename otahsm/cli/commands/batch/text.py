@@ -1,0 +1,112 @@
+"""How batches are shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import typer
+from rich.console import Console
+
+from otahsm.cli.output.fields import print_fields, print_json, printable
+from otahsm.cli.output.progress import Meter, OutputMode
+from otahsm.client import Batch, BatchClient
+from otahsm.pki import SerialNumber
+
+_LOOK_SECONDS: Final = 1.0
+
+
+def print_batch(batch: Batch, *, as_json: bool) -> None:
+    """Print all that is known of a batch."""
+    if as_json:
+        print_json(fields_of(batch))
+        return
+    scheme = " ".join(filter(None, (batch.scheme.kind, batch.scheme.value)))
+    fields = {
+        "issued": f"{batch.issued} of {batch.device_count}",
+        "may be asked for": str(batch.remaining) if state_of(batch) == "open" else "0",
+        "state": state_of(batch),
+        "profile": batch.profile,
+        "device ids": scheme,
+        "values": ", ".join(f"{name}={value}" for name, value in batch.scheme.values.items()),
+        "clients": ", ".join(batch.clients) or "any",
+        "ordered": f"{_time(batch.created_at)} by {batch.created_by}",
+        "deadline": _time(batch.deadline),
+        "closed": _time(batch.closed_at),
+        "first serial": _serial(batch.first_serial),
+        "last serial": _serial(batch.last_serial),
+        "last issued": _time(batch.last_issued_at),
+    }
+    print_fields(f"Batch {batch.name}", {label: value for label, value in fields.items() if value})
+
+
+def print_line(batch: Batch, *, as_json: bool) -> None:
+    """Print a batch as one line."""
+    if as_json:
+        typer.echo(json.dumps(fields_of(batch)))
+        return
+    issued = f"{batch.issued} of {batch.device_count}"
+    typer.echo(
+        f"{printable(batch.name):<24}  {issued:>20}  {state_of(batch):<6}  {_time(batch.created_at)}"
+        f"  {printable(batch.profile)}"
+    )
+
+
+def state_of(batch: Batch) -> str:
+    """Return "closed", "late", "full" or "open"."""
+    if batch.closed_at is not None:
+        return "closed"
+    if batch.deadline is not None and datetime.now(UTC) >= batch.deadline:
+        return "late"
+    return "full" if batch.issued >= batch.device_count else "open"
+
+
+async def follow(client: BatchClient, name: str) -> Batch:
+    """Show how far a batch is until nothing more is issued in it; return it then."""
+    batch = await client.get(name)
+    began = batch.issued
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    with Meter("certificates", batch.device_count, OutputMode(), console) as meter:
+        while state_of(batch) == "open":
+            meter.show(batch.issued, batch.issued - began)
+            await asyncio.sleep(_LOOK_SECONDS)
+            batch = await client.get(name)
+    return batch
+
+
+def fields_of(batch: Batch) -> dict[str, Any]:
+    """Write a batch for machines; what there is not is null."""
+    return {
+        "name": batch.name,
+        "state": state_of(batch),
+        "profile": batch.profile,
+        "device_count": batch.device_count,
+        "issued": batch.issued,
+        "remaining": batch.remaining,
+        "id_scheme": {
+            "kind": batch.scheme.kind,
+            "value": batch.scheme.value,
+            "first": batch.scheme.first,
+            "list_sha256": batch.scheme.digest,
+            "values": dict(batch.scheme.values),
+        },
+        "clients": list(batch.clients),
+        "created_by": batch.created_by,
+        "created_at": batch.created_at and batch.created_at.isoformat(),
+        "deadline": batch.deadline and batch.deadline.isoformat(),
+        "closed_at": batch.closed_at and batch.closed_at.isoformat(),
+        "first_serial": _serial(batch.first_serial) or None,
+        "last_serial": _serial(batch.last_serial) or None,
+        "first_issued_at": batch.first_issued_at and batch.first_issued_at.isoformat(),
+        "last_issued_at": batch.last_issued_at and batch.last_issued_at.isoformat(),
+    }
+
+
+def _serial(serial: SerialNumber | None) -> str:
+    return "" if serial is None else serial.hex()
+
+
+def _time(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"

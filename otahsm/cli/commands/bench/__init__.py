@@ -1,0 +1,1 @@
+"""`otahsm bench`: what the token signs, and what a daemon issues."""

@@ -1,0 +1,1 @@
+"""`otahsm ca`: the ceremonies with a CA's key."""

@@ -1,0 +1,51 @@
+"""`otahsm ca export`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from asn1crypto import pem
+
+from otahsm.cli.commands.ca.options import CaOption, authority_section
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
+from otahsm.cli.output.files import write_new
+from otahsm.config import ca_section, load_config
+from otahsm.token.files import read_chain
+
+
+class ExportKind(StrEnum):
+    """What can be exported, as choices on the command line."""
+
+    ANCHOR = "anchor"
+    CHAIN = "chain"
+    CERTIFICATE = "certificate"
+
+
+def export(
+    what: Annotated[
+        ExportKind,
+        typer.Argument(
+            help="anchor: the root, for gateways. certificate: what signs devices. chain: all of them."
+        ),
+    ] = ExportKind.ANCHOR,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write. Default: standard output.")
+    ] = None,
+    ca_name: CaOption = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Write the CA's certificates as PEM: the trust anchor, the chain, or the one that signs. Never a key."""
+    chain = read_chain(authority_section(load_config(config), ca_name), ca_section(ca_name))
+    certificates = {
+        ExportKind.ANCHOR: (chain.trust_anchor,),
+        ExportKind.CERTIFICATE: (chain.issuer.certificate,),
+        ExportKind.CHAIN: chain.certificates,
+    }[what]
+    text = "".join(pem.armor("CERTIFICATE", der).decode() for der in certificates)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_new(output, [text])

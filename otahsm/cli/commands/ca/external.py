@@ -1,0 +1,137 @@
+"""`otahsm ca`: keys and certificates that have to do with somebody else."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from asn1crypto import pem
+
+from otahsm.cli.commands.ca.options import (
+    AnswersOption,
+    CaOption,
+    OperatorsOption,
+    RecordOption,
+    token_and_authority,
+)
+from otahsm.cli.commands.ca.record import certificate_fields, fingerprint, write_record
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
+from otahsm.cli.output.fields import print_descriptions
+from otahsm.cli.output.files import write_new
+from otahsm.config import ca_section, load_config
+from otahsm.errors import ConfigError
+from otahsm.pki import describe, find_chain_problems, load_chain, order_bundle
+from otahsm.token.ceremony import MAX_NAME
+from otahsm.token.files import read_chain
+from otahsm.token.intermediate import check_key, create_request
+from otahsm.token.intermediate import prove_possession as prove
+
+
+def csr(
+    name: Annotated[str, typer.Option(help="The CA's common name, 1 to 64 characters.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file for the CSR.")],
+    organization: Annotated[
+        str, typer.Option(help="The organization in its name, at most 64 characters.")
+    ] = "",
+    key_type: Annotated[KeyTypeName, typer.Option(help="Type of the CA key.")] = KeyTypeName.EC_P256,
+    reuse_key: Annotated[
+        bool, typer.Option("--reuse-key", help="Take the key that [ca] key names, and make none.")
+    ] = False,
+    ca_name: CaOption = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
+) -> None:
+    """Make the CA key pair in the token, and a CSR for an offline or external CA to sign.
+
+    Bring what it signed, and the certificates above, to `otahsm ca import`.
+
+    Example: otahsm ca csr --name "Fleet CA 1" --organization "Acme" -o fleet-ca.csr
+    """
+    del answers
+    if not 1 <= len(name) <= MAX_NAME or len(organization) > MAX_NAME:
+        raise typer.BadParameter(f"--name takes 1 to {MAX_NAME} characters, --organization at most as many")
+    token, ca = token_and_authority(load_config(config), ca_name)
+    made = create_request(
+        token,
+        ca,
+        key_type=None if reuse_key else key_type.value,
+        common_name=name,
+        organization=organization,
+    )
+    write_new(output, [pem.armor("CERTIFICATE REQUEST", made.der).decode()])
+    typer.echo(f"The key is {ca.key} in {token.name}; the CSR is {output}.")
+    fields = {"CSR for": f"CN={name}", "CSR, SHA-256": fingerprint(made.der)}
+    write_record(
+        "ca csr", record, ca.certificate, operators, made.facts, datetime.now(UTC), fields, token.guard_dir
+    )
+
+
+def import_certificates(
+    files: Annotated[list[Path], typer.Argument(help="PEM files: the CA's certificate, and all above it.")],
+    ca_name: CaOption = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
+) -> None:
+    """Check the certificates that an external CA gave, and write them where [ca] certificate says.
+
+    They may be in any order, and must reach up to the self-signed root. The key in the token makes a
+    signature, which must verify with the CA's certificate. Nothing is written if anything is wrong.
+    """
+    del answers
+    now = datetime.now(UTC)
+    token, ca = token_and_authority(load_config(config), ca_name)
+    try:
+        bundle = order_bundle(path.read_bytes() for path in files)
+    except OSError as error:
+        raise ConfigError(f"{error.filename} can't be read: {error.strerror}") from None
+    chain = load_chain(bundle, pss=ca.signs_with_pss)
+    if problems := find_chain_problems(chain, now):
+        raise ConfigError(
+            f"no device could be under this chain: {'; '.join(problems)}",
+            hint="Have the certificate issued anew. Nothing was written.",
+        )
+    facts = check_key(token, ca, chain.issuer.public_key)
+    ca.certificate.parent.mkdir(parents=True, exist_ok=True)
+    write_new(ca.certificate, [bundle.decode()])
+    print_descriptions(describe(bundle), as_json=False)
+    typer.echo(f"Written: {ca.certificate}.")
+    fields = {
+        **certificate_fields(chain.issuer.subject_text, chain.issuer.certificate),
+        "trust anchor, SHA-256": fingerprint(chain.trust_anchor),
+    }
+    write_record("ca import", record, ca.certificate, operators, facts, now, fields, token.guard_dir)
+
+
+def prove_possession(
+    code: Annotated[str, typer.Argument(help="The code that the cloud gave, 1 to 64 characters.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file for the certificate.")],
+    ca_name: CaOption = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
+) -> None:
+    """Make the certificate that shows a cloud that the CA is yours: its common name is the cloud's code.
+
+    AWS IoT calls the code a registration code, Azure DPS a verification code. The certificate is for no
+    device, and is not in the ledger; its record says that it was made.
+    """
+    del answers
+    if not 1 <= len(code) <= MAX_NAME or not code.isascii() or not code.isprintable():
+        raise typer.BadParameter(f"the code is 1 to {MAX_NAME} printable ASCII characters")
+    now = datetime.now(UTC)
+    token, ca = token_and_authority(load_config(config), ca_name)
+    issuer = read_chain(ca, ca_section(ca_name)).issuer
+    made = prove(token, ca, issuer, code, now)
+    write_new(output, [pem.armor("CERTIFICATE", made.der).decode()])
+    typer.echo(f"Written: {output}. Give it to the cloud together with `otahsm ca export certificate`.")
+    fields = certificate_fields(f"CN={code}", made.der)
+    write_record(
+        "ca prove-possession", record, ca.certificate, operators, made.facts, now, fields, token.guard_dir
+    )

@@ -1,0 +1,120 @@
+"""`otahsm ca`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.commands.ca.options import (
+    AnswersOption,
+    CaOption,
+    OperatorsOption,
+    RecordOption,
+    token_and_authority,
+)
+from otahsm.cli.commands.ca.record import certificate_fields, write_record
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
+from otahsm.cli.output.fields import print_descriptions
+from otahsm.config import CaConfig, TokenConfig, ca_section, load_config
+from otahsm.errors import ConfigError
+from otahsm.pki import KeyType, RootKind, describe
+from otahsm.token.ceremony import MAX_NAME, Made, create_root
+from otahsm.token.files import write_certificate
+
+
+class RootKindName(StrEnum):
+    """Kinds of root, as choices on the command line."""
+
+    ROOT = "root"
+    ROOT_HERE = "root-here"
+
+
+def init(
+    name: Annotated[str, typer.Option(help="The root's common name, 1 to 64 characters.")] = "Fleet root",
+    key_type: Annotated[KeyTypeName, typer.Option(help="Type of the CA key.")] = KeyTypeName.EC_P256,
+    days: Annotated[int, typer.Option(min=1, max=36525, help="How long the root is valid.")] = 7300,
+    kind: Annotated[
+        RootKindName,
+        typer.Option(
+            help="root: every verifier takes it. root-here: the OTA Connect guide's, to the letter."
+        ),
+    ] = RootKindName.ROOT,
+    ca_name: CaOption = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
+) -> None:
+    """Make the CA key pair in the token, and its self-signed root certificate.
+
+    Uses [token] and [ca] of the configuration. Refuses if the key's label or id exists in the token, or the
+    certificate's file exists.
+    """
+    del answers
+    now = datetime.now(UTC)
+    token, ca = token_and_authority(load_config(config), ca_name)
+    root = make_root(
+        token,
+        ca,
+        ca_section(ca_name),
+        key_type=key_type.value,
+        common_name=name,
+        now=now,
+        days=days,
+        kind=kind.value,
+        if_exists="Move it away if the CA is really to be a new one.",
+    )
+    typer.echo(f"The key is {ca.key} in {token.name}; the certificate is {ca.certificate}.")
+    made = certificate_fields(f"CN={name}", root.der)
+    write_record("ca init", record, ca.certificate, operators, root.facts, now, made, token.guard_dir)
+    if kind is RootKindName.ROOT_HERE:
+        typer.secho(
+            "WARNING: a root of kind root-here has extendedKeyUsage serverAuth. A gateway that verifies with"
+            " OpenSSL (nginx, for one) will refuse EVERY device under it. Use it only for a gateway that"
+            " insists on it.",
+            fg=typer.colors.RED,
+            err=True,
+        )
+
+
+def make_root(
+    token: TokenConfig,
+    ca: CaConfig,
+    section: str,
+    *,
+    key_type: KeyType,
+    common_name: str,
+    now: datetime,
+    days: int,
+    kind: RootKind,
+    if_exists: str,
+) -> Made:
+    """Make a CA's key pair and its self-signed root as `create_root` does, write the root, and show it.
+
+    Args:
+        token: where the key is to be.
+        ca: the CA's section.
+        section: the section's name, for errors.
+        key_type: as the following, of `create_root`.
+        common_name: the root's.
+        now: when the root begins to be valid.
+        days: how long it is.
+        kind: of the root.
+        if_exists: what to do if there is a certificate already.
+
+    Raises:
+        OtahsmError: there is one; or as `create_root` and `write_certificate`.
+    """
+    if not 1 <= len(common_name) <= MAX_NAME:
+        raise typer.BadParameter(f"--name takes 1 to {MAX_NAME} characters")
+    if ca.certificate.exists():
+        raise ConfigError(
+            f"[{section}] certificate {ca.certificate} exists; nothing was changed", hint=if_exists
+        )
+    root = create_root(token, ca, key_type=key_type, common_name=common_name, now=now, days=days, kind=kind)
+    write_certificate(ca.certificate, root.der)
+    print_descriptions(describe(root.der), as_json=False)
+    return root

@@ -1,0 +1,77 @@
+"""Options and questions that ceremonies share: operators, answers from a file, the record."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otahsm.config import CaConfig, Config, TokenConfig, ca_section, section
+from otahsm.errors import ConfigError
+
+
+def _take_answers(context: typer.Context, path: Path | None) -> Path | None:
+    """Take the options that the command line does not give from a file; each command has a table there."""
+    if path is None:
+        return None
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the answers {path} can't be read: {error}") from None
+    answers = tables.get(context.command.name or "", {})
+    known = {
+        option.removeprefix("--"): parameter.name
+        for parameter in context.command.params
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+    if unknown := sorted(answers.keys() - known.keys()):
+        raise ConfigError(
+            f"{path}: [{context.command.name}] has no {', '.join(unknown)}",
+            hint=f"It may have: {', '.join(sorted(known))}.",
+        )
+    context.default_map = {known[name]: value for name, value in answers.items()}
+    return path
+
+
+CaOption = Annotated[
+    str, typer.Option("--ca", help="Which CA: NAME of a section [authorities.NAME]. Default: that of [ca].")
+]
+AnswersOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--answers",
+        is_eager=True,
+        callback=_take_answers,
+        help="A TOML file with a table for each command that gives its options: for rehearsals and scripts.",
+    ),
+]
+OperatorsOption = Annotated[
+    list[str] | None,
+    typer.Option("--operator", help="Who takes part; may be repeated. Default: the user who runs this."),
+]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--record", help="The record of the ceremony. Default: in ceremonies/, beside the certificate."
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Don't ask whether it is meant.")]
+
+
+def authority_section(settings: Config, name: str) -> CaConfig:
+    """Return the section of a CA: [ca], or [authorities.NAME]. Raises ConfigError."""
+    return section(settings.authorities.get(name) if name else settings.ca, ca_section(name))
+
+
+def token_and_authority(settings: Config, name: str) -> tuple[TokenConfig, CaConfig]:
+    """Return [token], and the section of a CA. Raises ConfigError."""
+    return section(settings.token, "token"), authority_section(settings, name)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal, unless it was answered; end the command if it is not meant."""
+    if not yes and not typer.confirm(question):
+        raise typer.Exit(1)

@@ -1,0 +1,83 @@
+"""The record of a ceremony, to be printed and signed."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from otahsm import __version__
+from otahsm.system.spool import CEREMONY, write_if_possible
+from otahsm.token.facts import KeyFacts
+from otahsm.token.files import write_new, write_numbered
+
+
+def write_record(
+    command: str,
+    path: Path | None,
+    beside: Path,
+    operators: Sequence[str] | None,
+    facts: KeyFacts,
+    now: datetime,
+    made: Mapping[str, str],
+    guard_dir: Path,
+) -> Path:
+    """Write the record of a ceremony: who did what when with which key, and lines for signatures.
+
+    An event is left for the daemon, so that the ledger's log tells of it too.
+
+    Args:
+        command: what was done, as it was typed.
+        path: where to; None is a new file in `ceremonies/` beside `beside`.
+        beside: the CA certificate.
+        operators: who took part; None is the user.
+        facts: the key, read back from the token.
+        now: when.
+        made: what came of it, by label.
+        guard_dir: the token's.
+
+    Raises:
+        ConfigError: the file that was named exists, or it can't be written.
+    """
+    people = operators or [getpass.getuser()]
+    fields: dict[str, Any] = {
+        "ceremony": command,
+        "time": f"{now:%Y-%m-%d %H:%M:%S} UTC",
+        "host": platform.node(),
+        "otahsm": __version__,
+        "token": facts.token,
+        "key": facts.key,
+        "public key, SHA-256": facts.spki_sha256,
+        **facts.attributes,
+        **{f"WARNING, {flaw}": why for flaw, why in facts.flaws.items()},
+        **made,
+    }
+    width = max(map(len, fields))
+    lines = [f"{label:<{width}}  {value}" for label, value in fields.items()]
+    lines += ["", "We have seen this done, and nothing else:", ""]
+    lines += [f"{person:<{width}}  ______________________________" for person in people]
+    name = f"{now:%Y%m%dT%H%M%SZ}-{command.replace(' ', '-')}.txt"
+    content, what = ("\n".join(lines) + "\n").encode(), "the record of the ceremony"
+    if path is None:
+        path = write_numbered(beside.parent / "ceremonies" / name, content, what)
+    else:
+        write_new(path, content, what)
+    write_if_possible(guard_dir, CEREMONY, {"ceremony": command, "record": path.name, **made})
+    typer.echo(f"Record: {path}. Print it, have it signed, and keep it.")
+    return path
+
+
+def certificate_fields(subject: str, der: bytes) -> dict[str, str]:
+    """Return what a record says of a certificate."""
+    return {"certificate": subject, "certificate, SHA-256": fingerprint(der)}
+
+
+def fingerprint(der: bytes) -> str:
+    """Return the SHA-256 of a certificate as people compare it."""
+    return hashlib.sha256(der).digest().hex(":")

@@ -1,0 +1,116 @@
+"""`otahsm ca rotate` and `retire`: a new CA beside the old one, and the end of the old one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.commands.ca.init import make_root
+from otahsm.cli.commands.ca.options import (
+    AnswersOption,
+    OperatorsOption,
+    RecordOption,
+    YesOption,
+    authority_section,
+    confirm,
+    token_and_authority,
+)
+from otahsm.cli.commands.ca.record import certificate_fields, fingerprint, write_record
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
+from otahsm.config import ca_section, load_config, section
+from otahsm.errors import ConfigError
+from otahsm.ledger import count_valid
+from otahsm.token.ceremony import destroy_key
+from otahsm.token.files import read_chain
+
+NameArgument = Annotated[str, typer.Argument(help="NAME of the section [authorities.NAME].", metavar="NAME")]
+
+
+def rotate(
+    authority: NameArgument,
+    name: Annotated[str, typer.Option(help="The new root's common name, 1 to 64 characters.")] = "",
+    key_type: Annotated[
+        KeyTypeName | None, typer.Option(help="Type of the new CA's key. Default: as that of [ca].")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=36525, help="How long the root is valid.")] = 7300,
+    config: ConfigOption = DEFAULT_CONFIG,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
+) -> None:
+    """Make the next CA, beside the one of [ca]: a key pair in the token, and a self-signed root certificate.
+
+    Write [authorities.NAME] first, with the new key's URI, the file of the certificate, and a crl of its own.
+    Then both CAs are active: each profile says with `ca` which one issues, and each signs its own CRLs. For a
+    CA below an external root, use `ca csr --ca NAME` and `ca import --ca NAME` instead.
+    """
+    del answers
+    now = datetime.now(UTC)
+    settings = load_config(config)
+    token, old = token_and_authority(settings, "")
+    new = authority_section(settings, authority)
+    issuer = read_chain(old).issuer
+    common_name = name or f"{issuer.subject_text.removeprefix('CN=')} {authority}"
+    root = make_root(
+        token,
+        new,
+        ca_section(authority),
+        key_type=key_type.value if key_type else issuer.key_type,
+        common_name=common_name,
+        now=now,
+        days=days,
+        kind="root",
+        if_exists="Take another name for the new CA.",
+    )
+    typer.echo(
+        f"The key is {new.key} in {token.name}; the certificate is {new.certificate}. Next:\n"
+        f"  1. Have every gateway trust it, too: otahsm ca export anchor --ca {authority}\n"
+        f'  2. Write ca = "{authority}" into the profiles that it is to issue, and restart the daemon.\n'
+        "  3. When the last certificate of the old CA has ended: otahsm ca retire"
+    )
+    made = {
+        **certificate_fields(f"CN={common_name}", root.der),
+        "beside": issuer.subject_text,
+        "beside, SHA-256": fingerprint(issuer.certificate),
+    }
+    write_record("ca rotate", record, new.certificate, operators, root.facts, now, made, token.guard_dir)
+
+
+def retire(
+    authority: NameArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    yes: YesOption = False,
+    operators: OperatorsOption = None,
+    record: RecordOption = None,
+    answers: AnswersOption = None,
+) -> None:
+    """Destroy the key of a CA that is no longer needed. There is no way back.
+
+    A CA in [ca] is moved to [authorities.NAME] first. The section stays, for its certificates are in the
+    ledger, and says retired = true: write that before, and restart every daemon that has it. Refuses while
+    certificates of the CA are valid and not revoked: they need CRLs.
+    """
+    del answers
+    now = datetime.now(UTC)
+    settings = load_config(config)
+    token, ca = token_and_authority(settings, authority)
+    if not settings.authorities[authority].retired:
+        raise ConfigError(
+            f"[authorities.{authority}] is in use; nothing was changed",
+            hint="Let profiles name another CA, write retired = true there, and restart the daemon.",
+        )
+    issuer = read_chain(ca, ca_section(authority)).issuer
+    valid = count_valid(section(settings.ledger, "ledger"), issuer.key_identifier, now)
+    if valid.certificates:
+        raise ConfigError(
+            f"{valid.certificates} certificates of the CA {authority} are valid, the last until"
+            f" {valid.last:%Y-%m-%d %H:%M:%S} UTC; nothing was changed",
+            hint="Wait for that, or revoke them: until then its CRL must be signed anew.",
+        )
+    confirm(f"Destroy the key {ca.key} of {issuer.subject_text} in {token.name}, for ever?", yes=yes)
+    facts = destroy_key(token, ca, issuer)
+    typer.echo(f"The key {ca.key} is destroyed.")
+    made = {**certificate_fields(issuer.subject_text, issuer.certificate), "key": "DESTROYED"}
+    write_record("ca retire", record, ca.certificate, operators, facts, now, made, token.guard_dir)

@@ -1,0 +1,117 @@
+"""`otahsm client`: cuts clients off, and lets them in again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from otahsm.cli.connect import connect, load_client
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
+from otahsm.cli.output.fields import print_json, printable, tell
+from otahsm.client import AccessClient, DeniedClient
+from otahsm.errors import ConfigError
+
+SubjectArgument = Annotated[
+    str | None,
+    typer.Argument(help="Whom: uri:, dns: or cn: and the name; spki: or sha256: and a digest."),
+]
+CertificateOption = Annotated[
+    Path | None, typer.Option("--certificate", help="Or a client's certificate, in PEM: that one alone.")
+]
+
+
+def deny(
+    subject: SubjectArgument = None,
+    certificate: CertificateOption = None,
+    reason: Annotated[str, typer.Option(help="Why, for those who come after you.")] = "",
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Cut a client off: within two seconds every daemon on the ledger refuses it, and ends its open calls.
+
+    Takes the role operator or admin. A name is what `otahsm ledger list` and the log call a client.
+
+    \b
+    Examples:
+      otahsm client deny cn:line-3 --reason "laptop stolen"
+      otahsm client deny --certificate line-3.pem
+    """  # noqa: D301 - click reads the character, not the escape
+
+    async def run() -> DeniedClient:
+        async with _open(config, patience) as daemon:
+            return await daemon.deny(_subject(subject, certificate), reason)
+
+    denied = asyncio.run(run())
+    since = f"{denied.since:%Y-%m-%d %H:%M:%S} UTC"
+    tell(
+        f"{denied.subject} is cut off since {since}.",
+        as_json=as_json,
+        subject=denied.subject,
+        since=denied.since.isoformat(),
+    )
+
+
+def allow(
+    subject: SubjectArgument = None,
+    certificate: CertificateOption = None,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Let a client in again, as `deny` named it. Takes the role admin."""
+    name = _subject(subject, certificate)
+
+    async def run() -> None:
+        async with _open(config, patience) as daemon:
+            await daemon.allow(name)
+
+    asyncio.run(run())
+    tell(f"{name} is not cut off any more. What it may do, the policy says.", as_json=as_json, subject=name)
+
+
+def list_denied(
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """List who is cut off, since when, by whom and why."""
+
+    async def run() -> list[DeniedClient]:
+        async with _open(config, patience) as daemon:
+            return await daemon.denied()
+
+    denied = asyncio.run(run())
+    if as_json:
+        print_json([{**item._asdict(), "since": item.since.isoformat()} for item in denied])
+        return
+    for item in denied:
+        why = f": {printable(item.reason)}" if item.reason else ""
+        since = f"{item.since:%Y-%m-%d %H:%M:%S}"
+        typer.echo(f"{since} UTC  {printable(item.subject)}  by {printable(item.client)}{why}")
+    if not denied:
+        typer.echo("Nobody is cut off.")
+
+
+def _open(config: Path, patience: float | None) -> AccessClient:
+
+    return connect(AccessClient, load_client(config), patience)
+
+
+def _subject(subject: str | None, certificate: Path | None) -> str:
+
+    if (subject is None) == (certificate is None):
+        raise typer.BadParameter("give either a name or --certificate")
+    if subject is not None:
+        return subject
+    assert certificate is not None  # noqa: S101 - see above
+    try:
+        read = x509.load_pem_x509_certificate(certificate.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{certificate} is no certificate in PEM: {error}") from None
+    return f"sha256:{read.fingerprint(SHA256()).hex()}"

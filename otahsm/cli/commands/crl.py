@@ -1,0 +1,126 @@
+"""`otahsm crl`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from asn1crypto import pem as armour
+
+from otahsm.cli.connect import connect, load_client
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
+from otahsm.cli.output.fields import print_fields, print_json, tell
+from otahsm.client import FetchedCrl, IssuingClient, RevokingClient
+from otahsm.errors import ConfigError
+from otahsm.pki import check_crl_signature, describe_crl, load_issuer
+from otahsm.system.durable import explained, replace_file
+
+UrlOption = Annotated[str, typer.Option(help="The CRL at this URL, as a certificate states it.")]
+ShardOption = Annotated[int | None, typer.Option(min=0, help="A shard of today's configuration.")]
+AuthoritiesOption = Annotated[
+    bool, typer.Option("--authorities", help="The CRL of CA certificates, that goes with shards.")
+]
+
+CaOption = Annotated[str, typer.Option("--ca", help="Which CA's. Default: that of [ca] at the daemon.")]
+
+
+def show(
+    file: Annotated[Path | None, typer.Argument(help="A CRL, DER or PEM.")] = None,
+    from_daemon: Annotated[bool, typer.Option("--from-daemon", help="The daemon's, instead.")] = False,
+    url: UrlOption = "",
+    shard: ShardOption = None,
+    authorities: AuthoritiesOption = False,
+    ca: CaOption = "",
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Show what a CRL says: a file's, whoever made it, or the daemon's.
+
+    The signature of the daemon's is checked; that of a file is not.
+
+    \b
+    Examples:
+      otahsm crl show crl/fleet.crl
+      otahsm crl show --from-daemon
+    """  # noqa: D301 - click reads the character, not the escape
+    if (file is None) != from_daemon:
+        raise typer.BadParameter("give either a file or --from-daemon")
+    if file is not None:
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{file} can't be read: {error.strerror}", hint="Is the path right?") from None
+    else:
+        content = _fetch(config, patience, ca, url, shard, authorities).der
+    said = describe_crl(content)
+    scope = "complete"
+    if said.distribution_point or said.only_devices:
+        scope = f"devices that state {said.distribution_point or 'no URL'}"
+    elif said.only_authorities:
+        scope = "CA certificates only"
+    ends = "not said" if said.next_update is None else f"{said.next_update:%Y-%m-%d %H:%M:%S} UTC"
+    fields = {
+        "issuer": said.issuer,
+        "number": "none" if said.number is None else str(said.number),
+        "this update": f"{said.this_update:%Y-%m-%d %H:%M:%S} UTC",
+        "next update": ends,
+        "scope": scope,
+        "issuer's key identifier": said.key_identifier.hex(":") if said.key_identifier else "none",
+        "revoked certificates": str(said.revoked),
+    }
+    if as_json:
+        print_json({"kind": "CRL", **fields})
+    else:
+        print_fields("Certificate revocation list", fields)
+
+
+def fetch(
+    output: Annotated[Path, typer.Option(help="The file; it is replaced as a whole.")],
+    pem: Annotated[bool, typer.Option("--pem", help="Write PEM, as nginx wants it, instead of DER.")] = False,
+    url: UrlOption = "",
+    shard: ShardOption = None,
+    authorities: AuthoritiesOption = False,
+    ca: CaOption = "",
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Fetch a CRL from the daemon, check its signature, and write it to a file; by default the complete one.
+
+    \b
+    Examples:
+      otahsm crl fetch --output /etc/nginx/fleet-crl.pem --pem
+    """  # noqa: D301 - click reads the character, not the escape
+    crl = _fetch(config, patience, ca, url, shard, authorities)
+    with explained():
+        replace_file(output, armour.armor("X509 CRL", crl.der) if pem else crl.der)
+    tell(
+        f"CRL number {crl.number} with {crl.revoked} certificates: {output}",
+        as_json=as_json,
+        file=str(output),
+        number=crl.number,
+        revoked=crl.revoked,
+    )
+
+
+def _fetch(
+    config: Path, patience: float | None, ca: str, url: str, shard: int | None, authorities: bool
+) -> FetchedCrl:
+    """Fetch a CRL, and check that the CA which the daemon says it has signed it."""
+    if sum((bool(url), shard is not None, authorities)) > 1:
+        raise typer.BadParameter("give at most one of --url, --shard and --authorities")
+    settings = load_client(config)
+
+    async def run() -> FetchedCrl:
+        async with connect(IssuingClient, settings, patience) as client:
+            authority = await client.authority(ca)
+        async with connect(RevokingClient, settings, patience) as client:
+            crl = await client.crl(url=url, shard=shard, authorities=authorities, ca=ca)
+        signer = next(iter(authority.chain), authority.trust_anchor)
+        check_crl_signature(crl.der, load_issuer(signer))
+        return crl
+
+    return asyncio.run(run())

@@ -1,0 +1,95 @@
+"""`otahsm csr`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.connect import connect, load_client, open_folders, registers
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    LayoutChoice,
+    LayoutOption,
+    OutOption,
+    PatienceOption,
+    ProfileOption,
+    QuietOption,
+    ResumeOption,
+    RetryRefusedOption,
+)
+from otahsm.cli.output.progress import OutputMode, RunProgress
+from otahsm.client import IssuingClient
+from otahsm.errors import ConfigError
+from otahsm.line import IssueOptions, Run, sign_csrs
+
+_ENDINGS = {".csr", ".pem", ".der", ".req", ".p10"}
+
+
+def sign(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE|DIR...", help="CSRs, PEM or DER; folders of them.")
+    ],
+    out: OutOption = None,
+    layout: LayoutOption = LayoutChoice.SEED,
+    profile: ProfileOption = "",
+    resume: ResumeOption = True,
+    retry_refused: RetryRefusedOption = False,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Have CSRs signed whose keys are elsewhere: in the devices, say. Writes device folders without keys.
+
+    From a folder, files that end in .csr, .pem, .der, .req or .p10 are taken, also from folders in it.
+
+    The same command again finishes what an interrupted run left, as with `otahsm device issue`.
+
+    Exit codes: as `otahsm device issue`.
+
+    \b
+    Examples:
+      otahsm csr sign device-17.csr
+      otahsm csr sign collected/ --out signed/
+    """  # noqa: D301 - click reads the character, not the escape
+    settings = load_client(config)
+    files = list(_files(paths))
+    if not files:
+        raise ConfigError(
+            "there is no CSR among the paths given",
+            hint=f"From a folder, files that end in {', '.join(sorted(_ENDINGS))} are taken.",
+        )
+
+    named = [str(path.absolute()) for path in paths]
+    asked = ["csr sign", *named, "--profile", profile, "--layout", layout.value]
+
+    async def run() -> bool:
+        async with connect(IssuingClient, settings, patience) as client:
+            with contextlib.closing(await open_folders(client, settings, out, layout)) as folders:
+                order = Run.open(folders, asked, resume=resume, retry_refused=retry_refused)
+                if registers(config):
+                    order.announce(profile)
+                reports = sign_csrs(client, folders, files, IssueOptions(profile=profile), order=order)
+                return await RunProgress(len(files), folders.root, OutputMode(as_json, quiet)).follow(
+                    reports, order
+                )
+
+    if not asyncio.run(run()):
+        raise typer.Exit(1)
+
+
+def _files(paths: Iterable[Path]) -> Iterable[Path]:
+    for path in dict.fromkeys(paths):
+        if path.is_dir():
+            yield from sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in _ENDINGS and file.is_file()
+            )
+        else:
+            yield path

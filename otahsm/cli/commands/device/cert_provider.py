@@ -1,0 +1,114 @@
+"""`otahsm cert-provider`: the options of aktualizr-cert-provider, with the CA's key in the daemon's token."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.commands.device.providing import Provision, import_directory, provide
+from otahsm.cli.options import DEFAULT_CONFIG, JsonOption, PatienceOption, ProfileOption, QuietOption
+from otahsm.cli.output.progress import OutputMode
+from otahsm.pki import KeyType
+
+
+def cert_provider(
+    credentials: Annotated[
+        Path | None, typer.Option("--credentials", "-c", help="The credentials.zip. Default: as in [client].")
+    ] = None,
+    fleet_ca: Annotated[
+        Path | None, typer.Option(help="The fleet root: certificates must come from this one.")
+    ] = None,
+    fleet_ca_key: Annotated[
+        Path | None, typer.Option(help="Not read: the key is in the token of the daemon's HSM.")
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Size of the RSA key: 2048, 3072 or 4096.")] = 2048,
+    days: Annotated[int | None, typer.Option(help="The validity; the profile must say the same.")] = None,
+    certificate_c: Annotated[str, typer.Option(help="C of the subject, if the profile has it.")] = "",
+    certificate_st: Annotated[str, typer.Option(help="ST of the subject, if the profile has it.")] = "",
+    certificate_o: Annotated[str, typer.Option(help="O of the subject, if the profile has it.")] = "",
+    certificate_cn: Annotated[str, typer.Option(help="The device id. Default: a random UUID.")] = "",
+    target: Annotated[str, typer.Option("--target", "-t", help="[user@]host to install it on.")] = "",
+    port: Annotated[int | None, typer.Option("--port", "-p", min=1, max=65535, help="The SSH port.")] = None,
+    directory: Annotated[
+        str, typer.Option("--directory", "-d", help="Where files go. Default: /var/sota/import.")
+    ] = "",
+    root_ca: Annotated[bool, typer.Option("--root-ca", "-r", help="Provide root.crt.")] = False,
+    server_url: Annotated[bool, typer.Option("--server-url", "-u", help="Provide gateway.url.")] = False,
+    local: Annotated[
+        Path | None, typer.Option("--local", "-l", help="Folder to write to, as if it were a device's root.")
+    ] = None,
+    aktualizr_config: Annotated[
+        list[Path] | None, typer.Option("--config", "-g", help="aktualizr's own, for its base_path.")
+    ] = None,
+    skip_checks: Annotated[
+        bool,
+        typer.Option("--skip-checks", "-s", help="Take host keys that are not known yet."),
+    ] = False,
+    profile: ProfileOption = "",
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    otahsm_config: Annotated[
+        Path,
+        typer.Option("--otahsm-config", envvar="OTAHSM_CONFIG", help="The configuration of otahsm."),
+    ] = DEFAULT_CONFIG,
+) -> None:
+    """Provide one device, with the options of aktualizr-cert-provider.
+
+    The device's folder is in the devices folder too: the same command with the same --certificate-cn finishes
+    what was interrupted, with the same key and certificate.
+
+    Exit codes: 0 it is done, 1 it was refused, 2 wrong use or configuration, 3 the daemon can't be reached.
+
+    \b
+    Examples:
+      otahsm cert-provider -c credentials.zip --certificate-cn bench-1 -l image --root-ca --server-url
+      otahsm cert-provider -c credentials.zip -t root@192.0.2.17 --root-ca --server-url
+    """  # noqa: D301 - click reads the character, not the escape
+    if local is None and not target:
+        raise typer.BadParameter("give --local, --target or both")
+    if directory and aktualizr_config:
+        raise typer.BadParameter("--directory and --config can't be used together")
+    key_types: dict[int, KeyType] = {2048: "rsa-2048", 3072: "rsa-3072", 4096: "rsa-4096"}
+    if bits not in key_types:
+        raise typer.BadParameter("--bits is 2048, 3072 or 4096: smaller keys can be broken")
+    if fleet_ca_key is not None:
+        typer.echo(f"otahsm: {fleet_ca_key} is not read: the CA's key is in the daemon's token", err=True)
+    if not certificate_cn:
+        certificate_cn = str(uuid.uuid4())
+        typer.echo(f"Random device ID is {certificate_cn}", err=as_json)
+    where = import_directory(directory, aktualizr_config or [])
+    connect = None
+    if target:
+        from otahsm.cli.commands.device.ssh_login import ssh_login  # noqa: PLC0415 - it needs the ssh extra
+
+        connect = ssh_login(
+            None,
+            port,
+            None,
+            None,
+            Path("~/.ssh/known_hosts").expanduser(),
+            accept_new=skip_checks,
+            sudo=False,
+            sudo_password_file=None,
+            seconds=60.0,
+            directory=where,
+        )
+    provision = Provision(
+        certificate_cn,
+        key_types[bits],
+        days,
+        {"C": certificate_c, "ST": certificate_st, "O": certificate_o},
+        fleet_ca,
+        credentials,
+        root_ca=root_ca,
+        server_url=server_url,
+    )
+    output_mode = OutputMode(as_json, quiet)
+    done = provide(otahsm_config, provision, profile, patience, local, where, target, connect, output_mode)
+    if not asyncio.run(done):
+        raise typer.Exit(1)

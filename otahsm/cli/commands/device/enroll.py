@@ -1,0 +1,180 @@
+"""`otahsm device enroll`: a device whose key is made in its own secure element."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import string
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.connect import connect, load_client, open_folders
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    KeyTypeName,
+    OutOption,
+    PatienceOption,
+    ProfileOption,
+)
+from otahsm.cli.output.fields import printable
+from otahsm.client import IssuedCertificate, IssuingClient, Refusal
+from otahsm.errors import RequestRefusedError
+from otahsm.pki import check_device_id
+from otahsm.token.element import ElementKey, SecureElement, Wanted
+from otahsm.token.element_opening import element_opened, read_element_uri
+
+_LOGINS = ".logins"  # beside the device folders; no device id starts with a dot
+
+
+class FlawName(StrEnum):
+    """What may be wrong with a key, as choices on the command line."""
+
+    EXTRACTABLE = "extractable"
+    NOT_SENSITIVE = "not-sensitive"
+    NOT_LOCAL = "not-local"
+
+
+def enroll(
+    device_id: Annotated[str, typer.Argument(help="The device id.")],
+    uri: Annotated[
+        str,
+        typer.Option(
+            "--pkcs11",
+            help="PKCS#11 URI of the device's token, with module-path and pin-source.",
+        ),
+    ],
+    key_id: Annotated[str, typer.Option(help="The id (CKA_ID) of the key: two hexadecimal digits.")] = "02",
+    certificate_id: Annotated[str, typer.Option(help="The id of the certificate: the same.")] = "01",
+    label: Annotated[str, typer.Option(help="The label of new objects. Default: the device id.")] = "",
+    key_type: Annotated[
+        KeyTypeName | None,
+        typer.Option(help="Type of the key. Default: ec-p256 for a new one, and any that is there already."),
+    ] = None,
+    accept: Annotated[
+        list[FlawName] | None,
+        typer.Option(help="Take a key that is there although the token reports this of it; may be repeated."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write over a certificate of another device or another key.")
+    ] = False,
+    profile: ProfileOption = "",
+    out: OutOption = None,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Make a device's key in its own token, have it certified, and write the certificate into the token.
+
+    The private key is made in the token, and can't leave it. A key that is there already is used. The device
+    folder gets all files but the key. The ids are those that aktualizr takes for its TLS key and certificate.
+
+    The same command again finishes what an interrupted run left. A PIN that the token refuses is not tried
+    again until somebody has removed the note that the error names.
+
+    Exit codes: 0 the device has its certificate, 1 it was refused, 2 wrong use or configuration, 3 the daemon
+    or the token can't be reached, 4 the token refuses, and somebody must act.
+
+    \b
+    Examples:
+      otahsm device enroll sensor-17 \\
+        --pkcs11 'pkcs11:token=sensor?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:pin'
+      otahsm device enroll --key-type rsa-2048 gateway-4 \\
+        --pkcs11 'pkcs11:serial=DENK0105461?module-path=/usr/lib/opensc-pkcs11.so&pin-source=prompt:'
+    """  # noqa: D301 - click reads the character, not the escape
+    settings = load_client(config)
+    try:
+        check_device_id(device_id)  # the profile's own pattern is the daemon's to apply
+    except RequestRefusedError as error:
+        raise typer.BadParameter(error.message) from None
+    wanted = Wanted(
+        device_id,
+        _octet(key_id, "--key-id"),
+        _octet(certificate_id, "--certificate-id"),
+        label or device_id,
+        None if key_type is None else key_type.value,
+        frozenset(flaw.value for flaw in accept or ()),
+        replace=replace,
+    )
+    token = read_element_uri(uri, settings.devices / _LOGINS)
+
+    async def run() -> bool:
+        async with connect(IssuingClient, settings, patience) as client:
+            folders = await open_folders(client, settings, out)
+            with element_opened(token) as login:
+                element = SecureElement(login, wanted)
+                key = element.find_or_make_key()
+                csr = element.make_csr(key)
+                result = await client.issue_one(csr, device_id=device_id, profile=profile)
+                if isinstance(result, Refusal):
+                    if result.lasting:
+                        element.forget(key)
+                    _report_refusal(device_id, result, as_json=as_json)
+                    return False
+                written = element.certificate.write(key.public_key, result.chain[0])
+            anchors = {device_id: result.trust_anchor} if result.trust_anchor else {}
+            folders.finish({device_id: result.chain}, {device_id: csr}, anchors)
+            _report(result, element, key, folders.path(device_id), written=written, as_json=as_json)
+            return True
+
+    if not asyncio.run(run()):
+        raise typer.Exit(1)
+
+
+def _octet(text: str, option: str) -> bytes:
+    """Read an id. aktualizr puts two digits after a percent sign, so that an id is one octet for it."""
+    if len(text) != 2 or not set(text) <= set(string.hexdigits):  # noqa: PLR2004 - digits of an octet
+        raise typer.BadParameter(f"{option} takes two hexadecimal digits, as in 02")
+    return bytes.fromhex(text)
+
+
+def _report(
+    result: IssuedCertificate,
+    element: SecureElement,
+    key: ElementKey,
+    folder: Path,
+    *,
+    written: bool,
+    as_json: bool,
+) -> None:
+
+    serial = result.serial.hex()
+    if as_json:
+        fields = {
+            "type": "issued" if written else "complete",
+            "device_id": result.device_id,
+            "serial": serial,
+            "replayed": result.replayed,
+            "folder": str(folder),
+            "token": str(element.token),
+            "key_type": key.key_type,
+            "key_made": key.made,
+        }
+        typer.echo(json.dumps(fields))
+        return
+    typer.echo(f"{result.device_id} has its certificate, {serial}, in {element.token}.")
+    typer.echo(
+        f"Key: {key.key_type}, {'made now' if key.made else 'as it was there'}. Certificate:"
+        f" {'written now' if written else 'as it was there'}. Folder: {folder}."
+    )
+
+
+def _report_refusal(device_id: str, refusal: Refusal, *, as_json: bool) -> None:
+
+    if as_json:
+        fields = {
+            "type": "failed",
+            "name": device_id,
+            "code": refusal.code,
+            "reason": refusal.reason,
+            "message": refusal.message,
+            "hint": refusal.hint,
+        }
+        typer.echo(json.dumps(fields))
+    else:
+        text = f"failed: {device_id!r}: {refusal.message} [{refusal.reason}]. {refusal.hint}"
+        typer.echo(printable(text), err=True)

@@ -1,0 +1,109 @@
+"""`otahsm device`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    CountOption,
+    FirstOption,
+    IdsOption,
+    JsonOption,
+    KeyTypeName,
+    LayoutChoice,
+    LayoutOption,
+    OutOption,
+    PassphraseCommandOption,
+    PassphraseFileOption,
+    PatienceOption,
+    ProfileOption,
+    QuietOption,
+    ResumeOption,
+    RetryRefusedOption,
+    SetOption,
+    TemplateOption,
+    Uuid5Option,
+)
+from otahsm.cli.output.progress import OutputMode, RunProgress, tell_of_unfinished_orders
+from otahsm.cli.sources import devices_from
+from otahsm.client import IssuingClient
+from otahsm.line import Run, issue_devices
+from otahsm.system.secret_files import passphrase_from
+
+
+def issue(
+    count: CountOption = None,
+    ids: IdsOption = None,
+    uuid5: Uuid5Option = "",
+    template: TemplateOption = "",
+    first: FirstOption = 1,
+    values: SetOption = None,
+    out: OutOption = None,
+    layout: LayoutOption = LayoutChoice.SEED,
+    key_type: Annotated[KeyTypeName, typer.Option(help="Type of the devices' keys.")] = KeyTypeName.EC_P256,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_command: PassphraseCommandOption = "",
+    profile: ProfileOption = "",
+    resume: ResumeOption = True,
+    retry_refused: RetryRefusedOption = False,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Make keys here, have certificates issued, write device folders.
+
+    Ids are random UUIDs (--count), those of a file (--ids), UUIDs made from the serial numbers in it
+    (--uuid5), or made from a template. A file is text with one id a line, CSV with a header, or JSON Lines.
+    Its further columns, and what --set gives, are the device's attributes: a profile's subject, a template,
+    the device's configuration and its registration may use them.
+
+    The same command again finishes what an interrupted run left, with the ids and the keys that it has:
+    --count 1000 makes a thousand, however often it is interrupted. Devices that were refused are listed
+    again, and not asked for. When every device has its certificate, the same command is a new run.
+
+    Exit codes: 0 all devices have their certificate, 1 some failed (each is listed), 2 wrong use or
+    configuration, 3 the daemon can't be reached.
+
+    \b
+    Examples:
+      otahsm device issue --count 1000
+      otahsm device issue --ids serials.csv --uuid5 6ba7b810-9dad-11d1-80b4-00c04fd430c8
+      otahsm device issue --count 50 --template 'cam-{seq:06d}' --first 1201
+      otahsm device issue --ids units.csv --template '{plant}-{unit}' --layout tar --out /srv/line-3
+    """  # noqa: D301 - click reads the character, not the escape
+    settings = load_client(config)
+    source = devices_from(count, ids, uuid5, template, first, values)
+    passphrase = passphrase_from(passphrase_file, passphrase_command)
+    made = ["--key-type", key_type.value, "--profile", profile, "--layout", layout.value]
+    asked = ["device issue", *source.asked, *made]
+
+    async def run() -> bool:
+        async with connect(IssuingClient, settings, patience) as client:
+            options = await issue_options(client, profile, layout, key_type.value, passphrase)
+            with contextlib.closing(await open_folders(client, settings, out, layout, passphrase)) as folders:
+                tell_of_unfinished_orders(folders, asked)
+                order = Run.open(
+                    folders,
+                    asked,
+                    source.devices,
+                    drawn=source.drawn,
+                    resume=resume,
+                    retry_refused=retry_refused,
+                )
+                if registers(config):
+                    order.announce(profile)
+                reports = issue_devices(client, folders, order.devices(), options, order=order)
+                return await RunProgress(order.count, folders.root, OutputMode(as_json, quiet)).follow(
+                    reports, order
+                )
+
+    if not asyncio.run(run()):
+        raise typer.Exit(1)

@@ -1,0 +1,190 @@
+"""What `otahsm cert-provider` does: one device issued, and installed."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import typer
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from otahsm.cli.commands.device.installing import Connect
+from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
+from otahsm.cli.options import LayoutChoice
+from otahsm.cli.output.fields import tell
+from otahsm.cli.output.progress import OutputMode
+from otahsm.client import IssuingClient, Profile
+from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.install.aktualizr import IMPORT
+from otahsm.install.installing import ImageRoot, Shell, install
+from otahsm.line import Device, Done, Run, issue_devices
+from otahsm.line.device_files import DeviceFiles
+from otahsm.pki import KeyType, load_certificates
+
+_NAMES: Final = {
+    "tls_pkey_path": "pkey.pem",
+    "tls_clientcert_path": "client.pem",
+    "tls_cacert_path": "root.crt",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Provision:
+    """What is asked for, in the words of aktualizr-cert-provider."""
+
+    device_id: str
+    key_type: KeyType
+    days: int | None
+    subject: Mapping[str, str]
+    fleet_ca: Path | None
+    credentials: Path | None
+    root_ca: bool
+    server_url: bool
+
+
+def import_directory(directory: str, configurations: Sequence[Path]) -> str:
+    """Return where files go on a device: as given, or as aktualizr's configuration says.
+
+    Raises:
+        ConfigError: it is no absolute path, or the files have other names there.
+    """
+    for path in configurations:
+        for file in sorted(path.glob("*.toml")) if path.is_dir() else [path]:
+            directory = _base_path(file) or directory
+    directory = directory or IMPORT
+    path_there = PurePosixPath(directory)
+    if not path_there.is_absolute() or len(path_there.parts) < 3 or ".." in path_there.parts:  # noqa: PLR2004
+        raise ConfigError(f"{directory!r} is no folder for a device's files", hint=f"As in {IMPORT}.")
+    return str(path_there)
+
+
+def _base_path(file: Path) -> str:
+    """Read a file of aktualizr's as it does: as INI. Raises ConfigError."""
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, configparser.Error) as error:
+        raise ConfigError(f"{file} can't be read: {error}") from None
+    if not parser.has_section("import"):
+        return ""
+    given = {key: value.strip().strip('"') for key, value in parser["import"].items()}
+    for key, name in _NAMES.items():
+        if given.get(key, name) != name:
+            raise ConfigError(f"{file}: {key} is {given[key]}, and otahsm writes {name}")
+    return given.get("base_path", "")
+
+
+async def provide(
+    config: Path,
+    asked: Provision,
+    profile: str,
+    patience: float | None,
+    local: Path | None,
+    directory: str,
+    target: str,
+    connect_to: Connect | None,
+    output_mode: OutputMode,
+) -> bool:
+    """Issue a device and install it; return whether it was issued. Raises OtahsmError."""
+    settings = load_client(config)
+    if asked.credentials is not None:
+        gateway = {"credentials": asked.credentials, "gateway_url": None, "server_ca": None}
+        settings = settings.model_copy(update=gateway)
+    async with connect(IssuingClient, settings, patience) as client:
+        meant = await _profile(client, profile)
+        device = Device(asked.device_id, _attributes(asked, meant))
+        await _check_root(client, asked.fleet_ca)
+        options = await issue_options(client, meant.name, LayoutChoice.SEED, asked.key_type, None)
+        with contextlib.closing(await open_folders(client, settings, None)) as folders:
+            order = Run.open(folders, ["cert-provider", asked.device_id, meant.name], [device])
+            if registers(config):
+                order.announce(meant.name)
+            async for report in issue_devices(client, folders, [device], options, order=order):
+                if not isinstance(report, Done):
+                    refusal = report.refusal
+                    typer.echo(f"failed: {refusal.message} [{refusal.reason}]. {refusal.hint}", err=True)
+                    return False
+            order.end()
+            root = folders.root
+    files = _chosen(DeviceFiles.load(root, asked.device_id, datetime.now(UTC)), asked)
+    if local is not None:
+        shell: Shell = _image(local, directory)
+        await _install(shell, files, f"{local}{directory}", output_mode)
+    if connect_to is not None:
+        async with connect_to(target) as shell:
+            await _install(shell, files, f"{target}:{directory}", output_mode)
+    return True
+
+
+def _image(root: Path, directory: str) -> ImageRoot:
+    root.mkdir(parents=True, exist_ok=True)
+    return ImageRoot(root, directory)
+
+
+async def _install(shell: Shell, files: DeviceFiles, where: str, output_mode: OutputMode) -> None:
+    before = await install(shell, files)
+    if not output_mode.quiet:
+        text = f"{files.device_id} {'had' if before else 'has'} its files in {where}"
+        tell(text, as_json=output_mode.as_json, device_id=files.device_id, where=where, before=before)
+
+
+async def _profile(client: IssuingClient, name: str) -> Profile:
+    known = await client.profiles()
+    for profile in known:
+        if profile.name == name or (not name and profile.is_default):
+            return profile
+    raise RequestRefusedError(
+        "profile", f"there is no profile {name!r}; there are {', '.join(item.name for item in known)}"
+    )
+
+
+def _attributes(asked: Provision, profile: Profile) -> dict[str, str]:
+    """Return what the profile needs, checked against what it says by itself. Raises RequestRefusedError."""
+    if asked.days is not None and timedelta(days=asked.days) != profile.validity:
+        raise RequestRefusedError(
+            "days",
+            f"the profile {profile.name} gives {profile.validity.days} days, not {asked.days}",
+            hint="Leave --days out, or name another profile with --profile.",
+        )
+    says = dict(part.split("=", 1) for part in profile.subject)
+    attributes = {}
+    for kind, value in asked.subject.items():
+        if not value:
+            continue
+        said = says.get(kind, "")
+        if said.startswith("{") and said[1:-1] in profile.attributes:
+            attributes[said[1:-1]] = value
+        elif said != value:
+            raise RequestRefusedError(
+                "subject",
+                f"the profile {profile.name} has {kind}={said or 'nothing'}, not {value}",
+                hint=f"Leave --certificate-{kind.lower()} out, or let the profile have it in its subject.",
+            )
+    return attributes
+
+
+async def _check_root(client: IssuingClient, fleet_ca: Path | None) -> None:
+    """Raises ConfigError: the daemon's fleet root is another than is wanted."""
+    if fleet_ca is not None and (await client.authority()).trust_anchor not in _roots(fleet_ca):
+        raise ConfigError(
+            f"the daemon's fleet root is not the one in {fleet_ca}",
+            hint="Does [client] name the right daemon?",
+        )
+
+
+def _roots(path: Path) -> list[bytes]:
+    try:
+        return [item.public_bytes(Encoding.DER) for item in load_certificates(path.read_bytes(), str(path))]
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+
+
+def _chosen(files: DeviceFiles, asked: Provision) -> DeviceFiles:
+    left_out = {"root.crt": not asked.root_ca, "gateway.url": not asked.server_url}
+    kept = {name: content for name, content in files.contents.items() if not left_out.get(name)}
+    return DeviceFiles(files.device_id, kept)

@@ -1,0 +1,134 @@
+"""Follows a run of registrations, and shows how it is with each."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import datetime
+
+import typer
+from rich.console import Console
+
+from otahsm.cli.output.fields import printable
+from otahsm.cli.output.progress import Meter, OutputMode
+from otahsm.registration.backends import Backend
+from otahsm.registration.collecting import collect
+from otahsm.registration.outbox import Outbox, Registered
+from otahsm.registration.registering import register
+
+
+class RegistrationRun:
+    """One run, as its user sees it. What nobody has entered yet is entered first.
+
+    Args:
+        outbox: what waits.
+        tone: how to speak.
+
+    Raises:
+        FolderError: the book can't be read or written.
+    """
+
+    def __init__(self, outbox: Outbox, output_mode: OutputMode) -> None:
+        self._outbox, self._tone = outbox, output_mode
+        self._out = Console(soft_wrap=True, highlight=False, emoji=False)
+        self._err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+        self._missing = collect(outbox.book).missing
+        self._meter = Meter("registrations", outbox.counts()["waiting"], output_mode, self._err)
+        self._registered = self._failed = 0
+        self._in_trouble = False
+
+    def follow(self, backend: Backend, parallel: int, patience: float, *, watch: bool) -> bool:
+        """Register what waits, show it, then the sum; return whether everything is registered.
+
+        Raises as `register` does.
+        """
+        started = time.monotonic()
+        try:
+            with self._meter:
+                register(self._outbox, backend, self._tell, parallel=parallel, patience=patience, watch=watch)
+        finally:
+            counts = self._outbox.counts()
+            self._summarise(counts["waiting"], counts["failed"], time.monotonic() - started)
+        return not counts["waiting"] and not counts["failed"]
+
+    def _tell(self, one: Registered) -> None:
+        self._registered += one.state == "done"
+        self._failed += one.state == "failed"
+        settled = self._registered + self._failed
+        self._meter.show(settled, settled)
+        if self._tone.as_json:
+            _print_line(_fields(one))
+        elif one.state == "failed":
+            self._err.print(printable(f"failed: {one.device_id!r}: {one.answer}"), markup=False)
+        elif one.state == "waiting" and not self._in_trouble and not self._tone.quiet:
+            self._err.print(printable(f"otahsm: trying again later: {one.answer}"), markup=False)
+        self._in_trouble = one.state == "waiting"
+
+    def _summarise(self, waiting: int, failed: int, seconds: float) -> None:
+        if self._tone.as_json:
+            _print_line(
+                {
+                    "type": "summary",
+                    "registered": self._registered,
+                    "failed": failed,
+                    "waiting": waiting,
+                    "missing": self._missing,
+                    "seconds": round(seconds, 3),
+                    "folder": str(self._outbox.folder),
+                }
+            )
+            return
+        if self._missing:
+            self._err.print(
+                f"otahsm: the certificates of {self._missing} devices are not in {self._outbox.folder}:"
+                " nobody is told of them from here",
+                markup=False,
+            )
+        if not self._tone.quiet:
+            more = "; --status shows each" if waiting or failed else ""
+            self._out.print(
+                f"{self._registered} registered in {seconds:.1f} s, {failed} failed, {waiting} wait{more}",
+                markup=False,
+            )
+
+
+def show_all(outbox: Outbox, output_mode: OutputMode) -> None:
+    """Show how it is with each registration; of those that are done, nothing if it is quiet.
+
+    Raises:
+        FolderError: the book can't be read.
+    """
+    for one in outbox.all():
+        if output_mode.as_json:
+            _print_line(_fields(one))
+        elif one.state != "done" or not output_mode.quiet:
+            words = [f"{one.state:<7}", one.device_id, one.serial, f"asked {one.attempts} times"]
+            if one.due_at is not None:
+                words.append(f"due {_text(one.due_at)}")
+            if one.answer:
+                words.append(f"{_text(one.answered_at)} {one.answer}")
+            typer.echo(printable("  ".join(words)))
+    if not output_mode.as_json and not output_mode.quiet:
+        counts = outbox.counts()
+        typer.echo(f"{counts['done']} done, {counts['failed']} failed, {counts['waiting']} waiting")
+
+
+def _fields(one: Registered) -> dict[str, str | int | None]:
+    return {
+        "type": one.state,
+        "device_id": one.device_id,
+        "serial": one.serial,
+        "attempts": one.attempts,
+        "answer": one.answer,
+        "answered_at": _text(one.answered_at) or None,
+        "due_at": _text(one.due_at) or None,
+    }
+
+
+def _text(when: datetime | None) -> str:
+    return "" if when is None else when.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _print_line(fields: Mapping[str, str | int | float | None]) -> None:
+    typer.echo(json.dumps(fields))  # flushed, line by line

@@ -1,0 +1,1 @@
+"""`otahsm ledger`: what was issued, and the proof that nobody changed it."""

@@ -1,0 +1,229 @@
+"""`otahsm ledger`, as far as a daemon is asked. What works on the database itself is in `ledger_local`."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from asn1crypto import pem
+
+from otahsm.cli.commands.ledger.options import (
+    AfterOption,
+    BatchOption,
+    BeforeOption,
+    ClientOption,
+    DeviceOption,
+    OnlyProfileOption,
+    StatusName,
+    StatusOption,
+)
+from otahsm.cli.commands.ledger.text import FORMS, HEADING, fields_of, line_of
+from otahsm.cli.connect import connect, load_client
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption, moment_of
+from otahsm.cli.output.fields import print_fields, print_json, printable
+from otahsm.cli.output.files import new_file, standard_output, write_new
+from otahsm.client import Count, LedgerClient, LedgerEntry, Query
+from otahsm.errors import RequestRefusedError
+from otahsm.pki import SerialNumber
+
+
+class ExportFormat(StrEnum):
+    """Formats of an export, as choices on the command line."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+    PEM = "pem"
+
+
+def list_(
+    device_id: DeviceOption = "",
+    client: ClientOption = "",
+    profile: OnlyProfileOption = "",
+    batch: BatchOption = "",
+    status: StatusOption = None,
+    after: AfterOption = "",
+    before: BeforeOption = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    page_token: Annotated[str, typer.Option(help="Go on where an earlier list ended.")] = "",
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """List certificates, and what was intended and came to nothing; oldest first.
+
+    If there are more, the token of the next page is said on standard error, and in --json. It stays good.
+
+    \b
+    Examples:
+      otahsm ledger list --client cn:line-3 --after 2026-11-23
+      otahsm ledger list --device-id sensor-17
+      otahsm ledger list --status void --json
+      otahsm ledger list --batch cameras-47 --limit 1000
+    """  # noqa: D301 - click reads the character, not the escape
+    query = _query(device_id, client, profile, batch, status, after, before)
+    entries, token = asyncio.run(_first(config, patience, query, page_token, limit))
+    if as_json:
+        found = [{name: text for name, text in fields_of(entry).items() if text} for entry in entries]
+        print_json({"certificates": found, "next_page_token": token})
+        return
+    typer.secho(HEADING, bold=True)
+    for entry in entries:
+        typer.echo(line_of(entry))
+    if token:
+        typer.echo(f"There may be more: --page-token {token}", err=True)
+
+
+def get(
+    device_id: Annotated[str, typer.Argument(help="The device. What was voided is found by --serial.")] = "",
+    serial: Annotated[str, typer.Option(help="The serial number instead, in hexadecimal.")] = "",
+    profile: Annotated[str, typer.Option(help="The device's profile. Empty: the daemon's default.")] = "",
+    out: Annotated[Path | None, typer.Option("--output", help="Write the chain to a new file.")] = None,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Show one certificate with all that the ledger knows of it, and its chain in PEM.
+
+    Exits with 1 if the ledger has no such certificate.
+
+    \b
+    Examples:
+      otahsm ledger get sensor-17
+      otahsm ledger get --serial 019c2f0a11d7 --json
+      otahsm ledger get sensor-17 --output sensor-17.pem
+    """  # noqa: D301 - click reads the character, not the escape
+    if bool(device_id) == bool(serial):
+        raise typer.BadParameter("give either a device id or --serial")
+    number = _serial(serial) if serial else None
+
+    async def ask() -> tuple[LedgerEntry, tuple[bytes, ...]]:
+        async with _open(config, patience) as daemon:
+            return await (daemon.by_serial(number) if number else daemon.by_device(device_id, profile))
+
+    entry, chain = asyncio.run(ask())
+    text = "".join(pem.armor("CERTIFICATE", der).decode() for der in chain)
+    if out is not None:
+        write_new(out, [text])
+    fields = {name: value for name, value in fields_of(entry).items() if value and name != "certificate"}
+    if as_json:
+        print_json({**fields, "chain": text} if text else fields)
+        return
+    print_fields("Certificate", fields)
+    if out is None:
+        typer.echo(text, nl=False)
+
+
+def export(
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="csv and jsonl: everything. pem: certificates alone.")
+    ] = ExportFormat.CSV,
+    out: Annotated[Path | None, typer.Option("--output", help="A new file. Default: print.")] = None,
+    device_id: DeviceOption = "",
+    client: ClientOption = "",
+    profile: OnlyProfileOption = "",
+    batch: BatchOption = "",
+    status: StatusOption = None,
+    after: AfterOption = "",
+    before: BeforeOption = "",
+    patience: PatienceOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Write what the ledger holds, oldest first, with the certificates: for auditors.
+
+    Serial numbers and digests are in hexadecimal, times in RFC 3339 and UTC, the certificate is
+    DER in base64. The file gets its name when it is complete. What was there at the beginning is in it;
+    what is issued meanwhile may be.
+
+    \b
+    Examples:
+      otahsm ledger export --output ledger.csv
+      otahsm ledger export --format jsonl --client cn:line-3 --after 2026-11-01 --before 2026-12-01
+    """  # noqa: D301 - click reads the character, not the escape
+    query = _query(device_id, client, profile, batch, status, after, before)
+    head, write = FORMS[form.value]
+
+    async def run() -> None:
+        with new_file(out) if out is not None else standard_output() as file:
+            file.write(head)
+            async with _open(config, patience) as daemon:
+                async for entry in daemon.everything(query, full=True):
+                    file.write(write(entry))
+
+    asyncio.run(run())
+
+
+def stats(
+    after: AfterOption = "",
+    before: BeforeOption = "",
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Count by day (UTC), profile, client and status. Takes a second or two for each million certificates.
+
+    \b
+    Example:
+      otahsm ledger stats --after 2026-11-01
+    """  # noqa: D301 - click reads the character, not the escape
+    query = _query("", "", "", "", None, after, before)
+
+    async def ask() -> list[Count]:
+        async with _open(config, patience) as daemon:
+            return await daemon.counts(query)
+
+    counts = asyncio.run(ask())
+    if as_json:
+        print_json([{**count._asdict(), "day": f"{count.day}"} for count in counts])
+        return
+    typer.secho(f"{'day':<10}  {'certificates':>12}  status  client  profile", bold=True)
+    for day, profile, client, status, number in counts:
+        typer.echo(f"{day}  {number:>12}  {status:<6}  {printable(client)}  {printable(profile)}")
+
+
+def _open(config: Path, patience: float | None) -> LedgerClient:
+
+    return connect(LedgerClient, load_client(config), patience)
+
+
+async def _first(
+    config: Path, patience: float | None, query: Query, token: str, limit: int
+) -> tuple[list[LedgerEntry], str]:
+    """Return so many entries, over as many pages as it takes, and the token of what comes then."""
+    entries: list[LedgerEntry] = []
+    async with _open(config, patience) as daemon:
+        while True:
+            page, token = await daemon.page(query, token, size=min(limit - len(entries), 1000))
+            entries += page
+            if not token or len(entries) == limit:
+                return entries, token
+
+
+def _query(
+    device_id: str,
+    client: str,
+    profile: str,
+    batch: str,
+    status: StatusName | None,
+    after: str,
+    before: str,
+) -> Query:
+
+    return Query(
+        device_id,
+        client,
+        profile,
+        "" if status is None else status.value,
+        moment_of(after, "--after") if after else None,
+        moment_of(before, "--before") if before else None,
+        batch,
+    )
+
+
+def _serial(text: str) -> SerialNumber:
+    try:
+        return SerialNumber.from_hex(text)
+    except RequestRefusedError:
+        raise typer.BadParameter("--serial takes 1 to 40 hexadecimal digits") from None

@@ -1,0 +1,128 @@
+"""Reads, checks and prints evidence for `otahsm ledger`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from otahsm.cli.output.fields import print_fields, print_json
+from otahsm.cli.output.files import new_path
+from otahsm.config import CheckpointConfig
+from otahsm.errors import ConfigError, EvidenceError, RequestRefusedError
+from otahsm.pki import SerialNumber
+from otahsm.tlog import (
+    Checkpoint,
+    ConsistencyProof,
+    InclusionProof,
+    VerifierKey,
+    open_checkpoint,
+    parse_leaf,
+)
+
+KeysOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--key", help="A verifier key of the log; may be repeated. Default: [checkpoint] verifier_key."
+    ),
+]
+
+
+def read_evidence(path: Path) -> bytes:
+    """Read a file. Raises ConfigError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}", hint="Is the path right?") from None
+
+
+def write_evidence(path: Path | None, octets: bytes) -> None:
+    """Write a new file, never over one that exists; or to standard output. Raises FolderError."""
+    if path is None:
+        sys.stdout.buffer.write(octets)
+        return
+    with new_path(path, 0o644) as temporary:
+        temporary.write_bytes(octets)
+
+
+def read_key(path: Path) -> VerifierKey:
+    """Read a verifier key: one line. Raises ConfigError, EvidenceError."""
+    try:
+        return VerifierKey.parse(read_evidence(path).decode().removesuffix("\n"))
+    except UnicodeDecodeError:
+        raise EvidenceError(f"{path} is not text.") from None
+
+
+def trusted_keys(paths: Sequence[Path] | None, config: CheckpointConfig | None) -> list[VerifierKey]:
+    """Read the keys that are named, or else the one of the configuration; none if there is no such."""
+    if paths:
+        return [read_key(path) for path in paths]
+    return [read_key(config.verifier_key)] if config else []
+
+
+def known_checkpoints(paths: Sequence[Path], keys: Sequence[VerifierKey]) -> list[Checkpoint]:
+    """Read checkpoints that were kept elsewhere, and verify them. Raises ConfigError, EvidenceError."""
+    if paths and not keys:
+        raise ConfigError("there is no key to verify checkpoints with", hint="Name one with --key.")
+    return [open_checkpoint(read_evidence(path), *keys) for path in paths]
+
+
+def parse_serial(text: str) -> SerialNumber:
+    """Parse a serial number in hexadecimal, with or without colons. Raises BadParameter."""
+    try:
+        return SerialNumber.from_hex(text)
+    except RequestRefusedError:
+        raise typer.BadParameter("SERIAL is a number in hexadecimal, of at most 20 octets") from None
+
+
+def check_inclusion(
+    proof: InclusionProof, keys: Sequence[VerifierKey], certificate: Path | None, *, as_json: bool
+) -> None:
+    """Verify that a log holds the leaf that comes with a proof, and that it is the certificate's.
+
+    Raises:
+        EvidenceError: it is not proven.
+        ConfigError: the certificate can't be read.
+    """
+    checkpoint = proof.verify(proof.extra, *keys)
+    leaf = parse_leaf(proof.extra)
+    if certificate is not None and (leaf.get("kind"), leaf.get("der")) != ("certificate", _der(certificate)):
+        raise EvidenceError(f"The proof is about another certificate than {certificate}.")
+    if as_json:
+        print_json({"leaf": leaf, "index": proof.index, **_fields(checkpoint)})
+        return
+    print_fields("Leaf", {name: str(value) for name, value in leaf.items()})
+    print_fields("Checkpoint", {name: str(value) for name, value in _fields(checkpoint).items()})
+    typer.echo(f"Proven: the log holds this as leaf {proof.index}.")
+
+
+def check_consistency(
+    proof: ConsistencyProof, keys: Sequence[VerifierKey], since: Path, *, as_json: bool
+) -> None:
+    """Verify that a log only grew since an older checkpoint. Raises EvidenceError, ConfigError."""
+    old = open_checkpoint(read_evidence(since), *keys)
+    new = proof.verify(old, *keys)
+    if as_json:
+        print_json({"old_size": old.size, **_fields(new)})
+        return
+    print_fields("Checkpoint", {name: str(value) for name, value in _fields(new).items()})
+    typer.echo(f"Proven: the log only grew, from {old.size} leaves to {new.size}.")
+
+
+def _fields(checkpoint: Checkpoint) -> dict[str, str | int]:
+    return {"origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex()}
+
+
+def _der(path: Path) -> str:
+    content = read_evidence(path)
+    try:
+        if b"-----BEGIN" in content:
+            content = x509.load_pem_x509_certificates(content)[0].public_bytes(Encoding.DER)
+    except ValueError as error:
+        raise ConfigError(f"{path} is no certificate: {error}") from None
+    return content.hex()

@@ -1,0 +1,115 @@
+"""`otahsm ledger`: what shows that nobody changed the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.commands.ledger.evidence import (
+    check_consistency,
+    check_inclusion,
+    parse_serial,
+    read_evidence,
+    read_key,
+    write_evidence,
+)
+from otahsm.cli.connect import connect, load_client
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
+from otahsm.client import TransparencyClient
+from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, parse_note
+
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The file to write. Default: standard output.")
+]
+
+
+def checkpoint(
+    new: Annotated[
+        bool, typer.Option("--new", help="Have everything signed that is recorded by now.")
+    ] = False,
+    output: OutputOption = None,
+    patience: PatienceOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Fetch the daemon's last checkpoint, a signed note. Keep it where nobody who can write the ledger can.
+
+    \b
+    Example:
+      otahsm ledger checkpoint --new --output 2026-11-24.note
+    """  # noqa: D301 - click reads the character, not the escape
+
+    async def fetch() -> bytes:
+        async with connect(TransparencyClient, load_client(config), patience) as client:
+            return await client.checkpoint(make_new=new)
+
+    write_evidence(output, asyncio.run(fetch()))
+
+
+def prove(
+    serial: Annotated[str, typer.Argument(help="The certificate's serial number, in hexadecimal.")],
+    output: OutputOption = None,
+    patience: PatienceOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Fetch the proof that the ledger holds a certificate. `otahsm ledger check-proof` verifies it, offline.
+
+    \b
+    Example:
+      otahsm ledger prove 019ab2f1c4 --output 17.tlog-proof
+    """  # noqa: D301
+    number = parse_serial(serial)
+
+    async def fetch() -> bytes:
+        async with connect(TransparencyClient, load_client(config), patience) as client:
+            return await client.prove_inclusion(number)
+
+    write_evidence(output, asyncio.run(fetch()))
+
+
+def prove_consistency(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A checkpoint that was fetched before.")],
+    output: OutputOption = None,
+    patience: PatienceOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Fetch the proof that the ledger only grew since an older checkpoint. Verify it with `check-proof`."""
+    size = Checkpoint.parse(parse_note(read_evidence(old)).text).size
+
+    async def fetch() -> bytes:
+        async with connect(TransparencyClient, load_client(config), patience) as client:
+            return await client.prove_consistency(size)
+
+    write_evidence(output, asyncio.run(fetch()))
+
+
+def check_proof(
+    file: Annotated[Path, typer.Argument(help="What `prove` or `prove-consistency` wrote.")],
+    key: Annotated[list[Path], typer.Option(help="The log's verifier key; may be repeated.")],
+    certificate: Annotated[
+        Path | None, typer.Option(help="The certificate that is to be proven, PEM or DER.")
+    ] = None,
+    since: Annotated[
+        Path | None, typer.Option(help="The older checkpoint, for what `prove-consistency` wrote.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a proof, without daemon, ledger or network. Exits with 1 if it does not prove what it should.
+
+    \b
+    Examples:
+      otahsm ledger check-proof 17.tlog-proof --key checkpoint.vkey --certificate client.pem
+      otahsm ledger check-proof growth.proof --key checkpoint.vkey --since 2026-11-24.note
+    """  # noqa: D301
+    proof = read_evidence(file)
+    keys = [read_key(path) for path in key]
+    if proof.startswith(b"old "):
+        if since is None or certificate is not None:
+            raise typer.BadParameter("a consistency proof is checked with --since, and without --certificate")
+        check_consistency(ConsistencyProof.parse(proof), keys, since, as_json=as_json)
+        return
+    if since is not None:
+        raise typer.BadParameter("--since is for what `prove-consistency` wrote")
+    check_inclusion(InclusionProof.parse(proof), keys, certificate, as_json=as_json)

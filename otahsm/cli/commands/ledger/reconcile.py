@@ -1,0 +1,111 @@
+"""`otahsm ledger` where the ledger is: what works on the database itself, with or without a daemon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Final
+
+import typer
+
+from otahsm.cli.commands.ledger.options import AfterOption
+from otahsm.cli.commands.ledger.text import FORMS
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, moment_of
+from otahsm.cli.output.files import standard_output
+from otahsm.cli.output.times import from_microseconds
+from otahsm.client import LedgerEntry
+from otahsm.config import Config, load_config, section
+from otahsm.ledger import Entry, Filter, LedgerReader, Status
+
+_SIGNING_SECONDS: Final = 90.0  # where there is no [token] that says how long
+
+
+class ReportFormat(StrEnum):
+    """Formats of a report, as choices on the command line."""
+
+    TEXT = "text"
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+def reconcile(
+    form: Annotated[ReportFormat, typer.Option("--format", help="How to write them.")] = ReportFormat.TEXT,
+    after: AfterOption = "",
+    open_seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="How long one may be open. Default: what a signature may take, twice."),
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Show every serial number that was intended and never released: what is open, then what was voided.
+
+    Reads the database that [ledger] names, with or without a daemon, and changes nothing. Exits with 1 if
+    something is open for longer than a signature may take: no daemon runs, or it is stuck.
+
+    \b
+    Examples:
+      otahsm ledger reconcile
+      otahsm ledger reconcile --format csv > never-released.csv
+    """  # noqa: D301 - click reads the character, not the escape
+    settings = load_config(config)
+    milliseconds = int(moment_of(after, "--after").timestamp() * 1000) if after else None
+    limit = _signing_seconds(settings) if open_seconds is None else open_seconds
+    head, write = FORMS[form.value]
+    reader = LedgerReader(section(settings.ledger, "ledger"))
+    reader.check()
+    counts = {Status.OPEN: 0, Status.VOID: 0}
+    oldest = 0.0
+    with standard_output() as out:
+        out.write(head)
+        for entry in _never_released(reader, Filter(after=milliseconds)):
+            out.write(write(_as_client_sees_it(entry)))
+            counts[entry.status] += 1
+            if entry.status is Status.OPEN:
+                oldest = max(oldest, time.time() - entry.intended_at / 1e6)
+    reader.close()
+    said = f"{counts[Status.OPEN]} open, {counts[Status.VOID]} void"
+    if oldest > limit:
+        typer.echo(f"{said}; one is open for {oldest:.0f} s, and a signature takes {limit:.0f} s", err=True)
+        raise typer.Exit(1)
+    typer.echo(said, err=True)
+
+
+def _never_released(reader: LedgerReader, wanted: Filter) -> Iterator[Entry]:
+
+    shown = set()  # what is open may be voided before the voided ones are read
+    for entry in reader.everything(wanted._replace(status=Status.OPEN)):
+        shown.add(entry.serial)
+        yield entry
+    for entry in reader.everything(wanted._replace(status=Status.VOID)):
+        if entry.serial not in shown:
+            yield entry
+
+
+def _signing_seconds(settings: Config) -> float:
+    """Return how long an intent may be open: a batch is tried twice, and each time waits for a signer."""
+    if settings.token is None:
+        return _SIGNING_SECONDS
+    return 2 * (settings.token.sign_timeout_seconds + settings.issuance.wait_for_signer_seconds)
+
+
+def _as_client_sees_it(entry: Entry) -> LedgerEntry:
+
+    return LedgerEntry(
+        entry.serial,
+        entry.status.value,
+        entry.device_id,
+        entry.profile,
+        entry.client,
+        entry.client_certificate_sha256,
+        entry.request_id,
+        entry.spki_sha256,
+        entry.tbs_sha256,
+        from_microseconds(1_000_000 * entry.not_before),
+        from_microseconds(1_000_000 * entry.not_after),
+        from_microseconds(entry.intended_at),
+        None if entry.recorded_at is None else from_microseconds(entry.recorded_at),
+        None if entry.voided_at is None else from_microseconds(entry.voided_at),
+        entry.void_reason or "",
+        entry.certificate or b"",
+    )

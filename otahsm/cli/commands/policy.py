@@ -1,0 +1,143 @@
+"""`otahsm policy`: reads the policy as the daemon does, and says what it means."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otahsm.access import CALLS, AccessControl, Call, Caller, Grant, Policy
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, moment_of
+from otahsm.cli.output.fields import print_fields, print_json
+from otahsm.config import Config, load_config, load_policy, section
+from otahsm.daemon.edge.tls import read_caller
+from otahsm.errors import NotAllowedError
+
+
+def check(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Read [access] policy as the daemon does, and list the clients. A daemon loads it anew on SIGHUP.
+
+    Exit codes: 0 it is right, 2 it is not, and the daemon would not take it.
+    """
+    policy, _ = _load(config)
+    if as_json:
+        print_json({grant.name: _terms(grant) for grant in policy})
+        return
+    for grant in policy:
+        typer.echo(f"{grant.name}: {', '.join(sorted(grant.roles))}")
+    typer.echo(f"The policy is right. It lets in {len(policy.grants)} clients, and nobody else.")
+
+
+def explain(
+    client: Annotated[
+        str,
+        typer.Argument(help="Who: uri:, dns:, cn: or spki: and the rest; or a certificate in PEM."),
+    ],
+    profile: Annotated[str, typer.Option(help="To be issued a certificate under this profile.")] = "",
+    device_id: Annotated[str, typer.Option("--device-id", help="To be issued one for this device.")] = "",
+    batch: Annotated[str, typer.Option(help="To be issued one in this batch.")] = "",
+    call: Annotated[str, typer.Option(help="To make this call, as in LedgerService/GetCertificate.")] = "",
+    at: Annotated[str, typer.Option("--at", help="When. Default: now.")] = "",
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Say what a client may do; or whether it may do something, and if not, why not.
+
+    The policy alone is looked at: not who was cut off since, what of a quota is left, or what the CA's
+    profile asks of a CSR.
+
+    Exit codes: 0 it may, 1 it may not, 2 wrong use or configuration.
+
+    \b
+    Examples:
+      otahsm policy explain cn:line-3
+      otahsm policy explain line-3.pem --device-id cam-000017 --batch plant-2-w47
+      otahsm policy explain cn:line-3 --call RevocationService/RevokeCertificates
+    """  # noqa: D301 - click reads the character, not the escape
+    policy, settings = _load(config)
+    caller = _caller(client)
+    now = moment_of(at, "--at") if at else datetime.now(UTC)
+    access = AccessControl(policy)
+    why = ""
+    grant: Grant | None = None
+    try:
+        grant = access.grant_of(caller, now)
+        if call:
+            access.check_call(caller, _method(call), now)
+        if profile or device_id or batch:
+            _check_order(grant, profile or settings.issuance.default_profile, device_id, batch)
+    except NotAllowedError as error:
+        why = error.message
+    grant = grant or policy.of(caller)
+    terms = _terms(grant) if grant else {}
+    if as_json:
+        print_json({"client": grant.name if grant else None, "allowed": not why, "why": why, "may": terms})
+    else:
+        if grant:
+            print_fields(f"{client} is {grant.name}", terms | {"may call": ", ".join(_calls(grant))})
+        typer.echo(f"No: {why}." if why else "Yes, it may.")
+    if why:
+        raise typer.Exit(1)
+
+
+def _check_order(grant: Grant, profile: str, device_id: str, batch: str) -> None:
+    grant.check_order(profile, batch)
+    if device_id:
+        grant.check_device(device_id)
+
+
+def _load(path: Path) -> tuple[Policy, Config]:
+
+    settings = load_config(path)
+    file = section(settings.access, "access").policy
+    return load_policy(file, settings.profiles.keys()), settings
+
+
+def _caller(client: str) -> Caller:
+
+    if Path(client).is_file():
+        return read_caller(Path(client))
+    if client.startswith("spki:"):
+        try:
+            return Caller("", b"", bytes.fromhex(client.removeprefix("spki:")))
+        except ValueError:
+            raise typer.BadParameter("after spki: come 64 hexadecimal digits") from None
+    return Caller(client, b"")
+
+
+def _method(call: str) -> str:
+
+    known = [method for method in CALLS if method.endswith((f"/{call}", f".{call}"))]
+    if len(known) != 1:
+        raise typer.BadParameter("name a service and a call of its, as in LedgerService/GetCertificate")
+    return known[0]
+
+
+def _calls(grant: Grant) -> list[str]:
+
+    return sorted(
+        method.rpartition(".")[2]
+        for method, call in CALLS.items()
+        if isinstance(call, Call) and call.may(grant.roles)
+    )
+
+
+def _terms(grant: Grant) -> dict[str, str]:
+    """Say what a client is held to."""
+    terms = {"roles": ", ".join(sorted(grant.roles))}
+    if "issuer" in grant.roles:
+        terms["profiles"] = ", ".join(sorted(grant.profiles))
+        terms["device ids"] = grant.device_ids.pattern if grant.device_ids else "any"
+        terms["batches"] = grant.batches.pattern if grant.batches else "any, or none"
+    terms |= {
+        name.replace("_", " "): f"{quota:,}"
+        for name, quota in grant.quotas._asdict().items()
+        if quota is not None
+    }
+    if grant.times:
+        terms["times"] = "; ".join(str(times) for times in grant.times)
+    if grant.until:
+        terms["until"] = grant.until.isoformat()
+    return terms

@@ -1,0 +1,42 @@
+"""`otahsm quickstart`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.options import JsonOption
+from otahsm.quickstart import create
+
+
+def quickstart(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder that doesn't exist yet, or is empty.")
+    ],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the daemon is to listen.")] = 7443,
+    as_json: JsonOption = False,
+) -> None:
+    """Make all that a daemon on this machine needs: SoftHSM2 token, fleet root, TLS credentials, otahsm.toml.
+
+    \b
+    Example:
+      otahsm quickstart fleet && cd fleet && otahsm serve
+    """  # noqa: D301 - click reads the character, not the escape
+    path = create(folder, port)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(path.parent), "config": str(path)}))
+        return
+    typer.echo(f"{path.parent} is ready:")
+    typer.echo("  otahsm.toml   the configuration, every key explained")
+    typer.echo("  token/        a SoftHSM2 token; the fleet root's key is in it, and nowhere else")
+    typer.echo("  ca/           the fleet root's certificate, which a gateway must trust")
+    typer.echo("  ledger/       the public key that shows that nobody changed the ledger")
+    typer.echo("  tls/          an operator CA, and credentials for the daemon and one client")
+    typer.echo("  gateway/      a stand-in gateway's credentials, to try devices against")
+    typer.echo("Next:")
+    typer.echo(f"  cd {folder}")
+    typer.echo("  otahsm serve                       # in one terminal")
+    typer.echo("  otahsm device issue --count 10     # in another")

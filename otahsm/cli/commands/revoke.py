@@ -1,0 +1,154 @@
+"""`otahsm revoke`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.commands.targets import parse_serial, read_targets
+from otahsm.cli.connect import connect, load_client
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
+from otahsm.cli.output.fields import printable
+from otahsm.client import NotRevoked, Revoked, RevokingClient, ToRevoke
+from otahsm.pki import Reason
+
+
+class ReasonName(StrEnum):
+    """Reasons of RFC 5280, as choices on the command line."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "key_compromise"
+    CA_COMPROMISE = "ca_compromise"
+    AFFILIATION_CHANGED = "affiliation_changed"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessation_of_operation"
+    PRIVILEGE_WITHDRAWN = "privilege_withdrawn"
+    AA_COMPROMISE = "aa_compromise"
+
+
+def revoke(
+    reason: Annotated[ReasonName, typer.Option(help="Why. It is on the CRL, and can't be changed.")],
+    serial: Annotated[str | None, typer.Option(help="A certificate's serial number, in hexadecimal.")] = None,
+    device_id: Annotated[str | None, typer.Option(help="A device: all certificates that it has.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Many: a device id a line, or CSV with a column device_id or serial."),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Certificates under this profile alone. Empty: all.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask whether it is meant.")] = False,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Revoke certificates, for good: no command takes a revocation back.
+
+    What is said to be revoked is so durably, and the daemon makes a CRL at once. The same command again does
+    no harm: what was revoked before keeps its date and its reason.
+
+    A file whose first line names a column `device_id` or `serial` is read as CSV; other columns don't count.
+    Without such a line each line is a device id.
+
+    Exit codes: 0 all is revoked, 1 something could not be (each is listed), 2 wrong use or configuration,
+    3 the daemon can't be reached.
+
+    \b
+    Examples:
+      otahsm revoke --device-id sensor-17 --reason key_compromise
+      otahsm revoke --file stolen.csv --reason privilege_withdrawn --yes
+    """  # noqa: D301 - click reads the character, not the escape
+    if sum(given is not None for given in (serial, device_id, file)) != 1:
+        raise typer.BadParameter("give one of --serial, --device-id and --file")
+    settings = load_client(config)
+    targets = _targets(serial, device_id, file, profile)
+    if not yes:
+        _ask(len(targets), serial or device_id or str(file), reason.value)
+    shown = _Shown(as_json=as_json)
+
+    async def run() -> None:
+        async with connect(RevokingClient, settings, patience) as client:
+            async for outcome in client.revoke(targets, Reason(reason.value)):
+                shown.add(outcome)
+
+    try:
+        asyncio.run(run())
+    finally:
+        shown.sum_up()
+    if shown.failed:
+        raise typer.Exit(1)
+
+
+def _targets(
+    serial: str | None, device_id: str | None, file: Path | None, profile: str
+) -> Sequence[ToRevoke]:
+
+    if serial is not None:
+        return [ToRevoke(serial=parse_serial(serial), profile=profile)]
+    if device_id:
+        return [ToRevoke(device_id=device_id, profile=profile)]
+    if file is not None:
+        return read_targets(file, profile)
+    raise typer.BadParameter("--device-id is empty")
+
+
+def _ask(count: int, what: str, reason: str) -> None:
+
+    text = f"{count} lines of {what}" if count > 1 else what
+    typer.confirm(
+        f"Revoke {printable(text)}, for the reason {reason}? This can't be taken back.", abort=True, err=True
+    )
+
+
+class _Shown:
+    """Prints what became of each target, and the sum."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self.revoked = self.before = self.failed = 0
+
+    def add(self, outcome: Revoked | NotRevoked) -> None:
+
+        if isinstance(outcome, NotRevoked):
+            self.failed += 1
+            target = outcome.target
+            name = target.device_id if target.serial is None else target.serial.hex()
+            fields = {"code": outcome.code, "reason": outcome.reason, "message": outcome.message}
+            self._line("failed", {"name": name, **fields, "hint": outcome.hint})
+            if not self._as_json:
+                text = f"failed: {name!r}: {outcome.message} [{outcome.reason}]. {outcome.hint}"
+                typer.echo(printable(text), err=True)
+            return
+        self.revoked += not outcome.before
+        self.before += outcome.before
+        serial = outcome.serial.hex()
+        moment = f"{outcome.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+        self._line(
+            "revoked",
+            {
+                "device_id": outcome.device_id,
+                "profile": outcome.profile,
+                "serial": serial,
+                "revoked_at": outcome.revoked_at.isoformat(),
+                "reason": outcome.reason.value,
+                "already_revoked": outcome.before,
+            },
+        )
+        if not self._as_json:
+            when = f"was revoked on {moment} already" if outcome.before else f"is revoked since {moment}"
+            typer.echo(printable(f"{outcome.device_id}: {serial} {when} ({outcome.reason.value})"))
+
+    def sum_up(self) -> None:
+        counts = {"revoked": self.revoked, "already_revoked": self.before, "failed": self.failed}
+        self._line("summary", counts)
+        if not self._as_json:
+            before = f", {self.before} revoked before" if self.before else ""
+            typer.echo(f"{self.revoked} revoked{before}, {self.failed} failed")
+
+    def _line(self, kind: str, fields: Mapping[str, str | int]) -> None:
+        if self._as_json:
+            typer.echo(json.dumps({"type": kind, **fields}))

@@ -1,0 +1,27 @@
+"""`otahsm serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
+from otahsm.config import files_of_daemon, load_config
+from otahsm.daemon import serve as run
+from otahsm.daemon.log import logging_to_stderr
+from otahsm.system.file_modes import check_file_modes
+from otahsm.token.pin import ask_for_pin
+
+
+def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C; then it finishes what is in hand and exits with 0.
+
+    Logs one line per event to standard error: JSON when that is not a terminal.
+    """
+    os.umask(0o077)
+    settings = load_config(config)
+    check_file_modes(files_of_daemon(settings, config))
+    if settings.token and settings.token.pin_source.kind == "prompt":
+        ask_for_pin()
+    with logging_to_stderr():
+        asyncio.run(run(settings))

@@ -1,0 +1,30 @@
+"""`otahsm show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otahsm.cli.options import JsonOption
+from otahsm.cli.output.fields import print_descriptions
+from otahsm.errors import ConfigError
+from otahsm.pki import describe
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="PEM (any number of certificates and CSRs) or DER (one).")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show a certificate, a chain or a CSR as a person wants to read it.
+
+    \b
+    Example:
+      otahsm show devices/17/client.pem
+    """  # noqa: D301 - click reads the character, not the escape
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file} can't be read: {error.strerror}", hint="Is the path right?") from None
+    print_descriptions(describe(content), as_json=as_json)

@@ -1,0 +1,36 @@
+"""`otahsm signer`."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
+from otahsm.config import files_of_signers, load_config
+from otahsm.errors import ConfigError
+from otahsm.system.file_modes import check_file_modes
+from otahsm.token.signer import start_at_socket
+from otahsm.workers import run_worker
+from otahsm.workers.child import Handler
+
+
+def signer(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Be one signer of a daemon that runs as another user; systemd starts it, not you.
+
+    Standard input is the daemon's connection to [token] signer_socket: see deploy/otahsm-signer.socket. Which
+    module is loaded, where the PIN is and which keys sign is in this command's own configuration; the daemon
+    only says which of them it means.
+    """
+    if not stat.S_ISSOCK(os.fstat(0).st_mode):
+        raise ConfigError(
+            "standard input is no socket",
+            hint="systemd starts this for each connection to [token] signer_socket.",
+        )
+
+    def start(setup: list[bytes]) -> Handler:
+        settings = load_config(config)
+        check_file_modes(files_of_signers(settings, config))
+        return start_at_socket(settings, setup)
+
+    os.umask(0o077)
+    run_worker(start, at_socket=True)

@@ -1,0 +1,59 @@
+"""The `otahsm` command: finds the command that is asked for, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from otahsm.cli.commands import COMMANDS, HELP
+from otahsm.cli.lazy import build
+from otahsm.errors import ExitCode, OtahsmError
+
+# What a command needs beyond a bare client, by the extra that brings it.
+_EXTRAS: Final = {
+    "server": {"alembic", "grpc_reflection", "pkcs11", "re2", "sqlalchemy", "structlog"},
+    "ssh": {"asyncssh"},
+}
+
+
+class _Root(TyperGroup):
+    """The group of all commands, as their table has them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands.update(build(COMMANDS))
+
+
+app = typer.Typer(
+    name="otahsm", cls=_Root, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+@app.callback(help=HELP)
+def _otahsm() -> None:
+    """Give Typer a group to build, though it has no command itself."""
+
+
+def main() -> None:
+    """Run a command; turn our errors into one clear message and the exit code that documents it."""
+    try:
+        app(color=False if os.environ.get("NO_COLOR") else None)  # no-color.org; rich sees to it by itself
+    except OtahsmError as error:
+        sys.stderr.write(f"otahsm: {error.message}\n        {error.hint}\n")
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, modules in _EXTRAS.items() if missing in modules), None)
+        if extra is None:
+            raise
+        sys.stderr.write(
+            f"otahsm: this command needs {missing}, which a bare client does not have\n"
+            f"        Install it: pip install 'otahsm[{extra}]'\n"
+        )
+        sys.exit(ExitCode.USAGE)
+    except KeyboardInterrupt:
+        sys.exit(130)

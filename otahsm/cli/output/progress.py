@@ -1,0 +1,179 @@
+"""Follows a run of the line: a bar on a terminal, a line now and then in a pipe, JSON lines for machines.
+
+Every failure is told, always.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from otahsm.cli.output.fields import printable
+from otahsm.line import DeviceFolders, Done, Failed, Run, unfinished_runs
+
+_LINE_SECONDS: Final = 10.0
+
+
+def tell_of_unfinished_orders(folders: DeviceFolders, asked: Sequence[str]) -> None:
+    """Say on standard error which other runs with drawn ids wait to be finished; this one does not."""
+    for other in unfinished_runs(folders):
+        if list(other) != list(asked):
+            typer.echo(f"otahsm: an earlier run is not finished: {' '.join(filter(None, other))}", err=True)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputMode:
+    """How a command speaks: in JSON lines, or in text, of which `quiet` leaves only failures."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+
+class Meter:
+    """How far a run is: a bar if standard error is a terminal, else a line every ten seconds.
+
+    Args:
+        what: what is counted, in the plural.
+        total: how many there will be.
+        tone: nothing is shown for machines, and nothing if it is quiet.
+    """
+
+    def __init__(self, what: str, total: int, output_mode: OutputMode, console: Console) -> None:
+        silent = output_mode.as_json or output_mode.quiet
+        self._what, self._total = what, total
+        self._lines = not silent and not console.is_terminal
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f}/s"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=silent or not console.is_terminal,
+        )
+        self._task = self._progress.add_task(what, total=total, rate=0.0)
+        self._started = self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, done: int, worked: int) -> None:
+        """Show where it is.
+
+        Args:
+            done: how many there are.
+            worked: how many of them took their time in this run; the rate is theirs.
+        """
+        now = time.monotonic()
+        rate = worked / max(now - self._started, 1e-9)
+        self._progress.update(self._task, completed=done, rate=rate)
+        if self._lines and now - self._told >= _LINE_SECONDS:
+            self._told = now
+            left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
+            self._console.print(
+                f"{done} of {self._total} {self._what}, {rate:.0f} a second{left}", markup=False
+            )
+
+
+class RunProgress:
+    """One run, as its user sees it.
+
+    Args:
+        total: how many reports will come.
+        folder: where device folders go.
+        tone: how to speak.
+    """
+
+    def __init__(self, total: int, folder: Path, output_mode: OutputMode) -> None:
+        self._total = total
+        self._folder = folder
+        self._tone = output_mode
+        self._out = Console(soft_wrap=True, highlight=False, emoji=False)
+        self._err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+        self._issued = self._before = self._failed = 0
+
+    async def follow(self, reports: AsyncIterator[Done | Failed], order: Run) -> bool:
+        """Show reports as they come, then the sum; return whether nothing failed: the order is done then."""
+        started = time.monotonic()
+        try:
+            with Meter("certificates", self._total, self._tone, self._err) as meter:
+                async for report in reports:
+                    self._count(report)
+                    done = self._issued + self._before + self._failed
+                    meter.show(done, self._issued + self._failed)
+        finally:
+            self._summarise(time.monotonic() - started)
+        if self._failed:
+            return False
+        order.end()
+        return True
+
+    def _count(self, report: Done | Failed) -> None:
+        if isinstance(report, Failed):
+            self._failed += 1
+            refusal = report.refusal
+            self._line(
+                {
+                    "type": "failed",
+                    "name": report.name,
+                    "code": refusal.code,
+                    "reason": refusal.reason,
+                    "message": refusal.message,
+                    "hint": refusal.hint,
+                    "remembered": report.remembered,
+                }
+            )
+            if not self._tone.as_json:
+                text = f"failed: {report.name!r}: {refusal.message} [{refusal.reason}]. {refusal.hint}"
+                if report.remembered:
+                    text += " (An earlier run was refused; --retry-refused asks again.)"
+                self._err.print(printable(text), markup=False)
+        elif report.serial is None:
+            self._before += 1
+            self._line({"type": "complete", "device_id": report.name, "folder": str(report.folder)})
+        else:
+            self._issued += 1
+            self._line(
+                {
+                    "type": "issued",
+                    "device_id": report.name,
+                    "serial": report.serial.hex(),
+                    "folder": str(report.folder),
+                    "replayed": report.replayed,
+                }
+            )
+
+    def _summarise(self, seconds: float) -> None:
+        self._line(
+            {
+                "type": "summary",
+                "issued": self._issued,
+                "complete_before": self._before,
+                "failed": self._failed,
+                "seconds": round(seconds, 3),
+                "folder": str(self._folder),
+            }
+        )
+        if self._tone.as_json or self._tone.quiet:
+            return
+        text = f"{self._issued} issued in {seconds:.1f} s ({self._issued / max(seconds, 1e-9):.0f} a second)"
+        if self._before:
+            text += f", {self._before} complete before"
+        self._out.print(f"{text}, {self._failed} failed; folders in {self._folder}", markup=False)
+
+    def _line(self, fields: dict[str, str | int | float]) -> None:
+        if self._tone.as_json:
+            typer.echo(json.dumps(fields))  # flushed, line by line
