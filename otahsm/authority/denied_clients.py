@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
 from otahsm.access import SUBJECTS, AccessControl, Caller, Denied, DenyList
-from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
+from otahsm.errors import NotAllowedError, NotFoundError, RequestRefusedError
 from otahsm.ledger import Ledger
 from otahsm.ledger.queries import LedgerQueries
+from otahsm.system.clock import Clock, microseconds
 from otahsm.transparency.audit import AuditLog, EventName
 
-_LOOK_SECONDS: Final = 1.0
 _MAX_TEXT: Final = 512
 _DIGESTS: Final = ("spki:", "sha256:")
 _DIGEST: Final = 64  # hexadecimal digits
@@ -29,26 +27,32 @@ class Clients:
         inspection: where it is read; of its own, so that it waits for nobody's questions.
         access: told of who is cut off.
         audit: told of what is done.
+        clock: tells when.
     """
 
     def __init__(
-        self, ledger: Ledger, queries: LedgerQueries, access: AccessControl, audit: AuditLog
+        self,
+        ledger: Ledger,
+        queries: LedgerQueries,
+        access: AccessControl,
+        audit: AuditLog,
+        clock: Clock,
     ) -> None:
         self._ledger = ledger
         self._queries = queries
         self._access = access
         self._audit = audit
+        self._clock = clock
         self._distrusted: Mapping[bytes, str] = {}
         self._denied: list[Denied] = []
 
-    async def deny(self, subject: str, reason: str, caller: Caller, now: datetime) -> Denied:
+    async def deny(self, subject: str, reason: str, caller: Caller) -> Denied:
         """Cut a client off, or a key or a certificate; return how it is.
 
         Args:
             subject: "uri:", "dns:", "cn:" and a name; "spki:" or "sha256:" and a digest.
             reason: why, for people.
             caller: who says so.
-            now: when.
 
         Raises:
             RequestRefusedError: the subject is none.
@@ -56,7 +60,8 @@ class Clients:
             LedgerUnavailableError: nothing was changed.
         """
         check_subject(subject, reason)
-        denied = Denied(subject, reason, caller.identity, time.time_ns() // 1000)
+        now = self._clock()
+        denied = Denied(subject, reason, caller.identity, microseconds(now))
         self._check_target(denied, caller, now)
         details = {"subject": subject, "reason": reason}
         event = self._audit.event(EventName.CLIENT_CUT_OFF, caller.identity, details)
@@ -95,15 +100,6 @@ class Clients:
         if denied != self._denied:
             self._denied = denied
             self._access.deny_list = DenyList(denied, self._distrusted)
-
-    async def run(self) -> None:
-        """Look every second, until cancelled. A ledger that can't be read changes nothing."""
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            try:
-                await self.look()
-            except LedgerUnavailableError:
-                continue
 
     def _check_target(self, denied: Denied, caller: Caller, now: datetime) -> None:
         if DenyList([denied]).names(caller):

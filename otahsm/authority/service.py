@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Final
 
 from otahsm.access import AccessControl
 from otahsm.authority.denied_clients import Clients
+from otahsm.authority.jobs import Job, Supervisor
+from otahsm.authority.spool_reader import SpoolReader
 from otahsm.config import Config, load_policy, section
 from otahsm.errors import LedgerUnavailableError, NotFoundError
 from otahsm.issuance.authorities import Authorities
@@ -23,9 +23,10 @@ from otahsm.ledger import Ledger, Renewal, database_of
 from otahsm.ledger.queries import LedgerQueries
 from otahsm.pki import Chain, Profile, SerialNumber, load_public_key
 from otahsm.preparation import Preparers
+from otahsm.revocation.crl_keeper import LOOK_SECONDS as CRL_LOOK_SECONDS
 from otahsm.revocation.crl_keeper import CrlKeeper, Tell
 from otahsm.revocation.revoking import Revocations
-from otahsm.system.spool import read
+from otahsm.system.clock import Clock, utc_now
 from otahsm.token import SignerPool, TokenKey
 from otahsm.transparency.audit import AuditLog
 from otahsm.transparency.log import Transparency, load_verifier_key
@@ -54,7 +55,7 @@ class Issuance:
         self,
         config: Config,
         report: Report,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock = utc_now,
         tell: Tell = lambda *_: None,
     ) -> None:
         token = section(config.token, "token")
@@ -79,7 +80,8 @@ class Issuance:
         }
         self._ledger = Ledger(database, self.authorities.key_identifiers, renewals)
         self.queries = LedgerQueries(ledger)
-        self._tending: list[asyncio.Task[None]] = []
+        self._tended_at = 0.0  # on the monotonic clock
+        self.supervisor = Supervisor(clock)
         active = self.authorities.active
         by_profile = {name: self.authorities.of_profile(name) for name in config.profiles}
         crls = {name: item.config.crl for name, item in by_profile.items()}
@@ -95,17 +97,18 @@ class Issuance:
         if config.checkpoint and checkpoint_key:
             keys.append(TokenKey(config.checkpoint, load_public_key(checkpoint_key.public_key)))
         self._signers = SignerPool(token, keys, wait_seconds=settings.wait_for_signer_seconds, report=report)
-        self._guard_dirs = {item.guard_dir for item in token.all}
-        self.audit = AuditLog(self._ledger, tell)
+        self.audit = AuditLog(self._ledger, tell, clock)
+        guard_dirs = {item.guard_dir: item.signer_socket is None for item in token.all}
+        self._spool = SpoolReader(guard_dirs, self.audit)
         self._denials = LedgerQueries(ledger)
-        self.clients = Clients(self._ledger, self._denials, self.access, self.audit)
+        self.clients = Clients(self._ledger, self._denials, self.access, self.audit, clock)
         self.transparency = Transparency(
             self._ledger,
             self._signers,
             key_number=len(keys) - 1,
             config=config.checkpoint,
             key=checkpoint_key,
-            report=report,
+            clock=clock,
         )
         self.crls = {
             item.name: CrlKeeper(
@@ -117,7 +120,6 @@ class Issuance:
                 key=key,
                 alone=len(self.authorities.by_name) == 1,
                 clock=clock,
-                report=report,
                 tell=tell,
             )
             for key, item in active
@@ -171,15 +173,10 @@ class Issuance:
         """
         voided = await self._ledger.open()
         await self.clients.look()  # before anybody is let in
-        self._tending = [
-            asyncio.create_task(self._tend_ledger()),
-            asyncio.create_task(self.transparency.run()),
-            asyncio.create_task(self.audit.run()),
-            asyncio.create_task(self.clients.run()),
-            asyncio.create_task(self._empty_inboxes()),
-        ]
         for keeper in self.crls.values():
             await keeper.start()
+        for job in self._jobs():
+            self.supervisor.start(job)
         await self._preparers.start()
         await self._signers.start()
         await self._queue.start()
@@ -218,10 +215,9 @@ class Issuance:
         """Finish what is in the cycle within so many seconds, then end the processes, release the ledger."""
         until = time.monotonic() + within
         await self._queue.close(within)
+        await self.supervisor.close(max(0.0, until - time.monotonic()))
         for keeper in self.crls.values():
-            await keeper.close(max(0.0, until - time.monotonic()))
-        for task in self._tending:
-            task.cancel()
+            await keeper.close()
         await self.audit.close()  # before the last checkpoint, which vouches for it
         await self.transparency.close()
         await self._signers.close()
@@ -232,33 +228,66 @@ class Issuance:
 
     def _look_at_crls(self) -> None:
         for keeper in self.crls.values():
-            keeper.look()
+            keeper.woken.set()
 
-    async def _empty_inboxes(self) -> None:
-        """Take in what logins and ceremonies have left, the daemon's own and other processes'."""
-        while True:
-            for guard_dir in self._guard_dirs:
-                left = await asyncio.to_thread(lambda folder=guard_dir: list(read(folder)))  # type: ignore[misc]
-                if not left:
-                    continue
-                with contextlib.suppress(LedgerUnavailableError):
-                    await self.audit.take_in(left)
-                    for item in left:
-                        await asyncio.to_thread(item.path.unlink, missing_ok=True)
-            await asyncio.sleep(_LOOK_SECONDS)
+    def _jobs(self) -> list[Job]:
+        ledger = (LedgerUnavailableError,)  # the job "ledger" tells of it
+        return [
+            Job(
+                name="ledger",
+                run_once=self._tend_ledger,
+                interval=_LOOK_SECONDS,
+                failing="ledger.unavailable",
+                recovered="ledger.available",
+                retry_seconds=_LOOK_SECONDS,
+            ),
+            Job(
+                name="transparency",
+                run_once=self.transparency.run_once,
+                interval=_LOOK_SECONDS,
+                failing="transparency.failed",
+                told_elsewhere=ledger,
+            ),
+            Job(
+                name="audit",
+                run_once=self.audit.write,
+                interval=_LOOK_SECONDS,
+                woken=self.audit.arrived,
+                told_elsewhere=ledger,
+            ),
+            Job(
+                name="denied clients",
+                run_once=self.clients.look,
+                interval=_LOOK_SECONDS,
+                told_elsewhere=ledger,
+            ),
+            Job(
+                name="spool",
+                run_once=self._spool.run_once,
+                interval=_LOOK_SECONDS,
+                told_elsewhere=ledger,
+            ),
+            *(
+                Job(
+                    name=f"crl {name}".strip(),
+                    run_once=keeper.run_once,
+                    interval=CRL_LOOK_SECONDS,
+                    woken=keeper.woken,
+                    after=self._signers.wait_until_ready,
+                    failing="crl.failed",
+                )
+                for name, keeper in self.crls.items()
+                if keeper.can_sign
+            ),
+        ]
 
     async def _tend_ledger(self) -> None:
-        """Tell when the ledger can't be written, and when it can again; close what others left open."""
-        loop = asyncio.get_running_loop()
-        failed, tended = False, loop.time()
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            failure = self._ledger.failure
-            if failed != (failure is not None):
-                failed = not failed
-                self._report("ledger.unavailable" if failed else "ledger.available", os.getpid(), failure)
-            if failed or loop.time() - tended >= _TEND_SECONDS:
-                tended = loop.time()
-                if voided := await self._ledger.tend():
-                    gone = LedgerUnavailableError(f"a replica is gone; {voided} intents of its were voided")
-                    self._report("ledger.recovered", os.getpid(), gone)
+        """Close what others left open, now and then; raise why the ledger can't be written, if so."""
+        failed, now = self._ledger.failure is not None, time.monotonic()
+        if failed or now - self._tended_at >= _TEND_SECONDS:
+            self._tended_at = now
+            if voided := await self._ledger.tend():
+                gone = LedgerUnavailableError(f"a replica is gone; {voided} intents of its were voided")
+                self._report("ledger.recovered", os.getpid(), gone)
+        if self._ledger.failure is not None:
+            raise self._ledger.failure.with_traceback(None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import Denied, EventFilter, Issuance, LedgerQueries
@@ -24,9 +22,7 @@ class AccessService(access_pb2_grpc.AccessServiceServicer):
     ) -> access_pb2.DenyClientResponse:
         """Cut a client off."""
         wanted = request.client
-        denied = await self._clients.deny(
-            wanted.subject, wanted.reason, caller_of(context), datetime.now(UTC)
-        )
+        denied = await self._clients.deny(wanted.subject, wanted.reason, caller_of(context))
         return access_pb2.DenyClientResponse(client=_message(denied))
 
     async def AllowClient(  # noqa: N802

@@ -26,7 +26,7 @@ from otahsm.daemon.ledger_service import LedgerService
 from otahsm.daemon.revoking import RevocationService
 from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
 from otahsm.daemon.transparency import TransparencyService
-from otahsm.errors import ConfigError, NotAllowedError, OtahsmError
+from otahsm.errors import ConfigError, DaemonFailedError, NotAllowedError, OtahsmError
 from otahsm.v1 import (
     access_pb2,
     access_pb2_grpc,
@@ -123,6 +123,7 @@ class Daemon:
         Raises:
             ConfigError: the ledger can't be used.
             OtahsmError: no signer got ready and none will, until an operator acts.
+            DaemonFailedError: it can't go on; started again, it may.
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -151,16 +152,19 @@ class Daemon:
         stopping = asyncio.create_task(stop.wait())
         starting = asyncio.create_task(self._issuance.wait_until_serving())
         ending = asyncio.create_task(self._server.wait_for_termination())
+        failing = asyncio.create_task(self._issuance.supervisor.watch())
         try:
-            await asyncio.wait((starting, stopping, ending), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((starting, stopping, ending, failing), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-            await asyncio.wait((stopping, ending), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((stopping, ending, failing), return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                failing.result()
             if ending.done():  # without being told to: a daemon that serves nobody must not look alive
-                raise OtahsmError("gRPC's server ended") from ending.exception()
+                raise DaemonFailedError("gRPC's server ended") from ending.exception()
         finally:
             # Not `ending`: gRPC would take it for its own end.
-            for task in (watching, guarding, reloading, stopping, starting):
+            for task in (watching, guarding, reloading, stopping, starting, failing):
                 task.cancel()
 
     async def _shut_down(self) -> None:

@@ -231,3 +231,11 @@ class ShuttingDownError(OtahsmError):
     reason = "SHUTTING_DOWN"
     exit_code = ExitCode.UNAVAILABLE
     default_hint = "Ask again when the daemon is back."
+
+
+class DaemonFailedError(OtahsmError):
+    """The daemon can't go on, for a reason that nobody foresaw; started again, it may."""
+
+    reason = "DAEMON_FAILED"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "This is a fault in otahsm: please report it with the daemon's log, and start it again."

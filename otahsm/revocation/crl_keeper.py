@@ -1,18 +1,16 @@
 """Keeps CRLs: has them made when they are due, and writes the files that web servers and gateways read.
 
 Every daemon looks every few seconds whether a CRL is due, or a file is not what the ledger has; after a
-revocation it looks at once. So it does not matter which of several daemons revoked, made, or died.
+revocation it looks at once. So it does not matter which of several daemons revoked, made, or died. A job
+calls `run_once` again and again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
@@ -23,10 +21,10 @@ from otahsm.ledger.revocation import note_urls
 from otahsm.pki import Issuer, check_signs_crls
 from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import CrlMaker, CrlSchedule
+from otahsm.system.clock import Clock
 from otahsm.token import SignerPool
-from otahsm.workers import Report
 
-_LOOK_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 5.0
 _SOON_SECONDS: Final = 0.5
 _FIRST_CRL_SECONDS: Final = 15.0
 
@@ -45,9 +43,11 @@ class CrlKeeper:
         signers: where CRLs are signed.
         key: with which of their keys.
         clock: tells the time, with a time zone.
-        report: called with (event, pid, error) when no CRL can be made or written.
         tell: called with an event and its fields when one was made or written.
         alone: whether the ledger has no other CA.
+
+    Attributes:
+        woken: set when a CRL is wanted, or may be due.
 
     Raises:
         ConfigError: there is a [crl], and the CA may not sign CRLs.
@@ -62,8 +62,7 @@ class CrlKeeper:
         ledger: Ledger,
         signers: SignerPool,
         key: int = 0,
-        clock: Callable[[], datetime],
-        report: Report,
+        clock: Clock,
         tell: Tell,
         alone: bool = True,
     ) -> None:
@@ -77,7 +76,6 @@ class CrlKeeper:
         self._config = config
         self._ledger = ledger
         self._signers = signers
-        self._report = report
         self._tell = tell
         # Reading, building and writing files take long: they have a thread, and leave the event loop alone.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
@@ -97,14 +95,12 @@ class CrlKeeper:
         self._written: dict[str, int] = {}  # the number of the CRL in each file
         self._told: dict[str, int] = {}  # and in each scope, as far as was told
         self._wanted = config is not None  # whether a complete CRL must be there
-        self._woken = asyncio.Event()
         self._passed = asyncio.Condition()
         self._failure: OtahsmError | None = None
-        self._ending = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
+        self.woken = asyncio.Event()
 
     async def start(self) -> None:
-        """Remember what certificates will state, before any is issued; then keep CRLs.
+        """Remember what certificates will state, before any is issued.
 
         Raises:
             ConfigError: [crl] directory can't be used.
@@ -117,12 +113,29 @@ class CrlKeeper:
                 partial(note_urls, issuer_key_id=self._issuer_key_id, urls=urls, complete=complete)
             )
             self._maker.above = await self._off_the_loop(self._folder.highest_number)
-        if self._unable is None:
-            self._keeping = asyncio.create_task(self._keep())
 
-    def look(self) -> None:
-        """Look at once whether a CRL is due."""
-        self._woken.set()
+    @property
+    def can_sign(self) -> bool:
+        """Whether the CA may sign CRLs: without that there is nothing to keep."""
+        return self._unable is None
+
+    async def run_once(self) -> float:
+        """Make and write what is due; return in how many seconds to look again.
+
+        Raises:
+            OtahsmError: a CRL could not be made or written; those that others have made are written.
+        """
+        try:
+            next_look = await self._pass()
+        except OtahsmError as error:
+            self._failure = error
+            raise
+        else:
+            self._failure = None
+            return next_look
+        finally:
+            async with self._passed:
+                self._passed.notify_all()
 
     async def crl(self, scope: str) -> StoredCrl:
         """Return the last CRL of a scope, waiting a little for one that has what is revoked by now.
@@ -154,54 +167,15 @@ class CrlKeeper:
             raise self._failure or TokenUnavailableError("the first CRL is not made yet")
         return crl
 
-    async def close(self, within: float) -> None:
-        """Finish the CRL that is being made, within so many seconds, and let go of everything."""
-        self._ending.set()
-        self._woken.set()
-        if self._keeping is not None:
-            done, _ = await asyncio.wait({self._keeping}, timeout=within)
-            if not done:
-                self._keeping.cancel()
-                await asyncio.wait({self._keeping})
+    async def close(self) -> None:
+        """Let go of everything; no pass is running."""
         await self._off_the_loop(self._books.close)
         self._thread.shutdown()
-
-    async def _keep(self) -> None:
-        """Make and write what is due, again and again."""
-        await self._wait_for_a_signer()
-        while not self._ending.is_set():
-            self._woken.clear()
-            began, next_look = time.monotonic(), _LOOK_SECONDS
-            try:
-                next_look = await self._pass()
-            except OtahsmError as error:
-                self._say(error)
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not end the CRLs
-                self._say(OtahsmError(f"making CRLs failed in an unforeseen way: {error!r}"))
-            else:
-                self._failure = None
-            async with self._passed:
-                self._passed.notify_all()
-            # Half of the time at most: while many are revoked, one CRL tells of many.
-            await _within(min(time.monotonic() - began, _LOOK_SECONDS), self._ending)
-            await _within(next_look, self._woken)
-
-    async def _wait_for_a_signer(self) -> None:
-        """Return when a signer is ready, none will be, or this is to end."""
-        ready = asyncio.create_task(self._signers.wait_until_ready())
-        ending = asyncio.create_task(self._ending.wait())
-        try:
-            await asyncio.wait({ready, ending}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (ready, ending):
-                task.cancel()
-            # `Issuance.wait_until_serving` says why none is ready.
-            await asyncio.gather(ready, ending, return_exceptions=True)
 
     async def _pass(self) -> float:
         """Make and write what is due; return after how many seconds to look again."""
         failure: OtahsmError | None = None
-        state, next_look = None, _LOOK_SECONDS
+        state, next_look = None, LOOK_SECONDS
         try:
             state = await self._maker.make_due(complete=self._wanted)
             if state is None:  # another daemon is at it: see soon what it has made, and what is left
@@ -257,26 +231,14 @@ class CrlKeeper:
                 "crl.made", {"crl": name, "number": row.number, "revoked": row.revoked, "shards": shards}
             )
 
-    def _say(self, error: OtahsmError) -> None:
-        """Report why there is no CRL; not again every few seconds."""
-        if self._failure is None or self._failure.message != error.message:
-            self._report("crl.failed", os.getpid(), error)
-        self._failure = error
-
     async def _wait_for_a_pass(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_CRL_SECONDS), self._passed:
-                self._woken.set()
+                self.woken.set()
                 await self._passed.wait()
 
     async def _off_the_loop(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-async def _within(seconds: float, event: asyncio.Event) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
 
 
 def _scopes(state: CrlState) -> set[str]:

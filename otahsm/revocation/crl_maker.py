@@ -30,6 +30,7 @@ from otahsm.pki import (
     build_tbs_crl,
     signature_is_valid,
 )
+from otahsm.system.clock import Clock
 from otahsm.token import SignerPool
 
 _HOUR: Final = 3600
@@ -99,7 +100,7 @@ class CrlMaker:
         ledger: Ledger,
         books: CrlReader,
         thread: ThreadPoolExecutor,
-        clock: Callable[[], datetime],
+        clock: Clock,
     ) -> None:
         self._issuer = issuer
         self._life = life

@@ -17,6 +17,7 @@ from otahsm.issuance.values import RevocationOutcome, RevocationRequest, Revoked
 from otahsm.ledger import InProgress, Ledger, Revocation, Target
 from otahsm.ledger.revocation import RevocationAnswer, revoke
 from otahsm.pki import Reason, check_device_id
+from otahsm.system.clock import Clock, microseconds
 
 _MAX_PROFILE: Final = 255
 
@@ -30,7 +31,7 @@ class Revocations:
         revoked: called when something may have been revoked, and a CRL be due.
     """
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], datetime], revoked: Callable[[], None]) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock, revoked: Callable[[], None]) -> None:
         self._ledger = ledger
         self._clock = clock
         self._revoked = revoked
@@ -54,7 +55,7 @@ class Revocations:
                 revoke,
                 targets=[_target(orders[at]) for at in good],
                 client=client,
-                now=int(self._clock().timestamp() * 1_000_000),
+                now=microseconds(self._clock()),
             )
         )
         self._revoked()

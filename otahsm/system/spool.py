@@ -1,18 +1,21 @@
 """Events of processes that have no ledger: logins, ceremonies. They leave them in a folder for the daemon.
 
 It is `events/` in a token's guard_dir, which every process that logs in can write. The daemon writes them
-into the ledger's log within seconds, or when it starts.
+into the ledger's log within seconds, or when it starts. What is there and is no event is moved to
+`events/unreadable/`: it is kept for people to look at, and is in nobody's way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import json
 import os
+import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,9 +25,21 @@ LOGIN: Final = "token.login"
 LOGIN_REFUSED: Final = "token.login_refused"
 CEREMONY: Final = "ceremony"
 
-_FOLDER: Final = "events"
+FOLDER: Final = "events"
+UNREADABLE: Final = "unreadable"
+
+_SUFFIX: Final = ".json"
 _AT_ONCE: Final = 256
 _MAX_BYTES: Final = 64 * 1024
+_MAX_NAME: Final = 64
+_MAX_CLIENT: Final = 256
+_MAX_DETAILS: Final = 64
+_MAX_DETAIL: Final = 4096
+_END_OF_TIME: Final = 253_402_300_800_000_000  # the year 10000, in microseconds since the Unix epoch
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # neither followed nor waited for
+_OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# What the file itself is to blame for, and not the machine: no permission, a link, a socket.
+_OF_THE_FILE: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR})
 
 
 class SpooledEvent(NamedTuple):
@@ -37,19 +52,34 @@ class SpooledEvent(NamedTuple):
     details: Mapping[str, str]
 
 
+class NotAnEvent(NamedTuple):
+    """Something that was left and is no event: where it is, and why it can't be one."""
+
+    path: Path
+    why: str
+
+
+class Unread(NamedTuple):
+    """Something that can't be read at this moment, through no fault of its own."""
+
+    path: Path
+    error: OSError
+
+
 def write(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
     """Leave an event for the daemon. Raises OSError."""
-    folder = guard_dir / _FOLDER
+    folder = guard_dir / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     now = time.time_ns()
     command = " ".join(Path(sys.argv[0]).name.split() + sys.argv[1:2])
+    details = {"command": command, "pid": str(os.getpid()), **details}
     event = {
         "at": now // 1000,
         "name": name,
-        "client": f"host:{_user()}",
-        "details": {"command": command, "pid": str(os.getpid()), **details},
+        "client": f"host:{_user()}"[:_MAX_CLIENT],
+        "details": {key: storable(str(value))[:_MAX_DETAIL] for key, value in details.items()},
     }
-    create_file(folder / f"{now}-{os.getpid()}.json", json.dumps(event).encode())
+    create_file(folder / f"{now}-{os.getpid()}{_SUFFIX}", json.dumps(event).encode())
 
 
 def write_if_possible(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
@@ -58,29 +88,114 @@ def write_if_possible(guard_dir: Path, name: str, details: Mapping[str, str]) ->
         write(guard_dir, name, details)
 
 
-def read(guard_dir: Path) -> Iterator[SpooledEvent]:
-    """Yield some of what was left, the oldest first; who has written it down removes its file.
+def read(guard_dir: Path, passing_over: Collection[Path] = ()) -> list[SpooledEvent | NotAnEvent | Unread]:
+    """Return some of what was left, the oldest first; who has written an event down removes its file.
 
-    What is no event is named so: nothing that somebody left goes unseen.
+    Args:
+        guard_dir: the token's; it need not be there.
+        passing_over: files that are not looked at.
+
+    Raises:
+        OSError: the folder can't be read.
     """
+    with _opened(guard_dir / FOLDER) as folder:
+        if folder is None:
+            return []
+        names = os.listdir(folder)  # noqa: PTH208 - of the folder that is open
+        paths = [guard_dir / FOLDER / name for name in names if name.endswith(_SUFFIX) and name[0] != "."]
+        chosen = sorted(path for path in paths if path not in passing_over)
+        found = [_read(folder, path) for path in chosen[:_AT_ONCE]]
+    return [item for item in found if item is not None]
+
+
+def set_aside(path: Path) -> None:
+    """Move what is no event out of the way, to `aside`. Raises OSError."""
+    with _opened(path.parent) as folder:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(UNREADABLE, mode=0o700, dir_fd=folder)
+        # A link in its place would have files moved to wherever it points.
+        target = os.open(UNREADABLE, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            os.rename(path.name, path.name, src_dir_fd=folder, dst_dir_fd=target)
+        finally:
+            os.close(target)
+
+
+def aside(path: Path) -> Path:
+    """Return where `set_aside` moves a file to."""
+    return path.parent / UNREADABLE / path.name
+
+
+def storable(text: str) -> str:
+    """Return a text as every database takes it: without NUL, and without what is no character."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """Open a folder; yields its descriptor, or None if it is not there."""
     try:
-        paths = sorted((guard_dir / _FOLDER).glob("*.json"))
-    except OSError:
+        descriptor = os.open(folder, _OPEN_FOLDER)
+    except FileNotFoundError:
+        yield None
         return
-    for path in paths[:_AT_ONCE]:
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            yield _read(path, file.read(_MAX_BYTES))
-
-
-def _read(path: Path, content: bytes) -> SpooledEvent:
     try:
-        event: dict[str, Any] = json.loads(content)
-        details = {str(name): str(value) for name, value in event["details"].items()}
-        return SpooledEvent(
-            path, int(event["at"]), str(event["name"])[:64], str(event["client"])[:256], details
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return SpooledEvent(path, time.time_ns() // 1000, "inbox.unreadable", "daemon", {"file": path.name})
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read(folder: int, path: Path) -> SpooledEvent | NotAnEvent | Unread | None:
+    try:
+        descriptor = os.open(path.name, _READ, dir_fd=folder)
+    except FileNotFoundError:  # taken by somebody else
+        return None
+    except OSError as error:
+        at_fault = error.errno in _OF_THE_FILE
+        return NotAnEvent(path, f"can't be opened: {error.strerror}") if at_fault else Unread(path, error)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return NotAnEvent(path, "not a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        return Unread(path, error)
+    finally:
+        os.close(descriptor)
+    try:
+        return _parse(path, content)
+    except (ValueError, RecursionError) as error:
+        return NotAnEvent(path, storable(str(error))[:_MAX_CLIENT])
+
+
+def _parse(path: Path, content: bytes) -> SpooledEvent:
+    """Read an event as `write` writes them. Raises ValueError, RecursionError."""
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"larger than {_MAX_BYTES} bytes")
+    event: Any = json.loads(content)
+    if not isinstance(event, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - a value of the file's, not a caller's type
+    at, details = event.get("at"), event.get("details")
+    if type(at) is not int or not 0 <= at < _END_OF_TIME:
+        raise ValueError("at: not a number of microseconds from the years 1970 to 9999")
+    if not isinstance(details, dict) or len(details) > _MAX_DETAILS:
+        raise ValueError(f"details: not an object of at most {_MAX_DETAILS} members")
+    return SpooledEvent(
+        path,
+        at,
+        _text("name", event.get("name"), _MAX_NAME),
+        _text("client", event.get("client"), _MAX_CLIENT),
+        {
+            _text("details", key, _MAX_NAME): _text("details", value, _MAX_DETAIL, least=0)
+            for key, value in details.items()
+        },
+    )
+
+
+def _text(field: str, value: object, most: int, least: int = 1) -> str:
+    if not isinstance(value, str) or not least <= len(value) <= most or storable(value) != value:
+        raise ValueError(f"{field}: not a text of {least} to {most} characters")
+    return value
 
 
 def _user() -> str:

@@ -21,14 +21,17 @@ from typing import Final, NamedTuple
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import AuditEvent, Ledger
-from otahsm.system.spool import SpooledEvent
+from otahsm.system.clock import Clock, microseconds
+from otahsm.system.spool import SpooledEvent, storable
 
 WINDOW: Final = 60.0  # seconds
 
 _KEPT: Final = 10_000  # events that wait for a ledger that can't be written
 _AT_ONCE: Final = 256  # in one transaction
 _OPEN_KINDS: Final = 10_000  # that are counted at once
-_PAUSE: Final = 1.0  # seconds
+_ATTEMPTS: Final = 2  # before an event that can't be written is to blame for it, and not the ledger
+# What a write fails with: the ledger's own word, and what drivers say of values that they can't take.
+_REFUSALS: Final = (LedgerUnavailableError, ValueError, OverflowError)
 
 Tell = Callable[[str, Mapping[str, int | str]], None]
 
@@ -55,6 +58,7 @@ class EventName(StrEnum):
     BATCH_CLOSED = "batch.closed"
     DEVICE_RESET = "device.reset"
     EVENTS_LOST = "events.lost"
+    SPOOL_UNREADABLE = "spool.unreadable"
 
 
 class _Kind(NamedTuple):
@@ -79,15 +83,21 @@ class AuditLog:
     Args:
         ledger: where it is written.
         tell: called with each event as it is, for the log.
+        clock: tells when it happens.
+
+    Attributes:
+        arrived: set when there is something to write.
     """
 
-    def __init__(self, ledger: Ledger, tell: Tell) -> None:
+    def __init__(self, ledger: Ledger, tell: Tell, clock: Clock) -> None:
         self._ledger = ledger
         self._tell = tell
+        self._clock = clock
         self._waiting: deque[AuditEvent] = deque()
         self._lost = 0
         self._counts: dict[_Kind, _Count] = {}
-        self._arrived = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self.arrived = asyncio.Event()
 
     def note(
         self, name: EventName, client: str, details: Mapping[str, int | str], *, told: bool = False
@@ -127,34 +137,37 @@ class AuditLog:
 
     def event(self, name: EventName, client: str, details: Mapping[str, int | str]) -> AuditEvent:
         """Return the event that something happened just now, for who writes it along with something else."""
-        return _event(name, client, 1, details)
+        return self._event(name, client, 1, details)
 
-    async def run(self) -> None:
-        """Write what is taken down, until cancelled."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PAUSE):
-                    await self._arrived.wait()
-            self._arrived.clear()
-            self._close_windows(time.monotonic())
-            try:
-                await self._write()
-            except LedgerUnavailableError:
-                await asyncio.sleep(_PAUSE)
+    async def record(self, name: EventName, client: str, details: Mapping[str, int | str]) -> None:
+        """Take down that something was done, durably. Raises LedgerUnavailableError."""
+        await self._ledger.write_events([self._event(name, client, 1, details)])
 
-    async def take_in(self, left: Sequence[SpooledEvent]) -> None:
-        """Write what other processes left for the log. Raises LedgerUnavailableError."""
-        events = []
-        for item in left:
-            self._tell(item.name, {"client": item.client, **item.details, "audit": 1})
-            events.append(AuditEvent(item.at, item.name, item.client, 1, _canonical(item.details)))
-        await self._ledger.write_events(events)
+    async def write(self) -> None:
+        """Write what is taken down. Raises LedgerUnavailableError: the rest waits."""
+        self._close_windows(time.monotonic())
+        while self._waiting or self._lost:
+            # Shielded: what the ledger has is forgotten here, whoever stops waiting, and not written twice.
+            await asyncio.shield(self._write_some())
+
+    async def take_in(self, left: Sequence[SpooledEvent]) -> list[SpooledEvent]:
+        """Write what other processes left for the log; return what the ledger refuses.
+
+        Raises:
+            LedgerUnavailableError: nothing is known to be written.
+        """
+        events = [AuditEvent(item.at, item.name, item.client, 1, _canonical(item.details)) for item in left]
+        refused = await self._write_or_refuse(events)
+        for at, item in enumerate(left):
+            if at not in refused:
+                self._tell(item.name, {"client": item.client, **item.details, "audit": 1})
+        return [left[at] for at in refused]
 
     async def close(self) -> None:
         """Write what there is, if that can be done."""
         self._close_windows(float("inf"))
         with contextlib.suppress(LedgerUnavailableError):
-            await self._write()
+            await self.write()
 
     def _close_windows(self, now: float) -> None:
         for kind, count in list(self._counts.items()):
@@ -178,23 +191,51 @@ class AuditLog:
         if len(self._waiting) >= _KEPT:
             self._lost += occurrences
             return
-        self._waiting.append(_event(name, client, occurrences, details))
-        self._arrived.set()
+        self._waiting.append(self._event(name, client, occurrences, details))
+        self.arrived.set()
 
-    async def _write(self) -> None:
-        while self._waiting or self._lost:
-            chunk = list(self._waiting)[:_AT_ONCE]
-            lost = self._lost
-            if lost:
-                chunk.append(_event(EventName.EVENTS_LOST, "daemon", lost, {}))
-            await self._ledger.write_events(chunk)
-            self._lost -= lost
-            for _ in range(len(chunk) - bool(lost)):
+    async def _write_some(self) -> None:
+        async with self._writing:
+            chunk, lost = list(self._waiting)[:_AT_ONCE], self._lost
+            more = [self._event(EventName.EVENTS_LOST, "daemon", lost, {})] if lost else []
+            refused = await self._write_or_refuse([*chunk, *more])
+            self._lost += sum(chunk[at].occurrences for at in refused if at < len(chunk)) - lost
+            for _ in chunk:
                 self._waiting.popleft()
 
+    async def _write_or_refuse(self, events: Sequence[AuditEvent]) -> list[int]:
+        """Write events; return the positions of those that the ledger refuses, each on its own.
 
-def _event(name: EventName, client: str, occurrences: int, details: Mapping[str, int | str]) -> AuditEvent:
-    return AuditEvent(time.time_ns() // 1000, name.value, client, occurrences, _canonical(details))
+        Raises:
+            LedgerUnavailableError: it takes none at all.
+        """
+        if not events:
+            return []
+        try:
+            await self._ledger.write_events(events)
+        except _REFUSALS:
+            await self._ledger.write_events([])  # raises if it takes nothing
+            return [at for at, event in enumerate(events) if await self._is_refused(event)]
+        return []
+
+    async def _is_refused(self, event: AuditEvent) -> bool:
+        """Write one event; return whether that fails because of the event, and not of the ledger."""
+        for _ in range(_ATTEMPTS):
+            try:
+                await self._ledger.write_events([event])
+            except _REFUSALS:
+                await self._ledger.write_events([])
+            else:
+                return False
+        return True
+
+    def _event(
+        self, name: EventName, client: str, occurrences: int, details: Mapping[str, int | str]
+    ) -> AuditEvent:
+        # A client's name comes from its certificate, and a detail may come from its request.
+        texts = {key: storable(value) if isinstance(value, str) else value for key, value in details.items()}
+        now = microseconds(self._clock())
+        return AuditEvent(now, name.value, storable(client), occurrences, _canonical(texts))
 
 
 def _canonical(details: Mapping[str, int | str]) -> str:

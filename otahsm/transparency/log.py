@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from typing import Final, NamedTuple
 
@@ -16,13 +15,13 @@ from otahsm.errors import (
     ConfigError,
     EvidenceError,
     LedgerTamperedError,
-    LedgerUnavailableError,
     NotFoundError,
     OtahsmError,
     RequestRefusedError,
 )
 from otahsm.ledger import Head, Ledger, MerkleLog
 from otahsm.pki import SerialNumber
+from otahsm.system.clock import Clock, microseconds
 from otahsm.tlog import (
     Checkpoint,
     ConsistencyProof,
@@ -34,9 +33,7 @@ from otahsm.tlog import (
     verify_consistency,
 )
 from otahsm.token import SignerPool
-from otahsm.workers import Report
 
-_LOOK_SECONDS: Final = 1.0
 _TURN_SECONDS: Final = 0.05  # until another replica has done a step
 _LAST_SECONDS: Final = 5.0  # that the end of the daemon may wait for a last checkpoint
 
@@ -85,7 +82,7 @@ class Transparency:
         key_number: which of the signers' keys that is.
         config: how often checkpoints are made; None: they are not.
         key: verifies them; with `config`.
-        report: called with (event, pid, error) when the tree can't grow, or can't be signed.
+        clock: tells when a checkpoint is made.
     """
 
     def __init__(
@@ -96,36 +93,41 @@ class Transparency:
         key_number: int,
         config: CheckpointConfig | None,
         key: VerifierKey | None,
-        report: Report,
+        clock: Clock,
     ) -> None:
         self._log = MerkleLog(ledger)
         self._signers = signers
         self._key_number = key_number
         self._config = config
         self._key = key
-        self._report = report
+        self._clock = clock
+        self._rest_until = 0.0  # on the monotonic clock
+        self._failure: OtahsmError | None = None  # of the last checkpoint that was due
         self._making = asyncio.Lock()
 
-    async def run(self) -> None:
-        """Have the tree grow soon after what is written, and be signed at intervals; for ever."""
-        said, rest_until = "", 0.0
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+    async def run_once(self) -> None:
+        """Have the tree grow by what is written, and be signed if it is time.
+
+        Raises:
+            LedgerTamperedError: the tree can't grow, or is not what was signed before, and more.
+            LedgerUnavailableError: the ledger can't be read or written.
+            TokenUnavailableError, TokenRefusedError: it could not be signed; it is tried after an interval.
+        """
+        await self._grow()
+        if time.monotonic() < self._rest_until:
+            if self._failure is not None:  # it still holds
+                raise self._failure.with_traceback(None)
+            return
+        self._failure = None
+        if await self._is_due():
+            self._rest_until = time.monotonic() + _interval(
+                self._config
+            )  # a token that fails is not hammered
             try:
-                await self._grow()
-                if time.monotonic() >= rest_until and await self._is_due():
-                    # A token that fails is not hammered.
-                    rest_until = time.monotonic() + _interval(self._config)
-                    await self.make_checkpoint()
-            except LedgerUnavailableError:
-                pass  # whoever tends the ledger tells
-            except Exception as caught:  # noqa: BLE001 - whatever it is, it is told, and the next look goes on
-                error = caught if isinstance(caught, OtahsmError) else OtahsmError(f"a fault: {caught!r}")
-                if error.message != said:
-                    self._report("transparency.failed", os.getpid(), error)
-                said = error.message
-            else:
-                said = ""
+                await self.make_checkpoint()
+            except OtahsmError as error:
+                self._failure = error
+                raise
 
     async def close(self) -> None:
         """Have all that was released signed, if that can be done at once."""
@@ -162,7 +164,7 @@ class Transparency:
             text = Checkpoint(key.name, size, root).encode()
             (signature,) = await self._signers.sign([text], key=self._key_number)
             note = assemble(text, key, signature)
-            kept = await self._log.keep(size, note, time.time_ns() // 1000)
+            kept = await self._log.keep(size, note, microseconds(self._clock()))
             return Signed(size, kept if _is_signed(kept, key) else note)  # it may be a former key's
 
     async def prove_inclusion(self, serial: SerialNumber) -> LeafProof:
@@ -234,7 +236,7 @@ class Transparency:
         if self._config is None or not self._signers.ready:
             return False
         head = await self._head()
-        waited = time.time() - head.made_at / 1e6
+        waited = (microseconds(self._clock()) - head.made_at) / 1e6
         # A clock that went back must not keep it from being made.
         return head.tree.size not in (0, head.size) and not 0 <= waited < self._config.interval_seconds
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -13,9 +15,11 @@ import pytest
 
 from otahsm.access import Denied
 from otahsm.client import AccessClient, AuditEvent, AuditQuery, IssuedCertificate
+from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import AuditEvent as LoggedEvent
 from otahsm.ledger import EventFilter, LedgerReader
-from otahsm.system.spool import CEREMONY, read, write
+from otahsm.system.clock import utc_now
+from otahsm.system.spool import CEREMONY, NotAnEvent, SpooledEvent, read, set_aside, write
 from otahsm.transparency.audit import AuditLog, EventName
 
 from support.devices import new_request
@@ -112,24 +116,136 @@ async def test_a_ceremony_beside_the_daemon_gets_into_the_trail(fleet: Fleet) ->
         eventually(lambda: list(read(guard.guard_dir)) == [], "what was taken in is still there")
 
 
-def test_what_is_left_is_collected_in_order_and_what_is_no_event_is_named(tmp_path: Path) -> None:
+GOOD = {"at": 1, "name": "token.login", "client": "host:a", "details": {"n": "1"}}
+NO_EVENTS: dict[str, bytes] = {
+    "infinity": json.dumps(GOOD | {"at": float("inf")}).encode(),
+    "not-a-number": json.dumps(GOOD | {"at": float("nan")}).encode(),
+    "a-fraction": json.dumps(GOOD | {"at": 1.5}).encode(),
+    "true": json.dumps(GOOD | {"at": True}).encode(),
+    "before-1970": json.dumps(GOOD | {"at": -1}).encode(),
+    "after-9999": json.dumps(GOOD | {"at": 253_402_300_800_000_000}).encode(),
+    "huge": b'{"at": ' + b"9" * 5000 + b"}",
+    "deep": b"[" * 60_000,
+    "deep-details": b'{"at": 1, "name": "n", "client": "c", "details": ' + b'{"a":' * 12_000,
+    "empty": b"",
+    "no-json": b"no event",
+    "no-utf-8": b'"\xff"',
+    "a-list": b"[]",
+    "no-details": json.dumps(GOOD | {"details": None}).encode(),
+    "a-detail-that-is-no-text": json.dumps(GOOD | {"details": {"n": [1]}}).encode(),
+    "a-name-that-is-no-text": json.dumps(GOOD | {"name": 1}).encode(),
+    "no-client": json.dumps(GOOD | {"client": ""}).encode(),
+    "a-long-name": json.dumps(GOOD | {"name": "n" * 65}).encode(),
+    "a-long-client": json.dumps(GOOD | {"client": "c" * 257}).encode(),
+    "a-long-detail": json.dumps(GOOD | {"details": {"n": "v" * 4097}}).encode(),
+    "many-details": json.dumps(GOOD | {"details": {str(n): "v" for n in range(65)}}).encode(),
+    "nul": json.dumps(GOOD | {"details": {"n": "a\0b"}}).encode(),
+    "half-a-character": json.dumps(GOOD | {"client": "\ud800"}).encode(),
+    "large": json.dumps(GOOD).encode() + b" " * 65_536,
+}
+
+
+def leave_what_is_no_event(folder: Path) -> set[str]:
+    """Leave files that are no events, and what are no files at all; return their names."""
+    for name, content in NO_EVENTS.items():
+        (folder / f"0-{name}.json").write_bytes(content)
+    os.mkfifo(folder / "0-fifo.json")
+    (folder / "0-folder.json").mkdir()
+    (folder / "0-link.json").symlink_to(folder.parent / "login.lock")
+    (folder / "0-loop.json").symlink_to("0-loop.json")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "0-s.json"))
+    return {path.name for path in folder.glob("0-*.json")}
+
+
+def test_what_is_left_is_read_in_order_and_what_is_no_event_is_told_from_it(tmp_path: Path) -> None:
     write(tmp_path, CEREMONY, {"n": "1"})
     write(tmp_path, CEREMONY, {"n": "2"})
-    (tmp_path / "events/3.json").write_text("no event")
-    (tmp_path / "events/4.json").write_text('{"at": "x", "name": 1}')
-    (tmp_path / "events/.half").write_text("{")
-    left = list(read(tmp_path))
-    assert [item.name for item in left] == [CEREMONY, CEREMONY, "inbox.unreadable", "inbox.unreadable"]
-    told = [item.details.get("n", item.details.get("file")) for item in left]
-    assert told == ["1", "2", "3.json", "4.json"]
-    assert list(read(tmp_path / "nowhere")) == []
+    folder = tmp_path / "events"
+    (folder / "login.lock").touch()
+    names = leave_what_is_no_event(folder)
+    (folder / ".half.json").write_text("{")
+    found = read(tmp_path)
+    assert {item.path.name for item in found if isinstance(item, NotAnEvent)} == names
+    assert [item.details["n"] for item in found if isinstance(item, SpooledEvent)] == ["1", "2"]
+    assert len(found) == len(names) + 2
+    assert read(tmp_path / "nowhere") == []
+
+
+def test_whatever_a_process_tells_of_itself_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["otahsm", "a\udcff\0" + "b" * 10_000])
+    write(tmp_path, CEREMONY, {"record": "\ud800"})
+    (event,) = read(tmp_path)
+    assert isinstance(event, SpooledEvent)
+    assert event.details["record"] == "\\ud800"
+    assert event.details["command"].startswith("otahsm a\\udcff\\x00bbb")
+
+
+def test_nothing_is_moved_to_where_a_link_points(tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "events/unreadable").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "events/1.json").write_text("{")
+    with pytest.raises(OSError, match="unreadable"):
+        set_aside(tmp_path / "events/1.json")
+    assert (tmp_path / "events/1.json").exists()
+
+
+async def test_what_is_no_event_is_moved_aside_loudly_and_logins_go_on_being_audited(fleet: Fleet) -> None:
+    token = fleet.config.token
+    assert token is not None
+    folder = token.guard_dir / "events"
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        names = leave_what_is_no_event(folder)
+        write(token.guard_dir, CEREMONY, {"n": "behind them"})
+        events = await until(daemon, "spool.unreadable", len(names))
+        assert {Path(json.loads(event.details)["file"]).name for event in events} == names
+        (ceremony,) = await until(daemon, "ceremony")
+        assert json.loads(ceremony.details)["n"] == "behind them"
+        told = daemon.wait_for("spool.unreadable", count=len(names))
+        assert all(Path(item["moved_to"]).parent == folder / "unreadable" for item in told)
+        eventually(lambda: not list(folder.glob("*.json")), "something was not moved aside")
+        assert {path.name for path in (folder / "unreadable").iterdir()} == names
+        assert daemon.stop() == 0
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        write(token.guard_dir, CEREMONY, {"n": "after a restart"})
+        ceremonies = await until(daemon, "ceremony", 2)
+        assert json.loads(ceremonies[1].details)["n"] == "after a restart"
+        assert len(await until(daemon, "spool.unreadable", len(names))) == len(names)
+        assert not [item for item in daemon.events if item["event"] == "job.failed"]
+
+
+async def test_where_nothing_can_be_moved_aside_that_is_told_and_nothing_is_written_twice(
+    fleet: Fleet,
+) -> None:
+    token = fleet.config.token
+    assert token is not None
+    folder = token.guard_dir / "events"
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        await until(daemon, "token.login", 3)
+        (folder / "unreadable").write_text("in the way")
+        (folder / "1.json").write_text("{")
+        (waiting,) = daemon.wait_for("job.waiting", job="spool")
+        assert "unreadable" in waiting["message"]
+        write(token.guard_dir, CEREMONY, {"n": "behind it"})
+        await until(daemon, "ceremony")
+        (folder / "unreadable").unlink()
+        daemon.wait_for("job.recovered", job="spool")
+        assert [path.name for path in (folder / "unreadable").iterdir()] == ["1.json"]
+        assert len(await trail(daemon, AuditQuery("spool.unreadable"))) == 1
+        assert len(await trail(daemon, AuditQuery("ceremony"))) == 1
 
 
 async def written(home: Home, work: Callable[[AuditLog], None]) -> list[LoggedEvent]:
     """Have an audit trail take things down; return what is in the ledger when it is closed."""
     ledger = ledger_in(home)
     await ledger.open()
-    audit = AuditLog(ledger, lambda *_: None)
+    audit = AuditLog(ledger, lambda *_: None, utc_now)
     work(audit)
     await audit.close()
     await ledger.close()
@@ -173,6 +289,34 @@ async def test_a_trail_that_can_not_be_written_keeps_so_much_and_counts_the_rest
     assert len(events) == 10_001
     (lost,) = [event for event in events if event.name == "events.lost"]
     assert lost.occurrences == 15_000
+
+
+async def test_what_no_database_takes_is_written_so_that_it_can_be(home: Home) -> None:
+    def odd(audit: AuditLog) -> None:
+        audit.note(EventName.POLICY_REFUSED, "cn:a\0b", {"message": "c\ud800\0d"})
+        audit.note(EventName.POLICY_REFUSED, "cn:next", {})
+
+    first, second = await written(home, odd)
+    assert first.client == "cn:a\\x00b"
+    assert json.loads(first.details) == {"message": "c\\ud800\\x00d"}
+    assert second.client == "cn:next"
+
+
+async def test_what_the_ledger_refuses_is_named_and_holds_up_nothing(home: Home) -> None:
+    ledger = ledger_in(home)
+    audit = AuditLog(ledger, lambda *_: None, utc_now)
+    left = [SpooledEvent(Path(str(n)), n, "ceremony", f"cn:{n}", {}) for n in range(5)]
+    bad = left[2]._replace(client="cn:\ud800")  # which no driver can encode
+    with pytest.raises(LedgerUnavailableError):
+        await audit.take_in([bad])  # nobody is to blame while it takes nothing
+    await ledger.open()
+    assert await audit.take_in([*left[:2], bad, *left[2:]]) == [bad]
+    await ledger.close()
+    reader = LedgerReader(home.config)
+    assert [event.client for event in reader.events(EventFilter(), 0, 10).events] == [
+        item.client for item in left
+    ]
+    reader.close()
 
 
 async def test_events_are_found_by_name_client_and_time_page_by_page(home: Home) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asn1crypto import pem
 from cryptography import x509
+from structlog.testing import capture_logs
 
 from otahsm.authority import (
     AUTHORITIES,
@@ -55,18 +57,16 @@ class Station:
 
     fleet: Fleet
     now: datetime = START
-    problems: list[OtahsmError] = field(default_factory=list)
     events: list[tuple[str, dict[str, int | str]]] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    log: list[MutableMapping[str, Any]] = field(default_factory=list)
     issuance: Issuance = field(init=False)
 
     def __post_init__(self) -> None:
         self.issuance = Issuance(self.fleet.config, self._report, clock=lambda: self.now, tell=self._tell)
 
     def _report(self, event: str, pid: int, error: OtahsmError | None) -> None:
-        del pid
-        if error is not None:
-            self.problems.append(error)
+        del pid, error
         self._tell(event, {})
 
     def _tell(self, event: str, fields: Mapping[str, int | str]) -> None:
@@ -79,6 +79,16 @@ class Station:
             while not any(name == event and fields.items() <= said.items() for name, said in self.events):
                 self.news.clear()
                 await self.news.wait()
+
+    async def failed(self) -> str:
+        """Wait until it was logged that CRLs can't be kept; return why not."""
+        async with asyncio.timeout(30):
+            while not (messages := self.failures()):
+                await asyncio.sleep(0.01)
+        return messages[-1]
+
+    def failures(self) -> list[str]:
+        return [entry["message"] for entry in self.log if entry["event"] == "crl.failed"]
 
     async def issue(self, count: int = 1) -> list[Issued]:
         outcomes = await self.issuance.submit([order() for _ in range(count)])
@@ -107,7 +117,7 @@ class Station:
 
     async def next_crl(self, after: int) -> CrlDescription:
         """Wait for a CRL that was made by the clock of now."""
-        self.issuance.crls[""].look()
+        self.issuance.crls[""].woken.set()
         async with asyncio.timeout(30):
             while (await self.crl())[0].number == after:
                 await asyncio.sleep(0.01)
@@ -124,13 +134,14 @@ def serials_on(crl: bytes) -> set[int]:
 
 @asynccontextmanager
 async def station(fleet: Fleet, now: datetime = START) -> AsyncIterator[Station]:
-    running = Station(fleet, now)
-    await running.issuance.start()
-    try:
-        await running.issuance.wait_until_serving()
-        yield running
-    finally:
-        await running.issuance.close(30)
+    with capture_logs() as log:
+        running = Station(fleet, now, log=log)
+        await running.issuance.start()
+        try:
+            await running.issuance.wait_until_serving()
+            yield running
+        finally:
+            await running.issuance.close(30)
 
 
 async def test_a_revocation_is_on_the_next_crl_which_is_made_at_once(fleet: Fleet) -> None:
@@ -248,8 +259,7 @@ async def test_no_crl_is_made_by_a_clock_at_which_the_ca_is_not_valid(fleet: Fle
         (issued,) = await running.issue()
         running.now = datetime(1970, 1, 1, 0, 10, tzinfo=UTC)
         await running.revoke(issued)
-        await running.said("crl.failed")
-        assert "it is 1970-01-01" in running.problems[-1].message
+        assert "it is 1970-01-01" in await running.failed()
         assert (await running.crl())[0].number == 1  # the last good one is still there
         running.now = START
         assert (await running.next_crl(after=1)).revoked == 1
@@ -308,8 +318,7 @@ async def test_a_url_whose_file_has_another_crl_is_reported_and_still_fetched(fl
         await running.issue()
     configure(fleet, url=SHARDED.replace("crl.", "new."), shards=2)
     async with station(fleet) as running:
-        await running.said("crl.failed")
-        assert "has no file for http://crl.example.com/fleet-0.crl" in running.problems[-1].message
+        assert "has no file for http://crl.example.com/fleet-0.crl" in await running.failed()
         said = describe_crl((running.folder / "fleet-0.crl").read_bytes())
         assert said.distribution_point == "http://new.example.com/fleet-0.crl"
         said, _ = await running.crl("http://crl.example.com/fleet-0.crl")
@@ -425,14 +434,13 @@ async def test_a_folder_that_can_not_be_written_is_reported_once_and_written_lat
         folder.write_text("a file in the way")
         (issued,) = await running.issue()
         await running.revoke(issued)
-        await running.said("crl.failed")
-        assert "[crl] directory" in running.problems[-1].message
+        assert "[crl] directory" in await running.failed()
         assert (await running.crl())[1] == {issued.serial}  # gRPC has it
         await running.looked()
-        assert len(running.problems) == 1
+        assert len(running.failures()) == 1
         folder.unlink()
         aside.rename(folder)
-        running.issuance.crls[""].look()
+        running.issuance.crls[""].woken.set()
         await running.said("crl.written", number=2)
         assert serials_on((folder / "fleet.crl").read_bytes()) == {issued.serial}
 
@@ -445,8 +453,7 @@ async def test_a_crl_that_is_too_large_for_a_signer_is_reported_and_costs_the_ot
     async with station(fleet) as running:
         issued = await running.issue(30)
         await running.revoke(*issued)  # some 1,600 octets, and a quarter of that in a shard
-        await running.said("crl.failed")
-        assert "30 certificates is too large" in running.problems[-1].message
+        assert "30 certificates is too large" in await running.failed()
         await running.looked()
         shards = [SHARDED.replace("{shard}", str(shard)) for shard in range(4)]
         lists = [serials_on((running.folder / url.rpartition("/")[2]).read_bytes()) for url in shards]

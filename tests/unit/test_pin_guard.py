@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.errors import ConfigError, PinRefusedError, TokenUnavailableError
-from otahsm.system.spool import LOGIN, read
+from otahsm.system.spool import LOGIN, SpooledEvent, read
 from otahsm.token.guard import LoginGuard
 
 
@@ -30,7 +30,7 @@ def test_a_login_that_succeeds_leaves_no_note(tmp_path: Path) -> None:
     for _ in range(3):
         try_login(LoginGuard(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"login.lock", "events"}
-    left = [(item.name, item.details["pid"]) for item in read(tmp_path)]
+    left = [(item.name, item.details["pid"]) for item in read(tmp_path) if isinstance(item, SpooledEvent)]
     assert left == [(LOGIN, str(os.getpid()))] * 3
 
 

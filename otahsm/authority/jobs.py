@@ -1,0 +1,240 @@
+"""What goes on for as long as the daemon runs: jobs, which one supervisor runs again and again, and watches.
+
+A pass of a job fails in one of two ways:
+
+- **foreseen** (`OtahsmError`, `OSError`: the disk, the token, the database). That is a state, not a fault. It
+  is logged when it begins and when it is over, `otahsm health` shows it, and the job tries again every few
+  seconds. It never ends the daemon.
+- **unforeseen** (any other exception: a fault of ours). Each is logged as `job.failed`, with where it was
+  raised, and counted; the job tries again after one second, then two, and so on up to 30. After `MAX_FAULTS`
+  in a row the daemon ends, with an exit code that has systemd start it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import structlog
+
+from otahsm.errors import DaemonFailedError, OtahsmError
+from otahsm.system.clock import Clock
+
+MAX_FAULTS: Final = 10
+_SHORTEST_REST: Final = 1.0  # seconds, after a failure, whoever wakes the job
+_LONGEST_REST: Final = 30.0  # seconds, after an unforeseen one
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Something to do again and again.
+
+    Attributes:
+        name: in the log and in `otahsm health`.
+        run_once: does one pass; returns in how many seconds the next is due, or None for `interval`.
+        interval: seconds from one pass to the next.
+        woken: when it is set, the next pass is due at once.
+        after: what is waited for before the first pass; if that fails, the first pass comes all the same.
+        failing: how the log calls a failure that was foreseen.
+        recovered: how the log calls that it is over.
+        told_elsewhere: failures that another job logs.
+        retry_seconds: the longest wait after a failure that was foreseen; never less than `interval`.
+    """
+
+    name: str
+    run_once: Callable[[], Awaitable[float | None]]
+    interval: float
+    woken: asyncio.Event | None = None
+    after: Callable[[], Awaitable[object]] | None = None
+    failing: str = "job.waiting"
+    recovered: str = "job.recovered"
+    told_elsewhere: tuple[type[OtahsmError], ...] = ()
+    retry_seconds: float = 5.0
+
+
+class JobState(NamedTuple):
+    """How a job is.
+
+    Attributes:
+        name: the job's.
+        failing_since: when its last pass that went well was over; None while all is well.
+        message: why it fails, for people; "" while all is well.
+        faults: how often it failed in a way that nobody foresaw, since the daemon started.
+    """
+
+    name: str
+    failing_since: datetime | None = None
+    message: str = ""
+    faults: int = 0
+
+
+class _Due(NamedTuple):
+    """When the next pass begins: after a rest (seconds), and so many seconds more unless the job is woken."""
+
+    rest: float
+    seconds: float
+
+
+async def _wait(seconds: float, woken: asyncio.Event | None) -> None:
+    if woken is None:
+        await asyncio.sleep(seconds)
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await woken.wait()
+
+
+class Supervisor:
+    """Runs jobs until it is closed.
+
+    Args:
+        clock: tells since when a job fails.
+        timer: seconds that never jump.
+        wait: waits so many seconds, or until an event is set.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        timer: Callable[[], float] = time.monotonic,
+        wait: Callable[[float, asyncio.Event | None], Awaitable[None]] = _wait,
+    ) -> None:
+        self._clock = clock
+        self._timer = timer
+        self._wait = wait
+        self._watched: list[_Watched] = []
+        self._hopeless: DaemonFailedError | None = None
+        self._has_given_up = asyncio.Event()
+        self._closing = asyncio.Event()
+
+    @property
+    def states(self) -> list[JobState]:
+        """How every job is, in the order in which they were started."""
+        return [watched.state for watched in self._watched]
+
+    def start(self, job: Job) -> None:
+        """Run a job from now on."""
+        watched = _Watched(job)
+        self._watched.append(watched)
+        watched.task = asyncio.create_task(self._run(watched), name=f"job {job.name}")
+
+    async def watch(self) -> None:
+        """Wait until a job is given up; it is for the daemon to end then.
+
+        Raises:
+            DaemonFailedError: the job has failed `MAX_FAULTS` times in a row, in ways that nobody foresaw.
+        """
+        await self._has_given_up.wait()
+        assert self._hopeless is not None  # noqa: S101 - set before the event is
+        raise self._hopeless
+
+    async def close(self, within: float) -> None:
+        """Begin no further pass, and let those that run finish within so many seconds."""
+        self._closing.set()
+        tasks = [watched.task for watched in self._watched if watched.task is not None]
+        for watched in self._watched:
+            if watched.task is not None and not watched.is_in_pass:
+                watched.task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=within)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, watched: _Watched) -> None:
+        job = watched.job
+        if job.after is not None:
+            with contextlib.suppress(OtahsmError):
+                await job.after()
+        while True:
+            if job.woken is not None:
+                job.woken.clear()
+            began = self._timer()
+            due = await self._pass(watched)
+            if self._closing.is_set():
+                return
+            # A job takes half of the time at most: what comes meanwhile waits for the next pass, together.
+            await self._wait(max(due.rest, min(self._timer() - began, job.interval)), None)
+            await self._wait(due.seconds, job.woken)
+
+    async def _pass(self, watched: _Watched) -> _Due:
+        watched.is_in_pass = True
+        try:
+            seconds = await watched.job.run_once()
+        except (OtahsmError, OSError) as error:
+            return self._note_foreseen(watched, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and counted, and the job goes on
+            return self._note_fault(watched, error)
+        finally:
+            watched.is_in_pass = False
+        if watched.is_told:
+            _log.info(watched.job.recovered, job=watched.job.name)
+        watched.note_well()
+        return _Due(0.0, watched.job.interval if seconds is None else seconds)
+
+    def _note_foreseen(self, watched: _Watched, error: OtahsmError | OSError) -> _Due:
+        job, message = watched.job, error.message if isinstance(error, OtahsmError) else str(error)
+        if message != watched.state.message and not isinstance(error, job.told_elsewhere):
+            watched.is_told = True
+            ours = isinstance(error, OtahsmError)
+            more = {"reason": error.reason, "hint": error.hint} if ours else {}  # type: ignore[union-attr]
+            _log.error(job.failing, job=job.name, message=message, **more)
+        watched.note_failure(message, self._clock())
+        watched.faults_in_a_row = 0
+        longest = max(job.interval, job.retry_seconds)
+        seconds = _doubled(min(job.interval, _SHORTEST_REST), watched.failures_in_a_row, longest)
+        rest = min(seconds, _SHORTEST_REST)
+        return _Due(rest, seconds - rest)
+
+    def _note_fault(self, watched: _Watched, error: Exception) -> _Due:
+        watched.is_told = True
+        watched.note_failure(f"a fault in otahsm: {error!r}", self._clock())
+        watched.note_fault()
+        count = watched.faults_in_a_row
+        rest = _doubled(_SHORTEST_REST, count, _LONGEST_REST)
+        _log.error("job.failed", job=watched.job.name, in_a_row=count, exc_info=error)
+        if count >= MAX_FAULTS and self._hopeless is None:
+            self._hopeless = DaemonFailedError(
+                f"the job {watched.job.name} failed {count} times in a row: {error!r}"
+            )
+            self._has_given_up.set()
+        return _Due(rest, 0.0)
+
+
+class _Watched:
+    """A job, and how it is."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.task: asyncio.Task[None] | None = None
+        self.state = JobState(job.name)
+        self.is_in_pass = False
+        self.is_told = False  # whether the log has a failure that is not over
+        self.failures_in_a_row = 0
+        self.faults_in_a_row = 0
+
+    def note_well(self) -> None:
+        self.state = JobState(self.job.name, faults=self.state.faults)
+        self.is_told = False
+        self.failures_in_a_row = self.faults_in_a_row = 0
+
+    def note_failure(self, message: str, now: datetime) -> None:
+        self.failures_in_a_row += 1
+        self.state = self.state._replace(failing_since=self.state.failing_since or now, message=message)
+
+    def note_fault(self) -> None:
+        self.faults_in_a_row += 1
+        self.state = self.state._replace(faults=self.state.faults + 1)
+
+
+def _doubled(first: float, times: int, longest: float) -> float:
+    """Return the wait after so many failures in a row: twice as long each time, up to the longest."""
+    return min(first * 2.0 ** min(times - 1, 16), longest)

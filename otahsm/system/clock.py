@@ -1,0 +1,25 @@
+"""The time of day, from one place: whoever needs it is given a clock, and tests give their own.
+
+How long something takes is another matter: `time.monotonic` never jumps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeAlias
+
+Clock: TypeAlias = Callable[[], datetime]
+"""Returns the time of day, with a time zone."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def utc_now() -> datetime:
+    """Return the time of day of this machine, in UTC."""
+    return datetime.now(UTC)
+
+
+def microseconds(moment: datetime) -> int:
+    """Return a moment in microseconds since the Unix epoch, as the ledger keeps it."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
