@@ -34,6 +34,7 @@ from typer.models import ArgumentInfo, OptionInfo
 from otahsm import access, config, errors
 from otahsm.cli.commands import COMMANDS, HELP
 from otahsm.cli.lazy import every_command
+from otahsm.daemon.edge.methods import METHODS
 
 from man_page import Command, man_page
 
@@ -204,7 +205,8 @@ def policy() -> list[str]:
     ]
     roles = get_args(access.Role)
     cells = []
-    for method, call in access.CALLS.items():
+    for path, method in METHODS.items():
+        call = method.callers
         if isinstance(call, access.Call):
             marks = [
                 "yes" if role in call.roles else "own" if role == "issuer" and call.own else ""
@@ -212,7 +214,7 @@ def policy() -> list[str]:
             ]
         else:
             marks = [call.value, *[""] * (len(roles) - 1)]
-        cells.append((f"`{method.removeprefix('/').removeprefix('otahsm.v1.')}`", *marks))
+        cells.append((f"`{path.removeprefix('/').removeprefix('otahsm.v1.')}`", *marks))
     return page + table(("call", *roles), cells)
 
 

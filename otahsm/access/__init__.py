@@ -1,7 +1,7 @@
 """Who may ask for what: decisions as pure functions of a policy, a caller and the time. No clock, no I/O."""
 
 from otahsm.access.caller import Caller
-from otahsm.access.calls import CALLS, Call, Open
+from otahsm.access.calls import Call, Open
 from otahsm.access.control import AccessControl
 from otahsm.access.deny_list import SUBJECTS, Denied, DenyList
 from otahsm.access.policy import (
@@ -19,7 +19,6 @@ from otahsm.access.quota import Quotas, Share, Use, come_back, day_of, given_bac
 
 __all__ = [
     "ANY_BELOW",
-    "CALLS",
     "DAYS",
     "DAY_ENDS",
     "EVERY_PROFILE",

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from typing import Final
 
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from otahsm.authority import Caller, EventName, Issuance
 from otahsm.config import Config, section
 from otahsm.daemon.access_service import AccessService, AuditService
 from otahsm.daemon.batch_service import BatchService
-from otahsm.daemon.edge.calls import BoundedCalls
-from otahsm.daemon.edge.decoding import StrictDecoding
-from otahsm.daemon.edge.gate import Gate
+from otahsm.daemon.edge.boundary import CallBoundary
+from otahsm.daemon.edge.health import Health
+from otahsm.daemon.edge.methods import SERVICES
 from otahsm.daemon.edge.reloading import Reloading
 from otahsm.daemon.edge.server import new_server
 from otahsm.daemon.ledger_service import LedgerService
@@ -27,41 +27,6 @@ from otahsm.daemon.revoking import RevocationService
 from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
 from otahsm.daemon.transparency import TransparencyService
 from otahsm.errors import ConfigError, DaemonFailedError, NotAllowedError, OtahsmError
-from otahsm.v1 import (
-    access_pb2,
-    access_pb2_grpc,
-    audit_pb2,
-    audit_pb2_grpc,
-    authority_pb2,
-    authority_pb2_grpc,
-    batch_pb2,
-    batch_pb2_grpc,
-    device_pb2,
-    device_pb2_grpc,
-    issuance_pb2,
-    issuance_pb2_grpc,
-    ledger_pb2,
-    ledger_pb2_grpc,
-    revocation_pb2,
-    revocation_pb2_grpc,
-    transparency_pb2,
-    transparency_pb2_grpc,
-)
-
-# These serve while a signer can sign, the others for as long as the daemon runs.
-_SIGNING: Final = (
-    issuance_pb2.DESCRIPTOR.services_by_name["IssuanceService"].full_name,
-    authority_pb2.DESCRIPTOR.services_by_name["AuthorityService"].full_name,
-    transparency_pb2.DESCRIPTOR.services_by_name["TransparencyService"].full_name,
-    device_pb2.DESCRIPTOR.services_by_name["DeviceService"].full_name,
-    revocation_pb2.DESCRIPTOR.services_by_name["RevocationService"].full_name,
-)
-_OTHERS: Final = (
-    ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name,
-    batch_pb2.DESCRIPTOR.services_by_name["BatchService"].full_name,
-    access_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
-    audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
-)
 
 # A signer that is ready has logged in. Where signers have a user of their own, nobody else tells of it.
 _SIGNER_EVENTS: Final = {item.value: item for item in (EventName.SIGNER_READY, EventName.SIGNER_LOST)}
@@ -82,31 +47,13 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._changed = asyncio.Event()
+        self._server = new_server()
         self._issuance = Issuance(config, self._worker_event, tell=_tell)
         self._issuing = IssuanceService(self._issuance)
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self._reloading = Reloading(config, self._issuance)
-        self._gate = Gate(self._issuance.access, self._reloading.trust, self._decided)
-        self._server = new_server([BoundedCalls(), self._gate, StrictDecoding()])
-        issuance_pb2_grpc.add_IssuanceServiceServicer_to_server(self._issuing, self._server)
-        authority_pb2_grpc.add_AuthorityServiceServicer_to_server(
-            AuthorityService(self._issuance), self._server
-        )
-        transparency_pb2_grpc.add_TransparencyServiceServicer_to_server(
-            TransparencyService(self._issuance.transparency, self._issuance.access), self._server
-        )
-        device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(self._issuance), self._server)
-        revocation_pb2_grpc.add_RevocationServiceServicer_to_server(
-            RevocationService(self._issuance), self._server
-        )
-        batch_pb2_grpc.add_BatchServiceServicer_to_server(BatchService(self._issuance), self._server)
-        access_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(self._issuance), self._server)
-        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self._issuance.queries), self._server)
-        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(self._issuance), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*_SIGNING, *_OTHERS, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        self._boundary = CallBoundary(self._issuance.access, self._reloading.trust, self._decided)
+        self._boundary.register(self._server, self._services())
         listen = config.daemon.listen
         try:
             port = self._server.add_secure_port(listen, self._reloading.credentials.credentials())
@@ -116,6 +63,22 @@ class Daemon:
                 hint="Is another daemon running there? `ss -ltnp` shows who listens.",
             ) from error
         self.address = f"{listen.rpartition(':')[0]}:{port}"
+
+    def _services(self) -> Mapping[str, object]:
+        issuance = self._issuance
+        return {
+            "otahsm.v1.IssuanceService": self._issuing,
+            "otahsm.v1.AuthorityService": AuthorityService(issuance),
+            "otahsm.v1.LedgerService": LedgerService(issuance),
+            "otahsm.v1.TransparencyService": TransparencyService(issuance.transparency, issuance.access),
+            "otahsm.v1.RevocationService": RevocationService(issuance),
+            "otahsm.v1.DeviceService": DeviceService(issuance),
+            "otahsm.v1.BatchService": BatchService(issuance),
+            "otahsm.v1.AccessService": AccessService(issuance),
+            "otahsm.v1.AuditService": AuditService(issuance.queries),
+            health.SERVICE_NAME: self._health,
+            reflection.SERVICE_NAME: reflection.aio.ReflectionServicer(service.name for service in SERVICES),
+        }
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then finish what is in hand.
@@ -129,13 +92,11 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await self._set_health(serving=False)
+        await self._health.start()
         voided = await self._issuance.start()
         try:
             if voided:
                 _log.warning("ledger.recovered", voided_intents=voided)
-            for name in _OTHERS:
-                await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
             await self._server.start()
             self._log_listening()
             # What is there now stays: the collector need not look at it again with every batch.
@@ -147,7 +108,7 @@ class Daemon:
 
     async def _serve_until(self, stop: asyncio.Event) -> None:
         watching = asyncio.create_task(self._watch_health())
-        guarding = asyncio.create_task(self._gate.watch())
+        guarding = asyncio.create_task(self._boundary.watch())
         reloading = asyncio.create_task(self._reloading.run())
         stopping = asyncio.create_task(stop.wait())
         starting = asyncio.create_task(self._issuance.wait_until_serving())
@@ -225,14 +186,9 @@ class Daemon:
                 serving = not serving
                 reason = {} if serving else {"reason": self._issuance.trouble}
                 _log.log(30 - 10 * serving, "health.changed", serving=serving, **reason)
-                await self._set_health(serving=serving)
+                await self._health.set_signing(possible=serving)
             await self._changed.wait()
             self._changed.clear()
-
-    async def _set_health(self, *, serving: bool) -> None:
-        kinds = health_pb2.HealthCheckResponse
-        for name in ("", *_SIGNING):
-            await self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
 
 
 def _tell(event: str, fields: Mapping[str, int | str]) -> None:

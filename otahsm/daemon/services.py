@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import Caller, EventName, Issuance, IssuanceRequest, Issued, Outcome
-from otahsm.daemon.edge.answering import internal_error
+from otahsm.daemon.edge.boundary import internal_error
 from otahsm.daemon.edge.tls import Context, caller_of
 from otahsm.daemon.stream import Responses, Stream
 from otahsm.daemon.wire import IssuerChain, request_of, write_certificate
@@ -76,7 +76,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         try:
             if self._draining:
                 raise _draining()
-            async for response in stream.serve(request_iterator, context):
+            async for response in stream.serve(request_iterator):
                 yield response
         finally:
             self._streams.discard(stream)

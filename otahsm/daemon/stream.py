@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-import grpc
 import structlog
 
 from otahsm.authority import Caller, IssuanceRequest, Issued, Outcome
 from otahsm.daemon.edge import limits
-from otahsm.daemon.edge.answering import abort
-from otahsm.daemon.edge.tls import Context
 from otahsm.daemon.wire import IssuerChain, request_of, write_result
 from otahsm.errors import OtahsmError, RequestRefusedError, TimeOverError
 from otahsm.v1 import issuance_pb2
@@ -54,20 +50,17 @@ class Stream:
         self._ended = False  # there will be no more answers
         self._in_work: set[asyncio.Task[None]] = set()
         self._stirred = time.monotonic()  # when something was asked or taken
-        self._offered: float | None = None  # since when a message waits to be taken
         self._reader: asyncio.Task[None] | None = None
         self._is_reading = True
-        self._stalled: asyncio.Task[None] | None = None
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._silence: asyncio.TimerHandle | None = None
         self.failure: OtahsmError | None = None
 
-    async def serve(self, messages: Requests, context: Context) -> Responses:
-        """Answer messages until there are no more, or until the client lets the stream stand still."""
+    async def serve(self, messages: Requests) -> Responses:
+        """Answer messages until there are no more, or until the client is silent for too long."""
         self._reader = asyncio.create_task(self._read_all(messages))
         self._reader.add_done_callback(self._end_answers)  # however it ends, and if it never began
-        # Timers and not tasks: a client may open and cancel thousands of streams.
+        # A timer and not a task: a client may open and cancel thousands of streams.
         self._look_for_silence()
-        self._look_for_a_stall(context)
         answered = issued = 0
         try:
             while answers := await self._ready_answers():
@@ -75,21 +68,17 @@ class Stream:
                 for request_id, outcome in answers:
                     write_result(response.results.add(), request_id, outcome, self._above)
                     issued += isinstance(outcome, Issued)
-                if not answered:  # on its own, or a call that stalls at once could be given no status
-                    await context.send_initial_metadata(())
                 answered += len(answers)
-                self._offered = time.monotonic()
                 yield response
                 # A result counts as in hand until the client has taken it: a slow reader slows only itself.
-                self._offered = None
                 self._in_hand -= len(answers)
                 self._stirred = time.monotonic()
                 self._moved.set()
             if self.failure is None:
                 await self._reader
         finally:
-            for timer in self._timers.values():
-                timer.cancel()
+            if self._silence is not None:
+                self._silence.cancel()
             for task in (self._reader, *self._in_work):
                 task.cancel()
             _log.info("stream.ended", client=self._caller.identity, issued=issued, refused=answered - issued)
@@ -164,32 +153,5 @@ class Stream:
         if quiet >= limits.IDLE_STREAM_SECONDS:
             self.stop_reading(TimeOverError(f"nothing was asked for {limits.IDLE_STREAM_SECONDS:g} s"))
         else:
-            self._look_again("silence", limits.IDLE_STREAM_SECONDS - quiet, self._look_for_silence)
-
-    def _look_for_a_stall(self, context: Context) -> None:
-        """End the call when a message of results is not taken for so long."""
-        waited = 0.0 if self._offered is None else time.monotonic() - self._offered
-        if waited >= limits.STALLED_STREAM_SECONDS:
-            self._stalled = asyncio.create_task(self._end_stalled(context))
-        else:
-            seconds = limits.STALLED_STREAM_SECONDS - waited
-            self._look_again("stall", seconds, lambda: self._look_for_a_stall(context))
-
-    def _look_again(self, name: str, seconds: float, look: Callable[[], None]) -> None:
-        self._timers[name] = asyncio.get_running_loop().call_later(seconds, look)
-
-    async def _end_stalled(self, context: Context) -> None:
-        """End a call whose results are not taken, and let go of what it holds.
-
-        gRPC can't take a message back: client and status meet when the client reads again. Until then, or
-        until its connection ends, the call stays among the client's open ones.
-        """
-        for task in (self._reader, *self._in_work):
-            if task is not None:
-                task.cancel()
-        self._answers.clear()
-        _log.warning("stream.stalled", client=self._caller.identity, not_taken=self._in_hand)
-        with contextlib.suppress(grpc.aio.BaseError):  # `abort` ends with one
-            await abort(
-                context, TimeOverError(f"no result was taken for {limits.STALLED_STREAM_SECONDS:g} s")
-            )
+            loop = asyncio.get_running_loop()
+            self._silence = loop.call_later(limits.IDLE_STREAM_SECONDS - quiet, self._look_for_silence)

@@ -30,8 +30,7 @@ from otahsm.config import CrlConfig, LedgerConfig
 from otahsm.config.subject import parse_subject
 from otahsm.daemon import batch_service, revoking
 from otahsm.daemon.access_service import event_filter_of
-from otahsm.daemon.edge.decoding import _decoded
-from otahsm.daemon.wire import request_of
+from otahsm.daemon.wire import read_message, request_of
 from otahsm.daemon.wire.ledger import filter_of, text_of, time_of
 from otahsm.daemon.wire.paging import numbered_page, page_start, page_token
 from otahsm.errors import NotFoundError, RequestRefusedError
@@ -98,7 +97,7 @@ def page_tokens(data: bytes) -> None:
 
 def _read(message_type: Any, data: bytes, ask: Callable[[Any], object]) -> None:
     try:
-        ask(_decoded(message_type.FromString, data))
+        ask(read_message(message_type, data))
     except (RequestRefusedError, NotFoundError) as error:
         to_status(error).SerializeToString()
 

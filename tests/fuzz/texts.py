@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from otahsm.access import CALLS, AccessControl, Caller, Open
+from otahsm.access import AccessControl, Caller, Open
 from otahsm.config import Config, PinSource, Pkcs11Uri, load_config, load_policy
+from otahsm.daemon.edge.methods import METHODS
 from otahsm.errors import ConfigError, NotAllowedError
 from otahsm.line.device_lists import (
     SEQUENCE,
@@ -96,12 +97,14 @@ def policy(data: bytes) -> None:
     for name in ("cn:a", "uri:spiffe://a/b/c", "dns:a.example", "cn:*"):
         caller = Caller(name, bytes(32))
         known = read.of(caller)
-        for method, call in CALLS.items():
+        for method in METHODS.values():
             try:
-                access.check_call(caller, method, _NOW)
+                access.check_call(caller, method.name, method.callers, _NOW)
             except NotAllowedError:
                 continue
-            assert call is Open.TRUSTED or known is not None  # nobody gets in whom the file does not name
+            assert (
+                method.callers is Open.TRUSTED or known is not None
+            )  # nobody gets in whom the file does not name
 
 
 def device_list(data: bytes) -> None:

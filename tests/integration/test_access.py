@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from otahsm.access import CALLS, Call
+from otahsm.access import Call
 from otahsm.client import (
     AccessClient,
     AuditQuery,
@@ -32,6 +32,7 @@ from otahsm.client import (
     TransparencyClient,
 )
 from otahsm.client.connection import open_channel
+from otahsm.daemon.edge.methods import METHODS
 from otahsm.errors import NotAllowedError, NotFoundError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 
@@ -192,10 +193,11 @@ async def test_a_pinned_key_is_a_client_under_any_name_and_another_key_is_not(fl
 async def test_a_role_may_make_its_calls_and_no_other(guarded: Guarded, role: str) -> None:
     """Ask with empty messages: what is let in is refused for that, or answered; what is not, is denied."""
     async with open_channel(guarded.daemon.address, guarded.clients[role]) as channel:
-        for method, call in CALLS.items():
+        for method, known in METHODS.items():
+            call = known.callers
             if not isinstance(call, Call):
                 continue
-            stream = method.endswith("IssueCertificates")
+            stream = known.gives_stream
             make: Any = channel.stream_stream if stream else channel.unary_unary
             try:
                 if stream:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import grpc
 
 from otahsm.client import ClientTls
-from otahsm.daemon.edge.answering import abort
+from otahsm.daemon.edge.boundary import abort
 from otahsm.errors import OtahsmError
 from otahsm.errors.status import to_status
 from otahsm.quickstart.certificates import FileCa

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from otahsm.daemon.edge import limits
-from otahsm.daemon.edge.calls import OpenCalls
+from otahsm.daemon.edge.open_calls import OpenCalls
 from otahsm.daemon.log import Bounded
 from otahsm.errors import Code, TooManyCallsError
 

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from otahsm.access import CALLS, AccessControl, Call, Caller, Grant, Policy
+from otahsm.access import AccessControl, Call, Caller, Grant, Policy
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, moment_of
 from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.config import Config, load_config, load_policy, section
+from otahsm.daemon.edge.methods import METHODS, Method
 from otahsm.daemon.edge.tls import read_caller
 from otahsm.errors import NotAllowedError
 
@@ -65,7 +66,8 @@ def explain(
     try:
         grant = access.grant_of(caller, now)
         if call:
-            access.check_call(caller, _method(call), now)
+            method = _method(call)
+            access.check_call(caller, method.name, method.callers, now)
         if profile or device_id or batch:
             _check_order(grant, profile or settings.issuance.default_profile, device_id, batch)
     except NotAllowedError as error:
@@ -107,9 +109,9 @@ def _caller(client: str) -> Caller:
     return Caller(client, b"")
 
 
-def _method(call: str) -> str:
+def _method(call: str) -> Method:
 
-    known = [method for method in CALLS if method.endswith((f"/{call}", f".{call}"))]
+    known = [method for path, method in METHODS.items() if path.endswith((f"/{call}", f".{call}"))]
     if len(known) != 1:
         raise typer.BadParameter("name a service and a call of its, as in LedgerService/GetCertificate")
     return known[0]
@@ -118,9 +120,9 @@ def _method(call: str) -> str:
 def _calls(grant: Grant) -> list[str]:
 
     return sorted(
-        method.rpartition(".")[2]
-        for method, call in CALLS.items()
-        if isinstance(call, Call) and call.may(grant.roles)
+        path.rpartition(".")[2]
+        for path, method in METHODS.items()
+        if isinstance(method.callers, Call) and method.callers.may(grant.roles)
     )
 
 

@@ -1,6 +1,6 @@
 """What one client may take of the daemon, and all of them together. Every limit is here, with its reason.
 
-Most are enforced by gRPC's core before any code of ours runs (`options`), the others by `calls`, `stream`
+Most are enforced by gRPC's core before any code of ours runs (`options`), the others by `boundary`, `stream`
 and `log`. ADR 32 says what a well-behaved client sees of each.
 """
 

@@ -1,59 +1,103 @@
-"""The gRPC server, which takes calls of methods with any name.
+"""gRPC's server, which takes calls of methods with any name. Nothing else uses grpc.aio's private names.
 
 grpc.aio reads the name of a method that nobody has registered as UTF-8, in the loop that takes calls: one
 call of a client whose path is no text ends that loop, and with it the server. Every method of ours is
 registered, so a call that comes without one is answered here, and nobody reads its name.
+
+That takes names of grpc.aio that may change with any version. So they are looked at before the server is
+made: a grpcio that has others would either fail at the first call or serve without this protection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping
 from typing import Any, Final
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from otahsm.daemon.edge.limits import MAX_CALLS, options
+from otahsm.errors import ConfigError
+
+# As in pyproject.toml: 1.83 takes calls in another way, and what comes after these is not known.
+FITTING: Final = ">=1.84,<1.86"
 
 _UNKNOWN: Final = "the daemon has no such method"
 
-
-class _Core(cygrpc.AioServer):  # type: ignore[misc] # no type information upstream
-    """Takes calls; those of unknown methods never reach grpc.aio's loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, *rest: object) -> None:
-        super().__init__(loop, *rest)
-        self._event_loop = loop
-        self._refusing: set[asyncio.Task[None]] = set()
-
-    def _make_request_call_future(self, method: bytes | None) -> Any:
-        if method is not None:
-            return super()._make_request_call_future(method)
-        return self._event_loop.create_task(self._refuse_all())
-
-    async def _refuse_all(self) -> None:
-        """Answer calls of unknown methods until the server stops, which `_request_call` raises."""
-        while True:
-            call = await self._request_call()
-            context = cygrpc._ServicerContext(call, None, None, self._event_loop)  # noqa: SLF001
-            answer = context.abort(grpc.StatusCode.UNIMPLEMENTED, _UNKNOWN)
-            task = self._event_loop.create_task(
-                cygrpc._schedule_rpc_coro(answer, call, self._event_loop, "")  # noqa: SLF001
-            )
-            self._refusing.add(task)
-            task.add_done_callback(self._refusing.discard)
+# What is used here and in which shape; `method_bytes` is None for calls of unknown methods.
+_SHAPES: Final[Mapping[str, tuple[str, ...]]] = {
+    "AioServer._make_request_call_future": ("self", "method_bytes"),
+    "AioServer._request_call": ("self",),
+    "_ServicerContext.abort": ("self", "code", "details", "trailing_metadata"),
+    "_schedule_rpc_coro": ("rpc_coro", "rpc_state", "loop", "method_name"),
+    "get_working_loop": (),
+}
 
 
-class _Server(grpc.aio._server.Server):  # type: ignore[name-defined,misc] # noqa: SLF001 - it has no other name
-    """grpc.aio's server around `_Core`."""
+def new_server() -> grpc.aio.Server:
+    """Return a server within our limits.
 
-    def __init__(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> None:
-        self._loop = cygrpc.get_working_loop()
-        self._server = _Core(self._loop, None, (), tuple(interceptors), options(), MAX_CALLS)
+    Raises:
+        ConfigError: it can't be made of the grpcio that is installed.
+    """
+    try:
+        _verify_shapes()
+        return _server()
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"otahsm can't serve with grpcio {grpc.__version__}: {error}",
+            hint=f"Install a version that fits: pip install 'grpcio{FITTING}'",
+        ) from error
 
 
-def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
-    """Return a server within our limits."""
-    server: grpc.aio.Server = _Server(interceptors)
+def _verify_shapes() -> None:
+    """Raise AttributeError or TypeError if grpc.aio lacks what is used here, or has it in another shape."""
+    for name, parameters in _SHAPES.items():
+        used = cygrpc
+        for part in name.split("."):
+            used = getattr(used, part)
+        found = tuple(inspect.signature(used).parameters)
+        if found != parameters:
+            raise TypeError(f"{name} takes ({', '.join(found)}), and not ({', '.join(parameters)})")
+    cygrpc._ServicerContext(None, None, None, None)  # noqa: SLF001 - its parameters can't be asked for
+
+
+def _server() -> grpc.aio.Server:
+    """Return grpc.aio's server around a core that answers calls of unknown methods itself."""
+
+    class Core(cygrpc.AioServer):  # type: ignore[misc] # no type information upstream
+        """Takes calls; those of unknown methods never reach grpc.aio's loop."""
+
+        def __init__(self, loop: asyncio.AbstractEventLoop, *rest: object) -> None:
+            super().__init__(loop, *rest)
+            self._event_loop = loop
+            self._refusing: set[asyncio.Task[None]] = set()
+
+        def _make_request_call_future(self, method: bytes | None) -> Any:
+            if method is not None:
+                return super()._make_request_call_future(method)
+            return self._event_loop.create_task(self._refuse_all())
+
+        async def _refuse_all(self) -> None:
+            """Answer calls of unknown methods until the server stops, which `_request_call` raises."""
+            while True:
+                call = await self._request_call()
+                context = cygrpc._ServicerContext(call, None, None, self._event_loop)  # noqa: SLF001
+                answer = context.abort(grpc.StatusCode.UNIMPLEMENTED, _UNKNOWN)
+                task = self._event_loop.create_task(
+                    cygrpc._schedule_rpc_coro(answer, call, self._event_loop, "")  # noqa: SLF001
+                )
+                self._refusing.add(task)
+                task.add_done_callback(self._refusing.discard)
+
+    class Server(grpc.aio._server.Server):  # type: ignore[name-defined,misc] # noqa: SLF001 - it has no other name
+        """grpc.aio's server around `Core`."""
+
+        def __init__(self) -> None:
+            self._loop = cygrpc.get_working_loop()
+            self._server = Core(self._loop, None, (), (), options(), MAX_CALLS)
+
+    server: grpc.aio.Server = Server()
     return server

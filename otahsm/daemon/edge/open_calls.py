@@ -1,0 +1,40 @@
+"""Counts the open calls of each client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+from otahsm.errors import TooManyCallsError
+
+
+class OpenCalls:
+    """Counts the open calls of each client.
+
+    Args:
+        limit: how many a client may have open.
+        what: what they are called.
+    """
+
+    def __init__(self, limit: int, what: str) -> None:
+        self._limit = limit
+        self._what = what
+        self._open: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def one_more(self, client: str) -> Iterator[None]:
+        """Count a call of a client's as open until the block ends.
+
+        Raises:
+            TooManyCallsError: the client has as many as it may.
+        """
+        if self._open[client] >= self._limit:
+            raise TooManyCallsError(f"{client} has {self._limit} {self._what} open, which is all it may")
+        self._open[client] += 1
+        try:
+            yield
+        finally:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
