@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs/adr"
 DECISIONS = {int(path.name[:4]): path for path in sorted(FOLDER.glob("[0-9]*.md"))}
-KINDS = ("amends", "amended by", "supersedes", "superseded by")
 PAGES = [
     *DECISIONS.values(),
     *(ROOT / name for name in ("docs/guide/developer.md", "docs/security.md", "CONTRIBUTING.md")),
@@ -82,10 +82,25 @@ def test_modules_and_files_that_a_page_names_exist(page: Path) -> None:
     dotted = {name.replace(".", "/") for name in re.findall(r"`(otahsm(?:\.[a-z_0-9]+)+)`", text)} - {
         "otahsm/toml"
     }
-    paths = set(re.findall(r"\b(?:otahsm|tests|scripts|softhsm|bench|deploy)/[\w/.-]*\w", text))
+    paths = set(re.findall(r"\b(?:(?:proto/)?otahsm|tests|scripts|softhsm|bench|deploy)/[\w/.-]*\w", text))
     missing = {
         name
         for name in dotted | paths
         if not any((ROOT / f"{name}{ending}").exists() for ending in ("", ".py"))
     }
     assert missing == set()
+
+
+def test_the_developers_tour_shows_every_room_and_every_wall() -> None:
+    tour = (ROOT / "docs/guide/developer.md").read_text()
+    (rooms,) = re.findall(r"<!-- rooms -->\n```text\n(.*?)```", tour, re.DOTALL)
+    shown = set(re.findall(r"^  ([a-z0-9_]+)(?:/|\.py) ", rooms, re.MULTILINE))
+    assert shown == {
+        path.stem
+        for path in (ROOT / "otahsm").iterdir()
+        if (path.is_dir() or path.suffix == ".py") and not path.name.startswith("__")
+    }
+    (layers,) = re.findall(r"<!-- layers -->\n```text\n(.*?)```", tour, re.DOTALL)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (held,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    assert layers.splitlines() == [layer.replace("otahsm.", "") for layer in held]
