@@ -98,5 +98,17 @@ def test_every_package_that_is_needed_is_locked_with_a_hash() -> None:
         assert re.search(rf"^{re.escape(name)}==\S+.*\\\n    --hash=sha256:", locked, re.MULTILINE), name
 
 
+def test_what_the_protocols_were_generated_with_is_what_is_asked_for() -> None:
+    # Generated code refuses to be loaded by an older grpcio or protobuf.
+    generated = ROOT / "otahsm" / "v1" / "access_pb2.py"
+    (grpcio,) = re.findall(
+        r"GRPC_GENERATED_VERSION = '(.+)'", generated.with_stem("access_pb2_grpc").read_text()
+    )
+    (protobuf,) = re.findall(r"Protobuf Python Version: (.+)", generated.read_text())
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert f"grpcio>={grpcio}" in wanted
+    assert f"protobuf>={protobuf}" in wanted
+
+
 def test_the_version_is_in_the_changelog() -> None:
     assert f"[{otahsm.__version__}]" in (ROOT / "CHANGELOG.md").read_text()

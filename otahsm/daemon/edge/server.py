@@ -21,8 +21,8 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from otahsm.daemon.edge.limits import MAX_CALLS, options
 from otahsm.errors import ConfigError
 
-# As in pyproject.toml: 1.83 takes calls in another way, and what comes after these is not known.
-FITTING: Final = ">=1.84,<1.86"
+# As in pyproject.toml. Those before take calls in another way, and those after are not known.
+FITTING: Final = ">=1.85.1,<1.86"
 
 _UNKNOWN: Final = "the daemon has no such method"
 
