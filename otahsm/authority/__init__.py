@@ -1,9 +1,20 @@
 """The certification authority: everything between the network and the rooms that issue, revoke and prove."""
 
 from otahsm.access import AccessControl, Caller, Denied, DenyList, Policy
-from otahsm.authority.service import Issuance
+from otahsm.authority.assembly import assemble
+from otahsm.authority.certificate_authority import CertificateAuthority
+from otahsm.authority.crls import CrlName
+from otahsm.authority.jobs import Job, JobState, Supervisor
+from otahsm.authority.values import (
+    AuthorityState,
+    BatchPage,
+    CertificateKey,
+    DeviceKey,
+    FoundCertificate,
+    Profiles,
+)
 from otahsm.issuance.authorities import Authorities
-from otahsm.issuance.batches import Batches, NewBatch, Scheme, unknown_batch
+from otahsm.issuance.batches import NewBatch, Scheme
 from otahsm.issuance.values import (
     IssuanceRequest,
     Issued,
@@ -16,6 +27,7 @@ from otahsm.ledger import (
     AUTHORITIES,
     COMPLETE,
     START,
+    AuditEvent,
     BatchState,
     Entry,
     EventFilter,
@@ -24,9 +36,8 @@ from otahsm.ledger import (
     Status,
     StoredCrl,
 )
-from otahsm.ledger.queries import MAX_COUNTS, LedgerQueries
+from otahsm.ledger.queries import MAX_COUNTS
 from otahsm.transparency.audit import AuditLog, EventName
-from otahsm.transparency.log import Transparency
 
 __all__ = [
     "AUTHORITIES",
@@ -34,31 +45,39 @@ __all__ = [
     "MAX_COUNTS",
     "START",
     "AccessControl",
+    "AuditEvent",
     "AuditLog",
     "Authorities",
+    "AuthorityState",
+    "BatchPage",
     "BatchState",
-    "Batches",
     "Caller",
+    "CertificateAuthority",
+    "CertificateKey",
+    "CrlName",
     "Denied",
     "DenyList",
+    "DeviceKey",
     "Entry",
     "EventFilter",
     "EventName",
     "Filter",
+    "FoundCertificate",
     "Group",
-    "Issuance",
     "IssuanceRequest",
     "Issued",
-    "LedgerQueries",
+    "Job",
+    "JobState",
     "NewBatch",
     "Outcome",
     "Policy",
+    "Profiles",
     "RevocationOutcome",
     "RevocationRequest",
     "RevokedDevice",
     "Scheme",
     "Status",
     "StoredCrl",
-    "Transparency",
-    "unknown_batch",
+    "Supervisor",
+    "assemble",
 ]

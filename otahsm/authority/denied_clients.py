@@ -19,7 +19,7 @@ _DIGEST: Final = 64  # hexadecimal digits
 _DIGITS: Final = frozenset("0123456789abcdef")
 
 
-class Clients:
+class DeniedClients:
     """Cuts clients off and lets them in again.
 
     Args:

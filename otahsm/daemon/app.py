@@ -6,30 +6,35 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import structlog
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from otahsm.authority import Caller, EventName, Issuance
+from otahsm.authority import EventName, Job, assemble
 from otahsm.config import Config, section
-from otahsm.daemon.access_service import AccessService, AuditService
-from otahsm.daemon.batch_service import BatchService
 from otahsm.daemon.edge.boundary import CallBoundary
 from otahsm.daemon.edge.health import Health
 from otahsm.daemon.edge.methods import SERVICES
 from otahsm.daemon.edge.reloading import Reloading
 from otahsm.daemon.edge.server import new_server
-from otahsm.daemon.ledger_service import LedgerService
-from otahsm.daemon.revoking import RevocationService
-from otahsm.daemon.services import AuthorityService, DeviceService, IssuanceService
-from otahsm.daemon.transparency import TransparencyService
-from otahsm.errors import ConfigError, DaemonFailedError, NotAllowedError, OtahsmError
+from otahsm.daemon.services import (
+    AccessService,
+    AuditService,
+    AuthorityService,
+    BatchService,
+    DeviceService,
+    IssuanceService,
+    LedgerService,
+    RevocationService,
+    TransparencyService,
+)
+from otahsm.errors import ConfigError, DaemonFailedError, OtahsmError
+from otahsm.system.clock import Clock, utc_now
 
-# A signer that is ready has logged in. Where signers have a user of their own, nobody else tells of it.
-_SIGNER_EVENTS: Final = {item.value: item for item in (EventName.SIGNER_READY, EventName.SIGNER_LOST)}
+_LOOK_SECONDS: Final = 1.0
 
 _log = structlog.get_logger()
 
@@ -39,20 +44,25 @@ class Daemon:
 
     Args:
         config: the whole configuration; it needs [tls], [token], [ca] and [ledger].
+        clock: tells the time of day to all of it.
 
     Raises:
         ConfigError: something in it, or a file that it names, is wrong.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, clock: Clock = utc_now) -> None:
         self._config = config
         self._changed = asyncio.Event()
         self._server = new_server()
-        self._issuance = Issuance(config, self._worker_event, tell=_tell)
-        self._issuing = IssuanceService(self._issuance)
+        self._authority = assemble(config, self._worker_event, clock=clock, tell=_tell)
+        self._life = self._authority.life
+        self._issuing = IssuanceService(self._authority)
         self._health = Health()
-        self._reloading = Reloading(config, self._issuance)
-        self._boundary = CallBoundary(self._issuance.access, self._reloading.trust, self._decided)
+        self._is_serving = False
+        self._reloading = Reloading(config, self._authority, clock)
+        self._boundary = CallBoundary(
+            self._authority.access, self._reloading.trust, self._authority.note_decision, clock
+        )
         self._boundary.register(self._server, self._services())
         listen = config.daemon.listen
         try:
@@ -65,17 +75,17 @@ class Daemon:
         self.address = f"{listen.rpartition(':')[0]}:{port}"
 
     def _services(self) -> Mapping[str, object]:
-        issuance = self._issuance
+        authority = self._authority
         return {
             "otahsm.v1.IssuanceService": self._issuing,
-            "otahsm.v1.AuthorityService": AuthorityService(issuance),
-            "otahsm.v1.LedgerService": LedgerService(issuance),
-            "otahsm.v1.TransparencyService": TransparencyService(issuance.transparency, issuance.access),
-            "otahsm.v1.RevocationService": RevocationService(issuance),
-            "otahsm.v1.DeviceService": DeviceService(issuance),
-            "otahsm.v1.BatchService": BatchService(issuance),
-            "otahsm.v1.AccessService": AccessService(issuance),
-            "otahsm.v1.AuditService": AuditService(issuance.queries),
+            "otahsm.v1.AuthorityService": AuthorityService(authority),
+            "otahsm.v1.LedgerService": LedgerService(authority),
+            "otahsm.v1.TransparencyService": TransparencyService(authority),
+            "otahsm.v1.RevocationService": RevocationService(authority),
+            "otahsm.v1.DeviceService": DeviceService(authority),
+            "otahsm.v1.BatchService": BatchService(authority),
+            "otahsm.v1.AccessService": AccessService(authority),
+            "otahsm.v1.AuditService": AuditService(authority),
             health.SERVICE_NAME: self._health,
             reflection.SERVICE_NAME: reflection.aio.ReflectionServicer(service.name for service in SERVICES),
         }
@@ -93,7 +103,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await self._health.start()
-        voided = await self._issuance.start()
+        voided = await self._life.start()
         try:
             if voided:
                 _log.warning("ledger.recovered", voided_intents=voided)
@@ -107,13 +117,12 @@ class Daemon:
             await self._shut_down()
 
     async def _serve_until(self, stop: asyncio.Event) -> None:
-        watching = asyncio.create_task(self._watch_health())
-        guarding = asyncio.create_task(self._boundary.watch())
-        reloading = asyncio.create_task(self._reloading.run())
+        for job in self._jobs():
+            self._life.supervisor.start(job)
         stopping = asyncio.create_task(stop.wait())
-        starting = asyncio.create_task(self._issuance.wait_until_serving())
+        starting = asyncio.create_task(self._life.wait_until_serving())
         ending = asyncio.create_task(self._server.wait_for_termination())
-        failing = asyncio.create_task(self._issuance.supervisor.watch())
+        failing = asyncio.create_task(self._life.supervisor.watch())
         try:
             await asyncio.wait((starting, stopping, ending, failing), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -125,28 +134,40 @@ class Daemon:
                 raise DaemonFailedError("gRPC's server ended") from ending.exception()
         finally:
             # Not `ending`: gRPC would take it for its own end.
-            for task in (watching, guarding, reloading, stopping, starting, failing):
+            for task in (stopping, starting, failing):
                 task.cancel()
+
+    def _jobs(self) -> Iterator[Job]:
+        yield Job(name="health", run_once=self._update_health, interval=_LOOK_SECONDS, woken=self._changed)
+        # Certificates expire, and times end, without anybody telling.
+        yield Job(name="open calls", run_once=self._boundary.look, interval=_LOOK_SECONDS)
+        self._reloading.listen()
+        yield Job(
+            name="reloading",
+            run_once=self._reloading.run_once,
+            interval=_LOOK_SECONDS,
+            woken=self._reloading.woken,
+        )
 
     async def _shut_down(self) -> None:
         _log.info("daemon.draining", at_most_seconds=self._config.daemon.drain_seconds)
         await self._health.enter_graceful_shutdown()
         self._issuing.drain()
-        self._issuance.audit.note(EventName.DAEMON_STOPPED, "daemon", {})
+        self._authority.audit.note(EventName.DAEMON_STOPPED, "daemon", {})
         seconds = self._config.daemon.drain_seconds
         started = time.monotonic()
         try:
             await self._server.stop(seconds)
         finally:  # whatever fails: workers that are only given up keep the process from its end
-            await self._issuance.close(max(0.0, seconds - (time.monotonic() - started)))
+            await self._life.close(max(0.0, seconds - (time.monotonic() - started)))
         _log.info("daemon.stopped")
 
     def _log_listening(self) -> None:
-        config, issuer = self._config, self._issuance.chain.issuer
+        config, issuer = self._config, self._authority.authorities.by_name[""].chain.issuer
         token, ca = section(config.token, "token"), section(config.ca, "ca")
         if token.pin_source.kind == "env":
             _log.warning("pin.in_environment", hint="Who may look at this process sees the PIN: use another.")
-        self._issuance.audit.note(EventName.DAEMON_STARTED, "daemon", {"address": self.address})
+        self._authority.audit.note(EventName.DAEMON_STARTED, "daemon", {"address": self.address})
         _log.info(
             "daemon.listening",
             address=self.address,
@@ -157,38 +178,23 @@ class Daemon:
             ca_key=issuer.key_type,
             ca_ends=f"{issuer.not_after:%Y-%m-%d}",
             profiles=sorted(config.profiles),
-            ledger=self._issuance.ledger_name,
+            ledger=self._life.ledger_name,
         )
 
-    def _decided(self, caller: Caller, method: str, error: NotAllowedError | None) -> None:
-        audit, about = self._issuance.audit, {"call": method}
-        if error is None:
-            audit.count(EventName.ACCESS_ALLOWED, caller.identity, about)
-        else:
-            about["reason"] = error.reason
-            audit.count(EventName.ACCESS_DENIED, caller.identity, about, message=error.message)
-
     def _worker_event(self, event: str, pid: int, error: OtahsmError | None) -> None:
-        if event in _SIGNER_EVENTS:
-            details: dict[str, int | str] = {"pid": pid} | ({"reason": error.reason} if error else {})
-            self._issuance.audit.note(_SIGNER_EVENTS[event], "daemon", details, told=True)
         if error is None:
             _log.info(event, pid=pid)
         else:
             _log.error(event, pid=pid, reason=error.reason, message=error.message, hint=error.hint)
         self._changed.set()
 
-    async def _watch_health(self) -> None:
-        """Tell the health service whenever signing becomes possible or impossible."""
-        serving = False
-        while True:
-            if self._issuance.serving != serving:
-                serving = not serving
-                reason = {} if serving else {"reason": self._issuance.trouble}
-                _log.log(30 - 10 * serving, "health.changed", serving=serving, **reason)
-                await self._health.set_signing(possible=serving)
-            await self._changed.wait()
-            self._changed.clear()
+    async def _update_health(self) -> None:
+        """Have the health service say whether anything can be signed."""
+        if self._life.serving != self._is_serving:
+            self._is_serving = not self._is_serving
+            reason = {} if self._is_serving else {"reason": self._life.trouble}
+            _log.log(30 - 10 * self._is_serving, "health.changed", serving=self._is_serving, **reason)
+            await self._health.set_signing(possible=self._is_serving)
 
 
 def _tell(event: str, fields: Mapping[str, int | str]) -> None:

@@ -10,6 +10,7 @@ from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import Config, load_policy
 from otahsm.daemon.edge.trust import read_crls
 from otahsm.errors import ConfigError
+from otahsm.system.clock import utc_now
 
 
 def examine_access(config: Config) -> Iterator[Check]:
@@ -34,7 +35,7 @@ def examine_access(config: Config) -> Iterator[Check]:
     if config.tls and access.client_crls:
         try:
             operators = x509.load_pem_x509_certificates(config.tls.client_ca.read_bytes())
-            crls = read_crls(access.client_crls, operators)
+            crls = read_crls(access.client_crls, operators, utc_now())
         except (OSError, ValueError):
             return  # [tls] client_ca is named by itself
         except ConfigError as problem:

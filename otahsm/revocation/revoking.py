@@ -36,67 +36,75 @@ class Revocations:
         self._clock = clock
         self._revoked = revoked
 
-    async def revoke(self, orders: Sequence[RevocationRequest], client: str) -> list[RevocationOutcome]:
-        """Revoke certificates; return one outcome for each order, in order. What is revoked is durable.
+    async def revoke(
+        self, requests: Sequence[RevocationRequest | RequestRefusedError], client: str
+    ) -> list[RevocationOutcome]:
+        """Revoke certificates; return one outcome for each request, in order. What is revoked is durable.
 
         Args:
-            orders: any number of them.
+            requests: any number of them; one that is an error already has it as its outcome.
             client: who asks, as the ledger calls it.
 
         Raises:
             LedgerUnavailableError: nothing was revoked, or it is not known whether it was; ask again.
         """
-        outcomes: list[RevocationOutcome] = [_check(order) or [] for order in orders]
-        good = [at for at, outcome in enumerate(outcomes) if not isinstance(outcome, OtahsmError)]
+        outcomes: list[RevocationOutcome] = [_refusal(request) or [] for request in requests]
+        good = {
+            at: request
+            for at, (request, outcome) in enumerate(zip(requests, outcomes, strict=True))
+            if isinstance(request, RevocationRequest) and not isinstance(outcome, OtahsmError)
+        }
         if not good:
             return outcomes
         answers: list[RevocationAnswer] = await self._ledger.transaction(
             partial(
                 revoke,
-                targets=[_target(orders[at]) for at in good],
+                targets=[_target(request) for request in good.values()],
                 client=client,
                 now=microseconds(self._clock()),
             )
         )
         self._revoked()
-        for at, answer in zip(good, answers, strict=True):
-            outcomes[at] = _outcome(orders[at], answer)
+        for (at, request), answer in zip(good.items(), answers, strict=True):
+            outcomes[at] = _outcome(request, answer)
         return outcomes
 
 
-def _check(order: RevocationRequest) -> RequestRefusedError | None:
-    if (order.serial is None) == (not order.device_id):
+def _refusal(request: RevocationRequest | RequestRefusedError) -> RequestRefusedError | None:
+    if isinstance(request, RequestRefusedError):
+        return request
+    if (request.serial is None) == (not request.device_id):
         return RequestRefusedError("target", "name either a serial number or a device id")
     try:
         # As in a certificate: what can be in none need not be looked for, and some of it no database takes.
-        check_device_id(order.device_id or "-")
+        check_device_id(request.device_id or "-")
     except RequestRefusedError as error:
         return error
-    if len(order.profile) > _MAX_PROFILE or not order.profile.isprintable():
-        return RequestRefusedError("profile", f"there is no profile {order.profile[:64]!a}")
+    if len(request.profile) > _MAX_PROFILE or not request.profile.isprintable():
+        return RequestRefusedError("profile", f"there is no profile {request.profile[:64]!a}")
     return None
 
 
-def _target(order: RevocationRequest) -> Target:
-    return Target(order.serial, order.device_id, order.profile, order.reason.value)
+def _target(request: RevocationRequest) -> Target:
+    return Target(request.serial, request.device_id, request.profile, request.reason.value)
 
 
-def _outcome(order: RevocationRequest, answer: RevocationAnswer) -> RevocationOutcome:
+def _outcome(request: RevocationRequest, answer: RevocationAnswer) -> RevocationOutcome:
     if isinstance(answer, InProgress):
         return InProgressError(
-            f"a certificate of {_name(order)} is being issued at this moment, and is not revoked",
+            f"a certificate of {_name(request)} is being issued at this moment, and is not revoked",
             hint="Ask again in a second.",
         )
     if not answer:
-        under = f" under the profile {order.profile[:64]!a}" if order.profile else ""
-        return NotFoundError(f"no certificate of {_name(order)} was issued{under}")
+        under = f" under the profile {request.profile[:64]!a}" if request.profile else ""
+        return NotFoundError(f"no certificate of {_name(request)} was issued{under}")
     return [_revoked(item) for item in answer]
 
 
-def _name(order: RevocationRequest) -> str:
-    if order.serial is not None:
-        return f"the serial number {order.serial.hex()}"
-    return f"the device {order.device_id[:128]!a}"
+def _name(request: RevocationRequest) -> str:
+    if request.serial is not None:
+        return f"the serial number {request.serial.hex()}"
+    return f"the device {request.device_id[:128]!a}"
 
 
 def _revoked(item: Revocation) -> RevokedDevice:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.authority import Caller, Issuance, IssuanceRequest, Issued
+from otahsm.authority import Caller, IssuanceRequest, Issued, assemble
 from otahsm.client import IssuedCertificate, IssuingClient, Refusal, Result
 from otahsm.line import make_csr
 
@@ -61,18 +61,18 @@ async def test_a_certificate_is_renewed_when_its_window_has_come(fleet: Fleet) -
     order = IssuanceRequest(CALLER, "", "", request.device_id, request.csr)
     start = datetime.now(UTC)
     clock = [start]
-    issuance = Issuance(fleet.config, lambda *_: None, clock=lambda: clock[0])
-    await issuance.start()
+    authority = assemble(fleet.config, lambda *_: None, clock=lambda: clock[0])
+    await authority.life.start()
     try:
-        await issuance.wait_until_serving()
+        await authority.life.wait_until_serving()
         issued: list[Issued] = []
         for day in (0, 300, 340, 341, 700):
             clock[0] = start + timedelta(days=day)
-            (outcome,) = await issuance.submit([order])
+            (outcome,) = await authority.issue(CALLER, [order])
             assert isinstance(outcome, Issued)
             issued.append(outcome)
     finally:
-        await issuance.close(30)
+        await authority.life.close(30)
     assert [outcome.replayed for outcome in issued] == [False, True, False, True, False]
     assert issued[1].certificate == issued[0].certificate
     assert issued[3].certificate == issued[2].certificate

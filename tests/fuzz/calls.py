@@ -14,33 +14,27 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from otahsm.access import SUBJECTS, Denied, DenyList
-from otahsm.authority import (
-    AUTHORITIES,
-    COMPLETE,
-    START,
-    Batches,
-    Caller,
-    Filter,
-    LedgerQueries,
-    Scheme,
-    Status,
-)
+from otahsm.authority import AUTHORITIES, COMPLETE, START, Caller, DeviceKey, Filter, Scheme, Status
+from otahsm.authority.crls import _scope
 from otahsm.authority.denied_clients import check_subject
 from otahsm.config import CrlConfig, LedgerConfig
 from otahsm.config.subject import parse_subject
-from otahsm.daemon import batch_service, revoking
-from otahsm.daemon.access_service import event_filter_of
 from otahsm.daemon.wire import read_message, request_of
-from otahsm.daemon.wire.ledger import filter_of, text_of, time_of
+from otahsm.daemon.wire.access import event_filter_of
+from otahsm.daemon.wire.batches import new_batch_of
+from otahsm.daemon.wire.ledger import filter_of, key_of, time_of
 from otahsm.daemon.wire.paging import numbered_page, page_start, page_token
+from otahsm.daemon.wire.revocation import crl_name_of, revocation_of
 from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.errors.status import to_status
-from otahsm.issuance.batches import _checked_name
+from otahsm.issuance.batches import Batches, _checked_name
 from otahsm.issuance.request_ids import check_request_id, own_name
+from otahsm.issuance.values import RevocationRequest
 from otahsm.ledger import Ledger, LedgerReader, database_of
-from otahsm.pki import Profile, SerialNumber, SubjectTemplate, check_csr
+from otahsm.ledger.queries import LedgerQueries
+from otahsm.pki import Profile, SubjectTemplate, check_csr
 from otahsm.preparation.codec import Task, decode_tasks, encode_tasks
-from otahsm.revocation.revoking import _check, _target
+from otahsm.revocation.revoking import _refusal, _target
 from otahsm.v1 import (
     access_pb2,
     audit_pb2,
@@ -128,11 +122,11 @@ def _list(request: ledger_pb2.ListCertificatesRequest) -> None:
 
 
 def _get(request: ledger_pb2.GetCertificateRequest) -> None:
-    if request.WhichOneof("key") == "serial_number":
-        assert _ledger().by_serial(SerialNumber.from_octets(request.serial_number)) is None
+    key = key_of(request)
+    if isinstance(key, DeviceKey):
+        assert _ledger().by_device(*key) is None
     else:
-        device_id, profile = text_of("device_id", request.device_id), text_of("profile", request.profile)
-        assert _ledger().by_device(device_id, profile) is None
+        assert _ledger().by_serial(key) is None
 
 
 def _count(request: ledger_pb2.GetLedgerStatsRequest) -> None:
@@ -141,20 +135,21 @@ def _count(request: ledger_pb2.GetLedgerStatsRequest) -> None:
 
 def _revoke(request: revocation_pb2.RevokeCertificatesRequest) -> None:
     for target in request.targets:
-        read = revoking._order_of(target)
-        if error := _check(read):
+        read = revocation_of(target)
+        if error := _refusal(read):
             raise error
+        assert isinstance(read, RevocationRequest)
         serial = _target(read).serial
         assert (serial or 0) == int.from_bytes(target.serial_number, "big")
 
 
 def _crl(request: revocation_pb2.GetCrlRequest) -> None:
     places = _CRLS.location.urls
-    assert revoking._scope_of(request, _CRLS) in {*places, COMPLETE, AUTHORITIES}
+    assert _scope(crl_name_of(request), _CRLS) in {*places, COMPLETE, AUTHORITIES}
 
 
 def _create(request: batch_pb2.CreateBatchRequest) -> None:
-    read = batch_service._order_of(request.batch)
+    read = new_batch_of(request.batch)
     terms = _batches()._terms(read)
     assert Scheme.read(terms.scheme) == read.scheme
     assert 1 <= terms.device_count <= 100_000_000

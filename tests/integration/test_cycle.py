@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
-from otahsm.authority import Caller, Issuance, IssuanceRequest, Issued
+from otahsm.authority import Caller, CertificateAuthority, IssuanceRequest, Issued, assemble
 from otahsm.errors import AuthorityUnusableError, OtahsmError
 
 from support.devices import new_request
@@ -24,15 +24,15 @@ def order() -> IssuanceRequest:
 
 
 @asynccontextmanager
-async def issuance_at(fleet: Fleet, now: datetime) -> AsyncIterator[Issuance]:
+async def authority_at(fleet: Fleet, now: datetime) -> AsyncIterator[CertificateAuthority]:
     problems: list[OtahsmError | None] = []
-    issuance = Issuance(fleet.config, lambda *event: problems.append(event[2]), clock=lambda: now)
-    await issuance.start()
+    authority = assemble(fleet.config, lambda *event: problems.append(event[2]), clock=lambda: now)
+    await authority.life.start()
     try:
-        await issuance.wait_until_serving()
-        yield issuance
+        await authority.life.wait_until_serving()
+        yield authority
     finally:
-        await issuance.close(30)
+        await authority.life.close(30)
 
 
 def root_of(fleet: Fleet) -> x509.Certificate:
@@ -41,8 +41,8 @@ def root_of(fleet: Fleet) -> x509.Certificate:
 
 async def test_a_certificate_begins_before_now_and_ends_after_its_days(fleet: Fleet) -> None:
     now = datetime(2030, 6, 1, 12, 0, 0, 987654, tzinfo=UTC)
-    async with issuance_at(fleet, now) as issuance:
-        (outcome,) = await issuance.submit([order()])
+    async with authority_at(fleet, now) as authority:
+        (outcome,) = await authority.issue(CALLER, [order()])
     assert isinstance(outcome, Issued)
     certificate = x509.load_der_x509_certificate(outcome.certificate)
     assert certificate.not_valid_before_utc == datetime(2030, 6, 1, 11, 0, 0, tzinfo=UTC)
@@ -52,30 +52,30 @@ async def test_a_certificate_begins_before_now_and_ends_after_its_days(fleet: Fl
 
 async def test_a_certificate_never_outlives_its_issuer(fleet: Fleet) -> None:
     root = root_of(fleet)
-    async with issuance_at(fleet, root.not_valid_after_utc - timedelta(days=10)) as issuance:
-        (outcome,) = await issuance.submit([order()])
+    async with authority_at(fleet, root.not_valid_after_utc - timedelta(days=10)) as authority:
+        (outcome,) = await authority.issue(CALLER, [order()])
     assert isinstance(outcome, Issued)
     assert outcome.validity.not_after == root.not_valid_after_utc
 
 
 async def test_a_certificate_never_begins_before_its_issuer(fleet: Fleet) -> None:
     root = root_of(fleet)
-    async with issuance_at(fleet, root.not_valid_before_utc) as issuance:
-        (outcome,) = await issuance.submit([order()])
+    async with authority_at(fleet, root.not_valid_before_utc) as authority:
+        (outcome,) = await authority.issue(CALLER, [order()])
     assert isinstance(outcome, Issued)
     assert outcome.validity.not_before == root.not_valid_before_utc
 
 
 async def test_a_ca_that_has_ended_issues_nothing_and_leaves_no_trace(fleet: Fleet) -> None:
-    async with issuance_at(fleet, root_of(fleet).not_valid_after_utc + timedelta(seconds=1)) as issuance:
-        outcomes = await issuance.submit([order(), order()])
+    async with authority_at(fleet, root_of(fleet).not_valid_after_utc + timedelta(seconds=1)) as authority:
+        outcomes = await authority.issue(CALLER, [order(), order()])
     assert all(isinstance(outcome, AuthorityUnusableError) for outcome in outcomes)
     assert rows(fleet) == []
 
 
 async def test_a_clock_that_jumps_back_before_the_ca_is_named(fleet: Fleet) -> None:
-    async with issuance_at(fleet, datetime(1970, 1, 1, tzinfo=UTC)) as issuance:
-        (outcome,) = await issuance.submit([order()])
+    async with authority_at(fleet, datetime(1970, 1, 1, tzinfo=UTC)) as authority:
+        (outcome,) = await authority.issue(CALLER, [order()])
     assert isinstance(outcome, AuthorityUnusableError)
     assert "1970-01-01" in outcome.message
     assert "clock" in outcome.hint

@@ -26,7 +26,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
 from otahsm.access import Grant
-from otahsm.authority import AccessControl, Batches, Caller, IssuanceRequest, Issued, LedgerQueries, Policy
+from otahsm.authority import AccessControl, Caller, IssuanceRequest, Issued, Policy
 from otahsm.errors import (
     AuthorityUnusableError,
     ConflictError,
@@ -37,9 +37,11 @@ from otahsm.errors import (
     RevokedError,
     TokenUnavailableError,
 )
+from otahsm.issuance.batches import Batches
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.values import Outcome, RevocationRequest
 from otahsm.ledger import Ledger, database_of
+from otahsm.ledger.queries import LedgerQueries
 from otahsm.pki import Reason
 from otahsm.preparation import Draft, Preparers, Task
 from otahsm.preparation.codec import decode_answers, encode_tasks

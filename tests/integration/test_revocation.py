@@ -19,11 +19,13 @@ from otahsm.authority import (
     AUTHORITIES,
     COMPLETE,
     Caller,
-    Issuance,
+    CertificateAuthority,
+    CrlName,
     IssuanceRequest,
     Issued,
     RevocationRequest,
     RevokedDevice,
+    assemble,
 )
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, RequestRefusedError, RevokedError
 from otahsm.pki import CrlDescription, Reason, SerialNumber, check_crl_signature, crl_url_in, describe_crl
@@ -53,17 +55,17 @@ def configure(fleet: Fleet, *, url: str = URL, shards: int = 1, more: str = "") 
 
 @dataclass
 class Station:
-    """A running Issuance, its clock, and what it has reported."""
+    """A running CertificateAuthority, its clock, and what it has reported."""
 
     fleet: Fleet
     now: datetime = START
     events: list[tuple[str, dict[str, int | str]]] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     log: list[MutableMapping[str, Any]] = field(default_factory=list)
-    issuance: Issuance = field(init=False)
+    authority: CertificateAuthority = field(init=False)
 
     def __post_init__(self) -> None:
-        self.issuance = Issuance(self.fleet.config, self._report, clock=lambda: self.now, tell=self._tell)
+        self.authority = assemble(self.fleet.config, self._report, clock=lambda: self.now, tell=self._tell)
 
     def _report(self, event: str, pid: int, error: OtahsmError | None) -> None:
         del pid, error
@@ -91,13 +93,13 @@ class Station:
         return [entry["message"] for entry in self.log if entry["event"] == "crl.failed"]
 
     async def issue(self, count: int = 1) -> list[Issued]:
-        outcomes = await self.issuance.submit([order() for _ in range(count)])
+        outcomes = await self.authority.issue(CALLER, [order() for _ in range(count)])
         assert all(isinstance(outcome, Issued) for outcome in outcomes)
         return [outcome for outcome in outcomes if isinstance(outcome, Issued)]
 
     async def revoke(self, *issued: Issued, reason: Reason = Reason.SUPERSEDED) -> list[RevokedDevice]:
         orders = [RevocationRequest(item.serial, "", "", reason) for item in issued]
-        outcomes = await self.issuance.revocations.revoke(orders, "cn:test")
+        outcomes = await self.authority.revoke(CALLER, orders)
         revoked = []
         for outcome in outcomes:
             assert not isinstance(outcome, OtahsmError)
@@ -106,18 +108,18 @@ class Station:
 
     async def crl(self, scope: str = COMPLETE) -> tuple[CrlDescription, set[int]]:
         """Return what a CRL says, and the serial numbers on it."""
-        crl = await self.issuance.crls[""].crl(scope)
-        check_crl_signature(crl.der, self.issuance.chain.issuer)
+        crl = await self.authority.get_crl(named(scope))
+        check_crl_signature(crl.der, self.authority.authorities.by_name[""].chain.issuer)
         return describe_crl(crl.der), serials_on(crl.der)
 
     async def looked(self) -> None:
         """Wait until it was looked whether anything is due, by the clock of now."""
         for _ in range(2):  # one look may be under way
-            await self.issuance.crls[""]._wait_for_a_pass()
+            await self.authority._crls.keepers[""]._wait_for_a_pass()
 
     async def next_crl(self, after: int) -> CrlDescription:
         """Wait for a CRL that was made by the clock of now."""
-        self.issuance.crls[""].woken.set()
+        self.authority._crls.keepers[""].woken.set()
         async with asyncio.timeout(30):
             while (await self.crl())[0].number == after:
                 await asyncio.sleep(0.01)
@@ -128,6 +130,11 @@ class Station:
         return self.fleet.folder / "crl"
 
 
+def named(scope: str) -> CrlName:
+    fixed = {COMPLETE: CrlName(), AUTHORITIES: CrlName(authorities=True)}
+    return fixed.get(scope) or CrlName(url=scope)
+
+
 def serials_on(crl: bytes) -> set[int]:
     return {item.serial_number for item in x509.load_der_x509_crl(crl)}
 
@@ -136,12 +143,12 @@ def serials_on(crl: bytes) -> set[int]:
 async def station(fleet: Fleet, now: datetime = START) -> AsyncIterator[Station]:
     with capture_logs() as log:
         running = Station(fleet, now, log=log)
-        await running.issuance.start()
+        await running.authority.life.start()
         try:
-            await running.issuance.wait_until_serving()
+            await running.authority.life.wait_until_serving()
             yield running
         finally:
-            await running.issuance.close(30)
+            await running.authority.life.close(30)
 
 
 async def test_a_revocation_is_on_the_next_crl_which_is_made_at_once(fleet: Fleet) -> None:
@@ -163,7 +170,7 @@ async def test_a_revocation_is_on_the_next_crl_which_is_made_at_once(fleet: Flee
         assert said.number == 2
         assert said.this_update == START.replace(microsecond=0) - TEN_MINUTES
         assert said.next_update == START.replace(microsecond=0) + timedelta(hours=168)
-        assert said.key_identifier == running.issuance.chain.issuer.key_identifier
+        assert said.key_identifier == running.authority.authorities.by_name[""].chain.issuer.key_identifier
         assert (said.distribution_point, said.only_authorities) == (None, False)
         await running.said("crl.written", number=2, revoked=1)
         der = (running.folder / "fleet.crl").read_bytes()
@@ -178,10 +185,10 @@ async def test_a_revocation_is_on_the_next_crl_which_is_made_at_once(fleet: Flee
 async def test_a_revoked_certificate_is_not_handed_out_again(fleet: Fleet) -> None:
     async with station(fleet) as running:
         asked = order()
-        (issued,) = await running.issuance.submit([asked])
+        (issued,) = await running.authority.issue(CALLER, [asked])
         assert isinstance(issued, Issued)
         await running.revoke(issued)
-        again, other = await running.issuance.submit([asked, order()])
+        again, other = await running.authority.issue(CALLER, [asked, order()])
         assert isinstance(other, Issued)
         assert isinstance(again, RevokedError)
         assert (again.code.name, again.reason) == ("FAILED_PRECONDITION", "REVOKED")
@@ -349,24 +356,24 @@ async def test_nothing_is_signed_for_who_never_revokes(fleet: Fleet) -> None:
 
 async def test_a_ca_that_may_not_sign_crls_revokes_all_the_same(fleet: Fleet) -> None:
     fleet.root_pem.write_bytes(pem.armor("CERTIFICATE", root_of("ec-p256", "root-here")))
-    issuance = Issuance(fleet.config, lambda *_: None)
-    await issuance.start()
+    authority = assemble(fleet.config, lambda *_: None)
+    await authority.life.start()
     try:
-        (outcome,) = await issuance.revocations.revoke(
-            [RevocationRequest(None, "nobody", "", Reason.SUPERSEDED)], "cn:test"
+        (outcome,) = await authority.revoke(
+            CALLER, [RevocationRequest(None, "nobody", "", Reason.SUPERSEDED)]
         )
         assert isinstance(outcome, NotFoundError)
         with pytest.raises(ConfigError, match="lacks cRLSign"):
-            await issuance.crls[""].crl(COMPLETE)
+            await authority.get_crl(CrlName())
     finally:
-        await issuance.close(30)
+        await authority.life.close(30)
 
 
 @pytest.mark.parametrize("scope", [URL, "http://crl.example.com/none.crl", AUTHORITIES, "x" * 5000])
 async def test_a_crl_that_nobody_states_is_not_found(fleet: Fleet, scope: str) -> None:
     async with station(fleet) as running:
         with pytest.raises(NotFoundError):
-            await running.issuance.crls[""].crl(scope)
+            await running.authority.get_crl(named(scope))
 
 
 async def test_what_names_nothing_is_refused_and_costs_no_neighbour(fleet: Fleet) -> None:
@@ -381,11 +388,11 @@ async def test_what_names_nothing_is_refused_and_costs_no_neighbour(fleet: Fleet
             RevocationRequest(None, issued.device_id, "a" * 256, Reason.SUPERSEDED),
             RevocationRequest(None, issued.device_id, "", Reason.SUPERSEDED),
         ]
-        *refused, last = await running.issuance.revocations.revoke(orders, "cn:test")
+        *refused, last = await running.authority.revoke(CALLER, orders)
         assert all(isinstance(outcome, RequestRefusedError) for outcome in refused)
         assert isinstance(last, list)
         assert [item.serial for item in last] == [issued.serial]
-        assert await running.issuance.revocations.revoke([], "cn:test") == []
+        assert await running.authority.revoke(CALLER, []) == []
 
 
 def lose(folder: Path) -> None:
@@ -440,7 +447,7 @@ async def test_a_folder_that_can_not_be_written_is_reported_once_and_written_lat
         assert len(running.failures()) == 1
         folder.unlink()
         aside.rename(folder)
-        running.issuance.crls[""].woken.set()
+        running.authority._crls.keepers[""].woken.set()
         await running.said("crl.written", number=2)
         assert serials_on((folder / "fleet.crl").read_bytes()) == {issued.serial}
 

@@ -19,6 +19,7 @@ from otahsm.daemon.edge.health import Health
 from otahsm.daemon.edge.methods import SERVICES
 from otahsm.daemon.edge.server import new_server
 from otahsm.errors import ConflictError
+from otahsm.system.clock import utc_now
 from otahsm.v1 import device_pb2, issuance_pb2
 
 RESET = "/otahsm.v1.DeviceService/ResetDevice"
@@ -65,6 +66,7 @@ class Edge:
             self.access,
             Trusting(),  # type: ignore[arg-type]
             lambda _, path, error: self.decisions.append((path, error.reason if error else "")),
+            utc_now,
         )
         self.services = {service.name: Service(service.name, reset, stream) for service in SERVICES}
 

@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -45,8 +45,8 @@ from otahsm.errors import (
     TooManyCallsError,
 )
 from otahsm.errors.status import to_status
+from otahsm.system.clock import Clock
 
-_LOOK_SECONDS: Final = 1.0  # certificates expire, and times end, without anybody telling
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 # Called with who asked, for which path, and why not; None: it was let in.
@@ -147,12 +147,14 @@ class CallBoundary:
         access: who may do what.
         trust: judges clients' certificates.
         decided: called with each decision of the policy.
+        clock: tells by when to decide.
     """
 
-    def __init__(self, access: AccessControl, trust: Trust, decided: Decided) -> None:
+    def __init__(self, access: AccessControl, trust: Trust, decided: Decided, clock: Clock) -> None:
         self._access = access
         self._trust = trust
         self._decided = decided
+        self._clock = clock
         self._calls = OpenCalls(limits.MAX_CALLS_A_CLIENT, "calls")
         self._watches = OpenCalls(limits.MAX_WATCHES_A_CLIENT, "calls about health and services")
         self._at_work: set[_Call] = set()
@@ -178,11 +180,9 @@ class CallBoundary:
             }
             server.add_registered_method_handlers(service.name, handlers)
 
-    async def watch(self) -> None:
-        """Look at the calls at work now and then, until cancelled."""
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            self._end_denied()
+    async def look(self) -> None:
+        """End the calls at work that would not be let in any more."""
+        self._end_denied()
 
     def _handler(self, method: Method, work: Any, calls: OpenCalls) -> grpc.RpcMethodHandler[Any, Any]:
         async def answer(_: object, context: Context) -> Any:
@@ -237,7 +237,7 @@ class CallBoundary:
         """Have the policy look at a call now, and for as long as the block runs."""
         caller, method = call.caller, call.method
         self._trust.verify_new_client(caller.certificate_sha256, *chain_of(call.context))
-        self._verify_allowed(call, datetime.now(UTC))
+        self._verify_allowed(call, self._clock())
         if method.callers is not Open.TRUSTED:  # how a daemon is, is no secret, and asked every second
             self._decided(caller, method.path, None)
         self._at_work.add(call)
@@ -248,7 +248,7 @@ class CallBoundary:
 
     def _end_denied(self) -> None:
         """End the calls that would not be let in any more."""
-        now = datetime.now(UTC)
+        now = self._clock()
         for call in list(self._at_work):
             try:
                 self._verify_allowed(call, now)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from otahsm.authority import EventName, Issuance
+from otahsm.authority import CertificateAuthority, EventName
 from otahsm.config import Config, load_policy, section
 from otahsm.daemon.edge.tls import ServerTls, TlsFiles, load_tls
 from otahsm.daemon.edge.trust import Trust, read_crls
 from otahsm.errors import ConfigError
+from otahsm.system.clock import Clock
 
-_LOOK_SECONDS: Final = 1.0
 _DAEMON: Final = "daemon"
 
 _Stamp = tuple[int, int, int, int] | None  # device, inode, size and time of change; None: it is not there
@@ -30,45 +30,54 @@ class Reloading:
 
     Args:
         config: where the files are.
-        issuance: who decides by them.
+        authority: decides by them.
+        clock: tells whether certificates and CRLs are valid now.
+
+    Attributes:
+        woken: set when everything is to be loaded anew.
 
     Raises:
         ConfigError: one of the files is wrong.
     """
 
-    def __init__(self, config: Config, issuance: Issuance) -> None:
+    def __init__(self, config: Config, authority: CertificateAuthority, clock: Clock) -> None:
         self._tls = section(config.tls, "tls")
         access = section(config.access, "access")
         self._crl_paths = access.client_crls
         self._policy = access.policy
         self._profiles = config.profiles.keys()
-        self._issuance = issuance
-        self._fleet = [item.chain for item in issuance.authorities.by_name.values()]
-        self.trust = Trust(issuance.clients.distrust)
+        self._authority = authority
+        self._clock = clock
+        self._fleet = [item.chain for item in authority.authorities.by_name.values()]
+        self.trust = Trust(authority.clients.distrust)
         self._seen = self._look()
         self._taken = dict(self._seen)
-        self.credentials = ServerTls(load_tls(self._tls, self._fleet))
+        self.credentials = ServerTls(load_tls(self._tls, self._fleet, self._clock()))
         self._load_crls()
+        self._is_asked = False
+        self.woken = asyncio.Event()
 
-    async def run(self) -> None:
-        """Look and listen until cancelled."""
-        asked = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-        while True:
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await asked.wait()
-            except TimeoutError:
-                if (seen := self._look()) == self._seen:
-                    continue
-                new = {path for path, stamp in seen.items() if stamp != self._taken[path]}
-            else:
-                asked.clear()
-                self._try(self._load_policy, EventName.POLICY_LOADED, EventName.POLICY_REFUSED)
-                seen = self._look()
-                new = set(seen)
-            self._seen = seen
-            self._reload(new)
+    def listen(self) -> None:
+        """Load everything anew on SIGHUP, from now on."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._ask)
+
+    async def run_once(self) -> None:
+        """Take in what has changed; all of it, if somebody asked for that."""
+        if self._is_asked:
+            self._is_asked = False
+            self._try(self._load_policy, EventName.POLICY_LOADED, EventName.POLICY_REFUSED)
+            seen = self._look()
+            new = set(seen)
+        elif (seen := self._look()) == self._seen:
+            return
+        else:
+            new = {path for path, stamp in seen.items() if stamp != self._taken[path]}
+        self._seen = seen
+        self._reload(new)
+
+    def _ask(self) -> None:
+        self._is_asked = True
+        self.woken.set()
 
     def _reload(self, new: set[Path]) -> None:
         """Take in what is new since files were taken last; what is refused stays new."""
@@ -88,19 +97,19 @@ class Reloading:
         try:
             details = load()
         except ConfigError as error:
-            self._issuance.audit.note(refused, _DAEMON, {"message": error.message})
+            self._authority.audit.note(refused, _DAEMON, {"message": error.message})
             return False
-        self._issuance.audit.note(loaded, _DAEMON, details)
+        self._authority.audit.note(loaded, _DAEMON, details)
         return True
 
     def _load_policy(self) -> Mapping[str, str]:
         policy = load_policy(self._policy, self._profiles)
-        self._issuance.access.policy = policy
+        self._authority.access.policy = policy
         return {"file": str(self._policy), "clients": str(len(policy.grants))}
 
     def _load_tls(self) -> Mapping[str, str]:
         """Load TLS files with the CRLs: who is let in, and who counts, is by the same operator CAs."""
-        files = load_tls(self._tls, self._fleet)
+        files = load_tls(self._tls, self._fleet, self._clock())
         revoked = self._trust_by(files)
         self.credentials.use(files)
         return {"certificate": files.fingerprint, **revoked}
@@ -109,7 +118,7 @@ class Reloading:
         return self._trust_by(self.credentials.files)
 
     def _trust_by(self, files: TlsFiles) -> Mapping[str, str]:
-        crls = read_crls(self._crl_paths, files.operators)
+        crls = read_crls(self._crl_paths, files.operators, self._clock())
         self.trust.use(files.operators, crls)
         return {"revoked": str(sum(map(len, crls)))}
 

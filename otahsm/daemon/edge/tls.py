@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -86,7 +86,7 @@ def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
     )
 
 
-def load_tls(tls: TlsConfig, fleet: Sequence[Chain]) -> TlsFiles:
+def load_tls(tls: TlsConfig, fleet: Sequence[Chain], now: datetime) -> TlsFiles:
     """Load the daemon's certificate and key, and the operator CA whose clients may come in.
 
     Raises:
@@ -102,7 +102,6 @@ def load_tls(tls: TlsConfig, fleet: Sequence[Chain]) -> TlsFiles:
         raise ConfigError(f"a [tls] file is not what it should be: {error}") from error
     if own.public_key() != private_key.public_key():
         raise ConfigError(f"[tls] certificate {tls.certificate} and key {tls.key} don't belong together")
-    now = datetime.now(UTC)
     if not own.not_valid_before_utc <= now <= own.not_valid_after_utc:
         raise ConfigError(
             f"[tls] certificate {tls.certificate} is not valid now:"

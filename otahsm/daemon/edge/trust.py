@@ -7,7 +7,7 @@ operator CA's CRL names it, or its CA is taken out of the configuration.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -92,16 +92,16 @@ class Trust:
         return "its certificate comes from no operator CA that the daemon trusts now"
 
 
-def read_crls(paths: Sequence[Path], authorities: Sequence[x509.Certificate]) -> list[Crl]:
+def read_crls(paths: Sequence[Path], authorities: Sequence[x509.Certificate], now: datetime) -> list[Crl]:
     """Read the CRLs of operator CAs, in PEM, one or several in a file, or DER.
 
     Raises:
         ConfigError: one can't be read, or is of none of these CAs.
     """
-    return [crl for path in paths for crl in _read(path, authorities)]
+    return [crl for path in paths for crl in _read(path, authorities, now)]
 
 
-def _read(path: Path, authorities: Sequence[x509.Certificate]) -> list[Crl]:
+def _read(path: Path, authorities: Sequence[x509.Certificate], now: datetime) -> list[Crl]:
     try:
         content = path.read_bytes()
         if _PEM in content:
@@ -114,7 +114,6 @@ def _read(path: Path, authorities: Sequence[x509.Certificate]) -> list[Crl]:
         raise ConfigError(f"the CRL {path} can't be read: {error.strerror}") from None
     except UNREADABLE as error:
         raise ConfigError(f"{path} is no CRL: {error}") from None
-    now = datetime.now(UTC)
     if any(crl.next_update_utc is not None and crl.next_update_utc <= now for crl in crls):
         raise ConfigError(
             f"the CRL {path} has ended: its nextUpdate is over",

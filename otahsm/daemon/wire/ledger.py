@@ -8,8 +8,9 @@ from typing import Final, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.authority import Entry, Filter, Group, Status
+from otahsm.authority import CertificateKey, DeviceKey, Entry, Filter, Group, Status
 from otahsm.errors import RequestRefusedError
+from otahsm.pki import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
 
 STATUSES: Final[Mapping[Status, pb.CertificateStatus.ValueType]] = {
@@ -33,6 +34,17 @@ def text_of(field: str, text: str) -> str:
     if len(text) > _MAX_TEXT or "\0" in text:
         raise RequestRefusedError(field, f"{field} is at most {_MAX_TEXT} characters, none of them NUL")
     return text
+
+
+def key_of(request: pb.GetCertificateRequest) -> CertificateKey:
+    """Read which certificate is wanted. Raises RequestRefusedError."""
+    if request.WhichOneof("key") == "serial_number":
+        if request.profile:
+            raise RequestRefusedError("profile", "a profile goes with a device id")
+        return SerialNumber.from_octets(request.serial_number)
+    if not request.device_id:
+        raise RequestRefusedError("key", "give either a serial number or a device id")
+    return DeviceKey(text_of("device_id", request.device_id), text_of("profile", request.profile))
 
 
 def filter_of(request: pb.ListCertificatesRequest) -> Filter:

@@ -1,0 +1,205 @@
+"""Puts a certification authority together from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
+
+from otahsm.access import AccessControl
+from otahsm.authority.certificate_authority import CertificateAuthority
+from otahsm.authority.crls import Crls
+from otahsm.authority.denied_clients import DeniedClients
+from otahsm.authority.jobs import Supervisor
+from otahsm.authority.life_cycle import LifeCycle
+from otahsm.authority.spool_reader import SpoolReader
+from otahsm.authority.values import Profiles
+from otahsm.config import Config, load_policy, section
+from otahsm.errors import OtahsmError
+from otahsm.issuance.authorities import Authorities
+from otahsm.issuance.batches import Batches
+from otahsm.issuance.cycle import IssuanceCycle
+from otahsm.issuance.queue import IssuanceQueue
+from otahsm.ledger import Database, Ledger, Renewal, database_of
+from otahsm.ledger.queries import LedgerQueries
+from otahsm.pki import Profile, load_public_key
+from otahsm.preparation import Preparers
+from otahsm.revocation.crl_keeper import CrlKeeper, Tell
+from otahsm.revocation.revoking import Revocations
+from otahsm.system.clock import Clock, utc_now
+from otahsm.token import SignerPool, TokenKey
+from otahsm.transparency.audit import AuditLog, EventName
+from otahsm.transparency.log import Transparency, load_verifier_key
+from otahsm.workers import Report
+
+_SECOND: Final = timedelta(seconds=1)
+_EXTRA_PLACES: Final = 2  # batches in the journal and in the ledger, beside those with a worker
+
+
+def assemble(
+    config: Config, report: Report, *, clock: Clock = utc_now, tell: Tell = lambda *_: None
+) -> CertificateAuthority:
+    """Put together everything between the network and the token, for one CA or several; nothing runs yet.
+
+    Args:
+        config: the whole configuration; it needs [token], [ca], [ledger] and [access].
+        report: called with (event, pid, error) when a worker process is ready or lost.
+        clock: tells the time of day to all of it.
+        tell: called with an event and its fields when something was done that the log should tell.
+
+    Raises:
+        ConfigError: a section or a file is missing or wrong.
+    """
+    token = section(config.token, "token")
+    section(config.ca, "ca")
+    settings = config.issuance
+    access = AccessControl(load_policy(section(config.access, "access").policy, config.profiles.keys()))
+    profiles = {name: profile.build() for name, profile in config.profiles.items()}
+    authorities = Authorities.load(config)
+    database = database_of(section(config.ledger, "ledger"))
+    ledger = Ledger(database, authorities.key_identifiers, _renewals(profiles))
+    queries = LedgerQueries(section(config.ledger, "ledger"))
+    denials = LedgerQueries(section(config.ledger, "ledger"))
+    audit = AuditLog(ledger, tell, clock)
+    report = _noting_signers(audit, report)
+    clients = DeniedClients(ledger, denials, access, audit, clock)
+    preparers = _preparers(config, profiles, authorities, report)
+    signers, transparency = _signers(config, authorities, ledger, report, clock)
+    crls = _crls(authorities, database, ledger, signers, clock, tell)
+    batches = Batches(ledger, queries, profiles.keys(), settings.default_profile)
+    cycle = IssuanceCycle(
+        authorities=authorities,
+        profiles=profiles,
+        default_profile=settings.default_profile,
+        preparers=preparers,
+        signers=signers,
+        ledger=ledger,
+        batches=batches,
+        access=access,
+        clock=clock,
+    )
+    queue = IssuanceQueue(
+        cycle.issue,
+        batch_size=settings.batch_size,
+        places=settings.preparers + token.signers + _EXTRA_PLACES,
+    )
+    guard_dirs = {item.guard_dir: item.signer_socket is None for item in token.all}
+    return CertificateAuthority(
+        access=access,
+        audit=audit,
+        authorities=authorities,
+        batches=batches,
+        clients=clients,
+        clock=clock,
+        crls=crls,
+        ledger=ledger,
+        life=LifeCycle(
+            audit=audit,
+            clients=clients,
+            crls=crls,
+            denials=denials,
+            ledger=ledger,
+            ledger_name=database.name,
+            preparers=preparers,
+            queries=queries,
+            queue=queue,
+            report=report,
+            signers=signers,
+            spool=SpoolReader(guard_dirs, audit),
+            supervisor=Supervisor(clock),
+            transparency=transparency,
+        ),
+        profiles=Profiles(profiles, settings.default_profile),
+        queries=queries,
+        queue=queue,
+        revocations=Revocations(ledger, clock, crls.look),
+        transparency=transparency,
+    )
+
+
+def _noting_signers(audit: AuditLog, report: Report) -> Report:
+    """Have the audit log tell of signers that are ready, and so have logged in, and of those that are lost.
+
+    Where signers have a user of their own, nobody else tells of it.
+    """
+    names = {item.value: item for item in (EventName.SIGNER_READY, EventName.SIGNER_LOST)}
+
+    def noted(event: str, pid: int, error: OtahsmError | None) -> None:
+        if event in names:
+            details: dict[str, int | str] = {"pid": pid} | ({"reason": error.reason} if error else {})
+            audit.note(names[event], "daemon", details, told=True)
+        report(event, pid, error)
+
+    return noted
+
+
+def _renewals(profiles: Mapping[str, Profile]) -> Mapping[str, Renewal]:
+    return {
+        name: Renewal(profile.renewal // _SECOND, profile.rekey // _SECOND)
+        for name, profile in profiles.items()
+    }
+
+
+def _preparers(
+    config: Config, profiles: Mapping[str, Profile], authorities: Authorities, report: Report
+) -> Preparers:
+    by_profile = {name: authorities.of_profile(name) for name in profiles}
+    crls = {name: item.config.crl for name, item in by_profile.items()}
+    return Preparers(
+        profiles,
+        {name: item.chain.issuer for name, item in by_profile.items()},
+        crls={name: crl.location if crl else None for name, crl in crls.items()},
+        size=config.issuance.preparers,
+        report=report,
+    )
+
+
+def _signers(
+    config: Config, authorities: Authorities, ledger: Ledger, report: Report, clock: Clock
+) -> tuple[SignerPool, Transparency]:
+    """Return the signers, with a key for each CA and one for checkpoints, and who has checkpoints signed."""
+    keys = [TokenKey(item.config, item.chain.issuer.public_key) for _, item in authorities.active]
+    checkpoint_key = load_verifier_key(config.checkpoint) if config.checkpoint else None
+    if config.checkpoint and checkpoint_key:
+        keys.append(TokenKey(config.checkpoint, load_public_key(checkpoint_key.public_key)))
+    signers = SignerPool(
+        section(config.token, "token"),
+        keys,
+        wait_seconds=config.issuance.wait_for_signer_seconds,
+        report=report,
+    )
+    return signers, Transparency(
+        ledger,
+        signers,
+        key_number=len(keys) - 1,
+        config=config.checkpoint,
+        key=checkpoint_key,
+        clock=clock,
+    )
+
+
+def _crls(
+    authorities: Authorities,
+    database: Database,
+    ledger: Ledger,
+    signers: SignerPool,
+    clock: Clock,
+    tell: Tell,
+) -> Crls:
+    return Crls(
+        authorities,
+        {
+            item.name: CrlKeeper(
+                issuer=item.chain.issuer,
+                config=item.config.crl,
+                database=database,
+                ledger=ledger,
+                signers=signers,
+                key=key,
+                alone=len(authorities.by_name) == 1,
+                clock=clock,
+                tell=tell,
+            )
+            for key, item in authorities.active
+        },
+    )

@@ -1,0 +1,367 @@
+"""The certification authority: a method for each RPC, from values to values.
+
+Each method decides what the caller may see of it, does the work, and has the audit event written. That the
+caller may make the call at all is checked before. What a caller may not see is not found. Every method raises
+OtahsmError; LedgerUnavailableError says that nothing was changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from otahsm.access import AccessControl, Caller, Denied
+from otahsm.authority.crls import CrlName, Crls
+from otahsm.authority.denied_clients import DeniedClients
+from otahsm.authority.life_cycle import LifeCycle
+from otahsm.authority.values import AuthorityState, BatchPage, CertificateKey, FoundCertificate, Profiles
+from otahsm.errors import (
+    BatchClientError,
+    LedgerTamperedError,
+    NotAllowedError,
+    NotFoundError,
+    OtahsmError,
+    QuotaError,
+    RequestRefusedError,
+)
+from otahsm.issuance.authorities import Authorities
+from otahsm.issuance.batches import Batches, NewBatch, unknown_batch
+from otahsm.issuance.queue import IssuanceQueue
+from otahsm.issuance.values import IssuanceRequest, Outcome, RevocationOutcome, RevocationRequest
+from otahsm.ledger import (
+    BatchState,
+    Entry,
+    EventFilter,
+    EventPage,
+    Filter,
+    Group,
+    Ledger,
+    Page,
+    Status,
+    StoredCrl,
+)
+from otahsm.ledger.queries import LedgerQueries
+from otahsm.pki import SerialNumber
+from otahsm.revocation.revoking import Revocations
+from otahsm.system.clock import Clock
+from otahsm.transparency.audit import AuditLog, EventName
+from otahsm.transparency.log import LeafProof, Signed, Transparency
+
+_HAS_A_CHAIN: Final = frozenset({Status.ISSUED, Status.SUPERSEDED, Status.REVOKED})
+
+_log = structlog.get_logger()
+
+
+class CertificateAuthority:
+    """Everything that the daemon offers. `otahsm.authority.assembly` makes one.
+
+    Attributes:
+        access: who may do what.
+        audit: takes down what happens.
+        authorities: the CAs.
+        life: starts and closes it, and says how it is.
+    """
+
+    def __init__(  # noqa: PLR0913 - one for each part
+        self,
+        *,
+        access: AccessControl,
+        audit: AuditLog,
+        authorities: Authorities,
+        batches: Batches,
+        clients: DeniedClients,
+        clock: Clock,
+        crls: Crls,
+        ledger: Ledger,
+        life: LifeCycle,
+        profiles: Profiles,
+        queries: LedgerQueries,
+        queue: IssuanceQueue,
+        revocations: Revocations,
+        transparency: Transparency,
+    ) -> None:
+        self.access = access
+        self.audit = audit
+        self.authorities = authorities
+        self.life = life
+        self.clients = clients
+        self._batches = batches
+        self._clock = clock
+        self._crls = crls
+        self._ledger = ledger
+        self._profiles = profiles
+        self._queries = queries
+        self._queue = queue
+        self._revocations = revocations
+        self._transparency = transparency
+
+    def note_decision(self, caller: Caller, call: str, error: NotAllowedError | None) -> None:
+        """Take down whether a call was let in.
+
+        Args:
+            caller: whose call.
+            call: its path.
+            error: why not; None: it was.
+        """
+        about = {"call": call}
+        if error is None:
+            self.audit.count(EventName.ACCESS_ALLOWED, caller.identity, about)
+        else:
+            about["reason"] = error.reason
+            self.audit.count(EventName.ACCESS_DENIED, caller.identity, about, message=error.message)
+
+    # Issuing
+
+    async def issue(self, caller: Caller, requests: Sequence[IssuanceRequest]) -> list[Outcome]:
+        """Have certificates issued; return one outcome for each request, in order.
+
+        Args:
+            caller: whose requests they are.
+            requests: at least one; what is wrong with one costs its own outcome.
+        """
+        outcomes = await self._queue.submit(requests)
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
+        for refusal in refusals:
+            if isinstance(refusal, NotAllowedError | QuotaError | BatchClientError):
+                about = {"reason": refusal.reason}
+                self.audit.count(EventName.REQUEST_DENIED, caller.identity, about, message=refusal.message)
+        if refusals:
+            _log.warning("requests.refused", client=caller.identity, **_summary(refusals))
+        return outcomes
+
+    # What there is
+
+    def get_authority(self, name: str) -> AuthorityState:
+        """Return a CA and how it is; "" is the name of that of [ca]. Raises NotFoundError."""
+        authority = self.authorities.by_name.get(name)
+        if authority is None:
+            raise NotFoundError(f"there is no CA {name[:64]!a}")
+        return AuthorityState(
+            authority.chain, self.life.ready_signers, self.life.trouble, self.life.supervisor.states
+        )
+
+    def list_profiles(self) -> Profiles:
+        """Return every profile."""
+        return self._profiles
+
+    # The ledger
+
+    async def get_certificate(self, caller: Caller, key: CertificateKey) -> FoundCertificate:
+        """Return a certificate, or what came of an intent, with the chain above it.
+
+        Raises:
+            NotFoundError: there is none that the caller may see.
+        """
+        if isinstance(key, SerialNumber):
+            entry = await self._queries.by_serial(key)
+            name = f"serial number {key.hex()}"
+        else:
+            profile = key.profile or self._profiles.default
+            entry = await self._queries.by_device(key.device_id, profile)
+            name = f"device id {key.device_id[:128]!a} and profile {profile[:64]!a}"
+        if entry is None or not self._may_see(caller, entry):
+            raise NotFoundError(f"the ledger has no certificate with {name}")
+        return FoundCertificate(entry, self._chain_of(entry))
+
+    def visible(self, caller: Caller, wanted: Filter) -> Filter:
+        """Return which of the certificates that are wanted the caller may list: its own, or all.
+
+        Raises:
+            NotAllowedError: it asks for another's.
+        """
+        if self.access.may_see(caller, wanted.client, b"", self._clock()):
+            return wanted
+        if wanted.client:
+            raise NotAllowedError(f"{caller.identity} may not see what others were issued")
+        return wanted._replace(client=caller.identity)
+
+    async def list_certificates(
+        self, caller: Caller, wanted: Filter, after: bytes, *, size: int, full: bool
+    ) -> Page:
+        """Return a page of the certificates that are wanted and that the caller may see.
+
+        Args:
+            caller: who asks.
+            wanted: which.
+            after: the key of the certificate after which the page begins; `START` for the first page.
+            size: at most so many.
+            full: with the certificates themselves.
+        """
+        return await self._queries.page(self.visible(caller, wanted), after, size=size, full=full)
+
+    async def count_certificates(self, wanted: Filter) -> Mapping[Group, int]:
+        """Count the certificates of a time by day, profile, client and status.
+
+        Raises:
+            RequestRefusedError: there would be too many counts.
+        """
+        return await self._queries.count(wanted)
+
+    # Revoking
+
+    async def revoke(
+        self, caller: Caller, requests: Sequence[RevocationRequest | RequestRefusedError]
+    ) -> list[RevocationOutcome]:
+        """Revoke certificates; return one outcome for each request, in order. What is revoked is durable.
+
+        Args:
+            caller: who asks.
+            requests: at least one; one that can't be read costs its own outcome.
+        """
+        outcomes = await self._revocations.revoke(requests, caller.identity)
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
+        new = [
+            item
+            for outcome in outcomes
+            if not isinstance(outcome, OtahsmError)
+            for item in outcome
+            if not item.before
+        ]
+        if new:
+            _log.info(
+                "certificates.revoked",
+                client=caller.identity,
+                revoked=len(new),
+                reasons=dict(Counter(item.reason.value for item in new)),
+                first=new[0].serial.hex(),
+            )
+        if refusals:
+            _log.warning("revocations.refused", client=caller.identity, **_summary(refusals))
+        return outcomes
+
+    async def get_crl(self, name: CrlName) -> StoredCrl:
+        """Return the last CRL of a name. Raises NotFoundError, and why there is none yet."""
+        return await self._crls.get(name)
+
+    async def reset_device(self, caller: Caller, device_id: str, profile: str) -> SerialNumber:
+        """Let a device have a certificate for another key; return the serial number of the one it has.
+
+        Raises:
+            NotFoundError: it has none under the profile.
+        """
+        name = profile or self._profiles.default
+        serial = await self._ledger.reset(device_id, name)
+        if serial is None:
+            raise NotFoundError(
+                f"the device {device_id[:128]!a} has no certificate under the profile {name[:64]!a}",
+                hint="Check device id and profile. If it was reset before, it may ask for a new one.",
+            )
+        details = {"device": device_id, "superseded": serial.hex()}
+        self.audit.note(EventName.DEVICE_RESET, caller.identity, details)
+        return serial
+
+    # The log
+
+    async def get_checkpoint(self, *, make_new: bool) -> Signed:
+        """Return the last checkpoint, or a new one."""
+        with _tampering_logged():
+            if make_new:
+                return await self._transparency.make_checkpoint()
+            return await self._transparency.checkpoint()
+
+    async def prove_inclusion(self, caller: Caller, serial: SerialNumber) -> LeafProof:
+        """Prove that the log has a certificate, to who may see it; to others, there is nothing to prove."""
+        with _tampering_logged():
+            proven = await self._transparency.prove_inclusion(serial)
+        leaf = json.loads(proven.leaf)
+        certificate = bytes.fromhex(leaf["client_certificate_sha256"])
+        if not self.access.may_see(caller, leaf["client"], certificate, self._clock()):
+            raise NotFoundError("the ledger has no certificate with this serial number")
+        return proven
+
+    async def prove_consistency(self, old_size: int) -> bytes:
+        """Prove that the log only grew since it had so many leaves."""
+        with _tampering_logged():
+            return await self._transparency.prove_consistency(old_size)
+
+    # Batches
+
+    async def create_batch(self, caller: Caller, new: NewBatch) -> BatchState:
+        """Order a batch, or return the same one that was ordered before."""
+        state = await self._batches.create(new, caller.identity)
+        terms = state.batch.terms
+        details: dict[str, int | str] = {"batch": terms.name, "devices": terms.device_count}
+        self.audit.note(EventName.BATCH_CREATED, caller.identity, details)
+        return state
+
+    async def get_batch(self, caller: Caller, name: str) -> BatchState:
+        """Return a batch and how far it is."""
+        state = await self._batches.get(name)
+        if not self._may_see_batch(caller, state):
+            raise unknown_batch(name)
+        return state
+
+    async def list_batches(self, caller: Caller, after: int, size: int) -> BatchPage:
+        """Return those of the next batches that the caller may see.
+
+        Args:
+            caller: who asks.
+            after: the id after which the page begins; 0 for the first page.
+            size: of so many at most.
+        """
+        states = await self._batches.page(after, size)
+        visible = [state for state in states if self._may_see_batch(caller, state)]
+        return BatchPage(visible, states[-1].batch.id if len(states) == size else None)
+
+    async def close_batch(self, caller: Caller, name: str) -> BatchState:
+        """Let nothing more be issued in a batch."""
+        state = await self._batches.close(name)
+        details: dict[str, int | str] = {"batch": name, "issued": state.issued}
+        self.audit.note(EventName.BATCH_CLOSED, caller.identity, details)
+        return state
+
+    # Access
+
+    async def deny_client(self, caller: Caller, subject: str, reason: str) -> Denied:
+        """Deny a client, a key or a certificate from now on; return what is denied."""
+        return await self.clients.deny(subject, reason, caller)
+
+    async def allow_client(self, caller: Caller, subject: str) -> None:
+        """Allow again what was denied."""
+        await self.clients.allow(subject, caller)
+
+    async def list_denied_clients(self) -> list[Denied]:
+        """Return everything that operators have denied."""
+        return await self.clients.listed()
+
+    async def list_audit_events(self, wanted: EventFilter, after: int, size: int) -> EventPage:
+        """Return events whose id is greater than `after`, at most `size`."""
+        return await self._queries.events(wanted, after, size)
+
+    def _may_see(self, caller: Caller, entry: Entry) -> bool:
+        return self.access.may_see(caller, entry.client, entry.client_certificate_sha256, self._clock())
+
+    def _may_see_batch(self, caller: Caller, state: BatchState) -> bool:
+        terms = state.batch.terms
+        return self.access.may_see_batch(caller, terms.name, terms.clients, self._clock())
+
+    def _chain_of(self, entry: Entry) -> tuple[bytes, ...]:
+        """Return a certificate and those above it, but for the trust anchor; empty if there is none."""
+        if entry.status not in _HAS_A_CHAIN or entry.certificate is None:
+            return ()
+        authority = self.authorities.of_certificate(entry.certificate)
+        return entry.certificate, *authority.chain.intermediates
+
+
+@contextlib.contextmanager
+def _tampering_logged() -> Iterator[None]:
+    """Log that the ledger was changed behind our back, whoever it was that found out."""
+    try:
+        yield
+    except LedgerTamperedError as error:
+        _log.error("transparency.failed", reason=error.reason, message=error.message, hint=error.hint)
+        raise
+
+
+def _summary(refusals: Sequence[OtahsmError]) -> dict[str, object]:
+    """Say for the log what was refused, in one line."""
+    return {
+        "reasons": dict(Counter(refusal.reason for refusal in refusals)),
+        "first": refusals[0].message,
+        "hint": refusals[0].hint,
+    }

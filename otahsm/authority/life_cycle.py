@@ -1,0 +1,195 @@
+"""Starts what a certification authority is made of and closes it, in order, and says how it is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from otahsm.authority.crls import Crls
+from otahsm.authority.denied_clients import DeniedClients
+from otahsm.authority.jobs import Job, Supervisor
+from otahsm.authority.spool_reader import SpoolReader
+from otahsm.errors import LedgerUnavailableError
+from otahsm.issuance.queue import IssuanceQueue
+from otahsm.ledger import Ledger
+from otahsm.ledger.queries import LedgerQueries
+from otahsm.preparation import Preparers
+from otahsm.revocation.crl_keeper import LOOK_SECONDS as CRL_SECONDS
+from otahsm.token import SignerPool
+from otahsm.transparency.audit import AuditLog
+from otahsm.transparency.log import Transparency
+from otahsm.workers import Report
+
+_LOOK_SECONDS: Final = 1.0
+_TEND_SECONDS: Final = 5.0
+# Failures that the job "ledger" logs, for all.
+_OF_THE_LEDGER: Final = (LedgerUnavailableError,)
+
+
+class LifeCycle:
+    """From the ledger that is opened to the ledger that is closed.
+
+    Args:
+        report: called with (event, pid, error) when intents of a replica that is gone were voided.
+        denials: where it is looked up who is denied: of its own, so that it waits for nobody's questions.
+
+    Attributes:
+        ledger_name: where the ledger is, for people.
+        supervisor: runs the jobs.
+    """
+
+    def __init__(  # noqa: PLR0913 - one for each part
+        self,
+        *,
+        audit: AuditLog,
+        clients: DeniedClients,
+        crls: Crls,
+        denials: LedgerQueries,
+        ledger: Ledger,
+        ledger_name: str,
+        preparers: Preparers,
+        queries: LedgerQueries,
+        queue: IssuanceQueue,
+        report: Report,
+        signers: SignerPool,
+        spool: SpoolReader,
+        supervisor: Supervisor,
+        transparency: Transparency,
+    ) -> None:
+        self.ledger_name = ledger_name
+        self.supervisor = supervisor
+        self._audit = audit
+        self._clients = clients
+        self._crls = crls
+        self._denials = denials
+        self._ledger = ledger
+        self._preparers = preparers
+        self._queries = queries
+        self._queue = queue
+        self._report = report
+        self._signers = signers
+        self._spool = spool
+        self._transparency = transparency
+        self._tended_at = 0.0  # on the monotonic clock
+
+    @property
+    def ready_signers(self) -> int:
+        """The number of signers that have made a signature that verified."""
+        return self._signers.ready
+
+    @property
+    def serving(self) -> bool:
+        """Whether a certificate asked for now would be signed."""
+        return self._signers.ready > 0 and self._preparers.ready > 0 and self._ledger.failure is None
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not serving, in words for a person; "" while it is."""
+        if self.serving:
+            return ""
+        failure = self._ledger.failure or self._signers.failure or self._preparers.failure
+        return failure.message if failure else "the signers and preparers are starting"
+
+    async def start(self) -> int:
+        """Open the ledger, start the processes and begin to take requests, before the first signer is ready.
+
+        Returns:
+            How many intents of an earlier run were open and are now void.
+
+        Raises:
+            ConfigError: the ledger can't be used.
+            LedgerUnavailableError: its server can't be reached.
+        """
+        voided = await self._ledger.open()
+        await self._clients.look()  # before anybody is let in
+        for keeper in self._crls.keepers.values():
+            await keeper.start()
+        for job in self._jobs():
+            self.supervisor.start(job)
+        await self._preparers.start()
+        await self._signers.start()
+        await self._queue.start()
+        return voided
+
+    async def wait_until_serving(self) -> None:
+        """Return when a certificate asked for would be signed.
+
+        Raises:
+            OtahsmError: it won't be, until an operator acts.
+        """
+        await self._signers.wait_until_ready()
+        await self._preparers.wait_until_ready()
+
+    async def close(self, within: float) -> None:
+        """Finish what is in hand within so many seconds, then end the processes, release the ledger."""
+        until = time.monotonic() + within
+        await self._queue.close(within)
+        await self.supervisor.close(max(0.0, until - time.monotonic()))
+        for keeper in self._crls.keepers.values():
+            await keeper.close()
+        await self._audit.close()  # before the last checkpoint, which vouches for it
+        await self._transparency.close()
+        await self._signers.close()
+        await self._preparers.close()
+        await self._queries.close()
+        await self._denials.close()
+        await self._ledger.close()
+
+    def _jobs(self) -> Iterator[Job]:
+        yield Job(
+            name="ledger",
+            run_once=self._tend_ledger,
+            interval=_LOOK_SECONDS,
+            failing="ledger.unavailable",
+            recovered="ledger.available",
+            retry_seconds=_LOOK_SECONDS,
+        )
+        yield Job(
+            name="transparency",
+            run_once=self._transparency.run_once,
+            interval=_LOOK_SECONDS,
+            failing="transparency.failed",
+            told_elsewhere=_OF_THE_LEDGER,
+        )
+        yield Job(
+            name="audit",
+            run_once=self._audit.write,
+            interval=_LOOK_SECONDS,
+            woken=self._audit.arrived,
+            told_elsewhere=_OF_THE_LEDGER,
+        )
+        yield Job(
+            name="denied clients",
+            run_once=self._clients.look,
+            interval=_LOOK_SECONDS,
+            told_elsewhere=_OF_THE_LEDGER,
+        )
+        yield Job(
+            name="spool",
+            run_once=self._spool.run_once,
+            interval=_LOOK_SECONDS,
+            told_elsewhere=_OF_THE_LEDGER,
+        )
+        for name, keeper in self._crls.keepers.items():
+            if keeper.can_sign:
+                yield Job(
+                    name=f"crl {name}".strip(),
+                    run_once=keeper.run_once,
+                    interval=CRL_SECONDS,
+                    woken=keeper.woken,
+                    after=self._signers.wait_until_ready,
+                    failing="crl.failed",
+                )
+
+    async def _tend_ledger(self) -> None:
+        """Close what others left open, now and then. Raises LedgerUnavailableError if it can't be written."""
+        now = time.monotonic()
+        if self._ledger.failure is not None or now - self._tended_at >= _TEND_SECONDS:
+            self._tended_at = now
+            if voided := await self._ledger.tend():
+                gone = LedgerUnavailableError(f"a replica is gone; {voided} intents of its were voided")
+                self._report("ledger.recovered", os.getpid(), gone)
+        if self._ledger.failure is not None:
+            raise self._ledger.failure.with_traceback(None)

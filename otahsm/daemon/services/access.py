@@ -1,0 +1,56 @@
+"""`otahsm.v1.AccessService` and `AuditService`."""
+
+from __future__ import annotations
+
+from otahsm.authority import CertificateAuthority
+from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.wire.access import denied_client, event_filter_of, write_event
+from otahsm.daemon.wire.paging import numbered_page
+from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
+
+
+class AccessService(access_pb2_grpc.AccessServiceServicer):
+    """`otahsm.v1.AccessService`."""
+
+    def __init__(self, authority: CertificateAuthority) -> None:
+        self._authority = authority
+
+    async def DenyClient(  # noqa: N802 - the name is the wire's
+        self, request: access_pb2.DenyClientRequest, context: Context
+    ) -> access_pb2.DenyClientResponse:
+        """Deny a client."""
+        wanted = request.client
+        denied = await self._authority.deny_client(caller_of(context), wanted.subject, wanted.reason)
+        return access_pb2.DenyClientResponse(client=denied_client(denied))
+
+    async def AllowClient(  # noqa: N802
+        self, request: access_pb2.AllowClientRequest, context: Context
+    ) -> access_pb2.AllowClientResponse:
+        """Allow a client again."""
+        await self._authority.allow_client(caller_of(context), request.subject)
+        return access_pb2.AllowClientResponse()
+
+    async def ListDeniedClients(  # noqa: N802
+        self, request: access_pb2.ListDeniedClientsRequest, context: Context
+    ) -> access_pb2.ListDeniedClientsResponse:
+        """Return who is denied."""
+        denied = await self._authority.list_denied_clients()
+        return access_pb2.ListDeniedClientsResponse(clients=map(denied_client, denied))
+
+
+class AuditService(audit_pb2_grpc.AuditServiceServicer):
+    """`otahsm.v1.AuditService`."""
+
+    def __init__(self, authority: CertificateAuthority) -> None:
+        self._authority = authority
+
+    async def ListAuditEvents(  # noqa: N802
+        self, request: audit_pb2.ListAuditEventsRequest, context: Context
+    ) -> audit_pb2.ListAuditEventsResponse:
+        """Return a page of events."""
+        after, size = numbered_page(request.page_token, request.page_size)
+        page = await self._authority.list_audit_events(event_filter_of(request), after, size)
+        response = audit_pb2.ListAuditEventsResponse(next_page_token=str(page.next_after), at_end=page.at_end)
+        for event in page.events:
+            write_event(response.events.add(), event)
+        return response

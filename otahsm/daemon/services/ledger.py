@@ -1,0 +1,65 @@
+"""`otahsm.v1.LedgerService`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from otahsm.authority import CertificateAuthority
+from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.wire.ledger import filter_of, key_of, time_of, write_counts, write_entry
+from otahsm.daemon.wire.paging import page_start, page_token
+from otahsm.errors import RequestRefusedError
+from otahsm.v1 import ledger_pb2 as pb
+from otahsm.v1 import ledger_pb2_grpc
+
+MAX_PAGE: Final = 1000
+_PAGE: Final = 100
+
+
+class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
+    """`otahsm.v1.LedgerService`."""
+
+    def __init__(self, authority: CertificateAuthority) -> None:
+        self._authority = authority
+
+    async def GetCertificate(  # noqa: N802 - the name is the wire's
+        self, request: pb.GetCertificateRequest, context: Context
+    ) -> pb.GetCertificateResponse:
+        """Return one certificate."""
+        entry, chain = await self._authority.get_certificate(caller_of(context), key_of(request))
+        response = pb.GetCertificateResponse(chain=chain)
+        write_entry(response.certificate, entry)
+        return response
+
+    async def ListCertificates(  # noqa: N802
+        self, request: pb.ListCertificatesRequest, context: Context
+    ) -> pb.ListCertificatesResponse:
+        """Return a page of certificates."""
+        caller = caller_of(context)
+        wanted = self._authority.visible(caller, filter_of(request))
+        after = page_start(wanted, request.page_token)
+        if request.page_size < 0:
+            raise RequestRefusedError("page_size", "a page has no negative size")
+        if request.view not in pb.CertificateView.values():
+            raise RequestRefusedError("view", f"there is no view {request.view}")
+        page = await self._authority.list_certificates(
+            caller,
+            wanted,
+            after,
+            size=min(request.page_size or _PAGE, MAX_PAGE),
+            full=request.view == pb.CERTIFICATE_VIEW_FULL,
+        )
+        response = pb.ListCertificatesResponse()
+        for entry in page.entries:
+            write_entry(response.certificates.add(), entry)
+        if page.next_after is not None:
+            response.next_page_token = page_token(wanted, page.next_after)
+        return response
+
+    async def GetLedgerStats(  # noqa: N802
+        self, request: pb.GetLedgerStatsRequest, context: Context
+    ) -> pb.GetLedgerStatsResponse:
+        """Return counts."""
+        response = pb.GetLedgerStatsResponse()
+        write_counts(response, await self._authority.count_certificates(time_of(request)))
+        return response

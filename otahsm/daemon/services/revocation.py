@@ -1,0 +1,58 @@
+"""`otahsm.v1.RevocationService` and `DeviceService`."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from otahsm.authority import CertificateAuthority
+from otahsm.daemon.edge.limits import MAX_REQUESTS
+from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.wire.revocation import crl_name_of, revocation_of, write_revocation
+from otahsm.errors import RequestRefusedError
+from otahsm.v1 import device_pb2, device_pb2_grpc, revocation_pb2_grpc
+from otahsm.v1 import revocation_pb2 as pb
+
+
+class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
+    """`otahsm.v1.RevocationService`."""
+
+    def __init__(self, authority: CertificateAuthority) -> None:
+        self._authority = authority
+
+    async def RevokeCertificates(  # noqa: N802 - the name is the wire's
+        self, request: pb.RevokeCertificatesRequest, context: Context
+    ) -> pb.RevokeCertificatesResponse:
+        """Revoke certificates; a target that can't be read costs its own result."""
+        count = len(request.targets)
+        if not 1 <= count <= MAX_REQUESTS:
+            raise RequestRefusedError("targets", f"a call carries 1 to {MAX_REQUESTS} targets, not {count}")
+        outcomes = await self._authority.revoke(caller_of(context), list(map(revocation_of, request.targets)))
+        response = pb.RevokeCertificatesResponse()
+        for outcome in outcomes:
+            write_revocation(response.results.add(), outcome)
+        return response
+
+    async def GetCrl(self, request: pb.GetCrlRequest, context: Context) -> pb.GetCrlResponse:  # noqa: N802
+        """Return a CRL."""
+        crl = await self._authority.get_crl(crl_name_of(request))
+        return pb.GetCrlResponse(
+            crl=crl.der,
+            number=crl.row.number,
+            this_update_time=Timestamp(seconds=crl.row.this_update),
+            next_update_time=Timestamp(seconds=crl.row.next_update),
+            revoked_count=crl.row.revoked,
+        )
+
+
+class DeviceService(device_pb2_grpc.DeviceServiceServicer):
+    """`otahsm.v1.DeviceService`."""
+
+    def __init__(self, authority: CertificateAuthority) -> None:
+        self._authority = authority
+
+    async def ResetDevice(  # noqa: N802
+        self, request: device_pb2.ResetDeviceRequest, context: Context
+    ) -> device_pb2.ResetDeviceResponse:
+        """Let a device have a new certificate."""
+        serial = await self._authority.reset_device(caller_of(context), request.device_id, request.profile)
+        return device_pb2.ResetDeviceResponse(serial_number=serial.octets)

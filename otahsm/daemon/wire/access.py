@@ -1,0 +1,33 @@
+"""Between messages about clients and events, and values."""
+
+from __future__ import annotations
+
+from otahsm.authority import AuditEvent, Denied, EventFilter
+from otahsm.daemon.wire.ledger import microseconds_of, text_of
+from otahsm.v1 import access_pb2, audit_pb2
+
+
+def denied_client(denied: Denied) -> access_pb2.DeniedClient:
+    """Write who is denied."""
+    message = access_pb2.DeniedClient(subject=denied.subject, reason=denied.reason, client=denied.client)
+    message.deny_time.FromMicroseconds(denied.at)
+    return message
+
+
+def event_filter_of(request: audit_pb2.ListAuditEventsRequest) -> EventFilter:
+    """Read which events are wanted. Raises RequestRefusedError."""
+    after, before = (
+        microseconds_of(field, getattr(request, field)) if request.HasField(field) else None
+        for field in ("happened_after", "happened_before")
+    )
+    return EventFilter(text_of("name", request.name), text_of("client", request.client), after, before)
+
+
+def write_event(message: audit_pb2.AuditEvent, event: AuditEvent) -> None:
+    """Write an event."""
+    message.id = event.id
+    message.name = event.name
+    message.client = event.client
+    message.occurrences = event.occurrences
+    message.details = event.details
+    message.happen_time.FromMicroseconds(event.happened_at)

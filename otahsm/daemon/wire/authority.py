@@ -1,0 +1,39 @@
+"""Between messages about CAs and profiles, and values."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from otahsm.authority import AuthorityState
+from otahsm.pki import Profile, SubjectTemplate
+from otahsm.v1 import authority_pb2 as pb
+
+
+def authority_message(state: AuthorityState) -> pb.Authority:
+    """Write a CA."""
+    issuer = state.chain.issuer
+    return pb.Authority(
+        subject=issuer.subject_text,
+        chain=state.chain.intermediates,
+        trust_anchor=state.chain.trust_anchor,
+        key_type=issuer.key_type,
+        not_after_time=Timestamp(seconds=int(issuer.not_after.timestamp())),
+        ready_signers=state.ready_signers,
+        not_serving_reason=state.trouble,
+    )
+
+
+def profile_message(name: str, profile: Profile, *, is_default: bool) -> pb.Profile:
+    """Write a profile."""
+    return pb.Profile(
+        name=name,
+        is_default=is_default,
+        validity=Duration(seconds=profile.validity // timedelta(seconds=1)),
+        device_id_pattern=profile.device_id.pattern,
+        key_types=sorted(profile.key_types),
+        subject=map(str, profile.subject),
+        attributes=sorted(SubjectTemplate(profile.subject).names),
+    )
