@@ -33,6 +33,7 @@ class Authority(_message.Message):
     NOT_AFTER_TIME_FIELD_NUMBER: _builtins.int
     READY_SIGNERS_FIELD_NUMBER: _builtins.int
     NOT_SERVING_REASON_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Set by the server: the CA's subject, as RFC 4514 text."""
     trust_anchor: _builtins.bytes
@@ -62,6 +63,12 @@ class Authority(_message.Message):
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server: the last second at which the CA certificate is valid."""
 
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
+        """Set by the server: what the daemon does again and again beside answering
+        calls, and how that goes. It may serve while some of it fails.
+        """
+
     def __init__(
         self,
         *,
@@ -72,14 +79,55 @@ class Authority(_message.Message):
         not_after_time: _timestamp_pb2.Timestamp | None = ...,
         ready_signers: _builtins.int = ...,
         not_serving_reason: _builtins.str = ...,
+        jobs: _abc.Iterable[Global___Job] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "key_type", b"key_type", "not_after_time", b"not_after_time", "not_serving_reason", b"not_serving_reason", "ready_signers", b"ready_signers", "subject", b"subject", "trust_anchor", b"trust_anchor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "jobs", b"jobs", "key_type", b"key_type", "not_after_time", b"not_after_time", "not_serving_reason", b"not_serving_reason", "ready_signers", b"ready_signers", "subject", b"subject", "trust_anchor", b"trust_anchor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Authority: _TypeAlias = Authority  # noqa: Y015
+
+@_typing.final
+class Job(_message.Message):
+    """Something that the daemon does again and again: making CRLs, say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FAILING_REASON_FIELD_NUMBER: _builtins.int
+    FAILING_SINCE_TIME_FIELD_NUMBER: _builtins.int
+    FAULT_COUNT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Set by the server: its name."""
+    failing_reason: _builtins.str
+    """Set by the server: why it fails now, in words for a person; empty while it
+    doesn't.
+    """
+    fault_count: _builtins.int
+    """Set by the server: how often it failed by a fault in otahsm, which is in
+    the daemon's log, since the daemon started.
+    """
+    @_builtins.property
+    def failing_since_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server: since when it fails; absent while it doesn't."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        failing_reason: _builtins.str = ...,
+        failing_since_time: _timestamp_pb2.Timestamp | None = ...,
+        fault_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failing_since_time", b"failing_since_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failing_reason", b"failing_reason", "failing_since_time", b"failing_since_time", "fault_count", b"fault_count", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class Profile(_message.Message):

@@ -7,7 +7,7 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.authority import AuthorityState
+from otahsm.authority import AuthorityState, JobState
 from otahsm.pki import Profile, SubjectTemplate
 from otahsm.v1 import authority_pb2 as pb
 
@@ -23,6 +23,7 @@ def authority_message(state: AuthorityState) -> pb.Authority:
         not_after_time=Timestamp(seconds=int(issuer.not_after.timestamp())),
         ready_signers=state.ready_signers,
         not_serving_reason=state.trouble,
+        jobs=map(_job_message, state.jobs),
     )
 
 
@@ -37,3 +38,10 @@ def profile_message(name: str, profile: Profile, *, is_default: bool) -> pb.Prof
         subject=map(str, profile.subject),
         attributes=sorted(SubjectTemplate(profile.subject).names),
     )
+
+
+def _job_message(state: JobState) -> pb.Job:
+    message = pb.Job(name=state.name, failing_reason=state.message, fault_count=state.faults)
+    if state.failing_since is not None:
+        message.failing_since_time.FromDatetime(state.failing_since)
+    return message
