@@ -7,22 +7,18 @@ OtahsmError; LedgerUnavailableError says that nothing was changed.
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-import structlog
-
 from otahsm.access import AccessControl, Caller, Denied
+from otahsm.authority.call_log import log_refused, log_revoked, tampering_logged
 from otahsm.authority.crls import CrlName, Crls
 from otahsm.authority.denied_clients import DeniedClients
 from otahsm.authority.life_cycle import LifeCycle
 from otahsm.authority.values import AuthorityState, BatchPage, CertificateKey, FoundCertificate, Profiles
+from otahsm.authority.visibility import Visibility
 from otahsm.errors import (
     BatchClientError,
-    LedgerTamperedError,
     NotAllowedError,
     NotFoundError,
     OtahsmError,
@@ -53,8 +49,6 @@ from otahsm.transparency.audit import AuditLog, EventName
 from otahsm.transparency.log import LeafProof, Signed, Transparency
 
 _HAS_A_CHAIN: Final = frozenset({Status.ISSUED, Status.SUPERSEDED, Status.REVOKED})
-
-_log = structlog.get_logger()
 
 
 class CertificateAuthority:
@@ -91,7 +85,7 @@ class CertificateAuthority:
         self.life = life
         self.clients = clients
         self._batches = batches
-        self._clock = clock
+        self._visibility = Visibility(access, clock)
         self._crls = crls
         self._ledger = ledger
         self._profiles = profiles
@@ -130,8 +124,7 @@ class CertificateAuthority:
             if isinstance(refusal, NotAllowedError | QuotaError | BatchClientError):
                 about = {"reason": refusal.reason}
                 self.audit.count(EventName.REQUEST_DENIED, caller.identity, about, message=refusal.message)
-        if refusals:
-            _log.warning("requests.refused", client=caller.identity, **_summary(refusals))
+        log_refused("requests.refused", caller, refusals)
         return outcomes
 
     # What there is
@@ -164,7 +157,7 @@ class CertificateAuthority:
             profile = key.profile or self._profiles.default
             entry = await self._queries.by_device(key.device_id, profile)
             name = f"device id {key.device_id[:128]!a} and profile {profile[:64]!a}"
-        if entry is None or not self._may_see(caller, entry):
+        if entry is None or not self._visibility.of_entry(caller, entry):
             raise NotFoundError(f"the ledger has no certificate with {name}")
         return FoundCertificate(entry, self._chain_of(entry))
 
@@ -174,11 +167,7 @@ class CertificateAuthority:
         Raises:
             NotAllowedError: it asks for another's.
         """
-        if self.access.may_see(caller, wanted.client, b"", self._clock()):
-            return wanted
-        if wanted.client:
-            raise NotAllowedError(f"{caller.identity} may not see what others were issued")
-        return wanted._replace(client=caller.identity)
+        return self._visibility.within(caller, wanted)
 
     async def list_certificates(
         self, caller: Caller, wanted: Filter, after: bytes, *, size: int, full: bool
@@ -214,24 +203,7 @@ class CertificateAuthority:
             requests: at least one; one that can't be read costs its own outcome.
         """
         outcomes = await self._revocations.revoke(requests, caller.identity)
-        refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
-        new = [
-            item
-            for outcome in outcomes
-            if not isinstance(outcome, OtahsmError)
-            for item in outcome
-            if not item.before
-        ]
-        if new:
-            _log.info(
-                "certificates.revoked",
-                client=caller.identity,
-                revoked=len(new),
-                reasons=dict(Counter(item.reason.value for item in new)),
-                first=new[0].serial.hex(),
-            )
-        if refusals:
-            _log.warning("revocations.refused", client=caller.identity, **_summary(refusals))
+        log_revoked(caller, outcomes)
         return outcomes
 
     async def get_crl(self, name: CrlName) -> StoredCrl:
@@ -259,24 +231,22 @@ class CertificateAuthority:
 
     async def get_checkpoint(self, *, make_new: bool) -> Signed:
         """Return the last checkpoint, or a new one."""
-        with _tampering_logged():
+        with tampering_logged():
             if make_new:
                 return await self._transparency.make_checkpoint()
             return await self._transparency.checkpoint()
 
     async def prove_inclusion(self, caller: Caller, serial: SerialNumber) -> LeafProof:
         """Prove that the log has a certificate, to who may see it; to others, there is nothing to prove."""
-        with _tampering_logged():
+        with tampering_logged():
             proven = await self._transparency.prove_inclusion(serial)
-        leaf = json.loads(proven.leaf)
-        certificate = bytes.fromhex(leaf["client_certificate_sha256"])
-        if not self.access.may_see(caller, leaf["client"], certificate, self._clock()):
+        if not self._visibility.of_leaf(caller, proven.leaf):
             raise NotFoundError("the ledger has no certificate with this serial number")
         return proven
 
     async def prove_consistency(self, old_size: int) -> bytes:
         """Prove that the log only grew since it had so many leaves."""
-        with _tampering_logged():
+        with tampering_logged():
             return await self._transparency.prove_consistency(old_size)
 
     # Batches
@@ -292,7 +262,7 @@ class CertificateAuthority:
     async def get_batch(self, caller: Caller, name: str) -> BatchState:
         """Return a batch and how far it is."""
         state = await self._batches.get(name)
-        if not self._may_see_batch(caller, state):
+        if not self._visibility.of_batch(caller, state):
             raise unknown_batch(name)
         return state
 
@@ -305,7 +275,7 @@ class CertificateAuthority:
             size: of so many at most.
         """
         states = await self._batches.page(after, size)
-        visible = [state for state in states if self._may_see_batch(caller, state)]
+        visible = [state for state in states if self._visibility.of_batch(caller, state)]
         return BatchPage(visible, states[-1].batch.id if len(states) == size else None)
 
     async def close_batch(self, caller: Caller, name: str) -> BatchState:
@@ -333,35 +303,9 @@ class CertificateAuthority:
         """Return events whose id is greater than `after`, at most `size`."""
         return await self._queries.events(wanted, after, size)
 
-    def _may_see(self, caller: Caller, entry: Entry) -> bool:
-        return self.access.may_see(caller, entry.client, entry.client_certificate_sha256, self._clock())
-
-    def _may_see_batch(self, caller: Caller, state: BatchState) -> bool:
-        terms = state.batch.terms
-        return self.access.may_see_batch(caller, terms.name, terms.clients, self._clock())
-
     def _chain_of(self, entry: Entry) -> tuple[bytes, ...]:
         """Return a certificate and those above it, but for the trust anchor; empty if there is none."""
         if entry.status not in _HAS_A_CHAIN or entry.certificate is None:
             return ()
         authority = self.authorities.of_certificate(entry.certificate)
         return entry.certificate, *authority.chain.intermediates
-
-
-@contextlib.contextmanager
-def _tampering_logged() -> Iterator[None]:
-    """Log that the ledger was changed behind our back, whoever it was that found out."""
-    try:
-        yield
-    except LedgerTamperedError as error:
-        _log.error("transparency.failed", reason=error.reason, message=error.message, hint=error.hint)
-        raise
-
-
-def _summary(refusals: Sequence[OtahsmError]) -> dict[str, object]:
-    """Say for the log what was refused, in one line."""
-    return {
-        "reasons": dict(Counter(refusal.reason for refusal in refusals)),
-        "first": refusals[0].message,
-        "hint": refusals[0].hint,
-    }

@@ -1,0 +1,53 @@
+"""What the daemon's log says of what clients asked for: one line for a message, however much is in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import structlog
+
+from otahsm.access import Caller
+from otahsm.errors import LedgerTamperedError, OtahsmError
+from otahsm.issuance.values import RevocationOutcome
+
+_log = structlog.get_logger()
+
+
+def log_refused(event: str, caller: Caller, refusals: Sequence[OtahsmError]) -> None:
+    """Log what was refused of a message, if anything was."""
+    if refusals:
+        _log.warning(
+            event,
+            client=caller.identity,
+            reasons=dict(Counter(refusal.reason for refusal in refusals)),
+            first=refusals[0].message,
+            hint=refusals[0].hint,
+        )
+
+
+def log_revoked(caller: Caller, outcomes: Sequence[RevocationOutcome]) -> None:
+    """Log what a message revoked that was not revoked before, and what was refused of it."""
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
+    revoked = [item for outcome in outcomes if not isinstance(outcome, OtahsmError) for item in outcome]
+    new = [item for item in revoked if not item.before]
+    if new:
+        _log.info(
+            "certificates.revoked",
+            client=caller.identity,
+            revoked=len(new),
+            reasons=dict(Counter(item.reason.value for item in new)),
+            first=new[0].serial.hex(),
+        )
+    log_refused("revocations.refused", caller, refusals)
+
+
+@contextlib.contextmanager
+def tampering_logged() -> Iterator[None]:
+    """Log that the ledger was changed behind our back, whoever it was that found out."""
+    try:
+        yield
+    except LedgerTamperedError as error:
+        _log.error("transparency.failed", reason=error.reason, message=error.message, hint=error.hint)
+        raise

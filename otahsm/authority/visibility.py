@@ -1,0 +1,52 @@
+"""What a caller may see: what it was issued itself, or with a role for it, everything."""
+
+from __future__ import annotations
+
+import json
+
+from otahsm.access import AccessControl, Caller
+from otahsm.errors import NotAllowedError
+from otahsm.ledger import BatchState, Entry, Filter
+from otahsm.system.clock import Clock
+
+
+class Visibility:
+    """Decides what callers may see. Every method raises NotAllowedError if the caller may do nothing at all.
+
+    Args:
+        access: who may do what.
+        clock: tells by when to decide.
+    """
+
+    def __init__(self, access: AccessControl, clock: Clock) -> None:
+        self._access = access
+        self._clock = clock
+
+    def of_entry(self, caller: Caller, entry: Entry) -> bool:
+        """Return whether a caller may see what came of a request."""
+        return self._of(caller, entry.client, entry.client_certificate_sha256)
+
+    def of_leaf(self, caller: Caller, leaf: bytes) -> bool:
+        """Return whether a caller may see the leaf of a certificate: see `otahsm.tlog.leaf`."""
+        held = json.loads(leaf)
+        return self._of(caller, held["client"], bytes.fromhex(held["client_certificate_sha256"]))
+
+    def of_batch(self, caller: Caller, state: BatchState) -> bool:
+        """Return whether a caller may see a batch."""
+        terms = state.batch.terms
+        return self._access.may_see_batch(caller, terms.name, terms.clients, self._clock())
+
+    def within(self, caller: Caller, wanted: Filter) -> Filter:
+        """Return which of the certificates that are wanted a caller may list.
+
+        Raises:
+            NotAllowedError: it asks for another's.
+        """
+        if self._of(caller, wanted.client, b""):
+            return wanted
+        if wanted.client:
+            raise NotAllowedError(f"{caller.identity} may not see what others were issued")
+        return wanted._replace(client=caller.identity)
+
+    def _of(self, caller: Caller, client: str, certificate_sha256: bytes) -> bool:
+        return self._access.may_see(caller, client, certificate_sha256, self._clock())
