@@ -9,7 +9,7 @@ import pytest
 from pkcs11 import exceptions
 
 from otahsm.errors import ConfigError, PinRefusedError, TokenRefusedError, TokenUnavailableError
-from otahsm.token.element_opening import explain_element, read_element_uri
+from otahsm.token.element.opening import explain_element, read_element_uri
 
 LOGINS = Path("logins")
 

@@ -23,10 +23,9 @@ from otahsm.cli.output.files import write_new
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ConfigError
 from otahsm.pki import describe, find_chain_problems, load_chain, order_bundle
-from otahsm.token.ceremony import MAX_NAME
+from otahsm.token.ceremony import MAX_NAME, check_key, create_request
+from otahsm.token.ceremony import prove_possession as prove
 from otahsm.token.files import read_chain
-from otahsm.token.intermediate import check_key, create_request
-from otahsm.token.intermediate import prove_possession as prove
 
 
 def csr(

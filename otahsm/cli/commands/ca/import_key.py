@@ -23,9 +23,9 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ConfigError
 from otahsm.pki import encode_spki
-from otahsm.token import importing
+from otahsm.token import ceremony
+from otahsm.token.ceremony import PrivateKey, is_private_key
 from otahsm.token.files import read_chain
-from otahsm.token.importing import PrivateKey, is_private_key
 
 
 def import_key(
@@ -62,7 +62,7 @@ def import_key(
         err=True,
     )
     confirm(f"Put the key from {file} into {token.name}?", yes=yes)
-    facts = importing.import_key(token, ca, section, key)
+    facts = ceremony.import_key(token, ca, section, key)
     typer.echo(f"The key is {ca.key} in {token.name}.")
     typer.echo(f"{file} still exists. Destroy it, and every copy and backup of it.", err=True)
     write_record(

@@ -25,8 +25,7 @@ from otahsm.cli.output.fields import printable
 from otahsm.client import IssuedCertificate, IssuingClient, Refusal
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import check_device_id
-from otahsm.token.element import ElementKey, SecureElement, Wanted
-from otahsm.token.element_opening import element_opened, read_element_uri
+from otahsm.token.element import ElementKey, SecureElement, Wanted, element_opened, read_element_uri
 
 _LOGINS = ".logins"  # beside the device folders; no device id starts with a dot
 

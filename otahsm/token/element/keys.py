@@ -26,8 +26,8 @@ from otahsm.pki import (
     key_type_of,
 )
 from otahsm.token import keys
-from otahsm.token.element_certificate import CertificatePlace
-from otahsm.token.element_opening import explained, known_fault
+from otahsm.token.element.certificate import CertificatePlace
+from otahsm.token.element.opening import explained, known_fault
 from otahsm.token.opening import find_flaws, get_ready
 from otahsm.token.session import Login, describe_token
 

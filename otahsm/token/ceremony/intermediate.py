@@ -24,7 +24,7 @@ from otahsm.pki import (
     build_possession_tbs,
     encode_spki,
 )
-from otahsm.token.ceremony import Made, NewKey, new_key, new_serial
+from otahsm.token.ceremony.key_pairs import Made, NewKey, new_key, new_serial
 from otahsm.token.facts import KeyFacts, read_facts
 from otahsm.token.faults import explain
 from otahsm.token.keys import decode_public_key, find_private_key
