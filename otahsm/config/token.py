@@ -19,17 +19,8 @@ from pydantic import (
 
 from otahsm.config.fields import ConfigPath, Section, beside_the_file
 from otahsm.config.uri import Pkcs11Uri
+from otahsm.pki import MechanismName
 
-MechanismName = Literal[
-    "CKM_ECDSA",
-    "CKM_ECDSA_SHA256",
-    "CKM_ECDSA_SHA384",
-    "CKM_RSA_PKCS",
-    "CKM_SHA256_RSA_PKCS",
-    "CKM_RSA_PKCS_PSS",
-    "CKM_SHA256_RSA_PKCS_PSS",
-    "CKM_EDDSA",
-]
 KeyFlaw = Literal["extractable", "not-sensitive", "not-local"]
 PinKind: TypeAlias = Literal["file", "command", "systemd-credential", "env", "prompt"]
 

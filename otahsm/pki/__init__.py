@@ -1,16 +1,5 @@
 """X.509 as pure functions: bytes in, bytes out. No clock, no I/O, no token, no database."""
 
-from otahsm.pki.algorithms import (
-    PSS_SALT_BYTES,
-    SIGNATURE_ALGORITHMS,
-    KeyType,
-    PublicKey,
-    SignatureAlgorithm,
-    describe_key,
-    key_type_of,
-    signature_algorithm,
-    signature_is_valid,
-)
 from otahsm.pki.anchor import (
     Anchor,
     ancestors,
@@ -44,7 +33,27 @@ from otahsm.pki.crl import (
 from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr, derive_request_id
 from otahsm.pki.descriptions import Description, describe
 from otahsm.pki.distribution import SHARD, CrlLocation, crl_url_in
-from otahsm.pki.keys import encode_spki, load_public_key
+from otahsm.pki.keys import load_public_key
+from otahsm.pki.keytypes import (
+    ALL_ALGORITHMS,
+    FAMILIES,
+    SIGNATURE_ALGORITHMS,
+    KeyType,
+    MechanismName,
+    PrivateKey,
+    PublicKey,
+    describe_key,
+    family_of,
+    family_of_type,
+    generate_key,
+    is_private_key,
+    key_type_of,
+    sign,
+    signature_algorithm,
+    signature_is_valid,
+)
+from otahsm.pki.keytypes.family import KeyFamily, SignatureAlgorithm, TokenMechanism, encode_spki
+from otahsm.pki.keytypes.rsa import PSS_SALT_BYTES
 from otahsm.pki.names import check_device_id
 from otahsm.pki.pkcs12 import load_p12_authorities
 from otahsm.pki.profile import DEFAULT_DEVICE_ID, CsrExtras, ExtendedKeyUsage, KeyUsage, Profile
@@ -55,7 +64,9 @@ from otahsm.pki.subject import SubjectKind, SubjectPart, SubjectTemplate
 from otahsm.pki.template import TbsTemplate
 
 __all__ = [
+    "ALL_ALGORITHMS",
     "DEFAULT_DEVICE_ID",
+    "FAMILIES",
     "MAX_CSR_BYTES",
     "PSS_SALT_BYTES",
     "SERIAL_BYTES",
@@ -71,8 +82,11 @@ __all__ = [
     "Description",
     "ExtendedKeyUsage",
     "Issuer",
+    "KeyFamily",
     "KeyType",
     "KeyUsage",
+    "MechanismName",
+    "PrivateKey",
     "Profile",
     "PublicKey",
     "Reason",
@@ -84,6 +98,7 @@ __all__ = [
     "SubjectPart",
     "SubjectTemplate",
     "TbsTemplate",
+    "TokenMechanism",
     "Validity",
     "ancestors",
     "assemble",
@@ -107,9 +122,13 @@ __all__ = [
     "describe_key",
     "describe_left_out",
     "encode_spki",
+    "family_of",
+    "family_of_type",
     "find_chain_problems",
     "fingerprint_text",
     "first_key",
+    "generate_key",
+    "is_private_key",
     "is_root",
     "is_valid",
     "issuer_of",
@@ -122,7 +141,7 @@ __all__ = [
     "make_serial",
     "name_of",
     "order_bundle",
-    "shard_of",
+    "sign",
     "signature_algorithm",
     "signature_is_valid",
     "validity_at",

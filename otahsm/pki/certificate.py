@@ -9,13 +9,13 @@ from asn1crypto import algos, core, keys
 from asn1crypto import x509 as asn1_x509
 
 from otahsm.errors import AuthorityUnusableError
-from otahsm.pki.algorithms import SignatureAlgorithm
 from otahsm.pki.chain import Issuer
 from otahsm.pki.csr import CheckedCsr
 from otahsm.pki.der import BIT_STRING, SEQUENCE, tlv
 from otahsm.pki.distribution import crl_distribution_points
 from otahsm.pki.extensions import extended_key_usage, extension, key_usage
 from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.keytypes.family import SignatureAlgorithm
 from otahsm.pki.names import subject_of
 from otahsm.pki.profile import Profile
 

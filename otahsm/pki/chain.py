@@ -12,15 +12,15 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.errors import ConfigError
-from otahsm.pki.algorithms import (
+from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.keytypes import (
     KeyType,
     PublicKey,
-    SignatureAlgorithm,
     describe_key,
     key_type_of,
     signature_algorithm,
 )
-from otahsm.pki.keys import encode_spki, subject_key_identifier
+from otahsm.pki.keytypes.family import SignatureAlgorithm, encode_spki
 from otahsm.pki.parsing import PARSE_ERRORS
 
 

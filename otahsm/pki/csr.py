@@ -22,10 +22,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki.algorithms import KeyType, PublicKey, describe_key, key_type_of
 from otahsm.pki.der import children
 from otahsm.pki.extensions import requestable_extensions
-from otahsm.pki.keys import check_key, is_canonical, subject_key_identifier
+from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.keytypes import KeyType, PublicKey, describe_key, family_of
 from otahsm.pki.names import check_device_id, device_id_of
 from otahsm.pki.parsing import PARSE_ERRORS
 from otahsm.pki.profile import Profile
@@ -78,16 +78,17 @@ def check_csr(der: bytes, profile: Profile, expected_device_id: str = "") -> Che
 def _check(der: bytes, profile: Profile, expected_device_id: str) -> CheckedCsr:
     csr = x509.load_der_x509_csr(der)
     key = _public_key(csr)
-    key_type = key_type_of(key)
-    if key_type not in profile.key_types:
+    family = family_of(key)
+    key_type: KeyType | None = family.type_of(key) if family else None
+    if family is None or key_type is None or key_type not in profile.key_types:
         raise RequestRefusedError(
             "csr.public_key",
             f"the key is {describe_key(key)}; the profile allows {', '.join(sorted(profile.key_types))}",
         )
     public_key = cast(PublicKey, key)
-    check_key(public_key)
+    family.check(public_key)
     _, subject, spki, attributes = children(csr.tbs_certrequest_bytes)  # RFC 2986, section 4.1
-    if not is_canonical(spki, public_key):
+    if not family.is_canonical(spki, public_key):
         raise RequestRefusedError(
             "csr.public_key", "the key is not in its canonical DER encoding (named curve, uncompressed point)"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, get_args
 
-from otahsm.pki.algorithms import KeyType
+from otahsm.pki.keytypes import KeyType
 from otahsm.pki.subject import SubjectPart
 
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]

@@ -7,10 +7,10 @@ from typing import Final
 from asn1crypto import csr, keys
 from asn1crypto import x509 as asn1_x509
 
-from otahsm.pki.algorithms import SignatureAlgorithm
 from otahsm.pki.certificate import assemble
 from otahsm.pki.der import SEQUENCE, tlv
 from otahsm.pki.extensions import extension
+from otahsm.pki.keytypes.family import SignatureAlgorithm
 from otahsm.pki.names import subject_of
 
 _VERSION_1: Final = bytes.fromhex("020100")

@@ -14,11 +14,11 @@ from typing import Literal
 from asn1crypto import core
 from asn1crypto import x509 as asn1_x509
 
-from otahsm.pki.algorithms import SignatureAlgorithm
 from otahsm.pki.certificate import Validity, encode_tbs
 from otahsm.pki.chain import Issuer
 from otahsm.pki.extensions import extension
 from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.keytypes.family import SignatureAlgorithm
 
 RootKind = Literal["root", "root-here"]
 

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 import pkcs11
-from asn1crypto.core import OctetString
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from pkcs11 import Attribute, ObjectClass
 from pkcs11 import KeyType as TokenKeyType
 from pkcs11.constants import DEFAULT
-from pkcs11.util.ec import encode_named_curve_parameters
 
 from otahsm.config import KeyConfig, Pkcs11Uri
 from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
-from otahsm.pki import SIGNATURE_ALGORITHMS, KeyType, PublicKey, key_type_of
+from otahsm.pki import FAMILIES, SIGNATURE_ALGORITHMS, KeyType, PublicKey, family_of_type
 from otahsm.token.faults import explain
 from otahsm.token.mechanisms import mechanisms_for, signing_mechanisms
-
-_ED25519_PARAMETERS: Final = bytes.fromhex("06032b6570")  # OID 1.3.101.112 (RFC 8410)
-_CURVES: Final[dict[KeyType, tuple[TokenKeyType, bytes]]] = {
-    "ec-p256": (TokenKeyType.EC, encode_named_curve_parameters("secp256r1")),
-    "ec-p384": (TokenKeyType.EC, encode_named_curve_parameters("secp384r1")),
-    "ed25519": (TokenKeyType.EC_EDWARDS, _ED25519_PARAMETERS),
-}
-_NAMED_CURVES: Final[tuple[tuple[ec.EllipticCurve, KeyType], ...]] = (
-    (ec.SECP256R1(), "ec-p256"),
-    (ec.SECP384R1(), "ec-p384"),
-)
-_RSA_BITS: Final[dict[KeyType, int]] = {"rsa-2048": 2048, "rsa-3072": 3072, "rsa-4096": 4096}
 
 THROWAWAY_LABEL: Final = "otahsm-bench-"  # what the labels of keys begin with that may be destroyed
 _MOST_SHOWN: Final = 8
@@ -100,10 +84,11 @@ def _generate(
             **unused,
         },
     }
-    if key_type in _RSA_BITS:
-        return session.generate_keypair(TokenKeyType.RSA, _RSA_BITS[key_type], **arguments)
-    kind, parameters = _CURVES[key_type]
-    domain = session.create_domain_parameters(kind, {Attribute.EC_PARAMS: parameters}, local=True)
+    family = family_of_type(key_type)
+    kind, needs = TokenKeyType[family.token_kind], family.token_parameters(key_type)
+    if needs.modulus_bits:
+        return session.generate_keypair(kind, needs.modulus_bits, **arguments)
+    domain = session.create_domain_parameters(kind, {Attribute.EC_PARAMS: needs.ec_params}, local=True)
     return domain.generate_keypair(**arguments)
 
 
@@ -194,45 +179,19 @@ def destroyed_on_failure(made: Sequence[pkcs11.Key]) -> Iterator[None]:
         raise
 
 
-def curve_of(key: PublicKey) -> tuple[TokenKeyType, bytes]:
-    """Return the key type and CKA_EC_PARAMS of a key on a curve."""
-    kind = key_type_of(key)
-    assert kind is not None  # noqa: S101 - the caller has looked
-    return _CURVES[kind]
-
-
 def decode_public_key(key: pkcs11.Key) -> PublicKey:
     """Turn a public key object into a `cryptography` key.
-
-    EC_POINT is a DER OCTET STRING on most tokens and the bare point on some; both are read.
 
     Raises:
         TokenRefusedError: it is of a type that otahsm doesn't sign with.
     """
     kind = key[Attribute.KEY_TYPE]
-    public: PublicKey | None = None
-    if kind == TokenKeyType.RSA:
-        modulus = int.from_bytes(key[Attribute.MODULUS], "big")
-        exponent = int.from_bytes(key[Attribute.PUBLIC_EXPONENT], "big")
-        public = rsa.RSAPublicNumbers(exponent, modulus).public_key()
-    elif kind == TokenKeyType.EC_EDWARDS:
-        public = _either_form(key, ed25519.Ed25519PublicKey.from_public_bytes)
-    elif kind == TokenKeyType.EC:
-        for curve, name in _NAMED_CURVES:
-            if key[Attribute.EC_PARAMS] == _CURVES[name][1]:
-                decode = partial(ec.EllipticCurvePublicKey.from_encoded_point, curve)
-                public = _either_form(key, decode)
-    if public is None or key_type_of(public) is None:
-        raise TokenRefusedError("the key in the token is of a type that otahsm doesn't sign with")
-    return public
-
-
-def _either_form(key: pkcs11.Key, decode: Callable[[bytes], PublicKey]) -> PublicKey:
-    point: bytes = key[Attribute.EC_POINT]
-    try:
-        return decode(point)
-    except ValueError:
-        return decode(OctetString.load(point, strict=True).native)
+    for family in FAMILIES:
+        if kind == TokenKeyType[family.token_kind]:
+            public: PublicKey | None = family.from_token(lambda name: key[Attribute[name]])
+            if public is not None and family.type_of(public) is not None:
+                return public
+    raise TokenRefusedError("the key in the token is of a type that otahsm doesn't sign with")
 
 
 def possible_key_types(slot: pkcs11.Slot) -> list[KeyType]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import pkcs11
 from asn1crypto.algos import DigestInfo
 from asn1crypto.core import Null
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from pkcs11 import MGF, Mechanism, MechanismFlag
 
-from otahsm.config import MechanismName
 from otahsm.errors import ConfigError
-from otahsm.pki import PSS_SALT_BYTES, SignatureAlgorithm
+from otahsm.pki import ALL_ALGORITHMS, PSS_SALT_BYTES, MechanismName, SignatureAlgorithm, TokenMechanism
 
 _DIGEST_INFO_SHA256: Final[bytes] = DigestInfo(
     {"digest_algorithm": {"algorithm": "sha256", "parameters": Null()}, "digest": bytes(32)}
@@ -38,57 +36,48 @@ class SigningMechanism:
     parameter: tuple[Mechanism, MGF, int] | None = None
 
 
+_ALL: Final[Mapping[str, Mechanism]] = {
+    way.name: Mechanism[way.name.removeprefix("CKM_")]
+    for algorithm in ALL_ALGORITHMS
+    for way in algorithm.mechanisms
+}
+
+
 def _as_it_is(message: bytes) -> bytes:
     return message
 
 
-def _sha256(message: bytes) -> bytes:
-    return hashlib.sha256(message).digest()
+def _hashing(digest: str) -> Callable[[bytes], bytes]:
+    make = getattr(hashlib, digest)
 
+    def hashed(message: bytes) -> bytes:
+        value: bytes = make(message).digest()
+        return value
 
-def _sha384(message: bytes) -> bytes:
-    return hashlib.sha384(message).digest()
+    return hashed
 
 
 def _digest_info(message: bytes) -> bytes:
     return _DIGEST_INFO_SHA256 + hashlib.sha256(message).digest()
 
 
-# For each algorithm the mechanisms that make it, the most portable first: the digest is made here, and signed
-# in one part.
-_ECDSA_SHA256: Final[Mapping[MechanismName, SigningMechanism]] = {
-    "CKM_ECDSA": SigningMechanism(Mechanism.ECDSA, _sha256),
-    "CKM_ECDSA_SHA256": SigningMechanism(Mechanism.ECDSA_SHA256, _as_it_is),
-}
-_ECDSA_SHA384: Final[Mapping[MechanismName, SigningMechanism]] = {
-    "CKM_ECDSA": SigningMechanism(Mechanism.ECDSA, _sha384),
-    "CKM_ECDSA_SHA384": SigningMechanism(Mechanism.ECDSA_SHA384, _as_it_is),
-}
-_RSA: Final[Mapping[MechanismName, SigningMechanism]] = {
-    "CKM_RSA_PKCS": SigningMechanism(Mechanism.RSA_PKCS, _digest_info),
-    "CKM_SHA256_RSA_PKCS": SigningMechanism(Mechanism.SHA256_RSA_PKCS, _as_it_is),
-}
-_RSA_PSS: Final[Mapping[MechanismName, SigningMechanism]] = {
-    "CKM_RSA_PKCS_PSS": SigningMechanism(Mechanism.RSA_PKCS_PSS, _sha256, _PSS_SHA256),
-    "CKM_SHA256_RSA_PKCS_PSS": SigningMechanism(Mechanism.SHA256_RSA_PKCS_PSS, _as_it_is, _PSS_SHA256),
-}
-_EDDSA: Final[Mapping[MechanismName, SigningMechanism]] = {
-    "CKM_EDDSA": SigningMechanism(Mechanism.EDDSA, _as_it_is)
-}
-_ALL: Final = tuple({*_ECDSA_SHA256, *_ECDSA_SHA384, *_RSA, *_RSA_PSS, *_EDDSA})
-
-
 def mechanisms_for(algorithm: SignatureAlgorithm) -> Mapping[MechanismName, SigningMechanism]:
     """Return the mechanisms that make an algorithm's signatures, the most portable first."""
-    match algorithm.family:
-        case "ecdsa":
-            return _ECDSA_SHA384 if algorithm.digest == "sha384" else _ECDSA_SHA256
-        case "rsa":
-            return _RSA
-        case "rsa-pss":
-            return _RSA_PSS
-        case "eddsa":
-            return _EDDSA
+    parameter = _PSS_SHA256 if algorithm.family == "rsa-pss" else None
+    return {
+        cast(MechanismName, way.name): SigningMechanism(_ALL[way.name], _preparing(way, algorithm), parameter)
+        for way in algorithm.mechanisms
+    }
+
+
+def _preparing(way: TokenMechanism, algorithm: SignatureAlgorithm) -> Callable[[bytes], bytes]:
+    match way.takes:
+        case "message":
+            return _as_it_is
+        case "digest":
+            return _hashing(algorithm.hash.name)
+        case "digest-info":
+            return _digest_info
 
 
 def choose_mechanism(
@@ -123,7 +112,7 @@ def choose_mechanism(
 def signing_mechanisms(slot: pkcs11.Slot) -> list[MechanismName]:
     """List what a token says that it can sign with, of all that otahsm knows (C_GetMechanismInfo)."""
     listed = slot.get_mechanisms()
-    return [name for name in sorted(_ALL) if _signs(slot, Mechanism[name.removeprefix("CKM_")], listed)]
+    return [cast(MechanismName, name) for name in sorted(_ALL) if _signs(slot, _ALL[name], listed)]
 
 
 def _signs(slot: pkcs11.Slot, mechanism: Mechanism, listed: set[Mechanism]) -> bool:
@@ -133,18 +122,3 @@ def _signs(slot: pkcs11.Slot, mechanism: Mechanism, listed: set[Mechanism]) -> b
         return MechanismFlag.SIGN in slot.get_mechanism_info(mechanism).flags
     except pkcs11.PKCS11Error:
         return True  # it is listed: the first signature will tell
-
-
-def encode_ecdsa(signature: bytes, coordinate_bytes: int) -> bytes:
-    """Encode an ECDSA signature as X.509 wants it: Ecdsa-Sig-Value (RFC 3279, section 2.2.3) in DER.
-
-    Tokens return r and s one after the other (PKCS#11 v2.40, section 2.3.1); one that returns DER is
-    believed. What is neither is returned as it is: it will not verify.
-    """
-    if len(signature) == 2 * coordinate_bytes:
-        r, s = signature[:coordinate_bytes], signature[coordinate_bytes:]
-        return encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
-    try:
-        return encode_dss_signature(*decode_dss_signature(signature))
-    except ValueError:
-        return signature

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import pkcs11
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from otahsm.errors import BadSignatureError
-from otahsm.pki import PublicKey, SignatureAlgorithm, signature_is_valid
+from otahsm.pki import KeyFamily, PublicKey, SignatureAlgorithm, family_of, signature_is_valid
 from otahsm.token.faults import explain
 from otahsm.token.guard import LoginGuard
-from otahsm.token.mechanisms import SigningMechanism, encode_ecdsa
-
-_BITS_PER_BYTE: Final = 8
+from otahsm.token.mechanisms import SigningMechanism
 
 
 class PinAtEachSignature(NamedTuple):
@@ -52,10 +49,7 @@ class SigningKey:
         if mechanism.parameter is not None:
             self._how["mechanism_param"] = mechanism.parameter
         self._again = again
-        # Bytes of a coordinate, for a key whose signatures have two.
-        self._coordinate = 0
-        if isinstance(public_key, ec.EllipticCurvePublicKey):
-            self._coordinate = public_key.curve.key_size // _BITS_PER_BYTE
+        self._family = cast(KeyFamily[Any, PublicKey, Any], family_of(public_key))
 
     def sign(self, message: bytes) -> bytes:
         """Sign a message; return a signature that verifies, as X.509 wants it (DER for ECDSA).
@@ -92,4 +86,4 @@ class SigningKey:
         """
         how = {**self._how, "pin": self._again.pin} if self._again else self._how
         signature = self._key.sign(self._prepare(message), **how)
-        return encode_ecdsa(signature, self._coordinate) if self._coordinate else signature
+        return self._family.encode_token_signature(self._public_key, signature)

@@ -42,7 +42,7 @@ from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.values import Outcome, RevocationRequest
 from otahsm.ledger import Ledger, database_of
 from otahsm.ledger.queries import LedgerQueries
-from otahsm.pki import Reason
+from otahsm.pki import Reason, sign
 from otahsm.preparation import Draft, Preparers, Task
 from otahsm.preparation.codec import decode_answers, encode_tasks
 from otahsm.preparation.preparer import start
@@ -51,7 +51,7 @@ from otahsm.revocation.revoking import Revocations
 from otahsm.token import SignerPool
 
 from support.attacks.forging import forge, key_of, named
-from support.authority import CA_LIFE, authorities_of, issuer_of, sign
+from support.authority import CA_LIFE, authorities_of, issuer_of
 from support.cycle.cycle_draws import (
     BATCHES,
     DEVICES,

@@ -6,14 +6,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import cast
-
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from typing import get_args
 
 from otahsm.config import AuthorityConfig, Pkcs11Uri
 from otahsm.issuance.authorities import Authorities, Authority
-from otahsm.line.keys import PrivateKey
 from otahsm.pki import (
     SIGNATURE_ALGORITHMS,
     Chain,
@@ -30,29 +26,18 @@ from otahsm.pki import (
     build_tbs_crl,
     check_csr,
     encode_spki,
-    key_type_of,
     load_issuer,
+    sign,
 )
 
 from support.attacks.forging import key_of
 
-KEY_TYPES: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519")
+KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
 SMALL_KEY_TYPES: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "ed25519")
 CA_LIFE = Validity(datetime(2020, 1, 1, tzinfo=UTC), datetime(2090, 12, 31, 23, 59, 59, tzinfo=UTC))
 CRL_MADE = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 CA_NAME = "test fleet root"
 SERIAL = 0x123456789ABCDEF
-
-
-def sign(key: PrivateKey, message: bytes) -> bytes:
-    """Sign as the token would, for a CA with this key."""
-    algorithm = SIGNATURE_ALGORITHMS[cast(KeyType, key_type_of(key.public_key()))]
-    digest = hashes.SHA384() if algorithm.digest == "sha384" else hashes.SHA256()
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return key.sign(message, ec.ECDSA(digest))
-    if isinstance(key, rsa.RSAPrivateKey):
-        return key.sign(message, padding.PKCS1v15(), digest)
-    return key.sign(message)
 
 
 @cache

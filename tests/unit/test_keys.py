@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -9,11 +11,22 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otahsm.cli.options import KeyTypeName
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import KeyType, encode_spki, key_type_of
-from otahsm.pki.algorithms import describe_key
+from otahsm.pki import (
+    ALL_ALGORITHMS,
+    FAMILIES,
+    SIGNATURE_ALGORITHMS,
+    KeyType,
+    MechanismName,
+    PublicKey,
+    describe_key,
+    encode_spki,
+    family_of,
+    key_type_of,
+)
 from otahsm.pki.der import tlv
-from otahsm.pki.keys import check_key, subject_key_identifier
+from otahsm.pki.keys import subject_key_identifier
 
 from support.attacks.forging import (
     RsaKey,
@@ -68,6 +81,12 @@ def ed25519_key(y: int, sign: int = 0) -> ed25519.Ed25519PublicKey:
     return ed25519.Ed25519PublicKey.from_public_bytes((y | sign << 255).to_bytes(32, "little"))
 
 
+def check_key(key: PublicKey) -> None:
+    family = family_of(key)
+    assert family is not None
+    family.check(key)
+
+
 def check_numbers(key: RsaKey) -> None:
     check_key(rsa.RSAPublicNumbers(key.exponent, key.modulus).public_key())
 
@@ -80,6 +99,17 @@ def test_a_sound_key_is_fit_named_and_encoded_in_its_one_way(key_type: KeyType) 
     assert load_der_public_key(encode_spki(key)) == key
     identifier = subject_key_identifier(encode_spki(key))
     assert identifier == x509.SubjectKeyIdentifier.from_public_key(key).digest
+
+
+def test_every_key_type_is_registered_once_and_offered_on_the_command_line() -> None:
+    names = [name for family in FAMILIES for name in family.algorithms]
+    assert names == list(get_args(KeyType)) == list(SIGNATURE_ALGORITHMS)
+    assert names == [name.value for name in KeyTypeName]
+
+
+def test_every_mechanism_may_be_configured() -> None:
+    known = {way.name for algorithm in ALL_ALGORITHMS for way in algorithm.mechanisms}
+    assert known == set(get_args(MechanismName))
 
 
 def test_no_sound_key_is_taken_for_a_weak_one() -> None:

@@ -1,6 +1,6 @@
 """What an operator does with keys of a CA: making, inspecting, importing and destroying them."""
 
-from otahsm.token.ceremony.importing import PrivateKey, import_key, is_private_key
+from otahsm.token.ceremony.importing import import_key
 from otahsm.token.ceremony.intermediate import check_key, create_request, prove_possession
 from otahsm.token.ceremony.key_pairs import (
     MAX_NAME,
@@ -18,7 +18,6 @@ __all__ = [
     "MAX_NAME",
     "KeyReport",
     "Made",
-    "PrivateKey",
     "check_key",
     "create_checkpoint_key",
     "create_request",
@@ -26,7 +25,6 @@ __all__ = [
     "destroy_key",
     "import_key",
     "inspect_key",
-    "is_private_key",
     "key_types",
     "prove_possession",
     "throwaway_ca",

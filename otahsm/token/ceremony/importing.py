@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias, TypeGuard
+from typing import Any, Final
 
 import pkcs11
-from asn1crypto.core import OctetString
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import Attribute, ObjectClass
 from pkcs11 import KeyType as TokenKeyType
 
 from otahsm.config import CaConfig, ReplicaConfig
 from otahsm.errors import ConfigError, TokenRefusedError
-from otahsm.pki import describe_key, key_type_of
+from otahsm.pki import PrivateKey, describe_key, family_of, key_type_of
 from otahsm.token import keys
 from otahsm.token.facts import KeyFacts, read_facts
 from otahsm.token.opening import get_ready
 from otahsm.token.pool import PROBE
 from otahsm.token.session import logged_in
-
-PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 _PRIVATE: Final[Mapping[Attribute, Any]] = {
     Attribute.CLASS: ObjectClass.PRIVATE_KEY,
@@ -36,11 +31,6 @@ _PUBLIC: Final[Mapping[Attribute, Any]] = {
     Attribute.TOKEN: True,
     Attribute.VERIFY: True,
 }
-
-
-def is_private_key(key: object) -> TypeGuard[PrivateKey]:
-    """Tell whether it is a private key of a kind that can be put into a token."""
-    return isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey)
 
 
 def import_key(token: ReplicaConfig, ca: CaConfig, section: str, key: PrivateKey) -> KeyFacts:
@@ -88,32 +78,10 @@ def import_key(token: ReplicaConfig, ca: CaConfig, section: str, key: PrivateKey
 
 def _values_of(key: PrivateKey) -> tuple[dict[Attribute, Any], dict[Attribute, Any]]:
     """Return the attributes that hold the private key's value, and the public key's."""
-    if isinstance(key, rsa.RSAPrivateKey):
-        numbers = key.private_numbers()
-        public = {
-            Attribute.KEY_TYPE: TokenKeyType.RSA,
-            Attribute.MODULUS: _octets(numbers.public_numbers.n),
-            Attribute.PUBLIC_EXPONENT: _octets(numbers.public_numbers.e),
-        }
-        return {
-            **public,
-            Attribute.PRIVATE_EXPONENT: _octets(numbers.d),
-            Attribute.PRIME_1: _octets(numbers.p),
-            Attribute.PRIME_2: _octets(numbers.q),
-            Attribute.EXPONENT_1: _octets(numbers.dmp1),
-            Attribute.EXPONENT_2: _octets(numbers.dmq1),
-            Attribute.COEFFICIENT: _octets(numbers.iqmp),
-        }, public
-    kind, parameters = keys.curve_of(key.public_key())
-    curve = {Attribute.KEY_TYPE: kind, Attribute.EC_PARAMS: parameters}
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        value = key.private_bytes_raw()
-        point = key.public_key().public_bytes_raw()
-    else:
-        value = key.private_numbers().private_value.to_bytes(key.key_size // 8, "big")
-        point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    return {**curve, Attribute.VALUE: value}, {**curve, Attribute.EC_POINT: OctetString(point).dump()}
-
-
-def _octets(number: int) -> bytes:
-    return number.to_bytes((number.bit_length() + 7) // 8, "big")
+    family = family_of(key)
+    assert family is not None  # noqa: S101 - its type is known
+    kind = {Attribute.KEY_TYPE: TokenKeyType[family.token_kind]}
+    private, public = (
+        {Attribute[name]: value for name, value in values.items()} for values in family.token_values(key)
+    )
+    return {**kind, **private}, {**kind, **public}

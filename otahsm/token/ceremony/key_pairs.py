@@ -13,12 +13,13 @@ from typing import Final, NamedTuple, get_args
 
 import pkcs11
 
-from otahsm.config import CaConfig, KeyConfig, KeyFlaw, MechanismName, Pkcs11Uri, ReplicaConfig
+from otahsm.config import CaConfig, KeyConfig, KeyFlaw, Pkcs11Uri, ReplicaConfig
 from otahsm.errors import TokenRefusedError, TokenUnavailableError
 from otahsm.pki import (
     SERIAL_RANDOM_BYTES,
     Issuer,
     KeyType,
+    MechanismName,
     PublicKey,
     RootKind,
     Validity,

@@ -14,9 +14,7 @@ from asn1crypto.core import Integer, ObjectIdentifier
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from otahsm.line.keys import PrivateKey
-from otahsm.line.keys import _generate as generate
-from otahsm.pki import SIGNATURE_ALGORITHMS, KeyType, encode_spki
+from otahsm.pki import SIGNATURE_ALGORITHMS, KeyType, PrivateKey, encode_spki, generate_key
 from otahsm.pki.der import BIT_STRING, SEQUENCE, SET, UTF8_STRING, tlv
 
 BOOLEAN, OCTET_STRING, ATTRIBUTES = 0x01, 0x04, 0xA0
@@ -33,7 +31,7 @@ _SHA256_DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
 @cache
 def key_of(key_type: KeyType) -> PrivateKey:
     """Make one key of each type, once."""
-    return generate(key_type)
+    return generate_key(key_type)
 
 
 @cache

@@ -22,9 +22,8 @@ from otahsm.cli.commands.ca.record import write_record
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ConfigError
-from otahsm.pki import encode_spki
+from otahsm.pki import PrivateKey, encode_spki, is_private_key
 from otahsm.token import ceremony
-from otahsm.token.ceremony import PrivateKey, is_private_key
 from otahsm.token.files import read_chain
 
 
