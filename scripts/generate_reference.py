@@ -34,7 +34,7 @@ from typer.models import ArgumentInfo, OptionInfo
 from otahsm import access, config, errors
 from otahsm.cli.commands import COMMANDS, HELP
 from otahsm.cli.lazy import every_command
-from otahsm.daemon.edge.methods import METHODS
+from otahsm.daemon.edge.methods import METHODS, SERVICES, Method
 
 from man_page import Command, man_page
 
@@ -416,6 +416,7 @@ def api() -> list[str]:
         comments = {tuple(item.path): item.leading_comments for item in file.source_code_info.location}
         for at, service in enumerate(file.service):
             page += [f"## {service.name}", "", *comment_text(comments[_SERVICE, at])]
+            page += [health_text(f"{file.package}.{service.name}"), ""]
             for number, method in enumerate(service.method):
                 page += [f"### {service.name}.{method.name}", ""]
                 asked = ("stream " if method.client_streaming else "") + method.input_type.rpartition(".")[2]
@@ -426,6 +427,8 @@ def api() -> list[str]:
                     f"`{asked}` → `{answer}`",
                     "",
                     *comment_text(comments[_SERVICE, at, _METHOD, number]),
+                    facts_text(METHODS[f"/{file.package}.{service.name}/{method.name}"]),
+                    "",
                 ]
         for at, message in enumerate(file.message_type):
             page += [f"## {message.name}", "", *comment_text(comments[_MESSAGE, at])]
@@ -447,6 +450,24 @@ def api() -> list[str]:
             ]
             page += table(("number", "value", "what it means"), values)
     return page
+
+
+def health_text(name: str) -> str:
+    """Say when a service serves."""
+    service = next(service for service in SERVICES if service.name == name)
+    return "Health: SERVING while " + (
+        "a signer and a preparer are ready." if service.needs_signer else "the daemon runs."
+    )
+
+
+def facts_text(method: Method) -> str:
+    """Say who may call a method, and what it leaves in the log."""
+    call = method.callers
+    if not isinstance(call, access.Call):
+        return f"For {call.value}."
+    roles = ", ".join(role for role in get_args(access.Role) if role in call.roles)
+    text = f"Roles: {roles}{'; issuer for its own' if call.own else ''}."
+    return f"{text} Leaves in the log: `{method.leaves}`." if method.leaves else text
 
 
 def field_type(message: DescriptorProto, field: FieldDescriptorProto) -> str:

@@ -7,12 +7,16 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 
+import grpc
 import pytest
 from asn1crypto import pem
 
 from otahsm.client import CertificateRequest, ClientTls, IssuedCertificate, Refusal
+from otahsm.daemon.edge.server import FITTING
 from otahsm.errors import DaemonUnavailableError
 
 from support.authority import root_of
@@ -76,6 +80,25 @@ def test_a_daemon_that_can_not_serve_says_why_in_one_sentence_and_what_to_do(
     assert output.startswith("otahsm: ")
     assert said in output
     assert "Traceback" not in output
+
+
+OTHER_GRPCIO = """
+import runpy, sys
+from grpc._cython import cygrpc
+del cygrpc._schedule_rpc_coro
+sys.argv = ["otahsm", "serve"]
+runpy.run_module("otahsm", run_name="__main__")
+"""
+
+
+def test_a_grpcio_that_does_not_fit_is_refused_and_those_that_fit_are_named(fleet: Fleet) -> None:
+    command = [sys.executable, "-P", "-c", OTHER_GRPCIO]
+    ended = subprocess.run(command, cwd=fleet.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert f"otahsm can't serve with grpcio {grpc.__version__}: " in ended.stderr
+    assert "_schedule_rpc_coro" in ended.stderr
+    assert f"pip install 'grpcio{FITTING}'" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_port_that_is_taken_is_said(fleet: Fleet) -> None:
