@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from otahsm.bench.processes import peak_mebibytes
-from otahsm.client import ClientTls, Revoked, RevokingClient, ToRevoke
+from otahsm.client import Client, ClientTls, Revoked, ToRevoke
 from otahsm.config import Config, load_config, section
 from otahsm.pki import Reason, SerialNumber
 from otahsm.quickstart import create
@@ -97,7 +97,7 @@ async def measure(config: Config, target: str, log: IO[str], pid: int, count: in
     chosen = random.sample(serials, count)
     say("memory of the daemon before", f"{peak_mebibytes(pid):.0f} MiB at most")
     tls = ClientTls(client.ca, client.certificate, client.key)
-    async with RevokingClient(target, tls) as revoking:
+    async with Client(target, tls) as revoking:
         began = time.perf_counter()
         await revoke(revoking, chosen[:-1])
         seconds = time.perf_counter() - began
@@ -112,14 +112,16 @@ async def measure(config: Config, target: str, log: IO[str], pid: int, count: in
         await asyncio.to_thread(wait_for, log, "crl.written", revoked=count)
         say("and to its last file, on the disk", f"{time.perf_counter() - began:.2f} s")
         began = time.perf_counter()
-        fetched = await revoking.crl()
+        fetched = await revoking.revocation.crl()
         say(f"fetching it ({len(fetched.der) / 2**20:.2f} MiB)", f"{time.perf_counter() - began:.2f} s")
     say("memory of the daemon", f"{peak_mebibytes(pid):.0f} MiB at most")
 
 
-async def revoke(client: RevokingClient, serials: list[SerialNumber]) -> None:
+async def revoke(client: Client, serials: list[SerialNumber]) -> None:
     """Revoke certificates."""
-    async for outcome in client.revoke((ToRevoke(serial=serial) for serial in serials), Reason.SUPERSEDED):
+    async for outcome in client.revocation.revoke(
+        (ToRevoke(serial=serial) for serial in serials), Reason.SUPERSEDED
+    ):
         if not isinstance(outcome, Revoked):
             raise SystemExit(f"{outcome}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.client import IssuingClient
+from otahsm.client import Client
 from otahsm.config import LedgerConfig
 from otahsm.ledger import Ledger, database_of
 from otahsm.quickstart import create
@@ -81,7 +81,7 @@ def shared_daemon(make_fleet: Callable[[], Fleet]) -> Iterator[RunningDaemon]:
 
 
 @pytest.fixture
-async def client(shared_daemon: RunningDaemon) -> AsyncIterator[IssuingClient]:
+async def client(shared_daemon: RunningDaemon) -> AsyncIterator[Client]:
     """A client of the shared daemon."""
     async with shared_daemon.client() as connected:
         yield connected

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 # gRPC's core would write its own lines about a failed handshake to standard error, beside our message. It
 # reads this when it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from otahsm.cli.options import LayoutChoice
-from otahsm.client import ClientTls, DaemonClient, IssuingClient
+from otahsm.client import Client, ClientTls, IssuanceClient
 from otahsm.config import ClientConfig, load_config, section
 from otahsm.gateway.files import GatewayFiles, gateway_files
 from otahsm.install.aktualizr import sota_toml
 from otahsm.line import Device, DeviceFolders, IssueOptions
 from otahsm.pki import KeyType
-
-_Client = TypeVar("_Client", bound=DaemonClient)
 
 
 def load_client(path: Path) -> ClientConfig:
@@ -32,9 +29,9 @@ def registers(path: Path) -> bool:
     return load_config(path).registration is not None
 
 
-def connect(kind: type[_Client], config: ClientConfig, patience: float | None) -> _Client:
+def connect(config: ClientConfig, patience: float | None) -> Client:
     """Open a client as the configuration says; `patience` overrides its own. Raises ConfigError."""
-    return kind(
+    return Client(
         config.target,
         ClientTls(config.ca, config.certificate, config.key),
         patience=config.patience_seconds if patience is None else patience,
@@ -42,7 +39,7 @@ def connect(kind: type[_Client], config: ClientConfig, patience: float | None) -
 
 
 async def open_folders(
-    client: IssuingClient,
+    client: IssuanceClient,
     config: ClientConfig,
     out: Path | None,
     layout: LayoutChoice = LayoutChoice.SEED,
@@ -62,7 +59,7 @@ async def open_folders(
 
 
 async def issue_options(
-    client: IssuingClient,
+    client: IssuanceClient,
     profile: str,
     layout: LayoutChoice,
     key_type: KeyType,

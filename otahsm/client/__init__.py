@@ -1,18 +1,17 @@
 """The client: an asynchronous SDK. It needs no token and no database.
 
-async with IssuingClient("ca.example:7443", ClientTls(ca, certificate, key)) as client:
-    async for result in client.issue(CertificateRequest(csr) for csr in csrs):
+async with Client("ca.example:7443", ClientTls(ca, certificate, key)) as client:
+    async for result in client.issuance.issue(CertificateRequest(csr) for csr in csrs):
         ...
 """
 
 from otahsm.client.access import AccessClient, AuditEvent, AuditQuery, DeniedClient
-from otahsm.client.asking import DaemonClient
 from otahsm.client.batches import Batch, BatchClient, IdScheme
+from otahsm.client.client import Client
 from otahsm.client.connection import ClientTls
-from otahsm.client.issuing import IssuingClient
-from otahsm.client.ledger import LedgerClient
-from otahsm.client.ledger_values import Count, LedgerEntry, Query
-from otahsm.client.revoking import FetchedCrl, NotRevoked, Revoked, RevokingClient, ToRevoke
+from otahsm.client.issuance import IssuanceClient
+from otahsm.client.ledger import Count, LedgerClient, LedgerEntry, Query
+from otahsm.client.revocation import FetchedCrl, NotRevoked, RevocationClient, Revoked, ToRevoke
 from otahsm.client.transparency import TransparencyClient
 from otahsm.client.values import Authority, CertificateRequest, IssuedCertificate, Profile, Refusal, Result
 
@@ -24,14 +23,14 @@ __all__ = [
     "Batch",
     "BatchClient",
     "CertificateRequest",
+    "Client",
     "ClientTls",
     "Count",
-    "DaemonClient",
     "DeniedClient",
     "FetchedCrl",
     "IdScheme",
+    "IssuanceClient",
     "IssuedCertificate",
-    "IssuingClient",
     "LedgerClient",
     "LedgerEntry",
     "NotRevoked",
@@ -39,8 +38,8 @@ __all__ = [
     "Query",
     "Refusal",
     "Result",
+    "RevocationClient",
     "Revoked",
-    "RevokingClient",
     "ToRevoke",
     "TransparencyClient",
 ]

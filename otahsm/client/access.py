@@ -1,15 +1,15 @@
-"""Cuts clients off at a daemon, and reads its audit trail."""
+"""Who is denied at a daemon, and its audit log."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import grpc
 
-from otahsm.client.asking import DaemonClient
+from otahsm.client.calls import Calls
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
 
 _SECONDS: Final = 30.0
@@ -18,7 +18,7 @@ _FOLLOW_SECONDS: Final = 1.0
 
 
 class DeniedClient(NamedTuple):
-    """Somebody who is cut off: whom, why, who said so, and since when."""
+    """Somebody who is denied: who, why, by whom, and since when (UTC)."""
 
     subject: str
     reason: str
@@ -72,14 +72,17 @@ class AuditQuery(NamedTuple):
         return message
 
 
-class AccessClient(DaemonClient):
-    """A client that cuts others off, and reads the audit trail; see `DaemonClient`.
+class AccessClient:
+    """`Client.access`: denies clients, and reads the audit log.
 
     Every method raises OtahsmError: the daemon can't be reached or refuses.
     """
 
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
     async def deny(self, subject: str, reason: str = "") -> DeniedClient:
-        """Cut off a client ("uri:", "dns:", "cn:"), a key ("spki:") or a certificate ("sha256:").
+        """Deny a client ("uri:", "dns:", "cn:"), a key ("spki:") or a certificate ("sha256:").
 
         Raises:
             RequestRefusedError: the subject is none of these.
@@ -87,23 +90,26 @@ class AccessClient(DaemonClient):
         """
         wanted = access_pb2.DeniedClient(subject=subject, reason=reason)
         request = access_pb2.DenyClientRequest(client=wanted)
-        response: access_pb2.DenyClientResponse = await self._access(lambda stub: stub.DenyClient, request)
+        response = await self._calls.unary(
+            lambda channel: _access(channel).DenyClient, request, seconds=_SECONDS
+        )
         return DeniedClient.from_message(response.client)
 
     async def allow(self, subject: str) -> None:
-        """Let somebody in again.
+        """Allow again what was denied.
 
         Raises:
-            NotFoundError: it is not cut off.
+            NotFoundError: it is not denied.
             NotAllowedError: this client may not.
         """
-        await self._access(lambda stub: stub.AllowClient, access_pb2.AllowClientRequest(subject=subject))
+        request = access_pb2.AllowClientRequest(subject=subject)
+        await self._calls.unary(lambda channel: _access(channel).AllowClient, request, seconds=_SECONDS)
 
     async def denied(self) -> list[DeniedClient]:
-        """Return everybody who is cut off by an operator."""
+        """Return everybody whom an operator has denied."""
         request = access_pb2.ListDeniedClientsRequest()
-        response: access_pb2.ListDeniedClientsResponse = await self._access(
-            lambda stub: stub.ListDeniedClients, request
+        response = await self._calls.unary(
+            lambda channel: _access(channel).ListDeniedClients, request, seconds=_SECONDS
         )
         return [DeniedClient.from_message(item) for item in response.clients]
 
@@ -111,8 +117,8 @@ class AccessClient(DaemonClient):
         """Yield events, the earlier first; with `follow`, go on with what comes, until it is stopped."""
         request = query.message()
         while True:
-            response: audit_pb2.ListAuditEventsResponse = await self._call(
-                lambda channel: audit_pb2_grpc.AuditServiceStub(channel).ListAuditEvents, request
+            response = await self._calls.unary(
+                lambda channel: _audit(channel).ListAuditEvents, request, seconds=_SECONDS
             )
             for message in response.events:
                 yield AuditEvent.from_message(message)
@@ -122,11 +128,12 @@ class AccessClient(DaemonClient):
                     return
                 await asyncio.sleep(_FOLLOW_SECONDS)
 
-    async def _access(self, method: Callable[[Any], Any], request: object) -> Any:
-        return await self._call(lambda channel: method(access_pb2_grpc.AccessServiceStub(channel)), request)
 
-    async def _call(self, method: Callable[[grpc.aio.Channel], Any], request: object) -> Any:
-        async def call(channel: grpc.aio.Channel, seconds: float) -> Any:
-            return await method(channel)(request, timeout=seconds)
+def _access(channel: grpc.aio.Channel) -> access_pb2_grpc.AccessServiceAsyncStub:
+    stub: access_pb2_grpc.AccessServiceAsyncStub = access_pb2_grpc.AccessServiceStub(channel)
+    return stub
 
-        return await self._ask(call, seconds=_SECONDS)
+
+def _audit(channel: grpc.aio.Channel) -> audit_pb2_grpc.AuditServiceAsyncStub:
+    stub: audit_pb2_grpc.AuditServiceAsyncStub = audit_pb2_grpc.AuditServiceStub(channel)
+    return stub

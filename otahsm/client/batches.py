@@ -1,16 +1,16 @@
-"""The client's side of `BatchService`: orders of so many certificates, which the daemon enforces."""
+"""Batches: orders for a number of certificates, which the daemon enforces."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.client.asking import DaemonClient
+from otahsm.client.calls import Calls
 from otahsm.pki import SerialNumber
 from otahsm.v1 import batch_pb2 as pb
 from otahsm.v1 import batch_pb2_grpc
@@ -111,47 +111,56 @@ class Batch:
         )
 
 
-class BatchClient(DaemonClient):
-    """A client that orders batches; see `DaemonClient`.
+class BatchClient:
+    """`Client.batches`: orders batches.
 
     Every method raises OtahsmError: the daemon can't be reached or refuses.
     """
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def create(self, batch: Batch) -> Batch:
         """Order a batch; the same again returns the one that there is.
 
         Raises:
             RequestRefusedError: a field is wrong.
-            OtahsmError: the name was used for another batch (ALREADY_EXISTS).
+            ConflictError: the name was used for another batch.
         """
-        response = await self._call("CreateBatch", pb.CreateBatchRequest(batch=batch.message()))
-        return Batch.from_message(response.batch)
+        request = pb.CreateBatchRequest(batch=batch.message())
+        return Batch.from_message(
+            (await self._calls.unary(lambda channel: _stub(channel).CreateBatch, request)).batch
+        )
 
     async def get(self, name: str) -> Batch:
         """Return a batch. Raises NotFoundError: there is none of this name."""
-        return Batch.from_message((await self._call("GetBatch", pb.GetBatchRequest(name=name))).batch)
+        request = pb.GetBatchRequest(name=name)
+        return Batch.from_message(
+            (await self._calls.unary(lambda channel: _stub(channel).GetBatch, request)).batch
+        )
 
-    async def close_batch(self, name: str) -> Batch:
+    async def close(self, name: str) -> Batch:
         """Let nothing more be issued in a batch, for good. Raises NotFoundError: there is none."""
-        return Batch.from_message((await self._call("CloseBatch", pb.CloseBatchRequest(name=name))).batch)
+        request = pb.CloseBatchRequest(name=name)
+        return Batch.from_message(
+            (await self._calls.unary(lambda channel: _stub(channel).CloseBatch, request)).batch
+        )
 
     async def everything(self) -> AsyncGenerator[Batch, None]:
         """Yield all batches, in the order of their creation."""
-        token = ""
+        request = pb.ListBatchesRequest(page_size=_PAGE)
         while True:
-            request = pb.ListBatchesRequest(page_size=_PAGE, page_token=token)
-            response = await self._call("ListBatches", request)
+            response = await self._calls.unary(lambda channel: _stub(channel).ListBatches, request)
             for message in response.batches:
                 yield Batch.from_message(message)
-            token = response.next_page_token
-            if not token:
+            request.page_token = response.next_page_token
+            if not request.page_token:
                 return
 
-    async def _call(self, method: str, request: object) -> Any:
-        async def call(channel: grpc.aio.Channel, seconds: float) -> Any:
-            return await getattr(batch_pb2_grpc.BatchServiceStub(channel), method)(request, timeout=seconds)
 
-        return await self._ask(call)
+def _stub(channel: grpc.aio.Channel) -> batch_pb2_grpc.BatchServiceAsyncStub:
+    stub: batch_pb2_grpc.BatchServiceAsyncStub = batch_pb2_grpc.BatchServiceStub(channel)
+    return stub
 
 
 def _serial(octets: bytes) -> SerialNumber | None:

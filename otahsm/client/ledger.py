@@ -1,27 +1,134 @@
-"""Asks a daemon what is in its ledger. What fails for a passing reason is asked again."""
+"""What is in a daemon's ledger."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from typing import Any, Final
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Final, NamedTuple
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.client.asking import DaemonClient
-from otahsm.client.ledger_values import Count, LedgerEntry, Query
+from otahsm.client.calls import Calls
 from otahsm.pki import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
 _PAGE: Final = 1000
 _SECONDS: Final = 120.0  # counting ten million takes some twenty
+_PREFIX: Final = "CERTIFICATE_STATUS_"
 
 
-class LedgerClient(DaemonClient):
-    """A client that reads the ledger; see `DaemonClient`.
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is wanted: what fits everything that is given.
+
+    Attributes:
+        device_id, client, profile, batch: empty for any.
+        status: "open", "issued", "void"; empty for any.
+        after, before: when it was intended, from `after` on and before `before`; with a time zone.
+    """
+
+    device_id: str = ""
+    client: str = ""
+    profile: str = ""
+    status: str = ""
+    after: datetime | None = None
+    before: datetime | None = None
+    batch: str = ""
+
+    def message(self) -> pb.ListCertificatesRequest:
+        """Write it. Raises ValueError: there is no such status."""
+        message = pb.ListCertificatesRequest(
+            device_id=self.device_id, client=self.client, profile=self.profile, batch=self.batch
+        )
+        if self.status:
+            message.status = pb.CertificateStatus.Value(_PREFIX + self.status.upper())
+        if self.after is not None:
+            message.issued_after.FromDatetime(self.after)
+        if self.before is not None:
+            message.issued_before.FromDatetime(self.before)
+        return message
+
+
+class LedgerEntry(NamedTuple):
+    """An intention to issue a certificate, and what came of it.
+
+    Attributes:
+        status: "open", "issued", "void", or what a newer daemon may say.
+        client: who asked, as in "cn:line-3"; `client_certificate_sha256` tells with which TLS certificate.
+        request_id: the client's own name for the request, or empty.
+        intended_at, issued_at, voided_at: UTC; None: it was not.
+        certificate: DER; empty if there is none, or it was not asked for.
+    """
+
+    serial: SerialNumber
+    status: str
+    device_id: str
+    profile: str
+    client: str
+    client_certificate_sha256: bytes
+    request_id: str
+    public_key_sha256: bytes
+    tbs_sha256: bytes
+    not_before: datetime
+    not_after: datetime
+    intended_at: datetime
+    issued_at: datetime | None
+    voided_at: datetime | None
+    void_reason: str
+    certificate: bytes
+    batch: str = ""
+
+    @classmethod
+    def from_message(cls, message: pb.Certificate) -> LedgerEntry:
+        """Read it from the wire."""
+        return cls(
+            SerialNumber.from_octets(message.serial_number),
+            _status_name(message.status),
+            message.device_id,
+            message.profile,
+            message.client,
+            message.client_certificate_sha256,
+            message.request_id,
+            message.public_key_sha256,
+            message.tbs_sha256,
+            _moment(message.not_before_time),
+            _moment(message.not_after_time),
+            _moment(message.intend_time),
+            _moment(message.issue_time) if message.HasField("issue_time") else None,
+            _moment(message.void_time) if message.HasField("void_time") else None,
+            message.void_reason,
+            message.certificate,
+            message.batch,
+        )
+
+
+class Count(NamedTuple):
+    """How many entries have a day (UTC), a profile, a client and a status in common."""
+
+    day: date
+    profile: str
+    client: str
+    status: str
+    certificates: int
+
+    @classmethod
+    def from_message(cls, message: pb.CertificateCount) -> Count:
+        """Read it from the wire."""
+        day = date(message.date.year, message.date.month, message.date.day)
+        return cls(day, message.profile, message.client, _status_name(message.status), message.count)
+
+
+class LedgerClient:
+    """`Client.ledger`: reads what was issued.
 
     Every method raises OtahsmError: the daemon can't be reached or refuses.
     """
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def by_serial(self, serial: SerialNumber) -> tuple[LedgerEntry, tuple[bytes, ...]]:
         """Return the entry with a serial number, and its chain in DER: the device's certificate first.
@@ -54,7 +161,9 @@ class LedgerClient(DaemonClient):
         request.page_token = token
         request.page_size = size
         request.view = pb.CERTIFICATE_VIEW_FULL if full else pb.CERTIFICATE_VIEW_BASIC
-        response: pb.ListCertificatesResponse = await self._call(lambda stub: stub.ListCertificates, request)
+        response = await self._calls.unary(
+            lambda channel: _stub(channel).ListCertificates, request, seconds=_SECONDS
+        )
         return [LedgerEntry.from_message(item) for item in response.certificates], response.next_page_token
 
     async def everything(self, query: Query, *, full: bool = False) -> AsyncGenerator[LedgerEntry, None]:
@@ -74,15 +183,27 @@ class LedgerClient(DaemonClient):
         for name in ("issued_after", "issued_before"):
             if asked.HasField(name):
                 getattr(request, name).CopyFrom(getattr(asked, name))
-        response: pb.GetLedgerStatsResponse = await self._call(lambda stub: stub.GetLedgerStats, request)
+        response = await self._calls.unary(
+            lambda channel: _stub(channel).GetLedgerStats, request, seconds=_SECONDS
+        )
         return [Count.from_message(item) for item in response.counts]
 
     async def _get(self, request: pb.GetCertificateRequest) -> tuple[LedgerEntry, tuple[bytes, ...]]:
-        response: pb.GetCertificateResponse = await self._call(lambda stub: stub.GetCertificate, request)
+        response = await self._calls.unary(
+            lambda channel: _stub(channel).GetCertificate, request, seconds=_SECONDS
+        )
         return LedgerEntry.from_message(response.certificate), tuple(response.chain)
 
-    async def _call(self, method: Callable[[Any], Any], request: object) -> Any:
-        async def call(channel: grpc.aio.Channel, seconds: float) -> Any:
-            return await method(ledger_pb2_grpc.LedgerServiceStub(channel))(request, timeout=seconds)
 
-        return await self._ask(call, seconds=_SECONDS)
+def _stub(channel: grpc.aio.Channel) -> ledger_pb2_grpc.LedgerServiceAsyncStub:
+    stub: ledger_pb2_grpc.LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(channel)
+    return stub
+
+
+def _status_name(number: int) -> str:
+    names = pb.CertificateStatus.DESCRIPTOR.values_by_number
+    return names[number].name.removeprefix(_PREFIX).lower() if number in names else f"status {number}"
+
+
+def _moment(time: Timestamp) -> datetime:
+    return time.ToDatetime(tzinfo=UTC)

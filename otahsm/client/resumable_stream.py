@@ -61,7 +61,7 @@ class ResumableStream:
         self._pause = 0.0  # seconds until a quota has room again
 
     async def results(self) -> AsyncGenerator[Result, None]:
-        """Yield one result for each request; raises as `IssuingClient.issue`."""
+        """Yield one result for each request; raises as `IssuanceClient.issue`."""
         try:
             async with contextlib.aclosing(self._streams()) as results:
                 async for result in results:

@@ -1,4 +1,4 @@
-"""The client's side of `TransparencyService`: fetches checkpoints and proofs. It believes none of them.
+"""Checkpoints and proofs of a daemon's log. The client believes none of them.
 
 What it returns is to be verified with `otahsm.tlog` and the log's verifier key.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import grpc
 
-from otahsm.client.asking import DaemonClient
+from otahsm.client.calls import Calls
 from otahsm.pki import SerialNumber
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1 import transparency_pb2_grpc
 
 
-class TransparencyClient(DaemonClient):
-    """A client that fetches checkpoints and proofs; see `DaemonClient`."""
+class TransparencyClient:
+    """`Client.transparency`: fetches checkpoints and proofs."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def checkpoint(self, *, make_new: bool = False) -> bytes:
         """Return the last checkpoint, a signed note; or have one made of all that is recorded by now.
@@ -22,12 +25,8 @@ class TransparencyClient(DaemonClient):
         Raises:
             OtahsmError: the daemon has none, or can't be reached.
         """
-
-        async def ask(channel: grpc.aio.Channel, seconds: float) -> pb.GetCheckpointResponse:
-            request = pb.GetCheckpointRequest(make_new=make_new)
-            return await _stub(channel).GetCheckpoint(request, timeout=seconds)
-
-        return (await self._ask(ask)).checkpoint
+        request = pb.GetCheckpointRequest(make_new=make_new)
+        return (await self._calls.unary(lambda channel: _stub(channel).GetCheckpoint, request)).checkpoint
 
     async def prove_inclusion(self, serial: SerialNumber) -> bytes:
         """Return the proof that a certificate is in the log (c2sp.org/tlog-proof); its extra is the leaf.
@@ -36,12 +35,8 @@ class TransparencyClient(DaemonClient):
             NotFoundError: there is no such certificate.
             OtahsmError: the daemon can't prove it, or can't be reached.
         """
-
-        async def ask(channel: grpc.aio.Channel, seconds: float) -> pb.GetInclusionProofResponse:
-            request = pb.GetInclusionProofRequest(serial_number=serial.octets)
-            return await _stub(channel).GetInclusionProof(request, timeout=seconds)
-
-        return (await self._ask(ask)).proof
+        request = pb.GetInclusionProofRequest(serial_number=serial.octets)
+        return (await self._calls.unary(lambda channel: _stub(channel).GetInclusionProof, request)).proof
 
     async def prove_consistency(self, old_size: int) -> bytes:
         """Return the proof that the log only grew since it had so many leaves (c2sp.org/tlog-witness).
@@ -49,12 +44,8 @@ class TransparencyClient(DaemonClient):
         Raises:
             OtahsmError: the daemon can't prove it, or can't be reached.
         """
-
-        async def ask(channel: grpc.aio.Channel, seconds: float) -> pb.GetConsistencyProofResponse:
-            request = pb.GetConsistencyProofRequest(old_size=old_size)
-            return await _stub(channel).GetConsistencyProof(request, timeout=seconds)
-
-        return (await self._ask(ask)).proof
+        request = pb.GetConsistencyProofRequest(old_size=old_size)
+        return (await self._calls.unary(lambda channel: _stub(channel).GetConsistencyProof, request)).proof
 
 
 def _stub(channel: grpc.aio.Channel) -> transparency_pb2_grpc.TransparencyServiceAsyncStub:

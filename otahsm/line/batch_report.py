@@ -10,7 +10,7 @@ from html import escape
 from typing import Final
 
 from otahsm.client.batches import Batch
-from otahsm.client.ledger_values import LedgerEntry
+from otahsm.client.ledger import LedgerEntry
 from otahsm.client.values import Refusal
 from otahsm.line.throughput import throughput_svg
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.client.chunks import chunks_of
-from otahsm.client.issuing import IssuingClient
+from otahsm.client.issuance import IssuanceClient
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.line.csr_files import load_csr
@@ -96,7 +96,7 @@ class _Run:
     paths: dict[bytes, str] = field(default_factory=dict)
 
     async def follow(
-        self, client: IssuingClient, requests: Iterator[CertificateRequest]
+        self, client: IssuanceClient, requests: Iterator[CertificateRequest]
     ) -> AsyncIterator[Done | Failed]:
         async for results in chunks_of(client.issue(requests, profile=self.options.profile), _BATCH):
             await asyncio.to_thread(self._settle, results)
@@ -153,7 +153,7 @@ class _Run:
 
 
 async def issue_devices(
-    client: IssuingClient,
+    client: IssuanceClient,
     folders: DeviceFolders,
     devices: Iterable[Device],
     options: IssueOptions | None = None,
@@ -208,7 +208,7 @@ def _requests_for(run: _Run, devices: Iterator[Device]) -> Iterator[CertificateR
 
 
 async def sign_csrs(
-    client: IssuingClient,
+    client: IssuanceClient,
     folders: DeviceFolders,
     paths: Iterable[Path],
     options: IssueOptions | None = None,

@@ -44,11 +44,11 @@ async def _issue_one_of_each(daemon: RunningDaemon) -> dict[str, Path]:
     config = daemon.fleet.config.client
     assert config is not None
     async with daemon.client() as client:
-        authority = await client.authority()
+        authority = await client.issuance.authority()
         folders = DeviceFolders(config.devices, authority.trust_anchor, config.server_ca, config.gateway_url)
         for key_type in KEY_TYPES:
             device = AskedDevice(f"dev-{key_type}")
-            async for report in issue_devices(client, folders, [device], IssueOptions(key_type)):
+            async for report in issue_devices(client.issuance, folders, [device], IssueOptions(key_type)):
                 assert isinstance(report, Done), report
         folders.close()
     return {key_type: folders.path(f"dev-{key_type}") for key_type in KEY_TYPES}

@@ -17,7 +17,6 @@ import pytest
 from cryptography import x509
 
 from otahsm.cli.connect import connect, load_client, open_folders
-from otahsm.client import IssuingClient
 from otahsm.line import (
     DeviceFolders,
     Done,
@@ -127,12 +126,14 @@ def interrupted(line: Fleet, out: Path, name: str, count: int) -> None:
 
     async def make() -> None:
         settings = load_client(line.toml)
-        async with connect(IssuingClient, settings, None) as client:
-            with contextlib.closing(await open_folders(client, settings, out)) as folders:
+        async with connect(settings, None) as client:
+            with contextlib.closing(await open_folders(client.issuance, settings, out)) as folders:
                 devices = numbered_devices(
                     Template.parse(name + "-{seq:03d}", numbers=frozenset({"seq"})), count, {}
                 )
-                async for report in issue_devices(client, folders, devices, IssueOptions(batch=name)):
+                async for report in issue_devices(
+                    client.issuance, folders, devices, IssueOptions(batch=name)
+                ):
                     assert isinstance(report, Done)
 
     asyncio.run(make())

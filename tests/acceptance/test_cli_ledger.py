@@ -341,7 +341,7 @@ async def test_a_backup_made_while_issuing_is_restored_and_replays_what_was_rele
 
     async def line() -> None:
         async with daemon.client() as client:
-            async for result in client.issue(requests):
+            async for result in client.issuance.issue(requests):
                 released[result.device_id] = result.chain[0]  # type: ignore[union-attr]
 
     issuing = asyncio.create_task(line())

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from otahsm.authority import Caller, IssuanceRequest, Issued, assemble
-from otahsm.client import IssuedCertificate, IssuingClient, Refusal, Result
+from otahsm.client import Client, IssuedCertificate, Refusal, Result
 from otahsm.line import make_csr
 
 from support.devices import new_request
@@ -18,8 +18,8 @@ KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
 CALLER = Caller("cn:quickstart", bytes(32))
 
 
-async def ask(client: IssuingClient, key: ec.EllipticCurvePrivateKey) -> Result:
-    return await client.issue_one(make_csr("sensor-17", key))
+async def ask(client: Client, key: ec.EllipticCurvePrivateKey) -> Result:
+    return await client.issuance.issue_one(make_csr("sensor-17", key))
 
 
 async def test_a_reset_device_gets_a_certificate_for_its_new_key(fleet: Fleet) -> None:

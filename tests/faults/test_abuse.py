@@ -48,7 +48,7 @@ def descriptors(daemon: RunningDaemon) -> int:
 
 async def assert_serves(daemon: RunningDaemon) -> None:
     async with daemon.client() as client:
-        assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+        assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
 
 
 @contextlib.contextmanager

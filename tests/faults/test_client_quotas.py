@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, Refusal, Result
+from otahsm.client import CertificateRequest, Client, IssuedCertificate, Refusal, Result
 from otahsm.client.connection import open_channel
 from otahsm.errors import QuotaError
 from otahsm.errors.status import from_status
@@ -34,8 +34,8 @@ def shared_rate(make_fleet: Callable[[], Fleet]) -> Iterator[RunningDaemon]:
         yield daemon
 
 
-async def ask(client: IssuingClient, requests: list[CertificateRequest]) -> list[Result]:
-    return [result async for result in client.issue(requests)]
+async def ask(client: Client, requests: list[CertificateRequest]) -> list[Result]:
+    return [result async for result in client.issuance.issue(requests)]
 
 
 def issued(results: list[Result]) -> int:
@@ -62,7 +62,7 @@ async def test_a_race_of_32_calls_on_two_daemons_gets_what_the_quota_allows_and_
         ):
             async with contextlib.AsyncExitStack() as opened:
                 clients = [
-                    await opened.enter_async_context(IssuingClient(daemon.address, tls, patience=1))
+                    await opened.enter_async_context(Client(daemon.address, tls, patience=1))
                     for daemon in daemons
                 ]
                 answers = await asyncio.gather(
@@ -82,7 +82,7 @@ async def test_what_is_asked_again_or_refused_takes_nothing_of_a_quota(fleet: Fl
     one, two, three, more = new_requests(4)
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
-        async with IssuingClient(daemon.address, tls, patience=1) as client:
+        async with Client(daemon.address, tls, patience=1) as client:
             for _ in range(4):
                 assert issued(await ask(client, [one])) == 1
             assert issued(await ask(client, [new_request("not its device")])) == 0
@@ -93,7 +93,7 @@ async def test_what_is_asked_again_or_refused_takes_nothing_of_a_quota(fleet: Fl
             assert issued(await ask(client, [one, two, three])) == 3  # it still gets what it has
     with running(fleet) as daemon:  # and a restart begins nothing anew
         daemon.wait_for("health.changed", serving=True)
-        async with IssuingClient(daemon.address, tls, patience=1) as client:
+        async with Client(daemon.address, tls, patience=1) as client:
             assert issued(await ask(client, [more])) == 0
 
 
@@ -104,7 +104,7 @@ async def test_all_certificates_of_a_client_share_its_quota(fleet: Fleet) -> Non
         daemon.wait_for("health.changed", serving=True)
         results = []
         for tls in (one, other):
-            async with IssuingClient(daemon.address, tls, patience=1) as client:
+            async with Client(daemon.address, tls, patience=1) as client:
                 results += await ask(client, new_requests(3))
         assert issued(results) == 4
 
@@ -115,12 +115,12 @@ async def test_what_came_to_nothing_is_given_back(faulty: FaultyToken) -> None:
     with running(faulty.fleet) as daemon:
         daemon.wait_for("signer.ready", count=2)
         daemon.wait_for("health.changed", serving=True)
-        async with IssuingClient(daemon.address, tls, patience=0) as hasty:
+        async with Client(daemon.address, tls, patience=0) as hasty:
             faulty.misbehave("C_Sign=0x30")  # CKR_DEVICE_ERROR
             assert issued(await ask(hasty, requests)) == 0
             faulty.misbehave()
         daemon.wait_for("health.changed", count=3)
-        async with IssuingClient(daemon.address, tls, patience=30) as patient:
+        async with Client(daemon.address, tls, patience=30) as patient:
             assert issued(await ask(patient, requests)) == 5
             assert issued(await ask(patient, new_requests(1))) == 0
     assert len(certificates(faulty.fleet)) == 5
@@ -128,7 +128,7 @@ async def test_what_came_to_nothing_is_given_back(faulty: FaultyToken) -> None:
 
 async def test_a_client_that_is_too_fast_comes_back_by_itself(shared_rate: RunningDaemon) -> None:
     tls = OperatorCa(shared_rate.fleet).issue("fast")
-    async with IssuingClient(shared_rate.address, tls, patience=30) as client:
+    async with Client(shared_rate.address, tls, patience=30) as client:
         assert issued(await ask(client, new_requests(45))) == 45
     with contextlib.closing(sqlite3.connect(shared_rate.fleet.folder / "ledger/ledger.sqlite3")) as ledger:
         times = [row[0] for row in ledger.execute("SELECT intended_at FROM intents ORDER BY id")]

@@ -16,14 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from otahsm.client import (
-    AccessClient,
-    AuditQuery,
-    CertificateRequest,
-    ClientTls,
-    IssuedCertificate,
-    IssuingClient,
-)
+from otahsm.client import AuditQuery, CertificateRequest, Client, ClientTls, IssuedCertificate
 from otahsm.client.connection import open_channel
 from otahsm.client.rpc_errors import from_rpc
 from otahsm.errors import ClientDeniedError, NotAllowedError, NotFoundError, OtahsmError, RequestRefusedError
@@ -78,8 +71,8 @@ async def stream(daemon: RunningDaemon, tls: ClientTls) -> AsyncIterator[OpenStr
         yield opened
 
 
-def access(daemon: RunningDaemon, tls: ClientTls | None = None) -> AccessClient:
-    return AccessClient(daemon.address, tls or daemon.fleet.tls, patience=5)
+def access(daemon: RunningDaemon, tls: ClientTls | None = None) -> Client:
+    return Client(daemon.address, tls or daemon.fleet.tls, patience=5)
 
 
 def spki_of(tls: ClientTls) -> str:
@@ -93,9 +86,9 @@ def sha256_of(tls: ClientTls) -> str:
 
 async def works(daemon: RunningDaemon, tls: ClientTls) -> bool:
     """Tell whether a client gets a certificate."""
-    async with IssuingClient(daemon.address, tls, patience=5) as client:
+    async with Client(daemon.address, tls, patience=5) as client:
         try:
-            return isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+            return isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
         except ClientDeniedError:
             return False
 
@@ -125,7 +118,7 @@ async def test_who_is_denied_by_name_loses_its_open_stream_and_gets_no_other(ser
     async with stream(serving, thief) as stolen, stream(serving, bystander) as honest:
         async with access(serving) as admin:
             began = time.monotonic()
-            await admin.deny("cn:thief-0", "laptop stolen")
+            await admin.access.deny("cn:thief-0", "laptop stolen")
         assert await stolen.ends() == ("PERMISSION_DENIED", "CUT_OFF")
         assert time.monotonic() - began < AT_MOST
         assert not await works(serving, thief)
@@ -137,17 +130,17 @@ async def test_who_is_denied_by_name_loses_its_open_stream_and_gets_no_other(ser
 async def test_an_admin_lets_in_again_who_was_cut_off(serving: RunningDaemon) -> None:
     thief = client_of(serving, "thief-1")
     async with access(serving) as admin:
-        await admin.deny("cn:thief-1", "lost")
+        await admin.access.deny("cn:thief-1", "lost")
         assert not await works(serving, thief)
-        assert ("cn:thief-1", "lost", "cn:quickstart") in {item[:3] for item in await admin.denied()}
-        first = next(item for item in await admin.denied() if item.subject == "cn:thief-1")
-        again = await admin.deny("cn:thief-1", "another reason")
+        assert ("cn:thief-1", "lost", "cn:quickstart") in {item[:3] for item in await admin.access.denied()}
+        first = next(item for item in await admin.access.denied() if item.subject == "cn:thief-1")
+        again = await admin.access.deny("cn:thief-1", "another reason")
         assert again == first  # as it was said first
-        await admin.allow("cn:thief-1")
+        await admin.access.allow("cn:thief-1")
         assert await works(serving, thief)
         with pytest.raises(NotFoundError, match="is not cut off"):
-            await admin.allow("cn:thief-1")
-        events = [event async for event in admin.events(AuditQuery("client."))]
+            await admin.access.allow("cn:thief-1")
+        events = [event async for event in admin.access.events(AuditQuery("client."))]
     of_this = [event.name for event in events if "cn:thief-1" in event.details]
     assert of_this == ["client.cut_off", "client.let_in"]
 
@@ -155,7 +148,7 @@ async def test_an_admin_lets_in_again_who_was_cut_off(serving: RunningDaemon) ->
 async def test_one_certificate_is_denied_and_the_client_s_others_are_not(serving: RunningDaemon) -> None:
     stolen, other = client_of(serving, "thief-2"), client_of(serving, "thief-2")
     async with access(serving) as admin, stream(serving, stolen) as opened:
-        await admin.deny(sha256_of(stolen))
+        await admin.access.deny(sha256_of(stolen))
         assert await opened.ends() == ("PERMISSION_DENIED", "CUT_OFF")
     assert not await works(serving, stolen)
     assert await works(serving, other)
@@ -165,7 +158,7 @@ async def test_a_key_is_denied_whatever_certificate_it_gets(serving: RunningDaem
     key = ec.generate_private_key(ec.SECP256R1())
     stolen, renewed = client_of(serving, "thief-3", key=key), client_of(serving, "bystander", key=key)
     async with access(serving) as admin:
-        await admin.deny(spki_of(stolen))
+        await admin.access.deny(spki_of(stolen))
     assert not await works(serving, stolen)
     assert not await works(serving, renewed)
     assert await works(serving, client_of(serving, "thief-3"))
@@ -219,14 +212,14 @@ async def test_a_stream_ends_with_the_certificate_that_opened_it(serving: Runnin
 async def test_nobody_undoes_what_was_done_to_it_or_cuts_off_itself(serving: RunningDaemon) -> None:
     thief = client_of(serving, "thief-6")
     async with access(serving) as admin:
-        await admin.deny("cn:thief-6")
+        await admin.access.deny("cn:thief-6")
         with pytest.raises(NotAllowedError, match="nobody cuts off itself"):
-            await admin.deny("cn:quickstart")
+            await admin.access.deny("cn:quickstart")
     async with access(serving, thief) as stolen:
         with pytest.raises(NotAllowedError):
-            await stolen.allow("cn:thief-6")
+            await stolen.access.allow("cn:thief-6")
         with pytest.raises(NotAllowedError):
-            await stolen.denied()
+            await stolen.access.denied()
 
 
 async def test_an_operator_cuts_off_clients_and_no_admin(serving: RunningDaemon) -> None:
@@ -239,12 +232,12 @@ async def test_an_operator_cuts_off_clients_and_no_admin(serving: RunningDaemon)
             f"spki:{'0' * 64}",
         ):
             with pytest.raises(NotAllowedError, match="takes an admin"):
-                await operator.deny(subject)
-        await operator.deny("cn:thief-7")
+                await operator.access.deny(subject)
+        await operator.access.deny("cn:thief-7")
         with pytest.raises(NotAllowedError, match="AllowClient"):
-            await operator.allow("cn:thief-7")
+            await operator.access.allow("cn:thief-7")
         with pytest.raises(NotAllowedError, match="ListAuditEvents"):
-            _ = [event async for event in operator.events(AuditQuery())]
+            _ = [event async for event in operator.access.events(AuditQuery())]
     assert not await works(serving, client_of(serving, "thief-7"))
 
 
@@ -265,7 +258,7 @@ async def test_an_operator_cuts_off_clients_and_no_admin(serving: RunningDaemon)
 async def test_a_subject_that_names_nobody_is_refused(serving: RunningDaemon, subject: str) -> None:
     async with access(serving) as admin:
         with pytest.raises(RequestRefusedError):
-            await admin.deny(subject)
+            await admin.access.deny(subject)
 
 
 async def test_a_call_that_waits_is_cut_off_too(faulty: FaultyToken) -> None:
@@ -280,7 +273,7 @@ async def test_a_call_that_waits_is_cut_off_too(faulty: FaultyToken) -> None:
             call = stub.IssueCertificate(issuance_pb2.IssueCertificateRequest(request=request))
             await asyncio.to_thread(daemon.wait_for, "access.allowed", client="cn:thief")
             async with access(daemon) as admin:
-                await admin.deny("cn:thief")
+                await admin.access.deny("cn:thief")
             async with asyncio.timeout(AT_MOST):
                 assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
         faulty.misbehave()
@@ -296,13 +289,13 @@ async def test_what_a_client_still_had_waiting_is_not_issued_after_it_was_cut_of
         daemon.wait_for("health.changed", serving=True)
         faulty.misbehave("slow")
         requests = new_requests(1000)
-        async with IssuingClient(daemon.address, tls, patience=5) as thief, access(daemon) as admin:
+        async with Client(daemon.address, tls, patience=5) as thief, access(daemon) as admin:
             got = 0
             with contextlib.suppress(OtahsmError):
-                async for result in thief.issue(requests):
+                async for result in thief.issuance.issue(requests):
                     got += isinstance(result, IssuedCertificate)
                     if got == 20:
-                        await admin.deny("cn:thief")
+                        await admin.access.deny("cn:thief")
         assert daemon.stop() == 0
     # What was in the cycle by then is finished: five batches of 4 at most.
     assert 20 <= len(certificates(faulty.fleet)) < 300
@@ -318,7 +311,7 @@ async def test_who_is_cut_off_at_one_daemon_is_cut_off_at_all_and_stays_so(
             daemon.wait_for("health.changed", serving=True)
         async with stream(other, thief) as opened, access(one) as admin:
             began = time.monotonic()
-            await admin.deny("cn:thief")
+            await admin.access.deny("cn:thief")
             assert await opened.ends() == ("PERMISSION_DENIED", "CUT_OFF")
             assert time.monotonic() - began < AT_MOST
     with running(fleet) as daemon:

@@ -125,7 +125,7 @@ async def test_it_recovers_alone_and_nothing_is_lost(
         faulty.misbehave(*fault.words)
         asking = asyncio.ensure_future(issue_all(patient, requests))
         if fault.lasts:
-            answer = await hasty.issue_one(impatient.csr)
+            answer = await hasty.issuance.issue_one(impatient.csr)
             assert isinstance(answer, Refusal)
             assert answer.code == "UNAVAILABLE"
             assert answer.message
@@ -140,7 +140,7 @@ async def test_it_recovers_alone_and_nothing_is_lost(
         record_property("recovery_seconds", round(time.monotonic() - mended, 2))
         issued, refused = await asking
         assert not refused
-        again = await hasty.issue_one(impatient.csr)
+        again = await hasty.issuance.issue_one(impatient.csr)
         assert isinstance(again, IssuedCertificate)
     added = {name: der for name, der in certificates(faulty.fleet).items() if name not in before}
     assert added == {result.device_id: result.chain[0] for result in (*issued, again)}

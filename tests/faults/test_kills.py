@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient
+from otahsm.client import CertificateRequest, Client, IssuedCertificate
 from otahsm.errors import DaemonUnavailableError, ShuttingDownError
 
 from support.devices import issue_all, new_requests
@@ -37,7 +37,7 @@ async def test_a_worker_that_is_killed_costs_no_client_anything(
     issued: list[IssuedCertificate] = []
     killed: set[int] = set()
     async with daemon.client(patience=30) as client:
-        async for result in client.issue(requests):
+        async for result in client.issuance.issue(requests):
             assert isinstance(result, IssuedCertificate)
             issued.append(result)
             if len(issued) in (100, 600, 1100):
@@ -88,7 +88,7 @@ async def test_the_daemon_killed_in_mid_stream_loses_nothing_that_a_client_has_s
 
 
 async def _issue_until_killed(
-    client: IssuingClient,
+    client: Client,
     requests: list[CertificateRequest],
     seen: dict[str, bytes],
     daemon: RunningDaemon,
@@ -96,7 +96,7 @@ async def _issue_until_killed(
 ) -> None:
     count = 0
     with contextlib.suppress(DaemonUnavailableError):
-        async for result in client.issue(requests):
+        async for result in client.issuance.issue(requests):
             if isinstance(result, IssuedCertificate):
                 assert seen.setdefault(result.device_id, result.chain[0]) == result.chain[0]
                 count += 1
@@ -114,7 +114,7 @@ async def test_sigterm_answers_what_is_in_hand_and_exits_with_0(fleet: Fleet) ->
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client(patience=0) as client:
             with contextlib.suppress(DaemonUnavailableError, ShuttingDownError):
-                async for result in client.issue(requests):
+                async for result in client.issuance.issue(requests):
                     if isinstance(result, IssuedCertificate):
                         seen[result.device_id] = result.chain[0]
                     else:

@@ -97,7 +97,7 @@ def test_half_open_connections_make_room_for_an_honest_client_when_their_time_is
 
     async def issue() -> object:
         async with impatient.client(patience=SECONDS) as client:
-            return await client.issue_one(new_request().csr)
+            return await client.issuance.issue_one(new_request().csr)
 
     assert isinstance(asyncio.run(issue()), IssuedCertificate)
     for connection in half_open:
@@ -194,7 +194,7 @@ async def test_a_client_that_pauses_for_longer_than_a_stream_may_notices_nothing
         yield new_request()
 
     async with impatient.client() as client:
-        results = [result async for result in client.issue(requests())]
+        results = [result async for result in client.issuance.issue(requests())]
     assert [type(result) for result in results] == [IssuedCertificate] * 2
 
 
@@ -218,7 +218,9 @@ async def test_results_that_are_not_taken_end_the_stream_and_are_returned_when_a
     issued = {device: der for device, der in certificates(impatient.fleet).items() if "slow-" in device}
     assert len(issued) == len(csrs)
     async with impatient.client() as client:
-        results = [result async for result in client.issue([CertificateRequest(csr) for csr in csrs])]
+        results = [
+            result async for result in client.issuance.issue([CertificateRequest(csr) for csr in csrs])
+        ]
     assert all(isinstance(result, IssuedCertificate) and result.replayed for result in results)
     assert {result.device_id: result.chain[0] for result in results} == issued  # type: ignore[union-attr]
 
@@ -230,7 +232,7 @@ async def test_a_client_that_is_slow_for_longer_than_a_stream_may_gets_every_res
     ended = count(impatient, "stream.ended")
     seen: list[str] = []
     async with impatient.client() as client:
-        async for result in client.issue(requests):
+        async for result in client.issuance.issue(requests):
             assert isinstance(result, IssuedCertificate), result
             seen.append(result.device_id)
             if len(seen) == 1:
@@ -250,5 +252,5 @@ async def test_a_connection_that_grows_old_is_followed_by_another(make_fleet: Ca
                 await asyncio.to_thread(daemon.wait_for, "stream.ended", ended + 1)
 
         async with daemon.client() as client:
-            results = [result async for result in client.issue(requests())]
+            results = [result async for result in client.issuance.issue(requests())]
     assert [type(result) for result in results] == [IssuedCertificate] * 3

@@ -70,7 +70,7 @@ async def test_a_replica_that_is_killed_leaves_nothing_that_the_other_can_not_fi
     with replicas(fleet) as (victim, survivor):
         async with victim.client(patience=0) as client:
             with contextlib.suppress(DaemonUnavailableError):
-                async for result in client.issue(requests):
+                async for result in client.issuance.issue(requests):
                     if isinstance(result, IssuedCertificate):
                         seen[result.device_id] = result.chain[0]
                     if len(seen) == 150:
@@ -93,7 +93,7 @@ async def test_a_database_that_dies_and_returns_stops_issuing_and_loses_nothing(
     seen: dict[str, bytes] = {}
     with replicas(fleet) as (one, other):
         async with one.client(patience=60) as client:
-            async for result in client.issue(requests):
+            async for result in client.issuance.issue(requests):
                 assert isinstance(result, IssuedCertificate)
                 seen[result.device_id] = result.chain[0]
                 if len(seen) == 200:

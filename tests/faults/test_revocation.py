@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from otahsm.client import IssuedCertificate, NotRevoked, Revoked, RevokingClient, ToRevoke
+from otahsm.client import Client, IssuedCertificate, NotRevoked, Revoked, ToRevoke
 from otahsm.errors import DaemonUnavailableError, ExitCode, LedgerUnavailableError, OtahsmError
 from otahsm.pki import Reason, describe_crl
 
@@ -38,8 +38,8 @@ def keep_ledger_in(server: PostgresServer, fleet: Fleet) -> None:
     )
 
 
-def revoking(daemon: RunningDaemon, patience: float = 10) -> RevokingClient:
-    return RevokingClient(daemon.address, daemon.fleet.tls, patience=patience)
+def revoking(daemon: RunningDaemon, patience: float = 10) -> Client:
+    return Client(daemon.address, daemon.fleet.tls, patience=patience)
 
 
 async def issue(daemon: RunningDaemon, count: int) -> list[IssuedCertificate]:
@@ -55,7 +55,7 @@ async def revoke(
     revoked: list[Revoked] = []
     async with revoking(daemon, patience) as client:
         targets = [ToRevoke(serial=certificate.serial) for certificate in certificates]
-        async for outcome in client.revoke(targets, reason):
+        async for outcome in client.revocation.revoke(targets, reason):
             assert not isinstance(outcome, NotRevoked), outcome
             revoked.append(outcome)
     return revoked
@@ -90,7 +90,7 @@ async def test_a_daemon_that_is_killed_while_it_makes_crls_takes_nothing_back(fl
                 async with revoking(daemon, patience=0) as client:
                     for certificate in part:  # one call each: a CRL is always being made
                         targets = [ToRevoke(serial=certificate.serial)]
-                        async for outcome in client.revoke(targets, Reason.KEY_COMPROMISE):
+                        async for outcome in client.revocation.revoke(targets, Reason.KEY_COMPROMISE):
                             assert isinstance(outcome, Revoked)
                             seen.add(outcome.serial)
                         if certificate is part[7 + 11 * round_]:
@@ -105,7 +105,7 @@ async def test_a_daemon_that_is_killed_while_it_makes_crls_takes_nothing_back(fl
         daemon.wait_for("crl.made")
         # What was answered is on the list; and so may be the one whose answer the kill cut off, each time.
         async with revoking(daemon) as client:
-            crl = await client.crl()
+            crl = await client.revocation.crl()
         on_the_list = {item.serial_number for item in x509.load_der_x509_crl(crl.der)}
         assert seen <= on_the_list
         assert len(on_the_list - seen) <= 4
@@ -189,7 +189,7 @@ async def test_two_replicas_that_revoke_at_once_agree_and_both_write_what_there_
         crls = []
         for daemon in (one, other):
             async with revoking(daemon) as client:
-                crls.append(await client.crl())
+                crls.append(await client.revocation.crl())
         assert crls[0] == crls[1]
         loaded = x509.load_der_x509_crl(crls[0].der)
         assert {item.serial_number for item in loaded} == set(new)
@@ -215,7 +215,7 @@ async def test_what_a_killed_replica_revoked_is_on_the_crl_of_the_other(replicat
         async def revoke_until_killed() -> None:
             async with revoking(victim, patience=0) as client:
                 for certificate in issued:
-                    async for outcome in client.revoke(
+                    async for outcome in client.revocation.revoke(
                         [ToRevoke(serial=certificate.serial)], Reason.SUPERSEDED
                     ):
                         assert isinstance(outcome, Revoked)

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from otahsm.client import IssuedCertificate, IssuingClient
+from otahsm.client import Client, IssuedCertificate
 
 from support.devices import new_requests
 from support.harness import Fleet, running
@@ -21,8 +21,8 @@ async def test_a_stream_to_a_daemon_that_falls_silent_goes_on_at_another(
         for daemon in (one, other):
             daemon.wait_for("health.changed", serving=True)
         targets = [one.address, other.address]
-        async with IssuingClient(targets, one.fleet.tls, patience=120) as client:
-            async for result in client.issue(new_requests(1000)):
+        async with Client(targets, one.fleet.tls, patience=120) as client:
+            async for result in client.issuance.issue(new_requests(1000)):
                 assert isinstance(result, IssuedCertificate)
                 seen[result.device_id] = result.chain[0]
                 if len(seen) == 200:

@@ -70,7 +70,7 @@ async def test_a_line_that_asks_for_one_does_not_wait_for_a_build_server_that_as
         async def take_many() -> None:
             nonlocal received
             async with daemon.client(patience=60) as build_server:
-                async for result in build_server.issue(many):
+                async for result in build_server.issuance.issue(many):
                     assert isinstance(result, IssuedCertificate)
                     received += 1
                     if received == 500:  # its stream is full and stays so
@@ -79,7 +79,7 @@ async def test_a_line_that_asks_for_one_does_not_wait_for_a_build_server_that_as
         async with daemon.client(tls=line_tls) as line, asyncio.TaskGroup() as tasks:
             taking = tasks.create_task(take_many())
             await under_load.wait()
-            result = await line.issue_one(one.csr, device_id=one.device_id)
+            result = await line.issuance.issue_one(one.csr, device_id=one.device_id)
             assert isinstance(result, IssuedCertificate)
             # What is in the cycle already comes before: six batches of 16. Of what waits, some 900, nothing.
             assert 500 <= received < 500 + 300

@@ -28,7 +28,7 @@ async def test_a_token_that_fails_costs_an_unavailable_and_recovers_by_itself(
         daemon.wait_for("health.changed", serving=True)
         faulty.misbehave(fault)
         async with daemon.client(patience=0) as client:
-            refusal = await client.issue_one(request.csr)
+            refusal = await client.issuance.issue_one(request.csr)
             assert isinstance(refusal, Refusal)
             bad = "BAD_SIGNATURE" if fault == "flip" else "TOKEN_UNAVAILABLE"
             assert (refusal.code, refusal.reason) == ("UNAVAILABLE", bad)
@@ -37,7 +37,7 @@ async def test_a_token_that_fails_costs_an_unavailable_and_recovers_by_itself(
         assert certificates(faulty.fleet) == {}
         faulty.misbehave()
         async with daemon.client(patience=30) as client:
-            result = await client.issue_one(request.csr)
+            result = await client.issuance.issue_one(request.csr)
         assert isinstance(result, IssuedCertificate)
         daemon.wait_for("health.changed", serving=True, count=2)
         assert daemon.stop() == 0
@@ -53,7 +53,7 @@ async def test_a_signature_that_does_not_verify_is_never_released(faulty: Faulty
     with running(faulty.fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client(patience=60) as client:
-            async for result in client.issue(requests):
+            async for result in client.issuance.issue(requests):
                 seen.append(result)
                 if len(seen) == 1:
                     faulty.misbehave("flip")
@@ -92,7 +92,7 @@ async def test_a_token_that_hangs_for_ever_is_answered_unavailable_within_the_de
         daemon.wait_for("health.changed", serving=True)
         faulty.misbehave("C_Sign=hang")
         async with daemon.client(patience=0) as client:
-            refusal = await client.issue_one(new_request().csr)
+            refusal = await client.issuance.issue_one(new_request().csr)
         assert isinstance(refusal, Refusal)
         assert refusal.code == "UNAVAILABLE"
         daemon.wait_for("health.changed", serving=False)
@@ -107,7 +107,7 @@ async def test_the_intent_is_durable_before_the_token_is_asked(faulty: FaultyTok
         before = faulty.calls("sign")
         faulty.misbehave("C_Sign=hang")
         async with daemon.client(patience=0) as client:
-            asking = asyncio.ensure_future(client.issue_one(request.csr))
+            asking = asyncio.ensure_future(client.issuance.issue_one(request.csr))
             while faulty.calls("sign") == before:
                 await asyncio.wait({asking}, timeout=0.01)
             # The signature is being made, so the ledger knows its serial number already.
@@ -132,7 +132,7 @@ async def test_sigterm_does_not_wait_for_a_token_that_hangs_for_ever(faulty: Fau
         before = faulty.calls("sign")
         faulty.misbehave("C_Sign=hang")
         async with daemon.client(patience=0) as client:
-            asking = asyncio.ensure_future(client.issue_one(new_request().csr))
+            asking = asyncio.ensure_future(client.issuance.issue_one(new_request().csr))
             while faulty.calls("sign") == before:
                 await asyncio.wait({asking}, timeout=0.01)
             assert daemon.stop() == 0

@@ -129,7 +129,7 @@ async def test_a_token_that_is_alone_stays_in_service_for_every_signature_is_ver
         await asyncio.to_thread(daemon.wait_for, "health.changed", serving=False)
         equal.misbehave()
         async with daemon.client(patience=30) as client:
-            assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+            assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
         assert [event for event in daemon.events if event.get("reason") == "BAD_SIGNATURE"]
         assert not [event for event in daemon.events if event["event"] == "token.out_of_service"]
     verify(fleet)

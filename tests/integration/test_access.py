@@ -16,20 +16,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from otahsm.access import Call
 from otahsm.client import (
-    AccessClient,
     AuditQuery,
     Batch,
-    BatchClient,
     CertificateRequest,
+    Client,
     ClientTls,
     IdScheme,
     IssuedCertificate,
-    IssuingClient,
-    LedgerClient,
     Query,
     Refusal,
     Result,
-    TransparencyClient,
 )
 from otahsm.client.connection import open_channel
 from otahsm.daemon.edge.methods import METHODS
@@ -54,8 +50,8 @@ class Guarded:
     async def ask(
         self, tls: ClientTls | str, *requests: CertificateRequest, profile: str = ""
     ) -> list[Result]:
-        async with IssuingClient(self.daemon.address, self.tls(tls), patience=5) as client:
-            return [result async for result in client.issue(requests, profile=profile)]
+        async with Client(self.daemon.address, self.tls(tls), patience=5) as client:
+            return [result async for result in client.issuance.issue(requests, profile=profile)]
 
     async def one(self, tls: ClientTls | str, request: CertificateRequest, profile: str = "") -> Result:
         (result,) = await self.ask(tls, request, profile=profile)
@@ -259,7 +255,7 @@ async def test_a_request_that_is_denied_costs_its_neighbours_nothing(guarded: Gu
 
 async def test_an_issuer_with_batches_issues_in_these_alone(guarded: Guarded) -> None:
     name = f"plant-2-{uuid.uuid4()}"
-    async with guarded.open(BatchClient, "operator") as operator:
+    async with guarded.open(Client, "operator") as operator:
         await operator.create(Batch(name, 3, IdScheme("uuid4")))
         await operator.create(Batch(f"plant-3-{name}", 3, IdScheme("uuid4")))
     assert "outside of a batch" in denied(await guarded.one("line", device()))
@@ -270,7 +266,7 @@ async def test_an_issuer_with_batches_issues_in_these_alone(guarded: Guarded) ->
     assert isinstance(
         await guarded.one("line", CertificateRequest(request.csr, batch=name)), IssuedCertificate
     )
-    async with guarded.open(BatchClient, "line") as line:
+    async with guarded.open(Client, "line") as line:
         assert (await line.get(name)).name == name
         with pytest.raises(NotFoundError):
             await line.get(f"plant-3-{name}")
@@ -316,7 +312,7 @@ async def test_another_certificate_of_the_same_client_gets_what_it_was_issued(gu
 async def test_a_client_does_not_see_what_others_were_issued(guarded: Guarded) -> None:
     result = await guarded.one("issuer", device("x"))
     assert isinstance(result, IssuedCertificate)
-    async with guarded.open(LedgerClient, "build") as build, guarded.open(LedgerClient, "issuer") as issuer:
+    async with guarded.open(Client, "build") as build, guarded.open(Client, "issuer") as issuer:
         with pytest.raises(NotFoundError):
             await build.by_serial(result.serial)
         with pytest.raises(NotFoundError):
@@ -331,14 +327,14 @@ async def test_a_client_does_not_see_what_others_were_issued(guarded: Guarded) -
         mine = [entry async for entry in issuer.everything(Query())]
         assert result.serial in {entry.serial for entry in mine}
         assert {entry.client for entry in mine} == {"cn:issuer"}
-    async with guarded.open(LedgerClient, "auditor") as auditor:
+    async with guarded.open(Client, "auditor") as auditor:
         assert (await auditor.by_device(result.device_id))[0].client == "cn:issuer"
 
 
 async def test_a_page_token_of_another_client_s_gives_nothing_of_its(guarded: Guarded) -> None:
     for _ in range(3):
         assert isinstance(await guarded.one("issuer", device("x")), IssuedCertificate)
-    async with guarded.open(LedgerClient, "issuer") as issuer:
+    async with guarded.open(Client, "issuer") as issuer:
         _, token = await issuer.page(Query(), size=1)
     async with open_channel(guarded.daemon.address, guarded.clients["build"]) as channel:
         stub: ledger_pb2_grpc.LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(channel)
@@ -350,10 +346,10 @@ async def test_a_page_token_of_another_client_s_gives_nothing_of_its(guarded: Gu
 async def test_a_client_gets_no_proof_of_what_others_were_issued(guarded: Guarded) -> None:
     result = await guarded.one("issuer", device("x"))
     assert isinstance(result, IssuedCertificate)
-    async with guarded.open(TransparencyClient, "build") as build:
+    async with guarded.open(Client, "build") as build:
         with pytest.raises(NotFoundError):
             await build.prove_inclusion(result.serial)
-    async with guarded.open(TransparencyClient, "issuer") as issuer:
+    async with guarded.open(Client, "issuer") as issuer:
         assert (await issuer.prove_inclusion(result.serial)).startswith(b"c2sp.org/tlog-proof@v1")
 
 
@@ -362,7 +358,7 @@ async def test_what_was_denied_is_in_the_audit_trail_once_and_counted(guarded: G
     stranger = guarded.ca.issue(name)
     for _ in range(3):
         await guarded.refused(stranger)
-    async with guarded.open(AccessClient, "auditor") as auditor:
+    async with guarded.open(Client, "auditor") as auditor:
         events = [event async for event in auditor.events(AuditQuery("access.denied", f"cn:{name}"))]
     assert [event.occurrences for event in events] == [1]
     details = json.loads(events[0].details)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.access import Denied
-from otahsm.client import AccessClient, AuditEvent, AuditQuery, IssuedCertificate
+from otahsm.client import AuditEvent, AuditQuery, Client, IssuedCertificate
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import AuditEvent as LoggedEvent
 from otahsm.ledger import EventFilter, LedgerReader
@@ -28,8 +28,8 @@ from support.homes import Home, ledger_in
 
 
 async def trail(daemon: RunningDaemon, query: AuditQuery | None = None) -> list[AuditEvent]:
-    async with AccessClient(daemon.address, daemon.fleet.tls, patience=10) as client:
-        return [event async for event in client.events(query or AuditQuery())]
+    async with Client(daemon.address, daemon.fleet.tls, patience=10) as client:
+        return [event async for event in client.access.events(query or AuditQuery())]
 
 
 async def until(daemon: RunningDaemon, name: str, count: int = 1) -> list[AuditEvent]:
@@ -44,12 +44,12 @@ async def test_a_day_of_a_daemon_is_told(fleet: Fleet) -> None:
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client() as client:
-            assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+            assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
         logins = await until(daemon, "token.login", 3)  # the quickstart's, and two signers'
         assert all(event.client.startswith("host:") for event in logins)
-        async with AccessClient(daemon.address, fleet.tls, patience=10) as client:
-            await client.deny("cn:line-3", "stolen")
-            await client.allow("cn:line-3")
+        async with Client(daemon.address, fleet.tls, patience=10) as client:
+            await client.access.deny("cn:line-3", "stolen")
+            await client.access.allow("cn:line-3")
         names = [event.name for event in await trail(daemon)]
         assert daemon.stop() == 0
     assert {"daemon.started", "access.allowed", "client.cut_off", "client.let_in"} <= set(names)
@@ -88,7 +88,7 @@ async def test_an_event_that_is_changed_removed_or_added_in_the_database_is_foun
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client() as client:
-            assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+            assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
         await until(daemon, "daemon.started")
         assert daemon.stop() == 0
     assert fleet.run("ledger", "verify").returncode == 0

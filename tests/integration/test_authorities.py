@@ -10,14 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from otahsm.client import (
-    CertificateRequest,
-    IssuedCertificate,
-    IssuingClient,
-    Revoked,
-    RevokingClient,
-    ToRevoke,
-)
+from otahsm.client import CertificateRequest, Client, IssuedCertificate, Revoked, ToRevoke
 from otahsm.errors import NotFoundError
 from otahsm.pki import Reason, SerialNumber
 
@@ -56,19 +49,19 @@ def root(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def revoking(daemon: RunningDaemon) -> RevokingClient:
-    return RevokingClient(daemon.address, daemon.fleet.tls)
+def revoking(daemon: RunningDaemon) -> Client:
+    return Client(daemon.address, daemon.fleet.tls)
 
 
-async def revoke(client: RevokingClient, serials: Iterable[int]) -> None:
-    async for outcome in client.revoke(
+async def revoke(client: Client, serials: Iterable[int]) -> None:
+    async for outcome in client.revocation.revoke(
         [ToRevoke(serial=SerialNumber(serial)) for serial in serials], Reason.SUPERSEDED
     ):
         assert isinstance(outcome, Revoked)
 
 
 async def issue_both(
-    client: IssuingClient, old: list[CertificateRequest], following: list[CertificateRequest]
+    client: Client, old: list[CertificateRequest], following: list[CertificateRequest]
 ) -> list[IssuedCertificate]:
     """Issue from both CAs at once, so that batches have some of each."""
     results = await asyncio.gather(issue_all(client, old), issue_all(client, following, "next"))
@@ -126,7 +119,9 @@ async def test_each_profile_issues_from_its_own_ca_in_one_batch(
                 before = by_csr[result.request.csr]
                 assert (result.chain, result.trust_anchor) == (before.chain, before.trust_anchor)
             for name, path in (("", fleet.root_pem), ("2027", new)):
-                assert (await client.authority(name)).trust_anchor == root(path).public_bytes(Encoding.DER)
+                assert (await client.issuance.authority(name)).trust_anchor == root(path).public_bytes(
+                    Encoding.DER
+                )
         assert daemon.stop() == 0
 
 
@@ -145,7 +140,7 @@ async def test_a_profile_that_moves_to_the_next_ca_hands_out_what_it_issued_befo
             again, _ = await issue_all(client, requests)
             assert {result.chain for result in again} == {result.chain for result in before}
             assert {result.trust_anchor for result in again} == {b""}  # that of [ca]
-            fresh = await client.issue_one(new_request().csr)
+            fresh = await client.issuance.issue_one(new_request().csr)
             assert isinstance(fresh, IssuedCertificate)
             x509.load_der_x509_certificate(fresh.chain[0]).verify_directly_issued_by(root(new))
 
@@ -172,7 +167,8 @@ async def test_each_ca_signs_a_crl_of_its_own_certificates(fleet: Fleet) -> None
                 ("", fleet.root_pem, "http://crl.example.com/fleet.crl"),
                 ("2027", new, "http://crl.example.com/2027.crl"),
             ):
-                complete, at_url = await client.crl(ca=name), await client.crl(url=url)
+                revocation = client.revocation
+                complete, at_url = await revocation.crl(ca=name), await revocation.crl(url=url)
                 assert complete.der == at_url.der
                 crl = x509.load_der_x509_crl(complete.der)
                 assert crl.is_signature_valid(root(path).public_key())  # type: ignore[arg-type]
@@ -188,7 +184,7 @@ async def test_each_ca_signs_a_crl_of_its_own_certificates(fleet: Fleet) -> None
         daemon.wait_for("health.changed", serving=True)
         async with revoking(daemon) as client:
             for name, count in (("", 3), ("2027", 2)):
-                fetched = await client.crl(ca=name)
+                fetched = await client.revocation.crl(ca=name)
                 assert len(x509.load_der_x509_crl(fetched.der)) == count
 
 
@@ -243,10 +239,10 @@ async def test_a_ca_is_retired_when_nothing_needs_it_any_more(fleet: Fleet) -> N
     with running(fleet) as daemon:  # without the key, and it still knows what that CA has issued
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client() as client:
-            assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+            assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
         async with revoking(daemon) as client:
             with pytest.raises(NotFoundError, match="is retired"):
-                await client.crl(ca="2027")
+                await client.revocation.crl(ca="2027")
     assert len(certificates(fleet)) == 3
 
 

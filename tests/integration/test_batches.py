@@ -13,12 +13,10 @@ import pytest
 
 from otahsm.client import (
     Batch,
-    BatchClient,
     CertificateRequest,
+    Client,
     IdScheme,
     IssuedCertificate,
-    IssuingClient,
-    LedgerClient,
     Query,
     Refusal,
     Result,
@@ -34,8 +32,8 @@ FAR = datetime(2099, 12, 31, 23, 59, 59, 123456, tzinfo=UTC)
 
 
 @pytest.fixture
-async def batches(shared_daemon: RunningDaemon) -> AsyncIterator[BatchClient]:
-    async with BatchClient(shared_daemon.address, shared_daemon.fleet.tls, patience=10) as client:
+async def batches(shared_daemon: RunningDaemon) -> AsyncIterator[Client]:
+    async with Client(shared_daemon.address, shared_daemon.fleet.tls, patience=10) as client:
         yield client
 
 
@@ -47,8 +45,8 @@ def requests_in(name: str, count: int) -> list[CertificateRequest]:
     return [replace(new_request(), batch=name) for _ in range(count)]
 
 
-async def ask(client: IssuingClient, requests: list[CertificateRequest], profile: str = "") -> list[Result]:
-    return [result async for result in client.issue(requests, profile=profile)]
+async def ask(client: Client, requests: list[CertificateRequest], profile: str = "") -> list[Result]:
+    return [result async for result in client.issuance.issue(requests, profile=profile)]
 
 
 def refusals(results: list[Result]) -> set[tuple[str, str]]:
@@ -59,21 +57,21 @@ def issued(results: list[Result]) -> int:
     return sum(isinstance(result, IssuedCertificate) for result in results)
 
 
-async def test_what_was_ordered_is_kept_as_it_was_written(batches: BatchClient) -> None:
+async def test_what_was_ordered_is_kept_as_it_was_written(batches: Client) -> None:
     scheme = IdScheme("template", "{plant}-{seq:04d}", 7, "ab" * 32, {"plant": "Ulm", "line": "3"})
     wanted = batch_of(
         5, scheme=scheme, profile="ota-connect", deadline=FAR, clients=("cn:line-3", "cn:line-4")
     )
-    ordered = await batches.create(wanted)
+    ordered = await batches.batches.create(wanted)
     assert replace(ordered, created_by="", created_at=None, remaining=0) == wanted
     assert ordered.created_by == "cn:quickstart"
     assert ordered.created_at is not None
     assert abs(ordered.created_at - datetime.now(UTC)) < timedelta(minutes=5)
     assert (ordered.issued, ordered.remaining, ordered.first_serial) == (0, 5, None)
-    assert await batches.create(wanted) == await batches.get(wanted.name) == ordered
+    assert await batches.batches.create(wanted) == await batches.batches.get(wanted.name) == ordered
     with pytest.raises(OtahsmError, match="it is another"):
-        await batches.create(replace(wanted, device_count=6))
-    assert ordered in [batch async for batch in batches.everything()]
+        await batches.batches.create(replace(wanted, device_count=6))
+    assert ordered in [batch async for batch in batches.batches.everything()]
 
 
 @pytest.mark.parametrize(
@@ -95,15 +93,15 @@ async def test_what_was_ordered_is_kept_as_it_was_written(batches: BatchClient) 
     ],
 )
 async def test_an_order_that_makes_no_sense_is_refused_by_its_field(
-    batches: BatchClient, change: dict[str, object], field: str
+    batches: Client, change: dict[str, object], field: str
 ) -> None:
     with pytest.raises(RequestRefusedError) as refused:
-        await batches.create(batch_of(1, **change))
+        await batches.batches.create(batch_of(1, **change))
     assert refused.value.violations[0].field == field
 
 
-async def test_a_batch_that_nobody_ordered_is_not_found(batches: BatchClient, client: IssuingClient) -> None:
-    for call in (batches.get, batches.close_batch):
+async def test_a_batch_that_nobody_ordered_is_not_found(batches: Client, client: Client) -> None:
+    for call in (batches.batches.get, batches.batches.close):
         with pytest.raises(NotFoundError, match="no batch 'nothing'"):
             await call("nothing")
     results = await ask(client, [*requests_in("nothing", 1), *requests_in("no/name", 1), new_request()])
@@ -112,9 +110,9 @@ async def test_a_batch_that_nobody_ordered_is_not_found(batches: BatchClient, cl
 
 
 async def test_32_streams_that_race_for_100_places_get_100(
-    shared_daemon: RunningDaemon, batches: BatchClient
+    shared_daemon: RunningDaemon, batches: Client
 ) -> None:
-    name = (await batches.create(batch_of(100))).name
+    name = (await batches.batches.create(batch_of(100))).name
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(shared_daemon.client()) for _ in range(4)]
         answers = await asyncio.gather(
@@ -123,10 +121,10 @@ async def test_32_streams_that_race_for_100_places_get_100(
     everything = [result for answer in answers for result in answer]
     assert issued(everything) == 100
     assert refusals(everything) == {("RESOURCE_EXHAUSTED", "BATCH_FULL")}
-    state = await batches.get(name)
+    state = await batches.batches.get(name)
     assert (state.issued, state.remaining) == (100, 0)
-    async with LedgerClient(shared_daemon.address, shared_daemon.fleet.tls) as ledger:
-        listed = [entry async for entry in ledger.everything(Query(batch=name))]
+    async with Client(shared_daemon.address, shared_daemon.fleet.tls) as ledger:
+        listed = [entry async for entry in ledger.ledger.everything(Query(batch=name))]
     assert {entry.batch for entry in listed} == {name}
     serials = [result.serial for result in everything if isinstance(result, IssuedCertificate)]
     assert sorted(serials) == [entry.serial for entry in listed]
@@ -135,34 +133,34 @@ async def test_32_streams_that_race_for_100_places_get_100(
 
 
 async def test_only_the_clients_that_are_named_may_issue_and_only_under_the_profile(
-    batches: BatchClient, client: IssuingClient
+    batches: Client, client: Client
 ) -> None:
-    mine = await batches.create(batch_of(5))
-    others = await batches.create(batch_of(5, clients=("cn:somebody-else",)))
-    for_me = await batches.create(batch_of(5, clients=("cn:somebody-else", mine.created_by)))
+    mine = await batches.batches.create(batch_of(5))
+    others = await batches.batches.create(batch_of(5, clients=("cn:somebody-else",)))
+    for_me = await batches.batches.create(batch_of(5, clients=("cn:somebody-else", mine.created_by)))
     assert issued(await ask(client, requests_in(for_me.name, 1))) == 1
     assert refusals(await ask(client, requests_in(others.name, 1))) == {("PERMISSION_DENIED", "BATCH_CLIENT")}
-    assert (await batches.get(others.name)).remaining == 5
+    assert (await batches.batches.get(others.name)).remaining == 5
 
 
 async def test_a_closed_batch_and_one_whose_deadline_is_over_give_nothing_but_what_they_gave(
-    batches: BatchClient, client: IssuingClient
+    batches: Client, client: Client
 ) -> None:
-    name = (await batches.create(batch_of(5))).name
+    name = (await batches.batches.create(batch_of(5))).name
     request = requests_in(name, 1)
     (first,) = await ask(client, request)
-    closed = await batches.close_batch(name)
+    closed = await batches.batches.close(name)
     assert closed.closed_at is not None
     assert refusals(await ask(client, requests_in(name, 1))) == {("FAILED_PRECONDITION", "BATCH_CLOSED")}
-    late = (await batches.create(batch_of(5, deadline=datetime(2020, 1, 1, tzinfo=UTC)))).name
+    late = (await batches.batches.create(batch_of(5, deadline=datetime(2020, 1, 1, tzinfo=UTC)))).name
     assert refusals(await ask(client, requests_in(late, 1))) == {("FAILED_PRECONDITION", "BATCH_CLOSED")}
     for again in (request, [replace(request[0], batch=late)], [replace(request[0], batch="")]):
         (replay,) = await ask(client, again)
         assert isinstance(replay, IssuedCertificate)
         assert isinstance(first, IssuedCertificate)
         assert (replay.replayed, replay.chain) == (True, first.chain)
-    assert (await batches.get(name)).issued == 1
-    assert (await batches.get(late)).issued == 0
+    assert (await batches.batches.get(name)).issued == 1
+    assert (await batches.batches.get(late)).issued == 0
 
 
 async def test_a_daemon_that_is_killed_again_and_again_never_gives_more_and_loses_no_place(
@@ -175,19 +173,19 @@ async def test_a_daemon_that_is_killed_again_and_again_never_gives_more_and_lose
         with running(fleet) as daemon:
             daemon.wait_for("health.changed", serving=True)
             async with (
-                BatchClient(daemon.address, fleet.tls) as batches,
+                Client(daemon.address, fleet.tls) as batches,
                 daemon.client(patience=0) as client,
             ):
-                await batches.create(wanted)
+                await batches.batches.create(wanted)
                 with contextlib.suppress(OtahsmError):
-                    async for result in client.issue(asked):
+                    async for result in client.issuance.issue(asked):
                         if isinstance(result, IssuedCertificate):
                             given[result.device_id] = result.chain[0]
                         if kill_at and len(given) >= kill_at:
                             daemon.kill()
                             break
                 if not kill_at:
-                    state = await batches.get(wanted.name)
+                    state = await batches.batches.get(wanted.name)
                     assert (state.issued, state.remaining) == (300, 0)
     recorded = certificates(fleet)
     assert len(recorded) == 300
@@ -204,12 +202,12 @@ async def test_two_daemons_over_one_ledger_give_no_more_together(
             daemon.wait_for("health.changed", serving=True)
         async with contextlib.AsyncExitStack() as opened:
             clients = [await opened.enter_async_context(daemon.client()) for daemon in daemons]
-            batches = await opened.enter_async_context(BatchClient(daemons[0].address, fleet.tls))
-            name = (await batches.create(batch_of(100))).name
+            batches = await opened.enter_async_context(Client(daemons[0].address, fleet.tls))
+            name = (await batches.batches.create(batch_of(100))).name
             answers = await asyncio.gather(
                 *(ask(clients[number % 2], requests_in(name, 10)) for number in range(32))
             )
-            state = await batches.get(name)
+            state = await batches.batches.get(name)
     everything = [result for answer in answers for result in answer]
     assert issued(everything) == 100
     assert refusals(everything) == {("RESOURCE_EXHAUSTED", "BATCH_FULL")}

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
-from otahsm.client import CertificateRequest, ClientTls, IssuedCertificate, IssuingClient, Result
+from otahsm.client import CertificateRequest, Client, ClientTls, IssuedCertificate, Result
 from otahsm.client.connection import open_channel
 from otahsm.errors import ConfigError, DaemonUnavailableError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
@@ -27,7 +27,7 @@ async def test_a_patient_client_rides_over_a_daemon_that_is_killed_and_started_a
         first = daemons.enter_context(running(fleet))
         first.wait_for("health.changed", serving=True)
         async with first.client(patience=60) as client:
-            async for result in client.issue(requests):
+            async for result in client.issuance.issue(requests):
                 assert isinstance(result, IssuedCertificate)
                 assert result.device_id not in seen
                 seen[result.device_id] = result.chain[0]
@@ -55,22 +55,22 @@ async def test_a_line_that_has_nothing_to_ask_does_not_notice_that_the_daemon_re
             await asyncio.to_thread(second.wait_for, "health.changed", serving=True)
 
         async with first.client(patience=0) as client:  # nothing waits, so nothing gets impatient
-            async for result in client.issue(line()):
+            async for result in client.issuance.issue(line()):
                 assert isinstance(result, IssuedCertificate)
                 answered.set()
 
 
-async def test_requests_come_from_a_plain_iterable(client: IssuingClient) -> None:
+async def test_requests_come_from_a_plain_iterable(client: Client) -> None:
     issued, refused = await issue_all(client, new_requests(130))
     assert (len(issued), len(refused)) == (130, 0)
 
 
-async def test_no_requests_give_no_results(client: IssuingClient) -> None:
-    assert [result async for result in client.issue([])] == []
+async def test_no_requests_give_no_results(client: Client) -> None:
+    assert [result async for result in client.issuance.issue([])] == []
 
 
 async def test_a_slow_source_is_not_kept_waiting_for_a_full_message(
-    client: IssuingClient,
+    client: Client,
 ) -> None:
     answered = asyncio.Event()
     requests = new_requests(3)
@@ -81,12 +81,12 @@ async def test_a_slow_source_is_not_kept_waiting_for_a_full_message(
             await answered.wait()  # the next one is only asked for when this one has its answer
             answered.clear()
 
-    async for result in client.issue(one_by_one()):
+    async for result in client.issuance.issue(one_by_one()):
         assert isinstance(result, IssuedCertificate)
         answered.set()
 
 
-async def test_a_source_without_end_is_taken_only_as_fast_as_results_come(client: IssuingClient) -> None:
+async def test_a_source_without_end_is_taken_only_as_fast_as_results_come(client: Client) -> None:
     taken = 0
 
     def endless() -> Iterator[CertificateRequest]:
@@ -95,14 +95,14 @@ async def test_a_source_without_end_is_taken_only_as_fast_as_results_come(client
             taken += 1
             yield new_request()
 
-    results = client.issue(endless())
+    results = client.issuance.issue(endless())
     for _ in range(50):
         await anext(results)
     await results.aclose()
     assert taken < 50 + 64 * 32
 
 
-async def test_a_caller_that_stops_listening_lets_the_source_go(client: IssuingClient) -> None:
+async def test_a_caller_that_stops_listening_lets_the_source_go(client: Client) -> None:
     closed = asyncio.Event()
 
     async def slow() -> AsyncIterator[CertificateRequest]:
@@ -114,7 +114,7 @@ async def test_a_caller_that_stops_listening_lets_the_source_go(client: IssuingC
             closed.set()
 
     before = asyncio.all_tasks()
-    results = client.issue(slow())
+    results = client.issuance.issue(slow())
     assert isinstance(await anext(results), IssuedCertificate)
     await results.aclose()
     assert closed.is_set()
@@ -123,7 +123,7 @@ async def test_a_caller_that_stops_listening_lets_the_source_go(client: IssuingC
             await asyncio.sleep(0.01)
 
 
-async def test_what_the_source_raises_comes_after_the_results_of_what_it_gave(client: IssuingClient) -> None:
+async def test_what_the_source_raises_comes_after_the_results_of_what_it_gave(client: Client) -> None:
     def broken() -> Iterator[CertificateRequest]:
         yield from new_requests(70)
         raise ZeroDivisionError
@@ -131,7 +131,7 @@ async def test_what_the_source_raises_comes_after_the_results_of_what_it_gave(cl
     seen: list[Result] = []
 
     async def follow() -> None:
-        async for result in client.issue(broken()):
+        async for result in client.issuance.issue(broken()):
             seen.append(result)  # noqa: PERF401 - what came before the error counts
 
     with pytest.raises(ZeroDivisionError):
@@ -141,11 +141,11 @@ async def test_what_the_source_raises_comes_after_the_results_of_what_it_gave(cl
 
 
 async def test_a_client_without_a_daemon_says_so(fleet: Fleet) -> None:
-    async with IssuingClient(f"localhost:{free_port()}", fleet.tls, patience=0) as client:
+    async with Client(f"localhost:{free_port()}", fleet.tls, patience=0) as client:
         with pytest.raises(DaemonUnavailableError, match="Connection refused"):
             await issue_all(client, new_requests(3))
         with pytest.raises(DaemonUnavailableError):
-            await client.authority()
+            await client.issuance.authority()
         with pytest.raises(DaemonUnavailableError, match="Connection refused"):
             await client.wait_until_serving(0)
 
@@ -153,7 +153,7 @@ async def test_a_client_without_a_daemon_says_so(fleet: Fleet) -> None:
 def test_a_missing_tls_file_is_said(fleet: Fleet) -> None:
     tls = ClientTls(fleet.tls.ca, fleet.tls.certificate, fleet.folder / "missing.key")
     with pytest.raises(ConfigError, match=r"missing\.key can't be read"):
-        IssuingClient("localhost:1", tls)
+        Client("localhost:1", tls)
 
 
 async def test_a_client_that_sends_and_never_reads_slows_only_itself(daemon: RunningDaemon) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from otahsm.client import IssuedCertificate, IssuingClient
+from otahsm.client import Client, IssuedCertificate
 from otahsm.client.connection import open_channel
 from otahsm.client.replicas import BALANCED
 from otahsm.errors import ConfigError, DaemonUnavailableError
@@ -50,8 +50,8 @@ def no_token(daemon: RunningDaemon) -> Iterator[None]:
     daemon.wait_for("health.changed", count=2, serving=True)
 
 
-def client_of(*daemons: RunningDaemon, patience: float = 10) -> IssuingClient:
-    return IssuingClient([daemon.address for daemon in daemons], daemons[0].fleet.tls, patience=patience)
+def client_of(*daemons: RunningDaemon, patience: float = 10) -> Client:
+    return Client([daemon.address for daemon in daemons], daemons[0].fleet.tls, patience=patience)
 
 
 async def test_streams_take_turns_between_daemons_that_serve(
@@ -60,7 +60,7 @@ async def test_streams_take_turns_between_daemons_that_serve(
     async with client_of(*pair) as client:
         async with asyncio.timeout(30):
             while not all(rows(daemon.fleet) for daemon in pair):  # both are connected
-                await client.issue_one(new_request().csr)
+                await client.issuance.issue_one(new_request().csr)
         before = [len(certificates(daemon.fleet)) for daemon in pair]
         for _ in range(4):
             await issue_all(client, new_requests(5))
@@ -80,7 +80,7 @@ async def test_a_daemon_that_can_not_sign_gets_no_stream_until_it_can(
             assert len(certificates(other.fleet)) == 20
         async with asyncio.timeout(30):
             while not rows(one.fleet):  # it is asked again by itself
-                assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+                assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
 
 
 async def test_a_daemon_that_can_not_sign_says_why_if_there_is_no_other(fleet: Fleet) -> None:
@@ -89,7 +89,7 @@ async def test_a_daemon_that_can_not_sign_says_why_if_there_is_no_other(fleet: F
         daemon.wait_for("health.changed", serving=True)
         with no_token(daemon):
             targets = [f"127.0.0.1:{free_port()}", daemon.address, f"127.0.0.1:{free_port()}"]
-            async with IssuingClient(targets, fleet.tls, patience=0) as client:
+            async with Client(targets, fleet.tls, patience=0) as client:
                 assert not await client.wait_until_serving(0)
                 for _ in range(3):
                     _, (refusal,) = await issue_all(client, [new_request()])
@@ -102,7 +102,7 @@ async def test_a_daemon_killed_in_mid_stream_costs_nothing_that_the_other_can_do
     seen: dict[str, bytes] = {}
     killed: RunningDaemon | None = None
     async with client_of(*pair) as client:
-        async for result in client.issue(new_requests(1000)):
+        async for result in client.issuance.issue(new_requests(1000)):
             assert isinstance(result, IssuedCertificate)
             assert result.device_id not in seen
             seen[result.device_id] = result.chain[0]
@@ -125,9 +125,9 @@ async def test_a_daemon_killed_in_mid_stream_costs_nothing_that_the_other_can_do
 async def test_an_address_where_nobody_listens_costs_no_patience(daemon: RunningDaemon) -> None:
     targets = [f"127.0.0.1:{free_port()}", daemon.address, f"localhost:{free_port()}"]
     for _ in range(4):
-        async with IssuingClient(targets, daemon.fleet.tls, patience=0) as client:
+        async with Client(targets, daemon.fleet.tls, patience=0) as client:
             assert await client.wait_until_serving(0)
-            assert (await client.authority()).ready_signers > 0
+            assert (await client.issuance.authority()).ready_signers > 0
             issued, refused = await issue_all(client, new_requests(3))
             assert (len(issued), len(refused)) == (3, 0)
 
@@ -138,15 +138,15 @@ async def test_each_daemon_must_be_the_one_that_its_own_address_names(fleet: Fle
         daemon.wait_for("health.changed", serving=True)
         port = daemon.address.rpartition(":")[2]
         named, also_named, not_named = (f"{host}:{port}" for host in ("127.0.0.1", "localhost", "127.0.0.2"))
-        async with IssuingClient([named, also_named], fleet.tls, patience=0) as client:
+        async with Client([named, also_named], fleet.tls, patience=0) as client:
             for _ in range(4):
-                assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
-        async with IssuingClient([not_named], fleet.tls, patience=0) as client:
+                assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
+        async with Client([not_named], fleet.tls, patience=0) as client:
             with pytest.raises(DaemonUnavailableError, match=r"127\.0\.0\.2"):
-                await client.authority()
-        async with IssuingClient([not_named, named], fleet.tls, patience=0) as client:
+                await client.issuance.authority()
+        async with Client([not_named, named], fleet.tls, patience=0) as client:
             for _ in range(4):
-                assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+                assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
 
 
 async def test_one_name_with_several_addresses_is_balanced_and_its_daemons_health_is_watched(
@@ -176,7 +176,7 @@ async def test_one_name_with_several_addresses_is_balanced_and_its_daemons_healt
 
 def test_a_client_needs_an_address(fleet: Fleet) -> None:
     with pytest.raises(ConfigError, match="no daemon to ask"):
-        IssuingClient([], fleet.tls)
+        Client([], fleet.tls)
 
 
 def test_a_list_in_the_file_leads_to_the_daemon_that_serves(daemon: RunningDaemon, tmp_path: Path) -> None:

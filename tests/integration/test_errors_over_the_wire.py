@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from otahsm.client import (
-    AccessClient,
     AuditQuery,
     Batch,
-    BatchClient,
     CertificateRequest,
-    DaemonClient,
+    Client,
     IdScheme,
-    IssuingClient,
-    LedgerClient,
     NotRevoked,
     Query,
     Refusal,
-    RevokingClient,
+    Result,
     ToRevoke,
-    TransparencyClient,
 )
 from otahsm.errors import (
     KINDS,
@@ -41,6 +36,7 @@ from support.refusing import RefusingDaemon
 
 HINT = "do this about it"
 REQUEST = CertificateRequest(b"csr", "device-1")
+TARGETS = [ToRevoke(serial=SerialNumber(1))]
 BATCH = Batch("batch-1", 1, IdScheme("uuid4"))
 
 
@@ -76,37 +72,42 @@ async def drained(items: AsyncIterator[object]) -> None:
         pass
 
 
+async def refused(asked: Awaitable[Result]) -> None:
+    """Raise what a request was refused for: that depends on whether the stream fails before it is read."""
+    result = await asked
+    assert isinstance(result, Refusal)
+    raise result.error
+
+
 async def endless() -> AsyncIterator[CertificateRequest]:
     while True:
         yield REQUEST
 
 
-CALLS: dict[str, tuple[type[DaemonClient], Callable[[Any], Awaitable[object]]]] = {
-    "authority": (IssuingClient, lambda client: client.authority()),
-    "profiles": (IssuingClient, lambda client: client.profiles()),
-    "reset_device": (IssuingClient, lambda client: client.reset_device("device-1")),
-    "issue": (IssuingClient, lambda client: drained(client.issue(endless()))),
-    "by_serial": (LedgerClient, lambda client: client.by_serial(1)),
-    "by_device": (LedgerClient, lambda client: client.by_device("device-1")),
-    "page": (LedgerClient, lambda client: client.page(Query())),
-    "everything": (LedgerClient, lambda client: drained(client.everything(Query()))),
-    "counts": (LedgerClient, lambda client: client.counts(Query())),
-    "create": (BatchClient, lambda client: client.create(BATCH)),
-    "get": (BatchClient, lambda client: client.get("batch-1")),
-    "close_batch": (BatchClient, lambda client: client.close_batch("batch-1")),
-    "batches": (BatchClient, lambda client: drained(client.everything())),
-    "revoke": (
-        RevokingClient,
-        lambda client: drained(client.revoke([ToRevoke(serial=SerialNumber(1))], Reason.SUPERSEDED)),
-    ),
-    "crl": (RevokingClient, lambda client: client.crl()),
-    "deny": (AccessClient, lambda client: client.deny("cn:line-1")),
-    "allow": (AccessClient, lambda client: client.allow("cn:line-1")),
-    "denied": (AccessClient, lambda client: client.denied()),
-    "events": (AccessClient, lambda client: drained(client.events(AuditQuery()))),
-    "checkpoint": (TransparencyClient, lambda client: client.checkpoint()),
-    "prove_inclusion": (TransparencyClient, lambda client: client.prove_inclusion(1)),
-    "prove_consistency": (TransparencyClient, lambda client: client.prove_consistency(1)),
+CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
+    "issuance.authority": lambda client: client.issuance.authority(),
+    "issuance.profiles": lambda client: client.issuance.profiles(),
+    "issuance.reset_device": lambda client: client.issuance.reset_device("device-1"),
+    "issuance.issue": lambda client: drained(client.issuance.issue(endless())),
+    "issuance.issue_one": lambda client: refused(client.issuance.issue_one(b"csr")),
+    "ledger.by_serial": lambda client: client.ledger.by_serial(SerialNumber(1)),
+    "ledger.by_device": lambda client: client.ledger.by_device("device-1"),
+    "ledger.page": lambda client: client.ledger.page(Query()),
+    "ledger.everything": lambda client: drained(client.ledger.everything(Query())),
+    "ledger.counts": lambda client: client.ledger.counts(Query()),
+    "batches.create": lambda client: client.batches.create(BATCH),
+    "batches.get": lambda client: client.batches.get("batch-1"),
+    "batches.close": lambda client: client.batches.close("batch-1"),
+    "batches.everything": lambda client: drained(client.batches.everything()),
+    "revocation.revoke": lambda client: drained(client.revocation.revoke(TARGETS, Reason.SUPERSEDED)),
+    "revocation.crl": lambda client: client.revocation.crl(),
+    "access.deny": lambda client: client.access.deny("cn:line-1"),
+    "access.allow": lambda client: client.access.allow("cn:line-1"),
+    "access.denied": lambda client: client.access.denied(),
+    "access.events": lambda client: drained(client.access.events(AuditQuery())),
+    "transparency.checkpoint": lambda client: client.transparency.checkpoint(),
+    "transparency.prove_inclusion": lambda client: client.transparency.prove_inclusion(SerialNumber(1)),
+    "transparency.prove_consistency": lambda client: client.transparency.prove_consistency(1),
 }
 
 
@@ -116,16 +117,26 @@ async def daemon(tmp_path: Path) -> AsyncIterator[RefusingDaemon]:
         yield running
 
 
+async def test_every_method_of_the_client_is_in_the_table(daemon: RefusingDaemon) -> None:
+    async with Client(daemon.address, daemon.tls) as client:
+        methods = {
+            f"{part}.{name}"
+            for part, service in vars(client).items()
+            for name, _ in inspect.getmembers(service, inspect.isroutine)
+            if not (part.startswith("_") or name.startswith("_"))
+        }
+    assert methods == CALLS.keys()
+
+
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_call_fails_with_the_error_that_the_daemon_fails_with(
     daemon: RefusingDaemon, name: str
 ) -> None:
-    kind, call = CALLS[name]
-    async with kind(daemon.address, daemon.tls, patience=0) as client:
+    async with Client(daemon.address, daemon.tls, patience=0) as client:
         for error in ERRORS:
             daemon.error = error
             with pytest.raises(OtahsmError) as raised:
-                await call(client)
+                await CALLS[name](client)
             assert facts(raised.value) == facts(error)
 
 
@@ -134,10 +145,10 @@ async def test_a_refused_request_carries_the_error_that_the_daemon_fails_with(
     daemon: RefusingDaemon, *, in_items: bool
 ) -> None:
     daemon.in_items = in_items
-    async with IssuingClient(daemon.address, daemon.tls, patience=0) as client:
+    async with Client(daemon.address, daemon.tls, patience=0) as client:
         for error in ERRORS:
             daemon.error = error
-            stream = client.issue([REQUEST])
+            stream = client.issuance.issue([REQUEST])
             refusal = await anext(stream)
             with contextlib.suppress(type(error)):  # it may end before the source of requests does
                 await drained(stream)
@@ -156,11 +167,14 @@ async def test_a_target_that_is_not_revoked_carries_the_error_that_the_daemon_fa
     daemon: RefusingDaemon,
 ) -> None:
     daemon.in_items = True
-    async with RevokingClient(daemon.address, daemon.tls, patience=0) as client:
+    async with Client(daemon.address, daemon.tls, patience=0) as client:
         for error in ERRORS:
             daemon.error = error
             (failed,) = [
-                item async for item in client.revoke([ToRevoke(serial=SerialNumber(1))], Reason.SUPERSEDED)
+                item
+                async for item in client.revocation.revoke(
+                    [ToRevoke(serial=SerialNumber(1))], Reason.SUPERSEDED
+                )
             ]
             assert isinstance(failed, NotRevoked)
             assert facts(failed.error) == facts(error)

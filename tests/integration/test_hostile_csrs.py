@@ -12,7 +12,7 @@ from cryptography import x509
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, Refusal
+from otahsm.client import CertificateRequest, Client, IssuedCertificate, Refusal
 from otahsm.client.connection import open_channel
 from otahsm.pki import MAX_CSR_BYTES
 from otahsm.v1 import issuance_pb2 as pb
@@ -76,7 +76,7 @@ def check_certificate(result: IssuedCertificate, root: x509.Certificate) -> None
 
 
 async def test_hostile_csrs_in_a_stream_cost_one_refusal_each_and_their_neighbours_nothing(
-    client: IssuingClient, shared_daemon: RunningDaemon
+    client: Client, shared_daemon: RunningDaemon
 ) -> None:
     bad = [
         CertificateRequest(case.build(), request_id=f"hostile-{round_}-{number}")
@@ -88,7 +88,7 @@ async def test_hostile_csrs_in_a_stream_cost_one_refusal_each_and_their_neighbou
     requests = [*good, *bad]
     random.Random(5).shuffle(requests)  # noqa: S311 - the same order in every run
 
-    results = [result async for result in client.issue(requests)]
+    results = [result async for result in client.issuance.issue(requests)]
 
     issued = [result for result in results if isinstance(result, IssuedCertificate)]
     refused = [result for result in results if isinstance(result, Refusal)]
@@ -119,11 +119,11 @@ async def test_each_refusal_names_its_field_on_the_wire(
         assert result.error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
-async def test_oversized_csrs_cost_their_items_alone(client: IssuingClient) -> None:
+async def test_oversized_csrs_cost_their_items_alone(client: Client) -> None:
     sizes = [MAX_CSR_BYTES + 1, 100_000, 1_000_000]
     largest = CertificateRequest(of_size(MAX_CSR_BYTES, "of-16-kib"), "of-16-kib")
     requests = [*(CertificateRequest(bytes(size)) for size in sizes), largest, new_request()]
-    results = [result async for result in client.issue(requests)]
+    results = [result async for result in client.issuance.issue(requests)]
     refused = [result for result in results if isinstance(result, Refusal)]
     assert {(result.code, result.reason) for result in refused} == {REFUSED}
     assert sorted(len(result.request.csr) for result in refused) == sizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from otahsm.client import IssuedCertificate, IssuingClient
+from otahsm.client import Client, IssuedCertificate
 from otahsm.pki import crl_url_in
 
 from support.devices import new_request
@@ -13,10 +13,10 @@ from support.harness import Fleet, RunningDaemon, running
 
 
 async def test_a_csr_becomes_a_certificate_for_its_key_signed_by_the_fleet_root(
-    client: IssuingClient, shared_daemon: RunningDaemon
+    client: Client, shared_daemon: RunningDaemon
 ) -> None:
     request = new_request()
-    result = await client.issue_one(request.csr, device_id=request.device_id)
+    result = await client.issuance.issue_one(request.csr, device_id=request.device_id)
     assert isinstance(result, IssuedCertificate)
     (der,) = result.chain
     certificate = x509.load_der_x509_certificate(der)
@@ -38,7 +38,7 @@ async def test_a_certificate_states_its_crl_if_one_is_configured(fleet: Fleet) -
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client() as client:
-            result = await client.issue_one(new_request().csr)
+            result = await client.issuance.issue_one(new_request().csr)
     assert isinstance(result, IssuedCertificate)
     assert crl_url_in(result.chain[0]) == "http://crl.example.com/fleet.crl"
     certificate = x509.load_der_x509_certificate(result.chain[0])

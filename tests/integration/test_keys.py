@@ -22,7 +22,7 @@ async def check_issuing(fleet: Fleet, count: int = 20) -> list[x509.Certificate]
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client() as client:
             issued, refused = await issue_all(client, new_requests(count))
-            authority = await client.authority()
+            authority = await client.issuance.authority()
         assert not refused
         assert daemon.stop() == 0
     anchor = fleet.folder / "anchor.pem"

@@ -13,7 +13,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from otahsm.client import CertificateRequest, IssuedCertificate, LedgerClient, Query
+from otahsm.client import CertificateRequest, Client, IssuedCertificate, Query
 from otahsm.client.connection import open_channel
 from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.pki import SerialNumber
@@ -35,8 +35,8 @@ def busy(make_fleet: Callable[[], Fleet]) -> Iterator[RunningDaemon]:
 
 
 @pytest.fixture
-async def auditor(busy: RunningDaemon) -> AsyncIterator[LedgerClient]:
-    async with LedgerClient(busy.address, busy.fleet.tls, patience=5) as client:
+async def auditor(busy: RunningDaemon) -> AsyncIterator[Client]:
+    async with Client(busy.address, busy.fleet.tls, patience=5) as client:
         yield client
 
 
@@ -53,13 +53,11 @@ async def issue(busy: RunningDaemon, requests: list[CertificateRequest]) -> list
     return issued
 
 
-async def test_what_was_issued_is_found_by_device_and_by_serial(
-    busy: RunningDaemon, auditor: LedgerClient
-) -> None:
+async def test_what_was_issued_is_found_by_device_and_by_serial(busy: RunningDaemon, auditor: Client) -> None:
     (issued,) = await issue(busy, [new_request()])
-    entry, chain = await auditor.by_device(issued.device_id)
-    assert (entry, chain) == await auditor.by_device(issued.device_id, "ota-connect")
-    assert (entry, chain) == await auditor.by_serial(issued.serial)
+    entry, chain = await auditor.ledger.by_device(issued.device_id)
+    assert (entry, chain) == await auditor.ledger.by_device(issued.device_id, "ota-connect")
+    assert (entry, chain) == await auditor.ledger.by_serial(issued.serial)
     assert chain == issued.chain
     assert (entry.serial, entry.status, entry.certificate) == (issued.serial, "issued", issued.chain[0])
     assert (entry.device_id, entry.profile, entry.client) == (
@@ -80,22 +78,22 @@ async def test_leading_zeros_of_a_serial_number_do_not_count(busy: RunningDaemon
     assert found.certificate.device_id == issued.device_id
 
 
-async def test_what_is_not_there_is_not_found(auditor: LedgerClient, busy: RunningDaemon) -> None:
+async def test_what_is_not_there_is_not_found(auditor: Client, busy: RunningDaemon) -> None:
     (issued,) = await issue(busy, [new_request()])
     with pytest.raises(NotFoundError, match="no certificate with serial number 1f"):
-        await auditor.by_serial(SerialNumber(0x1F))
+        await auditor.ledger.by_serial(SerialNumber(0x1F))
     with pytest.raises(NotFoundError, match="device id 'nobody'"):
-        await auditor.by_device("nobody")
+        await auditor.ledger.by_device("nobody")
     with pytest.raises(NotFoundError, match="profile 'another'"):
-        await auditor.by_device(issued.device_id, "another")
+        await auditor.ledger.by_device(issued.device_id, "another")
 
 
-async def test_pages_hold_everything_once_oldest_first(busy: RunningDaemon, auditor: LedgerClient) -> None:
+async def test_pages_hold_everything_once_oldest_first(busy: RunningDaemon, auditor: Client) -> None:
     issued = {item.serial for item in await issue(busy, new_requests(25))}
     seen: list[int] = []
     token = ""
     while True:
-        page, token = await auditor.page(Query(), token, size=7)
+        page, token = await auditor.ledger.page(Query(), token, size=7)
         assert len(page) <= 7
         assert all(entry.certificate == b"" for entry in page)
         seen += [entry.serial for entry in page]
@@ -103,31 +101,31 @@ async def test_pages_hold_everything_once_oldest_first(busy: RunningDaemon, audi
             break
     assert seen == sorted(set(seen))
     assert issued <= set(seen)
-    full, _ = await auditor.page(Query(), size=5, full=True)
+    full, _ = await auditor.ledger.page(Query(), size=5, full=True)
     assert all(entry.certificate for entry in full)
 
 
 async def test_a_time_is_a_range_that_begins_and_ends_to_the_millisecond(
-    busy: RunningDaemon, auditor: LedgerClient
+    busy: RunningDaemon, auditor: Client
 ) -> None:
     await issue(busy, new_requests(3))
-    everything = [entry async for entry in auditor.everything(Query())]
+    everything = [entry async for entry in auditor.ledger.everything(Query())]
     for moment in {entry.intended_at for entry in everything}:
-        after = [entry async for entry in auditor.everything(Query(after=moment))]
-        before = [entry async for entry in auditor.everything(Query(before=moment))]
+        after = [entry async for entry in auditor.ledger.everything(Query(after=moment))]
+        before = [entry async for entry in auditor.ledger.everything(Query(before=moment))]
         assert after == [entry for entry in everything if entry.intended_at >= moment]
         assert before + after == everything
 
 
-async def test_counts_are_those_of_what_is_listed(busy: RunningDaemon, auditor: LedgerClient) -> None:
+async def test_counts_are_those_of_what_is_listed(busy: RunningDaemon, auditor: Client) -> None:
     await issue(busy, new_requests(3))
-    everything = [entry async for entry in auditor.everything(Query())]
-    counts = await auditor.counts(Query())
+    everything = [entry async for entry in auditor.ledger.everything(Query())]
+    counts = await auditor.ledger.counts(Query())
     assert sum(count.certificates for count in counts) == len(everything)
     assert {(count.client, count.profile, count.status) for count in counts} == {
         ("cn:quickstart", "ota-connect", "issued")
     }
-    assert await auditor.counts(Query(before=LONG_AGO)) == []
+    assert await auditor.ledger.counts(Query(before=LONG_AGO)) == []
 
 
 def timestamp(seconds: int, nanos: int = 0) -> Timestamp:
@@ -184,11 +182,11 @@ async def test_what_is_odd_but_clear_is_answered(stub: Any, request_: Any) -> No
     assert len(response.certificates) <= 1000
 
 
-async def test_a_token_is_good_for_its_own_question_only(busy: RunningDaemon, auditor: LedgerClient) -> None:
+async def test_a_token_is_good_for_its_own_question_only(busy: RunningDaemon, auditor: Client) -> None:
     await issue(busy, new_requests(2))
-    _, token = await auditor.page(Query(), size=1)
+    _, token = await auditor.ledger.page(Query(), size=1)
     with pytest.raises(RequestRefusedError, match="page token"):
-        await auditor.page(Query(client="cn:quickstart"), token, size=1)
+        await auditor.ledger.page(Query(client="cn:quickstart"), token, size=1)
 
 
 async def test_questions_are_answered_while_the_token_is_away(fleet: Fleet) -> None:
@@ -197,8 +195,8 @@ async def test_questions_are_answered_while_the_token_is_away(fleet: Fleet) -> N
     tokens.mkdir()
     with running(fleet) as daemon:
         daemon.wait_for("signer.failed")
-        async with LedgerClient(daemon.address, fleet.tls, patience=5) as client:
-            assert await client.page(Query()) == ([], "")
+        async with Client(daemon.address, fleet.tls, patience=5) as client:
+            assert await client.ledger.page(Query()) == ([], "")
         async with open_channel(daemon.address, fleet.tls) as channel:
             check: Any = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
             kinds = health_pb2.HealthCheckResponse

@@ -61,7 +61,7 @@ async def issue_through_a_death(
         token.kill()
         await asyncio.to_thread(daemon.wait_for, "health.changed", serving=False)
         async with daemon.client(patience=0) as hasty:
-            assert isinstance(await hasty.issue_one(new_request().csr), Refusal)
+            assert isinstance(await hasty.issuance.issue_one(new_request().csr), Refusal)
         token.start()
         second, refused = await rest
     assert not refused
@@ -93,7 +93,7 @@ async def test_a_token_across_a_socket_that_freezes_is_given_up_within_the_time_
         daemon.wait_for("health.changed", serving=True)
         across.freeze()
         async with daemon.client(patience=0) as client:
-            refusal = await client.issue_one(new_request().csr)
+            refusal = await client.issuance.issue_one(new_request().csr)
         assert isinstance(refusal, Refusal)
         assert "did not answer within 1 s" in refusal.message
         await asyncio.to_thread(daemon.wait_for, "health.changed", serving=False)
@@ -123,7 +123,7 @@ async def test_a_tpm_that_dies_and_returns_is_served_again_without_an_operator(
     with running(fleet) as daemon:
         issued = await issue_through_a_death(daemon, tpm, requests, before=20)
         async with daemon.client() as client:
-            assert isinstance(await client.issue_one(requests[0].csr), IssuedCertificate)
+            assert isinstance(await client.issuance.issue_one(requests[0].csr), IssuedCertificate)
         eventually(lambda: len(daemon.signers()) == 2, "signers are missing")
         assert daemon.stop() == 0
     assert certificates(fleet) == issued

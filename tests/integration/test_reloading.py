@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from otahsm.client import CertificateRequest, ClientTls, IssuedCertificate, IssuingClient, Refusal
+from otahsm.client import CertificateRequest, Client, ClientTls, IssuedCertificate, Refusal
 from otahsm.errors import DaemonUnavailableError, NotAllowedError
 from otahsm.quickstart.certificates import FileCa
 
@@ -34,9 +34,9 @@ class Asking:
     """A client with one stream that stays open: requests go in one by one, and results come out."""
 
     def __init__(self, daemon: RunningDaemon, tls: ClientTls | None = None) -> None:
-        self._client = IssuingClient(daemon.address, tls or daemon.fleet.tls, patience=5)
+        self._client = Client(daemon.address, tls or daemon.fleet.tls, patience=5)
         self._requests: asyncio.Queue[CertificateRequest] = asyncio.Queue()
-        self.results = self._client.issue(self._source())
+        self.results = self._client.issuance.issue(self._source())
 
     async def _source(self) -> AsyncIterator[CertificateRequest]:
         while True:
@@ -174,9 +174,9 @@ async def test_clients_of_an_operator_ca_that_is_taken_out_are_cut_off(serving: 
     assert "comes from no operator CA that the daemon trusts now" in await asking.denied()
     assert isinstance(await renewed.one(), IssuedCertificate)
     stale = ClientTls(tls / "old.pem", fleet.tls.certificate, fleet.tls.key)
-    async with IssuingClient(serving.address, stale, patience=0) as late:
+    async with Client(serving.address, stale, patience=0) as late:
         with pytest.raises(DaemonUnavailableError):
-            await late.authority()
+            await late.issuance.authority()
     await asking.close()
     await renewed.close()
 
@@ -199,17 +199,17 @@ async def test_another_operator_ca_is_taken_with_its_crl_or_not_at_all(fleet: Fl
         message = await reloaded(daemon, "tls.refused", lambda: (tls / "operator-ca.pem").write_bytes(pem))
         assert "is not of a CA in [tls] client_ca" in message
         assert isinstance(await asking.one(), IssuedCertificate)
-        async with IssuingClient(daemon.address, new, patience=0) as early:
+        async with Client(daemon.address, new, patience=0) as early:
             with pytest.raises(DaemonUnavailableError):
-                await early.authority()
+                await early.issuance.authority()
 
         (tls / "operator-ca.key").write_bytes(
             next_ca.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         )
         await reloaded(daemon, "tls.loaded", lambda: OperatorCa(fleet).revoke())
         assert "comes from no operator CA that the daemon trusts now" in await asking.denied()
-        async with IssuingClient(daemon.address, new, patience=5) as late:
-            assert (await late.authority()).subject
+        async with Client(daemon.address, new, patience=5) as late:
+            assert (await late.issuance.authority()).subject
         await asking.close()
 
 
@@ -255,11 +255,11 @@ async def test_a_policy_is_swapped_in_the_middle_of_a_stream(serving: RunningDae
 async def test_a_policy_that_changes_holds_from_sighup_on_and_not_before(serving: RunningDaemon) -> None:
     fleet = serving.fleet
     line = new_client(fleet, "line")
-    async with IssuingClient(serving.address, line, patience=5) as client:
+    async with Client(serving.address, line, patience=5) as client:
         with pytest.raises(NotAllowedError):
-            await client.authority()
+            await client.issuance.authority()
         await reloaded(serving, "policy.loaded", lambda: None, hup=True)
-        assert (await client.authority()).subject
+        assert (await client.issuance.authority()).subject
 
 
 @pytest.mark.parametrize("text", ["no TOML", '[clients.a]\nidentities = ["cn:a"]', None])
@@ -271,7 +271,7 @@ async def test_a_policy_that_is_wrong_is_refused_and_the_old_one_stays(
     message = await reloaded(serving, "policy.refused", change, hup=True)
     assert "policy.toml" in message
     async with serving.client() as client:
-        assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+        assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
 
 
 @pytest.mark.parametrize("text", ["no TOML", None])

@@ -135,7 +135,7 @@ async def test_a_token_that_is_away_at_the_start_is_waited_for(fleet: Fleet) -> 
         away.rename(tokens)
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client() as client:
-            assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+            assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
 
 
 def test_it_logs_what_it_serves_from_which_token_under_which_ca(daemon: RunningDaemon) -> None:
@@ -154,7 +154,7 @@ async def test_what_others_print_to_standard_error_becomes_an_event_too(daemon: 
     stranger = ClientTls(daemon.fleet.tls.ca, gateway / "server.pem", gateway / "server.key")
     async with daemon.client(patience=0, tls=stranger) as client:
         with pytest.raises(DaemonUnavailableError):
-            await client.authority()
+            await client.issuance.authority()
     (said, *_) = daemon.wait_for("stderr")
     assert "andshake failed" in said["text"]
     os.kill(daemon.signers()[0], signal.SIGABRT)
@@ -193,7 +193,7 @@ async def test_a_full_disk_is_said_nothing_is_lost_and_issuing_goes_on_when_ther
 
 async def test_an_unknown_profile_is_refused_by_name(daemon: RunningDaemon) -> None:
     async with daemon.client() as client:
-        result = await client.issue_one(new_request().csr, profile="gold")
+        result = await client.issuance.issue_one(new_request().csr, profile="gold")
     assert isinstance(result, Refusal)
     assert result.code == "INVALID_ARGUMENT"
     assert "'gold'" in result.message
@@ -204,14 +204,14 @@ async def test_an_unknown_profile_is_refused_by_name(daemon: RunningDaemon) -> N
 async def test_a_request_id_that_is_no_identifier_is_refused(daemon: RunningDaemon, request_id: str) -> None:
     async with daemon.client() as client:
         request = CertificateRequest(new_request().csr, request_id=request_id)
-        (result,) = [result async for result in client.issue([request])]
+        (result,) = [result async for result in client.issuance.issue([request])]
     assert isinstance(result, Refusal)
     assert result.code == "INVALID_ARGUMENT"
 
 
 async def test_the_csr_must_be_for_the_device_that_the_client_names(daemon: RunningDaemon) -> None:
     async with daemon.client() as client:
-        result = await client.issue_one(new_request("one").csr, device_id="another")
+        result = await client.issuance.issue_one(new_request("one").csr, device_id="another")
     assert isinstance(result, Refusal)
     assert "'one'" in result.message
     assert "'another'" in result.message

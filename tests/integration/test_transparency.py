@@ -12,7 +12,7 @@ from contextlib import closing
 import grpc
 import pytest
 
-from otahsm.client import IssuedCertificate, TransparencyClient
+from otahsm.client import Client, IssuedCertificate
 from otahsm.client.connection import open_channel
 from otahsm.errors import (
     ConfigError,
@@ -37,8 +37,8 @@ from support.harness import Fleet, RunningDaemon, eventually, running
 from support.ledger_reader import event_count, key_of, verified
 
 
-def client_of(daemon: RunningDaemon) -> TransparencyClient:
-    return TransparencyClient(daemon.address, daemon.fleet.tls, patience=10)
+def client_of(daemon: RunningDaemon) -> Client:
+    return Client(daemon.address, daemon.fleet.tls, patience=10)
 
 
 async def issued(daemon: RunningDaemon, count: int) -> list[IssuedCertificate]:
@@ -55,17 +55,17 @@ def tamper(fleet: Fleet, *statements: str) -> None:
 
 
 @pytest.fixture
-async def transparency(shared_daemon: RunningDaemon) -> AsyncIterator[TransparencyClient]:
+async def transparency(shared_daemon: RunningDaemon) -> AsyncIterator[Client]:
     async with client_of(shared_daemon) as client:
         yield client
 
 
 async def test_every_certificate_can_be_proven_the_moment_a_client_has_it(
-    shared_daemon: RunningDaemon, transparency: TransparencyClient
+    shared_daemon: RunningDaemon, transparency: Client
 ) -> None:
     key = key_of(shared_daemon.fleet)
     for certificate in await issued(shared_daemon, 5):
-        proof = InclusionProof.parse(await transparency.prove_inclusion(certificate.serial))
+        proof = InclusionProof.parse(await transparency.transparency.prove_inclusion(certificate.serial))
         assert proof.verify(proof.extra, key).origin == key.name
         leaf = parse_leaf(proof.extra)
         assert leaf["der"] == certificate.chain[0].hex()
@@ -73,14 +73,14 @@ async def test_every_certificate_can_be_proven_the_moment_a_client_has_it(
         assert leaf["client"] == "cn:quickstart"
 
 
-async def test_no_changed_proof_verifies(
-    shared_daemon: RunningDaemon, transparency: TransparencyClient
-) -> None:
+async def test_no_changed_proof_verifies(shared_daemon: RunningDaemon, transparency: Client) -> None:
     certificates = await issued(shared_daemon, 5)
-    old = open_checkpoint(await transparency.checkpoint(make_new=True), key_of(shared_daemon.fleet))
+    old = open_checkpoint(
+        await transparency.transparency.checkpoint(make_new=True), key_of(shared_daemon.fleet)
+    )
     await issued(shared_daemon, 3)
-    inclusion = await transparency.prove_inclusion(certificates[0].serial)
-    consistency = await transparency.prove_consistency(old.size)
+    inclusion = await transparency.transparency.prove_inclusion(certificates[0].serial)
+    consistency = await transparency.transparency.prove_consistency(old.size)
     key = key_of(shared_daemon.fleet)
 
     def included(octets: bytes) -> None:
@@ -102,34 +102,36 @@ async def test_no_changed_proof_verifies(
 
 
 async def test_the_log_is_proven_to_have_only_grown(
-    shared_daemon: RunningDaemon, transparency: TransparencyClient
+    shared_daemon: RunningDaemon, transparency: Client
 ) -> None:
     key = key_of(shared_daemon.fleet)
     await issued(shared_daemon, 1)
-    notes = [await transparency.checkpoint(make_new=True)]
+    notes = [await transparency.transparency.checkpoint(make_new=True)]
     for count in (1, 4, 9):
         await issued(shared_daemon, count)
-        notes.append(await transparency.checkpoint(make_new=True))
+        notes.append(await transparency.transparency.checkpoint(make_new=True))
     checkpoints = [open_checkpoint(note, key) for note in notes]
     for old in checkpoints:
-        proof = ConsistencyProof.parse(await transparency.prove_consistency(old.size))
+        proof = ConsistencyProof.parse(await transparency.transparency.prove_consistency(old.size))
         assert proof.verify(old, key).size >= checkpoints[-1].size
 
 
 async def test_a_proof_of_growth_reaches_beyond_the_checkpoint_that_it_begins_with(
-    shared_daemon: RunningDaemon, transparency: TransparencyClient
+    shared_daemon: RunningDaemon, transparency: Client
 ) -> None:
-    old = open_checkpoint(await transparency.checkpoint(make_new=True), key_of(shared_daemon.fleet))
+    old = open_checkpoint(
+        await transparency.transparency.checkpoint(make_new=True), key_of(shared_daemon.fleet)
+    )
     await issued(shared_daemon, 2)
-    proof = ConsistencyProof.parse(await transparency.prove_consistency(old.size))
+    proof = ConsistencyProof.parse(await transparency.transparency.prove_consistency(old.size))
     assert proof.verify(old, key_of(shared_daemon.fleet)).size >= old.size + 2
 
 
-async def test_what_the_log_does_not_hold_can_not_be_proven(transparency: TransparencyClient) -> None:
+async def test_what_the_log_does_not_hold_can_not_be_proven(transparency: Client) -> None:
     with pytest.raises(NotFoundError):
-        await transparency.prove_inclusion(SerialNumber(17))
+        await transparency.transparency.prove_inclusion(SerialNumber(17))
     with pytest.raises(OtahsmError, match="never had 1000000000"):
-        await transparency.prove_consistency(10**9)
+        await transparency.transparency.prove_consistency(10**9)
 
 
 @pytest.mark.parametrize("octets", [b"", bytes(20), b"\1" * 21])
@@ -178,8 +180,10 @@ async def test_asking_twice_for_a_new_checkpoint_gives_one(daemon: RunningDaemon
     async with client_of(daemon) as client:
         async with asyncio.timeout(30):  # an event may come between the two
             while True:
-                first, second = await asyncio.gather(*(client.checkpoint(make_new=True) for _ in range(2)))
-                if first == second == await client.checkpoint():
+                first, second = await asyncio.gather(
+                    *(client.transparency.checkpoint(make_new=True) for _ in range(2))
+                )
+                if first == second == await client.transparency.checkpoint():
                     break
 
 
@@ -192,7 +196,7 @@ async def test_a_killed_daemon_leaves_a_ledger_that_verifies(fleet: Fleet) -> No
             async with daemon.client(patience=0) as client:
                 with contextlib.suppress(OtahsmError):
                     got = 0
-                    async for result in client.issue(new_requests(3000)):
+                    async for result in client.issuance.issue(new_requests(3000)):
                         got += isinstance(result, IssuedCertificate)
                         if got == 700:
                             daemon.kill()
@@ -218,9 +222,9 @@ async def test_without_a_section_the_tree_is_kept_and_nothing_is_signed(fleet: F
         certificates = await issued(daemon, 3)
         async with client_of(daemon) as client:
             with pytest.raises(ConfigError, match="signs no checkpoints"):
-                await client.checkpoint(make_new=True)
+                await client.transparency.checkpoint(make_new=True)
             with pytest.raises(ConfigError, match="signs no checkpoints"):
-                await client.prove_inclusion(certificates[0].serial)
+                await client.transparency.prove_inclusion(certificates[0].serial)
         eventually(lambda: verified(fleet).leaves == 3 + event_count(fleet), "the tree does not grow")
         assert daemon.stop() == 0
     assert verified(fleet).good
@@ -231,14 +235,14 @@ async def test_a_tree_that_does_not_follow_from_what_was_signed_is_not_signed(fl
         daemon.wait_for("health.changed", serving=True)
         certificates = await issued(daemon, 5)
         async with client_of(daemon) as client:
-            note = await client.checkpoint(make_new=True)
+            note = await client.transparency.checkpoint(make_new=True)
             tamper(fleet, "UPDATE leaves SET hash = zeroblob(32) WHERE leaf_index = 4")
             await issued(daemon, 1)
             with pytest.raises(LedgerTamperedError, match=r"not what was signed at \d+ leaves"):
-                await client.checkpoint(make_new=True)
+                await client.transparency.checkpoint(make_new=True)
             with pytest.raises(LedgerTamperedError):
-                await client.prove_inclusion(certificates[0].serial)
-            assert await client.checkpoint() == note
+                await client.transparency.prove_inclusion(certificates[0].serial)
+            assert await client.transparency.checkpoint() == note
         daemon.wait_for("transparency.failed", reason="LEDGER_TAMPERED")
         await issued(daemon, 1)  # issuing goes on
 
@@ -283,12 +287,12 @@ async def test_a_new_key_signs_on_and_the_old_one_still_verifies_what_it_signed(
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         async with client_of(daemon) as client:
-            size = open_checkpoint(await client.checkpoint(), new).size
+            size = open_checkpoint(await client.transparency.checkpoint(), new).size
             assert size >= 3
-            proof = InclusionProof.parse(await client.prove_inclusion(certificates[0].serial))
+            proof = InclusionProof.parse(await client.transparency.prove_inclusion(certificates[0].serial))
             assert proof.verify(proof.extra, new).size == size
             await issued(daemon, 2)
-            assert open_checkpoint(await client.checkpoint(make_new=True), new).size >= size + 2
+            assert open_checkpoint(await client.transparency.checkpoint(make_new=True), new).size >= size + 2
         assert daemon.stop() == 0
     keys = [part for path in ("checkpoint", "new") for part in ("--key", f"ca/{path}.vkey")]
     assert fleet.run("ledger", "verify", *keys).returncode == 0

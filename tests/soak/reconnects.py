@@ -45,12 +45,12 @@ async def reconnect(faulty: FaultyToken, times: int) -> str:
         daemon.wait_for("preparer.ready")
         eventually(lambda: len(daemon.preparers()) == faulty.fleet.config.issuance.preparers, "no preparers")
         async with daemon.client(patience=60) as client:
-            assert isinstance(await client.issue_one(new_request().csr), IssuedCertificate)
+            assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
             first, memory = look(faulty, daemon), resident_bytes(daemon.process.pid)
             for _ in range(times):
                 faulty.misbehave("C_Sign=0xB3", "once")  # CKR_SESSION_HANDLE_INVALID
                 began = time.monotonic()
-                result = await client.issue_one(new_request().csr)
+                result = await client.issuance.issue_one(new_request().csr)
                 assert isinstance(result, IssuedCertificate)
                 took.append(time.monotonic() - began)
         count = len(await asyncio.to_thread(daemon.wait_for, "signer.lost", count=times))

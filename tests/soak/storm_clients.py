@@ -17,16 +17,7 @@ from typing import Final
 
 from cryptography import x509
 
-from otahsm.client import (
-    CertificateRequest,
-    ClientTls,
-    IssuingClient,
-    Refusal,
-    Result,
-    Revoked,
-    RevokingClient,
-    ToRevoke,
-)
+from otahsm.client import CertificateRequest, Client, ClientTls, Refusal, Result, Revoked, ToRevoke
 from otahsm.errors import Code, OtahsmError
 from otahsm.pki import Reason, SerialNumber
 
@@ -73,7 +64,7 @@ class StormClients:
 
     async def live(self) -> None:
         """Ask until it is enough; raise what is not as it must be."""
-        async with IssuingClient(self._targets, self._tls, patience=LONG) as client:
+        async with Client(self._targets, self._tls, patience=LONG) as client:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._stay(client))
                 tasks.create_task(self._come_and_go())
@@ -81,10 +72,10 @@ class StormClients:
             await self._ask(client, self._requests)
         missing = {request.device_id for request in self._requests} - self.certificates.keys()
         assert not missing, f"these devices got no certificate: {missing}"
-        async with RevokingClient(self._targets, self._tls, patience=LONG) as revoking:
-            self.crl = (await revoking.crl()).der
+        async with Client(self._targets, self._tls, patience=LONG) as revoking:
+            self.crl = (await revoking.revocation.crl()).der
 
-    async def _stay(self, client: IssuingClient) -> None:
+    async def _stay(self, client: Client) -> None:
         while not self._enough.is_set():
             await self._ask(client, self._choose())
             await self._pause()
@@ -92,12 +83,12 @@ class StormClients:
     async def _come_and_go(self) -> None:
         while not self._enough.is_set():
             requests = self._choose()
-            async with IssuingClient(self._targets, self._tls, patience=SHORT) as client:
+            async with Client(self._targets, self._tls, patience=SHORT) as client:
                 await self._ask(client, requests, at_most=self._random.randrange(1, 2 * len(requests)))
             await self._pause()
 
     async def _revoke(self) -> None:
-        async with RevokingClient(self._targets, self._tls, patience=SHORT) as client:
+        async with Client(self._targets, self._tls, patience=SHORT) as client:
             while not self._enough.is_set():
                 if self.certificates:
                     await self._revoke_one(client)
@@ -115,11 +106,11 @@ class StormClients:
         return requests
 
     async def _ask(
-        self, client: IssuingClient, requests: Sequence[CertificateRequest], at_most: int | None = None
+        self, client: Client, requests: Sequence[CertificateRequest], at_most: int | None = None
     ) -> None:
         gone = set(self._revoked_devices)
         with while_unavailable():  # the next round asks again
-            async with contextlib.aclosing(client.issue(requests)) as results:
+            async with contextlib.aclosing(client.issuance.issue(requests)) as results:
                 count = 0
                 async for result in results:
                     self._take(result, gone)
@@ -140,13 +131,15 @@ class StormClients:
         known = self.certificates.setdefault(device, certificate)
         assert known == certificate, f"{device} was given {known.hex()} and {certificate.hex()}"
 
-    async def _revoke_one(self, client: RevokingClient) -> None:
+    async def _revoke_one(self, client: Client) -> None:
         """Revoke a device's certificate; it may be revoked already, which changes nothing."""
         device = self._random.choice(list(self.certificates))
         serial = SerialNumber(x509.load_der_x509_certificate(self.certificates[device]).serial_number)
         self.to_revoke[serial] = device
         with while_unavailable():
-            async for outcome in client.revoke([ToRevoke(serial=serial)], self._random.choice([*Reason])):
+            async for outcome in client.revocation.revoke(
+                [ToRevoke(serial=serial)], self._random.choice([*Reason])
+            ):
                 if isinstance(outcome, Revoked):
                     told = outcome.reason.value, int(outcome.revoked_at.timestamp())
                     known = self.revoked.setdefault(serial, told)

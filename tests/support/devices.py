@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from otahsm.client import CertificateRequest, IssuedCertificate, IssuingClient, Refusal
+from otahsm.client import CertificateRequest, Client, IssuedCertificate, Refusal
 from otahsm.line import make_device_key
 
 
@@ -20,10 +20,10 @@ def new_requests(count: int) -> list[CertificateRequest]:
 
 
 async def issue_all(
-    client: IssuingClient, requests: list[CertificateRequest], profile: str = ""
+    client: Client, requests: list[CertificateRequest], profile: str = ""
 ) -> tuple[list[IssuedCertificate], list[Refusal]]:
     """Have them issued; return certificates and refusals."""
-    results = [result async for result in client.issue(requests, profile=profile)]
+    results = [result async for result in client.issuance.issue(requests, profile=profile)]
     issued = [result for result in results if isinstance(result, IssuedCertificate)]
     refused = [result for result in results if isinstance(result, Refusal)]
     assert len(issued) + len(refused) == len(requests)

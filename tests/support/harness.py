@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from otahsm.client import ClientTls, IssuingClient
+from otahsm.client import Client, ClientTls
 from otahsm.config import Config, load_config
 
 from support.zygote import run_command
@@ -141,8 +141,8 @@ class RunningDaemon:
         toml = self.fleet.toml
         toml.write_text(re.sub(r'target = ".*"', f'target = "{self.address}"', toml.read_text()))
 
-    def client(self, *, patience: float = 10, tls: ClientTls | None = None) -> IssuingClient:
-        return IssuingClient(self.address, tls or self.fleet.tls, patience=patience)
+    def client(self, *, patience: float = 10, tls: ClientTls | None = None) -> Client:
+        return Client(self.address, tls or self.fleet.tls, patience=patience)
 
     def workers(self, module: str) -> list[int]:
         """Return the pids of the daemon's workers of one kind."""

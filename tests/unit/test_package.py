@@ -33,7 +33,7 @@ def run_without_server(code: str, *argv: str) -> subprocess.CompletedProcess[str
 
 
 def test_the_client_is_complete_without_the_server_extra() -> None:
-    ran = run_without_server("import otahsm.client; from otahsm.client import IssuingClient")
+    ran = run_without_server("import otahsm.client; from otahsm.client import Client")
     assert ran.returncode == 0, ran.stderr
 
 

@@ -11,7 +11,7 @@ import typer
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, PatienceOption, moment_of
 from otahsm.cli.output.fields import printable
-from otahsm.client import AccessClient, AuditEvent, AuditQuery
+from otahsm.client import AuditEvent, AuditQuery
 
 
 def audit(
@@ -48,8 +48,8 @@ def audit(
     settings = load_client(config)
 
     async def run() -> None:
-        async with connect(AccessClient, settings, patience) as daemon:
-            async for item in daemon.events(query, follow=follow):
+        async with connect(settings, patience) as daemon:
+            async for item in daemon.access.events(query, follow=follow):
                 typer.echo(_json(item) if as_json else _line(item))
 
     asyncio.run(run())

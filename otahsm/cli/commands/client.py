@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_json, printable, tell
-from otahsm.client import AccessClient, DeniedClient
+from otahsm.client import Client, DeniedClient
 from otahsm.errors import ConfigError
 
 SubjectArgument = Annotated[
@@ -45,7 +45,7 @@ def deny(
 
     async def run() -> DeniedClient:
         async with _open(config, patience) as daemon:
-            return await daemon.deny(_subject(subject, certificate), reason)
+            return await daemon.access.deny(_subject(subject, certificate), reason)
 
     denied = asyncio.run(run())
     since = f"{denied.since:%Y-%m-%d %H:%M:%S} UTC"
@@ -69,7 +69,7 @@ def allow(
 
     async def run() -> None:
         async with _open(config, patience) as daemon:
-            await daemon.allow(name)
+            await daemon.access.allow(name)
 
     asyncio.run(run())
     tell(f"{name} is not cut off any more. What it may do, the policy says.", as_json=as_json, subject=name)
@@ -84,7 +84,7 @@ def list_denied(
 
     async def run() -> list[DeniedClient]:
         async with _open(config, patience) as daemon:
-            return await daemon.denied()
+            return await daemon.access.denied()
 
     denied = asyncio.run(run())
     if as_json:
@@ -98,9 +98,9 @@ def list_denied(
         typer.echo("Nobody is cut off.")
 
 
-def _open(config: Path, patience: float | None) -> AccessClient:
+def _open(config: Path, patience: float | None) -> Client:
 
-    return connect(AccessClient, load_client(config), patience)
+    return connect(load_client(config), patience)
 
 
 def _subject(subject: str | None, certificate: Path | None) -> str:

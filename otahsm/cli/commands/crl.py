@@ -12,7 +12,7 @@ from asn1crypto import pem as armour
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_fields, print_json, tell
-from otahsm.client import FetchedCrl, IssuingClient, RevokingClient
+from otahsm.client import FetchedCrl
 from otahsm.errors import ConfigError
 from otahsm.pki import check_crl_signature, describe_crl, load_issuer
 from otahsm.system.durable import explained, replace_file
@@ -115,10 +115,9 @@ def _fetch(
     settings = load_client(config)
 
     async def run() -> FetchedCrl:
-        async with connect(IssuingClient, settings, patience) as client:
-            authority = await client.authority(ca)
-        async with connect(RevokingClient, settings, patience) as client:
-            crl = await client.crl(url=url, shard=shard, authorities=authorities, ca=ca)
+        async with connect(settings, patience) as client:
+            authority = await client.issuance.authority(ca)
+            crl = await client.revocation.crl(url=url, shard=shard, authorities=authorities, ca=ca)
         signer = next(iter(authority.chain), authority.trust_anchor)
         check_crl_signature(crl.der, load_issuer(signer))
         return crl

@@ -25,7 +25,6 @@ from otahsm.cli.options import (
     RetryRefusedOption,
 )
 from otahsm.cli.output.progress import OutputMode, RunProgress
-from otahsm.client import IssuingClient
 from otahsm.errors import ConfigError
 from otahsm.line import IssueOptions, Run, sign_csrs
 
@@ -71,12 +70,14 @@ def sign(
     asked = ["csr sign", *named, "--profile", profile, "--layout", layout.value]
 
     async def run() -> bool:
-        async with connect(IssuingClient, settings, patience) as client:
-            with contextlib.closing(await open_folders(client, settings, out, layout)) as folders:
+        async with connect(settings, patience) as client:
+            with contextlib.closing(await open_folders(client.issuance, settings, out, layout)) as folders:
                 order = Run.open(folders, asked, resume=resume, retry_refused=retry_refused)
                 if registers(config):
                     order.announce(profile)
-                reports = sign_csrs(client, folders, files, IssueOptions(profile=profile), order=order)
+                reports = sign_csrs(
+                    client.issuance, folders, files, IssueOptions(profile=profile), order=order
+                )
                 return await RunProgress(len(files), folders.root, OutputMode(as_json, quiet)).follow(
                     reports, order
                 )

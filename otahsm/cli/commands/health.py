@@ -10,7 +10,6 @@ import typer
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import tell
-from otahsm.client import IssuingClient
 from otahsm.errors import OtahsmError, TokenUnavailableError
 
 
@@ -23,9 +22,9 @@ def health(
     settings = load_client(config)
 
     async def ask() -> None:
-        async with connect(IssuingClient, settings, patience=0) as client:
+        async with connect(settings, patience=0) as client:
             if not await client.wait_until_serving(wait):
-                reason = (await client.authority()).not_serving_reason
+                reason = (await client.issuance.authority()).not_serving_reason
                 raise TokenUnavailableError(f"the daemon runs, but can't sign now: {reason}")
 
     try:

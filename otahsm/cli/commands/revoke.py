@@ -15,7 +15,7 @@ from otahsm.cli.commands.targets import parse_serial, read_targets
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import printable
-from otahsm.client import NotRevoked, Revoked, RevokingClient, ToRevoke
+from otahsm.client import NotRevoked, Revoked, ToRevoke
 from otahsm.pki import Reason
 
 
@@ -71,8 +71,8 @@ def revoke(
     shown = _Shown(as_json=as_json)
 
     async def run() -> None:
-        async with connect(RevokingClient, settings, patience) as client:
-            async for outcome in client.revoke(targets, Reason(reason.value)):
+        async with connect(settings, patience) as client:
+            async for outcome in client.revocation.revoke(targets, Reason(reason.value)):
                 shown.add(outcome)
 
     try:

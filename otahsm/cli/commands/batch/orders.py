@@ -25,7 +25,7 @@ from otahsm.cli.options import (
     Uuid5Option,
 )
 from otahsm.cli.sources import devices_from, read_values
-from otahsm.client import Batch, BatchClient, IdScheme
+from otahsm.client import Batch, IdScheme
 
 
 def create(
@@ -71,8 +71,8 @@ def create(
     wanted = Batch(name, source.count, scheme, profile, ends, tuple(clients or ()))
 
     async def run() -> Batch:
-        async with connect(BatchClient, settings, patience) as client:
-            return await client.create(wanted)
+        async with connect(settings, patience) as client:
+            return await client.batches.create(wanted)
 
     print_batch(asyncio.run(run()), as_json=as_json)
 
@@ -94,8 +94,8 @@ def status(
     settings = load_client(config)
 
     async def ask() -> Batch:
-        async with connect(BatchClient, settings, patience) as client:
-            return await (follow(client, name) if watch and not as_json else client.get(name))
+        async with connect(settings, patience) as client:
+            return await (follow(client.batches, name) if watch and not as_json else client.batches.get(name))
 
     print_batch(asyncio.run(ask()), as_json=as_json)
 
@@ -112,8 +112,8 @@ def list_batches(
     settings = load_client(config)
 
     async def ask() -> None:
-        async with connect(BatchClient, settings, patience) as client:
-            async for batch in client.everything():
+        async with connect(settings, patience) as client:
+            async for batch in client.batches.everything():
                 print_line(batch, as_json=as_json)
 
     asyncio.run(ask())
@@ -134,7 +134,7 @@ def close(
     settings = load_client(config)
 
     async def ask() -> Batch:
-        async with connect(BatchClient, settings, patience) as client:
-            return await client.close_batch(name)
+        async with connect(settings, patience) as client:
+            return await client.batches.close(name)
 
     print_batch(asyncio.run(ask()), as_json=as_json)

@@ -24,15 +24,7 @@ from otahsm.cli.options import (
 )
 from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.cli.output.files import new_file, write_new
-from otahsm.client import (
-    Batch,
-    BatchClient,
-    LedgerClient,
-    LedgerEntry,
-    Query,
-    Refusal,
-    TransparencyClient,
-)
+from otahsm.client import Batch, LedgerEntry, Query, Refusal, TransparencyClient
 from otahsm.config import ClientConfig
 from otahsm.errors import ConfigError
 from otahsm.line import Tally, refusals_of, report_html, report_row
@@ -51,11 +43,10 @@ async def write_report(
     as_json: bool,
 ) -> None:
     """Write what is asked for, or print the sum. Raises OtahsmError."""
-    async with connect(BatchClient, settings, patience) as client:
-        batch = await client.get(name)
     tally = Tally()
-    async with connect(LedgerClient, settings, patience) as ledger:
-        entries = ledger.everything(Query(batch=name))
+    async with connect(settings, patience) as client:
+        batch = await client.batches.get(name)
+        entries = client.ledger.everything(Query(batch=name))
         with new_file(table) if table else contextlib.nullcontext() as file:
             lines = csv.writer(file) if file else None
             if lines:
@@ -64,8 +55,8 @@ async def write_report(
                 tally.add(entry)
                 if lines:
                     lines.writerow(report_row(entry))
-    failures = refusals_of(devices, ["batch run", name])
-    checkpoint = await _checkpoint(settings, patience)
+        failures = refusals_of(devices, ["batch run", name])
+        checkpoint = await _checkpoint(client.transparency)
     if html:
         write_new(html, [report_html(batch, tally, failures, checkpoint, datetime.now(UTC))])
     if as_json:
@@ -82,13 +73,12 @@ async def _issued(entries: AsyncIterator[LedgerEntry]) -> AsyncIterator[LedgerEn
             yield entry
 
 
-async def _checkpoint(settings: ClientConfig, patience: float | None) -> str:
+async def _checkpoint(transparency: TransparencyClient) -> str:
     """Have the ledger sign what it holds now; a daemon without [checkpoint] signs nothing."""
-    async with connect(TransparencyClient, settings, patience) as client:
-        try:
-            return (await client.checkpoint(make_new=True)).decode()
-        except ConfigError:
-            return ""
+    try:
+        return (await transparency.checkpoint(make_new=True)).decode()
+    except ConfigError:
+        return ""
 
 
 def _sum(batch: Batch, tally: Tally, failures: list[tuple[str, Refusal]]) -> dict[str, str]:

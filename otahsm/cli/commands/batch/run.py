@@ -29,7 +29,7 @@ from otahsm.cli.options import (
 )
 from otahsm.cli.output.progress import OutputMode, RunProgress
 from otahsm.cli.sources import devices_of
-from otahsm.client import Batch, BatchClient, IssuingClient, LedgerClient, LedgerEntry, Query
+from otahsm.client import Batch, LedgerClient, LedgerEntry, Query
 from otahsm.config import ClientConfig
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.line import Device, DeviceFolders, Run, issue_devices, public_key_sha256, random_devices
@@ -54,31 +54,33 @@ async def run_batch(
     output_mode: OutputMode,
 ) -> bool:
     """Make a batch's devices; return whether it has all its certificates now. Raises OtahsmError."""
-    async with connect(BatchClient, settings, patience) as batches:
-        batch = await batches.get(name)
+    async with connect(settings, patience) as client:
+        batch = await client.batches.get(name)
         devices = _devices(batch, ids)
-        async with connect(IssuingClient, settings, patience) as client:
-            options = await issue_options(client, batch.profile, layout, key_type, passphrase, batch.name)
-            with contextlib.closing(await open_folders(client, settings, out, layout, passphrase)) as folders:
-                drawn = batch.scheme.kind == "uuid4"
-                asked = ["batch run", batch.name]
-                order = Run.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
-                async with connect(LedgerClient, settings, patience) as ledger:
-                    if not drawn:
-                        await _leave_out_others(order, folders, ledger, batch.name)
-                    if announce:
-                        order.announce(batch.profile)
-                    reports = issue_devices(client, folders, order.devices(), options, order=order)
-                    done = await RunProgress(order.count, folders.root, output_mode).follow(reports, order)
-                    state = await batches.get(name)
-                    full = state.issued >= state.device_count
-                    if full and not done:  # another machine was faster with some of them
-                        if drawn:
-                            for device in order.devices():
-                                folders.discard(device.device_id)
-                        else:
-                            await _leave_out_others(order, folders, ledger, batch.name)
-                        order.end()
+        options = await issue_options(
+            client.issuance, batch.profile, layout, key_type, passphrase, batch.name
+        )
+        with contextlib.closing(
+            await open_folders(client.issuance, settings, out, layout, passphrase)
+        ) as folders:
+            drawn = batch.scheme.kind == "uuid4"
+            asked = ["batch run", batch.name]
+            order = Run.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
+            if not drawn:
+                await _leave_out_others(order, folders, client.ledger, batch.name)
+            if announce:
+                order.announce(batch.profile)
+            reports = issue_devices(client.issuance, folders, order.devices(), options, order=order)
+            done = await RunProgress(order.count, folders.root, output_mode).follow(reports, order)
+            state = await client.batches.get(name)
+            full = state.issued >= state.device_count
+            if full and not done:  # another machine was faster with some of them
+                if drawn:
+                    for device in order.devices():
+                        folders.discard(device.device_id)
+                else:
+                    await _leave_out_others(order, folders, client.ledger, batch.name)
+                order.end()
     if not (output_mode.as_json or output_mode.quiet):
         typer.echo(f"batch {state.name}: {state.issued} of {state.device_count} issued, here and elsewhere")
     return full

@@ -22,7 +22,7 @@ from otahsm.cli.options import (
     ProfileOption,
 )
 from otahsm.cli.output.fields import printable
-from otahsm.client import IssuedCertificate, IssuingClient, Refusal
+from otahsm.client import IssuedCertificate, Refusal
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import check_device_id
 from otahsm.token.element import ElementKey, SecureElement, Wanted, element_opened, read_element_uri
@@ -102,13 +102,13 @@ def enroll(
     token = read_element_uri(uri, settings.devices / _LOGINS)
 
     async def run() -> bool:
-        async with connect(IssuingClient, settings, patience) as client:
-            folders = await open_folders(client, settings, out)
+        async with connect(settings, patience) as client:
+            folders = await open_folders(client.issuance, settings, out)
             with element_opened(token) as login:
                 element = SecureElement(login, wanted)
                 key = element.find_or_make_key()
                 csr = element.make_csr(key)
-                result = await client.issue_one(csr, device_id=device_id, profile=profile)
+                result = await client.issuance.issue_one(csr, device_id=device_id, profile=profile)
                 if isinstance(result, Refusal):
                     if result.lasting:
                         element.forget(key)

@@ -33,7 +33,6 @@ from otahsm.cli.options import (
 )
 from otahsm.cli.output.progress import OutputMode, RunProgress, tell_of_unfinished_orders
 from otahsm.cli.sources import devices_from
-from otahsm.client import IssuingClient
 from otahsm.line import Run, issue_devices
 from otahsm.system.secret_files import passphrase_from
 
@@ -86,9 +85,11 @@ def issue(
     asked = ["device issue", *source.asked, *made]
 
     async def run() -> bool:
-        async with connect(IssuingClient, settings, patience) as client:
-            options = await issue_options(client, profile, layout, key_type.value, passphrase)
-            with contextlib.closing(await open_folders(client, settings, out, layout, passphrase)) as folders:
+        async with connect(settings, patience) as client:
+            options = await issue_options(client.issuance, profile, layout, key_type.value, passphrase)
+            with contextlib.closing(
+                await open_folders(client.issuance, settings, out, layout, passphrase)
+            ) as folders:
                 tell_of_unfinished_orders(folders, asked)
                 order = Run.open(
                     folders,
@@ -100,7 +101,7 @@ def issue(
                 )
                 if registers(config):
                     order.announce(profile)
-                reports = issue_devices(client, folders, order.devices(), options, order=order)
+                reports = issue_devices(client.issuance, folders, order.devices(), options, order=order)
                 return await RunProgress(order.count, folders.root, OutputMode(as_json, quiet)).follow(
                     reports, order
                 )

@@ -18,7 +18,7 @@ from otahsm.cli.connect import connect, issue_options, load_client, open_folders
 from otahsm.cli.options import LayoutChoice
 from otahsm.cli.output.fields import tell
 from otahsm.cli.output.progress import OutputMode
-from otahsm.client import IssuingClient, Profile
+from otahsm.client import IssuanceClient, Profile
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.install.aktualizr import IMPORT
 from otahsm.install.installing import ImageRoot, Shell, install
@@ -95,16 +95,16 @@ async def provide(
     if asked.credentials is not None:
         gateway = {"credentials": asked.credentials, "gateway_url": None, "server_ca": None}
         settings = settings.model_copy(update=gateway)
-    async with connect(IssuingClient, settings, patience) as client:
-        meant = await _profile(client, profile)
+    async with connect(settings, patience) as client:
+        meant = await _profile(client.issuance, profile)
         device = Device(asked.device_id, _attributes(asked, meant))
-        await _check_root(client, asked.fleet_ca)
-        options = await issue_options(client, meant.name, LayoutChoice.SEED, asked.key_type, None)
-        with contextlib.closing(await open_folders(client, settings, None)) as folders:
+        await _check_root(client.issuance, asked.fleet_ca)
+        options = await issue_options(client.issuance, meant.name, LayoutChoice.SEED, asked.key_type, None)
+        with contextlib.closing(await open_folders(client.issuance, settings, None)) as folders:
             order = Run.open(folders, ["cert-provider", asked.device_id, meant.name], [device])
             if registers(config):
                 order.announce(meant.name)
-            async for report in issue_devices(client, folders, [device], options, order=order):
+            async for report in issue_devices(client.issuance, folders, [device], options, order=order):
                 if not isinstance(report, Done):
                     refusal = report.refusal
                     typer.echo(f"failed: {refusal.message} [{refusal.reason}]. {refusal.hint}", err=True)
@@ -133,7 +133,7 @@ async def _install(shell: Shell, files: DeviceFiles, where: str, output_mode: Ou
         tell(text, as_json=output_mode.as_json, device_id=files.device_id, where=where, before=before)
 
 
-async def _profile(client: IssuingClient, name: str) -> Profile:
+async def _profile(client: IssuanceClient, name: str) -> Profile:
     known = await client.profiles()
     for profile in known:
         if profile.name == name or (not name and profile.is_default):
@@ -168,7 +168,7 @@ def _attributes(asked: Provision, profile: Profile) -> dict[str, str]:
     return attributes
 
 
-async def _check_root(client: IssuingClient, fleet_ca: Path | None) -> None:
+async def _check_root(client: IssuanceClient, fleet_ca: Path | None) -> None:
     """Raises ConfigError: the daemon's fleet root is another than is wanted."""
     if fleet_ca is not None and (await client.authority()).trust_anchor not in _roots(fleet_ca):
         raise ConfigError(

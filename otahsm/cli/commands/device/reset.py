@@ -16,7 +16,6 @@ from otahsm.cli.options import (
     ProfileOption,
 )
 from otahsm.cli.output.fields import tell
-from otahsm.client import IssuingClient
 from otahsm.pki import SerialNumber
 
 
@@ -39,8 +38,8 @@ def reset(
     settings = load_client(config)
 
     async def run() -> SerialNumber:
-        async with connect(IssuingClient, settings, patience) as client:
-            return await client.reset_device(device_id, profile=profile)
+        async with connect(settings, patience) as client:
+            return await client.issuance.reset_device(device_id, profile=profile)
 
     superseded = asyncio.run(run()).hex()
     text = f"{device_id} may have a new certificate; {superseded} is superseded"

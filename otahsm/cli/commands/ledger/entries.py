@@ -25,7 +25,7 @@ from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption, moment_of
 from otahsm.cli.output.fields import print_fields, print_json, printable
 from otahsm.cli.output.files import new_file, standard_output, write_new
-from otahsm.client import Count, LedgerClient, LedgerEntry, Query
+from otahsm.client import Client, Count, LedgerEntry, Query
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import SerialNumber
 
@@ -101,7 +101,9 @@ def get(
 
     async def ask() -> tuple[LedgerEntry, tuple[bytes, ...]]:
         async with _open(config, patience) as daemon:
-            return await (daemon.by_serial(number) if number else daemon.by_device(device_id, profile))
+            return await (
+                daemon.ledger.by_serial(number) if number else daemon.ledger.by_device(device_id, profile)
+            )
 
     entry, chain = asyncio.run(ask())
     text = "".join(pem.armor("CERTIFICATE", der).decode() for der in chain)
@@ -149,7 +151,7 @@ def export(
         with new_file(out) if out is not None else standard_output() as file:
             file.write(head)
             async with _open(config, patience) as daemon:
-                async for entry in daemon.everything(query, full=True):
+                async for entry in daemon.ledger.everything(query, full=True):
                     file.write(write(entry))
 
     asyncio.run(run())
@@ -172,7 +174,7 @@ def stats(
 
     async def ask() -> list[Count]:
         async with _open(config, patience) as daemon:
-            return await daemon.counts(query)
+            return await daemon.ledger.counts(query)
 
     counts = asyncio.run(ask())
     if as_json:
@@ -183,9 +185,9 @@ def stats(
         typer.echo(f"{day}  {number:>12}  {status:<6}  {printable(client)}  {printable(profile)}")
 
 
-def _open(config: Path, patience: float | None) -> LedgerClient:
+def _open(config: Path, patience: float | None) -> Client:
 
-    return connect(LedgerClient, load_client(config), patience)
+    return connect(load_client(config), patience)
 
 
 async def _first(
@@ -195,7 +197,7 @@ async def _first(
     entries: list[LedgerEntry] = []
     async with _open(config, patience) as daemon:
         while True:
-            page, token = await daemon.page(query, token, size=min(limit - len(entries), 1000))
+            page, token = await daemon.ledger.page(query, token, size=min(limit - len(entries), 1000))
             entries += page
             if not token or len(entries) == limit:
                 return entries, token

@@ -18,7 +18,6 @@ from otahsm.cli.commands.ledger.evidence import (
 )
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
-from otahsm.client import TransparencyClient
 from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, parse_note
 
 OutputOption = Annotated[
@@ -42,8 +41,8 @@ def checkpoint(
     """  # noqa: D301 - click reads the character, not the escape
 
     async def fetch() -> bytes:
-        async with connect(TransparencyClient, load_client(config), patience) as client:
-            return await client.checkpoint(make_new=new)
+        async with connect(load_client(config), patience) as client:
+            return await client.transparency.checkpoint(make_new=new)
 
     write_evidence(output, asyncio.run(fetch()))
 
@@ -63,8 +62,8 @@ def prove(
     number = parse_serial(serial)
 
     async def fetch() -> bytes:
-        async with connect(TransparencyClient, load_client(config), patience) as client:
-            return await client.prove_inclusion(number)
+        async with connect(load_client(config), patience) as client:
+            return await client.transparency.prove_inclusion(number)
 
     write_evidence(output, asyncio.run(fetch()))
 
@@ -79,8 +78,8 @@ def prove_consistency(
     size = Checkpoint.parse(parse_note(read_evidence(old)).text).size
 
     async def fetch() -> bytes:
-        async with connect(TransparencyClient, load_client(config), patience) as client:
-            return await client.prove_consistency(size)
+        async with connect(load_client(config), patience) as client:
+            return await client.transparency.prove_consistency(size)
 
     write_evidence(output, asyncio.run(fetch()))
 

@@ -1,4 +1,4 @@
-"""The revoking client: certificates to revoke go in, what became of each comes out; and CRLs."""
+"""Revocation: certificates to revoke go in, what became of each comes out; and CRLs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import grpc
 
-from otahsm.client.asking import DaemonClient
 from otahsm.client.backoff import Backoff
+from otahsm.client.calls import Calls
 from otahsm.client.values import Refused
 from otahsm.errors import Code, OtahsmError
 from otahsm.errors.status import from_status
@@ -78,8 +78,11 @@ class FetchedCrl(NamedTuple):
     revoked: int
 
 
-class RevokingClient(DaemonClient):
-    """A client that revokes, and fetches CRLs; see `DaemonClient`."""
+class RevocationClient:
+    """`Client.revocation`: revokes, and fetches CRLs."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def revoke(
         self, targets: Iterable[ToRevoke], reason: Reason
@@ -122,27 +125,28 @@ class RevokingClient(DaemonClient):
             request.shard = shard
         elif authorities:
             request.authorities = True
-
-        async def get(channel: grpc.aio.Channel, seconds: float) -> pb.GetCrlResponse:
-            return await _stub(channel).GetCrl(request, timeout=seconds)
-
-        answer = await self._ask(get, seconds=_CALL_SECONDS)
+        response = await self._calls.unary(
+            lambda channel: _stub(channel).GetCrl, request, seconds=_CALL_SECONDS
+        )
         return FetchedCrl(
-            answer.crl,
-            answer.number,
-            answer.this_update_time.ToDatetime(tzinfo=UTC),
-            answer.next_update_time.ToDatetime(tzinfo=UTC),
-            answer.revoked_count,
+            response.crl,
+            response.number,
+            response.this_update_time.ToDatetime(tzinfo=UTC),
+            response.next_update_time.ToDatetime(tzinfo=UTC),
+            response.revoked_count,
         )
 
     async def _revoke(self, chunk: list[ToRevoke], reason: Reason) -> list[Revoked | NotRevoked]:
         """Revoke as many as go into a call, for as long as some of them may only be late."""
-        deadline, backoff = time.monotonic() + self._patience, Backoff()
+        deadline, backoff = time.monotonic() + self._calls.patience, Backoff()
         outcomes: list[Revoked | NotRevoked] = []
         while chunk:
-            answer = await self._call([_message(target, reason) for target in chunk])
+            request = pb.RevokeCertificatesRequest(targets=[_message(target, reason) for target in chunk])
+            response = await self._calls.unary(
+                lambda channel: _stub(channel).RevokeCertificates, request, seconds=_CALL_SECONDS
+            )
             again: list[ToRevoke] = []
-            for target, result in zip(chunk, answer.results, strict=True):
+            for target, result in zip(chunk, response.results, strict=True):
                 if result.HasField("error"):
                     error = from_status(result.error)
                     if error.code is Code.UNAVAILABLE and time.monotonic() < deadline:
@@ -155,13 +159,6 @@ class RevokingClient(DaemonClient):
             if again:
                 await backoff.pause()
         return outcomes
-
-    async def _call(self, targets: list[pb.RevocationTarget]) -> pb.RevokeCertificatesResponse:
-        async def revoke(channel: grpc.aio.Channel, seconds: float) -> pb.RevokeCertificatesResponse:
-            request = pb.RevokeCertificatesRequest(targets=targets)
-            return await _stub(channel).RevokeCertificates(request, timeout=seconds)
-
-        return await self._ask(revoke, seconds=_CALL_SECONDS)
 
 
 def _stub(channel: grpc.aio.Channel) -> revocation_pb2_grpc.RevocationServiceAsyncStub:

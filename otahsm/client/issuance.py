@@ -1,0 +1,94 @@
+"""Certificates: requests stream in, results stream out.
+
+A bounded number of requests is kept under way, in messages of 64. What the daemon could not answer for a
+passing reason is asked again by itself: a lost connection, a token that is away, a daemon that restarts. That
+is safe, because the same request always gets the same certificate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+
+import grpc
+
+from otahsm.client.calls import Calls
+from otahsm.client.resumable_stream import Requests, ResumableStream
+from otahsm.client.values import Authority, CertificateRequest, Profile, Result
+from otahsm.pki import SerialNumber
+from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_grpc
+
+
+class IssuanceClient:
+    """`Client.issuance`: has certificates issued; knows the daemon's CAs and profiles."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def issue(self, requests: Requests, *, profile: str = "") -> AsyncGenerator[Result, None]:
+        """Have certificates issued; yield one result for each request, as they come.
+
+        Args:
+            requests: any number of them, also without end; taken only as fast as results come.
+            profile: what to issue under; empty for the daemon's default.
+
+        Raises:
+            OtahsmError: the daemon refuses the stream as a whole.
+        """
+        stream = ResumableStream(self._calls.replicas, requests, profile, self._calls.patience)
+        async with contextlib.aclosing(stream.results()) as results:
+            async for result in results:
+                yield result
+
+    async def issue_one(self, csr: bytes, *, device_id: str = "", profile: str = "") -> Result:
+        """Have one certificate issued."""
+        (result,) = [item async for item in self.issue([CertificateRequest(csr, device_id)], profile=profile)]
+        return result
+
+    async def authority(self, name: str = "") -> Authority:
+        """Return the CA that signs, trying for as long as the client has patience.
+
+        Args:
+            name: which, as in the daemon's configuration; "" for that of profiles that name none.
+
+        Raises:
+            NotFoundError: there is none of that name.
+            OtahsmError: the daemon can't be reached.
+        """
+        request = authority_pb2.GetAuthorityRequest(name=name)
+        response = await self._calls.unary(lambda channel: _authorities(channel).GetAuthority, request)
+        return Authority.from_message(response.authority)
+
+    async def profiles(self) -> list[Profile]:
+        """Return what may be issued.
+
+        Raises:
+            OtahsmError: the daemon can't be reached.
+        """
+        request = authority_pb2.ListProfilesRequest()
+        response = await self._calls.unary(lambda channel: _authorities(channel).ListProfiles, request)
+        return [Profile.from_message(message) for message in response.profiles]
+
+    async def reset_device(self, device_id: str, *, profile: str = "") -> SerialNumber:
+        """Let a device have a new certificate, for another key, at once.
+
+        Returns:
+            The serial number of the certificate that it has; that stays valid until it expires or is revoked.
+
+        Raises:
+            NotFoundError: it has none.
+            OtahsmError: the daemon can't be reached.
+        """
+        request = device_pb2.ResetDeviceRequest(device_id=device_id, profile=profile)
+        response = await self._calls.unary(lambda channel: _devices(channel).ResetDevice, request)
+        return SerialNumber.from_octets(response.serial_number)
+
+
+def _authorities(channel: grpc.aio.Channel) -> authority_pb2_grpc.AuthorityServiceAsyncStub:
+    stub: authority_pb2_grpc.AuthorityServiceAsyncStub = authority_pb2_grpc.AuthorityServiceStub(channel)
+    return stub
+
+
+def _devices(channel: grpc.aio.Channel) -> device_pb2_grpc.DeviceServiceAsyncStub:
+    stub: device_pb2_grpc.DeviceServiceAsyncStub = device_pb2_grpc.DeviceServiceStub(channel)
+    return stub
