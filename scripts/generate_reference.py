@@ -34,7 +34,7 @@ from typer.models import ArgumentInfo, OptionInfo
 from otahsm import access, config, errors
 from otahsm.cli.commands import COMMANDS, HELP
 from otahsm.cli.lazy import every_command
-from otahsm.daemon.edge.methods import METHODS, SERVICES, Method
+from otahsm.daemon.edge import METHODS, SERVICES, Method
 
 from man_page import Command, man_page
 

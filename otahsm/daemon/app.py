@@ -15,11 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from otahsm.authority import EventName, Job, assemble
 from otahsm.config import Config, section
-from otahsm.daemon.edge.boundary import CallBoundary
-from otahsm.daemon.edge.health import Health
-from otahsm.daemon.edge.methods import SERVICES
-from otahsm.daemon.edge.reloading import Reloading
-from otahsm.daemon.edge.server import new_server
+from otahsm.daemon.edge import SERVICES, CallBoundary, Health, Reloading, new_server
 from otahsm.daemon.services import (
     AccessService,
     AuditService,

@@ -8,7 +8,7 @@ from cryptography import x509
 
 from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import Config, load_policy
-from otahsm.daemon.edge.trust import read_crls
+from otahsm.daemon.edge import read_crls
 from otahsm.errors import ConfigError
 from otahsm.system.clock import utc_now
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from otahsm.access import AccessControl, Caller, Open
 from otahsm.config import Config, PinSource, Pkcs11Uri, load_config, load_policy
-from otahsm.daemon.edge.methods import METHODS
+from otahsm.daemon.edge import METHODS
 from otahsm.errors import ConfigError, NotAllowedError
 from otahsm.line.device_lists import (
     SEQUENCE,

@@ -28,7 +28,7 @@ from otahsm.client import (
     Result,
 )
 from otahsm.client.connection import open_channel
-from otahsm.daemon.edge.methods import METHODS
+from otahsm.daemon.edge import METHODS
 from otahsm.errors import NotAllowedError, NotFoundError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 

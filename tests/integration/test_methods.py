@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from otahsm.client.connection import open_channel
-from otahsm.daemon.edge.methods import METHODS
+from otahsm.daemon.edge import METHODS
 
 from support.devices import new_request
 from support.harness import Fleet, running

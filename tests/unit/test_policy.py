@@ -11,7 +11,7 @@ import pytest
 
 from otahsm.access import AccessControl, Call, Caller, Denied, DenyList, Grant, Open, Policy, Role
 from otahsm.config import load_policy, parse_times
-from otahsm.daemon.edge.methods import METHODS
+from otahsm.daemon.edge import METHODS
 from otahsm.errors import ClientDeniedError, ConfigError, NotAllowedError
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)  # a Wednesday

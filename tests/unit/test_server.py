@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -97,6 +98,16 @@ def test_a_grpcio_whose_server_takes_more_is_refused() -> None:
 async def test_the_grpcio_that_is_locked_fits() -> None:
     assert grpc.__version__ in SpecifierSet(FITTING)
     await new_server().stop(0)
+
+
+def test_no_other_module_uses_a_private_name_of_grpc() -> None:
+    private = re.compile(r"\bcygrpc\b|\bgrpc(\.\w+)*\._\w")
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "otahsm").rglob("*.py")
+        if private.search(path.read_text())
+    }
+    assert {path for path in users if not path.startswith("otahsm/v1/")} == {"otahsm/daemon/edge/server.py"}
 
 
 def test_what_is_installed_for_a_server_is_bounded_as_the_check_says() -> None:

@@ -12,8 +12,7 @@ from otahsm.access import AccessControl, Call, Caller, Grant, Policy
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, moment_of
 from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.config import Config, load_config, load_policy, section
-from otahsm.daemon.edge.methods import METHODS, Method
-from otahsm.daemon.edge.tls import read_caller
+from otahsm.daemon.edge import METHODS, Method, read_caller
 from otahsm.errors import NotAllowedError
 
 

@@ -1,1 +1,26 @@
-"""What stands before the services: TLS, trust, limits, the policy, and gRPC's server itself."""
+"""What stands before the services: TLS, trust, limits, one boundary for every call, and gRPC's server."""
+
+from otahsm.daemon.edge import limits
+from otahsm.daemon.edge.boundary import CallBoundary, internal_error
+from otahsm.daemon.edge.health import Health
+from otahsm.daemon.edge.methods import METHODS, SERVICES, Method
+from otahsm.daemon.edge.reloading import Reloading
+from otahsm.daemon.edge.server import new_server
+from otahsm.daemon.edge.tls import Context, caller_of, read_caller
+from otahsm.daemon.edge.trust import read_crls
+
+__all__ = [
+    "METHODS",
+    "SERVICES",
+    "CallBoundary",
+    "Context",
+    "Health",
+    "Method",
+    "Reloading",
+    "caller_of",
+    "internal_error",
+    "limits",
+    "new_server",
+    "read_caller",
+    "read_crls",
+]

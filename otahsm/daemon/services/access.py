@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otahsm.authority import CertificateAuthority
-from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.edge import Context, caller_of
 from otahsm.daemon.wire.access import denied_client, event_filter_of, write_event
 from otahsm.daemon.wire.paging import numbered_page
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc

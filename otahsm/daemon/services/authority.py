@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otahsm.authority import CertificateAuthority
-from otahsm.daemon.edge.tls import Context
+from otahsm.daemon.edge import Context
 from otahsm.daemon.wire.authority import authority_message, profile_message
 from otahsm.v1 import authority_pb2 as pb
 from otahsm.v1 import authority_pb2_grpc

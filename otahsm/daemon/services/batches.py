@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otahsm.authority import CertificateAuthority
-from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.edge import Context, caller_of
 from otahsm.daemon.wire.batches import batch_message, new_batch_of
 from otahsm.daemon.wire.paging import numbered_page
 from otahsm.v1 import batch_pb2 as pb

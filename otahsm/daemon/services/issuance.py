@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import structlog
 
 from otahsm.authority import Caller, CertificateAuthority, IssuanceRequest, Outcome
-from otahsm.daemon.edge.boundary import internal_error
-from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.edge import Context, caller_of, internal_error
 from otahsm.daemon.services.stream import Responses, Stream
 from otahsm.daemon.wire import IssuerChain, request_of, write_certificate
 from otahsm.errors import OtahsmError, ShuttingDownError

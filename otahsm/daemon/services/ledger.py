@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from otahsm.authority import CertificateAuthority
-from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.edge import Context, caller_of
 from otahsm.daemon.wire.ledger import filter_of, key_of, time_of, write_counts, write_entry
 from otahsm.daemon.wire.paging import page_start, page_token
 from otahsm.errors import RequestRefusedError

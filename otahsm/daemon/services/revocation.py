@@ -5,8 +5,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import CertificateAuthority
-from otahsm.daemon.edge.limits import MAX_REQUESTS
-from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.edge import Context, caller_of, limits
 from otahsm.daemon.wire.revocation import crl_name_of, revocation_of, write_revocation
 from otahsm.errors import RequestRefusedError
 from otahsm.v1 import device_pb2, device_pb2_grpc, revocation_pb2_grpc
@@ -24,8 +23,10 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
     ) -> pb.RevokeCertificatesResponse:
         """Revoke certificates; a target that can't be read costs its own result."""
         count = len(request.targets)
-        if not 1 <= count <= MAX_REQUESTS:
-            raise RequestRefusedError("targets", f"a call carries 1 to {MAX_REQUESTS} targets, not {count}")
+        if not 1 <= count <= limits.MAX_REQUESTS:
+            raise RequestRefusedError(
+                "targets", f"a call carries 1 to {limits.MAX_REQUESTS} targets, not {count}"
+            )
         outcomes = await self._authority.revoke(caller_of(context), list(map(revocation_of, request.targets)))
         response = pb.RevokeCertificatesResponse()
         for outcome in outcomes:

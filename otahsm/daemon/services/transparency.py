@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from otahsm.authority import CertificateAuthority
-from otahsm.daemon.edge.tls import Context, caller_of
+from otahsm.daemon.edge import Context, caller_of
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import SerialNumber
 from otahsm.v1 import transparency_pb2 as pb
