@@ -30,6 +30,8 @@ from otahsm.issuance.batches import Batches, NewBatch, unknown_batch
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.values import IssuanceRequest, Outcome, RevocationOutcome, RevocationRequest
 from otahsm.ledger import (
+    AuditEvent,
+    Batch,
     BatchState,
     Entry,
     EventFilter,
@@ -217,14 +219,18 @@ class CertificateAuthority:
             NotFoundError: it has none under the profile.
         """
         name = profile or self._profiles.default
-        serial = await self._ledger.reset(device_id, name)
+
+        def told(serial: SerialNumber) -> AuditEvent:
+            details = {"device": device_id, "superseded": serial.hex()}
+            return self.audit.event(EventName.DEVICE_RESET, caller.identity, details)
+
+        serial, event = await self._ledger.reset(device_id, name, told)
         if serial is None:
             raise NotFoundError(
                 f"the device {device_id[:128]!a} has no certificate under the profile {name[:64]!a}",
                 hint="Check device id and profile. If it was reset before, it may ask for a new one.",
             )
-        details = {"device": device_id, "superseded": serial.hex()}
-        self.audit.note(EventName.DEVICE_RESET, caller.identity, details)
+        self.audit.done(event)
         return serial
 
     # The log
@@ -253,10 +259,16 @@ class CertificateAuthority:
 
     async def create_batch(self, caller: Caller, new: NewBatch) -> BatchState:
         """Order a batch, or return the same one that was ordered before."""
-        state = await self._batches.create(new, caller.identity)
-        terms = state.batch.terms
-        details: dict[str, int | str] = {"batch": terms.name, "devices": terms.device_count}
-        self.audit.note(EventName.BATCH_CREATED, caller.identity, details)
+
+        def told(batch: Batch) -> AuditEvent:
+            details: dict[str, int | str] = {
+                "batch": batch.terms.name,
+                "devices": batch.terms.device_count,
+            }
+            return self.audit.event(EventName.BATCH_CREATED, caller.identity, details)
+
+        state, event = await self._batches.create(new, caller.identity, told)
+        self.audit.done(event)
         return state
 
     async def get_batch(self, caller: Caller, name: str) -> BatchState:
@@ -280,9 +292,13 @@ class CertificateAuthority:
 
     async def close_batch(self, caller: Caller, name: str) -> BatchState:
         """Let nothing more be issued in a batch."""
-        state = await self._batches.close(name)
-        details: dict[str, int | str] = {"batch": name, "issued": state.issued}
-        self.audit.note(EventName.BATCH_CLOSED, caller.identity, details)
+
+        def told(state: BatchState) -> AuditEvent:
+            details: dict[str, int | str] = {"batch": state.batch.terms.name, "issued": state.issued}
+            return self.audit.event(EventName.BATCH_CLOSED, caller.identity, details)
+
+        state, event = await self._batches.close(name, told)
+        self.audit.done(event)
         return state
 
     # Access

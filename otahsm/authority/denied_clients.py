@@ -64,11 +64,12 @@ class DeniedClients:
         denied = Denied(subject, reason, caller.identity, microseconds(now))
         self._check_target(denied, caller, now)
         details = {"subject": subject, "reason": reason}
-        event = self._audit.event(EventName.CLIENT_CUT_OFF, caller.identity, details)
-        if await self._ledger.deny(denied, event):
-            self._audit.done(event)
+        change = await self._ledger.deny(
+            denied, lambda _: self._audit.event(EventName.CLIENT_CUT_OFF, caller.identity, details)
+        )
+        self._audit.done(change.event)
         await self.look()
-        return self._access.deny_list.denied.get(subject, denied)
+        return change.result
 
     async def allow(self, subject: str, caller: Caller) -> None:
         """Let a client in again.
@@ -77,12 +78,15 @@ class DeniedClients:
             NotFoundError: it is not cut off.
             LedgerUnavailableError: nothing was changed.
         """
-        event = self._audit.event(EventName.CLIENT_LET_IN, caller.identity, {"subject": subject})
-        if not await self._ledger.allow(subject, event):
+        details = {"subject": subject}
+        change = await self._ledger.allow(
+            subject, lambda _: self._audit.event(EventName.CLIENT_LET_IN, caller.identity, details)
+        )
+        if change.result is None:
             raise NotFoundError(
                 f"{subject[:128]!a} is not cut off", hint="`otahsm client list` shows who is."
             )
-        self._audit.done(event)
+        self._audit.done(change.event)
         await self.look()
 
     async def listed(self) -> list[Denied]:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from otahsm.errors import BatchClientError, ConflictError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.issuance.values import IssuanceRequest
-from otahsm.ledger import Batch, BatchState, BatchTerms, Ledger
+from otahsm.ledger import Batch, BatchState, BatchTerms, Change, Ledger, Tell
 from otahsm.ledger.queries import LedgerQueries
 from otahsm.templates import NAME
 
@@ -78,8 +78,13 @@ class Batches:
         self._default_profile = default_profile
         self._known: dict[str, Batch] = {}  # for what never changes
 
-    async def create(self, new: NewBatch, creator: str) -> BatchState:
+    async def create(self, new: NewBatch, creator: str, tell: Tell[Batch]) -> Change[BatchState]:
         """Order a batch, or return the same one that was ordered before.
+
+        Args:
+            new: what is ordered.
+            creator: who orders it.
+            tell: makes the event, if it is new.
 
         Raises:
             RequestRefusedError: a field is wrong.
@@ -87,13 +92,13 @@ class Batches:
             LedgerUnavailableError: nothing was written.
         """
         terms = self._terms(new)
-        batch = await self._ledger.create_batch(terms, creator)
-        if batch.terms != terms:
+        change = await self._ledger.create_batch(terms, creator, tell)
+        if change.result.terms != terms:
             raise ConflictError(
                 f"there is a batch {terms.name} already, and it is another",
                 hint="Give the new one a name of its own: names are not used again.",
             )
-        return await self.get(terms.name)
+        return Change(await self.get(terms.name), change.event)
 
     async def get(self, name: str) -> BatchState:
         """Return a batch and how far it is. Raises NotFoundError, LedgerUnavailableError."""
@@ -106,11 +111,12 @@ class Batches:
         """Return batches whose id is greater than `after`. Raises LedgerUnavailableError."""
         return await self._queries.batches(after, size)
 
-    async def close(self, name: str) -> BatchState:
+    async def close(self, name: str, tell: Tell[BatchState]) -> Change[BatchState]:
         """Let nothing more be issued in a batch. Raises NotFoundError, LedgerUnavailableError."""
-        if await self._ledger.close_batch(_checked_name(name)) is None:
+        state, event = await self._ledger.close_batch(_checked_name(name), tell)
+        if state is None:
             raise unknown_batch(name)
-        return await self.get(name)
+        return Change(state, event)
 
     async def named_by(self, orders: Collection[IssuanceRequest]) -> Mapping[str, Batch | OtahsmError]:
         """Return the batches that orders name, or why there is none of a name."""

@@ -17,6 +17,7 @@ from otahsm.ledger.records import (
     Batch,
     BatchState,
     BatchTerms,
+    Change,
     Conflict,
     CrlRow,
     InProgress,
@@ -29,6 +30,7 @@ from otahsm.ledger.records import (
     Revocation,
     StoredCrl,
     Target,
+    Tell,
 )
 from otahsm.ledger.snapshot import snapshot
 from otahsm.ledger.store import Ledger
@@ -46,6 +48,7 @@ __all__ = [
     "Batch",
     "BatchState",
     "BatchTerms",
+    "Change",
     "Conflict",
     "Copy",
     "CrlReader",
@@ -76,6 +79,7 @@ __all__ = [
     "StoredCrl",
     "Tally",
     "Target",
+    "Tell",
     "Verdict",
     "copy_ledger",
     "count_valid",

@@ -14,15 +14,29 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from otahsm.ledger import events
 from otahsm.ledger.journal import take_back
-from otahsm.ledger.records import Accepted, Answer, Batch, BatchState, BatchTerms, Intent, Issue, NoPlace
+from otahsm.ledger.records import (
+    Accepted,
+    Answer,
+    Batch,
+    BatchState,
+    BatchTerms,
+    Change,
+    Intent,
+    Issue,
+    NoPlace,
+    Tell,
+)
 from otahsm.ledger.schema import batches, certificates, intents, replicas
 from otahsm.pki import SerialNumber
 
 _OPEN_AT_ONCE: Final = 30_000  # more than daemons have under way
 
 
-def create(connection: Connection, terms: BatchTerms, creator: str, now: int) -> Batch:
+def create(
+    connection: Connection, terms: BatchTerms, creator: str, now: int, tell: Tell[Batch]
+) -> Change[Batch]:
     """Write a batch; return it, or the one of the same name that there is.
 
     Args:
@@ -30,21 +44,29 @@ def create(connection: Connection, terms: BatchTerms, creator: str, now: int) ->
         terms: what is ordered.
         creator: who orders it.
         now: microseconds since the Unix epoch.
+        tell: makes the event, if it is new.
     """
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     values = terms._asdict() | {"clients": json.dumps(terms.clients)}
     row = values | {"creator": creator, "created_at": now, "taken": 0}
-    connection.execute(make(batches).values(row).on_conflict_do_nothing())
+    new = connection.execute(
+        make(batches).values(row).on_conflict_do_nothing().returning(batches.c.id)
+    ).first()
     batch = find(connection, terms.name)
     assert batch is not None  # noqa: S101 - it was written, or stood in the way
-    return batch
+    return Change(batch, None) if new is None else events.changed(connection, batch, tell)
 
 
-def close(connection: Connection, name: str, now: int) -> Batch | None:
-    """Let nobody take places in a batch any more; return it, or None if there is none."""
+def close(connection: Connection, name: str, now: int, tell: Tell[BatchState]) -> Change[BatchState | None]:
+    """Let nobody take places in a batch any more; the result is None if there is none."""
     which = (batches.c.name == name) & batches.c.closed_at.is_(None)
-    connection.execute(update(batches).where(which).values(closed_at=now))
-    return find(connection, name)
+    closed = connection.execute(
+        update(batches).where(which).values(closed_at=now).returning(batches.c.id)
+    ).first()
+    state = next(iter(states(connection, 0, 1, name)), None)
+    if closed is None or state is None:
+        return Change(state, None)
+    return events.changed(connection, state, tell)
 
 
 def find(connection: Connection, name: str) -> Batch | None:

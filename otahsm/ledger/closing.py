@@ -25,10 +25,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger import batches, quotas
+from otahsm.ledger import batches, events, quotas
 from otahsm.ledger.dialects import LOCK_NAMESPACE, columns_given, write_rows
 from otahsm.ledger.journal import no_rival_of, restore_superseded
 from otahsm.ledger.log_entries import Kind
+from otahsm.ledger.records import Change, Tell
 from otahsm.ledger.schema import certificates, crl_numbers, intents, live, replicas
 from otahsm.ledger.sequencer import note_entries
 from otahsm.pki import SerialNumber
@@ -122,11 +123,12 @@ def note_closed(connection: Connection, place: int, below: int) -> None:
     connection.execute(_PROGRESS, {"at": place, "below": below})
 
 
-def reset(connection: Connection, device_id: str, profile: str, now: int) -> SerialNumber | None:
+def reset(
+    connection: Connection, device_id: str, profile: str, now: int, tell: Tell[SerialNumber]
+) -> Change[SerialNumber | None]:
     """Let a device have a new certificate, for any key of its own: what it has counts as superseded.
 
-    Returns:
-        The serial number of the certificate that it has; None if it has none.
+    The result is the serial number of the certificate that it has; None if it has none.
     """
     which = live & (intents.c.device_id == device_id) & (intents.c.profile == profile)
     certified = exists().where(certificates.c.intent_id == intents.c.id)
@@ -136,7 +138,9 @@ def reset(connection: Connection, device_id: str, profile: str, now: int) -> Ser
         .values(superseded_at=now, superseded_by=None)
         .returning(intents.c.serial)
     ).scalar()
-    return None if key is None else SerialNumber.from_key(key)
+    if key is None:
+        return Change(None, None)
+    return events.changed(connection, SerialNumber.from_key(key), tell)
 
 
 def touch(connection: Connection, place: int) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, select
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.access import Denied
 from otahsm.ledger import events
-from otahsm.ledger.records import AuditEvent
+from otahsm.ledger.records import Change, Tell
 from otahsm.ledger.schema import denied_clients
 
 
-def deny(connection: Connection, denied: Denied, event: AuditEvent) -> bool:
-    """Cut a client off; return False if it was before. In a transaction."""
+def deny(connection: Connection, denied: Denied, tell: Tell[Denied]) -> Change[Denied]:
+    """Cut a client off, in a transaction; the result is how it is, also if it was before."""
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     row = {
         "subject": denied.subject,
@@ -21,22 +23,26 @@ def deny(connection: Connection, denied: Denied, event: AuditEvent) -> bool:
         "denied_at": denied.at,
     }
     written = make(denied_clients).values(row).on_conflict_do_nothing().returning(denied_clients.c.subject)
-    new = connection.execute(written).first() is not None
-    if new:
-        events.write(connection, [event])
-    return new
+    if connection.execute(written).first() is not None:
+        return events.changed(connection, denied, tell)
+    before = select(denied_clients).where(denied_clients.c.subject == denied.subject)
+    return Change(_denied(connection.execute(before).one()), None)
 
 
-def allow(connection: Connection, subject: str, event: AuditEvent) -> bool:
-    """Let a client in again; return False if it was not cut off. In a transaction."""
-    gone = delete(denied_clients).where(denied_clients.c.subject == subject)
-    found = connection.execute(gone.returning(denied_clients.c.subject)).first() is not None
-    if found:
-        events.write(connection, [event])
-    return found
+def allow(connection: Connection, subject: str, tell: Tell[Denied]) -> Change[Denied | None]:
+    """Let a client in again, in a transaction; the result is how it was; None if it was not cut off."""
+    gone = delete(denied_clients).where(denied_clients.c.subject == subject).returning(denied_clients)
+    row = connection.execute(gone).first()
+    if row is None:
+        return Change(None, None)
+    return events.changed(connection, _denied(row), tell)
 
 
 def all_denied(connection: Connection) -> list[Denied]:
     """Return everybody who is cut off, in the order in which that happened."""
     query = select(denied_clients).order_by(denied_clients.c.denied_at, denied_clients.c.subject)
-    return [Denied(row.subject, row.reason, row.client, row.denied_at) for row in connection.execute(query)]
+    return [_denied(row) for row in connection.execute(query)]
+
+
+def _denied(row: Row[Any]) -> Denied:
+    return Denied(row.subject, row.reason, row.client, row.denied_at)

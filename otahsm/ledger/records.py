@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from otahsm.pki import SerialNumber
+
+_Result_co = TypeVar("_Result_co", covariant=True)
 
 
 class Intent(NamedTuple):
@@ -160,6 +163,20 @@ class AuditEvent(NamedTuple):
     occurrences: int
     details: str
     id: int = 0
+
+
+# Makes the event that tells of a change from what the change led to. It may be called more than once.
+Tell: TypeAlias = Callable[[_Result_co], AuditEvent]
+
+
+class Change(NamedTuple, Generic[_Result_co]):
+    """What an operator's change led to, and the event that was written in its transaction.
+
+    `event` is None if nothing was changed: then nothing was written.
+    """
+
+    result: _Result_co
+    event: AuditEvent | None
 
 
 class BatchState(NamedTuple):

@@ -20,7 +20,18 @@ from otahsm.ledger.database import Database
 from otahsm.ledger.failures import cause_of
 from otahsm.ledger.journal import write_intents
 from otahsm.ledger.migrations import UnknownVersionError, migrate
-from otahsm.ledger.records import Accepted, Answer, AuditEvent, Batch, BatchTerms, Intent, Renewal
+from otahsm.ledger.records import (
+    Accepted,
+    Answer,
+    AuditEvent,
+    Batch,
+    BatchState,
+    BatchTerms,
+    Change,
+    Intent,
+    Renewal,
+    Tell,
+)
 from otahsm.pki import SerialNumber
 
 _Result = TypeVar("_Result")
@@ -109,59 +120,71 @@ class Ledger:
         with contextlib.suppress(LedgerUnavailableError):
             await self.transaction(lambda _: None)
 
-    async def reset(self, device_id: str, profile: str) -> SerialNumber | None:
+    async def reset(
+        self, device_id: str, profile: str, tell: Tell[SerialNumber]
+    ) -> Change[SerialNumber | None]:
         """Let a device have a new certificate, for a new key, whatever the profile's windows are.
 
-        Returns:
-            The serial number of the certificate that it has, which stays valid; None if it has none.
+        The result is the serial number of the certificate that it has, which stays valid; None: it has none.
+
+        Args:
+            device_id: whose.
+            profile: under which.
+            tell: makes the event that is written in the same transaction, if there is something to reset.
 
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
         now = time.time_ns() // 1000
-        return await self.transaction(lambda connection: closing.reset(connection, device_id, profile, now))
+        return await self.transaction(
+            lambda connection: closing.reset(connection, device_id, profile, now, tell)
+        )
 
     async def write_events(self, written: Sequence[AuditEvent]) -> None:
         """Write events durably. Raises LedgerUnavailableError."""
         await self.transaction(lambda connection: events.write(connection, written))
 
-    async def deny(self, denied: Denied, event: AuditEvent) -> bool:
-        """Cut a client off, and write the event; return False, and write nothing, if it was cut off before.
+    async def deny(self, denied: Denied, tell: Tell[Denied]) -> Change[Denied]:
+        """Cut a client off; the result is how it is, also if it was cut off before. `tell` as for `reset`.
 
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
-        return await self.transaction(lambda connection: denials.deny(connection, denied, event))
+        return await self.transaction(lambda connection: denials.deny(connection, denied, tell))
 
-    async def allow(self, subject: str, event: AuditEvent) -> bool:
-        """Let a client in again, and write the event; return False, and write nothing, if it was not cut off.
+    async def allow(self, subject: str, tell: Tell[Denied]) -> Change[Denied | None]:
+        """Let a client in again; the result is None if it was not cut off. `tell` as for `reset`.
 
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
-        return await self.transaction(lambda connection: denials.allow(connection, subject, event))
+        return await self.transaction(lambda connection: denials.allow(connection, subject, tell))
 
     async def quota_ids(self, clients: Sequence[str]) -> list[int]:
         """Return the ids of the quotas of clients of the policy, in order. Raises LedgerUnavailableError."""
         return await self.transaction(lambda connection: quotas.ids_of(connection, clients))
 
-    async def create_batch(self, terms: BatchTerms, creator: str) -> Batch:
-        """Order a batch; return it, or the one of the same name that there is, whatever its terms are.
+    async def create_batch(self, terms: BatchTerms, creator: str, tell: Tell[Batch]) -> Change[Batch]:
+        """Order a batch; the result is it, or the one of the same name that there is, whatever its terms are.
+
+        `tell` as for `reset`.
 
         Raises:
             LedgerUnavailableError: nothing was written.
         """
         now = time.time_ns() // 1000
-        return await self.transaction(lambda connection: batches.create(connection, terms, creator, now))
+        return await self.transaction(
+            lambda connection: batches.create(connection, terms, creator, now, tell)
+        )
 
-    async def close_batch(self, name: str) -> Batch | None:
-        """Let nothing more be issued in a batch; return it, or None if there is none.
+    async def close_batch(self, name: str, tell: Tell[BatchState]) -> Change[BatchState | None]:
+        """Let nothing more be issued in a batch; the result is None if there is none. `tell` as for `reset`.
 
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
         now = time.time_ns() // 1000
-        return await self.transaction(lambda connection: batches.close(connection, name, now))
+        return await self.transaction(lambda connection: batches.close(connection, name, now, tell))
 
     @property
     def failure(self) -> LedgerUnavailableError | None:

@@ -130,13 +130,15 @@ class AuditLog:
             self._counts[kind] = _Count(time.monotonic() + WINDOW)
         self._put(name, client, 1, {**about, **details})
 
-    def done(self, event: AuditEvent) -> None:
-        """Say in the log what was written along with something else."""
+    def done(self, event: AuditEvent | None) -> None:
+        """Say in the log what was written along with a change; None: there was no change."""
+        if event is None:
+            return
         details: Mapping[str, int | str] = json.loads(event.details)
         self._tell(event.name, {"client": event.client, **details, "audit": 1})
 
     def event(self, name: EventName, client: str, details: Mapping[str, int | str]) -> AuditEvent:
-        """Return the event that something happened just now, for who writes it along with something else."""
+        """Return the event that something happened just now, for who writes it along with the change."""
         return self._event(name, client, 1, details)
 
     async def record(self, name: EventName, client: str, details: Mapping[str, int | str]) -> None:

@@ -6,16 +6,19 @@ import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from otahsm.client import CertificateRequest, Client, IssuedCertificate
+from otahsm.client import Batch, CertificateRequest, Client, IdScheme, IssuedCertificate
 from otahsm.errors import DaemonUnavailableError, ShuttingDownError
 
-from support.devices import issue_all, new_requests
+from support.devices import issue_all, new_request, new_requests
 from support.harness import (
     OTAHSM,
     READY_SECONDS,
@@ -26,7 +29,7 @@ from support.harness import (
     is_running,
     running,
 )
-from support.ledger_reader import certificates, rows
+from support.ledger_reader import certificates, events, rows
 
 
 @pytest.mark.parametrize("kind", [RunningDaemon.signers, RunningDaemon.preparers])
@@ -156,3 +159,53 @@ def test_a_log_that_can_not_be_written_stops_nothing(fleet: Fleet, gone: str) ->
         daemon.kill()
         full.close()
     assert len(certificates(fleet)) == 3
+
+
+async def _reset(client: Client) -> None:
+    await client.issuance.reset_device("device-1")
+
+
+async def _create(client: Client) -> None:
+    await client.batches.create(Batch("new", 5, IdScheme("uuid4")))
+
+
+async def _close(client: Client) -> None:
+    await client.batches.create(Batch("old", 5, IdScheme("uuid4")))
+    await client.batches.close("old")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "details"),
+    [
+        ("device.reset", _reset, {"device": "device-1"}),
+        ("batch.created", _create, {"batch": "new", "devices": 5}),
+        ("batch.closed", _close, {"batch": "old", "issued": 0}),
+    ],
+)
+async def test_a_daemon_killed_right_after_an_operators_change_has_written_who_made_it(
+    fleet: Fleet, name: str, change: Callable[[Client], Awaitable[None]], details: dict[str, Any]
+) -> None:
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        async with daemon.client() as client:
+            (issued,), _ = await issue_all(client, [new_request("device-1")])
+            _slow_down(fleet, name)
+            await change(client)
+            daemon.kill()
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        assert daemon.stop() == 0
+    if name == "device.reset":
+        details |= {"superseded": issued.serial.hex()}
+    assert events(fleet, name) == [("cn:quickstart", details)]
+
+
+def _slow_down(fleet: Fleet, name: str) -> None:
+    """Make writing an event take so long that who answers before it is durable is killed before it is."""
+    assert fleet.config.ledger is not None
+    assert fleet.config.ledger.path is not None
+    with closing(sqlite3.connect(fleet.config.ledger.path)) as database, database:
+        database.execute(
+            f"CREATE TRIGGER slow AFTER INSERT ON events WHEN NEW.name = '{name}'"
+            " BEGIN SELECT length(randomblob(200000000)); END"
+        )

@@ -354,17 +354,23 @@ async def test_events_are_found_by_name_client_and_time_page_by_page(home: Home)
 async def test_who_is_cut_off_and_why_are_written_together(home: Home) -> None:
     ledger = ledger_in(home)
     await ledger.open()
-    event = LoggedEvent(1, "client.cut_off", "cn:admin", 1, "{}")
+
+    def cut_off(changed: Denied) -> LoggedEvent:
+        return LoggedEvent(1, "client.cut_off", "cn:admin", 1, changed.reason)
+
+    def let_in(changed: Denied) -> LoggedEvent:
+        return LoggedEvent(1, "client.let_in", "cn:admin", 1, changed.reason)
+
     denied = Denied("cn:a", "lost", "cn:admin", 1)
-    assert await ledger.deny(denied, event)
-    assert not await ledger.deny(denied._replace(reason="other"), event)
+    assert await ledger.deny(denied, cut_off) == (denied, cut_off(denied))
+    assert await ledger.deny(denied._replace(reason="other"), cut_off) == (denied, None)
     reader = LedgerReader(home.config)
     assert reader.denied() == [denied]
     assert len(reader.events(EventFilter(), 0, 10).events) == 1
-    assert await ledger.allow("cn:a", event._replace(name="client.let_in"))
-    assert not await ledger.allow("cn:a", event)
+    assert await ledger.allow("cn:a", let_in) == (denied, let_in(denied))
+    assert await ledger.allow("cn:a", let_in) == (None, None)
     assert reader.denied() == []
     events = reader.events(EventFilter(), 0, 10).events
-    assert [item.name for item in events] == ["client.cut_off", "client.let_in"]
+    assert [item._replace(id=0) for item in events] == [cut_off(denied), let_in(denied)]
     reader.close()
     await ledger.close()

@@ -65,6 +65,7 @@ from support.cycle.cycle_draws import (
 )
 from support.cycle.cycle_model import Asked, Expected, Kind, Model
 from support.homes import Home, PostgresHome, SqliteHome
+from support.intents import told
 from support.logbook import findings, grow
 
 ANSWERS: dict[type[OtahsmError], Kind] = {
@@ -250,8 +251,8 @@ class CycleMachine(RuleBasedStateMachine):
 
     @rule(device=st.sampled_from(DEVICES), profile=st.sampled_from(tuple(PROFILES)))
     def a_device_is_reset(self, device: str, profile: str) -> None:
-        serial = self.loop.run(self.ledger.reset(device, profile))
-        assert (serial is not None) == self.model.reset(device, profile)
+        change = self.loop.run(self.ledger.reset(device, profile, told))
+        assert (change.result is not None) == self.model.reset(device, profile)
 
     @rule(device=st.sampled_from(DEVICES), reason=st.sampled_from([Reason.SUPERSEDED, Reason.KEY_COMPROMISE]))
     def a_device_is_revoked(self, device: str, reason: Reason) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 
-from otahsm.ledger import Accepted, Intent, Ledger
+from otahsm.ledger import Accepted, AuditEvent, Intent, Ledger
 from otahsm.pki import SerialNumber
 
 from support.homes import CA
+
+
+def told(_: object) -> AuditEvent:
+    """The event of a change that a test makes."""
+    return AuditEvent(1, "test.changed", "cn:test", 1, "{}")
 
 
 def intent(device: str, key: str = "", request: str = "", profile: str = "p") -> Intent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ def event_count(fleet: Fleet) -> int:
     """Count the events, which are leaves like certificates."""
     ((count,),) = _select(fleet, "SELECT count(*) FROM events")
     return int(count)
+
+
+def events(fleet: Fleet, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Read the events of a name: whose doing each was, and its details."""
+    everything = _select(fleet, "SELECT name, client, details FROM events ORDER BY id")
+    return [(client, json.loads(details)) for found, client, details in everything if found == name]
 
 
 def last_crl_number(fleet: Fleet) -> int:

@@ -26,7 +26,7 @@ from otahsm.ledger.migrations import migrate
 from otahsm.pki import SerialNumber
 
 from support.homes import Home, PostgresHome, ledger_in
-from support.intents import intent, issue
+from support.intents import intent, issue, told
 from support.postgres import PostgresServer
 
 NOW = 1_900_000_000
@@ -43,7 +43,8 @@ async def ledger(home: Home) -> AsyncIterator[Ledger]:
 async def order(
     ledger: Ledger, count: int, name: str = "b", deadline: int | None = None, creator: str = "cn:boss"
 ) -> Batch:
-    return await ledger.create_batch(BatchTerms(name, "p", count, "{}", deadline, ("cn:test",)), creator)
+    terms = BatchTerms(name, "p", count, "{}", deadline, ("cn:test",))
+    return (await ledger.create_batch(terms, creator, told)).result
 
 
 def inside(batch: Batch, *devices: str) -> list[Intent]:
@@ -98,7 +99,7 @@ async def test_a_certificate_that_exists_is_returned_and_takes_no_place(home: Ho
     await issue(ledger, *inside(batch, "a"))
     full, other = await order(ledger, 1, "full"), await order(ledger, 1, "other")
     await issue(ledger, *inside(full, "x"))
-    await ledger.close_batch("b")
+    await ledger.close_batch("b", told)
     for which in (batch, full, other):
         (answer,) = await ledger.journal(inside(which, "a"))
         assert isinstance(answer, Replay)
@@ -116,12 +117,13 @@ async def test_nothing_is_issued_from_the_deadline_on(ledger: Ledger, now: int, 
 
 async def test_nothing_is_issued_in_a_batch_that_is_closed(ledger: Ledger) -> None:
     batch = await order(ledger, 5)
-    closed = await ledger.close_batch("b")
+    closed, event = await ledger.close_batch("b", told)
+    assert event is not None
     assert closed is not None
-    assert closed.closed_at is not None
-    assert await ledger.close_batch("b") == closed  # the first time is what counts
+    assert closed.batch.closed_at is not None
+    assert await ledger.close_batch("b", told) == (closed, None)  # the first time is what counts
     assert await ledger.journal(inside(batch, "a")) == [NoPlace(full=False, message="the batch b is closed")]
-    assert await ledger.close_batch("nothing") is None
+    assert await ledger.close_batch("nothing", told) == (None, None)
 
 
 async def test_the_same_order_again_is_the_same_batch(ledger: Ledger) -> None:

@@ -15,7 +15,7 @@ from otahsm.ledger.revocation import revoke
 
 from support.harness import eventually
 from support.homes import CA, PostgresHome, SqliteHome
-from support.intents import intent
+from support.intents import intent, told
 from support.logbook import grow, issue_many
 from support.postgres import PostgresServer
 
@@ -46,7 +46,7 @@ async def use(ledger: Ledger, first: int) -> None:
     (answer,) = await ledger.journal([renewed], now=2)
     assert isinstance(answer, Accepted)
     await ledger.void([answer.intent_id], "the token was away again")  # what it superseded is live again
-    await ledger.reset(batch[1].device_id, "p")
+    await ledger.reset(batch[1].device_id, "p", told)
     targets = [
         Target(batch[0].serial, "", "", "superseded"),
         Target(None, batch[2].device_id, "", "superseded"),

@@ -38,7 +38,7 @@ from otahsm.ledger.sqlite import open_engine
 from otahsm.pki import SerialNumber, make_serial
 
 from support.homes import Home, SqliteHome, ledger_in
-from support.intents import intent
+from support.intents import intent, told
 
 DAY = 86_400_000
 NOON = 20_000 * DAY + DAY // 2
@@ -63,7 +63,7 @@ async def write(ledger: Ledger, status: Status, *intents: Intent) -> list[Intent
         await ledger.record({number: b"certificate %d" % number for number in ids})
     if status is Status.SUPERSEDED:
         for item in intents:
-            assert await ledger.reset(item.device_id, item.profile) == item.serial
+            assert (await ledger.reset(item.device_id, item.profile, told)).result == item.serial
     if status is Status.REVOKED:
         targets = [
             Target(serial=item.serial, device_id="", profile="", reason="superseded") for item in intents
@@ -146,7 +146,7 @@ async def test_open_and_voided_ones_are_told_apart(ledger: Ledger, reader: Ledge
 async def fill(ledger: Ledger) -> list[Intent]:
     """Write some of everything; return what was written, in the order of the serial numbers."""
     written: list[Intent] = []
-    batch = await ledger.create_batch(BatchTerms("b", "p", 1000, "{}", None, ()), "cn:a")
+    batch, _ = await ledger.create_batch(BatchTerms("b", "p", 1000, "{}", None, ()), "cn:a", told)
     for number in range(60):
         where = ("cn:a", "p") if number % 4 else ("cn:rare", "q")
         device = f"{number // 7}" if number % 5 == 4 else ""  # the same devices again and again

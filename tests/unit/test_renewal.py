@@ -10,7 +10,7 @@ import pytest
 from otahsm.ledger import Accepted, Answer, Conflict, InProgress, Intent, Ledger, Renewal, Replay, database_of
 
 from support.homes import CA, Home, PostgresHome
-from support.intents import intent
+from support.intents import intent, told
 from support.postgres import PostgresServer
 
 DAY = 24 * 3600
@@ -164,8 +164,8 @@ async def test_the_key_of_a_superseded_certificate_stays_its_devices(ledger: Led
 async def test_a_device_that_is_set_free_may_have_a_new_key_at_once(ledger: Ledger, home: Home) -> None:
     asked = at(0, key="old")
     await issue(ledger, asked, b"first")
-    assert await ledger.reset("a", "p") == asked.serial
-    assert await ledger.reset("a", "p") is None
+    assert (await ledger.reset("a", "p", told)).result == asked.serial
+    assert (await ledger.reset("a", "p", told)).result is None
     await issue(ledger, at(1, key="new"), b"second")
     assert isinstance(await ask(ledger, at(2, key="old")), Conflict)
     assert home.read("SELECT count(*) FROM certificates") == [(2,)]
@@ -173,8 +173,8 @@ async def test_a_device_that_is_set_free_may_have_a_new_key_at_once(ledger: Ledg
 
 async def test_what_is_under_way_or_unknown_is_not_reset(ledger: Ledger) -> None:
     assert isinstance(await ask(ledger, at(0)), Accepted)
-    assert await ledger.reset("a", "p") is None
-    assert await ledger.reset("b", "p") is None
+    assert (await ledger.reset("a", "p", told)).result is None
+    assert (await ledger.reset("b", "p", told)).result is None
     assert isinstance(await ask(ledger, at(0)), InProgress)
 
 

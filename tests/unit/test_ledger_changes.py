@@ -1,0 +1,76 @@
+"""What an operator changes, and the event that says who did: both are written, or neither."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import pytest
+
+from otahsm.access import Denied
+from otahsm.errors import LedgerUnavailableError
+from otahsm.ledger import BatchTerms, Change, Ledger
+
+from support.homes import Home, ledger_in
+from support.intents import intent, issue, told
+
+TERMS = BatchTerms("new", "p", 5, "{}", None, ())
+MakeChange: TypeAlias = Callable[[Ledger], Awaitable[Change[Any]]]
+CHANGES: dict[str, MakeChange] = {
+    "reset": lambda ledger: ledger.reset("a", "p", told),
+    "deny": lambda ledger: ledger.deny(Denied("cn:new", "lost", "cn:admin", 1), told),
+    "allow": lambda ledger: ledger.allow("cn:old", told),
+    "create_batch": lambda ledger: ledger.create_batch(TERMS, "cn:a", told),
+    "close_batch": lambda ledger: ledger.close_batch("old", told),
+}
+
+
+@pytest.fixture
+async def ledger(home: Home) -> AsyncIterator[Ledger]:
+    """One in which each of the changes can be made."""
+    ledger = ledger_in(home)
+    await ledger.open()
+    await issue(ledger, intent("a"))
+    await ledger.deny(Denied("cn:old", "lost", "cn:admin", 1), told)
+    await ledger.create_batch(TERMS._replace(name="old"), "cn:a", told)
+    yield ledger
+    await ledger.close()
+
+
+def events(home: Home) -> int:
+    ((count,),) = home.read("SELECT count(*) FROM events")
+    return int(count)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_a_change_is_written_with_its_event_and_only_once(
+    ledger: Ledger, home: Home, change: MakeChange
+) -> None:
+    before = events(home)
+    first, again = await change(ledger), await change(ledger)
+    assert first.event == told(first.result)
+    assert again.event is None
+    assert events(home) == before + 1
+    ((leaves,),) = home.read("SELECT count(*) FROM unlogged WHERE kind = 4")
+    assert leaves == before + 1
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_a_change_whose_event_can_not_be_written_is_not_made(
+    ledger: Ledger, home: Home, change: MakeChange
+) -> None:
+    home.change("ALTER TABLE events RENAME TO gone")
+    with pytest.raises(LedgerUnavailableError):
+        await change(ledger)
+    home.change("ALTER TABLE gone RENAME TO events")
+    assert (await change(ledger)).event is not None  # so it was still to be made
+
+
+async def test_the_event_of_a_closed_batch_knows_how_many_were_issued(ledger: Ledger) -> None:
+    batch, _ = await ledger.create_batch(TERMS, "cn:a", told)
+    wanted = [intent(device)._replace(batch_id=batch.id) for device in "xyz"]
+    await issue(ledger, *wanted[:2])
+    await ledger.journal(wanted[2:])  # open: it may come to nothing
+    change = await ledger.close_batch("new", lambda state: told(state)._replace(details=f"{state.issued}"))
+    assert change.event is not None
+    assert change.event.details == "2"
