@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -37,8 +36,20 @@ RetryRefusedOption = Annotated[
     bool, typer.Option("--retry-refused", help="Ask again for what an earlier run was refused.")
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Where device folders go. Default: [client] devices.")
+    Path | None,
+    typer.Option(
+        "--output", "-o", "--out", help="The folder to write device folders to. Default: [client] devices."
+    ),
 ]
+DevicesOption = Annotated[
+    Path | None,
+    typer.Option("--devices", "--out", help="The folder with the device folders. Default: [client] devices."),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="The file to write; it must not exist. Default: standard output."),
+]
+NewFileOption = Annotated[Path, typer.Option("--output", "-o", help="The file to write; it must not exist.")]
 CountOption = Annotated[int | None, typer.Option(min=1, help="How many devices; they get random UUIDs.")]
 IdsOption = Annotated[
     Path | None,
@@ -87,12 +98,3 @@ class KeyTypeName(StrEnum):
     RSA_3072 = "rsa-3072"
     RSA_4096 = "rsa-4096"
     ED25519 = "ed25519"
-
-
-def moment_of(text: str, option: str) -> datetime:
-    """Read a time; UTC if it has no zone. Raises typer.BadParameter."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{option} takes 2026-11-23 or 2026-11-23T07:01:12Z") from None
-    return moment.replace(tzinfo=moment.tzinfo or UTC)

@@ -239,4 +239,4 @@ def test_show_says_that_a_file_is_missing(tmp_path: Path) -> None:
     name = f"{uuid.uuid4()}.pem"
     done = otahsm("show", name, folder=tmp_path)
     assert done.returncode == 2
-    assert f"{name} can't be read: No such file or directory" in done.stderr
+    assert f"can't read {name}: No such file or directory" in done.stderr

@@ -166,8 +166,8 @@ def test_nobody_revokes_by_a_slip(line: Line) -> None:
         (["--serial", "ff", "--device-id", "a", "--reason", "superseded"], "give one of"),
         (["--device-id", "a"], "--reason"),
         (["--device-id", "a", "--reason", "certificate_hold"], "certificate_hold"),
-        (["--serial", "xyz", "--reason", "superseded"], "is no serial number"),
-        (["--file", "missing.csv", "--reason", "superseded"], "missing.csv can't be read"),
+        (["--serial", "xyz", "--reason", "superseded"], "--serial takes a serial number"),
+        (["--file", "missing.csv", "--reason", "superseded"], "can't read missing.csv"),
     ],
 )
 def test_wrong_use_is_said(line: Line, arguments: list[str], said: str) -> None:

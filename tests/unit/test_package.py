@@ -9,10 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
 import otahsm
 from otahsm.cli.commands import COMMANDS
-from otahsm.cli.lazy import Group
+from otahsm.cli.lazy import Group, every_command
 from otahsm.errors import ExitCode
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +81,18 @@ main()
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout.splitlines()[-1] == "loaded:"
     assert "..." not in ran.stdout.replace("[ARGS]...", ""), "a summary is too long for its line"
+
+
+def test_whatever_is_written_is_named_with_the_same_option() -> None:
+    named = {}
+    for words, command in every_command(COMMANDS):
+        app = typer.Typer()
+        app.command()(command.load())
+        for parameter in typer.main.get_command(app).params:
+            if {"--output", "--out"} & set(parameter.opts) and "--devices" not in parameter.opts:
+                named[words] = parameter.opts[:2]
+    assert len(named) > 10
+    assert all(options == ["--output", "-o"] for options in named.values()), named
 
 
 def test_the_service_is_not_restarted_where_only_an_operator_helps() -> None:

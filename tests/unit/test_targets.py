@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 
 from otahsm.cli.commands.revoke import ReasonName
-from otahsm.cli.commands.targets import parse_serial, read_targets
+from otahsm.cli.commands.targets import read_targets
+from otahsm.cli.inputs import serial_of
 from otahsm.client import ToRevoke
 from otahsm.errors import ConfigError
 from otahsm.pki import Reason, SerialNumber
@@ -19,13 +21,13 @@ def test_the_command_line_has_every_reason() -> None:
 
 @pytest.mark.parametrize("text", ["1a2B", "0x1a2b", "1A:2B", " 001a2b ", "0" * 40 + "1a2b"])
 def test_a_serial_number_is_read_as_tools_print_it(text: str) -> None:
-    assert parse_serial(text) == 0x1A2B
+    assert serial_of(text, "--serial") == 0x1A2B
 
 
 @pytest.mark.parametrize("text", ["", " ", "sensor-17", "-1a", "1" * 41, "1a 2b", "\uff11a", "0x"])
 def test_what_is_no_serial_number_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no serial number"):
-        parse_serial(text)
+    with pytest.raises(typer.BadParameter, match="--serial takes a serial number"):
+        serial_of(text, "--serial")
 
 
 @pytest.mark.parametrize(
@@ -68,9 +70,9 @@ def test_a_file_is_limited_to_a_profile(tmp_path: Path) -> None:
         (b"", "names nothing"),
         (b"\n \n", "names nothing"),
         (b"serial\n", "names nothing"),
-        (b"serial\nff\nxyz\n", "line 3: 'xyz' is no serial number"),
+        (b"serial\nff\nxyz\n", "line 3: 'xyz' is not a serial number"),
         (b"serial,note\nff,\n,lost\n", "line 3 has neither"),
-        (b"\xff\xfe", "can't be read"),
+        (b"\xff\xfe", "is not UTF-8"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_with_its_line(tmp_path: Path, content: bytes, said: str) -> None:
@@ -78,5 +80,5 @@ def test_a_file_that_is_wrong_is_refused_with_its_line(tmp_path: Path, content: 
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=said):
         read_targets(file, "")
-    with pytest.raises(ConfigError, match="can't be read"):
+    with pytest.raises(ConfigError, match="can't read"):
         read_targets(tmp_path / "none", "")

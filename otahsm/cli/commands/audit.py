@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from otahsm.cli.connect import connect, load_client
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, PatienceOption, moment_of
-from otahsm.cli.output.fields import printable
+from otahsm.cli.inputs import moment_of
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, PatienceOption
+from otahsm.cli.output.fields import print_json_line
+from otahsm.cli.output.tables import Column, Table
+from otahsm.cli.output.times import show_time
 from otahsm.client import AuditEvent, AuditQuery
+
+_TABLE: Final = Table(Column("time", 23), Column("event", 20), Column("client"), Column("details"))
 
 
 def audit(
@@ -42,27 +47,31 @@ def audit(
     query = AuditQuery(
         event,
         client,
-        moment_of(after, "--after") if after else None,
-        moment_of(before, "--before") if before else None,
+        moment_of(after, "--after"),
+        moment_of(before, "--before"),
     )
     settings = load_client(config)
 
     async def run() -> None:
         async with connect(settings, patience) as daemon:
+            if not as_json:
+                _TABLE.print_heading()
             async for item in daemon.access.events(query, follow=follow):
-                typer.echo(_json(item) if as_json else _line(item))
+                if as_json:
+                    print_json_line(_fields(item))
+                else:
+                    _TABLE.print(show_time(item.at), _name(item), item.client, _details(item))
 
     asyncio.run(run())
 
 
-def _json(item: AuditEvent) -> str:
-    return json.dumps({**item._asdict(), "at": item.at.isoformat(), "details": json.loads(item.details)})
+def _fields(item: AuditEvent) -> dict[str, object]:
+    return {**item._asdict(), "at": item.at.isoformat(), "details": json.loads(item.details)}
 
 
-def _line(item: AuditEvent) -> str:
+def _name(item: AuditEvent) -> str:
+    return item.name + (f" x{item.occurrences:,}" if item.occurrences > 1 else "")
 
-    details = "  ".join(f"{name}={value}" for name, value in json.loads(item.details).items())
-    times = f" x{item.occurrences:,}" if item.occurrences > 1 else ""
-    return printable(
-        f"{item.at:%Y-%m-%d %H:%M:%S}  {item.name + times:<20}  {item.client}  {details}".rstrip()
-    )
+
+def _details(item: AuditEvent) -> str:
+    return "  ".join(f"{name}={value}" for name, value in json.loads(item.details).items())

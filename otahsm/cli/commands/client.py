@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from otahsm.cli.connect import connect, load_client
+from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
-from otahsm.cli.output.fields import print_json, printable, tell
+from otahsm.cli.output.fields import print_json, tell
+from otahsm.cli.output.tables import Column, Table
+from otahsm.cli.output.times import show_time
 from otahsm.client import Client, DeniedClient
 from otahsm.errors import ConfigError
 
@@ -23,6 +26,8 @@ SubjectArgument = Annotated[
 CertificateOption = Annotated[
     Path | None, typer.Option("--certificate", help="Or a client's certificate, in PEM: that one alone.")
 ]
+
+_TABLE: Final = Table(Column("since", 23), Column("denied", 24), Column("by", 24), Column("reason"))
 
 
 def deny(
@@ -48,9 +53,8 @@ def deny(
             return await daemon.access.deny(_subject(subject, certificate), reason)
 
     denied = asyncio.run(run())
-    since = f"{denied.since:%Y-%m-%d %H:%M:%S} UTC"
     tell(
-        f"{denied.subject} is cut off since {since}.",
+        f"{denied.subject} is cut off since {show_time(denied.since)}.",
         as_json=as_json,
         subject=denied.subject,
         since=denied.since.isoformat(),
@@ -90,12 +94,12 @@ def list_denied(
     if as_json:
         print_json([{**item._asdict(), "since": item.since.isoformat()} for item in denied])
         return
-    for item in denied:
-        why = f": {printable(item.reason)}" if item.reason else ""
-        since = f"{item.since:%Y-%m-%d %H:%M:%S}"
-        typer.echo(f"{since} UTC  {printable(item.subject)}  by {printable(item.client)}{why}")
     if not denied:
         typer.echo("Nobody is cut off.")
+        return
+    _TABLE.print_heading()
+    for item in denied:
+        _TABLE.print(show_time(item.since), item.subject, item.client, item.reason)
 
 
 def _open(config: Path, patience: float | None) -> Client:
@@ -111,7 +115,7 @@ def _subject(subject: str | None, certificate: Path | None) -> str:
         return subject
     assert certificate is not None  # noqa: S101 - see above
     try:
-        read = x509.load_pem_x509_certificate(certificate.read_bytes())
-    except (OSError, ValueError) as error:
+        read = x509.load_pem_x509_certificate(read_file(certificate))
+    except ValueError as error:
         raise ConfigError(f"{certificate} is no certificate in PEM: {error}") from None
     return f"sha256:{read.fingerprint(SHA256()).hex()}"

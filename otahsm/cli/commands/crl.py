@@ -10,10 +10,11 @@ import typer
 from asn1crypto import pem as armour
 
 from otahsm.cli.connect import connect, load_client
+from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_fields, print_json, tell
+from otahsm.cli.output.times import show_time
 from otahsm.client import FetchedCrl
-from otahsm.errors import ConfigError
 from otahsm.pki import check_crl_signature, describe_crl, load_issuer
 from otahsm.system.durable import explained, replace_file
 
@@ -49,10 +50,7 @@ def show(
     if (file is None) != from_daemon:
         raise typer.BadParameter("give either a file or --from-daemon")
     if file is not None:
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{file} can't be read: {error.strerror}", hint="Is the path right?") from None
+        content = read_file(file)
     else:
         content = _fetch(config, patience, ca, url, shard, authorities).der
     said = describe_crl(content)
@@ -61,11 +59,11 @@ def show(
         scope = f"devices that state {said.distribution_point or 'no URL'}"
     elif said.only_authorities:
         scope = "CA certificates only"
-    ends = "not said" if said.next_update is None else f"{said.next_update:%Y-%m-%d %H:%M:%S} UTC"
+    ends = show_time(said.next_update) or "not said"
     fields = {
         "issuer": said.issuer,
         "number": "none" if said.number is None else str(said.number),
-        "this update": f"{said.this_update:%Y-%m-%d %H:%M:%S} UTC",
+        "this update": show_time(said.this_update),
         "next update": ends,
         "scope": scope,
         "issuer's key identifier": said.key_identifier.hex(":") if said.key_identifier else "none",
@@ -78,7 +76,10 @@ def show(
 
 
 def fetch(
-    output: Annotated[Path, typer.Option(help="The file; it is replaced as a whole.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The file to write. If it exists, it is replaced as a whole."),
+    ],
     pem: Annotated[bool, typer.Option("--pem", help="Write PEM, as nginx wants it, instead of DER.")] = False,
     url: UrlOption = "",
     shard: ShardOption = None,

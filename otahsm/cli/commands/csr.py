@@ -56,7 +56,7 @@ def sign(
     \b
     Examples:
       otahsm csr sign device-17.csr
-      otahsm csr sign collected/ --out signed/
+      otahsm csr sign collected/ -o signed/
     """  # noqa: D301 - click reads the character, not the escape
     settings = load_client(config)
     files = list(_files(paths))

@@ -10,6 +10,7 @@ import typer
 
 from otahsm.cli.options import JsonOption
 from otahsm.cli.output.fields import print_fields, print_json, printable
+from otahsm.cli.output.times import show_time
 from otahsm.errors import ConfigError
 from otahsm.gateway.files import write_gateway
 from otahsm.gateway.trust import Gateway, Trust, find_gateway
@@ -85,7 +86,9 @@ def fetch(
         ),
     ] = False,
     connect: ConnectOption = False,
-    out: Annotated[Path, typer.Option(help="Folder for root.crt and gateway.url.")] = Path("gateway"),
+    out: Annotated[
+        Path, typer.Option("--output", "-o", "--out", help="The folder to write root.crt and gateway.url to.")
+    ] = Path("gateway"),
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace files that hold something else.")
     ] = False,
@@ -104,7 +107,7 @@ def fetch(
     Examples:
       otahsm gateway fetch --credentials credentials.zip --connect
       otahsm gateway fetch --url gateway.example.com --fingerprint sha256:5f0c...
-      otahsm gateway fetch --url https://gateway.example.com:30443 --ca server_ca.pem --out gateway
+      otahsm gateway fetch --url https://gateway.example.com:30443 --ca server_ca.pem -o gateway
     """  # noqa: D301 - click reads the character, not the escape
     found = find_gateway(
         datetime.now(UTC),
@@ -183,7 +186,8 @@ def _words(facts: dict[str, Any]) -> dict[str, str]:
     else:
         words["CA"] = ca["subject"]
         words["SHA-256"] = ca["fingerprint"]
-        words["valid"] = f"from {ca['valid_from']} until {ca['valid_until']}"
+        first, last = (datetime.fromisoformat(ca[name]) for name in ("valid_from", "valid_until"))
+        words["valid"] = f"from {show_time(first)} until {show_time(last)}"
         words["source"] = ca["source"]
         if not ca["verified"]:
             words["source"] += ": NOT VERIFIED, compare the fingerprint"

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from otahsm.access import AccessControl, Call, Caller, Grant, Policy
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, moment_of
+from otahsm.cli.inputs import moment_of
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.config import Config, load_config, load_policy, section
 from otahsm.daemon.edge import METHODS, Method, read_caller
@@ -58,7 +59,7 @@ def explain(
     """  # noqa: D301 - click reads the character, not the escape
     policy, settings = _load(config)
     caller = _caller(client)
-    now = moment_of(at, "--at") if at else datetime.now(UTC)
+    now = moment_of(at, "--at") or datetime.now(UTC)
     access = AccessControl(policy)
     why = ""
     grant: Grant | None = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from otahsm.cli.options import JsonOption
+from otahsm.cli.output.fields import print_json_line
 from otahsm.quickstart import create
 
 
@@ -27,7 +27,7 @@ def quickstart(
     """  # noqa: D301 - click reads the character, not the escape
     path = create(folder, port)
     if as_json:
-        typer.echo(json.dumps({"folder": str(path.parent), "config": str(path)}))
+        print_json_line({"folder": str(path.parent), "config": str(path)})
         return
     typer.echo(f"{path.parent} is ready:")
     typer.echo("  otahsm.toml   the configuration, every key explained")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -11,10 +10,13 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.commands.targets import parse_serial, read_targets
+from otahsm.cli.commands.targets import read_targets
 from otahsm.cli.connect import connect, load_client
+from otahsm.cli.inputs import serial_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
-from otahsm.cli.output.fields import printable
+from otahsm.cli.output.failures import failure_fields, failure_line
+from otahsm.cli.output.fields import print_json_line, printable
+from otahsm.cli.output.times import show_time
 from otahsm.client import NotRevoked, Revoked, ToRevoke
 from otahsm.pki import Reason
 
@@ -88,7 +90,7 @@ def _targets(
 ) -> Sequence[ToRevoke]:
 
     if serial is not None:
-        return [ToRevoke(serial=parse_serial(serial), profile=profile)]
+        return [ToRevoke(serial=serial_of(serial, "--serial"), profile=profile)]
     if device_id:
         return [ToRevoke(device_id=device_id, profile=profile)]
     if file is not None:
@@ -117,16 +119,15 @@ class _Shown:
             self.failed += 1
             target = outcome.target
             name = target.device_id if target.serial is None else target.serial.hex()
-            fields = {"code": outcome.code, "reason": outcome.reason, "message": outcome.message}
-            self._line("failed", {"name": name, **fields, "hint": outcome.hint})
-            if not self._as_json:
-                text = f"failed: {name!r}: {outcome.message} [{outcome.reason}]. {outcome.hint}"
-                typer.echo(printable(text), err=True)
+            if self._as_json:
+                print_json_line(failure_fields(name, outcome.code, outcome))
+            else:
+                typer.echo(failure_line(repr(name), outcome), err=True)
             return
         self.revoked += not outcome.before
         self.before += outcome.before
         serial = outcome.serial.hex()
-        moment = f"{outcome.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+        moment = show_time(outcome.revoked_at)
         self._line(
             "revoked",
             {
@@ -151,4 +152,4 @@ class _Shown:
 
     def _line(self, kind: str, fields: Mapping[str, str | int]) -> None:
         if self._as_json:
-            typer.echo(json.dumps({"type": kind, **fields}))
+            print_json_line({"type": kind, **fields})

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from otahsm.cli.inputs import read_file
 from otahsm.cli.options import JsonOption
 from otahsm.cli.output.fields import print_descriptions
-from otahsm.errors import ConfigError
 from otahsm.pki import describe
 
 
@@ -23,8 +23,4 @@ def show(
     Example:
       otahsm show devices/17/client.pem
     """  # noqa: D301 - click reads the character, not the escape
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file} can't be read: {error.strerror}", hint="Is the path right?") from None
-    print_descriptions(describe(content), as_json=as_json)
+    print_descriptions(describe(read_file(file)), as_json=as_json)

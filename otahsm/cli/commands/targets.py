@@ -6,26 +6,12 @@ import csv
 from pathlib import Path
 from typing import Final
 
+from otahsm.cli.inputs import read_file
 from otahsm.client import ToRevoke
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.pki import SerialNumber
 
 _COLUMNS: Final = ("serial", "device_id")
-
-
-def parse_serial(text: str) -> SerialNumber:
-    """Read a serial number in hexadecimal, with or without colons and 0x, as tools print it.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        return SerialNumber.from_hex(text)
-    except RequestRefusedError:
-        raise ConfigError(
-            f"{text[:64]!r} is no serial number",
-            hint="Write it in hexadecimal, as `otahsm show` and `openssl x509 -serial` do.",
-        ) from None
 
 
 def read_targets(path: Path, profile: str) -> list[ToRevoke]:
@@ -41,9 +27,9 @@ def read_targets(path: Path, profile: str) -> list[ToRevoke]:
         ConfigError: it can't be read, names nothing, or a line is wrong.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read: {error}") from None
+        lines = read_file(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error}") from None
     header = [name.strip().lower() for name in next(csv.reader(lines), [])]
     if set(header) & set(_COLUMNS):
         rows = csv.DictReader(lines[1:], fieldnames=header)
@@ -59,9 +45,12 @@ def _target(path: Path, line: int, row: dict[str, str | None], profile: str) -> 
     serial, device_id = ((row.get(name) or "").strip() for name in _COLUMNS)
     if serial:
         try:
-            return ToRevoke(serial=parse_serial(serial), profile=profile)
-        except ConfigError as error:
-            raise ConfigError(f"{path}, line {line}: {error.message}", hint=error.hint) from None
+            return ToRevoke(serial=SerialNumber.from_hex(serial), profile=profile)
+        except RequestRefusedError:
+            raise ConfigError(
+                f"{path}, line {line}: {serial[:64]!r} is not a serial number",
+                hint="Write it in hexadecimal, as `otahsm show` and `openssl x509 -serial` do.",
+            ) from None
     if device_id:
         return ToRevoke(device_id=device_id, profile=profile)
     raise ConfigError(

@@ -1,4 +1,4 @@
-"""Prints fields with their labels, a line each, the same to a terminal and to a pipe."""
+"""Prints fields with their labels, a line each, and JSON; the same to a terminal and to a pipe."""
 
 from __future__ import annotations
 
@@ -29,13 +29,21 @@ def print_fields(title: str, fields: Mapping[str, str]) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON."""
+    """Print the one value that a command answers with as JSON."""
     typer.echo(json.dumps(value, indent=2))
 
 
+def print_json_line(fields: Mapping[str, object]) -> None:
+    """Print one of many objects as a line of JSON, at once."""
+    typer.echo(json.dumps(fields))
+
+
 def tell(text: str, *, as_json: bool, **fields: object) -> None:
-    """Say how a command ended: in words, or to machines as an object."""
-    typer.echo(json.dumps(fields) if as_json else text)
+    """Print how a command ended: in words, or to machines as an object."""
+    if as_json:
+        print_json_line(fields)
+    else:
+        typer.echo(text)
 
 
 def printable(text: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+import typer
 
 from otahsm.errors import FolderError
 from otahsm.system import durable
@@ -43,10 +45,24 @@ def new_file(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def write_new(path: Path, parts: Iterable[str]) -> None:
-    """Write a new file, whole or not at all. Raises FolderError."""
-    with new_file(path) as file:
-        file.writelines(parts)
+def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a new file, whole or not at all; by default only its owner may read it. Raises FolderError."""
+    with new_path(path, mode) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_output(path: Path | None, content: bytes) -> None:
+    """Write what `--output` asks for: a new file that anybody may read, or to standard output.
+
+    Raises:
+        FolderError: there is something at `path`, or nothing can be written there.
+    """
+    if path is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    write_new(path, content, 0o644)
+    typer.echo(f"Written: {path}", err=True)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Every failure is told, always.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from otahsm.cli.output.fields import printable
+from otahsm.cli.output.failures import failure_fields, failure_line
+from otahsm.cli.output.fields import print_json_line
 from otahsm.line import DeviceFolders, Done, Failed, Run, unfinished_runs
 
 _LINE_SECONDS: Final = 10.0
@@ -27,6 +27,11 @@ def tell_of_unfinished_orders(folders: DeviceFolders, asked: Sequence[str]) -> N
     for other in unfinished_runs(folders):
         if list(other) != list(asked):
             typer.echo(f"otahsm: an earlier run is not finished: {' '.join(filter(None, other))}", err=True)
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it is: no wrapping, no markup of what looks like it."""
+    return Console(stderr=stderr, soft_wrap=True, highlight=False, emoji=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,7 @@ class RunProgress:
         self._total = total
         self._folder = folder
         self._tone = output_mode
-        self._out = Console(soft_wrap=True, highlight=False, emoji=False)
-        self._err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+        self._out, self._err = plain_console(), plain_console(stderr=True)
         self._issued = self._before = self._failed = 0
 
     async def follow(self, reports: AsyncIterator[Done | Failed], order: Run) -> bool:
@@ -126,21 +130,13 @@ class RunProgress:
             self._failed += 1
             refusal = report.refusal
             self._line(
-                {
-                    "type": "failed",
-                    "name": report.name,
-                    "code": refusal.code,
-                    "reason": refusal.reason,
-                    "message": refusal.message,
-                    "hint": refusal.hint,
-                    "remembered": report.remembered,
-                }
+                {**failure_fields(report.name, refusal.code, refusal), "remembered": report.remembered}
             )
             if not self._tone.as_json:
-                text = f"failed: {report.name!r}: {refusal.message} [{refusal.reason}]. {refusal.hint}"
+                text = failure_line(repr(report.name), refusal)
                 if report.remembered:
                     text += " (An earlier run was refused; --retry-refused asks again.)"
-                self._err.print(printable(text), markup=False)
+                self._err.print(text, markup=False)
         elif report.serial is None:
             self._before += 1
             self._line({"type": "complete", "device_id": report.name, "folder": str(report.folder)})
@@ -176,4 +172,4 @@ class RunProgress:
 
     def _line(self, fields: dict[str, str | int | float]) -> None:
         if self._tone.as_json:
-            typer.echo(json.dumps(fields))  # flushed, line by line
+            print_json_line(fields)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from otahsm.cli.commands.batch.options import NameArgument
-from otahsm.cli.commands.batch.text import follow, print_batch, print_line
+from otahsm.cli.commands.batch.text import TABLE, follow, print_batch, print_line
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
@@ -113,6 +113,8 @@ def list_batches(
 
     async def ask() -> None:
         async with connect(settings, patience) as client:
+            if not as_json:
+                TABLE.print_heading()
             async for batch in client.batches.everything():
                 print_line(batch, as_json=as_json)
 

@@ -18,8 +18,8 @@ from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
+    DevicesOption,
     JsonOption,
-    OutOption,
     PatienceOption,
 )
 from otahsm.cli.output.fields import print_fields, print_json
@@ -58,7 +58,7 @@ async def write_report(
         failures = refusals_of(devices, ["batch run", name])
         checkpoint = await _checkpoint(client.transparency)
     if html:
-        write_new(html, [report_html(batch, tally, failures, checkpoint, datetime.now(UTC))])
+        write_new(html, report_html(batch, tally, failures, checkpoint, datetime.now(UTC)).encode())
     if as_json:
         print_json(_summary(batch, tally, failures, checkpoint))
     elif html or table:
@@ -108,7 +108,7 @@ def report(
     name: NameArgument,
     html: Annotated[Path | None, typer.Option(help="Write one self-contained page there.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a line for each certificate there.")] = None,
-    devices: OutOption = None,
+    devices: DevicesOption = None,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,

@@ -159,7 +159,7 @@ def run(
     \b
     Examples:
       otahsm batch run cameras-47
-      otahsm batch run meters-12 --ids meters.csv --out /srv/line-3 --layout tar
+      otahsm batch run meters-12 --ids meters.csv -o /srv/line-3 --layout tar
     """  # noqa: D301 - click reads the character, not the escape
     done = run_batch(
         load_client(config),

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import typer
-from rich.console import Console
-
-from otahsm.cli.output.fields import print_fields, print_json, printable
-from otahsm.cli.output.progress import Meter, OutputMode
+from otahsm.cli.output.fields import print_fields, print_json, print_json_line
+from otahsm.cli.output.progress import Meter, OutputMode, plain_console
+from otahsm.cli.output.tables import Column, Table
+from otahsm.cli.output.times import show_time
 from otahsm.client import Batch, BatchClient
 from otahsm.pki import SerialNumber
 
 _LOOK_SECONDS: Final = 1.0
+
+TABLE: Final = Table(
+    Column("name", 24),
+    Column("issued", 20, right=True),
+    Column("state", 6),
+    Column("ordered", 23),
+    Column("profile"),
+)
 
 
 def print_batch(batch: Batch, *, as_json: bool) -> None:
@@ -32,12 +38,12 @@ def print_batch(batch: Batch, *, as_json: bool) -> None:
         "device ids": scheme,
         "values": ", ".join(f"{name}={value}" for name, value in batch.scheme.values.items()),
         "clients": ", ".join(batch.clients) or "any",
-        "ordered": f"{_time(batch.created_at)} by {batch.created_by}",
-        "deadline": _time(batch.deadline),
-        "closed": _time(batch.closed_at),
+        "ordered": f"{show_time(batch.created_at)} by {batch.created_by}",
+        "deadline": show_time(batch.deadline),
+        "closed": show_time(batch.closed_at),
         "first serial": _serial(batch.first_serial),
         "last serial": _serial(batch.last_serial),
-        "last issued": _time(batch.last_issued_at),
+        "last issued": show_time(batch.last_issued_at),
     }
     print_fields(f"Batch {batch.name}", {label: value for label, value in fields.items() if value})
 
@@ -45,13 +51,10 @@ def print_batch(batch: Batch, *, as_json: bool) -> None:
 def print_line(batch: Batch, *, as_json: bool) -> None:
     """Print a batch as one line."""
     if as_json:
-        typer.echo(json.dumps(fields_of(batch)))
+        print_json_line(fields_of(batch))
         return
     issued = f"{batch.issued} of {batch.device_count}"
-    typer.echo(
-        f"{printable(batch.name):<24}  {issued:>20}  {state_of(batch):<6}  {_time(batch.created_at)}"
-        f"  {printable(batch.profile)}"
-    )
+    TABLE.print(batch.name, issued, state_of(batch), show_time(batch.created_at), batch.profile)
 
 
 def state_of(batch: Batch) -> str:
@@ -67,7 +70,7 @@ async def follow(client: BatchClient, name: str) -> Batch:
     """Show how far a batch is until nothing more is issued in it; return it then."""
     batch = await client.get(name)
     began = batch.issued
-    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console = plain_console(stderr=True)
     with Meter("certificates", batch.device_count, OutputMode(), console) as meter:
         while state_of(batch) == "open":
             meter.show(batch.issued, batch.issued - began)
@@ -106,7 +109,3 @@ def fields_of(batch: Batch) -> dict[str, Any]:
 
 def _serial(serial: SerialNumber | None) -> str:
     return "" if serial is None else serial.hex()
-
-
-def _time(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"

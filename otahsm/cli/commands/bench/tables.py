@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
 
-import typer
-
 from otahsm.bench import IssueResult, TokenRate
 from otahsm.cli.output.fields import print_fields, print_json
+from otahsm.cli.output.tables import Column, Table
 
 _ENOUGH = 0.97  # a setting with fewer processes and sessions that reaches so much of the fastest is better
 
@@ -28,14 +27,20 @@ def print_token_rates(rates: Sequence[TokenRate], *, as_json: bool) -> None:
         best = {kind: best_setting(group)._asdict() for kind, group in groups.items()}
         print_json({"rates": [rate._asdict() for rate in rates], "best": best})
         return
-    typer.secho(f"{'key type':<10}{'processes':>11}{'sessions':>10}{'signatures/s':>14}", bold=True)
+    table = Table(
+        Column("key type", 10),
+        Column("processes", 9, right=True),
+        Column("sessions", 8, right=True),
+        Column("signatures/s", 12, right=True),
+        Column(""),
+    )
+    table.print_heading()
     for kind, group in groups.items():
         best_one = best_setting(group)
         for rate in group:
-            mark = "  <- signers and sessions to set" if rate is best_one else ""
-            typer.echo(
-                f"{kind:<10}{rate.processes:>11}{rate.sessions:>10}{rate.signatures_per_second:>14.0f}{mark}"
-            )
+            mark = "<- signers and sessions to set" if rate is best_one else ""
+            speed = f"{rate.signatures_per_second:.0f}"
+            table.print(kind, f"{rate.processes}", f"{rate.sessions}", speed, mark)
 
 
 def print_issue_result(result: IssueResult, *, as_json: bool) -> None:

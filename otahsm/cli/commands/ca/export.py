@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from asn1crypto import pem
 
 from otahsm.cli.commands.ca.options import CaOption, authority_section
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
-from otahsm.cli.output.files import write_new
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, OutputOption
+from otahsm.cli.output.files import write_output
 from otahsm.config import ca_section, load_config
 from otahsm.token.files import read_chain
 
@@ -31,9 +30,7 @@ def export(
             help="anchor: the root, for gateways. certificate: what signs devices. chain: all of them."
         ),
     ] = ExportKind.ANCHOR,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write. Default: standard output.")
-    ] = None,
+    output: OutputOption = None,
     ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -44,8 +41,4 @@ def export(
         ExportKind.CERTIFICATE: (chain.issuer.certificate,),
         ExportKind.CHAIN: chain.certificates,
     }[what]
-    text = "".join(pem.armor("CERTIFICATE", der).decode() for der in certificates)
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        write_new(output, [text])
+    write_output(output, b"".join(pem.armor("CERTIFICATE", der) for der in certificates))

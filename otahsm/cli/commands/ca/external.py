@@ -17,9 +17,10 @@ from otahsm.cli.commands.ca.options import (
     token_and_authority,
 )
 from otahsm.cli.commands.ca.record import certificate_fields, fingerprint, write_record
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
+from otahsm.cli.inputs import read_file
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName, NewFileOption
 from otahsm.cli.output.fields import print_descriptions
-from otahsm.cli.output.files import write_new
+from otahsm.cli.output.files import write_output
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ConfigError
 from otahsm.pki import describe, find_chain_problems, load_chain, order_bundle
@@ -30,7 +31,7 @@ from otahsm.token.files import read_chain
 
 def csr(
     name: Annotated[str, typer.Option(help="The CA's common name, 1 to 64 characters.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file for the CSR.")],
+    output: NewFileOption,
     organization: Annotated[
         str, typer.Option(help="The organization in its name, at most 64 characters.")
     ] = "",
@@ -61,8 +62,8 @@ def csr(
         common_name=name,
         organization=organization,
     )
-    write_new(output, [pem.armor("CERTIFICATE REQUEST", made.der).decode()])
-    typer.echo(f"The key is {ca.key} in {token.name}; the CSR is {output}.")
+    write_output(output, pem.armor("CERTIFICATE REQUEST", made.der))
+    typer.echo(f"The key is {ca.key} in {token.name}.")
     fields = {"CSR for": f"CN={name}", "CSR, SHA-256": fingerprint(made.der)}
     write_record(
         "ca csr", record, ca.certificate, operators, made.facts, datetime.now(UTC), fields, token.guard_dir
@@ -85,10 +86,7 @@ def import_certificates(
     del answers
     now = datetime.now(UTC)
     token, ca = token_and_authority(load_config(config), ca_name)
-    try:
-        bundle = order_bundle(path.read_bytes() for path in files)
-    except OSError as error:
-        raise ConfigError(f"{error.filename} can't be read: {error.strerror}") from None
+    bundle = order_bundle(map(read_file, files))
     chain = load_chain(bundle, pss=ca.signs_with_pss)
     if problems := find_chain_problems(chain, now):
         raise ConfigError(
@@ -97,9 +95,8 @@ def import_certificates(
         )
     facts = check_key(token, ca, chain.issuer.public_key)
     ca.certificate.parent.mkdir(parents=True, exist_ok=True)
-    write_new(ca.certificate, [bundle.decode()])
+    write_output(ca.certificate, bundle)
     print_descriptions(describe(bundle), as_json=False)
-    typer.echo(f"Written: {ca.certificate}.")
     fields = {
         **certificate_fields(chain.issuer.subject_text, chain.issuer.certificate),
         "trust anchor, SHA-256": fingerprint(chain.trust_anchor),
@@ -109,7 +106,7 @@ def import_certificates(
 
 def prove_possession(
     code: Annotated[str, typer.Argument(help="The code that the cloud gave, 1 to 64 characters.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file for the certificate.")],
+    output: NewFileOption,
     ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
@@ -128,8 +125,8 @@ def prove_possession(
     token, ca = token_and_authority(load_config(config), ca_name)
     issuer = read_chain(ca, ca_section(ca_name)).issuer
     made = prove(token, ca, issuer, code, now)
-    write_new(output, [pem.armor("CERTIFICATE", made.der).decode()])
-    typer.echo(f"Written: {output}. Give it to the cloud together with `otahsm ca export certificate`.")
+    write_output(output, pem.armor("CERTIFICATE", made.der))
+    typer.echo("Give it to the cloud together with `otahsm ca export certificate`.")
     fields = certificate_fields(f"CN={code}", made.der)
     write_record(
         "ca prove-possession", record, ca.certificate, operators, made.facts, now, fields, token.guard_dir

@@ -19,7 +19,9 @@ from otahsm.cli.commands.ca.options import (
     token_and_authority,
 )
 from otahsm.cli.commands.ca.record import write_record
+from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
+from otahsm.cli.output.failures import warn
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ConfigError
 from otahsm.pki import PrivateKey, encode_spki, is_private_key
@@ -53,12 +55,10 @@ def import_key(
                 " changed",
                 hint="Name the key that belongs to the certificate, or move the certificate away.",
             )
-    typer.secho(
-        "WARNING: this key was outside the token. Whoever has, or ever had, a copy of the file can issue"
+    warn(
+        "this key was outside the token. Whoever has, or ever had, a copy of the file can issue"
         " certificates for every device, for as long as gateways trust this CA; no HSM, ledger or revocation"
-        " helps against that. Make a new CA with `otahsm ca init` as soon as the fleet allows.",
-        fg=typer.colors.RED,
-        err=True,
+        " helps against that. Make a new CA with `otahsm ca init` as soon as the fleet allows."
     )
     confirm(f"Put the key from {file} into {token.name}?", yes=yes)
     facts = ceremony.import_key(token, ca, section, key)
@@ -79,15 +79,13 @@ def import_key(
 def _read_key(path: Path) -> PrivateKey:
 
     wrong = ConfigError(f"{path} holds no private key in PEM that otahsm can use")
+    octets = read_file(path)
     try:
-        octets = path.read_bytes()
         if b"ENCRYPTED" in octets:
             password: bytes | None = typer.prompt("Passphrase of the key", hide_input=True).encode()
         else:
             password = None
         key = load_pem_private_key(octets, password)
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
     except (ValueError, TypeError):
         raise wrong from None
 

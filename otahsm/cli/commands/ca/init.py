@@ -17,6 +17,7 @@ from otahsm.cli.commands.ca.options import (
 )
 from otahsm.cli.commands.ca.record import certificate_fields, write_record
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
+from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_descriptions
 from otahsm.config import CaConfig, TokenConfig, ca_section, load_config
 from otahsm.errors import ConfigError
@@ -71,12 +72,10 @@ def init(
     made = certificate_fields(f"CN={name}", root.der)
     write_record("ca init", record, ca.certificate, operators, root.facts, now, made, token.guard_dir)
     if kind is RootKindName.ROOT_HERE:
-        typer.secho(
-            "WARNING: a root of kind root-here has extendedKeyUsage serverAuth. A gateway that verifies with"
+        warn(
+            "a root of kind root-here has extendedKeyUsage serverAuth. A gateway that verifies with"
             " OpenSSL (nginx, for one) will refuse EVERY device under it. Use it only for a gateway that"
-            " insists on it.",
-            fg=typer.colors.RED,
-            err=True,
+            " insists on it."
         )
 
 

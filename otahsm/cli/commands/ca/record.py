@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from otahsm import __version__
+from otahsm.cli.output.times import show_time
 from otahsm.system.spool import CEREMONY, write_if_possible
 from otahsm.token.facts import KeyFacts
 from otahsm.token.files import write_new, write_numbered
@@ -48,7 +49,7 @@ def write_record(
     people = operators or [getpass.getuser()]
     fields: dict[str, Any] = {
         "ceremony": command,
-        "time": f"{now:%Y-%m-%d %H:%M:%S} UTC",
+        "time": show_time(now),
         "host": platform.node(),
         "otahsm": __version__,
         "token": facts.token,

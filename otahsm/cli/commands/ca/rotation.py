@@ -19,6 +19,7 @@ from otahsm.cli.commands.ca.options import (
 )
 from otahsm.cli.commands.ca.record import certificate_fields, fingerprint, write_record
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
+from otahsm.cli.output.times import show_time
 from otahsm.config import ca_section, load_config, section
 from otahsm.errors import ConfigError
 from otahsm.ledger import count_valid
@@ -106,7 +107,7 @@ def retire(
     if valid.certificates:
         raise ConfigError(
             f"{valid.certificates} certificates of the CA {authority} are valid, the last until"
-            f" {valid.last:%Y-%m-%d %H:%M:%S} UTC; nothing was changed",
+            f" {show_time(valid.last)}; nothing was changed",
             hint="Wait for that, or revoke them: until then its CRL must be signed anew.",
         )
     confirm(f"Destroy the key {ca.key} of {issuer.subject_text} in {token.name}, for ever?", yes=yes)

@@ -6,6 +6,7 @@ import typer
 
 from otahsm.cli.commands.ca.options import CaOption, token_and_authority
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_descriptions, print_fields, print_json
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ExitCode
@@ -41,6 +42,6 @@ def show(as_json: JsonOption = False, ca_name: CaOption = "", config: ConfigOpti
         print_fields("Attributes, as the token claims them", report.facts.attributes)
     for flaw, why in report.facts.flaws.items():
         accepted = f"accepted in [{section}]" if flaw in ca.accept else "the daemon will refuse it"
-        typer.secho(f"WARNING, {flaw}: {why}; {accepted}.", fg=typer.colors.RED, err=True)
+        warn(f"{flaw}: {why}; {accepted}.")
     if not report.matches_certificate:
         raise typer.Exit(ExitCode.OPERATOR)

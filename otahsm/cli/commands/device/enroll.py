@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import string
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +20,8 @@ from otahsm.cli.options import (
     PatienceOption,
     ProfileOption,
 )
-from otahsm.cli.output.fields import printable
+from otahsm.cli.output.failures import failure_fields, failure_line
+from otahsm.cli.output.fields import print_json_line
 from otahsm.client import IssuedCertificate, Refusal
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import check_device_id
@@ -153,7 +153,7 @@ def _report(
             "key_type": key.key_type,
             "key_made": key.made,
         }
-        typer.echo(json.dumps(fields))
+        print_json_line(fields)
         return
     typer.echo(f"{result.device_id} has its certificate, {serial}, in {element.token}.")
     typer.echo(
@@ -165,15 +165,6 @@ def _report(
 def _report_refusal(device_id: str, refusal: Refusal, *, as_json: bool) -> None:
 
     if as_json:
-        fields = {
-            "type": "failed",
-            "name": device_id,
-            "code": refusal.code,
-            "reason": refusal.reason,
-            "message": refusal.message,
-            "hint": refusal.hint,
-        }
-        typer.echo(json.dumps(fields))
+        print_json_line(failure_fields(device_id, refusal.code, refusal))
     else:
-        text = f"failed: {device_id!r}: {refusal.message} [{refusal.reason}]. {refusal.hint}"
-        typer.echo(printable(text), err=True)
+        typer.echo(failure_line(repr(device_id), refusal), err=True)

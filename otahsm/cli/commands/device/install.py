@@ -17,7 +17,7 @@ from otahsm.cli.commands.device.installing import (
     token_keys,
 )
 from otahsm.cli.connect import load_client
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, QuietOption
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, DevicesOption, JsonOption, QuietOption
 from otahsm.cli.output.progress import OutputMode
 
 
@@ -36,9 +36,7 @@ def install(
         Path | None,
         typer.Option(help="Install many: CSV or JSON Lines with device_id, host, port, user, hardware_id."),
     ] = None,
-    devices: Annotated[
-        Path | None, typer.Option(help="Where the device folders are. Default: [client] devices.")
-    ] = None,
+    devices: DevicesOption = None,
     user: Annotated[str | None, typer.Option(help="User on hosts that name none.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of hosts that name none.")] = None,
     identity: Annotated[Path | None, typer.Option("--identity", "-i", help="Private key for SSH.")] = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -15,8 +14,9 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from otahsm.cli.output.fields import printable
-from otahsm.cli.output.progress import Meter, OutputMode
+from otahsm.cli.output.failures import failure_fields, failure_line
+from otahsm.cli.output.fields import print_json_line, printable
+from otahsm.cli.output.progress import Meter, OutputMode, plain_console
 from otahsm.errors import ConfigError
 from otahsm.install.aktualizr import IMPORT, SOTA, TokenKeys, sota_toml
 from otahsm.install.installing import ImageRoot, NotInstalled, Shell, install, install_all
@@ -156,7 +156,7 @@ def tell_jobs(jobs: Sequence[Job], *, as_json: bool) -> None:
                 "where": job.where,
                 "files": files,
             }
-            typer.echo(json.dumps(told))
+            print_json_line(told)
             continue
         typer.echo(f"{printable(job.files.device_id)} -> {printable(job.where)}")
         for file in files:
@@ -168,7 +168,7 @@ async def run_jobs(
     jobs: Sequence[Job], connect: Connect | None, parallel: int, output_mode: OutputMode, *, replace: bool
 ) -> bool:
     """Install, and follow it; return whether every device has its files."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console = plain_console(stderr=True)
     began = time.monotonic()
     installed = before = failed = 0
     planned = [(job.files.device_id, job.where, _work(job, connect, replace=replace)) for job in jobs]
@@ -183,12 +183,12 @@ async def run_jobs(
                 if output_mode.as_json:
                     kind = "complete" if report.before else "installed"
                     line = {"type": kind, "device_id": report.device_id, "where": report.where}
-                    typer.echo(json.dumps(line))
+                    print_json_line(line)
             meter.show(installed + before + failed, installed + failed)
     seconds = time.monotonic() - began
     if output_mode.as_json:
         counts = {"installed": installed, "complete_before": before, "failed": failed}
-        typer.echo(json.dumps({"type": "summary", **counts, "seconds": round(seconds, 3)}))
+        print_json_line({"type": "summary", **counts, "seconds": round(seconds, 3)})
     elif not output_mode.quiet:
         text = f"{installed} installed in {seconds:.1f} s"
         text += f", {before} had their files before" if before else ""
@@ -212,8 +212,6 @@ def _work(job: Job, connect: Connect | None, *, replace: bool) -> Callable[[], A
 def _tell_failure(report: NotInstalled, output_mode: OutputMode, console: Console) -> None:
     error = report.error
     if output_mode.as_json:
-        said = {"code": error.code.name, "reason": error.reason, "message": error.message, "hint": error.hint}
-        typer.echo(json.dumps({"type": "failed", "name": report.device_id, "where": report.where, **said}))
+        print_json_line({**failure_fields(report.device_id, error.code.name, error), "where": report.where})
         return
-    text = f"failed: {report.device_id!r} at {report.where}: {error.message} [{error.reason}]. {error.hint}"
-    console.print(printable(text), markup=False)
+    console.print(failure_line(f"{report.device_id!r} at {report.where}", error), markup=False)

@@ -76,7 +76,7 @@ def issue(
       otahsm device issue --count 1000
       otahsm device issue --ids serials.csv --uuid5 6ba7b810-9dad-11d1-80b4-00c04fd430c8
       otahsm device issue --count 50 --template 'cam-{seq:06d}' --first 1201
-      otahsm device issue --ids units.csv --template '{plant}-{unit}' --layout tar --out /srv/line-3
+      otahsm device issue --ids units.csv --template '{plant}-{unit}' --layout tar -o /srv/line-3
     """  # noqa: D301 - click reads the character, not the escape
     settings = load_client(config)
     source = devices_from(count, ids, uuid5, template, first, values)

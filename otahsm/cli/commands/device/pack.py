@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +10,9 @@ from otahsm.cli.connect import load_client
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
+    DevicesOption,
     JsonOption,
-    OutOption,
+    NewFileOption,
 )
 from otahsm.cli.output.fields import print_json
 from otahsm.cli.output.files import new_path
@@ -22,11 +22,11 @@ from otahsm.pki import check_device_id
 
 
 def pack(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The archive; must not exist.")],
+    output: NewFileOption,
     device_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[DEVICE_ID...]", help="Which devices. Default: all.")
     ] = None,
-    devices: OutOption = None,
+    devices: DevicesOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -44,7 +44,9 @@ def pack(
     try:
         folders = [root / name for name in device_ids] if device_ids else sorted(root.iterdir())
     except OSError as error:
-        raise ConfigError(f"{root} can't be read: {error.strerror}", hint="Name it with --out.") from None
+        raise ConfigError(
+            f"can't read {root}: {error.strerror}", hint="Name the folder with --devices."
+        ) from None
     with new_path(output) as temporary, temporary.open("wb") as file:
         count = pack_folders(folders, file)
         if count < max(1, len(device_ids or ())):

@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.cli.commands.device.installing import Connect
 from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
+from otahsm.cli.inputs import read_file
 from otahsm.cli.options import LayoutChoice
+from otahsm.cli.output.failures import failure_line
 from otahsm.cli.output.fields import tell
 from otahsm.cli.output.progress import OutputMode
 from otahsm.client import IssuanceClient, Profile
@@ -106,8 +108,7 @@ async def provide(
                 order.announce(meant.name)
             async for report in issue_devices(client.issuance, folders, [device], options, order=order):
                 if not isinstance(report, Done):
-                    refusal = report.refusal
-                    typer.echo(f"failed: {refusal.message} [{refusal.reason}]. {refusal.hint}", err=True)
+                    typer.echo(failure_line(report.name, report.refusal), err=True)
                     return False
             order.end()
             root = folders.root
@@ -178,10 +179,7 @@ async def _check_root(client: IssuanceClient, fleet_ca: Path | None) -> None:
 
 
 def _roots(path: Path) -> list[bytes]:
-    try:
-        return [item.public_bytes(Encoding.DER) for item in load_certificates(path.read_bytes(), str(path))]
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+    return [item.public_bytes(Encoding.DER) for item in load_certificates(read_file(path), str(path))]
 
 
 def _chosen(files: DeviceFiles, asked: Provision) -> DeviceFiles:

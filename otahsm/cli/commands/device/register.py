@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from otahsm.cli.commands.device.registrations import RegistrationRun, show_all
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption, QuietOption
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    DevicesOption,
+    JsonOption,
+    PatienceOption,
+    QuietOption,
+)
 from otahsm.cli.output.progress import OutputMode
 from otahsm.config import load_config, section
 from otahsm.registration.backends import Backend
@@ -17,9 +23,7 @@ from otahsm.registration.outbox import Outbox
 
 
 def register(
-    devices: Annotated[
-        Path | None, typer.Option(help="The devices folder. Default: [client] devices.")
-    ] = None,
+    devices: DevicesOption = None,
     status: Annotated[
         bool, typer.Option("--status", help="Ask nobody; show how it is with each device.")
     ] = False,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from datetime import datetime
 
 import typer
-from rich.console import Console
 
-from otahsm.cli.output.fields import printable
-from otahsm.cli.output.progress import Meter, OutputMode
+from otahsm.cli.output.fields import print_json_line, printable
+from otahsm.cli.output.progress import Meter, OutputMode, plain_console
+from otahsm.cli.output.times import show_time
 from otahsm.registration.backends import Backend
 from otahsm.registration.collecting import collect
 from otahsm.registration.outbox import Outbox, Registered
@@ -31,8 +29,7 @@ class RegistrationRun:
 
     def __init__(self, outbox: Outbox, output_mode: OutputMode) -> None:
         self._outbox, self._tone = outbox, output_mode
-        self._out = Console(soft_wrap=True, highlight=False, emoji=False)
-        self._err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+        self._out, self._err = plain_console(), plain_console(stderr=True)
         self._missing = collect(outbox.book).missing
         self._meter = Meter("registrations", outbox.counts()["waiting"], output_mode, self._err)
         self._registered = self._failed = 0
@@ -58,7 +55,7 @@ class RegistrationRun:
         settled = self._registered + self._failed
         self._meter.show(settled, settled)
         if self._tone.as_json:
-            _print_line(_fields(one))
+            print_json_line(_fields(one))
         elif one.state == "failed":
             self._err.print(printable(f"failed: {one.device_id!r}: {one.answer}"), markup=False)
         elif one.state == "waiting" and not self._in_trouble and not self._tone.quiet:
@@ -67,7 +64,7 @@ class RegistrationRun:
 
     def _summarise(self, waiting: int, failed: int, seconds: float) -> None:
         if self._tone.as_json:
-            _print_line(
+            print_json_line(
                 {
                     "type": "summary",
                     "registered": self._registered,
@@ -101,13 +98,13 @@ def show_all(outbox: Outbox, output_mode: OutputMode) -> None:
     """
     for one in outbox.all():
         if output_mode.as_json:
-            _print_line(_fields(one))
+            print_json_line(_fields(one))
         elif one.state != "done" or not output_mode.quiet:
             words = [f"{one.state:<7}", one.device_id, one.serial, f"asked {one.attempts} times"]
             if one.due_at is not None:
-                words.append(f"due {_text(one.due_at)}")
+                words.append(f"due {show_time(one.due_at)}")
             if one.answer:
-                words.append(f"{_text(one.answered_at)} {one.answer}")
+                words.append(f"{show_time(one.answered_at)} {one.answer}")
             typer.echo(printable("  ".join(words)))
     if not output_mode.as_json and not output_mode.quiet:
         counts = outbox.counts()
@@ -128,7 +125,3 @@ def _fields(one: Registered) -> dict[str, str | int | None]:
 
 def _text(when: datetime | None) -> str:
     return "" if when is None else when.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _print_line(fields: Mapping[str, str | int | float | None]) -> None:
-    typer.echo(json.dumps(fields))  # flushed, line by line

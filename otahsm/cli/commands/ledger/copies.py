@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, NewFileOption
+from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import tell
 from otahsm.cli.output.files import new_path
-from otahsm.cli.output.times import from_microseconds
+from otahsm.cli.output.times import from_microseconds, show_time
 from otahsm.config import load_config, section
 from otahsm.ledger import Copy, copy_ledger, path_of, vacant
 
 
 def backup(
-    out: Annotated[Path, typer.Option("--output", help="A new file.")],
+    out: NewFileOption,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -57,13 +58,11 @@ def restore(
     newest = (
         "is none"
         if copy.newest_at is None
-        else f"was recorded at {from_microseconds(copy.newest_at):%Y-%m-%d %H:%M:%S} UTC"
+        else f"was recorded at {show_time(from_microseconds(copy.newest_at))}"
     )
-    typer.secho(
-        f"WARNING: the newest certificate in it {newest}. The daemon will issue a second certificate for"
-        " devices that got theirs since. See the security team's guide, Backup, before you start it.",
-        fg=typer.colors.RED,
-        err=True,
+    warn(
+        f"the newest certificate in it {newest}. The daemon will issue a second certificate for"
+        " devices that got theirs since. See the security team's guide, Backup, before you start it."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from asn1crypto import pem
@@ -20,14 +20,14 @@ from otahsm.cli.commands.ledger.options import (
     StatusName,
     StatusOption,
 )
-from otahsm.cli.commands.ledger.text import FORMS, HEADING, fields_of, line_of
+from otahsm.cli.commands.ledger.text import FORMS, TABLE, fields_of, line_of
 from otahsm.cli.connect import connect, load_client
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption, moment_of
-from otahsm.cli.output.fields import print_fields, print_json, printable
-from otahsm.cli.output.files import new_file, standard_output, write_new
+from otahsm.cli.inputs import moment_of, serial_of
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutputOption, PatienceOption
+from otahsm.cli.output.fields import print_fields, print_json
+from otahsm.cli.output.files import new_file, standard_output, write_output
+from otahsm.cli.output.tables import Column, Table
 from otahsm.client import Client, Count, LedgerEntry, Query
-from otahsm.errors import RequestRefusedError
-from otahsm.pki import SerialNumber
 
 
 class ExportFormat(StrEnum):
@@ -36,6 +36,15 @@ class ExportFormat(StrEnum):
     CSV = "csv"
     JSONL = "jsonl"
     PEM = "pem"
+
+
+_COUNTS: Final = Table(
+    Column("day", 10),
+    Column("certificates", 12, right=True),
+    Column("status", 10),
+    Column("client"),
+    Column("profile"),
+)
 
 
 def list_(
@@ -69,7 +78,7 @@ def list_(
         found = [{name: text for name, text in fields_of(entry).items() if text} for entry in entries]
         print_json({"certificates": found, "next_page_token": token})
         return
-    typer.secho(HEADING, bold=True)
+    TABLE.print_heading()
     for entry in entries:
         typer.echo(line_of(entry))
     if token:
@@ -80,7 +89,9 @@ def get(
     device_id: Annotated[str, typer.Argument(help="The device. What was voided is found by --serial.")] = "",
     serial: Annotated[str, typer.Option(help="The serial number instead, in hexadecimal.")] = "",
     profile: Annotated[str, typer.Option(help="The device's profile. Empty: the daemon's default.")] = "",
-    out: Annotated[Path | None, typer.Option("--output", help="Write the chain to a new file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the chain to this file; it must not exist.")
+    ] = None,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -97,7 +108,7 @@ def get(
     """  # noqa: D301 - click reads the character, not the escape
     if bool(device_id) == bool(serial):
         raise typer.BadParameter("give either a device id or --serial")
-    number = _serial(serial) if serial else None
+    number = serial_of(serial, "--serial") if serial else None
 
     async def ask() -> tuple[LedgerEntry, tuple[bytes, ...]]:
         async with _open(config, patience) as daemon:
@@ -108,7 +119,7 @@ def get(
     entry, chain = asyncio.run(ask())
     text = "".join(pem.armor("CERTIFICATE", der).decode() for der in chain)
     if out is not None:
-        write_new(out, [text])
+        write_output(out, text.encode())
     fields = {name: value for name, value in fields_of(entry).items() if value and name != "certificate"}
     if as_json:
         print_json({**fields, "chain": text} if text else fields)
@@ -122,7 +133,7 @@ def export(
     form: Annotated[
         ExportFormat, typer.Option("--format", help="csv and jsonl: everything. pem: certificates alone.")
     ] = ExportFormat.CSV,
-    out: Annotated[Path | None, typer.Option("--output", help="A new file. Default: print.")] = None,
+    out: OutputOption = None,
     device_id: DeviceOption = "",
     client: ClientOption = "",
     profile: OnlyProfileOption = "",
@@ -180,9 +191,9 @@ def stats(
     if as_json:
         print_json([{**count._asdict(), "day": f"{count.day}"} for count in counts])
         return
-    typer.secho(f"{'day':<10}  {'certificates':>12}  status  client  profile", bold=True)
+    _COUNTS.print_heading()
     for day, profile, client, status, number in counts:
-        typer.echo(f"{day}  {number:>12}  {status:<6}  {printable(client)}  {printable(profile)}")
+        _COUNTS.print(f"{day}", f"{number}", status, client, profile)
 
 
 def _open(config: Path, patience: float | None) -> Client:
@@ -218,14 +229,7 @@ def _query(
         client,
         profile,
         "" if status is None else status.value,
-        moment_of(after, "--after") if after else None,
-        moment_of(before, "--before") if before else None,
+        moment_of(after, "--after"),
+        moment_of(before, "--before"),
         batch,
     )
-
-
-def _serial(text: str) -> SerialNumber:
-    try:
-        return SerialNumber.from_hex(text)
-    except RequestRefusedError:
-        raise typer.BadParameter("--serial takes 1 to 40 hexadecimal digits") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +10,10 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from otahsm.cli.inputs import read_file
 from otahsm.cli.output.fields import print_fields, print_json
-from otahsm.cli.output.files import new_path
 from otahsm.config import CheckpointConfig
-from otahsm.errors import ConfigError, EvidenceError, RequestRefusedError
-from otahsm.pki import SerialNumber
+from otahsm.errors import ConfigError, EvidenceError
 from otahsm.tlog import (
     Checkpoint,
     ConsistencyProof,
@@ -33,27 +31,10 @@ KeysOption = Annotated[
 ]
 
 
-def read_evidence(path: Path) -> bytes:
-    """Read a file. Raises ConfigError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}", hint="Is the path right?") from None
-
-
-def write_evidence(path: Path | None, octets: bytes) -> None:
-    """Write a new file, never over one that exists; or to standard output. Raises FolderError."""
-    if path is None:
-        sys.stdout.buffer.write(octets)
-        return
-    with new_path(path, 0o644) as temporary:
-        temporary.write_bytes(octets)
-
-
 def read_key(path: Path) -> VerifierKey:
     """Read a verifier key: one line. Raises ConfigError, EvidenceError."""
     try:
-        return VerifierKey.parse(read_evidence(path).decode().removesuffix("\n"))
+        return VerifierKey.parse(read_file(path).decode().removesuffix("\n"))
     except UnicodeDecodeError:
         raise EvidenceError(f"{path} is not text.") from None
 
@@ -69,15 +50,7 @@ def known_checkpoints(paths: Sequence[Path], keys: Sequence[VerifierKey]) -> lis
     """Read checkpoints that were kept elsewhere, and verify them. Raises ConfigError, EvidenceError."""
     if paths and not keys:
         raise ConfigError("there is no key to verify checkpoints with", hint="Name one with --key.")
-    return [open_checkpoint(read_evidence(path), *keys) for path in paths]
-
-
-def parse_serial(text: str) -> SerialNumber:
-    """Parse a serial number in hexadecimal, with or without colons. Raises BadParameter."""
-    try:
-        return SerialNumber.from_hex(text)
-    except RequestRefusedError:
-        raise typer.BadParameter("SERIAL is a number in hexadecimal, of at most 20 octets") from None
+    return [open_checkpoint(read_file(path), *keys) for path in paths]
 
 
 def check_inclusion(
@@ -105,7 +78,7 @@ def check_consistency(
     proof: ConsistencyProof, keys: Sequence[VerifierKey], since: Path, *, as_json: bool
 ) -> None:
     """Verify that a log only grew since an older checkpoint. Raises EvidenceError, ConfigError."""
-    old = open_checkpoint(read_evidence(since), *keys)
+    old = open_checkpoint(read_file(since), *keys)
     new = proof.verify(old, *keys)
     if as_json:
         print_json({"old_size": old.size, **_fields(new)})
@@ -119,7 +92,7 @@ def _fields(checkpoint: Checkpoint) -> dict[str, str | int]:
 
 
 def _der(path: Path) -> str:
-    content = read_evidence(path)
+    content = read_file(path)
     try:
         if b"-----BEGIN" in content:
             content = x509.load_pem_x509_certificates(content)[0].public_bytes(Encoding.DER)

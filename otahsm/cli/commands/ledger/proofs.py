@@ -11,18 +11,13 @@ import typer
 from otahsm.cli.commands.ledger.evidence import (
     check_consistency,
     check_inclusion,
-    parse_serial,
-    read_evidence,
     read_key,
-    write_evidence,
 )
 from otahsm.cli.connect import connect, load_client
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
+from otahsm.cli.inputs import read_file, serial_of
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutputOption, PatienceOption
+from otahsm.cli.output.files import write_output
 from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, parse_note
-
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="The file to write. Default: standard output.")
-]
 
 
 def checkpoint(
@@ -44,7 +39,7 @@ def checkpoint(
         async with connect(load_client(config), patience) as client:
             return await client.transparency.checkpoint(make_new=new)
 
-    write_evidence(output, asyncio.run(fetch()))
+    write_output(output, asyncio.run(fetch()))
 
 
 def prove(
@@ -59,13 +54,13 @@ def prove(
     Example:
       otahsm ledger prove 019ab2f1c4 --output 17.tlog-proof
     """  # noqa: D301
-    number = parse_serial(serial)
+    number = serial_of(serial, "SERIAL")
 
     async def fetch() -> bytes:
         async with connect(load_client(config), patience) as client:
             return await client.transparency.prove_inclusion(number)
 
-    write_evidence(output, asyncio.run(fetch()))
+    write_output(output, asyncio.run(fetch()))
 
 
 def prove_consistency(
@@ -75,13 +70,13 @@ def prove_consistency(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Fetch the proof that the ledger only grew since an older checkpoint. Verify it with `check-proof`."""
-    size = Checkpoint.parse(parse_note(read_evidence(old)).text).size
+    size = Checkpoint.parse(parse_note(read_file(old)).text).size
 
     async def fetch() -> bytes:
         async with connect(load_client(config), patience) as client:
             return await client.transparency.prove_consistency(size)
 
-    write_evidence(output, asyncio.run(fetch()))
+    write_output(output, asyncio.run(fetch()))
 
 
 def check_proof(
@@ -102,7 +97,7 @@ def check_proof(
       otahsm ledger check-proof 17.tlog-proof --key checkpoint.vkey --certificate client.pem
       otahsm ledger check-proof growth.proof --key checkpoint.vkey --since 2026-11-24.note
     """  # noqa: D301
-    proof = read_evidence(file)
+    proof = read_file(file)
     keys = [read_key(path) for path in key]
     if proof.startswith(b"old "):
         if since is None or certificate is not None:

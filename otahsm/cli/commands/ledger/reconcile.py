@@ -11,7 +11,8 @@ import typer
 
 from otahsm.cli.commands.ledger.options import AfterOption
 from otahsm.cli.commands.ledger.text import FORMS
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, moment_of
+from otahsm.cli.inputs import moment_of
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.files import standard_output
 from otahsm.cli.output.times import from_microseconds
 from otahsm.client import LedgerEntry
@@ -49,7 +50,8 @@ def reconcile(
       otahsm ledger reconcile --format csv > never-released.csv
     """  # noqa: D301 - click reads the character, not the escape
     settings = load_config(config)
-    milliseconds = int(moment_of(after, "--after").timestamp() * 1000) if after else None
+    since = moment_of(after, "--after")
+    milliseconds = None if since is None else int(since.timestamp() * 1000)
     limit = _signing_seconds(settings) if open_seconds is None else open_seconds
     head, write = FORMS[form.value]
     reader = LedgerReader(section(settings.ledger, "ledger"))

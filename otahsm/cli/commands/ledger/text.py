@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 from asn1crypto import pem
 
 from otahsm.cli.output.fields import printable
+from otahsm.cli.output.tables import Column, Table
+from otahsm.cli.output.times import show_time
 from otahsm.client import LedgerEntry
 
 COLUMNS: Final = (
@@ -33,6 +35,16 @@ COLUMNS: Final = (
     "void_reason",
     "certificate",
     "batch",
+)
+
+TABLE: Final = Table(
+    Column("serial", 40),
+    Column("status", 10),
+    Column("intended", 23),
+    Column("client"),
+    Column("profile"),
+    Column("device id"),
+    Column("void reason"),
 )
 
 
@@ -67,14 +79,15 @@ def moment_text(moment: datetime | None) -> str:
 
 def line_of(entry: LedgerEntry) -> str:
     """Write an entry as one line for people."""
-    why = f"  {printable(entry.void_reason)}" if entry.void_reason else ""
-    return (
-        f"{entry.serial.hex():<40}  {entry.status:<6}  {entry.intended_at:%Y-%m-%d %H:%M:%S}"
-        f"  {printable(entry.client)}  {printable(entry.profile)}  {printable(entry.device_id)}{why}"
+    return TABLE.line(
+        entry.serial.hex(),
+        entry.status,
+        show_time(entry.intended_at),
+        entry.client,
+        entry.profile,
+        entry.device_id,
+        entry.void_reason,
     )
-
-
-HEADING: Final = f"{'serial':<40}  status  {'intended (UTC)':<19}  client  profile  device id"
 
 
 def _csv(values: Iterable[str]) -> str:
@@ -105,7 +118,7 @@ class Form(NamedTuple):
 
 
 FORMS: Final = {
-    "text": Form(HEADING + "\n", lambda entry: line_of(entry) + "\n"),
+    "text": Form(TABLE.heading + "\n", lambda entry: line_of(entry) + "\n"),
     "csv": Form(_csv(COLUMNS), lambda entry: _csv(fields_of(entry).values())),
     "jsonl": Form("", _json),
     "pem": Form("", _pem),

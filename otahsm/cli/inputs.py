@@ -1,0 +1,42 @@
+"""Reads what options name: files, times, serial numbers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import typer
+
+from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.pki import SerialNumber
+
+
+def read_file(path: Path) -> bytes:
+    """Read a whole file. Raises ConfigError: it can't be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint="Check the path.") from None
+
+
+def moment_of(text: str, option: str) -> datetime | None:
+    """Read a time, in UTC if it names no zone; None if there is no text.
+
+    Raises:
+        BadParameter: it is not in ISO 8601.
+    """
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes 2026-11-23 or 2026-11-23T07:01:12Z") from None
+    return moment.replace(tzinfo=moment.tzinfo or UTC)
+
+
+def serial_of(text: str, option: str) -> SerialNumber:
+    """Read a serial number in hexadecimal, as `otahsm show` and OpenSSL print it. Raises BadParameter."""
+    try:
+        return SerialNumber.from_hex(text)
+    except RequestRefusedError:
+        raise typer.BadParameter(f"{option} takes a serial number: 1 to 40 hexadecimal digits") from None
