@@ -26,7 +26,7 @@ from otahsm.pki import Profile, load_public_key
 from otahsm.preparation import Preparers
 from otahsm.revocation.crl_keeper import CrlKeeper, Tell
 from otahsm.revocation.revoking import Revocations
-from otahsm.system.clock import Clock, utc_now
+from otahsm.system.clock import Clock
 from otahsm.token import SignerPool, TokenKey
 from otahsm.transparency.audit import AuditLog, EventName
 from otahsm.transparency.log import Transparency, load_verifier_key
@@ -37,7 +37,7 @@ _EXTRA_PLACES: Final = 2  # batches in the journal and in the ledger, beside tho
 
 
 def assemble(
-    config: Config, report: Report, *, clock: Clock = utc_now, tell: Tell = lambda *_: None
+    config: Config, report: Report, *, clock: Clock, tell: Tell = lambda *_: None
 ) -> CertificateAuthority:
     """Put together everything between the network and the token, for one CA or several; nothing runs yet.
 

@@ -13,7 +13,15 @@ from otahsm.client.issuance import IssuanceClient
 from otahsm.client.ledger import Count, LedgerClient, LedgerEntry, Query
 from otahsm.client.revocation import FetchedCrl, NotRevoked, RevocationClient, Revoked, ToRevoke
 from otahsm.client.transparency import TransparencyClient
-from otahsm.client.values import Authority, CertificateRequest, IssuedCertificate, Profile, Refusal, Result
+from otahsm.client.values import (
+    Authority,
+    CertificateRequest,
+    IssuedCertificate,
+    Job,
+    Profile,
+    Refusal,
+    Result,
+)
 
 __all__ = [
     "AccessClient",
@@ -31,6 +39,7 @@ __all__ = [
     "IdScheme",
     "IssuanceClient",
     "IssuedCertificate",
+    "Job",
     "LedgerClient",
     "LedgerEntry",
     "NotRevoked",

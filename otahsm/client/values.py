@@ -129,8 +129,30 @@ class Refusal(Refused):
 Result: TypeAlias = IssuedCertificate | Refusal
 
 
+class Job(NamedTuple):
+    """Something that the daemon does again and again, beside answering calls.
+
+    Attributes:
+        failing_reason: why it fails now; "" while it doesn't.
+        failing_since: None while it doesn't.
+        fault_count: how often it failed by a fault in otahsm, since the daemon started.
+    """
+
+    name: str
+    failing_reason: str
+    failing_since: datetime | None
+    fault_count: int
+
+    @classmethod
+    def from_message(cls, message: authority_pb2.Job) -> Job:
+        """Read it from the wire."""
+        has_since = message.HasField("failing_since_time")
+        since = message.failing_since_time.ToDatetime(tzinfo=UTC) if has_since else None
+        return cls(message.name, message.failing_reason, since, message.fault_count)
+
+
 class Authority(NamedTuple):
-    """The CA: its subject, its certificates in DER, and whether it can sign now."""
+    """The CA: its subject, its certificates in DER, and whether it can sign now; and the daemon's jobs."""
 
     subject: str
     chain: tuple[bytes, ...]
@@ -139,6 +161,7 @@ class Authority(NamedTuple):
     not_after: datetime
     ready_signers: int
     not_serving_reason: str
+    jobs: tuple[Job, ...] = ()
 
     @classmethod
     def from_message(cls, message: authority_pb2.Authority) -> Authority:
@@ -151,6 +174,7 @@ class Authority(NamedTuple):
             message.not_after_time.ToDatetime(tzinfo=UTC),
             message.ready_signers,
             message.not_serving_reason,
+            tuple(map(Job.from_message, message.jobs)),
         )
 
 

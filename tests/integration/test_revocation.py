@@ -29,6 +29,7 @@ from otahsm.authority import (
 )
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, RequestRefusedError, RevokedError
 from otahsm.pki import CrlDescription, Reason, SerialNumber, check_crl_signature, crl_url_in, describe_crl
+from otahsm.system.clock import utc_now
 
 from support.authority import root_of
 from support.devices import new_request
@@ -356,7 +357,7 @@ async def test_nothing_is_signed_for_who_never_revokes(fleet: Fleet) -> None:
 
 async def test_a_ca_that_may_not_sign_crls_revokes_all_the_same(fleet: Fleet) -> None:
     fleet.root_pem.write_bytes(pem.armor("CERTIFICATE", root_of("ec-p256", "root-here")))
-    authority = assemble(fleet.config, lambda *_: None)
+    authority = assemble(fleet.config, lambda *_: None, clock=utc_now)
     await authority.life.start()
     try:
         (outcome,) = await authority.revoke(
