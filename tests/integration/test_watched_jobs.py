@@ -1,4 +1,4 @@
-"""Jobs of a real daemon: what fails is shown, and what goes on failing ends it so that it is started again."""
+"""Jobs of a real daemon: what fails is shown, and what goes on failing ends it to be started again."""
 
 from __future__ import annotations
 
