@@ -34,7 +34,7 @@ def _with_a_fault(longest_rest: float) -> tuple[str, ...]:
 
 
 def test_a_job_that_fails_is_shown_while_the_daemon_serves_and_until_it_is_well(fleet: Fleet) -> None:
-    with running(fleet, within=_with_a_fault(0.2)) as daemon:
+    with running(fleet, within=_with_a_fault(10)) as daemon:
         daemon.wait_for("health.changed", serving=True)
         daemon.configure_client()
         (fleet.folder / "fault").touch()
