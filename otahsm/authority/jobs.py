@@ -125,12 +125,14 @@ class Supervisor:
         watched = _Watched(job)
         self._watched.append(watched)
         watched.task = asyncio.create_task(self._run(watched), name=f"job {job.name}")
+        watched.task.add_done_callback(lambda task: self._note_end(job, task))
 
     async def watch(self) -> None:
         """Wait until a job is given up; it is for the daemon to end then.
 
         Raises:
-            DaemonFailedError: the job has failed `MAX_FAULTS` times in a row, in ways that nobody foresaw.
+            DaemonFailedError: the job has failed `MAX_FAULTS` times in a row, in ways that nobody foresaw, or
+                has ended.
         """
         await self._has_given_up.wait()
         assert self._hopeless is not None  # noqa: S101 - set before the event is
@@ -152,7 +154,7 @@ class Supervisor:
     async def _run(self, watched: _Watched) -> None:
         job = watched.job
         if job.after is not None:
-            with contextlib.suppress(OtahsmError):
+            with contextlib.suppress(Exception):  # the first pass tells what is wrong
                 await job.after()
         while True:
             if job.woken is not None:
@@ -201,12 +203,19 @@ class Supervisor:
         count = watched.faults_in_a_row
         rest = _doubled(_SHORTEST_REST, count, _LONGEST_REST)
         _log.error("job.failed", job=watched.job.name, in_a_row=count, exc_info=error)
-        if count >= MAX_FAULTS and self._hopeless is None:
-            self._hopeless = DaemonFailedError(
-                f"the job {watched.job.name} failed {count} times in a row: {error!r}"
-            )
-            self._has_given_up.set()
+        if count >= MAX_FAULTS:
+            self._give_up(f"the job {watched.job.name} failed {count} times in a row: {error!r}")
         return _Due(rest, 0.0)
+
+    def _note_end(self, job: Job, task: asyncio.Task[None]) -> None:
+        """Give up if a job has ended that nobody closed: a cancellation may come from anywhere."""
+        if not self._closing.is_set():
+            why = "it was cancelled" if task.cancelled() else repr(task.exception())
+            self._give_up(f"the job {job.name} ended: {why}")
+
+    def _give_up(self, message: str) -> None:
+        self._hopeless = self._hopeless or DaemonFailedError(message)
+        self._has_given_up.set()
 
 
 class _Watched:

@@ -175,6 +175,19 @@ async def test_a_fault_that_repeats_ends_the_daemon_so_that_it_is_started_again(
     await supervisor.close(0)
 
 
+async def test_a_job_that_ends_does_so_not_unseen() -> None:
+    supervisor = Supervisor(Time().now)
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    supervisor.start(Job(name="x", run_once=cancelled, interval=1.0))
+    async with asyncio.timeout(10):
+        with pytest.raises(DaemonFailedError, match="the job x ended: it was cancelled"):
+            await supervisor.watch()
+    await supervisor.close(0)
+
+
 async def test_a_job_takes_half_of_the_time_at_most() -> None:
     time = Time()
     time.wakes_at_once = True
@@ -208,9 +221,13 @@ async def test_the_first_pass_waits_for_what_the_job_comes_after_even_if_that_fa
         order.append("pass")
         done.set()
 
-    supervisor.start(Job(name="x", run_once=run_once, interval=1.0, after=step("before", AWAY)))
-    await done.wait()
-    assert order == ["before", "pass"]
+    for error in (AWAY, ZeroDivisionError()):
+        done.clear()
+        order.clear()
+        supervisor.start(Job(name="x", run_once=run_once, interval=60.0, after=step("before", error)))
+        async with asyncio.timeout(10):
+            await done.wait()
+        assert order == ["before", "pass"]
     await supervisor.close(0)
 
 
