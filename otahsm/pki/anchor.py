@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from otahsm.errors import ConfigError
 from otahsm.pki.chain import find_extension
-from otahsm.pki.parsing import PARSE_ERRORS
+from otahsm.pki.der import PARSE_ERRORS
 
 
 @dataclass(frozen=True, slots=True)

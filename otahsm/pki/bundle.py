@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from otahsm.errors import ConfigError
 from otahsm.pki.chain import Chain, find_extension
-from otahsm.pki.parsing import PARSE_ERRORS
+from otahsm.pki.der import PARSE_ERRORS
 
 
 def order_bundle(files: Iterable[bytes]) -> bytes:

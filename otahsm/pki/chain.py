@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.errors import ConfigError
+from otahsm.pki.der import PARSE_ERRORS
 from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.keytypes import (
     KeyType,
@@ -21,7 +22,6 @@ from otahsm.pki.keytypes import (
     signature_algorithm,
 )
 from otahsm.pki.keytypes.family import SignatureAlgorithm, encode_spki
-from otahsm.pki.parsing import PARSE_ERRORS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,25 @@
-"""The few bytes of DER (ITU-T X.690) that are cheaper to write and to read than to ask a library for."""
+"""DER (ITU-T X.690): the few bytes that are cheaper to write and to read than to ask a library for.
+
+And what a library raises that was asked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+# What `cryptography` raises for X.509 that is not what it should be.
+PARSE_ERRORS: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 INTEGER: Final = 0x02
 BIT_STRING: Final = 0x03

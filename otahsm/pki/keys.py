@@ -8,9 +8,8 @@ from typing import cast
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from otahsm.errors import ConfigError
-from otahsm.pki.der import children, contents
+from otahsm.pki.der import PARSE_ERRORS, children, contents
 from otahsm.pki.keytypes import PublicKey, describe_key, key_type_of
-from otahsm.pki.parsing import PARSE_ERRORS
 
 
 def load_public_key(spki: bytes) -> PublicKey:

@@ -15,7 +15,7 @@ from pkcs11.util.x509 import decode_x509_certificate
 
 from otahsm.errors import TokenRefusedError
 from otahsm.pki import PublicKey, encode_spki
-from otahsm.pki.parsing import PARSE_ERRORS
+from otahsm.pki.der import PARSE_ERRORS
 from otahsm.token.element.opening import explained
 
 
