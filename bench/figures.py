@@ -20,7 +20,7 @@ from typing import Final
 
 from otahsm.bench import IssueResult, LoadPlan, bench_issue, count_calls
 from otahsm.bench.issuing import write_toml
-from otahsm.bench.load import make_csrs, make_orders, stream_all
+from otahsm.bench.load import make_csrs, make_messages, stream_all
 from otahsm.bench.processes import daemon, peak_mebibytes
 from otahsm.client.connection import ClientTls, open_channel
 from otahsm.config import Config, LedgerConfig, load_config, section
@@ -169,7 +169,7 @@ async def postgres(config: Config) -> None:
                     client = section(config.client, "client")
                     tls = ClientTls(client.ca, client.certificate, client.key)
                     csrs = make_csrs(40_000)
-                    orders = make_orders(csrs[20_000:], 64, "")
+                    orders = make_messages(csrs[20_000:], 64, "")
                     async with open_channel(other.address, tls) as channel:
                         began = time.monotonic()
                         await asyncio.gather(

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import grpc
 
 from otahsm.bench.calls import CallCounter, find_spy
-from otahsm.bench.load import ask_one_by_one, make_csrs, make_orders, stream_all
+from otahsm.bench.load import ask_one_by_one, make_csrs, make_messages, stream_all
 from otahsm.bench.processes import Daemon, Meter, daemon
 from otahsm.bench.results import IssueResult, Latency
 from otahsm.bench.signing import Gauges, gauges
@@ -190,13 +190,13 @@ async def _load(
     channel: grpc.aio.Channel, target: str, csrs: Sequence[bytes], plan: LoadPlan
 ) -> tuple[float, list[float]]:
     """Ask for certificates; return how long it took in all, and how long each message took, in seconds."""
-    orders = make_orders(csrs, plan.message_size, plan.profile)
+    messages = make_messages(csrs, plan.message_size, plan.profile)
     began = time.perf_counter()
     try:
         if plan.streams:
-            took = await stream_all(channel, orders, plan.streams)
+            took = await stream_all(channel, messages, plan.streams)
         else:
-            took = await ask_one_by_one(channel, orders)
+            took = await ask_one_by_one(channel, messages)
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error, target) from None
     return time.perf_counter() - began, took

@@ -20,7 +20,7 @@ _IN_HAND: Final = 1024  # requests, of all streams together
 _PREFIX: Final = "bench-"
 
 
-class Order(NamedTuple):
+class BenchMessage(NamedTuple):
     """One message, ready to be sent."""
 
     message: issuance_pb2.IssueCertificatesRequest
@@ -36,9 +36,9 @@ def make_csrs(count: int, *, progress: Callable[[int], None] = lambda _: None) -
     return csrs
 
 
-def make_orders(csrs: Sequence[bytes], size: int, profile: str) -> list[Order]:
+def make_messages(csrs: Sequence[bytes], size: int, profile: str) -> list[BenchMessage]:
     """Pack CSRs into messages of `size` requests."""
-    orders = []
+    messages = []
     for at in range(0, len(csrs), size):
         part = csrs[at : at + size]
         ids = tuple(derive_request_id(profile, csr) for csr in part)
@@ -46,37 +46,39 @@ def make_orders(csrs: Sequence[bytes], size: int, profile: str) -> list[Order]:
             issuance_pb2.CertificateRequest(request_id=name, profile=profile, csr=csr)
             for name, csr in zip(ids, part, strict=True)
         ]
-        orders.append(Order(issuance_pb2.IssueCertificatesRequest(requests=requests), ids))
-    return orders
+        messages.append(BenchMessage(issuance_pb2.IssueCertificatesRequest(requests=requests), ids))
+    return messages
 
 
-async def stream_all(channel: grpc.aio.Channel, orders: Sequence[Order], streams: int) -> list[float]:
+async def stream_all(
+    channel: grpc.aio.Channel, messages: Sequence[BenchMessage], streams: int
+) -> list[float]:
     """Send messages over so many streams at once; return how long each message took, in seconds.
 
     Raises:
         OtahsmError: a certificate was refused.
         AioRpcError: the daemon can't be reached.
     """
-    size = max((len(order.ids) for order in orders), default=1)
+    size = max((len(message.ids) for message in messages), default=1)
     window = max(1, _IN_HAND // (size * streams))
-    runs = (_stream(channel, orders[number::streams], window) for number in range(streams))
+    runs = (_stream(channel, messages[number::streams], window) for number in range(streams))
     return [seconds for run in await asyncio.gather(*runs) for seconds in run]
 
 
-async def _stream(channel: grpc.aio.Channel, orders: Sequence[Order], at_once: int) -> list[float]:
+async def _stream(channel: grpc.aio.Channel, messages: Sequence[BenchMessage], at_once: int) -> list[float]:
     window = asyncio.Semaphore(at_once)
     sent: dict[str, int] = {}
-    began = [0.0] * len(orders)
-    left = [len(order.ids) for order in orders]
-    took = [0.0] * len(orders)
+    began = [0.0] * len(messages)
+    left = [len(message.ids) for message in messages]
+    took = [0.0] * len(messages)
     call = issuance_pb2_grpc.IssuanceServiceStub(channel).IssueCertificates()
 
     async def send() -> None:
-        for number, order in enumerate(orders):
+        for number, message in enumerate(messages):
             await window.acquire()
             began[number] = time.perf_counter()
-            sent.update(dict.fromkeys(order.ids, number))
-            await call.write(order.message)
+            sent.update(dict.fromkeys(message.ids, number))
+            await call.write(message.message)
         await call.done_writing()
 
     sending = asyncio.create_task(send())
@@ -108,7 +110,7 @@ def _check(result: issuance_pb2.IssueResult) -> None:
         )
 
 
-async def ask_one_by_one(channel: grpc.aio.Channel, orders: Sequence[Order]) -> list[float]:
+async def ask_one_by_one(channel: grpc.aio.Channel, messages: Sequence[BenchMessage]) -> list[float]:
     """Ask for one certificate after another with the unary call; return how long each took, in seconds.
 
     Raises:
@@ -116,8 +118,8 @@ async def ask_one_by_one(channel: grpc.aio.Channel, orders: Sequence[Order]) -> 
     """
     ask = issuance_pb2_grpc.IssuanceServiceStub(channel).IssueCertificate
     took = []
-    for order in orders:
-        (request,) = order.message.requests
+    for message in messages:
+        (request,) = message.message.requests
         began = time.perf_counter()
         await ask(issuance_pb2.IssueCertificateRequest(request=request))
         took.append(time.perf_counter() - began)

@@ -10,11 +10,9 @@ import typer
 
 from otahsm.client import IdScheme
 from otahsm.line import (
-    ATTRIBUTE_NAME,
     SEQUENCE,
     Device,
     DeviceList,
-    Template,
     devices_of_serials,
     listed_devices,
     numbered_devices,
@@ -22,11 +20,13 @@ from otahsm.line import (
     random_devices,
     templated_devices,
 )
+from otahsm.templates import NAME as ATTRIBUTE_NAME
+from otahsm.templates import Template
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Devices, and what their order is called.
+    """Devices, and what the run that makes them is called.
 
     Attributes:
         kind: of ids: "uuid4", "uuid5", "template" or "list".
@@ -49,7 +49,7 @@ class Source:
 
     @property
     def asked(self) -> Sequence[str]:
-        """Words that name the order."""
+        """Words that name the run."""
         if self.digest:
             return ["--ids", self.digest]
         return [

@@ -22,11 +22,8 @@ from otahsm.line.issuing import Done, Failed, IssueOptions, issue_devices, sign_
 from otahsm.line.keys import DeviceKey, make_csr, make_device_key
 from otahsm.line.layouts import LayoutName
 from otahsm.line.run import Run, refusals_of, unfinished_runs
-from otahsm.templates import NAME as ATTRIBUTE_NAME
-from otahsm.templates import Template
 
 __all__ = [
-    "ATTRIBUTE_NAME",
     "SEQUENCE",
     "Device",
     "DeviceFolders",
@@ -38,7 +35,6 @@ __all__ = [
     "LayoutName",
     "Run",
     "Tally",
-    "Template",
     "devices_of_serials",
     "issue_devices",
     "listed_devices",

@@ -18,7 +18,7 @@ from otahsm.line.csr_files import load_csr
 from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.keys import DeviceKey, make_device_key
-from otahsm.line.run import Outcome, Run, name_of
+from otahsm.line.run import DeviceOutcome, Run, name_of
 from otahsm.pki import KeyType, SerialNumber, check_device_id
 
 _BATCH: Final = 64
@@ -85,12 +85,12 @@ class IssueOptions:
 
 
 @dataclass(slots=True)
-class _Run:
+class _Work:
     """What a run has in hand: devices that were asked for by id or CSR, and reports that need no request."""
 
     folders: DeviceFolders
     options: IssueOptions
-    order: Run
+    run: Run
     reports: deque[Done | Failed] = field(default_factory=deque)
     devices: dict[str, Device] = field(default_factory=dict)
     paths: dict[bytes, str] = field(default_factory=dict)
@@ -128,9 +128,9 @@ class _Run:
             {name: result.trust_anchor for name, result in issued.items() if result.trust_anchor},
             {name: configure(device) for name, device in devices.items()} if configure else None,
         )
-        self.order.record(results, devices)
+        self.run.record(results, devices)
 
-    def answered(self, name: str, device_id: str, outcome: Outcome | None) -> bool:
+    def answered(self, name: str, device_id: str, outcome: DeviceOutcome | None) -> bool:
         """Tell whether a device needs no request, and report it then.
 
         What was refused is not asked for again. A complete folder is done, and so is one that was complete
@@ -139,7 +139,7 @@ class _Run:
         Args:
             name: for the report.
             device_id: empty if only the CSR says it.
-            outcome: what the order knows.
+            outcome: what the run knows.
         """
         if isinstance(outcome, Refusal):
             self.reports.append(Failed(name, outcome, remembered=True))
@@ -158,53 +158,53 @@ async def issue_devices(
     devices: Iterable[Device],
     options: IssueOptions | None = None,
     *,
-    order: Run | None = None,
+    run: Run | None = None,
 ) -> AsyncIterator[Done | Failed]:
     """Make keys, have certificates issued, write folders; yield one report for each device.
 
     A folder that is complete is left alone, and one that was begun goes on with the key it has. So the
-    same call again finishes what an earlier one left. With an `order`, what was refused is remembered too,
+    same call again finishes what an earlier one left. With a `run`, what was refused is remembered too,
     and so is a device whose complete folder was taken away meanwhile.
 
     Raises:
         FolderError: folders can't be written.
         OtahsmError: the daemon can't be reached.
     """
-    run = _Run(folders, options or IssueOptions(), order or Run())
+    work = _Work(folders, options or IssueOptions(), run or Run())
     folders.share()
-    async for report in run.follow(client, _requests_for(run, iter(devices))):
+    async for report in work.follow(client, _requests_for(work, iter(devices))):
         yield report
 
 
-def _requests_for(run: _Run, devices: Iterator[Device]) -> Iterator[CertificateRequest]:
+def _requests_for(work: _Work, devices: Iterator[Device]) -> Iterator[CertificateRequest]:
     """Begin folders, a batch at a time; what needs no request is reported at once."""
     while batch := list(islice(devices, _BATCH)):
         csrs: dict[str, bytes] = {}
         keys: dict[str, DeviceKey] = {}
-        outcomes = run.order.outcomes([device.device_id for device in batch])
+        outcomes = work.run.outcomes([device.device_id for device in batch])
         complete = []
         for device in batch:
             name = device.device_id
             try:
                 check_device_id(name)
-                if run.options.configure is not None:
-                    run.options.configure(device)  # sees to it that it can be written
-                if run.answered(name, name, outcomes.get(name)):
+                if work.options.configure is not None:
+                    work.options.configure(device)  # sees to it that it can be written
+                if work.answered(name, name, outcomes.get(name)):
                     complete += [] if name in outcomes else [device]
                     continue
-                saved = run.folders.saved_csr(name)
+                saved = work.folders.saved_csr(name)
             except (RequestRefusedError, ConfigError) as error:
                 refusal = Refusal(CertificateRequest(b"", name), error)
-                run.reports.append(Failed(name, refusal))
+                work.reports.append(Failed(name, refusal))
                 continue
             if saved is None:
-                keys[name] = make_device_key(name, run.options.key_type, run.options.passphrase)
+                keys[name] = make_device_key(name, work.options.key_type, work.options.passphrase)
             csrs[name] = saved or keys[name].csr
-            run.devices[name] = device
-        run.order.record_complete([device.device_id for device in complete])
-        run.folders.begin(keys)
+            work.devices[name] = device
+        work.run.record_complete([device.device_id for device in complete])
+        work.folders.begin(keys)
         for name, csr in csrs.items():
-            yield run.options.request(csr, run.devices[name])
+            yield work.options.request(csr, work.devices[name])
 
 
 async def sign_csrs(
@@ -213,36 +213,36 @@ async def sign_csrs(
     paths: Iterable[Path],
     options: IssueOptions | None = None,
     *,
-    order: Run | None = None,
+    run: Run | None = None,
 ) -> AsyncIterator[Done | Failed]:
     """Have CSRs signed that exist already, and write the devices' folders, without keys.
 
-    Each of `paths` is a PEM or DER file with one CSR. With an `order`, only CSRs are asked for that have no
+    Each of `paths` is a PEM or DER file with one CSR. With a `run`, only CSRs are asked for that have no
     answer yet.
 
     Raises:
         FolderError: folders can't be written.
         OtahsmError: the daemon can't be reached.
     """
-    run = _Run(folders, options or IssueOptions(), order or Run())
+    work = _Work(folders, options or IssueOptions(), run or Run())
     folders.share()
-    async for report in run.follow(client, _requests_from(run, paths)):
+    async for report in work.follow(client, _requests_from(work, paths)):
         yield report
 
 
-def _requests_from(run: _Run, paths: Iterable[Path]) -> Iterator[CertificateRequest]:
+def _requests_from(work: _Work, paths: Iterable[Path]) -> Iterator[CertificateRequest]:
     seen: set[str] = set()
     for path in paths:
         try:
-            request = run.options.request(load_csr(path))
+            request = work.options.request(load_csr(path))
         except ConfigError as error:
-            run.reports.append(Failed(str(path), Refusal(CertificateRequest(b""), error)))
+            work.reports.append(Failed(str(path), Refusal(CertificateRequest(b""), error)))
             continue
         name = name_of(request)
         if name in seen:
             continue  # the same CSR in two files
         seen.add(name)
-        outcome = run.order.outcomes([name]).get(name)
-        if not run.answered(str(path), "", outcome):
-            run.paths[request.csr] = str(path)
+        outcome = work.run.outcomes([name]).get(name)
+        if not work.answered(str(path), "", outcome):
+            work.paths[request.csr] = str(path)
             yield request

@@ -1,6 +1,6 @@
-"""Orders: what a command asked for in a devices folder, and what became of it, to go on after a crash.
+"""Runs: what a command asked for in a devices folder, and what became of it, to go on after a crash.
 
-An order is written into the folder's book, whole or not at all, before any key is made. It is named after
+A run is written into the folder's book, whole or not at all, before any key is made. It is named after
 what the command asks for: the same words go on with it until every device has its certificate. The device
 ids that were drawn for it are in it, so that a run that goes on draws none again.
 """
@@ -25,15 +25,15 @@ from otahsm.pki import SerialNumber
 
 _PAGE: Final = 1024
 
-Outcome: TypeAlias = str | Refusal
+DeviceOutcome: TypeAlias = str | Refusal
 
 
 class Run:
-    """An order that is remembered, if `open` made it; else one that remembers nothing.
+    """A run that is remembered, if `open` made it; else one that remembers nothing.
 
     Attributes:
-        resumed: an earlier run left it, and this one goes on.
-        number: its place among the orders of the folder; 0 if it is not remembered.
+        resumed: an earlier command left it, and this one goes on.
+        number: its place among the runs of the folder; 0 if it is not remembered.
     """
 
     def __init__(self) -> None:
@@ -54,40 +54,40 @@ class Run:
         resume: bool = True,
         retry_refused: bool = False,
     ) -> Self:
-        """Go on with the order that an earlier run left, or begin one.
+        """Go on with the run that an earlier command left, or begin one.
 
         Args:
             folders: the devices folder.
-            asked: what is asked for, in words; the same words name the same order.
-            devices: those of a new order, each once; none if they come with their own CSRs.
+            asked: what is asked for, in words; the same words name the same run.
+            devices: those of a new run, each once; none if they come with their own CSRs.
             drawn: their ids are not in `asked`: nobody else knows them.
-            resume: go on; else what an earlier run left is given up.
+            resume: go on; else what an earlier command left is given up.
             retry_refused: forget refusals.
 
         Raises:
             FolderError: the book can't be read or written, is damaged, or is another version's.
         """
-        order = cls()
-        order._book = book = folders.book
+        run = cls()
+        run._book = book = folders.book
         words = json.dumps(list(asked))
         with book.transaction(durable=True) as connection:
             if not resume:
                 connection.execute(
                     "UPDATE orders SET ended_at = ? WHERE asked = ? AND ended_at IS NULL", (_now(), words)
                 )
-            if row := _open_order(connection, words):
-                order.number, order.resumed = row["id"], True
+            if row := _open_run(connection, words):
+                run.number, run.resumed = row["id"], True
             else:
-                order.number = _begin(connection, words, devices, drawn=drawn)
+                run.number = _begin(connection, words, devices, drawn=drawn)
             if retry_refused:
                 connection.execute(
                     "UPDATE devices SET state = 'asked' WHERE order_id = ? AND state = 'refused'",
-                    (order.number,),
+                    (run.number,),
                 )
-        return order
+        return run
 
     def announce(self, profile: str) -> None:
-        """From now on, enter every certificate of this order for registration with a backend too."""
+        """From now on, enter every certificate of this run for registration with a backend too."""
         self._announce, self._profile = True, profile
 
     @property
@@ -114,7 +114,7 @@ class Run:
             page = bool(rows)
             last = rows[-1]["number"] if rows else last
 
-    def outcomes(self, names: Sequence[str]) -> Mapping[str, Outcome]:
+    def outcomes(self, names: Sequence[str]) -> Mapping[str, DeviceOutcome]:
         """Return what became of devices: the id of one that has its certificate, or how it was refused.
 
         Args:
@@ -165,7 +165,7 @@ class Run:
         """Write down those of its devices that have certificates which were asked for elsewhere.
 
         Args:
-            serials: serial numbers by device id; of devices that are not in this order, too.
+            serials: serial numbers by device id; of devices that are not in this run, too.
 
         Raises:
             FolderError: the disk is full, say.
@@ -180,7 +180,7 @@ class Run:
             )
 
     def end(self) -> None:
-        """Let the same words be a new order: every device has its certificate. Raises FolderError."""
+        """Let the same words be a new run: every device has its certificate. Raises FolderError."""
         if self._book is not None:
             with self._book.transaction(durable=True) as connection:
                 connection.execute("UPDATE orders SET ended_at = ? WHERE id = ?", (_now(), self.number))
@@ -227,13 +227,13 @@ class Run:
 
 
 def unfinished_runs(folders: DeviceFolders) -> Iterator[Sequence[str]]:
-    """Yield what was asked for by each order whose ids were drawn for it and that has not ended."""
+    """Yield what was asked for by each run whose ids were drawn for it and that has not ended."""
     for row in folders.book.read("SELECT asked FROM orders WHERE drawn AND ended_at IS NULL ORDER BY id"):
         yield json.loads(row["asked"])
 
 
 def refusals_of(root: Path, asked: Sequence[str]) -> list[tuple[str, Refusal]]:
-    """Return the devices of the last order of this name that were refused, and how; none without a book.
+    """Return the devices of the last run of this name that were refused, and how; none without a book.
 
     Args:
         root: the devices folder.
@@ -259,7 +259,7 @@ def name_of(request: CertificateRequest) -> str:
     return request.device_id or hashlib.sha256(request.csr).hexdigest()
 
 
-def _open_order(connection: sqlite3.Connection, words: str) -> sqlite3.Row | None:
+def _open_run(connection: sqlite3.Connection, words: str) -> sqlite3.Row | None:
     row: sqlite3.Row | None = connection.execute(
         "SELECT id FROM orders WHERE asked = ? AND ended_at IS NULL", (words,)
     ).fetchone()
@@ -299,7 +299,7 @@ def _enter(
     )
 
 
-def _outcome(row: sqlite3.Row) -> Outcome:
+def _outcome(row: sqlite3.Row) -> DeviceOutcome:
     if row["state"] == "issued":
         return str(row["device_id"])
     code = Code.__members__.get(row["code"], Code.UNKNOWN)

@@ -18,7 +18,7 @@ from asn1crypto import pem
 
 from otahsm.config import BackendKind, HeaderConfig, RegistrationConfig, is_header_value
 from otahsm.errors import BackendUntrustedError, ConfigError
-from otahsm.registration.http_exchange import Answer, Exchanges, Request, TlsError
+from otahsm.registration.http_exchange import Exchanges, HttpRequest, HttpResponse, TlsError
 from otahsm.system.secret_files import one_line, read_secret_file, run_for_secret
 from otahsm.templates import Template
 
@@ -113,7 +113,7 @@ class Backend:
         """Close its connections. No thread may ask it any more."""
         self._exchanges.close()
 
-    def request(self, registration: Registration) -> Request:
+    def request(self, registration: Registration) -> HttpRequest:
         """Return what it is to be asked.
 
         Raises:
@@ -125,11 +125,11 @@ class Backend:
         headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "otahsm"}
         chosen = {name.lower() for name in self._headers}
         ours = {name: value for name, value in headers.items() if name.lower() not in chosen}
-        return Request(
+        return HttpRequest(
             self._method, Template.parse(self._target).fill(in_url), {**ours, **self._headers}, body
         )
 
-    def ask(self, request: Request) -> Answer:
+    def ask(self, request: HttpRequest) -> HttpResponse:
         """Ask it, and return its answer without secrets; one without a status if none came.
 
         Raises:
@@ -143,7 +143,7 @@ class Backend:
             answer, text=self._shown(answer.text, request), location=self._shown(answer.location, request)
         )
 
-    def renew(self, refused: Request) -> bool:
+    def renew(self, refused: HttpRequest) -> bool:
         """Read the secrets again after a request was refused; tell whether they have changed since.
 
         Raises:
@@ -154,7 +154,7 @@ class Backend:
                 self._headers = _read_headers(self._config.headers)
             return not self._headers.items() <= refused.headers.items()
 
-    def _shown(self, text: str, request: Request) -> str:
+    def _shown(self, text: str, request: HttpRequest) -> str:
         """Return the beginning of a text as one line that can be printed, without secrets."""
         for name, header in self._config.headers.items():
             secret = request.headers[name].removeprefix(header.prefix)

@@ -27,7 +27,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """What is asked.
 
     Attributes:
@@ -44,7 +44,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What came of it.
 
     Attributes:
@@ -85,7 +85,7 @@ class Exchanges:
             while True:
                 self._idle.get_nowait().close()
 
-    def make(self, request: Request) -> Answer:
+    def make(self, request: HttpRequest) -> HttpResponse:
         """Ask, and return the answer; one without a status if none came.
 
         Raises:
@@ -96,14 +96,14 @@ class Exchanges:
             return self._make(connection, request)
         except TimeoutError:
             connection.close()
-            return Answer(0, f"no answer within {self._seconds:g} s")
+            return HttpResponse(0, f"no answer within {self._seconds:g} s")
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if kept:  # the server has closed this one, and perhaps all that are idle
                 self.close()
                 return self.make(request)
             reason = getattr(error, "strerror", None) or type(error).__name__
-            return Answer(0, f"no answer: {reason}")
+            return HttpResponse(0, f"no answer: {reason}")
 
     def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
         """Return a connection, and whether it was used before."""
@@ -116,7 +116,7 @@ class Exchanges:
         )
         return connection, False
 
-    def _make(self, connection: http.client.HTTPConnection, request: Request) -> Answer:
+    def _make(self, connection: http.client.HTTPConnection, request: HttpRequest) -> HttpResponse:
         deadline = time.monotonic() + self._seconds
         if connection.sock is None:
             _connect(connection)
@@ -158,12 +158,12 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     return body
 
 
-def _answer(response: http.client.HTTPResponse, body: bytes) -> Answer:
+def _answer(response: http.client.HTTPResponse, body: bytes) -> HttpResponse:
     text = f"{response.status} {response.reason}"
     if body:
         text += f": {body.decode(errors='replace')}"
     location = response.getheader("Location", "").partition("?")[0]
-    return Answer(response.status, text, _retry_after(response.getheader("Retry-After", "")), location)
+    return HttpResponse(response.status, text, _retry_after(response.getheader("Retry-After", "")), location)
 
 
 def _retry_after(value: str) -> float | None:

@@ -32,7 +32,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TryOutcome:
     """What came of a try.
 
     Attributes:
@@ -166,7 +166,7 @@ class Outbox:
                 [(_now(), number) for number in numbers],
             )
 
-    def settle(self, outcomes: Sequence[Outcome]) -> list[Registered]:
+    def settle(self, outcomes: Sequence[TryOutcome]) -> list[Registered]:
         """Write down durably what came of tries; return how it is with each that counts.
 
         What is done stays done, whatever another run brings. Its certificate is kept no longer.

@@ -26,8 +26,8 @@ from typing import Final
 from otahsm.client.backoff import Backoff
 from otahsm.errors import BackendRefusedError, BackendUnavailableError, BackendUntrustedError, OtahsmError
 from otahsm.registration.backends import Backend, Registration
-from otahsm.registration.http_exchange import Answer, Request
-from otahsm.registration.outbox import Outbox, Outcome, Registered
+from otahsm.registration.http_exchange import HttpRequest, HttpResponse
+from otahsm.registration.outbox import Outbox, Registered, TryOutcome
 
 _FIRST_WAIT: Final = 1.0  # seconds
 _LONGEST_WAIT: Final = 30.0
@@ -41,8 +41,8 @@ class _Asked:
     """What a thread brings back: an answer, or why the backend could not be asked."""
 
     registration: Registration
-    request: Request | None = None
-    answer: Answer | None = None
+    request: HttpRequest | None = None
+    answer: HttpResponse | None = None
     error: OtahsmError | None = None
 
 
@@ -145,7 +145,7 @@ class _Run:
             try:
                 outcome = self._judge(asked)
             except OtahsmError as error:
-                outcome, ending = Outcome(asked.registration, None, ""), error
+                outcome, ending = TryOutcome(asked.registration, None, ""), error
             self._pace(asked.answer, outcome)
             outcomes.append(outcome)
         settled = self._outbox.settle(outcomes)
@@ -156,18 +156,18 @@ class _Run:
         if ending is not None:
             raise ending
 
-    def _judge(self, asked: _Asked) -> Outcome:
+    def _judge(self, asked: _Asked) -> TryOutcome:
         """Tell what is to become of a registration. Raises OtahsmError: it waits, and the run ends."""
         registration, answer = asked.registration, asked.answer
         if answer is None or asked.request is None:
             assert asked.error is not None  # noqa: S101 - one of both is there
             if asked.request is None:  # it can't be asked for
-                return Outcome(registration, "failed", asked.error.message)
+                return TryOutcome(registration, "failed", asked.error.message)
             raise asked.error
         status = answer.status
         if status in _TOKEN_REFUSED:
             if self._backend.renew(asked.request):
-                return Outcome(registration, None, "")
+                return TryOutcome(registration, None, "")
             raise BackendRefusedError(f"{self._backend.name} refuses the token: {answer.text}")
         if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
             raise BackendRefusedError(
@@ -175,16 +175,16 @@ class _Run:
                 hint="Correct url in the [registration] section. What waits is kept.",
             )
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or status == HTTPStatus.CONFLICT:
-            return Outcome(registration, "done", answer.text)
+            return TryOutcome(registration, "done", answer.text)
         if status and status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING:
-            return Outcome(registration, "failed", answer.text)
+            return TryOutcome(registration, "failed", answer.text)
         seconds = answer.retry_after
         if seconds is None:
             longest = min(_FIRST_WAIT * 2.0 ** min(registration.attempts, 10), _LONGEST_WAIT)
             seconds = longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-        return Outcome(registration, "waiting", answer.text, seconds)
+        return TryOutcome(registration, "waiting", answer.text, seconds)
 
-    def _pace(self, answer: Answer | None, outcome: Outcome) -> None:
+    def _pace(self, answer: HttpResponse | None, outcome: TryOutcome) -> None:
         """Go on at full width after an answer that settles something; else slowly, one at a time."""
         now = time.monotonic()
         if outcome.state in {"done", "failed"}:

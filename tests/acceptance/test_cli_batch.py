@@ -22,12 +22,12 @@ from otahsm.line import (
     Done,
     IssueOptions,
     Run,
-    Template,
     issue_devices,
     numbered_devices,
     random_devices,
 )
 from otahsm.pki import SerialNumber
+from otahsm.templates import Template
 
 from support.harness import OTAHSM, Fleet
 

@@ -58,7 +58,7 @@ async def test_a_certificate_is_renewed_when_its_window_has_come(fleet: Fleet) -
     fleet.edit("renewal_days = 0", "renewal_days = 30")
     fleet.edit("rekey_days = 0", "rekey_days = 10")
     request = new_request()
-    order = IssuanceRequest(CALLER, "", "", request.device_id, request.csr)
+    asked = IssuanceRequest(CALLER, "", "", request.device_id, request.csr)
     start = datetime.now(UTC)
     clock = [start]
     authority = assemble(fleet.config, lambda *_: None, clock=lambda: clock[0])
@@ -68,7 +68,7 @@ async def test_a_certificate_is_renewed_when_its_window_has_come(fleet: Fleet) -
         issued: list[Issued] = []
         for day in (0, 300, 340, 341, 700):
             clock[0] = start + timedelta(days=day)
-            (outcome,) = await authority.issue(CALLER, [order])
+            (outcome,) = await authority.issue(CALLER, [asked])
             assert isinstance(outcome, Issued)
             issued.append(outcome)
     finally:

@@ -15,7 +15,6 @@ from otahsm.errors import ConfigError
 from otahsm.line import (
     Device,
     DeviceList,
-    Template,
     devices_of_serials,
     listed_devices,
     numbered_devices,
@@ -23,6 +22,7 @@ from otahsm.line import (
     random_devices,
     templated_devices,
 )
+from otahsm.templates import Template
 
 NUMBERS = frozenset({"seq"})
 

@@ -35,7 +35,7 @@ from otahsm.line.run_state import RunState
 from otahsm.pki import SerialNumber
 from otahsm.registration.backends import Backend
 from otahsm.registration.collecting import Collected, certificate_of, collect
-from otahsm.registration.outbox import Outbox, Outcome, Registered
+from otahsm.registration.outbox import Outbox, Registered, TryOutcome
 from otahsm.registration.registering import register
 
 from support.authority import leaf, root_of
@@ -622,8 +622,8 @@ def test_an_answer_that_comes_too_late_does_not_undo_another_runs(tmp_path: Path
         with fast.book.transaction() as connection:  # the claim ends
             connection.execute("UPDATE registrations SET due_at = 0")
         (again,) = fast.claim(8)
-        fast.settle([Outcome(again, "done", "201 Created")])
-        (told,) = slow.settle([Outcome(registration, "failed", "400 Bad Request")])
+        fast.settle([TryOutcome(again, "done", "201 Created")])
+        (told,) = slow.settle([TryOutcome(registration, "failed", "400 Bad HttpRequest")])
         assert (told.state, told.answer, told.attempts) == ("done", "201 Created", 1)
         slow.release([registration.number])
         assert slow.due_in() == (None, False)

@@ -72,14 +72,12 @@ def sign(
     async def run() -> bool:
         async with connect(settings, patience) as client:
             with contextlib.closing(await open_folders(client.issuance, settings, out, layout)) as folders:
-                order = Run.open(folders, asked, resume=resume, retry_refused=retry_refused)
+                run = Run.open(folders, asked, resume=resume, retry_refused=retry_refused)
                 if registers(config):
-                    order.announce(profile)
-                reports = sign_csrs(
-                    client.issuance, folders, files, IssueOptions(profile=profile), order=order
-                )
+                    run.announce(profile)
+                reports = sign_csrs(client.issuance, folders, files, IssueOptions(profile=profile), run=run)
                 return await RunProgress(len(files), folders.root, OutputMode(as_json, quiet)).follow(
-                    reports, order
+                    reports, run
                 )
 
     if not asyncio.run(run()):

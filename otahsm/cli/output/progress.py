@@ -22,7 +22,7 @@ from otahsm.line import DeviceFolders, Done, Failed, Run, unfinished_runs
 _LINE_SECONDS: Final = 10.0
 
 
-def tell_of_unfinished_orders(folders: DeviceFolders, asked: Sequence[str]) -> None:
+def tell_of_unfinished_runs(folders: DeviceFolders, asked: Sequence[str]) -> None:
     """Say on standard error which other runs with drawn ids wait to be finished; this one does not."""
     for other in unfinished_runs(folders):
         if list(other) != list(asked):
@@ -109,8 +109,8 @@ class RunProgress:
         self._out, self._err = plain_console(), plain_console(stderr=True)
         self._issued = self._before = self._failed = 0
 
-    async def follow(self, reports: AsyncIterator[Done | Failed], order: Run) -> bool:
-        """Show reports as they come, then the sum; return whether nothing failed: the order is done then."""
+    async def follow(self, reports: AsyncIterator[Done | Failed], run: Run) -> bool:
+        """Show reports as they come, then the sum; return whether nothing failed: the run is done then."""
         started = time.monotonic()
         try:
             with Meter("certificates", self._total, self._tone, self._err) as meter:
@@ -122,7 +122,7 @@ class RunProgress:
             self._summarise(time.monotonic() - started)
         if self._failed:
             return False
-        order.end()
+        run.end()
         return True
 
     def _count(self, report: Done | Failed) -> None:

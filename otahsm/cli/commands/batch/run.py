@@ -65,22 +65,22 @@ async def run_batch(
         ) as folders:
             drawn = batch.scheme.kind == "uuid4"
             asked = ["batch run", batch.name]
-            order = Run.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
+            run = Run.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
             if not drawn:
-                await _leave_out_others(order, folders, client.ledger, batch.name)
+                await _leave_out_others(run, folders, client.ledger, batch.name)
             if announce:
-                order.announce(batch.profile)
-            reports = issue_devices(client.issuance, folders, order.devices(), options, order=order)
-            done = await RunProgress(order.count, folders.root, output_mode).follow(reports, order)
+                run.announce(batch.profile)
+            reports = issue_devices(client.issuance, folders, run.devices(), options, run=run)
+            done = await RunProgress(run.count, folders.root, output_mode).follow(reports, run)
             state = await client.batches.get(name)
             full = state.issued >= state.device_count
             if full and not done:  # another machine was faster with some of them
                 if drawn:
-                    for device in order.devices():
+                    for device in run.devices():
                         folders.discard(device.device_id)
                 else:
-                    await _leave_out_others(order, folders, client.ledger, batch.name)
-                order.end()
+                    await _leave_out_others(run, folders, client.ledger, batch.name)
+                run.end()
     if not (output_mode.as_json or output_mode.quiet):
         typer.echo(f"batch {state.name}: {state.issued} of {state.device_count} issued, here and elsewhere")
     return full
@@ -107,7 +107,7 @@ def _devices(batch: Batch, ids: Path | None) -> Iterable[Device]:
     return devices
 
 
-async def _leave_out_others(order: Run, folders: DeviceFolders, ledger: LedgerClient, name: str) -> None:
+async def _leave_out_others(run: Run, folders: DeviceFolders, ledger: LedgerClient, name: str) -> None:
     """Note as done what the ledger says was issued in the batch, but not for a key that is here.
 
     A key that was made here for a device that another machine was faster with is thrown away: it has no
@@ -119,9 +119,9 @@ async def _leave_out_others(order: Run, folders: DeviceFolders, ledger: LedgerCl
             folders.discard(entry.device_id)
             elsewhere[entry.device_id] = entry.serial
         if len(elsewhere) >= _PAGE:
-            order.record_elsewhere(elsewhere)
+            run.record_elsewhere(elsewhere)
             elsewhere.clear()
-    order.record_elsewhere(elsewhere)
+    run.record_elsewhere(elsewhere)
 
 
 def _is_ours(folders: DeviceFolders, entry: LedgerEntry) -> bool:

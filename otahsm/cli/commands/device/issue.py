@@ -31,7 +31,7 @@ from otahsm.cli.options import (
     TemplateOption,
     Uuid5Option,
 )
-from otahsm.cli.output.progress import OutputMode, RunProgress, tell_of_unfinished_orders
+from otahsm.cli.output.progress import OutputMode, RunProgress, tell_of_unfinished_runs
 from otahsm.cli.sources import devices_from
 from otahsm.line import Run, issue_devices
 from otahsm.system.secret_files import passphrase_from
@@ -90,8 +90,8 @@ def issue(
             with contextlib.closing(
                 await open_folders(client.issuance, settings, out, layout, passphrase)
             ) as folders:
-                tell_of_unfinished_orders(folders, asked)
-                order = Run.open(
+                tell_of_unfinished_runs(folders, asked)
+                run = Run.open(
                     folders,
                     asked,
                     source.devices,
@@ -100,10 +100,10 @@ def issue(
                     retry_refused=retry_refused,
                 )
                 if registers(config):
-                    order.announce(profile)
-                reports = issue_devices(client.issuance, folders, order.devices(), options, order=order)
-                return await RunProgress(order.count, folders.root, OutputMode(as_json, quiet)).follow(
-                    reports, order
+                    run.announce(profile)
+                reports = issue_devices(client.issuance, folders, run.devices(), options, run=run)
+                return await RunProgress(run.count, folders.root, OutputMode(as_json, quiet)).follow(
+                    reports, run
                 )
 
     if not asyncio.run(run()):

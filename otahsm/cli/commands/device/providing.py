@@ -103,14 +103,14 @@ async def provide(
         await _check_root(client.issuance, asked.fleet_ca)
         options = await issue_options(client.issuance, meant.name, LayoutChoice.SEED, asked.key_type, None)
         with contextlib.closing(await open_folders(client.issuance, settings, None)) as folders:
-            order = Run.open(folders, ["cert-provider", asked.device_id, meant.name], [device])
+            run = Run.open(folders, ["cert-provider", asked.device_id, meant.name], [device])
             if registers(config):
-                order.announce(meant.name)
-            async for report in issue_devices(client.issuance, folders, [device], options, order=order):
+                run.announce(meant.name)
+            async for report in issue_devices(client.issuance, folders, [device], options, run=run):
                 if not isinstance(report, Done):
                     typer.echo(failure_line(report.name, report.refusal), err=True)
                     return False
-            order.end()
+            run.end()
             root = folders.root
     files = _chosen(DeviceFiles.load(root, asked.device_id, datetime.now(UTC)), asked)
     if local is not None:

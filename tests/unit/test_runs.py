@@ -1,4 +1,4 @@
-"""Orders: what they remember outlives the process, however it ended."""
+"""Runs: what they remember outlives the process, however it ended."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def folders(tmp_path: Path) -> Iterator[DeviceFolders]:
     opened.close()
 
 
-def open_order(folders: DeviceFolders, *, resume: bool = True) -> Run:
+def open_run(folders: DeviceFolders, *, resume: bool = True) -> Run:
     return Run.open(folders, ASKED, random_devices(3), drawn=True, resume=resume)
 
 
-def ids(order: Run) -> list[str]:
-    return [device.device_id for device in order.devices()]
+def ids(run: Run) -> list[str]:
+    return [device.device_id for device in run.devices()]
 
 
 def issued(device_id: str, request: CertificateRequest | None = None) -> IssuedCertificate:
@@ -56,28 +56,28 @@ def refused(device_id: str, error: OtahsmError | None = None) -> Refusal:
 
 
 def test_the_same_words_get_the_same_ids_until_the_order_has_ended(folders: DeviceFolders) -> None:
-    first = open_order(folders)
-    again = open_order(folders)
+    first = open_run(folders)
+    again = open_run(folders)
     assert (first.resumed, again.resumed) == (False, True)
     assert len(set(ids(first))) == first.count == 3
     assert ids(again) == ids(first)
     again.end()
-    assert set(ids(open_order(folders))).isdisjoint(ids(first))
+    assert set(ids(open_run(folders))).isdisjoint(ids(first))
 
 
-def test_other_words_are_another_order(folders: DeviceFolders) -> None:
-    one = open_order(folders)
+def test_other_words_are_another_run(folders: DeviceFolders) -> None:
+    one = open_run(folders)
     other = Run.open(folders, [*ASKED, "--profile", "gold"], random_devices(3), drawn=True)
     assert set(ids(one)).isdisjoint(ids(other))
-    assert ids(open_order(folders)) == ids(one)
+    assert ids(open_run(folders)) == ids(one)
     assert list(unfinished_runs(folders)) == [ASKED, [*ASKED, "--profile", "gold"]]
 
 
 def test_a_new_order_can_be_wanted(folders: DeviceFolders) -> None:
-    first = open_order(folders)
-    second = open_order(folders, resume=False)
+    first = open_run(folders)
+    second = open_run(folders, resume=False)
     assert set(ids(first)).isdisjoint(ids(second))
-    assert ids(open_order(folders)) == ids(second)
+    assert ids(open_run(folders)) == ids(second)
 
 
 def test_devices_come_back_in_order_with_what_is_known_of_them(folders: DeviceFolders) -> None:
@@ -87,9 +87,9 @@ def test_devices_come_back_in_order_with_what_is_known_of_them(folders: DeviceFo
 
 
 def test_outcomes_are_remembered(folders: DeviceFolders) -> None:
-    order = Run.open(folders, ASKED)
+    run = Run.open(folders, ASKED)
     passing, fault = TokenUnavailableError("it is away"), OtahsmError("nobody foresaw it")
-    order.record([issued("a"), refused("b"), refused("c", passing), refused("d", fault)])
+    run.record([issued("a"), refused("b"), refused("c", passing), refused("d", fault)])
     outcomes = Run.open(folders, ASKED).outcomes(["a", "b", "c", "d"])
     assert outcomes.keys() == {"a", "b"}  # the others were not about the device
     assert outcomes["a"] == "a"
@@ -101,9 +101,9 @@ def test_outcomes_are_remembered(folders: DeviceFolders) -> None:
 
 def test_a_refusal_is_forgotten_on_request_and_when_it_was_granted_after_all(folders: DeviceFolders) -> None:
     Run.open(folders, ASKED).record([refused("a"), refused("b")])
-    order = Run.open(folders, ASKED, retry_refused=True)
-    assert not order.outcomes(["a", "b"])
-    order.record([issued("a"), refused("b")])
+    run = Run.open(folders, ASKED, retry_refused=True)
+    assert not run.outcomes(["a", "b"])
+    run.record([issued("a"), refused("b")])
     outcomes = Run.open(folders, ASKED).outcomes(["a", "b"])
     assert outcomes["a"] == "a"
     assert isinstance(outcomes["b"], Refusal)
@@ -111,8 +111,8 @@ def test_a_refusal_is_forgotten_on_request_and_when_it_was_granted_after_all(fol
 
 def test_a_device_with_its_own_csr_is_found_by_the_csr(folders: DeviceFolders) -> None:
     request, bad = CertificateRequest(b"its own"), CertificateRequest(b"bad")
-    order = Run.open(folders, ASKED)
-    order.record([issued("a", request), Refusal(bad, RequestRefusedError("csr", "it is empty"))])
+    run = Run.open(folders, ASKED)
+    run.record([issued("a", request), Refusal(bad, RequestRefusedError("csr", "it is empty"))])
     outcomes = Run.open(folders, ASKED).outcomes([name_of(request), name_of(bad), "another"])
     assert outcomes[name_of(request)] == "a"
     assert isinstance(outcomes[name_of(bad)], Refusal)
@@ -124,11 +124,11 @@ def test_what_was_complete_already_is_remembered(folders: DeviceFolders) -> None
 
 
 def test_an_order_that_is_not_written_down_knows_nothing(folders: DeviceFolders) -> None:
-    order = Run()
-    order.record([issued("a"), refused("b")])
-    order.record_complete(["c"])
-    order.end()
-    assert not order.outcomes(["a", "b", "c"])
+    run = Run()
+    run.record([issued("a"), refused("b")])
+    run.record_complete(["c"])
+    run.end()
+    assert not run.outcomes(["a", "b", "c"])
     assert not (folders.root / RUN_STATE).exists()
 
 
@@ -145,24 +145,24 @@ def test_an_order_is_begun_whole_or_not_at_all(folders: DeviceFolders) -> None:
 
 def test_what_was_recorded_is_there_after_a_kill(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; from test_orders import *;"
-        "order = Run.open(DeviceFolders(Path(sys.argv[1]), b''), ASKED, random_devices(3), drawn=True);"
-        "order.record([issued('a')]); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys; from pathlib import Path; from test_runs import *;"
+        "run = Run.open(DeviceFolders(Path(sys.argv[1]), b''), ASKED, random_devices(3), drawn=True);"
+        "run.record([issued('a')]); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run(
         [sys.executable, "-c", script, tmp_path], cwd=Path(__file__).parent, check=False, timeout=60
     )
     assert killed.returncode == -9
     folders = DeviceFolders(tmp_path, b"")
-    order = open_order(folders)
-    assert order.resumed
-    assert order.outcomes(["a"]) == {"a": "a"}
+    run = open_run(folders)
+    assert run.resumed
+    assert run.outcomes(["a"]) == {"a": "a"}
     folders.close()
 
 
 def test_a_book_that_is_closed_is_one_file(tmp_path: Path) -> None:
     folders = DeviceFolders(tmp_path, b"")
-    open_order(folders)
+    open_run(folders)
     folders.close()
     assert {path.name for path in tmp_path.iterdir()} == {".lock", RUN_STATE}
 
@@ -172,11 +172,11 @@ def test_a_damaged_book_is_named_and_a_new_one_can_be_begun(tmp_path: Path, dama
     (tmp_path / RUN_STATE).write_bytes(damage * 100)
     folders = DeviceFolders(tmp_path, b"")
     with pytest.raises(FolderError, match="damaged") as raised:
-        open_order(folders)
+        open_run(folders)
     assert str(tmp_path / RUN_STATE) in raised.value.message
     assert "Move it away" in raised.value.hint
     shutil.move(tmp_path / RUN_STATE, tmp_path / "old")
-    assert not open_order(folders).resumed
+    assert not open_run(folders).resumed
     folders.close()
 
 
@@ -187,22 +187,22 @@ def test_another_versions_book_is_refused_and_left_alone(tmp_path: Path) -> None
     content = (tmp_path / RUN_STATE).read_bytes()
     folders = DeviceFolders(tmp_path, b"")
     with pytest.raises(FolderError, match="version 99") as raised:
-        open_order(folders)
+        open_run(folders)
     assert "the otahsm that made it" in raised.value.hint
     folders.close()
     assert (tmp_path / RUN_STATE).read_bytes()[100:] == content[100:]
 
 
 def test_a_full_disk_is_said_and_what_was_written_before_is_kept(folders: DeviceFolders) -> None:
-    order = open_order(folders)
-    order.record([issued("a")])
+    run = open_run(folders)
+    run.record([issued("a")])
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
     try:
         with pytest.raises(FolderError, match="can't be used"):
-            order.record([issued("b")])
+            run.record([issued("b")])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    again = open_order(folders)
-    assert ids(again) == ids(order)
+    again = open_run(folders)
+    assert ids(again) == ids(run)
     assert again.outcomes(["a", "b"]) == {"a": "a"}
