@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 # Caches stay in this folder, so that deleting it leaves nothing behind.
 export XDG_CACHE_HOME := $(CURDIR)/.cache
+# Images set it. Then each of the thousands of processes here would compile all that it imports: 2 s instead of 0.6 s.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 UV := .tools/bin/uv
 
