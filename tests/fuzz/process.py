@@ -1,6 +1,6 @@
 """Fuzzes one target, with libFuzzer's options; `run.py` starts it.
 
-python tests/fuzz/process.py --target=NAME [--table=MODULE] [--seconds=N] [-OPTION...] [PATH...]
+python tests/fuzz/process.py --target=NAME [--table=MODULE] [--seconds=N | --runs=N] [-OPTION...] [PATH...]
 
 Paths are folders of inputs to begin with, of which the first gets new ones; or files, which are run, and no
 others. (libFuzzer leaves alone what begins with two hyphens.) It needs PYTHONPATH=tests.
@@ -32,10 +32,10 @@ def main(argv: list[str]) -> None:
     target = importlib.import_module(ours.get("table", "fuzz.targets")).TARGETS[ours["target"]]
     with _quiet(), atheris.instrument_imports(include=list(target.instrumented)):
         function = target.function(ours["target"])
-    if "seconds" in ours:
+    if {"seconds", "runs"} & ours.keys():
         _run_on_nothing(function)
     print(FUZZING, file=sys.stderr, flush=True)
-    limit = []
+    limit = [f"-runs={ours['runs']}"] if "runs" in ours else []
     if "seconds" in ours:  # of which the start has taken some
         limit = [f"-max_total_time={max(_LEAST, int(ours['seconds']) - int(time.monotonic() - begun))}"]
     # A merge starts the first word again, in a shell.

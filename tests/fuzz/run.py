@@ -1,6 +1,6 @@
 """Fuzzes otahsm: every target for its share of the time, two at a time, each in a process of its own.
 
-python tests/fuzz/run.py [--seconds N] [--out FOLDER] [TARGET...]
+python tests/fuzz/run.py [--seconds N | --runs N] [--out FOLDER] [TARGET...]
 python tests/fuzz/run.py --input FILE TARGET    run a target on one input
 python tests/fuzz/run.py --keep [TARGET...]     add to the corpus what was found and reaches new code
 
@@ -80,12 +80,15 @@ class Runner:
         corpus: has a folder of inputs for each.
         out: where logs, new inputs and those that break a target go.
         seed: of libFuzzer's chance; 0 for another one each time.
+        runs: how many inputs each target gets besides those it begins with, however long it takes; 0: for as
+            long as there is time.
     """
 
     table: str
     corpus: Path
     out: Path
     seed: int = 0
+    runs: int = 0
 
     @property
     def targets(self) -> Mapping[str, Target]:
@@ -100,15 +103,19 @@ class Runner:
             folder.mkdir(parents=True, exist_ok=True)
         before = set(broken.iterdir())
         log = self.out / f"{name}.log"
+        inputs = sum(1 for folder in (new, self.corpus / name) for _ in folder.iterdir())
         options = [
-            f"--seconds={seconds}",
+            f"--runs={inputs + self.runs}" if self.runs else f"--seconds={seconds}",
             f"-report_slow_units={_SLOW}",
             f"-artifact_prefix={broken}/",
             "-print_final_stats=1",
         ]
         with log.open("wb") as file:
             status = self.process(
-                name, [*options, str(new), str(self.corpus / name)], file, seconds + _START_AND_END
+                name,
+                [*options, str(new), str(self.corpus / name)],
+                file,
+                None if self.runs else seconds + _START_AND_END,
             )
         found = sorted(path for path in set(broken.iterdir()) - before if path.name.startswith(_BROKEN))
         if status != 0 and not found:
@@ -129,7 +136,7 @@ class Runner:
             10 * _START_AND_END,
         )
 
-    def process(self, name: str, words: Sequence[str], output: object, seconds: float) -> int:
+    def process(self, name: str, words: Sequence[str], output: object, seconds: float | None) -> int:
         """Run libFuzzer; return its exit status."""
         target = self.targets[name]
         with tempfile.TemporaryDirectory(prefix="otahsm-fuzz-") as folder:
@@ -167,7 +174,7 @@ class Runner:
 def main() -> None:
     """Fuzz."""
     options = _options()
-    runner = Runner(options.table, options.corpus, options.out, options.seed)
+    runner = Runner(options.table, options.corpus, options.out, options.seed, options.runs)
     names = options.targets or list(runner.targets)
     if unknown := sorted(set(names) - set(runner.targets)):
         sys.exit(f"there is no target {unknown[0]}; there are {', '.join(runner.targets)}")
@@ -224,6 +231,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fuzz otahsm.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="all, if none is named")
     parser.add_argument("--seconds", type=int, default=60, help="for all targets together")
+    parser.add_argument("--runs", type=int, default=0, help="for each target, instead of seconds")
     parser.add_argument("--out", type=Path, default=TESTS.parent / ".cache/fuzz", help="where results go")
     parser.add_argument("--input", type=Path, help="run the targets on this file alone")
     parser.add_argument("--keep", action="store_true", help="add what was found to the corpus")

@@ -1,4 +1,4 @@
-"""The corpus breaks nothing, a minute of fuzzing breaks nothing, and a fault that there is would be found."""
+"""The corpus breaks nothing, a little fuzzing breaks nothing, and a fault that there is would be found."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ LINE = re.compile(
     r"^(\w+) +(\d+) executions +coverage +(\d+) of nothing, +(\d+) of the corpus, +(\d+) in the end$",
     re.MULTILINE,
 )
+RUNS = "100"
 TABLE = """
 from fuzz.targets import Target
 TARGETS = {"faulty": Target("faulty_targets", 64), "sound": Target("faulty_targets", 64)}
@@ -44,7 +45,7 @@ def run(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=540,
+        timeout=850,
         check=False,
         env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"},
     )
@@ -68,20 +69,19 @@ def test_the_corpus_is_small_and_is_that_of_the_targets() -> None:
     assert all((CORPUS / path).stat().st_size <= TARGETS[path.parts[0]].max_len for path in INPUTS)
 
 
-@pytest.mark.timeout(600)
-def test_a_minute_of_fuzzing_reaches_new_code_in_every_target_and_breaks_none(tmp_path: Path) -> None:
-    # A seed, so that a change of ours is judged by what it did; what chance finds is for `make fuzz`.
-    done = run("--seconds", "60", "--seed", "7", "--out", tmp_path / "out", folder=tmp_path)
+def test_a_little_fuzzing_reaches_new_code_in_every_target_and_breaks_none(tmp_path: Path) -> None:
+    # A seed and a number of inputs: a change of ours is judged by what it did, however fast the machine
+    # is; what chance finds in an hour is for `make fuzz`.
+    done = run("--runs", RUNS, "--seed", "7", "--out", tmp_path / "out", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     results = {name: [int(number) for number in numbers] for name, *numbers in LINE.findall(done.stdout)}
     assert set(results) == set(TARGETS), done.stdout
     for name, (executed, of_nothing, of_corpus, reached) in results.items():
         inputs = len([path for path in INPUTS if path.parts[0] == name])
-        assert executed > inputs, name
+        assert executed >= inputs + int(RUNS), name
         assert of_nothing < of_corpus <= reached, name
 
 
-@pytest.mark.timeout(600)
 def test_a_fault_is_found_told_and_can_be_seen_again(tmp_path: Path) -> None:
     (tmp_path / "faulty_table.py").write_text(TABLE)
     (tmp_path / "faulty_targets.py").write_text(FAULTY)
