@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import Fleet, free_port, running
+from support.harness import Fleet, READY_SECONDS, free_port, running
 from support.programs import Device, issue, openssl, otahsm
 from support.zygote import run_command
 
@@ -92,7 +92,8 @@ def help_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Co
     folder = tmp_path_factory.mktemp("nothing-here")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         said = pool.map(
-            lambda command: run_command([*command.split(), "--help"], folder, os.environ, 60), COMMANDS
+            lambda command: run_command([*command.split(), "--help"], folder, os.environ, READY_SECONDS),
+            COMMANDS,
         )
         return dict(zip(COMMANDS, said, strict=True))
 

@@ -29,7 +29,7 @@ from otahsm.line import (
 from otahsm.pki import SerialNumber
 from otahsm.templates import Template
 
-from support.harness import OTAHSM, Fleet
+from support.harness import Fleet, OTAHSM, READY_SECONDS
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_two_machines_that_make_one_batch_at_once_make_it_once(
         for out in machines
     ]
     for run in runs:
-        run.communicate(timeout=120)
+        run.communicate(timeout=READY_SECONDS)
     state = good(line, "status", name)
     assert (state["issued"], state["remaining"]) == (300, 0)
     devices = [made(out) for out in machines]

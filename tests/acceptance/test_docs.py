@@ -17,11 +17,10 @@ from typing import Final
 
 import pytest
 
-from support.harness import Fleet, RunningDaemon, running
+from support.harness import Fleet, READY_SECONDS, RunningDaemon, running
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-SECONDS: Final = 60
 ADDRESS: Final = "127.0.0.1:7443"
 
 _MARK: Final = "<!-- run: "
@@ -81,7 +80,7 @@ def run(block: Block, folder: Path, ledger: Path, address: str, systemd: Path) -
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=SECONDS,
+        timeout=READY_SECONDS,
         check=False,
     )
     assert done.returncode == 0, f"{block.page}\n{block.text}\n{done.stdout}"
@@ -153,7 +152,7 @@ def test_the_generated_reference_is_up_to_date_on_any_terminal() -> None:
         env={**os.environ, "COLUMNS": "40"},
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=READY_SECONDS,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import Fleet, running
+from support.harness import Fleet, READY_SECONDS, running
 from support.machine import Machine, booted
 
 
 def refusal(fleet: Fleet) -> str:
     """Return why a daemon does not start."""
     with running(fleet) as daemon:
-        assert daemon.process.wait(60) == 2
+        assert daemon.process.wait(READY_SECONDS) == 2
         daemon.reader.join(10)
         return "".join(daemon.other_output)
 

@@ -148,7 +148,7 @@ def test_a_batch_of_devices_is_issued_installed_and_let_in(site: Site, tmp_path:
     for number in range(DEVICES):
         site.devices.add(number)
     words = ("--devices", str(out), "--inventory", str(table), "--sota-toml", *site.devices.options)
-    done = site.fleet.run("device", "install", *words, timeout=120)
+    done = site.fleet.run("device", "install", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{DEVICES} installed")
     imported = [site.devices.imported(number) for number in range(DEVICES)]

@@ -29,11 +29,10 @@ from packaging.utils import canonicalize_name
 import otahsm
 
 from support.advisories import Advisories, proxied, serving
-from support.harness import free_port
+from support.harness import READY_SECONDS, free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOCKS: Final = (ROOT / "requirements.lock", ROOT / "scripts/uv.lock")
-SECONDS: Final = 120
 EPOCH: Final = 1_700_000_000
 
 _PINNED: Final = re.compile(
@@ -60,7 +59,7 @@ def ran(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=READY_SECONDS,
         check=False,
         env={**os.environ, **(environment or {})},
     )

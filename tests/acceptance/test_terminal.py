@@ -15,7 +15,7 @@ from rich.console import Console
 from otahsm.cli.output import progress
 from otahsm.cli.output.progress import Meter, OutputMode
 
-from support.harness import OTAHSM, Fleet
+from support.harness import Fleet, OTAHSM, READY_SECONDS
 from support.programs import otahsm
 
 
@@ -41,7 +41,7 @@ def on_a_terminal(folder: Path, *words: str, environment: dict[str, str] | None 
             break
         shown += part
     os.close(terminal)
-    process.wait(60)
+    process.wait(READY_SECONDS)
     return shown.decode()
 
 

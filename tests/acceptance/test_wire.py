@@ -21,13 +21,12 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from support.harness import RunningDaemon
+from support.harness import READY_SECONDS, RunningDaemon
 
 HEALTH = "grpc.health.v1.Health"
 ISSUANCE = "otahsm.v1.IssuanceService"
 AUTHORITY = "otahsm.v1.AuthorityService"
 REVOCATION = "otahsm.v1.RevocationService"
-SECONDS = 20
 
 
 @dataclass
@@ -60,7 +59,7 @@ class Stranger:
 
     def raw(self, path: str, request: bytes) -> bytes:
         call: Any = self.channel.unary_unary(path)
-        answer: bytes = call(request, timeout=SECONDS)
+        answer: bytes = call(request, timeout=READY_SECONDS)
         return answer
 
 

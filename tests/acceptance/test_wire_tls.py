@@ -16,11 +16,10 @@ from otahsm.line import make_device_key
 from otahsm.quickstart.certificates import FileCa
 from otahsm.v1 import issuance_pb2
 
-from support.harness import Fleet, RunningDaemon
+from support.harness import Fleet, READY_SECONDS, RunningDaemon
 from support.operators import OperatorCa
 from support.programs import issue
 
-SECONDS = 20
 HEALTH = "/grpc.health.v1.Health/Check"
 AUTHORITY = "/otahsm.v1.AuthorityService/GetAuthority"
 ISSUE = "/otahsm.v1.IssuanceService/IssueCertificate"
@@ -88,7 +87,7 @@ def channel(daemon: RunningDaemon, credential: Credential | None) -> grpc.Channe
 def call(connection: grpc.Channel, path: str, request: bytes = b"") -> bytes | grpc.StatusCode:
     method: Any = connection.unary_unary(path)
     try:
-        answer: bytes = method(request, timeout=SECONDS)
+        answer: bytes = method(request, timeout=READY_SECONDS)
     except grpc.RpcError as raised:
         error: Any = raised  # gRPC's errors are calls too
         code: grpc.StatusCode = error.code()

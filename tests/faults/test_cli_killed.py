@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from otahsm.line import make_device_key
 from otahsm.line.run_state import RUN_STATE
 
-from support.harness import OTAHSM, RunningDaemon, eventually
+from support.harness import OTAHSM, READY_SECONDS, RunningDaemon, eventually
 from support.ledger_reader import certificates
 
 
@@ -38,7 +38,7 @@ def test_device_issue_killed_and_run_again_leaves_every_device_complete_and_none
         run = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         eventually(lambda: len(complete(devices)) >= kill_at, "no progress")  # noqa: B023
         run.kill()
-        run.wait(30)
+        run.wait(READY_SECONDS)
         assert len(complete(devices)) < len(ids)
         # What is there is whole, although nobody said goodbye.
         recorded = certificates(daemon.fleet)
@@ -88,7 +88,7 @@ def test_a_count_that_is_killed_at_random_moments_makes_so_many_devices_and_no_m
         )
         time.sleep(moments.uniform(0, 0.05))  # anywhere in a batch
         run.kill()
-        run.wait(30)
+        run.wait(READY_SECONDS)
         assert unfinished_order(devices)
         recorded = certificates(daemon.fleet)
         for device in complete(devices):
@@ -118,7 +118,7 @@ def test_csr_sign_killed_and_run_again_asks_only_for_what_has_no_answer(daemon: 
     run = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     eventually(lambda: len(complete(devices)) >= 100, "no progress")
     run.kill()
-    run.wait(30)
+    run.wait(READY_SECONDS)
     before = complete(devices)
     assert len(before) < 600
     assert {path.stem for path in (folder / "in").iterdir()} > before

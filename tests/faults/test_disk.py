@@ -12,7 +12,7 @@ import pytest
 from otahsm.errors import ExitCode
 
 from support.devices import issue_all, new_requests
-from support.harness import OTAHSM, Fleet, running
+from support.harness import Fleet, OTAHSM, READY_SECONDS, running
 from support.ledger_reader import rows, verified
 
 SMALL_DISK = "mkdir -p ledger && mount -t tmpfs -o size=3m,mode=700 disk ledger"
@@ -63,7 +63,7 @@ def test_a_ledger_that_can_not_be_written_is_named_and_can_be_read(fleet: Fleet)
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [*after(READ_ONLY), *OTAHSM, *arguments]
         return subprocess.run(
-            command, cwd=fleet.folder, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=fleet.folder, capture_output=True, text=True, timeout=READY_SECONDS, check=False
         )
 
     refused = run("serve")
@@ -94,7 +94,7 @@ def test_a_line_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(fleet:
             cwd=fleet.folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=READY_SECONDS,
             check=False,
         )
         assert "first: 2" in done.stdout, done.stderr
@@ -114,7 +114,7 @@ def test_a_devices_folder_that_can_not_be_written_is_named(fleet: Fleet) -> None
             cwd=fleet.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=READY_SECONDS,
             check=False,
         )
     assert done.returncode == ExitCode.USAGE

@@ -124,7 +124,7 @@ async def test_sigterm_answers_what_is_in_hand_and_exits_with_0(fleet: Fleet) ->
                         assert result.code == "UNAVAILABLE"
                     if len(seen) == 100:
                         daemon.process.send_signal(signal.SIGTERM)
-        assert daemon.process.wait(30) == 0
+        assert daemon.process.wait(READY_SECONDS) == 0
         daemon.wait_for("daemon.stopped")
     # All that was begun was finished, recorded and sent: no intent is open, no certificate unseen.
     assert 100 <= len(seen) < len(requests)
@@ -134,7 +134,7 @@ async def test_sigterm_answers_what_is_in_hand_and_exits_with_0(fleet: Fleet) ->
 
 def test_a_second_daemon_on_the_same_ledger_is_refused(daemon: RunningDaemon) -> None:
     with running(daemon.fleet) as second:
-        assert second.process.wait(30) == 2
+        assert second.process.wait(READY_SECONDS) == 2
         assert "another daemon holds the ledger" in "".join(second.other_output)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.devices import issue_all, new_requests
-from support.harness import OTAHSM, eventually, is_running, running
+from support.harness import OTAHSM, READY_SECONDS, eventually, is_running, running
 from support.tokens.faulty import FaultyToken
 from support.tokens.odd_keys import certify, odd_key
 
@@ -30,7 +30,7 @@ def test_a_wrong_pin_is_tried_once_with_four_signers_and_five_restarts(faulty: F
     logins_before = faulty.calls("login")
     for _ in range(5):
         with running(faulty.fleet) as daemon:
-            assert daemon.process.wait(30) == 4
+            assert daemon.process.wait(READY_SECONDS) == 4
     shown = faulty.fleet.run("ca", "show")
     assert shown.returncode == 4
     assert "login.json" in shown.stderr
@@ -38,7 +38,7 @@ def test_a_wrong_pin_is_tried_once_with_four_signers_and_five_restarts(faulty: F
 
     (faulty.fleet.folder / "secrets/pin").write_text(right)
     with running(faulty.fleet) as daemon:
-        assert daemon.process.wait(30) == 4  # the right PIN alone is not yet an operator's word
+        assert daemon.process.wait(READY_SECONDS) == 4  # the right PIN alone is not yet an operator's word
     (faulty.fleet.folder / "state/login/login.json").unlink()
     with running(faulty.fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
@@ -65,7 +65,7 @@ def test_a_pin_that_turns_wrong_while_running_is_tried_once_and_the_daemon_stays
 def test_a_token_that_is_nearly_locked_is_not_logged_in_to(faulty: FaultyToken, flag: str) -> None:
     faulty.misbehave(flag)
     with running(faulty.fleet) as daemon:
-        assert daemon.process.wait(30) == 4
+        assert daemon.process.wait(READY_SECONDS) == 4
         daemon.wait_for("signer.failed", reason="PIN_REFUSED")
     assert faulty.calls("login") == 0
 
@@ -73,7 +73,7 @@ def test_a_token_that_is_nearly_locked_is_not_logged_in_to(faulty: FaultyToken, 
 def test_logins_that_never_get_an_answer_are_not_repeated_for_ever(faulty: FaultyToken) -> None:
     faulty.misbehave("C_Login=abort")
     with running(faulty.fleet) as daemon:
-        assert daemon.process.wait(30) == 4
+        assert daemon.process.wait(READY_SECONDS) == 4
     assert faulty.calls("login") == 2
 
 
@@ -82,7 +82,7 @@ def test_a_pin_file_that_others_may_read_is_refused(faulty: FaultyToken, mode: i
     pin = faulty.fleet.folder / "secrets/pin"
     pin.chmod(mode)
     with running(faulty.fleet) as daemon:
-        assert daemon.process.wait(30) == 2
+        assert daemon.process.wait(READY_SECONDS) == 2
     assert faulty.calls("login") == 0
 
 
@@ -165,7 +165,7 @@ def test_a_pin_that_is_typed_serves_every_signer_and_its_successor(faulty: Fault
     pin = (faulty.fleet.folder / "secrets/pin").read_text().strip()
     faulty.fleet.edit("file:secrets/pin", "prompt:")
     with running(faulty.fleet) as daemon:
-        assert daemon.process.wait(30) == 2  # there is no terminal
+        assert daemon.process.wait(READY_SECONDS) == 2  # there is no terminal
     log = faulty.fleet.folder / "log"
     pid, terminal = pty.fork()
     if pid == 0:

@@ -33,7 +33,7 @@ from otahsm.errors import NotAllowedError, NotFoundError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 
 from support.devices import new_request
-from support.harness import Fleet, RunningDaemon, running
+from support.harness import Fleet, READY_SECONDS, RunningDaemon, running
 from support.operators import ISSUER, OperatorCa, allow, certificate_of, new_client
 
 ROLES = ("issuer", "auditor", "operator", "admin")
@@ -151,7 +151,9 @@ async def test_a_certificate_that_can_not_be_read_is_nobody_s(guarded: Guarded, 
     tls = guarded.ca.issue("build", raw_names=raw_names)
     async with open_channel(guarded.daemon.address, tls) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await cast(Any, channel.unary_unary("/otahsm.v1.AuthorityService/GetAuthority"))(b"", timeout=20)
+            await cast(Any, channel.unary_unary("/otahsm.v1.AuthorityService/GetAuthority"))(
+                b"", timeout=READY_SECONDS
+            )
     # Either TLS does not take it, or it is known by its fingerprint, which is nobody's.
     assert failure.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED}
     assert "Error" not in (failure.value.details() or "")
@@ -202,7 +204,7 @@ async def test_a_role_may_make_its_calls_and_no_other(guarded: Guarded, role: st
                     assert await asked.read() is grpc.aio.EOF
                     code = await asked.code()
                 else:
-                    await make(method)(b"", timeout=20)
+                    await make(method)(b"", timeout=READY_SECONDS)
                     code = grpc.StatusCode.OK
             except grpc.aio.AioRpcError as error:
                 code = error.code()

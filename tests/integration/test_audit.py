@@ -23,7 +23,7 @@ from otahsm.system.spool import CEREMONY, NotAnEvent, SpooledEvent, read, set_as
 from otahsm.transparency.audit import AuditLog, EventName
 
 from support.devices import new_request
-from support.harness import Fleet, RunningDaemon, eventually, running
+from support.harness import Fleet, READY_SECONDS, RunningDaemon, eventually, running
 from support.homes import Home, ledger_in
 
 
@@ -34,7 +34,7 @@ async def trail(daemon: RunningDaemon, query: AuditQuery | None = None) -> list[
 
 async def until(daemon: RunningDaemon, name: str, count: int = 1) -> list[AuditEvent]:
     """Wait until there are so many events of a name."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(READY_SECONDS):
         while len(found := await trail(daemon, AuditQuery(name))) < count:
             await asyncio.sleep(0.1)
     return found

@@ -15,7 +15,7 @@ from otahsm.errors import ConfigError, DaemonUnavailableError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 from support.devices import issue_all, new_request, new_requests
-from support.harness import Fleet, RunningDaemon, free_port, resident_bytes, running
+from support.harness import Fleet, READY_SECONDS, RunningDaemon, free_port, resident_bytes, running
 from support.ledger_reader import certificates, rows
 
 
@@ -118,7 +118,7 @@ async def test_a_caller_that_stops_listening_lets_the_source_go(client: Client) 
     assert isinstance(await anext(results), IssuedCertificate)
     await results.aclose()
     assert closed.is_set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(READY_SECONDS):
         while asyncio.all_tasks() - before:  # gRPC ends its own a little later
             await asyncio.sleep(0.01)
 

@@ -22,7 +22,7 @@ from otahsm.errors import ConfigError, DaemonUnavailableError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 from support.devices import issue_all, new_request, new_requests
-from support.harness import Fleet, RunningDaemon, eventually, free_port, running
+from support.harness import Fleet, READY_SECONDS, RunningDaemon, eventually, free_port, running
 from support.ledger_reader import certificates, rows
 
 
@@ -58,7 +58,7 @@ async def test_streams_take_turns_between_daemons_that_serve(
     pair: tuple[RunningDaemon, RunningDaemon],
 ) -> None:
     async with client_of(*pair) as client:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(READY_SECONDS):
             while not all(rows(daemon.fleet) for daemon in pair):  # both are connected
                 await client.issuance.issue_one(new_request().csr)
         before = [len(certificates(daemon.fleet)) for daemon in pair]
@@ -78,7 +78,7 @@ async def test_a_daemon_that_can_not_sign_gets_no_stream_until_it_can(
                 assert (len(issued), len(refused)) == (5, 0)
             assert rows(one.fleet) == []
             assert len(certificates(other.fleet)) == 20
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(READY_SECONDS):
             while not rows(one.fleet):  # it is asked again by itself
                 assert isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)
 
@@ -163,7 +163,7 @@ async def test_one_name_with_several_addresses_is_balanced_and_its_daemons_healt
         assert answer.HasField("certificate")
 
     async with open_channel(target, one.fleet.tls, "localhost", options=BALANCED) as channel:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(READY_SECONDS):
             while not all(rows(daemon.fleet) for daemon in pair):
                 await ask(channel)
     with no_token(one):

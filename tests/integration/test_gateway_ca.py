@@ -26,7 +26,7 @@ MIDDLE = ROOT.authority("gateway intermediate")
 LEAF = MIDDLE.server(["localhost", "127.0.0.1"])
 RENEWED = authority("gateway root", end=NOW + 3000 * DAY, key=ROOT.key)
 STRANGER = authority("stranger")
-SECONDS = 20
+SECONDS = 60  # that an honest gateway gets; the quiet one gets half of one
 
 _SERVER = """
     server {{

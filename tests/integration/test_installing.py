@@ -26,6 +26,7 @@ from otahsm.line.device_files import DeviceFiles
 
 from support.authority import CA_LIFE, certificate_for, root_of
 from support.sshd import Devices, ssh_server
+from support.harness import READY_SECONDS
 
 NOW = datetime.now(UTC)
 
@@ -193,7 +194,9 @@ def shell(script: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def run_program(*words: str | Path, given: str = "") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(words, input=given.encode(), capture_output=True, timeout=30, check=False)
+    return subprocess.run(
+        words, input=given.encode(), capture_output=True, timeout=READY_SECONDS, check=False
+    )
 
 
 def places_to_die(lines: list[str]) -> list[int]:

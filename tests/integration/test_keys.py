@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from support.devices import issue_all, new_requests
-from support.harness import Fleet, running
+from support.harness import Fleet, READY_SECONDS, running
 from support.programs import make_ca, openssl
 from support.tokens.odd_keys import NEW_KEY, certify, odd_key
 
@@ -47,7 +47,7 @@ async def test_a_key_that_could_leave_the_token_signs_only_if_that_is_accepted(
 ) -> None:
     odd_key(fleet, attribute)
     with running(fleet) as daemon:
-        assert daemon.process.wait(30) == 4
+        assert daemon.process.wait(READY_SECONDS) == 4
         (failed, *_) = daemon.wait_for("signer.failed", reason="TOKEN_REFUSED")
         assert f"the key {NEW_KEY} is not fit to be a root of trust" in failed["message"]
         assert f'accept = ["{flaw}"]' in failed["hint"]
@@ -98,7 +98,7 @@ def test_a_mechanism_of_another_kind_of_key_is_refused(fleet: Fleet) -> None:
     key = 'key = "pkcs11:object=fleet-root;id=%01"'
     fleet.edit(key, f'{key}\nmechanism = "CKM_RSA_PKCS"')
     with running(fleet) as daemon:
-        assert daemon.process.wait(30) == 2
+        assert daemon.process.wait(READY_SECONDS) == 2
         (failed, *_) = daemon.wait_for("signer.failed", reason="CONFIG")
         assert "mechanism CKM_RSA_PKCS does not go with the key" in failed["message"]
 
@@ -118,7 +118,7 @@ def test_a_key_is_found_by_its_label_or_id_alone_unless_several_match(fleet: Fle
     subprocess.run(command, cwd=Path(__file__).parents[1], check=True)
     fleet.toml.write_text(config.replace("pkcs11:object=fleet-root;id=%01", "pkcs11:object=fleet-root"))
     with running(fleet) as daemon:
-        assert daemon.process.wait(30) == 4
+        assert daemon.process.wait(READY_SECONDS) == 4
         (failed, *_) = daemon.wait_for("signer.failed", reason="TOKEN_REFUSED")
         for candidate in ("pkcs11:object=fleet-root;id=%01", "pkcs11:object=fleet-root;id=%07"):
             assert candidate in failed["message"]

@@ -19,7 +19,7 @@ from otahsm.errors import DaemonUnavailableError, NotAllowedError
 from otahsm.quickstart.certificates import FileCa
 
 from support.devices import new_request
-from support.harness import Fleet, RunningDaemon, running
+from support.harness import Fleet, READY_SECONDS, RunningDaemon, running
 from support.operators import OperatorCa, new_client
 
 
@@ -44,7 +44,7 @@ class Asking:
 
     async def one(self) -> IssuedCertificate | Refusal:
         await self._requests.put(new_request())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(READY_SECONDS):
             return await anext(self.results)
 
     async def denied(self) -> str:

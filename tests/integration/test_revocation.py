@@ -33,7 +33,7 @@ from otahsm.system.clock import utc_now
 
 from support.authority import root_of
 from support.devices import new_request
-from support.harness import Fleet
+from support.harness import Fleet, READY_SECONDS
 
 CALLER = Caller("cn:quickstart", bytes(32))
 START = datetime(2030, 6, 1, 12, 0, 0, 500_000, tzinfo=UTC)
@@ -78,7 +78,7 @@ class Station:
 
     async def said(self, event: str, **fields: int | str) -> None:
         """Wait until an event was reported."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(READY_SECONDS):
             while not any(name == event and fields.items() <= said.items() for name, said in self.events):
                 self.news.clear()
                 await self.news.wait()
@@ -121,7 +121,7 @@ class Station:
     async def next_crl(self, after: int) -> CrlDescription:
         """Wait for a CRL that was made by the clock of now."""
         self.authority._crls.keepers[""].woken.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(READY_SECONDS):
             while (await self.crl())[0].number == after:
                 await asyncio.sleep(0.01)
         return (await self.crl())[0]

@@ -21,7 +21,7 @@ from otahsm.errors import DaemonUnavailableError
 
 from support.authority import root_of
 from support.devices import issue_all, new_request, new_requests
-from support.harness import Fleet, RunningDaemon, running
+from support.harness import Fleet, READY_SECONDS, RunningDaemon, running
 from support.ledger_reader import certificates
 
 
@@ -74,7 +74,7 @@ def test_a_daemon_that_can_not_serve_says_why_in_one_sentence_and_what_to_do(
 ) -> None:
     change(fleet)
     with running(fleet) as daemon:
-        assert daemon.process.wait(30) == status
+        assert daemon.process.wait(READY_SECONDS) == status
         daemon.reader.join(10)
         output = "".join(daemon.other_output)
     assert output.startswith("otahsm: ")
@@ -107,7 +107,7 @@ def test_a_port_that_is_taken_is_said(fleet: Fleet) -> None:
         taken.listen()
         fleet.edit("127.0.0.1:0", f"127.0.0.1:{taken.getsockname()[1]}")
         with running(fleet) as daemon:
-            assert daemon.process.wait(30) == 2
+            assert daemon.process.wait(READY_SECONDS) == 2
             daemon.reader.join(10)
             assert "can't be listened on" in "".join(daemon.other_output)
 

@@ -33,7 +33,7 @@ from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1.transparency_pb2_grpc import TransparencyServiceStub
 
 from support.devices import issue_all, new_requests
-from support.harness import Fleet, RunningDaemon, eventually, running
+from support.harness import Fleet, READY_SECONDS, RunningDaemon, eventually, running
 from support.ledger_reader import event_count, key_of, verified
 
 
@@ -178,7 +178,7 @@ async def test_what_was_released_is_signed_when_the_daemon_ends(fleet: Fleet) ->
 async def test_asking_twice_for_a_new_checkpoint_gives_one(daemon: RunningDaemon) -> None:
     await issued(daemon, 3)
     async with client_of(daemon) as client:
-        async with asyncio.timeout(30):  # an event may come between the two
+        async with asyncio.timeout(READY_SECONDS):  # an event may come between the two
             while True:
                 first, second = await asyncio.gather(
                     *(client.transparency.checkpoint(make_new=True) for _ in range(2))
@@ -261,7 +261,7 @@ def test_a_daemon_does_not_start_with_a_checkpoint_key_that_can_not_be(
 ) -> None:
     change(fleet)
     with running(fleet) as daemon:
-        assert daemon.process.wait(30) == 2
+        assert daemon.process.wait(READY_SECONDS) == 2
     done = fleet.run("serve")
     assert said in done.stderr
 

@@ -26,7 +26,7 @@ from support.devices import new_requests
 NEW, NEWEST, OLDER = 16, 32, 16  # devices in a request; new ones are among the newest
 LONG, SHORT = 60, 1  # seconds of patience
 PAUSE, REVOKING_PAUSE = 0.2, 1.0  # seconds at most
-STOP_SECONDS: Final = 60
+STOP_SECONDS: Final = 300
 
 
 class StormClients:

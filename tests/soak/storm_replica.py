@@ -12,7 +12,7 @@ from pathlib import Path
 
 from otahsm.errors import ExitCode
 
-from support.harness import OTAHSM, Fleet, command_line, eventually, free_port, is_running
+from support.harness import Fleet, OTAHSM, READY_SECONDS, command_line, eventually, free_port, is_running
 
 
 class Replica:
@@ -74,7 +74,7 @@ class Replica:
         """Ask it to stop, and return its exit status."""
         eventually(self._is_listening, f"{self.toml} does not listen")
         self.process.terminate()
-        return self.process.wait(60)
+        return self.process.wait(READY_SECONDS)
 
     def close(self) -> None:
         """Leave nothing behind."""

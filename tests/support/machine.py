@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from support.harness import READY_SECONDS
+
 ROOT: Final = Path(__file__).parents[2]
-SECONDS: Final = 60
 
 _GUIDE: Final = ROOT / "docs/guide/security-team.md"
 _BLOCK: Final = r"<!-- on a machine: {} -->\n```console\n(.*?)^```$"
@@ -46,7 +47,7 @@ class Machine:
             capture_output=True,
             text=True,
             check=check,
-            timeout=SECONDS,
+            timeout=READY_SECONDS,
             env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
         )
 
@@ -107,7 +108,7 @@ class Machine:
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a state of the machine; fail, and show its journal, if it does not come."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + READY_SECONDS
         while not condition():
             if time.monotonic() > deadline:
                 log = self.run("journalctl", "--no-pager", "--lines=50").stdout
@@ -142,4 +143,4 @@ def booted() -> Iterator[Machine]:
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(SECONDS)
+            process.wait(READY_SECONDS)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from support.harness import Fleet, eventually
+from support.harness import Fleet, READY_SECONDS, eventually
 
-SECONDS = 30
 COMMAND = Path(sysconfig.get_path("scripts"), "otahsm")
 QUICKSTART_ROOT = "otahsm quickstart fleet root"
 # The gateway takes the device's identity from the subject with this expression, and no other.
@@ -90,7 +89,7 @@ def run(*command: str | Path, stdin: str | None = None) -> Verdict:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=SECONDS,
+        timeout=READY_SECONDS,
         check=False,
         env={**os.environ, "LC_ALL": "C"},
     )
@@ -114,7 +113,7 @@ def otahsm(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=READY_SECONDS,
         check=False,
         env={**os.environ, **(environment or {})},
     )
@@ -170,7 +169,7 @@ def nginx(folder: Path, port: int, server: str) -> Iterator[None]:
         yield
     finally:
         process.kill()
-        process.wait(SECONDS)
+        process.wait(READY_SECONDS)
 
 
 def trust(ca: Path, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
@@ -184,7 +183,9 @@ def ask(url: str, context: ssl.SSLContext) -> tuple[int, str]:
     """Ask a web server; return status and body."""
     address = urlsplit(url)
     assert address.hostname
-    connection = http.client.HTTPSConnection(address.hostname, address.port, context=context, timeout=30)
+    connection = http.client.HTTPSConnection(
+        address.hostname, address.port, context=context, timeout=READY_SECONDS
+    )
     with contextlib.closing(connection):
         connection.request("GET", "/")
         response = connection.getresponse()

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from support.harness import eventually, free_port
+from support.harness import READY_SECONDS, eventually, free_port
 from support.programs import answers
 
 _SSHD = "/usr/sbin/sshd"
@@ -74,7 +74,7 @@ class Devices:
     @staticmethod
     def make_key(path: Path) -> None:
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
-        subprocess.run(command, check=True, timeout=30, capture_output=True)
+        subprocess.run(command, check=True, timeout=READY_SECONDS, capture_output=True)
 
     def add(self, number: int) -> Path:
         """Make a device with BusyBox; return its root folder."""
@@ -126,4 +126,4 @@ def ssh_server(folder: Path, force: str = "ForceCommand {folder}/enter") -> Iter
         yield devices
     finally:
         process.kill()
-        process.wait(30)
+        process.wait(READY_SECONDS)

@@ -16,6 +16,8 @@ from otahsm.cli.commands import COMMANDS
 from otahsm.cli.lazy import Group, every_command
 from otahsm.errors import ExitCode
 
+from harness import READY_SECONDS
+
 ROOT = Path(__file__).parents[2]
 SERVER_ONLY = ("pkcs11", "sqlalchemy", "alembic", "structlog", "grpc_reflection")
 NEED_SERVER = {
@@ -30,7 +32,7 @@ WITHOUT_SERVER = "import sys; sys.modules.update(dict.fromkeys({names!r})); sys.
 def run_without_server(code: str, *argv: str) -> subprocess.CompletedProcess[str]:
     preamble = WITHOUT_SERVER.format(names=SERVER_ONLY, argv=["otahsm", *argv])
     command = [sys.executable, "-c", preamble + code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=READY_SECONDS, check=False)
 
 
 def test_the_client_is_complete_without_the_server_extra() -> None:
@@ -64,7 +66,7 @@ for words, command in every_command(COMMANDS):
 """
     extras = (*SERVER_ONLY, "asyncssh", "matplotlib", "re2")
     command = [sys.executable, "-c", WITHOUT_SERVER.format(names=extras, argv=["otahsm"]) + code]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=READY_SECONDS, check=True)
     assert set(ran.stdout.splitlines()) == NEED_SERVER
 
 
@@ -78,7 +80,7 @@ atexit.register(lambda: print("loaded:", *sorted(heavy & set(sys.modules))))
 main()
 """
     command = [sys.executable, "-c", f"import sys; sys.argv = {['otahsm', *group, '--help']!r}" + code]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=READY_SECONDS, check=True)
     assert ran.stdout.splitlines()[-1] == "loaded:"
     assert "..." not in ran.stdout.replace("[ARGS]...", ""), "a summary is too long for its line"
 

@@ -41,7 +41,7 @@ from otahsm.registration.registering import register
 from support.authority import leaf, root_of
 from support.backend import BackendServer, Reply, Script, Seen, backend_running
 from support.gateways import Signer, authority
-from support.harness import OTAHSM, free_port
+from support.harness import OTAHSM, READY_SECONDS, free_port
 
 SECRET = "s3cr3t-of-the-registry"
 SERIAL = 0x17
@@ -574,18 +574,18 @@ def test_runs_that_are_killed_lose_nothing(tmp_path: Path) -> None:
             ) -> Reply:
                 if number >= killed_at:  # the run dies while it waits for answers
                     arrived.set()
-                    pass_on.wait(60)
+                    pass_on.wait(READY_SECONDS)
                 return Reply()
 
             backend.script = hold
             command = start_command(folder, backend.url)
-            assert arrived.wait(60)
+            assert arrived.wait(READY_SECONDS)
             command.send_signal(signal.SIGKILL)
             command.communicate()
             pass_on.set()
         backend.script = script(Reply())
         command = start_command(folder, backend.url)
-        output, errors = command.communicate(timeout=120)
+        output, errors = command.communicate(timeout=READY_SECONDS)
         assert command.returncode == 0, errors
     assert backend.times.keys() == set(devices)
     assert sum(backend.times.values()) <= len(devices) + 3 * 8
@@ -601,12 +601,12 @@ def test_two_commands_at_once_share_the_work_and_ask_for_nothing_twice(tmp_path:
 
     def meet(_seen: Seen, number: int) -> Reply:
         if number <= 2:  # both are at work, since each begins with one
-            both.wait(60)
+            both.wait(READY_SECONDS)
         return Reply()
 
     with backend_running(meet) as backend:
         commands = [start_command(folder, backend.url, "--json") for _ in range(2)]
-        outputs = [command.communicate(timeout=120) for command in commands]
+        outputs = [command.communicate(timeout=READY_SECONDS) for command in commands]
     assert [command.returncode for command in commands] == [0, 0], outputs
     assert backend.times == dict.fromkeys(devices, 1)
     told = [{json.loads(line).get("device_id") for line in output.splitlines()} for output, _ in outputs]
@@ -649,7 +649,7 @@ def test_a_run_that_watches_takes_what_comes_later_until_it_is_interrupted(tmp_p
         fill(folder, "second")
         assert json.loads(command.stdout.readline())["device_id"] == "second"
         command.send_signal(signal.SIGINT)
-        output, errors = command.communicate(timeout=60)
+        output, errors = command.communicate(timeout=READY_SECONDS)
     assert command.returncode == 130, errors
     summary = json.loads(output)
     assert (summary["registered"], summary["waiting"]) == (2, 0)
@@ -682,10 +682,10 @@ def test_a_secret_is_in_no_output_and_no_file_even_if_the_backend_says_it_again(
             with contextlib.closing(RunState(folder)) as book, book.transaction() as connection:
                 connection.execute("UPDATE registrations SET due_at = 0, state = 'waiting'")
             command = start_command(folder, backend.url, *options, more=headers)
-            outputs += "".join(command.communicate(timeout=60))
+            outputs += "".join(command.communicate(timeout=READY_SECONDS))
         backend.script = script(Reply(401, SECRET.encode()))
         refused = start_command(folder, backend.url, "--retry-failed", more=headers)
-        outputs += "".join(refused.communicate(timeout=60))
+        outputs += "".join(refused.communicate(timeout=READY_SECONDS))
     assert refused.returncode == 2
     assert {seen.headers["Authorization"] for seen in backend.seen} == {f"Bearer {SECRET}"}
     assert "Bearer [secret]" in outputs

@@ -20,6 +20,8 @@ from otahsm.errors import (
 )
 from otahsm.workers import WorkerPool
 
+from harness import READY_SECONDS
+
 Events = list[tuple[str, int, OtahsmError | None]]
 
 
@@ -186,7 +188,7 @@ async def test_a_call_that_is_cancelled_leaves_no_half_read_answer_behind() -> N
 async def test_an_idle_worker_that_can_no_longer_work_is_found_by_the_probe() -> None:
     async with pool_of(1, probe=b"error") as (pool, events):
         await pool.wait_until_ready()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(READY_SECONDS):
             while len(events) == 1:
                 await asyncio.sleep(0.01)
         event, _, error = events[1]

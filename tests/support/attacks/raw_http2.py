@@ -16,8 +16,10 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame, RstStreamFrame, Set
 
 from otahsm.client import ClientTls
 
+from harness import READY_SECONDS
+
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SECONDS: Final = 30
+SECONDS: Final = READY_SECONDS
 ISSUE: Final = "/otahsm.v1.IssuanceService/IssueCertificate"
 STREAM: Final = "/otahsm.v1.IssuanceService/IssueCertificates"
 HEALTH: Final = "/grpc.health.v1.Health/Check"

@@ -15,7 +15,7 @@ from typing import Any
 import softhsm
 from otahsm.config import Pkcs11Uri
 
-from support.harness import OTAHSM, Fleet
+from support.harness import Fleet, OTAHSM, READY_SECONDS
 from support.tokens.faulty import FaultyToken, shim_environment
 
 
@@ -63,7 +63,7 @@ class DeviceToken:
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=READY_SECONDS,
             check=False,
         )
 
@@ -89,7 +89,7 @@ class DeviceToken:
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=READY_SECONDS,
             check=True,
         )
         return done.stdout

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from support.harness import Fleet, eventually
+from support.harness import Fleet, READY_SECONDS, eventually
 
 PIN: Final = "a user's PIN"
 SO_PIN: Final = "a security officer's"
@@ -56,7 +56,7 @@ class _Program:
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
-        self.process.wait(30)
+        self.process.wait(READY_SECONDS)
 
 
 class TokenAcrossASocket:
