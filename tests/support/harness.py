@@ -206,6 +206,30 @@ def command_line(pid: int) -> str:
     return ""
 
 
+class Stopwatch:
+    """Measures how long daemons and a test take, without what they wait for a processor that others have."""
+
+    def __init__(self, *daemons: RunningDaemon) -> None:
+        self._pids = (*(daemon.process.pid for daemon in daemons), os.getpid())
+        self._began = self._now()
+
+    @property
+    def seconds(self) -> float:
+        return self._now() - self._began
+
+    def _now(self) -> float:
+        return time.monotonic() - sum(map(_waited_for_processor, self._pids))
+
+
+def _waited_for_processor(pid: int) -> float:
+    """Return how long the threads of a process could have run and did not, in seconds."""
+    waited = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            waited += int((thread / "schedstat").read_text().split()[1])
+    return waited / 1e9
+
+
 def _own_environment() -> dict[str, str]:
     """Return the environment without what otahsm's client sets for itself, when a test has loaded it here."""
     return {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
