@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,7 +41,10 @@ def verify(fleet: Fleet) -> None:
 async def test_a_token_that_stands_by_signs_only_while_the_other_can_not(standby: FaultyToken) -> None:
     fleet = standby.fleet
     tokens, away = fleet.folder / "token/tokens", fleet.folder / "token/away"
+    standby.misbehave("C_Initialize=0x05")  # while it alone is ready it would get the first checkpoint
     with running(fleet) as daemon:
+        daemon.wait_for("signer.ready", count=2)
+        standby.misbehave()
         daemon.wait_for("signer.ready", count=4)
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client(patience=60) as client:
@@ -92,6 +97,8 @@ async def test_what_one_token_fails_at_the_other_does(equal: FaultyToken, fault:
         (lost, *_) = await asyncio.to_thread(daemon.wait_for, "signer.lost", 2)
         assert lost["message"].startswith("token 2, pkcs11:token=otahsm-quickstart: ")
         equal.misbehave()
+        for pid in set(daemon.signers()) - {event["pid"] for event in daemon.wait_for("signer.ready")}:
+            os.kill(pid, signal.SIGKILL)  # it may hang while it starts, which it may do for a minute
         daemon.wait_for("signer.ready", count=6)
         assert daemon.stop() == 0
     verify(equal.fleet)
