@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 UV := .tools/bin/uv
 
-.PHONY: help demo test tests soak fuzz lint types proto check-proto reference check-lock lock packages test-packages clean audit sbom wheel
+.PHONY: help demo check quick-tests test tests soak fuzz lint types proto check-proto reference check-lock lock packages test-packages clean audit sbom wheel
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,12 @@ demo: packages .venv/.ready ## token, fleet root, daemon, 1,000 devices, checked
 
 test: test-packages .venv/.ready ## every check and every test
 	$(MAKE) --no-print-directory --jobs=2 tests lint types check-proto check-lock
+
+check: .venv/.ready ## while you work: lint, types, and the unit tests without PostgreSQL and Hypothesis
+	$(MAKE) --no-print-directory --jobs=2 quick-tests lint types
+
+quick-tests: .venv/.ready
+	$(BIN)/pytest -n $$(nproc) --dist worksteal -m "not postgresql and not hypothesis" tests/unit
 
 tests: .venv/.ready ## every test
 	$(BIN)/pytest -n $$(( $$(nproc) * 2 )) --dist worksteal

@@ -27,6 +27,15 @@ sys.dont_write_bytecode = False
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a PostgreSQL server: `make check` does without."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if fixtures & {"postgres_server", "postgres_server_of_my_own"} or "postgresql" in parameters:
+            item.add_marker(pytest.mark.postgresql)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_worker_is_left_behind() -> Iterator[None]:
     """Whatever the tests kill, nothing with a PIN in it may live on."""
