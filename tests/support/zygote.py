@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,9 +26,17 @@ from pathlib import Path
 MODULES = ("otahsm.authority", "otahsm.cli.commands.device.ssh_login")  # what commands load while they run
 
 
-@functools.cache
+_starting = threading.Lock()  # some tests run commands in threads, and one such process is enough
+
+
 def start() -> Path:
-    """Start the process that loads the modules; return where it listens. It ends with this one."""
+    """Start the process that loads the modules, once; return where it listens. It ends with this one."""
+    with _starting:
+        return _start()
+
+
+@functools.cache
+def _start() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="otahsm-zygote-"))
     address = folder / "socket"
     ours, its = os.pipe()  # it ends when nobody holds the other end any more
