@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import Fleet, READY_SECONDS, free_port, running
+from support.harness import READY_SECONDS, Fleet, free_port, running
 from support.programs import Device, issue, openssl, otahsm
 from support.zygote import run_command
 

@@ -29,7 +29,7 @@ from otahsm.line import (
 from otahsm.pki import SerialNumber
 from otahsm.templates import Template
 
-from support.harness import Fleet, OTAHSM, READY_SECONDS
+from support.harness import OTAHSM, READY_SECONDS, Fleet
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Final
 
 import pytest
 
-from support.harness import Fleet, READY_SECONDS, RunningDaemon, running
+from support.harness import READY_SECONDS, Fleet, RunningDaemon, running
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import Fleet, READY_SECONDS, running
+from support.harness import READY_SECONDS, Fleet, running
 from support.machine import Machine, booted
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from otahsm.cli.output import progress
 from otahsm.cli.output.progress import Meter, OutputMode
 
-from support.harness import Fleet, OTAHSM, READY_SECONDS
+from support.harness import OTAHSM, READY_SECONDS, Fleet
 from support.programs import otahsm
 
 

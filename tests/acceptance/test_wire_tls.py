@@ -16,7 +16,7 @@ from otahsm.line import make_device_key
 from otahsm.quickstart.certificates import FileCa
 from otahsm.v1 import issuance_pb2
 
-from support.harness import Fleet, READY_SECONDS, RunningDaemon
+from support.harness import READY_SECONDS, Fleet, RunningDaemon
 from support.operators import OperatorCa
 from support.programs import issue
 

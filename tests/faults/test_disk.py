@@ -12,7 +12,7 @@ import pytest
 from otahsm.errors import ExitCode
 
 from support.devices import issue_all, new_requests
-from support.harness import Fleet, OTAHSM, READY_SECONDS, running
+from support.harness import OTAHSM, READY_SECONDS, Fleet, running
 from support.ledger_reader import rows, verified
 
 SMALL_DISK = "mkdir -p ledger && mount -t tmpfs -o size=3m,mode=700 disk ledger"

@@ -33,7 +33,7 @@ from otahsm.errors import NotAllowedError, NotFoundError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 
 from support.devices import new_request
-from support.harness import Fleet, READY_SECONDS, RunningDaemon, running
+from support.harness import READY_SECONDS, Fleet, RunningDaemon, running
 from support.operators import ISSUER, OperatorCa, allow, certificate_of, new_client
 
 ROLES = ("issuer", "auditor", "operator", "admin")

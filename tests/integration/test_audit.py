@@ -23,7 +23,7 @@ from otahsm.system.spool import CEREMONY, NotAnEvent, SpooledEvent, read, set_as
 from otahsm.transparency.audit import AuditLog, EventName
 
 from support.devices import new_request
-from support.harness import Fleet, READY_SECONDS, RunningDaemon, eventually, running
+from support.harness import READY_SECONDS, Fleet, RunningDaemon, eventually, running
 from support.homes import Home, ledger_in
 
 

@@ -15,7 +15,7 @@ from otahsm.errors import ConfigError, DaemonUnavailableError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 from support.devices import issue_all, new_request, new_requests
-from support.harness import Fleet, READY_SECONDS, RunningDaemon, free_port, resident_bytes, running
+from support.harness import READY_SECONDS, Fleet, RunningDaemon, free_port, resident_bytes, running
 from support.ledger_reader import certificates, rows
 
 

@@ -22,7 +22,7 @@ from otahsm.errors import ConfigError, DaemonUnavailableError
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 from support.devices import issue_all, new_request, new_requests
-from support.harness import Fleet, READY_SECONDS, RunningDaemon, eventually, free_port, running
+from support.harness import READY_SECONDS, Fleet, RunningDaemon, eventually, free_port, running
 from support.ledger_reader import certificates, rows
 
 

@@ -25,8 +25,8 @@ from otahsm.line import DeviceFolders, make_device_key
 from otahsm.line.device_files import DeviceFiles
 
 from support.authority import CA_LIFE, certificate_for, root_of
-from support.sshd import Devices, ssh_server
 from support.harness import READY_SECONDS
+from support.sshd import Devices, ssh_server
 
 NOW = datetime.now(UTC)
 

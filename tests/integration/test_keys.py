@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from support.devices import issue_all, new_requests
-from support.harness import Fleet, READY_SECONDS, running
+from support.harness import READY_SECONDS, Fleet, running
 from support.programs import make_ca, openssl
 from support.tokens.odd_keys import NEW_KEY, certify, odd_key
 

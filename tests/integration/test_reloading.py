@@ -19,7 +19,7 @@ from otahsm.errors import DaemonUnavailableError, NotAllowedError
 from otahsm.quickstart.certificates import FileCa
 
 from support.devices import new_request
-from support.harness import Fleet, READY_SECONDS, RunningDaemon, running
+from support.harness import READY_SECONDS, Fleet, RunningDaemon, running
 from support.operators import OperatorCa, new_client
 
 

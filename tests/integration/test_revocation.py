@@ -33,7 +33,7 @@ from otahsm.system.clock import utc_now
 
 from support.authority import root_of
 from support.devices import new_request
-from support.harness import Fleet, READY_SECONDS
+from support.harness import READY_SECONDS, Fleet
 
 CALLER = Caller("cn:quickstart", bytes(32))
 START = datetime(2030, 6, 1, 12, 0, 0, 500_000, tzinfo=UTC)

@@ -21,7 +21,7 @@ from otahsm.errors import DaemonUnavailableError
 
 from support.authority import root_of
 from support.devices import issue_all, new_request, new_requests
-from support.harness import Fleet, READY_SECONDS, RunningDaemon, running
+from support.harness import READY_SECONDS, Fleet, RunningDaemon, running
 from support.ledger_reader import certificates
 
 

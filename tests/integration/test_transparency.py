@@ -33,7 +33,7 @@ from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1.transparency_pb2_grpc import TransparencyServiceStub
 
 from support.devices import issue_all, new_requests
-from support.harness import Fleet, READY_SECONDS, RunningDaemon, eventually, running
+from support.harness import READY_SECONDS, Fleet, RunningDaemon, eventually, running
 from support.ledger_reader import event_count, key_of, verified
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from otahsm.errors import ExitCode
 
-from support.harness import Fleet, OTAHSM, READY_SECONDS, command_line, eventually, free_port, is_running
+from support.harness import OTAHSM, READY_SECONDS, Fleet, command_line, eventually, free_port, is_running
 
 
 class Replica:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from support.harness import Fleet, READY_SECONDS, eventually
+from support.harness import READY_SECONDS, Fleet, eventually
 
 COMMAND = Path(sysconfig.get_path("scripts"), "otahsm")
 QUICKSTART_ROOT = "otahsm quickstart fleet root"

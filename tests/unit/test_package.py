@@ -16,7 +16,7 @@ from otahsm.cli.commands import COMMANDS
 from otahsm.cli.lazy import Group, every_command
 from otahsm.errors import ExitCode
 
-from harness import READY_SECONDS
+from support.harness import READY_SECONDS
 
 ROOT = Path(__file__).parents[2]
 SERVER_ONLY = ("pkcs11", "sqlalchemy", "alembic", "structlog", "grpc_reflection")

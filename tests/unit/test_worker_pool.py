@@ -20,7 +20,7 @@ from otahsm.errors import (
 )
 from otahsm.workers import WorkerPool
 
-from harness import READY_SECONDS
+from support.harness import READY_SECONDS
 
 Events = list[tuple[str, int, OtahsmError | None]]
 

@@ -16,7 +16,7 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame, RstStreamFrame, Set
 
 from otahsm.client import ClientTls
 
-from harness import READY_SECONDS
+from support.harness import READY_SECONDS
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SECONDS: Final = READY_SECONDS

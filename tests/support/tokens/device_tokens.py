@@ -15,7 +15,7 @@ from typing import Any
 import softhsm
 from otahsm.config import Pkcs11Uri
 
-from support.harness import Fleet, OTAHSM, READY_SECONDS
+from support.harness import OTAHSM, READY_SECONDS, Fleet
 from support.tokens.faulty import FaultyToken, shim_environment
 
 

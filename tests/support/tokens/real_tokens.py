@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from support.harness import Fleet, READY_SECONDS, eventually
+from support.harness import READY_SECONDS, Fleet, eventually
 
 PIN: Final = "a user's PIN"
 SO_PIN: Final = "a security officer's"
