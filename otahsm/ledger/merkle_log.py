@@ -9,9 +9,10 @@ from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.ledger.log_entries import Entry, Kind, read_leaves
+from otahsm.ledger.read_connection import ReadConnection
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes
 from otahsm.ledger.sequencer import STORED_LEVELS, Step, anything_unlogged, read_tree, sequence
-from otahsm.ledger.store import Ledger
+from otahsm.ledger.writer import Writer
 from otahsm.pki import SerialNumber
 from otahsm.tlog import (
     CompactTree,
@@ -46,21 +47,24 @@ class LoggedLeaf(NamedTuple):
 
 
 class MerkleLog:
-    """The tree of an open ledger.
+    """The tree of an open ledger. It grows in the writer's transactions; proofs are read beside the writer.
 
-    Whatever somebody may have done to its tables is an answer here, and no exception: what is asked may share
-    a transaction with the cycle's writes.
+    A proof needs no more than what is there: leaves and nodes are only added, so at any moment that has a
+    size, what proves it is the same. Whatever somebody may have done to the tables is an answer here, and no
+    exception: growing may share a transaction with the cycle's writes.
 
     Args:
-        ledger: must be open.
+        writer: of the ledger.
+        reader: of the same ledger.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, writer: Writer, reader: ReadConnection) -> None:
+        self._writer = writer
+        self._reader = reader
 
     async def grow(self) -> Step:
         """Make leaves of some of what waits for it. Raises LedgerUnavailableError."""
-        return await self._ledger.transaction(_grow)
+        return await self._writer.transaction(_grow)
 
     async def head(self) -> Head | None:
         """Return the tree and its last checkpoint; None if its state is spoilt.
@@ -68,7 +72,7 @@ class MerkleLog:
         Raises:
             LedgerUnavailableError: the ledger can't be read.
         """
-        return await self._ledger.transaction(_head)
+        return await self._reader.ask(_head)
 
     async def keep(self, size: int, note: bytes, now: int) -> bytes:
         """Keep a checkpoint; return it, or the one that another replica made of the same tree before.
@@ -81,7 +85,7 @@ class MerkleLog:
         Raises:
             LedgerUnavailableError: the ledger can't be written.
         """
-        return await self._ledger.transaction(lambda connection: _keep(connection, size, note, now))
+        return await self._writer.transaction(lambda connection: _keep(connection, size, note, now))
 
     async def find(self, serial: SerialNumber) -> LoggedLeaf | None:
         """Find the leaf of a certificate, by its serial number; None if there is none yet.
@@ -89,7 +93,7 @@ class MerkleLog:
         Raises:
             LedgerUnavailableError: the ledger can't be read.
         """
-        return await self._ledger.transaction(lambda connection: _find(connection, serial))
+        return await self._reader.ask(lambda connection: _find(connection, serial))
 
     async def prove_inclusion(self, index: int, size: int) -> list[bytes] | None:
         """Prove that the tree of a size holds a leaf (RFC 9162, section 2.1.3.1); None if nodes are missing.
@@ -97,9 +101,7 @@ class MerkleLog:
         Raises:
             LedgerUnavailableError: the ledger can't be read.
         """
-        return await self._ledger.transaction(
-            lambda connection: _prove(inclusion_proof, index, size, connection)
-        )
+        return await self._reader.ask(lambda connection: _prove(inclusion_proof, index, size, connection))
 
     async def prove_consistency(self, old_size: int, size: int) -> list[bytes] | None:
         """Prove that the tree grew from one size to another (section 2.1.4.1); None if nodes are missing.
@@ -107,7 +109,7 @@ class MerkleLog:
         Raises:
             LedgerUnavailableError: the ledger can't be read.
         """
-        return await self._ledger.transaction(
+        return await self._reader.ask(
             lambda connection: _prove(consistency_proof, old_size, size, connection)
         )
 

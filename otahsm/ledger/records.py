@@ -221,6 +221,16 @@ class Revocation(NamedTuple):
     before: bool
 
 
+RevocationAnswer: TypeAlias = list[Revocation] | InProgress
+
+
+class CrlNumber(NamedTuple):
+    """A number that no CRL ever had, and the thisUpdate that goes with it, in seconds."""
+
+    number: int
+    this_update: int
+
+
 class CrlRow(NamedTuple):
     """What the ledger says of a CRL. Times are in seconds since 1970, UTC; `revoked` counts its entries."""
 

@@ -6,27 +6,26 @@ Nothing takes a revocation back: there is no statement that changes or removes o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Table, bindparam, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.ledger.log_entries import Kind
-from otahsm.ledger.records import CrlRow, InProgress, Revocation, StoredCrl, Target
+from otahsm.ledger.records import (
+    CrlNumber,
+    CrlRow,
+    InProgress,
+    Revocation,
+    RevocationAnswer,
+    StoredCrl,
+    Target,
+)
 from otahsm.ledger.schema import certificates, crl_numbers, crl_urls, crls, intents, live, revocations
 from otahsm.ledger.sequencer import note_entries
 from otahsm.pki import SerialNumber, crl_url_in
 
 _ROWS: Final = 500  # in one statement: databases allow so many parameters
-
-RevocationAnswer = list[Revocation] | InProgress
-
-
-class CrlNumber(NamedTuple):
-    """A number that no CRL ever had, and the thisUpdate that goes with it, in seconds."""
-
-    number: int
-    this_update: int
 
 
 def revoke(

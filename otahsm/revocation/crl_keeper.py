@@ -17,7 +17,6 @@ from typing import Final, TypeAlias, TypeVar
 from otahsm.config import CrlConfig
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, TokenUnavailableError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlReader, CrlState, Database, Ledger, StoredCrl
-from otahsm.ledger.revocation import note_urls
 from otahsm.pki import Issuer, check_signs_crls
 from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import CrlMaker, CrlSchedule
@@ -109,9 +108,7 @@ class CrlKeeper:
         if self._config is not None and self._folder is not None:
             urls = self._config.location.urls
             complete = self._config.shards == 1
-            await self._ledger.transaction(
-                partial(note_urls, issuer_key_id=self._issuer_key_id, urls=urls, complete=complete)
-            )
+            await self._ledger.note_crl_urls(self._issuer_key_id, urls, complete=complete)
             self._maker.above = await self._off_the_loop(self._folder.highest_number)
 
     @property

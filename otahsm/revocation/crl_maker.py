@@ -20,8 +20,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from otahsm.config import CrlConfig
 from otahsm.errors import AuthorityUnusableError, TokenUnavailableError
-from otahsm.ledger import AUTHORITIES, COMPLETE, CrlReader, CrlRow, CrlState, Ledger, StoredCrl
-from otahsm.ledger.revocation import CrlNumber, take_number, write_crls
+from otahsm.ledger import AUTHORITIES, COMPLETE, CrlNumber, CrlReader, CrlRow, CrlState, Ledger, StoredCrl
 from otahsm.pki import (
     Issuer,
     Reason,
@@ -161,23 +160,15 @@ class CrlMaker:
         """
         now = self._now()
         self._check_clock(now)
-        number = await self._ledger.transaction(
-            partial(
-                take_number,
-                issuer_key_id=self._issuer.key_identifier,
-                above=self.above,
-                earliest=now - BACKDATED,
-                now=now,
-            )
+        number = await self._ledger.take_crl_number(
+            self._issuer.key_identifier, above=self.above, earliest=now - BACKDATED, now=now
         )
         self._too_large = None
         drafts = self._drafts(scopes, number, now + self._life.validity)
         while batch := await self._off_the_loop(partial(_take, drafts)):
             signatures = await self._signers.sign([draft.tbs for draft in batch], key=self._key)
             made = await self._off_the_loop(partial(self._assemble, batch, signatures))
-            await self._ledger.transaction(
-                partial(write_crls, issuer_key_id=self._issuer.key_identifier, made=made)
-            )
+            await self._ledger.write_crls(self._issuer.key_identifier, made)
         if self._too_large is not None:
             raise self._too_large
 

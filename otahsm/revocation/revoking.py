@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Final
 
 from otahsm.errors import InProgressError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.issuance.values import RevocationOutcome, RevocationRequest, RevokedDevice
-from otahsm.ledger import InProgress, Ledger, Revocation, Target
-from otahsm.ledger.revocation import RevocationAnswer, revoke
+from otahsm.ledger import InProgress, Ledger, Revocation, RevocationAnswer, Target
 from otahsm.pki import Reason, check_device_id
 from otahsm.system.clock import Clock, microseconds
 
@@ -56,14 +54,8 @@ class Revocations:
         }
         if not good:
             return outcomes
-        answers: list[RevocationAnswer] = await self._ledger.transaction(
-            partial(
-                revoke,
-                targets=[_target(request) for request in good.values()],
-                client=client,
-                now=microseconds(self._clock()),
-            )
-        )
+        targets = [_target(request) for request in good.values()]
+        answers = await self._ledger.revoke(targets, client, microseconds(self._clock()))
         self._revoked()
         for (at, request), answer in zip(good.items(), answers, strict=True):
             outcomes[at] = _outcome(request, answer)

@@ -19,7 +19,7 @@ from otahsm.errors import (
     OtahsmError,
     RequestRefusedError,
 )
-from otahsm.ledger import Head, Ledger, MerkleLog
+from otahsm.ledger import Head, Ledger
 from otahsm.pki import SerialNumber
 from otahsm.system.clock import Clock, microseconds
 from otahsm.tlog import (
@@ -95,7 +95,7 @@ class Transparency:
         key: VerifierKey | None,
         clock: Clock,
     ) -> None:
-        self._log = MerkleLog(ledger)
+        self._log = ledger.tree
         self._signers = signers
         self._key_number = key_number
         self._config = config

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.ledger import Accepted, Ledger, MerkleLog, Verdict, snapshot, verify
+from otahsm.ledger import Accepted, Ledger, Verdict, snapshot, verify
 from otahsm.pki import SerialNumber
 from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, VerifierKey, assemble
 
@@ -39,7 +39,7 @@ async def opened(home: Home) -> Ledger:
 
 async def grow(ledger: Ledger) -> int:
     """Take all that waits into the tree; return how many leaves that made."""
-    log, taken = MerkleLog(ledger), 0
+    log, taken = ledger.tree, 0
     while (step := await log.grow()).more or step.taken:
         taken += step.taken
     assert not step.problem
@@ -47,10 +47,10 @@ async def grow(ledger: Ledger) -> int:
 
 
 async def checkpoint(ledger: Ledger, notary: Notary) -> bytes:
-    head = await MerkleLog(ledger).head()
+    head = await ledger.tree.head()
     assert head is not None
     note = notary.sign(head.tree.size, head.tree.root)
-    return await MerkleLog(ledger).keep(head.tree.size, note, 1)
+    return await ledger.tree.keep(head.tree.size, note, 1)
 
 
 async def issue_many(ledger: Ledger, count: int, name: str = "device") -> None:
@@ -76,7 +76,7 @@ def findings(home: Home, notary: Notary | None = None, *known: Checkpoint) -> li
 
 
 async def inclusion(ledger: Ledger, notary: Notary, serial: SerialNumber) -> tuple[bytes, InclusionProof]:
-    log = MerkleLog(ledger)
+    log = ledger.tree
     leaf, head = await log.find(serial), await log.head()
     assert leaf is not None
     assert head is not None
@@ -87,7 +87,7 @@ async def inclusion(ledger: Ledger, notary: Notary, serial: SerialNumber) -> tup
 
 
 async def consistency(ledger: Ledger, notary: Notary, old_size: int) -> ConsistencyProof:
-    log = MerkleLog(ledger)
+    log = ledger.tree
     head = await log.head()
     assert head is not None
     hashes = await log.prove_consistency(old_size, head.tree.size)

@@ -142,8 +142,8 @@ async def test_a_write_that_fails_fails_alone(ledger: Ledger, home: Home) -> Non
         connection.execute(insert(certificates).values(intent_id=999, der=b"x", recorded_at=1))
 
     held = threading.Event()
-    ledger._writer.submit(held.wait)  # all that comes meanwhile is one group
-    group = (ledger.journal([intent("a")]), ledger.transaction(spoil), ledger.journal([intent("b")]))
+    ledger._writer.thread.submit(held.wait)  # all that comes meanwhile is one group
+    group = (ledger.journal([intent("a")]), ledger._writer.transaction(spoil), ledger.journal([intent("b")]))
     writes = [asyncio.create_task(write) for write in group]
     await asyncio.sleep(0)
     held.set()
@@ -164,7 +164,7 @@ async def test_a_ledger_that_failed_says_so_until_a_write_succeeds(ledger: Ledge
 
     said = [ledger.failure]
     with pytest.raises(LedgerUnavailableError):
-        await ledger.transaction(spoil)
+        await ledger._writer.transaction(spoil)
     said.append(ledger.failure)
     assert await ledger.tend() == 0
     said.append(ledger.failure)

@@ -31,7 +31,7 @@ async def replicas(home: PostgresHome) -> AsyncIterator[tuple[Ledger, Ledger]]:
         assert await ledger.open() == 0
     yield both
     for ledger in both:
-        if ledger._is_open:
+        if ledger._writer.is_open:
             await ledger.close()
 
 

@@ -64,7 +64,7 @@ async def test_a_ledger_of_the_first_version_is_taken_over(home: SqliteHome) -> 
         for device in ("done", "open", "void"):
             connection.execute(
                 text(f"INSERT INTO intents ({names}) VALUES ({marks})"),
-                intent(device)._asdict(),
+                intent(device)._asdict() | {"serial": intent(device).serial.key},
             )
         connection.execute(insert(certificates).values(intent_id=1, der=b"certificate", recorded_at=4))
         connection.execute(update(intents).where(intents.c.id == 3).values(void_reason="why", voided_at=5))
@@ -85,8 +85,8 @@ async def test_a_write_that_fails_at_the_commit_fails_alone(home: SqliteHome) ->
     ledger = ledger_in(home)
     await ledger.open()
     held = threading.Event()
-    ledger._writer.submit(held.wait)  # all that comes meanwhile is one group
-    group = (ledger.journal([intent("a")]), ledger.transaction(spoil), ledger.journal([intent("b")]))
+    ledger._writer.thread.submit(held.wait)  # all that comes meanwhile is one group
+    group = (ledger.journal([intent("a")]), ledger._writer.transaction(spoil), ledger.journal([intent("b")]))
     writes = [asyncio.create_task(write) for write in group]
     await asyncio.sleep(0)
     held.set()

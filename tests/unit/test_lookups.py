@@ -9,9 +9,8 @@ from pathlib import Path
 from sqlalchemy import event
 
 from otahsm.config import LedgerConfig
-from otahsm.ledger import Accepted, Ledger, MerkleLog, Renewal, database_of
+from otahsm.ledger import Accepted, Ledger, Renewal, database_of
 from otahsm.ledger.records import Target
-from otahsm.ledger.revocation import revoke
 
 from support.harness import eventually
 from support.homes import CA, PostgresHome, SqliteHome
@@ -51,11 +50,11 @@ async def use(ledger: Ledger, first: int) -> None:
         Target(batch[0].serial, "", "", "superseded"),
         Target(None, batch[2].device_id, "", "superseded"),
     ]
-    revoked = await ledger.transaction(lambda connection: revoke(connection, targets, "cn:test", 1))
+    revoked = await ledger.revoke(targets, "cn:test", 1)
     assert all(isinstance(item, list) and len(item) == 1 for item in revoked)
     await ledger.tend()
     await grow(ledger)
-    assert await MerkleLog(ledger).find(batch[0].serial)
+    assert await ledger.tree.find(batch[0].serial)
 
 
 async def opened(config: LedgerConfig) -> Ledger:

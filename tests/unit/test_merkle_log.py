@@ -6,13 +6,14 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from threading import Event
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, text
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger import Ledger, MerkleLog, database_of
+from otahsm.ledger import Ledger, database_of
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.schema import certificates
 from otahsm.ledger.sequencer import CHUNK, sequence
@@ -80,7 +81,7 @@ def recomputed(home: Home) -> list[bytes]:
 
 
 async def root(ledger: Ledger) -> bytes:
-    head = await MerkleLog(ledger).head()
+    head = await ledger.tree.head()
     assert head is not None
     return head.tree.root
 
@@ -119,7 +120,7 @@ async def test_what_a_crash_left_open_becomes_a_leaf_when_it_is_voided(home: Hom
 
 async def test_a_tree_grows_in_bounded_steps(ledger: Ledger) -> None:
     await issue_many(ledger, 2 * CHUNK + 1)
-    log = MerkleLog(ledger)
+    log = ledger.tree
     steps = [await log.grow() for _ in range(3)]
     assert [(step.taken, step.more) for step in steps] == [(CHUNK, True), (CHUNK, True), (1, False)]
 
@@ -142,7 +143,7 @@ async def test_a_step_that_fails_leaves_the_outbox_and_the_tree_as_they_were(
         connection.execute(insert(certificates).values(intent_id=999, der=b"x", recorded_at=1))
 
     with pytest.raises(LedgerUnavailableError):
-        await ledger.transaction(spoilt)
+        await ledger._writer.transaction(spoilt)
     assert home.read("SELECT count(*) FROM unlogged") == [(5,)]
     assert home.read("SELECT count(*) FROM leaves") == [(0,)]
     assert findings(home) == []
@@ -189,7 +190,7 @@ async def test_replicas_that_take_turns_make_one_tree(postgres_server: Any) -> N
         taken = 0
         for number in range(8):
             await issue_many(ledger, 30, f"{name}-{number}")
-            taken += (await MerkleLog(ledger).grow()).taken
+            taken += (await ledger.tree.grow()).taken
         return taken
 
     taken = sum(await asyncio.gather(*(work(each, str(number)) for number, each in enumerate(ledgers))))
@@ -230,10 +231,34 @@ async def test_the_tree_is_proven_to_have_only_grown_since_every_size(ledger: Le
     for number, count in enumerate((1, 2, 5, 120, 128, 1, 255, 88)):
         await issue_many(ledger, count, f"batch-{number}")
         await grow(ledger)
-        head = await MerkleLog(ledger).head()
+        head = await ledger.tree.head()
         assert head is not None
         old.append(head.tree)
     for tree in old:
         proof = await consistency(ledger, notary, tree.size)
         from_then = open_checkpoint(notary.sign(tree.size, tree.root), notary.verifier)
         assert proof.verify(from_then, notary.verifier).size == 600
+
+
+async def test_a_proof_is_read_while_the_writer_is_busy(ledger: Ledger) -> None:
+    notary, (wanted,) = Notary(), [intent("a")]
+    await issue(ledger, wanted)
+    await grow(ledger)
+    begun, release = Event(), Event()
+
+    def hold(connection: Connection) -> None:
+        connection.execute(text("UPDATE replicas SET closed_below = closed_below"))
+        begun.set()
+        release.wait(60)
+
+    busy = asyncio.create_task(ledger._writer.transaction(hold))
+    try:
+        assert await asyncio.to_thread(begun.wait, 60)
+        async with asyncio.timeout(20):
+            content, proof = await inclusion(ledger, notary, wanted.serial)
+            assert (await consistency(ledger, notary, 1)).old_size == 1
+        assert proof.verify(content, notary.verifier).size == 1
+        assert not busy.done()
+    finally:
+        release.set()
+        await busy

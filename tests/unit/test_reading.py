@@ -33,7 +33,6 @@ from otahsm.ledger import (
     reading,
 )
 from otahsm.ledger.migrations import migrate
-from otahsm.ledger.revocation import revoke
 from otahsm.ledger.sqlite import open_engine
 from otahsm.pki import SerialNumber, make_serial
 
@@ -68,7 +67,7 @@ async def write(ledger: Ledger, status: Status, *intents: Intent) -> list[Intent
         targets = [
             Target(serial=item.serial, device_id="", profile="", reason="superseded") for item in intents
         ]
-        await ledger.transaction(lambda connection: revoke(connection, targets, "cn:test", NOON))
+        await ledger.revoke(targets, "cn:test", NOON)
     if status is Status.VOID:
         await ledger.void(ids, "a test")
     return list(intents)

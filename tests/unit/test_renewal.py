@@ -33,7 +33,7 @@ async def ledger(home: Home) -> AsyncIterator[Ledger]:
     ledger = ledger_with_renewal(home)
     await ledger.open()
     yield ledger
-    if ledger._is_open:
+    if ledger._writer.is_open:
         await ledger.close()
 
 

@@ -20,12 +20,13 @@ from otahsm.ledger import (
     Intent,
     Ledger,
     Revocation,
+    RevocationAnswer,
     StoredCrl,
     Target,
     database_of,
 )
 from otahsm.ledger.migrations import migrate
-from otahsm.ledger.revocation import RevocationAnswer, note_urls, revoke, take_number, write_crls
+from otahsm.ledger.revocation import revoke, take_number
 from otahsm.pki import SerialNumber
 
 from support.authority import leaf
@@ -61,7 +62,7 @@ async def revoked(
     ledger: Ledger, *targets: Target, client: str = "cn:test", now: int = NOW
 ) -> list[RevocationAnswer]:
     work = partial(revoke, targets=targets, client=client, now=now * 1_000_000)
-    return await ledger.transaction(work)
+    return await ledger._writer.transaction(work)
 
 
 def id_of(answer: Answer) -> int:
@@ -191,7 +192,7 @@ async def test_a_key_with_two_certificates_is_compromised_if_either_says_so(
 async def test_numbers_only_rise_and_time_goes_back_only_if_it_was_ahead(ledger: Ledger) -> None:
     async def take(earliest: int, now: int, above: int = 0) -> tuple[int, int]:
         work = partial(take_number, issuer_key_id=CA, above=above, earliest=earliest, now=now)
-        return await ledger.transaction(work)
+        return await ledger._writer.transaction(work)
 
     assert await take(1000, 1600) == (1, 1000)
     assert await take(1100, 1700) == (2, 1100)
@@ -207,7 +208,7 @@ async def test_numbers_are_not_used_again_by_a_ledger_that_is_opened_again(home:
         ledger = ledger_in(home)
         await ledger.open()
         work = partial(take_number, issuer_key_id=CA, above=0, earliest=0, now=1)
-        assert (await ledger.transaction(work)).number == number
+        assert (await ledger._writer.transaction(work)).number == number
         await ledger.close()
 
 
@@ -217,11 +218,11 @@ async def test_a_crl_takes_the_place_of_an_older_one_and_never_of_a_newer_one(
     def made(number: int, url: str = COMPLETE) -> StoredCrl:
         return StoredCrl(url, CrlRow(number, 1, 2, number), b"crl %d" % number)
 
-    await ledger.transaction(partial(write_crls, issuer_key_id=CA, made=[made(2), made(3, URL)]))
-    await ledger.transaction(partial(write_crls, issuer_key_id=CA, made=[made(1), made(2, URL)]))
+    await ledger.write_crls(CA, [made(2), made(3, URL)])
+    await ledger.write_crls(CA, [made(1), made(2, URL)])
     assert books.crl(COMPLETE) == made(2)
     assert books.crl(URL) == made(3, URL)
-    await ledger.transaction(partial(write_crls, issuer_key_id=CA, made=[made(4)]))
+    await ledger.write_crls(CA, [made(4)])
     assert books.crl(COMPLETE) == made(4)
     assert books.crl("http://crl.example.com/none.crl") is None
 
@@ -234,7 +235,7 @@ async def test_a_certificate_is_on_the_crl_of_the_url_that_it_states(
     urls = {"a": URL, "b": OTHER, "c": None}
     ders = [*(leaf(device, "ec-p256", crl_url=url) for device, url in urls.items()), b"unreadable"]
     await ledger.record(dict(zip(map(id_of, accepted), ders, strict=True)))
-    await ledger.transaction(partial(note_urls, issuer_key_id=CA, urls=[URL, OTHER], complete=False))
+    await ledger.note_crl_urls(CA, urls=[URL, OTHER], complete=False)
     await revoked(ledger, *(by_device(name) for name in "abcd"))
     state = books.state()
     assert state.urls == {URL: False, OTHER: False}
@@ -247,8 +248,8 @@ async def test_a_certificate_is_on_the_crl_of_the_url_that_it_states(
 
 
 async def test_what_was_once_said_of_a_url_stays(ledger: Ledger, books: CrlReader) -> None:
-    await ledger.transaction(partial(note_urls, issuer_key_id=CA, urls=[URL], complete=True))
-    await ledger.transaction(partial(note_urls, issuer_key_id=CA, urls=[URL, OTHER], complete=False))
+    await ledger.note_crl_urls(CA, urls=[URL], complete=True)
+    await ledger.note_crl_urls(CA, urls=[URL, OTHER], complete=False)
     assert books.state().urls == {URL: True, OTHER: False}
 
 
@@ -267,7 +268,7 @@ async def test_who_reads_does_not_hold_up_who_writes_and_sees_one_moment(
 async def test_a_ledger_with_crls_belongs_to_their_ca(home: Home) -> None:
     ledger = ledger_in(home)
     await ledger.open()
-    await ledger.transaction(partial(take_number, issuer_key_id=CA, above=0, earliest=0, now=1))
+    await ledger.take_crl_number(CA, above=0, earliest=0, now=1)
     await ledger.close()
     other = ledger_in(home, b"another CA")
     with pytest.raises(ConfigError, match="of another CA"):
@@ -284,13 +285,13 @@ async def test_two_authorities_share_a_ledger_and_no_crl(home: Home) -> None:
     ours, theirs = intent("ours"), intent("theirs")._replace(issuer_key_id=ANOTHER)
     accepted = await ledger.journal([ours, theirs])
     await ledger.record({id_of(answer): b"der" for answer in accepted})
-    await ledger.transaction(partial(note_urls, issuer_key_id=CA, urls=[URL], complete=True))
-    await ledger.transaction(partial(note_urls, issuer_key_id=ANOTHER, urls=[OTHER], complete=True))
+    await ledger.note_crl_urls(CA, urls=[URL], complete=True)
+    await ledger.note_crl_urls(ANOTHER, urls=[OTHER], complete=True)
     await revoked(ledger, by_device("ours"), by_device("theirs"))
     for authority, url, item in ((CA, URL, ours), (ANOTHER, OTHER, theirs)):
         row = CrlRow(7, 1, 2, 1)
         made = [StoredCrl(COMPLETE, row, authority)]
-        await ledger.transaction(partial(write_crls, issuer_key_id=authority, made=made))
+        await ledger.write_crls(authority, made)
         books = CrlReader(database_of(home.config), authority, alone=False)
         state = books.state()
         assert state.urls == {url: True}
@@ -325,7 +326,7 @@ async def test_the_urls_of_an_older_ledger_are_of_the_ca_that_it_had(home: Home)
     await ledger.open()
     books = CrlReader(database_of(home.config), CA)
     assert books.state() == ({URL: True}, {}, {URL: 0, COMPLETE: 0})  # its CRL will be made anew
-    number = await ledger.transaction(partial(take_number, issuer_key_id=CA, above=0, earliest=7, now=8))
+    number = await ledger.take_crl_number(CA, above=0, earliest=7, now=8)
     assert number.number == 42
     books.close()
     await ledger.close()

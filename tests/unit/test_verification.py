@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import MerkleLog, Target, snapshot
+from otahsm.ledger import Target, snapshot
 from otahsm.ledger.log_entries import Entry, read_leaves
-from otahsm.ledger.revocation import revoke
 from otahsm.ledger.sequencer import STORED_LEVELS
 from otahsm.ledger.verdict import MAX_FINDINGS
 from otahsm.tlog import Checkpoint, CompactTree, leaf_hash, open_checkpoint
@@ -329,7 +328,7 @@ async def test_what_was_tampered_with_is_not_logged_and_stops_nothing_else(
     ledger = await opened(home)
     await issue_many(ledger, 1)
     home.change(statement)
-    step = await MerkleLog(ledger).grow()
+    step = await ledger.tree.grow()
     assert step.taken == 0
     assert named in step.problem
     await issue_many(ledger, 1, "another")
@@ -342,10 +341,10 @@ async def test_a_leaf_that_is_logged_is_not_logged_again(home: Home) -> None:
     await issue_many(ledger, 2)
     await grow(ledger)
     home.change("INSERT INTO unlogged (kind, intent_id) SELECT 1, 2")
-    assert "intent 2 waits to be logged, and is leaf 1 already" in (await MerkleLog(ledger).grow()).problem
+    assert "intent 2 waits to be logged, and is leaf 1 already" in (await ledger.tree.grow()).problem
     home.change("DELETE FROM unlogged", "DELETE FROM leaves WHERE leaf_index = 1")
     await issue_many(ledger, 1, "another")
-    assert "2 leaves by its state, and 1 in the table" in (await MerkleLog(ledger).grow()).problem
+    assert "2 leaves by its state, and 1 in the table" in (await ledger.tree.grow()).problem
     await ledger.close()
 
 
@@ -407,7 +406,7 @@ async def test_a_revocation_is_a_leaf_and_what_is_done_to_one_is_named(home: Hom
     ledger = await opened(home)
     await issue_many(ledger, 3)
     targets = [Target(None, "device-1", "", "key_compromise")]
-    await ledger.transaction(lambda connection: revoke(connection, targets, "cn:test", 1_000_000))
+    await ledger.revoke(targets, "cn:test", 1_000_000)
     assert await grow(ledger) == 4
     await ledger.close()
     assert findings(home) == []

@@ -1,0 +1,226 @@
+"""The one writer of a ledger: durable transactions, in group commits, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeAlias, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+
+from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.ledger import closing, dialects
+from otahsm.ledger.database import Database
+from otahsm.ledger.failures import cause_of
+from otahsm.ledger.migrations import UnknownVersionError, migrate
+
+_Result = TypeVar("_Result")
+_Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
+
+_LOST_RACES: Final = ("40P01", "40001")  # PostgreSQL: deadlock detected, serialization failure
+_ATTEMPTS: Final = 5
+_UNKNOWN: Final = "it is not known whether the intent was written; nothing was signed"
+
+
+class Writer:
+    """Writes a ledger, and knows which intents may be open.
+
+    Args:
+        database: where it is.
+        issuer_key_ids: the key identifiers of the CAs whose certificates it may hold.
+    """
+
+    def __init__(self, database: Database, issuer_key_ids: Collection[bytes]) -> None:
+        self._database = database
+        self._issuer_key_ids = frozenset(issuer_key_ids)
+        self.is_open = False
+        # Ids of intents that may be open: entered before a commit, removed after one, so never too few.
+        self._open_ids: set[int] = set()
+        self._owed: list[tuple[tuple[int, ...], str]] = []
+        self._written: list[int] = []  # ids of intents in the transaction that runs
+        self._something_left = False
+        self._closed = 0
+        self._failure: LedgerUnavailableError | None = None
+        self._waiting: SimpleQueue[_Write] = SimpleQueue()
+        # One thread makes the batches queue here, where they can be joined, and not in the database.
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+
+    async def open(self) -> int:
+        """Take the ledger; see `Ledger.open`."""
+        return await self._on_writer(self._open)
+
+    @property
+    def failure(self) -> LedgerUnavailableError | None:
+        """Why the last write failed; None if it didn't."""
+        return self._failure
+
+    async def transaction(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Have a function do its work in a transaction that is durable when this returns.
+
+        What waits while the disk is busy goes into one transaction: the disk is waited for once.
+
+        Args:
+            work: it may be done more than once; only what the last time wrote is kept. It must not raise
+                for what it finds: it may share the transaction with the cycle's writes.
+
+        Raises:
+            LedgerUnavailableError: nothing was written, or it is not known whether it was.
+        """
+        done: Future[_Result] = Future()
+        self._waiting.put((work, done))
+        self.thread.submit(self._commit_waiting)
+        # Shielded: a write that has begun is finished, and its result kept, whoever stops waiting.
+        return await asyncio.shield(asyncio.wrap_future(done))
+
+    def wrote(self, intent_ids: Iterable[int]) -> None:
+        """Note, inside a transaction, that it has written intents."""
+        ids = list(intent_ids)
+        self._written += ids
+        self._open_ids.update(ids)
+
+    def recorded(self, intent_ids: Collection[int]) -> None:
+        """Note, after its transaction, that intents have their certificates."""
+        self._open_ids.difference_update(intent_ids)
+        self._database.recorded(len(intent_ids))
+
+    async def void(self, intent_ids: Sequence[int], reason: str) -> None:
+        """Void intents, now or before the next transaction; see `Ledger.void`."""
+        self._owed.append((tuple(intent_ids), reason))
+        with contextlib.suppress(LedgerUnavailableError):
+            await self.transaction(lambda _: None)
+
+    async def tend(self) -> int:
+        """Void what replicas that are gone left open; and if the last write failed, see if one does now.
+
+        Returns:
+            How many intents were voided.
+        """
+        with contextlib.suppress(LedgerUnavailableError):
+            self._something_left = await self.transaction(self._look)
+            if self._something_left:
+                await self.transaction(lambda _: None)
+                return self._closed
+        return 0
+
+    async def close(self) -> None:
+        """Let go of the ledger."""
+        await self._on_writer(self._close)
+        self.thread.shutdown()
+
+    async def _on_writer(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.thread, work))
+
+    def _commit_waiting(self) -> None:
+        """Commit all that waits; nothing, if an earlier call took it along."""
+        group: list[_Write] = []
+        with contextlib.suppress(Empty):
+            while True:
+                group.append(self._waiting.get_nowait())
+        if group:
+            self._commit_or_fail(group)
+
+    def _commit_or_fail(self, group: Sequence[_Write], attempts: int = _ATTEMPTS) -> None:
+        try:
+            self._commit(group)
+        except Exception as error:  # noqa: BLE001 - the edge of the thread: whoever waits gets it
+            if _is_lost_race(error.__cause__) and attempts > 1:
+                self._commit_or_fail(group, attempts - 1)
+            elif len(group) == 1:
+                group[0][1].set_exception(error)
+            else:
+                for write in group:  # one may have spoilt it for the others
+                    self._commit_or_fail([write])
+
+    def _commit(self, group: Sequence[_Write]) -> None:
+        if not self.is_open:
+            raise LedgerUnavailableError("the ledger is closed")
+        self._written.clear()
+        try:
+            with self._database.engine.begin() as connection:
+                owed = self._begin(connection)
+                results = [work(connection) for work, _ in group]
+                if self._open_ids:
+                    closing.note_closed(connection, self._database.place, min(self._open_ids))
+        except SQLAlchemyError as error:
+            if self._written:  # and perhaps durably: it may be the answer that was lost, and not the commit
+                self._owed.append((tuple(self._written), _UNKNOWN))
+            failure = LedgerUnavailableError(
+                f"the ledger {self._database.name} can't be written: {cause_of(error)}"
+            )
+            if not _is_lost_race(error):
+                self._failure = failure
+            raise failure from error
+        except LedgerUnavailableError:
+            self._open_ids.difference_update(self._written)
+            raise
+        self._failure = None
+        self._database.place_is_new = self._something_left = False
+        for intent_ids, _ in self._owed[:owed]:
+            self._open_ids.difference_update(intent_ids)
+        del self._owed[:owed]
+        for (_, done), result in zip(group, results, strict=True):
+            done.set_result(result)
+
+    def _begin(self, connection: Connection) -> int:
+        """Close first what is to be closed; return how many of the debts that pays."""
+        owed, now = len(self._owed), time.time_ns() // 1000
+        place, place_is_new = self._database.place, self._database.place_is_new
+        left = place_is_new or self._something_left
+        dialects.begin(connection, closing=left or owed > 0)
+        if place_is_new:
+            closing.enter(connection, place)
+        if left:
+            self._closed = closing.clear_left_places(connection, place, now, also_own=place_is_new)
+        for intent_ids, reason in self._owed[:owed]:
+            closing.void_intents(connection, intent_ids, reason, now)
+        return owed
+
+    def _look(self, connection: Connection) -> bool:
+        place = self._database.place
+        if self._failure is not None:
+            closing.touch(connection, place)
+        self._database.tend(connection)
+        return closing.anything_left(connection, place)
+
+    def _open(self) -> int:
+        self._database.hold()
+        name = self._database.name
+        try:
+            with self._database.engine.begin() as connection:
+                dialects.begin(connection, closing=True)
+                migrate(connection)
+                issuer = closing.issuer_of(connection)
+        except UnknownVersionError as error:
+            raise ConfigError(
+                f"the ledger {name} has a schema that this otahsm doesn't know: {error}",
+                hint="It was made by a newer version: run that one, or a newer one still.",
+            ) from error
+        except SQLAlchemyError as error:
+            if isinstance(error, OperationalError) and self._database.engine.name == "postgresql":
+                raise LedgerUnavailableError(
+                    f"the ledger {name} can't be reached: {cause_of(error)}"
+                ) from error
+            raise ConfigError(f"{name} is no ledger, or can't be written: {cause_of(error)}") from error
+        if issuer is not None and issuer not in self._issuer_key_ids:
+            # A certificate that is asked for again would come with the chain of a CA that did not sign it.
+            raise ConfigError(
+                f"the ledger {name} holds certificates of another CA, {issuer.hex(':')}",
+                hint="Change [ledger], or [ca] back; or name that CA in a section [authorities.NAME].",
+            )
+        self.is_open = True
+        self._commit([])
+        return self._closed
+
+    def _close(self) -> None:
+        self.is_open = False
+        self._database.close()
+
+
+def _is_lost_race(error: BaseException | None) -> bool:
+    """Tell whether this transaction and another replica's waited for each other, and this one gave way."""
+    return isinstance(error, DatabaseError) and getattr(error.orig, "sqlstate", "") in _LOST_RACES
