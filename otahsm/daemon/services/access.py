@@ -5,6 +5,7 @@ from __future__ import annotations
 from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context, caller_of
 from otahsm.daemon.wire.access import denied_client, event_filter_of, write_event
+from otahsm.daemon.wire.ledger import text_of
 from otahsm.daemon.wire.paging import numbered_page
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
 
@@ -27,7 +28,7 @@ class AccessService(access_pb2_grpc.AccessServiceServicer):
         self, request: access_pb2.AllowClientRequest, context: Context
     ) -> access_pb2.AllowClientResponse:
         """Allow a client again."""
-        await self._authority.allow_client(caller_of(context), request.subject)
+        await self._authority.allow_client(caller_of(context), text_of("subject", request.subject))
         return access_pb2.AllowClientResponse()
 
     async def ListDeniedClients(  # noqa: N802

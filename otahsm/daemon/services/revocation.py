@@ -6,6 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context, caller_of, limits
+from otahsm.daemon.wire.ledger import text_of
 from otahsm.daemon.wire.revocation import crl_name_of, revocation_of, write_revocation
 from otahsm.errors import RequestRefusedError
 from otahsm.v1 import device_pb2, device_pb2_grpc, revocation_pb2_grpc
@@ -55,5 +56,6 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
         self, request: device_pb2.ResetDeviceRequest, context: Context
     ) -> device_pb2.ResetDeviceResponse:
         """Let a device have a new certificate."""
-        serial = await self._authority.reset_device(caller_of(context), request.device_id, request.profile)
+        device_id, profile = text_of("device_id", request.device_id), text_of("profile", request.profile)
+        serial = await self._authority.reset_device(caller_of(context), device_id, profile)
         return device_pb2.ResetDeviceResponse(serial_number=serial.octets)
