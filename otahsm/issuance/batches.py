@@ -118,10 +118,10 @@ class Batches:
             raise unknown_batch(name)
         return Change(state, event)
 
-    async def named_by(self, orders: Collection[IssuanceRequest]) -> Mapping[str, Batch | OtahsmError]:
-        """Return the batches that orders name, or why there is none of a name."""
+    async def named_by(self, requests: Collection[IssuanceRequest]) -> Mapping[str, Batch | OtahsmError]:
+        """Return the batches that requests name, or why there is none of a name."""
         found: dict[str, Batch | OtahsmError] = {}
-        for name in {order.batch for order in orders} - {""}:
+        for name in {request.batch for request in requests} - {""}:
             try:
                 found[name] = self._known.get(name) or await self._find(name)
             except OtahsmError as error:
@@ -159,15 +159,15 @@ class Batches:
         )
 
 
-def check_admission(batch: Batch, order: IssuanceRequest, profile: str) -> None:
+def check_admission(batch: Batch, request: IssuanceRequest, profile: str) -> None:
     """Check what never changes: that this caller may issue in a batch, and under this profile.
 
     Raises:
         BatchClientError, RequestRefusedError: it may not.
     """
     terms = batch.terms
-    if terms.clients and order.caller.identity not in terms.clients:
-        raise BatchClientError(f"{order.caller.identity} may not issue in the batch {terms.name}")
+    if terms.clients and request.caller.identity not in terms.clients:
+        raise BatchClientError(f"{request.caller.identity} may not issue in the batch {terms.name}")
     if terms.profile != profile:
         raise RequestRefusedError(
             "profile",

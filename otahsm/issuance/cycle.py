@@ -68,7 +68,7 @@ class _Admitted(NamedTuple):
     """Passed step 1. `position` is the request's place in the batch, here and below."""
 
     position: int
-    order: IssuanceRequest
+    request: IssuanceRequest
     grant: Grant
     profile: str
     validity: Validity
@@ -141,12 +141,12 @@ class IssuanceCycle:
         self._quotas = ClientQuotas(ledger)
         self._clock = clock
 
-    async def issue(self, orders: Sequence[IssuanceRequest]) -> list[Outcome]:
-        """Take a batch through the cycle; return one outcome for each order, in order."""
-        outcomes: _Outcomes = [None] * len(orders)
+    async def issue(self, requests: Sequence[IssuanceRequest]) -> list[Outcome]:
+        """Take a batch through the cycle; return one outcome for each request, in order."""
+        outcomes: _Outcomes = [None] * len(requests)
         now = self._clock()
-        batches = await self._batches.named_by(orders)
-        admitted = self._admit(orders, batches, now, outcomes)
+        batches = await self._batches.named_by(requests)
+        admitted = self._admit(requests, batches, now, outcomes)
         prepared = await self._prepare(admitted, outcomes)
         intended = await self._journal(prepared, outcomes)
         recorded: list[_Recorded] = []
@@ -160,7 +160,7 @@ class IssuanceCycle:
 
     def _admit(
         self,
-        orders: Sequence[IssuanceRequest],
+        requests: Sequence[IssuanceRequest],
         batches: Mapping[str, Batch | OtahsmError],
         now: datetime,
         outcomes: _Outcomes,
@@ -169,21 +169,21 @@ class IssuanceCycle:
         admitted = []
         validities: dict[str, Validity] = {}
         grants: dict[Caller, Grant] = {}
-        for position, order in enumerate(orders):
+        for position, request in enumerate(requests):
             try:
-                grant = grants.get(order.caller)
+                grant = grants.get(request.caller)
                 if grant is None:
-                    grant = grants[order.caller] = self._access.grant_of(order.caller, now)
-                check_request_id(order.request_id)
-                name = order.profile or self._default_profile
-                grant.check_order(name, order.batch)
+                    grant = grants[request.caller] = self._access.grant_of(request.caller, now)
+                check_request_id(request.request_id)
+                name = request.profile or self._default_profile
+                grant.check_order(name, request.batch)
                 self._quotas.check(grant)
                 validity = validities.get(name)
                 if validity is None:
                     profile, authority = self._profile(name), self._authorities.of_profile(name)
                     validity = validities[name] = validity_at(now, profile, authority.chain.issuer)
-                batch_id = _admit_to_batch(batches[order.batch], order, name) if order.batch else None
-                admitted.append(_Admitted(position, order, grant, name, validity, batch_id))
+                batch_id = _admit_to_batch(batches[request.batch], request, name) if request.batch else None
+                admitted.append(_Admitted(position, request, grant, name, validity, batch_id))
             except OtahsmError as error:
                 outcomes[position] = error
         return admitted
@@ -193,7 +193,13 @@ class IssuanceCycle:
         prepared = []
         answers = await self._preparers.prepare(
             [
-                Task(item.profile, item.order.device_id, item.order.csr, item.validity, item.order.attributes)
+                Task(
+                    item.profile,
+                    item.request.device_id,
+                    item.request.csr,
+                    item.validity,
+                    item.request.attributes,
+                )
                 for item in admitted
             ]
         )
@@ -245,10 +251,10 @@ class IssuanceCycle:
 
     def _replayed(self, item: _Prepared, replay: Replay) -> Outcome:
         """Release again what was issued before, to the client that it was issued to."""
-        order = item.admitted.order
+        request = item.admitted.request
         try:
             if not self._access.may_see(
-                order.caller, replay.client, replay.client_certificate_sha256, self._clock()
+                request.caller, replay.client, replay.client_certificate_sha256, self._clock()
             ):
                 return NotAllowedError(
                     f"the device {item.draft.device_id} has its certificate; another client asked for it"
@@ -256,7 +262,7 @@ class IssuanceCycle:
         except NotAllowedError as error:  # since it was admitted
             return error
         return Issued(
-            request_id_of(order, item.admitted.profile, item.draft),
+            request_id_of(request, item.admitted.profile, item.draft),
             item.draft.device_id,
             replay.serial,
             validity_of(replay.not_before, replay.not_after),
@@ -310,7 +316,7 @@ class IssuanceCycle:
         for item in recorded:
             prepared = item.signed.intended.prepared
             outcomes[prepared.admitted.position] = Issued(
-                request_id_of(prepared.admitted.order, prepared.admitted.profile, prepared.draft),
+                request_id_of(prepared.admitted.request, prepared.admitted.profile, prepared.draft),
                 prepared.draft.device_id,
                 prepared.draft.serial,
                 prepared.admitted.validity,
@@ -340,14 +346,14 @@ class IssuanceCycle:
         seconds: dict[str, list[int]] = {}  # of a batch, all under one profile begin and end together
         intents = []
         for item in items:
-            (_, order, grant, profile, validity, batch_id), draft = item
+            (_, request, grant, profile, validity, batch_id), draft = item
             if profile not in seconds:
                 seconds[profile] = [int(moment.timestamp()) for moment in validity]
             not_before, not_after = seconds[profile]
             intents.append(
                 Intent(
                     serial=draft.serial,
-                    request_id=own_name(order),
+                    request_id=own_name(request),
                     profile=profile,
                     device_id=draft.device_id,
                     spki_sha256=draft.spki_sha256,
@@ -355,8 +361,8 @@ class IssuanceCycle:
                     issuer_key_id=self._authority_of(item).chain.issuer.key_identifier,
                     not_before=not_before,
                     not_after=not_after,
-                    client=order.caller.identity,
-                    client_certificate_sha256=order.caller.certificate_sha256,
+                    client=request.caller.identity,
+                    client_certificate_sha256=request.caller.certificate_sha256,
                     intended_at=1000 * draft.serial.milliseconds,  # queries rely on it
                     batch_id=batch_id,
                     quota_id=quota_ids.get(grant.name),
@@ -365,10 +371,10 @@ class IssuanceCycle:
         return intents
 
 
-def _admit_to_batch(batch: Batch | OtahsmError, order: IssuanceRequest, profile: str) -> int:
+def _admit_to_batch(batch: Batch | OtahsmError, request: IssuanceRequest, profile: str) -> int:
     if isinstance(batch, OtahsmError):
         raise batch
-    check_admission(batch, order, profile)
+    check_admission(batch, request, profile)
     return batch.id
 
 

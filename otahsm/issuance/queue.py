@@ -19,23 +19,23 @@ from typing import Final
 
 from otahsm.issuance.values import IssuanceRequest, Outcome
 
-_LINE: Final = 1024  # orders of one client that may wait when it brings more
+_LINE: Final = 1024  # requests of one client that may wait when it brings more
 
 
 class _Submission:
-    """One message of a client's; its orders may go through the cycle in several batches."""
+    """One message of a client's; its requests may go through the cycle in several batches."""
 
-    def __init__(self, orders: Sequence[IssuanceRequest]) -> None:
-        self.orders = orders
+    def __init__(self, requests: Sequence[IssuanceRequest]) -> None:
+        self.requests = requests
         self.taken = 0
         self.answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
         self._outcomes: dict[int, Outcome] = {}
 
     def settle(self, first: int, outcomes: Sequence[Outcome]) -> None:
-        """Take the outcomes of the orders from `first` on; answer when there are all."""
+        """Take the outcomes of the requests from `first` on; answer when there are all."""
         self._outcomes.update(enumerate(outcomes, first))
-        if len(self._outcomes) == len(self.orders) and not self.answer.done():
-            self.answer.set_result([self._outcomes[position] for position in range(len(self.orders))])
+        if len(self._outcomes) == len(self.requests) and not self.answer.done():
+            self.answer.set_result([self._outcomes[position] for position in range(len(self.requests))])
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error that is no outcome."""
@@ -44,13 +44,13 @@ class _Submission:
 
 
 class _Part:
-    """The orders of a submission that are in one batch."""
+    """The requests of a submission that are in one batch."""
 
     def __init__(self, submission: _Submission, at_most: int) -> None:
         self.submission = submission
         self.first = submission.taken
-        self.orders = submission.orders[self.first : self.first + at_most]
-        submission.taken += len(self.orders)
+        self.requests = submission.requests[self.first : self.first + at_most]
+        submission.taken += len(self.requests)
 
 
 class _Line:
@@ -66,22 +66,22 @@ class _Line:
         return self.waiting >= _LINE
 
     async def room(self) -> None:
-        """Wait until orders were taken; there is room then, if nobody was faster."""
+        """Wait until requests were taken; there is room then, if nobody was faster."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._outside.append(turn)
         await turn
 
     def add(self, submission: _Submission) -> None:
         self.submissions.append(submission)
-        self.waiting += len(submission.orders)
+        self.waiting += len(submission.requests)
 
     def take(self, at_most: int) -> _Part:
         part = _Part(self.submissions[0], at_most)
-        if part.submission.taken == len(part.submission.orders):
+        if part.submission.taken == len(part.submission.requests):
             self.submissions.popleft()
-        self.waiting -= len(part.orders)
-        # One for each order that was taken, and not all: there may be thousands, and room for few.
-        come_in = min(len(part.orders), len(self._outside)) if self.waiting else len(self._outside)
+        self.waiting -= len(part.requests)
+        # One for each request that was taken, and not all: there may be thousands, and room for few.
+        come_in = min(len(part.requests), len(self._outside)) if self.waiting else len(self._outside)
         for turn in [self._outside.popleft() for _ in range(come_in)]:
             if not turn.done():
                 turn.set_result(None)
@@ -93,7 +93,7 @@ class IssuanceQueue:
 
     Args:
         issue: takes a batch through the cycle.
-        batch_size: how many orders make a full batch.
+        batch_size: how many requests make a full batch.
         places: how many batches may be in the cycle at once.
     """
 
@@ -109,7 +109,7 @@ class IssuanceQueue:
         self._places = asyncio.Semaphore(places)
         self._lines: dict[str, _Line] = {}  # of the clients that wait, in the order of their turns
         self._arrived = asyncio.Event()
-        self._unsettled = 0  # orders, in lines and in the cycle
+        self._unsettled = 0  # requests, in lines and in the cycle
         self._settled = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
@@ -118,21 +118,21 @@ class IssuanceQueue:
         """Begin to take batches."""
         self._feeder = asyncio.create_task(self._feed())
 
-    async def submit(self, orders: Sequence[IssuanceRequest]) -> list[Outcome]:
+    async def submit(self, requests: Sequence[IssuanceRequest]) -> list[Outcome]:
         """Wait for a turn, then for the outcomes, one for each order and in order.
 
-        A caller that stops waiting does not stop its orders.
+        A caller that stops waiting does not stop its requests.
 
         Args:
-            orders: at least one; all of one client.
+            requests: at least one; all of one client.
         """
-        client = orders[0].caller.identity
+        client = requests[0].caller.identity
         while (line := self._lines.get(client)) and line.full:
             await line.room()
         line = self._lines.setdefault(client, line or _Line())
-        submission = _Submission(orders)
+        submission = _Submission(requests)
         line.add(submission)
-        self._count(len(orders))
+        self._count(len(requests))
         self._arrived.set()
         return await submission.answer
 
@@ -173,27 +173,27 @@ class IssuanceQueue:
             left = min(share, room)
             while left and line.submissions:
                 batch.append(line.take(left))
-                left -= len(batch[-1].orders)
-                room -= len(batch[-1].orders)
+                left -= len(batch[-1].requests)
+                room -= len(batch[-1].requests)
             if line.submissions:
                 self._lines[client] = line
         return batch
 
     async def _run(self, batch: list[_Part]) -> None:
-        orders = [order for part in batch for order in part.orders]
+        requests = [request for part in batch for request in part.requests]
         try:
-            outcomes = await self._issue(orders)
+            outcomes = await self._issue(requests)
             at = 0
             for part in batch:
-                part.submission.settle(part.first, outcomes[at : at + len(part.orders)])
-                at += len(part.orders)
+                part.submission.settle(part.first, outcomes[at : at + len(part.requests)])
+                at += len(part.requests)
         except BaseException as error:
             for part in batch:
                 part.submission.fail(error)
             raise
         finally:
             self._places.release()
-            self._count(-len(orders))
+            self._count(-len(requests))
 
     def _count(self, change: int) -> None:
         self._unsettled += change

@@ -23,15 +23,15 @@ def check_request_id(request_id: str) -> None:
         )
 
 
-def own_name(order: IssuanceRequest) -> str:
+def own_name(request: IssuanceRequest) -> str:
     """Return the request id if the client chose it; "" if there is none, or it only says what is asked."""
-    derived = order.request_id and order.request_id == derive_request_id(order.profile, order.csr)
-    return "" if derived else order.request_id
+    derived = request.request_id and request.request_id == derive_request_id(request.profile, request.csr)
+    return "" if derived else request.request_id
 
 
-def request_id_of(order: IssuanceRequest, profile: str, draft: Draft) -> str:
+def request_id_of(request: IssuanceRequest, profile: str, draft: Draft) -> str:
     """Return the client's request id, or the one that profile, device id and key stand for."""
-    if order.request_id:
-        return order.request_id
+    if request.request_id:
+        return request.request_id
     named = f"{profile}\0{draft.device_id}\0".encode()
     return hashlib.sha256(named + draft.spki_sha256).hexdigest()
