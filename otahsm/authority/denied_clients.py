@@ -1,13 +1,14 @@
-"""Cutting clients off, on all daemons: who is cut off is in the ledger, and looked up every second."""
+"""Denies clients, on all daemons: who is denied is in the ledger, and is looked up every second."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
 from otahsm.access import SUBJECTS, AccessControl, Caller, Denied, DenyList
-from otahsm.errors import NotAllowedError, NotFoundError, RequestRefusedError
+from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
 from otahsm.ledger import Ledger
 from otahsm.ledger.queries import LedgerQueries
 from otahsm.system.clock import Clock, microseconds
@@ -20,13 +21,13 @@ _DIGITS: Final = frozenset("0123456789abcdef")
 
 
 class DeniedClients:
-    """Cuts clients off and lets them in again.
+    """Denies clients, and allows them again.
 
     Args:
         ledger: where that is written.
-        inspection: where it is read; of its own, so that it waits for nobody's questions.
-        access: told of who is cut off.
-        audit: told of what is done.
+        queries: where it is read; of its own, so that it waits for nobody's questions.
+        access: decides by it.
+        audit: has an event of each change.
         clock: tells when.
     """
 
@@ -47,16 +48,16 @@ class DeniedClients:
         self._denied: list[Denied] = []
 
     async def deny(self, subject: str, reason: str, caller: Caller) -> Denied:
-        """Cut a client off, or a key or a certificate; return how it is.
+        """Deny a client, a key or a certificate; return the denial, also one that was there before.
 
         Args:
             subject: "uri:", "dns:", "cn:" and a name; "spki:" or "sha256:" and a digest.
             reason: why, for people.
-            caller: who says so.
+            caller: who asks for it.
 
         Raises:
-            RequestRefusedError: the subject is none.
-            NotAllowedError: an operator may not cut off an admin, and nobody itself.
+            RequestRefusedError: the subject or the reason is malformed.
+            NotAllowedError: an operator may not deny an admin, and a client not itself.
             LedgerUnavailableError: nothing was changed.
         """
         check_subject(subject, reason)
@@ -68,14 +69,14 @@ class DeniedClients:
             denied, lambda _: self._audit.event(EventName.CLIENT_CUT_OFF, caller.identity, details)
         )
         self._audit.done(change.event)
-        await self.look()
+        await self._look_at_once()
         return change.result
 
     async def allow(self, subject: str, caller: Caller) -> None:
-        """Let a client in again.
+        """Allow again what was denied.
 
         Raises:
-            NotFoundError: it is not cut off.
+            NotFoundError: it is not denied.
             LedgerUnavailableError: nothing was changed.
         """
         details = {"subject": subject}
@@ -83,44 +84,47 @@ class DeniedClients:
             subject, lambda _: self._audit.event(EventName.CLIENT_LET_IN, caller.identity, details)
         )
         if change.result is None:
-            raise NotFoundError(
-                f"{subject[:128]!a} is not cut off", hint="`otahsm client list` shows who is."
-            )
+            raise NotFoundError(f"{subject[:128]!a} is not denied", hint="`otahsm client list` shows who is.")
         self._audit.done(change.event)
-        await self.look()
+        await self._look_at_once()
 
     async def listed(self) -> list[Denied]:
-        """Return everybody who is cut off by an operator. Raises LedgerUnavailableError."""
+        """Return everybody whom an operator has denied. Raises LedgerUnavailableError."""
         return await self._queries.denied()
 
     def distrust(self, distrusted: Mapping[bytes, str]) -> None:
-        """Take whose certificates don't count any more, by their SHA-256, and why."""
+        """Deny certificates, by their SHA-256, that their CA has revoked or whose CA is not trusted any more."""
         self._distrusted = distrusted
         self._access.deny_list = DenyList(self._denied, distrusted)
 
     async def look(self) -> None:
-        """See who is cut off. Raises LedgerUnavailableError."""
+        """Look up who is denied. Raises LedgerUnavailableError: who was denied still is."""
         denied = await self._queries.denied()
         if denied != self._denied:
             self._denied = denied
             self._access.deny_list = DenyList(denied, self._distrusted)
 
+    async def _look_at_once(self) -> None:
+        """Look up what was changed, durably; if that fails now, the next look finds it."""
+        with contextlib.suppress(LedgerUnavailableError):
+            await self.look()
+
     def _check_target(self, denied: Denied, caller: Caller, now: datetime) -> None:
         if DenyList([denied]).names(caller):
-            raise NotAllowedError("nobody cuts off itself", hint="Let another operator or admin do it.")
+            raise NotAllowedError("a client can't deny itself", hint="Let another operator or admin do it.")
         if "admin" in self._access.grant_of(caller, now).roles:
             return
         target = self._access.policy.named(denied.subject)
         if denied.subject.startswith(_DIGESTS) or (target is not None and "admin" in target.roles):
-            # Whose a digest is, nobody can tell.
+            # Nobody can tell whose key or certificate a digest is of: it may be an admin's.
             raise NotAllowedError(
-                f"{denied.subject} is not for an operator to cut off: that takes an admin",
-                hint="Name the client: uri:, dns: or cn:. Admins are for admins alone to cut off.",
+                f"an operator may not deny {denied.subject}: that takes the role admin",
+                hint="Name the client by uri:, dns: or cn:. Only an admin can deny an admin.",
             )
 
 
 def check_subject(subject: str, reason: str) -> None:
-    """Check whom somebody wants to cut off, and why. Raises RequestRefusedError."""
+    """Check whom somebody wants to deny, and why. Raises RequestRefusedError."""
     kind, _, rest = subject.partition(":")
     digest = kind in {"spki", "sha256"}
     if (
@@ -132,7 +136,8 @@ def check_subject(subject: str, reason: str) -> None:
     ):
         raise RequestRefusedError(
             "subject",
-            f"it must begin with one of {' '.join(SUBJECTS)} and a name, or a SHA-256 of 64 small digits",
+            f"it must be one of {' '.join(SUBJECTS)} and then a name, or a SHA-256 as 64 lower-case"
+            " hexadecimal digits",
         )
     if len(reason) > _MAX_TEXT or not reason.isprintable():
-        raise RequestRefusedError("reason", f"it has at most {_MAX_TEXT} printable characters")
+        raise RequestRefusedError("reason", f"the reason must be at most {_MAX_TEXT} printable characters")

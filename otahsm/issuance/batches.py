@@ -172,7 +172,7 @@ def check_admission(batch: Batch, request: IssuanceRequest, profile: str) -> Non
         raise RequestRefusedError(
             "profile",
             f"the batch {terms.name} is for the profile {terms.profile}, not {profile}",
-            hint="Ask under the profile of the batch, or leave the batch away.",
+            hint="Ask under the profile of the batch, or omit the batch.",
         )
 
 

@@ -79,14 +79,14 @@ class CrlKeeper:
         # Reading, building and writing files take long: they have a thread, and leave the event loop alone.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
         self._issuer_key_id = issuer.key_identifier
-        self._books = CrlReader(database, issuer.key_identifier, alone=alone)
+        self._reader = CrlReader(database, issuer.key_identifier, alone=alone)
         self._maker = CrlMaker(
             issuer=issuer,
-            life=CrlSchedule.of(config),
+            schedule=CrlSchedule.of(config),
             signers=signers,
             key=key,
             ledger=ledger,
-            books=self._books,
+            reader=self._reader,
             thread=self._thread,
             clock=clock,
         )
@@ -147,7 +147,7 @@ class CrlKeeper:
         """
         if self._unable is not None:
             raise self._unable
-        state = await self._off_the_loop(self._books.state)
+        state = await self._off_the_loop(self._reader.state)
         if state.urls.get(scope):
             scope = COMPLETE
         if scope != COMPLETE and scope not in _scopes(state):
@@ -155,18 +155,18 @@ class CrlKeeper:
         if scope == COMPLETE:
             self._wanted = True
         revoked = state.revoked.get(scope, 0)
-        crl = await self._off_the_loop(partial(self._books.crl, scope))
+        crl = await self._off_the_loop(partial(self._reader.crl, scope))
         for _ in range(2):  # the pass that runs may have begun before this was wanted
             if crl is None or crl.row.revoked < revoked:
                 await self._wait_for_a_pass()
-                crl = await self._off_the_loop(partial(self._books.crl, scope))
+                crl = await self._off_the_loop(partial(self._reader.crl, scope))
         if crl is None:
             raise self._failure or TokenUnavailableError("the first CRL is not made yet")
         return crl
 
     async def close(self) -> None:
         """Let go of everything; no pass is running."""
-        await self._off_the_loop(self._books.close)
+        await self._off_the_loop(self._reader.close)
         self._thread.shutdown()
 
     async def _pass(self) -> float:
@@ -180,7 +180,7 @@ class CrlKeeper:
         except OtahsmError as error:
             failure = error  # what others have made is written all the same
         if state is None:
-            state = await self._off_the_loop(self._books.state)
+            state = await self._off_the_loop(self._reader.state)
         for scope in (COMPLETE, AUTHORITIES):
             self._tell_of(scope, state)
         if files := await self._off_the_loop(partial(self._write, state)):
@@ -204,7 +204,7 @@ class CrlKeeper:
                 by_scope.setdefault(scope, []).append(name)
         count = 0
         for scope, names in by_scope.items():
-            crl = self._books.crl(scope)
+            crl = self._reader.crl(scope)
             if crl is None:
                 continue
             for name in names:

@@ -3,7 +3,7 @@
 What must hold, whatever is killed and whenever:
 
 - a CRL number is durably taken before anything is signed under it, and never taken twice: numbers only rise
-- a CRL has all that is on any CRL of its scope with a lower number: see `otahsm.ledger.CrlBooks`
+- a CRL has all that is on any CRL of its scope with a lower number: see `otahsm.ledger.CrlReader`
 - no CRL is shown to anybody that is not durably in the ledger, or whose signature does not verify
 - as long as certificates state a URL, there is a CRL for it, which is made anew before it ends
 """
@@ -57,8 +57,8 @@ class CrlSchedule(NamedTuple):
         return cls(validity * _HOUR, refresh * _HOUR)
 
 
-def is_due(crl: CrlRow | None, revoked: int, now: int, life: CrlSchedule) -> bool:
-    """Tell whether a CRL must be made: there is none, it does not tell of all, or it is time.
+def is_due(crl: CrlRow | None, revoked: int, now: int, schedule: CrlSchedule) -> bool:
+    """Return whether a CRL must be made: there is none, one is revoked that it lacks, or it is time.
 
     A clock that went back may have left one that is not valid yet: verifiers refuse that one.
 
@@ -66,13 +66,13 @@ def is_due(crl: CrlRow | None, revoked: int, now: int, life: CrlSchedule) -> boo
         crl: the last one, if there is any.
         revoked: how many certificates should be on it.
         now: seconds since the Unix epoch.
-        life: how long CRLs live.
+        schedule: how long CRLs live.
     """
     if crl is None or crl.revoked != revoked:
         return True
     early = now < crl.this_update
-    late = now >= crl.this_update + BACKDATED + life.refresh
-    return early or late or crl.next_update < now + life.validity - life.refresh
+    late = now >= crl.this_update + BACKDATED + schedule.refresh
+    return early or late or crl.next_update < now + schedule.validity - schedule.refresh
 
 
 class CrlMaker:
@@ -80,11 +80,11 @@ class CrlMaker:
 
     Args:
         issuer: the CA certificate; it may sign CRLs.
-        life: how long CRLs live.
+        schedule: how long CRLs live.
         signers: where signatures are made.
         key: with which of their keys.
         ledger: where CRLs are recorded.
-        books: what is read of it, in `thread`.
+        reader: what is read of it, in `thread`.
         thread: one thread, where lists are built.
         clock: tells the time, with a time zone.
     """
@@ -93,20 +93,20 @@ class CrlMaker:
         self,
         *,
         issuer: Issuer,
-        life: CrlSchedule,
+        schedule: CrlSchedule,
         signers: SignerPool,
         key: int,
         ledger: Ledger,
-        books: CrlReader,
+        reader: CrlReader,
         thread: ThreadPoolExecutor,
         clock: Clock,
     ) -> None:
         self._issuer = issuer
-        self._life = life
+        self._schedule = schedule
         self._signers = signers
         self._key = key
         self._ledger = ledger
-        self._books = books
+        self._reader = reader
         self._thread = thread
         self._clock = clock
         self._too_large: TokenUnavailableError | None = None
@@ -127,7 +127,7 @@ class CrlMaker:
         return [
             scope
             for scope in wanted
-            if is_due(state.crls.get(scope), state.revoked.get(scope, 0), now, self._life)
+            if is_due(state.crls.get(scope), state.revoked.get(scope, 0), now, self._schedule)
         ]
 
     async def make_due(self, *, complete: bool) -> CrlState | None:
@@ -139,19 +139,19 @@ class CrlMaker:
             TokenRefusedError: the token refuses, and an operator must act.
             AuthorityUnusableError: the CA certificate is not valid now, by the clock of this machine.
         """
-        state = await self._off_the_loop(self._books.state)
+        state = await self._off_the_loop(self._reader.state)
         if not self.due(state, complete=complete):
             return state
-        if not await self._off_the_loop(self._books.take_turn):
+        if not await self._off_the_loop(self._reader.take_turn):
             return None
         try:
-            state = await self._off_the_loop(self._books.state)
+            state = await self._off_the_loop(self._reader.state)
             scopes = self.due(state, complete=complete)
             if scopes:
                 await self._make(scopes)
-            return await self._off_the_loop(self._books.state)
+            return await self._off_the_loop(self._reader.state)
         finally:
-            await self._off_the_loop(self._books.end_turn)
+            await self._off_the_loop(self._reader.end_turn)
 
     async def _make(self, scopes: list[str]) -> None:
         """Make CRLs, all with one number: they are of different scopes (RFC 5280, section 5.2.3).
@@ -164,7 +164,7 @@ class CrlMaker:
             self._issuer.key_identifier, above=self.above, earliest=now - BACKDATED, now=now
         )
         self._too_large = None
-        drafts = self._drafts(scopes, number, now + self._life.validity)
+        drafts = self._drafts(scopes, number, now + self._schedule.validity)
         while batch := await self._off_the_loop(partial(_take, drafts)):
             signatures = await self._signers.sign([draft.tbs for draft in batch], key=self._key)
             made = await self._off_the_loop(partial(self._assemble, batch, signatures))
@@ -196,7 +196,7 @@ class CrlMaker:
     def _entries(self, scope: str) -> Iterator[RevokedCertificate]:
         if scope == AUTHORITIES:
             return
-        for serial, revoked_at, reason in self._books.revoked(scope):
+        for serial, revoked_at, reason in self._reader.revoked(scope):
             yield RevokedCertificate(serial, _moment(revoked_at), Reason(reason))
 
     def _assemble(self, drafts: list[_Draft], signatures: list[bytes]) -> list[StoredCrl]:

@@ -42,7 +42,7 @@ def page_start(wanted: Filter, token: str) -> bytes:
     raise RequestRefusedError(
         "page_token",
         "the page token is damaged, or another request's",
-        hint="Send it as it came, with the same fields as before; or leave it away to begin anew.",
+        hint="Send it as it came, with the same fields as before; or omit it to start over.",
     )
 
 
@@ -57,7 +57,7 @@ def numbered_page(token: str, size: int) -> tuple[int, int]:
         RequestRefusedError: one of them is none.
     """
     if token and not (token.isascii() and token.isdecimal() and len(token) <= _MAX_NUMBER):
-        raise RequestRefusedError("page_token", "it is no page token of this call")
+        raise RequestRefusedError("page_token", "invalid page token")
     if size < 0:
         raise RequestRefusedError("page_size", "a page has no negative size")
     return int(token or 0), min(size or _USUAL, _LONGEST)
