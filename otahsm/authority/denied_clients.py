@@ -93,7 +93,7 @@ class DeniedClients:
         return await self._queries.denied()
 
     def distrust(self, distrusted: Mapping[bytes, str]) -> None:
-        """Deny certificates, by their SHA-256, that their CA has revoked or whose CA is not trusted any more."""
+        """Deny certificates, by SHA-256, that their CA has revoked or whose CA is not trusted any more."""
         self._distrusted = distrusted
         self._access.deny_list = DenyList(self._denied, distrusted)
 

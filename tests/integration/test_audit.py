@@ -319,6 +319,38 @@ async def test_what_the_ledger_refuses_is_named_and_holds_up_nothing(home: Home)
     reader.close()
 
 
+class SlowLedger:
+    """Writes when it is told to, and then whoever stopped waiting, as the ledger does."""
+
+    def __init__(self) -> None:
+        self.asked, self.may_write = asyncio.Event(), asyncio.Event()
+        self.written: list[LoggedEvent] = []
+
+    async def write_events(self, events: list[LoggedEvent]) -> None:
+        self.asked.set()
+        await asyncio.shield(self._write(events))
+
+    async def _write(self, events: list[LoggedEvent]) -> None:
+        await self.may_write.wait()
+        self.written += events
+
+
+async def test_what_is_being_written_when_the_daemon_ends_is_written_once() -> None:
+    ledger = SlowLedger()
+    audit = AuditLog(ledger, lambda *_: None, utc_now)  # type: ignore[arg-type]
+    audit.note(EventName.DAEMON_STARTED, "daemon", {})
+    writing = asyncio.create_task(audit.write())
+    await ledger.asked.wait()
+    writing.cancel()
+    audit.note(EventName.DAEMON_STOPPED, "daemon", {})
+    closing = asyncio.create_task(audit.close())
+    await asyncio.sleep(0)
+    ledger.may_write.set()
+    async with asyncio.timeout(10):
+        await closing
+    assert [event.name for event in ledger.written] == ["daemon.started", "daemon.stopped"]
+
+
 async def test_events_are_found_by_name_client_and_time_page_by_page(home: Home) -> None:
     ledger = ledger_in(home)
     await ledger.open()
