@@ -232,7 +232,7 @@ async def test_an_operator_cuts_off_clients_and_no_admin(serving: RunningDaemon)
             sha256_of(client_of(serving, "admin")),
             f"spki:{'0' * 64}",
         ):
-            with pytest.raises(NotAllowedError, match="takes an admin"):
+            with pytest.raises(NotAllowedError, match="takes the role admin"):
                 await operator.access.deny(subject)
         await operator.access.deny("cn:thief-7")
         with pytest.raises(NotAllowedError, match="AllowClient"):
