@@ -20,8 +20,8 @@ from typing import Final
 
 from otahsm.config import Config, load_config, section
 from otahsm.ledger import Intent
+from otahsm.ledger.db.sqlite import open_engine
 from otahsm.ledger.migrations import migrate
-from otahsm.ledger.sqlite import open_engine
 from otahsm.pki import SERIAL_RANDOM_BYTES, load_chain, make_serial
 
 CERTIFICATE_OCTETS: Final = 460  # of a P-256 device under a P-256 root

@@ -36,7 +36,7 @@ from otahsm.ledger import (
     Status,
     StoredCrl,
 )
-from otahsm.ledger.queries import MAX_COUNTS
+from otahsm.ledger.read.queries import MAX_COUNTS
 from otahsm.transparency.audit import AuditLog, EventName
 
 __all__ = [

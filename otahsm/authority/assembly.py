@@ -21,7 +21,7 @@ from otahsm.issuance.batches import Batches
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.ledger import Database, Ledger, Renewal, database_of
-from otahsm.ledger.queries import LedgerQueries
+from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import Profile, load_public_key
 from otahsm.preparation import Preparers
 from otahsm.revocation.crl_keeper import CrlKeeper, Tell

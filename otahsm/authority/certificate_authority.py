@@ -43,7 +43,7 @@ from otahsm.ledger import (
     Status,
     StoredCrl,
 )
-from otahsm.ledger.queries import LedgerQueries
+from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import SerialNumber
 from otahsm.revocation.revoking import Revocations
 from otahsm.system.clock import Clock

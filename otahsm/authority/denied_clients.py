@@ -10,7 +10,7 @@ from typing import Final
 from otahsm.access import SUBJECTS, AccessControl, Caller, Denied, DenyList
 from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
 from otahsm.ledger import Ledger
-from otahsm.ledger.queries import LedgerQueries
+from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.system.clock import Clock, microseconds
 from otahsm.transparency.audit import AuditLog, EventName
 

@@ -14,7 +14,7 @@ from otahsm.authority.spool_reader import SpoolReader
 from otahsm.errors import LedgerUnavailableError
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.ledger import Ledger
-from otahsm.ledger.queries import LedgerQueries
+from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.preparation import Preparers
 from otahsm.revocation.crl_keeper import LOOK_SECONDS as CRL_SECONDS
 from otahsm.token import SignerPool

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from otahsm.errors import BatchClientError, ConflictError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.issuance.values import IssuanceRequest
 from otahsm.ledger import Batch, BatchState, BatchTerms, Change, Ledger, Tell
-from otahsm.ledger.queries import LedgerQueries
+from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.templates import NAME
 
 MAX_DEVICES: Final = 100_000_000

@@ -1,12 +1,13 @@
 """The only room that talks SQL: what was intended, what was issued, and to whom."""
 
-from otahsm.ledger.backup import Copy, copy_ledger, path_of, vacant
-from otahsm.ledger.crl_reader import CrlReader, CrlState
-from otahsm.ledger.database import Database, database_of, throwaway
-from otahsm.ledger.diagnostics import count_valid, diagnose_ledger
+from otahsm.ledger.db.database import Database, database_of, throwaway
 from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status, Tally
 from otahsm.ledger.merkle_log import Head, LoggedLeaf, MerkleLog
-from otahsm.ledger.reading import LedgerReader
+from otahsm.ledger.read.backup import Copy, copy_ledger, path_of, vacant
+from otahsm.ledger.read.crl_reader import CrlReader, CrlState
+from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
+from otahsm.ledger.read.reader import LedgerReader
+from otahsm.ledger.read.snapshot import snapshot
 from otahsm.ledger.records import (
     AUTHORITIES,
     COMPLETE,
@@ -34,10 +35,9 @@ from otahsm.ledger.records import (
     Target,
     Tell,
 )
-from otahsm.ledger.snapshot import snapshot
 from otahsm.ledger.store import Ledger
-from otahsm.ledger.verdict import Finding, Verdict
-from otahsm.ledger.verification import verify
+from otahsm.ledger.tree.verdict import Finding, Verdict
+from otahsm.ledger.tree.verification import verify
 
 __all__ = [
     "AUTHORITIES",

@@ -12,7 +12,7 @@ START: Final = bytes(SERIAL_BYTES)  # before the key of every serial number
 
 
 class Status(StrEnum):
-    """What came of an intent; what it means in SQL is in `otahsm.ledger.statuses`.
+    """What came of an intent; what it means in SQL is in `otahsm.ledger.read.statuses`.
 
     OPEN: it is being signed, or its daemon is gone and nobody has closed it yet. ISSUED: its certificate is
     in the ledger. SUPERSEDED: so it is, and another may take its place. REVOKED: so it is, and on the CRL.

@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from otahsm.ledger.log_entries import Entry, Kind, read_leaves
-from otahsm.ledger.read_connection import ReadConnection
+from otahsm.ledger.read.read_connection import ReadConnection
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes
-from otahsm.ledger.sequencer import STORED_LEVELS, Step, anything_unlogged, read_tree, sequence
-from otahsm.ledger.writer import Writer
+from otahsm.ledger.tree.log_entries import Entry, Kind, read_leaves
+from otahsm.ledger.tree.sequencer import STORED_LEVELS, Step, anything_unlogged, read_tree, sequence
+from otahsm.ledger.write.writer import Writer
 from otahsm.pki import SerialNumber
 from otahsm.tlog import (
     CompactTree,

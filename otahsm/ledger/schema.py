@@ -125,7 +125,7 @@ Index(
     postgresql_where=_in_a_batch,
 )
 
-# Orders of so many certificates: see `otahsm.ledger.batches`.
+# Orders of so many certificates: see `otahsm.ledger.write.batches`.
 batches: Final = Table(
     "batches",
     metadata,
@@ -206,7 +206,7 @@ replicas: Final = Table(
 )
 
 # What is recorded or voided goes here in the same transaction, until the sequencer makes a leaf of it. Kinds
-# are those of `otahsm.ledger.log_entries`.
+# are those of `otahsm.ledger.tree.log_entries`.
 unlogged: Final = Table(
     "unlogged",
     metadata,

@@ -10,11 +10,9 @@ from sqlalchemy import Connection
 
 from otahsm.access import Denied, Quotas
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger import batches, closing, denials, events, quotas, revocation
-from otahsm.ledger.database import Database
-from otahsm.ledger.journal import write_intents
+from otahsm.ledger.db.database import Database
 from otahsm.ledger.merkle_log import MerkleLog
-from otahsm.ledger.read_connection import ReadConnection
+from otahsm.ledger.read.read_connection import ReadConnection
 from otahsm.ledger.records import (
     Accepted,
     Answer,
@@ -31,7 +29,9 @@ from otahsm.ledger.records import (
     Target,
     Tell,
 )
-from otahsm.ledger.writer import Writer
+from otahsm.ledger.write import batches, denials, events, quotas, record_void, revocation
+from otahsm.ledger.write.journal import write_intents
+from otahsm.ledger.write.writer import Writer
 from otahsm.pki import SerialNumber
 
 _NO_LIMITS: Final[Mapping[int, Quotas]] = {}
@@ -94,7 +94,9 @@ class Ledger:
             LedgerUnavailableError: nothing was written; nothing may be released.
         """
         now = time.time_ns() // 1000
-        await self._writer.transaction(lambda connection: closing.write_certificates(connection, issued, now))
+        await self._writer.transaction(
+            lambda connection: record_void.write_certificates(connection, issued, now)
+        )
         self._writer.recorded(issued.keys())
 
     async def void(self, intent_ids: Sequence[int], reason: str) -> None:
@@ -121,7 +123,7 @@ class Ledger:
         """
         now = time.time_ns() // 1000
         return await self._writer.transaction(
-            lambda connection: closing.reset(connection, device_id, profile, now, tell)
+            lambda connection: record_void.reset(connection, device_id, profile, now, tell)
         )
 
     async def write_events(self, written: Sequence[AuditEvent]) -> None:

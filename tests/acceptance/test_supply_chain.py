@@ -464,5 +464,5 @@ def test_the_wheel_runs_with_what_the_sbom_lists_and_nothing_else(
     assert "Usage: otahsm" in succeeded(command, "--help", folder=tmp_path)
     succeeded(command, "quickstart", "fleet", folder=tmp_path)
     assert (tmp_path / "fleet/otahsm.toml").exists()
-    every = "import asyncssh, psycopg, grpc_reflection.v1alpha, otahsm.daemon, otahsm.ledger.postgres"
+    every = "import asyncssh, psycopg, grpc_reflection.v1alpha, otahsm.daemon, otahsm.ledger.db.postgres"
     succeeded(python, "-P", "-c", every, folder=tmp_path)

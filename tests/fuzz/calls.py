@@ -31,7 +31,7 @@ from otahsm.issuance.batches import Batches, _checked_name
 from otahsm.issuance.request_ids import check_request_id, own_name
 from otahsm.issuance.values import RevocationRequest
 from otahsm.ledger import Ledger, LedgerReader, database_of
-from otahsm.ledger.queries import LedgerQueries
+from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import Profile, SubjectTemplate, check_csr
 from otahsm.preparation.codec import Task, decode_tasks, encode_tasks
 from otahsm.revocation.revoking import _refusal, _target

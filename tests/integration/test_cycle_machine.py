@@ -41,7 +41,7 @@ from otahsm.issuance.batches import Batches
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.values import Outcome, RevocationRequest
 from otahsm.ledger import Ledger, database_of
-from otahsm.ledger.queries import LedgerQueries
+from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import Reason, sign
 from otahsm.preparation import Draft, Preparers, Task
 from otahsm.preparation.codec import decode_answers, encode_tasks

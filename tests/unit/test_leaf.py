@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine
 
 from otahsm.errors import EvidenceError
-from otahsm.ledger.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.ledger.schema import certificates, intents, metadata
+from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.tlog import parse_leaf
 
 from support.intents import intent

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event
 from otahsm.config import LedgerConfig
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import Accepted, InProgress, Intent, Ledger, Replay, database_of, throwaway
-from otahsm.ledger.dialects import LOCK_NAMESPACE
+from otahsm.ledger.db.dialects import LOCK_NAMESPACE
 
 from support.homes import CA, PostgresHome, ledger_in
 from support.intents import intent, issue

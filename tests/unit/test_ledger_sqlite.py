@@ -13,9 +13,9 @@ from sqlalchemy import Connection, insert, text, update
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import Accepted, Replay
+from otahsm.ledger.db.sqlite import open_engine
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.schema import certificates, intents
-from otahsm.ledger.sqlite import open_engine
 
 from support.homes import SqliteHome, ledger_in
 from support.intents import intent, issue

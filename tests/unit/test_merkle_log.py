@@ -16,7 +16,7 @@ from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import Ledger, database_of
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.schema import certificates
-from otahsm.ledger.sequencer import CHUNK, sequence
+from otahsm.ledger.tree.sequencer import CHUNK, sequence
 from otahsm.pki import SerialNumber
 from otahsm.tlog import CompactTree, open_checkpoint
 

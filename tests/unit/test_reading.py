@@ -30,10 +30,10 @@ from otahsm.ledger import (
     LedgerReader,
     Status,
     Target,
-    reading,
 )
+from otahsm.ledger.db.sqlite import open_engine
 from otahsm.ledger.migrations import migrate
-from otahsm.ledger.sqlite import open_engine
+from otahsm.ledger.read import reader as reading
 from otahsm.pki import SerialNumber, make_serial
 
 from support.homes import Home, SqliteHome, ledger_in

@@ -26,7 +26,7 @@ from otahsm.ledger import (
     database_of,
 )
 from otahsm.ledger.migrations import migrate
-from otahsm.ledger.revocation import revoke, take_number
+from otahsm.ledger.write.revocation import revoke, take_number
 from otahsm.pki import SerialNumber
 
 from support.authority import leaf

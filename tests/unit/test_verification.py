@@ -15,9 +15,9 @@ import pytest
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import Target, snapshot
-from otahsm.ledger.log_entries import Entry, read_leaves
-from otahsm.ledger.sequencer import STORED_LEVELS
-from otahsm.ledger.verdict import MAX_FINDINGS
+from otahsm.ledger.tree.log_entries import Entry, read_leaves
+from otahsm.ledger.tree.sequencer import STORED_LEVELS
+from otahsm.ledger.tree.verdict import MAX_FINDINGS
 from otahsm.tlog import Checkpoint, CompactTree, leaf_hash, open_checkpoint
 
 from support.homes import Home, PostgresHome, SqliteHome

@@ -14,10 +14,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import closing, dialects
-from otahsm.ledger.database import Database
-from otahsm.ledger.failures import cause_of
+from otahsm.ledger.db import dialects
+from otahsm.ledger.db.database import Database
+from otahsm.ledger.db.failures import cause_of
 from otahsm.ledger.migrations import UnknownVersionError, migrate
+from otahsm.ledger.write import record_void
 
 _Result = TypeVar("_Result")
 _Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
@@ -145,7 +146,7 @@ class Writer:
                 owed = self._begin(connection)
                 results = [work(connection) for work, _ in group]
                 if self._open_ids:
-                    closing.note_closed(connection, self._database.place, min(self._open_ids))
+                    record_void.note_closed(connection, self._database.place, min(self._open_ids))
         except SQLAlchemyError as error:
             if self._written:  # and perhaps durably: it may be the answer that was lost, and not the commit
                 self._owed.append((tuple(self._written), _UNKNOWN))
@@ -173,19 +174,19 @@ class Writer:
         left = place_is_new or self._something_left
         dialects.begin(connection, closing=left or owed > 0)
         if place_is_new:
-            closing.enter(connection, place)
+            record_void.enter(connection, place)
         if left:
-            self._closed = closing.clear_left_places(connection, place, now, also_own=place_is_new)
+            self._closed = record_void.clear_left_places(connection, place, now, also_own=place_is_new)
         for intent_ids, reason in self._owed[:owed]:
-            closing.void_intents(connection, intent_ids, reason, now)
+            record_void.void_intents(connection, intent_ids, reason, now)
         return owed
 
     def _look(self, connection: Connection) -> bool:
         place = self._database.place
         if self._failure is not None:
-            closing.touch(connection, place)
+            record_void.touch(connection, place)
         self._database.tend(connection)
-        return closing.anything_left(connection, place)
+        return record_void.anything_left(connection, place)
 
     def _open(self) -> int:
         self._database.hold()
@@ -194,7 +195,7 @@ class Writer:
             with self._database.engine.begin() as connection:
                 dialects.begin(connection, closing=True)
                 migrate(connection)
-                issuer = closing.issuer_of(connection)
+                issuer = record_void.issuer_of(connection)
         except UnknownVersionError as error:
             raise ConfigError(
                 f"the ledger {name} has a schema that this otahsm doesn't know: {error}",

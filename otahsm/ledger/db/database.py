@@ -11,8 +11,8 @@ from typing import Protocol
 from sqlalchemy import Connection, Engine
 
 from otahsm.config import LedgerConfig
-from otahsm.ledger.postgres import PostgresDatabase, throwaway_schema
-from otahsm.ledger.sqlite import SqliteDatabase
+from otahsm.ledger.db.postgres import PostgresDatabase, throwaway_schema
+from otahsm.ledger.db.sqlite import SqliteDatabase
 
 
 class Database(Protocol):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Connection, Row, delete, select
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.access import Denied
-from otahsm.ledger import events
+from otahsm.ledger.read.denied_page import denied_of
 from otahsm.ledger.records import Change, Tell
 from otahsm.ledger.schema import denied_clients
+from otahsm.ledger.write import events
 
 
 def deny(connection: Connection, denied: Denied, tell: Tell[Denied]) -> Change[Denied]:
@@ -26,7 +25,7 @@ def deny(connection: Connection, denied: Denied, tell: Tell[Denied]) -> Change[D
     if connection.execute(written).first() is not None:
         return events.changed(connection, denied, tell)
     before = select(denied_clients).where(denied_clients.c.subject == denied.subject)
-    return Change(_denied(connection.execute(before).one()), None)
+    return Change(denied_of(connection.execute(before).one()), None)
 
 
 def allow(connection: Connection, subject: str, tell: Tell[Denied]) -> Change[Denied | None]:
@@ -35,14 +34,4 @@ def allow(connection: Connection, subject: str, tell: Tell[Denied]) -> Change[De
     row = connection.execute(gone).first()
     if row is None:
         return Change(None, None)
-    return events.changed(connection, _denied(row), tell)
-
-
-def all_denied(connection: Connection) -> list[Denied]:
-    """Return everybody who is cut off, in the order in which that happened."""
-    query = select(denied_clients).order_by(denied_clients.c.denied_at, denied_clients.c.subject)
-    return [_denied(row) for row in connection.execute(query)]
-
-
-def _denied(row: Row[Any]) -> Denied:
-    return Denied(row.subject, row.reason, row.client, row.denied_at)
+    return events.changed(connection, denied_of(row), tell)

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.access import Quotas, Use, come_back, day_of, given_back, share_of
-from otahsm.ledger.journal import take_back
 from otahsm.ledger.records import Accepted, Answer, Intent, OverQuota
 from otahsm.ledger.schema import quotas
+from otahsm.ledger.write.journal import take_back
 
 
 def ids_of(connection: Connection, clients: Sequence[str]) -> list[int]:

@@ -30,7 +30,7 @@ from sqlalchemy import (
     select,
 )
 
-from otahsm.ledger.dialects import Among
+from otahsm.ledger.db.dialects import Among
 from otahsm.ledger.schema import certificates, events, intents, revocations
 
 

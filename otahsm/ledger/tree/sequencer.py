@@ -26,9 +26,9 @@ from sqlalchemy import (
     update,
 )
 
-from otahsm.ledger.dialects import Among, columns_given, try_to_sequence, write_rows
-from otahsm.ledger.log_entries import KINDS, Entry, Kind, read_leaves
+from otahsm.ledger.db.dialects import Among, columns_given, try_to_sequence, write_rows
 from otahsm.ledger.schema import leaves, nodes, tree, unlogged
+from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.tlog import HASH_BYTES, CompactTree, Row, leaf_hash
 
 CHUNK: Final = 256  # leaves in one transaction

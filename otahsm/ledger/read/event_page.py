@@ -1,39 +1,17 @@
-"""Events: what happened, other than to certificates. Each becomes a leaf of the tree, like a certificate."""
+"""Events, page by page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, func, insert, select
+from sqlalchemy import Connection, Select, func, select
 
 from otahsm.ledger.entries import EventFilter, EventPage
-from otahsm.ledger.log_entries import Kind
-from otahsm.ledger.records import AuditEvent, Change, Tell
+from otahsm.ledger.records import AuditEvent
 from otahsm.ledger.schema import events
-from otahsm.ledger.sequencer import note_entries
 
 _SCANNED: Final = 20_000  # rows that one statement looks at
 _LATE: Final = 1_000  # how far an event may be from its place in time
-
-_Result = TypeVar("_Result")
-
-
-def write(connection: Connection, written: Sequence[AuditEvent]) -> None:
-    """Write events, in a transaction."""
-    ids = []
-    for event in written:
-        row = event._asdict()
-        del row["id"]
-        ids.append(connection.execute(insert(events).values(row).returning(events.c.id)).scalar_one())
-    note_entries(connection, Kind.EVENT, ids)
-
-
-def changed(connection: Connection, result: _Result, tell: Tell[_Result]) -> Change[_Result]:
-    """Write the event that tells of a change, in the transaction that made it."""
-    event = tell(result)
-    write(connection, [event])
-    return Change(result, event)
 
 
 def page(connection: Connection, wanted: EventFilter, after: int, size: int) -> EventPage:

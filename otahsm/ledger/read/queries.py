@@ -11,17 +11,9 @@ from typing import Final, TypeVar
 from otahsm.access import Denied
 from otahsm.config import LedgerConfig
 from otahsm.errors import RequestRefusedError
-from otahsm.ledger import (
-    START,
-    BatchState,
-    Entry,
-    EventFilter,
-    EventPage,
-    Filter,
-    Group,
-    LedgerReader,
-    Page,
-)
+from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page
+from otahsm.ledger.read.reader import LedgerReader
+from otahsm.ledger.records import BatchState
 from otahsm.pki import SerialNumber
 
 MAX_COUNTS: Final = 20_000

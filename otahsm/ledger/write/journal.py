@@ -22,10 +22,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger.dialects import Among, columns_given, write_rows
-from otahsm.ledger.existing_intents import ExistingIntents
+from otahsm.ledger.db.dialects import Among, columns_given, write_rows
 from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
 from otahsm.ledger.schema import intents, revocations
+from otahsm.ledger.write.existing_intents import ExistingIntents
 from otahsm.pki import Reason
 
 _COLUMNS: Final = ("id", "place", *Intent._fields)

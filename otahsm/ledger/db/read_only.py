@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from otahsm.config import LedgerConfig
-from otahsm.ledger.postgres import configure, engine_for
+from otahsm.ledger.db.postgres import configure, engine_for
 
 _SQLITE: Final = (
     "PRAGMA query_only = ON",

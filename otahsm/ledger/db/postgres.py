@@ -21,8 +21,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, DropSchema
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger.dialects import LOCK_NAMESPACE
-from otahsm.ledger.failures import cause_of
+from otahsm.ledger.db.dialects import LOCK_NAMESPACE
+from otahsm.ledger.db.failures import cause_of
 
 _READ_ONLY: Final = "25006"  # SQLSTATE read_only_sql_transaction
 _IDS: Final = 1024  # taken at once

@@ -48,7 +48,7 @@ def try_to_sequence(connection: Connection) -> bool:
     """Become the only one that adds to the tree until the transaction ends; tell whether nobody else is.
 
     Nobody waits for it: a transaction that did might hold what the other one waits for. It does not exclude
-    those that write certificates; see `otahsm.ledger.sequencer`.
+    those that write certificates; see `otahsm.ledger.tree.sequencer`.
     """
     return connection.dialect.name != "postgresql" or bool(connection.execute(_SEQUENCER).scalar())
 

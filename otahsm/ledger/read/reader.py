@@ -28,14 +28,15 @@ from sqlalchemy import (
 from otahsm.access import Denied
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import batches, denials, events, schema
+from otahsm.ledger import schema
+from otahsm.ledger.db.failures import cause_of, reading
+from otahsm.ledger.db.read_only import read_only_engine
 from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status, Tally
-from otahsm.ledger.failures import cause_of, reading
 from otahsm.ledger.migrations import NEWEST
-from otahsm.ledger.read_only import read_only_engine
+from otahsm.ledger.read import batch_page, denied_page, event_page
+from otahsm.ledger.read.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
 from otahsm.ledger.records import BatchState
 from otahsm.ledger.schema import certificates, intents, live, replicas
-from otahsm.ledger.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
 from otahsm.pki import SerialNumber
 
 _SCANNED: Final = 50_000  # rows
@@ -103,19 +104,19 @@ class LedgerReader:
             return _page(connection, wanted, after, size, full=full)
 
     def batches(self, after: int, size: int, name: str = "") -> list[BatchState]:
-        """Return batches and how far they are, in the order of their creation: see `batches.states`."""
+        """Return batches and how far they are, in the order of their creation: see `batch_page.states`."""
         with self._reading() as connection:
-            return batches.states(connection, after, size, name)
+            return batch_page.states(connection, after, size, name)
 
     def events(self, wanted: EventFilter, after: int, size: int) -> EventPage:
-        """Return events with ids above one: see `events.page`."""
+        """Return events with ids above one: see `event_page.page`."""
         with self._reading() as connection:
-            return events.page(connection, wanted, after, size)
+            return event_page.page(connection, wanted, after, size)
 
     def denied(self) -> list[Denied]:
         """Return everybody who is cut off."""
         with self._reading() as connection:
-            return denials.all_denied(connection)
+            return denied_page.all_denied(connection)
 
     def count(self, wanted: Filter, after: bytes = START) -> Tally:
         """Count the next entries after a key, by what `Group` says.

@@ -17,8 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from otahsm.checks import Check, fail, failed, nearest_existing, ok, warning
 from otahsm.config import LedgerConfig
 from otahsm.errors import OtahsmError
-from otahsm.ledger.database import database_of
-from otahsm.ledger.failures import cause_of, reading
+from otahsm.ledger.db.database import database_of
+from otahsm.ledger.db.failures import cause_of, reading
 from otahsm.ledger.migrations import NEWEST, knows_version
 from otahsm.ledger.schema import certificates, intents, revocations
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.ledger.db.read_only import connect_read_only
+from otahsm.ledger.db.sqlite import lock
 from otahsm.ledger.migrations import knows_version
-from otahsm.ledger.read_only import connect_read_only
-from otahsm.ledger.sqlite import lock
 from otahsm.system.durable import make_durable
 
 # What is quickly told of both, and differs if rows are missing.

@@ -1,6 +1,6 @@
 """Step 5 of the cycle, and the other end of an intent: it gets a certificate (I1), or it is voided (I2).
 
-Both close it, and only one of them can happen: see `otahsm.ledger.dialects.begin`.
+Both close it, and only one of them can happen: see `otahsm.ledger.db.dialects.begin`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger import batches, events, quotas
-from otahsm.ledger.dialects import LOCK_NAMESPACE, columns_given, write_rows
-from otahsm.ledger.journal import no_rival_of, restore_superseded
-from otahsm.ledger.log_entries import Kind
+from otahsm.ledger.db.dialects import LOCK_NAMESPACE, columns_given, write_rows
 from otahsm.ledger.records import Change, Tell
 from otahsm.ledger.schema import certificates, crl_numbers, intents, live, replicas
-from otahsm.ledger.sequencer import note_entries
+from otahsm.ledger.tree.log_entries import Kind
+from otahsm.ledger.tree.sequencer import note_entries
+from otahsm.ledger.write import batches, events, quotas
+from otahsm.ledger.write.journal import no_rival_of, restore_superseded
 from otahsm.pki import SerialNumber
 
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
@@ -104,7 +104,7 @@ def clear_left_places(connection: Connection, own: int, now: int, *, also_own: b
     """Void what replicas that are gone left open; return how many intents that were.
 
     Args:
-        connection: in a transaction that began with `begin_closing`.
+        connection: in a transaction that began with `dialects.begin` and `closing`.
         own: the place of this replica.
         now: microseconds since the Unix epoch.
         also_own: whether this replica has only just taken its place, and has nothing open there itself.
@@ -187,7 +187,7 @@ def _void(connection: Connection, which: ColumnElement[bool], reason: str, now: 
     return len(voided)
 
 
-# Who holds a place has locked its number in a session; see `otahsm.ledger.postgres`.
+# Who holds a place has locked its number in a session; see `otahsm.ledger.db.postgres`.
 _IS_LEFT: Final = text(f"SELECT pg_try_advisory_xact_lock({LOCK_NAMESPACE}, :place)")
 _PROGRESS: Final = (
     update(replicas).where(replicas.c.place == bindparam("at")).values(closed_below=bindparam("below"))

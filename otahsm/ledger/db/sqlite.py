@@ -10,8 +10,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 
 from otahsm.errors import ConfigError
-from otahsm.ledger.checkpoint import Checkpointer
-from otahsm.ledger.read_only import sqlite_reader
+from otahsm.ledger.db.checkpointing import Checkpointer
+from otahsm.ledger.db.read_only import sqlite_reader
 from otahsm.ledger.schema import intents
 from otahsm.system.durable import make_durable, make_folder
 

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from otahsm.ledger.database import Database
-from otahsm.ledger.dialects import LOCK_NAMESPACE
-from otahsm.ledger.failures import reading
+from otahsm.ledger.db.database import Database
+from otahsm.ledger.db.dialects import LOCK_NAMESPACE
+from otahsm.ledger.db.failures import reading
 from otahsm.ledger.records import COMPLETE, CrlRow, StoredCrl
 from otahsm.ledger.schema import crl_urls, crls, intents, revocations
 from otahsm.pki import SerialNumber

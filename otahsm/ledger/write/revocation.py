@@ -11,7 +11,6 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Table, bindparam, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from otahsm.ledger.log_entries import Kind
 from otahsm.ledger.records import (
     CrlNumber,
     CrlRow,
@@ -22,7 +21,8 @@ from otahsm.ledger.records import (
     Target,
 )
 from otahsm.ledger.schema import certificates, crl_numbers, crl_urls, crls, intents, live, revocations
-from otahsm.ledger.sequencer import note_entries
+from otahsm.ledger.tree.log_entries import Kind
+from otahsm.ledger.tree.sequencer import note_entries
 from otahsm.pki import SerialNumber, crl_url_in
 
 _ROWS: Final = 500  # in one statement: databases allow so many parameters

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Engine, inspect
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError
-from otahsm.ledger.failures import reading
-from otahsm.ledger.postgres import engine_for
-from otahsm.ledger.read_only import sqlite_reader
+from otahsm.ledger.db.failures import reading
+from otahsm.ledger.db.postgres import engine_for
+from otahsm.ledger.db.read_only import sqlite_reader
 from otahsm.ledger.schema import metadata
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from otahsm.ledger import events
-from otahsm.ledger.journal import take_back
+from otahsm.ledger.read import batch_page
+from otahsm.ledger.read.batch_page import batch_of
 from otahsm.ledger.records import (
     Accepted,
     Answer,
@@ -24,14 +24,12 @@ from otahsm.ledger.records import (
     BatchTerms,
     Change,
     Intent,
-    Issue,
     NoPlace,
     Tell,
 )
-from otahsm.ledger.schema import batches, certificates, intents, replicas
-from otahsm.pki import SerialNumber
-
-_OPEN_AT_ONCE: Final = 30_000  # more than daemons have under way
+from otahsm.ledger.schema import batches
+from otahsm.ledger.write import events
+from otahsm.ledger.write.journal import take_back
 
 
 def create(
@@ -52,7 +50,7 @@ def create(
     new = connection.execute(
         make(batches).values(row).on_conflict_do_nothing().returning(batches.c.id)
     ).first()
-    batch = find(connection, terms.name)
+    batch = batch_page.find(connection, terms.name)
     assert batch is not None  # noqa: S101 - it was written, or stood in the way
     return Change(batch, None) if new is None else events.changed(connection, batch, tell)
 
@@ -63,41 +61,10 @@ def close(connection: Connection, name: str, now: int, tell: Tell[BatchState]) -
     closed = connection.execute(
         update(batches).where(which).values(closed_at=now).returning(batches.c.id)
     ).first()
-    state = next(iter(states(connection, 0, 1, name)), None)
+    state = next(iter(batch_page.states(connection, 0, 1, name)), None)
     if closed is None or state is None:
         return Change(state, None)
     return events.changed(connection, state, tell)
-
-
-def find(connection: Connection, name: str) -> Batch | None:
-    """Return a batch by its name; None if there is none."""
-    row = connection.execute(select(batches).where(batches.c.name == name)).first()
-    return None if row is None else _batch(row)
-
-
-def states(connection: Connection, after: int, size: int, name: str = "") -> list[BatchState]:
-    """Return batches and how far they are, in the order of their creation.
-
-    Args:
-        connection: any.
-        after: those whose id is greater.
-        size: at most so many.
-        name: the one of this name alone; empty for all.
-    """
-    query = select(batches).where(batches.c.id > after).order_by(batches.c.id).limit(size)
-    if name:
-        query = query.where(batches.c.name == name)
-    found = [_batch(row) for row in connection.execute(query)]
-    still_open = _open_in_batches(connection) if found else Counter()
-    return [
-        BatchState(
-            batch,
-            batch.taken - still_open[batch.id],
-            _issue(connection, _ISSUES.order_by(intents.c.serial), batch.id),
-            _issue(connection, _ISSUES.order_by(intents.c.serial.desc()), batch.id),
-        )
-        for batch in found
-    ]
 
 
 def hold_places(
@@ -139,7 +106,7 @@ def give_back(connection: Connection, batch_ids: Iterable[int | None]) -> None:
 def _take(connection: Connection, batch_id: int, wanted: int, now: int) -> tuple[int, NoPlace]:
     """Take up to so many places; return how many there were, and why there are no more."""
     row = connection.execute(_LOCKED, {"which": batch_id}).one()
-    batch = _batch(row)
+    batch = batch_of(row)
     if batch.closed_at is not None:
         return 0, NoPlace(full=False, message=f"the batch {batch.terms.name} is closed")
     if batch.terms.deadline is not None and now >= batch.terms.deadline:
@@ -152,39 +119,9 @@ def _take(connection: Connection, batch_id: int, wanted: int, now: int) -> tuple
     )
 
 
-def _open_in_batches(connection: Connection) -> Counter[int]:
-    """Count the open intents of each batch; they are where every place has said that some may be open."""
-    below = connection.execute(select(func.min(replicas.c.closed_below))).scalar() or 0
-    query = (
-        select(intents.c.batch_id)
-        .select_from(intents.outerjoin(certificates))
-        .where(intents.c.id >= below, intents.c.batch_id.is_not(None), intents.c.void_reason.is_(None))
-        .where(certificates.c.intent_id.is_(None))
-        .limit(_OPEN_AT_ONCE)
-    )
-    return Counter(connection.execute(query).scalars())
-
-
-def _issue(connection: Connection, query: Select[Any], batch_id: int) -> Issue | None:
-    row = connection.execute(query.limit(1), {"which": batch_id}).first()
-    return None if row is None else Issue(SerialNumber.from_key(row.serial), row.recorded_at)
-
-
-def _batch(row: Row[Any]) -> Batch:
-    terms = BatchTerms(
-        row.name, row.profile, row.device_count, row.scheme, row.deadline, tuple(json.loads(row.clients))
-    )
-    return Batch(row.id, terms, row.creator, row.created_at, row.closed_at, row.taken)
-
-
 _LOCKED: Final = select(batches).where(batches.c.id == bindparam("which")).with_for_update()
 _TAKE: Final = (
     update(batches)
     .where(batches.c.id == bindparam("which"))
     .values(taken=batches.c.taken + bindparam("more"))
-)
-_ISSUES: Final = (
-    select(intents.c.serial, certificates.c.recorded_at)
-    .select_from(intents.join(certificates))
-    .where(intents.c.batch_id == bindparam("which"))
 )

@@ -10,8 +10,8 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger.database import Database
-from otahsm.ledger.failures import reading
+from otahsm.ledger.db.database import Database
+from otahsm.ledger.db.failures import reading
 
 _Result = TypeVar("_Result")
 

@@ -17,10 +17,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, bindparam, exists, select
 
 from otahsm.errors import EvidenceError
-from otahsm.ledger.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes, unlogged
-from otahsm.ledger.sequencer import STORED_LEVELS, read_tree
-from otahsm.ledger.verdict import MAX_FINDINGS, Verdict
+from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
+from otahsm.ledger.tree.sequencer import STORED_LEVELS, read_tree
+from otahsm.ledger.tree.verdict import MAX_FINDINGS, Verdict
 from otahsm.pki import SerialNumber
 from otahsm.tlog import Checkpoint, CompactTree, VerifierKey, leaf_hash, open_checkpoint, parse_note
 from otahsm.tlog import Row as NodeRow

@@ -1,0 +1,79 @@
+"""Batches and how far they are."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, Select, bindparam, func, select
+
+from otahsm.ledger.records import Batch, BatchState, BatchTerms, Issue
+from otahsm.ledger.schema import batches, certificates, intents, replicas
+from otahsm.pki import SerialNumber
+
+_OPEN_AT_ONCE: Final = 30_000  # more than daemons have under way
+
+
+def find(connection: Connection, name: str) -> Batch | None:
+    """Return a batch by its name; None if there is none."""
+    row = connection.execute(select(batches).where(batches.c.name == name)).first()
+    return None if row is None else batch_of(row)
+
+
+def states(connection: Connection, after: int, size: int, name: str = "") -> list[BatchState]:
+    """Return batches and how far they are, in the order of their creation.
+
+    Args:
+        connection: any.
+        after: those whose id is greater.
+        size: at most so many.
+        name: the one of this name alone; empty for all.
+    """
+    query = select(batches).where(batches.c.id > after).order_by(batches.c.id).limit(size)
+    if name:
+        query = query.where(batches.c.name == name)
+    found = [batch_of(row) for row in connection.execute(query)]
+    still_open = _open_in_batches(connection) if found else Counter()
+    return [
+        BatchState(
+            batch,
+            batch.taken - still_open[batch.id],
+            _issue(connection, _ISSUES.order_by(intents.c.serial), batch.id),
+            _issue(connection, _ISSUES.order_by(intents.c.serial.desc()), batch.id),
+        )
+        for batch in found
+    ]
+
+
+def _open_in_batches(connection: Connection) -> Counter[int]:
+    """Count the open intents of each batch; they are where every place has said that some may be open."""
+    below = connection.execute(select(func.min(replicas.c.closed_below))).scalar() or 0
+    query = (
+        select(intents.c.batch_id)
+        .select_from(intents.outerjoin(certificates))
+        .where(intents.c.id >= below, intents.c.batch_id.is_not(None), intents.c.void_reason.is_(None))
+        .where(certificates.c.intent_id.is_(None))
+        .limit(_OPEN_AT_ONCE)
+    )
+    return Counter(connection.execute(query).scalars())
+
+
+def _issue(connection: Connection, query: Select[Any], batch_id: int) -> Issue | None:
+    row = connection.execute(query.limit(1), {"which": batch_id}).first()
+    return None if row is None else Issue(SerialNumber.from_key(row.serial), row.recorded_at)
+
+
+def batch_of(row: Row[Any]) -> Batch:
+    """Make a batch of its row."""
+    terms = BatchTerms(
+        row.name, row.profile, row.device_count, row.scheme, row.deadline, tuple(json.loads(row.clients))
+    )
+    return Batch(row.id, terms, row.creator, row.created_at, row.closed_at, row.taken)
+
+
+_ISSUES: Final = (
+    select(intents.c.serial, certificates.c.recorded_at)
+    .select_from(intents.join(certificates))
+    .where(intents.c.batch_id == bindparam("which"))
+)

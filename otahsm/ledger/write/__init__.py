@@ -1,0 +1,1 @@
+"""What the writer's transactions do: intents, certificates, revocations, batches, quotas and events."""
