@@ -25,7 +25,7 @@ def load_client(path: Path) -> ClientConfig:
 
 
 def registers(path: Path) -> bool:
-    """Tell whether certificates are to be entered for registration with a backend. Raises ConfigError."""
+    """Return whether certificates are to be registered with a backend. Raises ConfigError."""
     return load_config(path).registration is not None
 
 
@@ -66,7 +66,7 @@ async def issue_options(
     passphrase: bytes | None,
     batch: str = "",
 ) -> IssueOptions:
-    """Learn what a profile needs, and say how devices are made. Raises OtahsmError."""
+    """Return how to make devices, with what the profile needs. Raises OtahsmError."""
     known = await client.profiles()
     meant = (item for item in known if item.name == profile or (not profile and item.is_default))
     subject = next((item.attributes for item in meant), frozenset[str]())

@@ -21,19 +21,17 @@ class LayoutChoice(StrEnum):
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", envvar="OTAHSM_CONFIG", help="The configuration file.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for machines to standard output.")]
-ProfileOption = Annotated[str, typer.Option(help="Profile to issue under. Empty: the daemon's default.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+ProfileOption = Annotated[str, typer.Option(help="The profile to issue under. Default: the daemon's.")]
 PatienceOption = Annotated[
     float | None,
-    typer.Option(
-        min=0, help="Seconds to keep trying while nothing works. Default: [client] patience_seconds."
-    ),
+    typer.Option(min=0, help="How many seconds to keep retrying. Default: [client] patience_seconds."),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option(help="Go on with an unfinished run of the same command, or forget it and start anew.")
+    bool, typer.Option(help="Continue an unfinished run of the same command, or forget it and start over.")
 ]
 RetryRefusedOption = Annotated[
-    bool, typer.Option("--retry-refused", help="Ask again for what an earlier run was refused.")
+    bool, typer.Option("--retry-refused", help="Request again what an earlier run was refused.")
 ]
 OutOption = Annotated[
     Path | None,
@@ -50,11 +48,13 @@ OutputOption = Annotated[
     typer.Option("--output", "-o", help="The file to write; it must not exist. Default: standard output."),
 ]
 NewFileOption = Annotated[Path, typer.Option("--output", "-o", help="The file to write; it must not exist.")]
-CountOption = Annotated[int | None, typer.Option(min=1, help="How many devices; they get random UUIDs.")]
+CountOption = Annotated[
+    int | None, typer.Option(min=1, help="How many devices to make; they get random UUIDs.")
+]
 IdsOption = Annotated[
     Path | None,
     typer.Option(
-        "--ids", help="File of device ids, one a line; or .csv or .jsonl with more about each device."
+        "--ids", help="A file of device ids, one per line; or .csv or .jsonl with attributes of each device."
     ),
 ]
 Uuid5Option = Annotated[
@@ -62,29 +62,29 @@ Uuid5Option = Annotated[
     typer.Option(
         "--uuid5",
         metavar="NAMESPACE",
-        help="Make ids from the serial numbers in --ids: UUIDs of version 5 in this namespace.",
+        help="Make version 5 UUIDs in this namespace from the serial numbers in --ids.",
     ),
 ]
 TemplateOption = Annotated[
     str, typer.Option(help="Make ids from a template, as in 'cam-{seq:06d}' or '{plant}-{serial}'.")
 ]
-FirstOption = Annotated[int, typer.Option(min=0, help="The first {seq} of a template.")]
+FirstOption = Annotated[int, typer.Option(min=0, help="The first {seq} of the template.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="What holds for every device. May be given again."),
+    typer.Option("--set", metavar="NAME=VALUE", help="An attribute of every device. Repeatable."),
 ]
 LayoutOption = Annotated[
     LayoutChoice,
-    typer.Option(help="Where files go: the guide's folder, a piece of an image, one folder, archives."),
+    typer.Option(help="Device folders as in the guide, parts of an image, one flat folder, or tar archives."),
 ]
 PassphraseFileOption = Annotated[
     Path | None,
-    typer.Option(help="Encrypt private keys, with the passphrase in this file (mode 0600)."),
+    typer.Option(help="Encrypt private keys with the passphrase in this file (mode 0600)."),
 ]
 PassphraseCommandOption = Annotated[
-    str, typer.Option(help="Encrypt private keys, with the passphrase that this command prints.")
+    str, typer.Option(help="Encrypt private keys with the passphrase that this command prints.")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")]
 
 DEFAULT_CONFIG = Path("otahsm.toml")
 

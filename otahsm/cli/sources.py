@@ -1,4 +1,4 @@
-"""Where the commands of the line take devices from."""
+"""Reads or makes the devices that a command is about."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from otahsm.templates import Template
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Devices, and what the run that makes them is called.
+    """Devices, and what identifies a run for them.
 
     Attributes:
         kind: of ids: "uuid4", "uuid5", "template" or "list".
@@ -49,7 +49,7 @@ class Source:
 
     @property
     def asked(self) -> Sequence[str]:
-        """Words that name the run."""
+        """Words that identify the run."""
         if self.digest:
             return ["--ids", self.digest]
         return [
@@ -88,7 +88,7 @@ def devices_from(
 
 
 def devices_of(scheme: IdScheme, ids: Path | None, count: int) -> DeviceList:
-    """Make the ids of a scheme that draws none.
+    """Return the devices of a scheme whose ids are not random.
 
     Args:
         scheme: where they come from.
@@ -119,6 +119,6 @@ def read_values(values: Sequence[str]) -> dict[str, str]:
     for text in values:
         name, equals, value = text.partition("=")
         if not equals or not ATTRIBUTE_NAME.fullmatch(name) or not value or name in read:
-            raise typer.BadParameter(f"--set {text[:64]!r}: write name=value, each name once")
+            raise typer.BadParameter(f"--set {text[:64]!r}: write NAME=VALUE, each name once")
         read[name] = value
     return read

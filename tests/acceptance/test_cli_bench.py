@@ -67,8 +67,8 @@ def test_bench_issue_draws_throughput_by_message_size_and_by_signers(fleet: Flee
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--plot", "throughput.txt"), "can't be drawn"),
-        (("--plot", "nowhere/throughput.svg"), "can't be drawn"),
+        (("--plot", "throughput.txt"), "can't plot to"),
+        (("--plot", "nowhere/throughput.svg"), "can't plot to"),
         (("--plot", "throughput.svg", "--target", "localhost:1"), "--target"),
     ],
 )

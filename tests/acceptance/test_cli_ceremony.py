@@ -172,8 +172,8 @@ def test_the_seeds_ca_key_is_brought_into_the_token_with_a_warning(
     assert shown.returncode == 0, shown.stderr
     assert re.search(r"^CKA_LOCAL +false$", shown.stdout, re.MULTILINE)
     assert re.search(r"^CKA_EXTRACTABLE +false$", shown.stdout, re.MULTILINE)
-    assert "WARNING, not-local" in shown.stderr
-    assert "WARNING, not-local" in records(fleet)[-1]
+    assert "WARNING: not-local" in shown.stderr
+    assert "WARNING: not-local" in records(fleet)[-1]
     again = fleet.run("ca", "import-key", str(key), "--yes")
     assert again.returncode == 4
     assert "the token already holds" in again.stderr
@@ -188,7 +188,7 @@ def test_a_key_that_is_not_the_certificates_is_not_imported(fleet: Fleet, tmp_pa
     (tmp_path / "none.key").write_text("no key")
     done = fleet.run("ca", "import-key", str(tmp_path / "none.key"), "--yes")
     assert done.returncode == 2
-    assert "holds no private key in PEM" in done.stderr
+    assert "has no PEM private key" in done.stderr
 
 
 def test_a_rehearsal_takes_its_answers_from_a_file(fleet: Fleet, tmp_path: Path) -> None:

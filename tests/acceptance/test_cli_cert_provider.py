@@ -103,7 +103,7 @@ def test_names_come_from_aktualizrs_configuration(line: Fleet, tmp_path: Path, n
         (("--local", "x", "--certificate-o", "Acme"), "has O=nothing, not Acme"),
         (("--local", "x", "--fleet-ca", "gateway/server_ca.pem"), "fleet root is not the one"),
         (("--local", "x", "--profile", "nothing"), "there is no profile"),
-        (("--local", "x", "--directory", "relative"), "is no folder for a device's files"),
+        (("--local", "x", "--directory", "relative"), "can't be the folder for a device's files"),
         (("--local", "x", "--credentials", "nothing.zip"), "nothing.zip"),
         (("--local", "x", "--certificate-cn", "../x"), "device id"),
     ],

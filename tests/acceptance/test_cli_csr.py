@@ -145,5 +145,5 @@ def test_what_was_refused_is_told_again_and_only_new_csrs_are_asked_for(line: Fl
 def test_a_folder_without_csrs_is_explained(line: Fleet, tmp_path: Path) -> None:
     done = line.run("csr", "sign", str(tmp_path))
     assert done.returncode == 2
-    assert "there is no CSR among the paths given" in done.stderr
+    assert "no CSR found in the paths given" in done.stderr
     assert ".csr" in done.stderr

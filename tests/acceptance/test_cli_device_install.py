@@ -50,7 +50,7 @@ def test_an_image_gets_files_and_configuration(line: Fleet, folders: Path, tmp_p
     assert install(line, folders, *words).stdout.startswith("1 installed")
     assert (image / "var/sota/import/pkey.pem").read_text() == key
     assert 'primary_ecu_hardware_id = "imx8"' in (image / "var/sota/sota.toml").read_text()
-    assert "1 had their files before" in install(line, folders, *words).stdout
+    assert "1 had their files already" in install(line, folders, *words).stdout
 
 
 def test_many_hosts_are_installed_at_once_and_a_bad_one_costs_only_itself(
@@ -110,11 +110,11 @@ def test_a_device_whose_key_is_in_its_token_gets_a_configuration_that_says_so(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("device_id,host\ninst-0,a\ninst-0,b\n", "line 3: the device 'inst-0' is on line 2 already"),
-        ("device_id,host\ninst-0,a\ninst-1,a\n", "line 3: the host 'a' is on line 2 already"),
-        ("device_id,host\ninst-0,\n", "line 2: there is no host"),
-        ("device_id,host,port\ninst-0,a:22,23\n", "line 2: '23' is no port for a:22"),
-        ("device_id,host,user\ninst-0,root@a,me\n", "line 2: two users are named"),
+        ("device_id,host\ninst-0,a\ninst-0,b\n", "line 3: the device 'inst-0' is already on line 2"),
+        ("device_id,host\ninst-0,a\ninst-1,a\n", "line 3: the host 'a' is already on line 2"),
+        ("device_id,host\ninst-0,\n", "line 2 has no host"),
+        ("device_id,host,port\ninst-0,a:22,23\n", "line 2: '23' is not a port for a:22"),
+        ("device_id,host,user\ninst-0,root@a,me\n", "line 2 names two users"),
         ("device_id,host\ninst-0,a\nnobody,b\n", "nobody is not complete"),
         ("host\na\n", "line 1: the first line must name columns"),
         ("\ufeffdevice_id,host\r\ninst-0,a\r\n\r\ninst-1\r\n", "line 4: it has 1 fields"),

@@ -74,7 +74,7 @@ def test_it_speaks_to_people_too(fleet: Fleet) -> None:
     assert done.returncode == 0
     assert re.search(r"^ok +token login: the PIN is right \(file\)$", done.stdout, re.MULTILINE)
     assert re.search(r"^ok +profile ota-connect: OpenSSL accepts devices", done.stdout, re.MULTILINE)
-    assert re.search(r"^\d+ looked at: 0 to mend, \d to think about$", done.stdout, re.MULTILINE)
+    assert re.search(r"^\d+ checks: 0 failed, \d with a warning$", done.stdout, re.MULTILINE)
 
 
 def wrong_module(fleet: Fleet) -> None:

@@ -276,7 +276,7 @@ async def test_reconcile_shows_every_serial_that_was_intended_and_never_released
     place = Fleet(tmp_path)
     done = place.run("ledger", "reconcile", "--format", "csv")
     assert done.returncode == 1  # open-1 is open for longer than a signature takes
-    assert re.search(r"2 open, 2 void; one is open for 20\d s", done.stderr)
+    assert re.search(r"2 open, 2 void; one has been open for 20\d s", done.stderr)
     lines = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [SerialNumber.from_hex(line["serial"]) for line in lines] == [
         item.serial for item in (*opened, *void)

@@ -110,13 +110,13 @@ def test_verify_names_what_was_changed(line: Fleet, tmp_path: Path) -> None:
     issue(line, tmp_path / "devices", ["a", "b", "c"])
     run(line, "checkpoint", "--new", "--output", "kept.note")
     said = run(line, "verify", "--checkpoint", "kept.note")
-    assert "Everything fits." in said
+    assert "Everything matches." in said
     assert re.search(rf"^\d+ leaves .* the first {size_of(line.folder / 'kept.note')} are signed", said)
     with closing(sqlite3.connect(line.folder / "ledger/ledger.sqlite3")) as database, database:
         database.execute("UPDATE intents SET client = 'cn:other' WHERE device_id = 'b'")
     said = run(line, "verify", status=1)
     assert "device 'b', is not what was logged: it was changed" in said
-    assert "1 THINGS DO NOT FIT" in said
+    assert "1 MISMATCHES" in said
     found = json.loads(run(line, "verify", "--json", status=1))
     assert found["findings"] == 1
     assert found["first"][0]["where"].startswith("leaf ")
@@ -131,7 +131,7 @@ def test_verify_finds_a_ledger_that_was_cut_off_with_a_checkpoint_from_elsewhere
         for table in ("certificates", "intents", "events", "unlogged", "leaves", "nodes", "checkpoints"):
             database.execute(f"DELETE FROM {table}")
         database.execute("UPDATE tree SET size = 0, peaks = x''")
-    assert "Everything fits" in run(line, "verify")
+    assert "Everything matches" in run(line, "verify")
     said = run(line, "verify", "--checkpoint", "kept.note", "--key", VKEY, status=1)
     assert "it was replaced by an older copy, or cut off" in said
 

@@ -56,7 +56,7 @@ def test_what_was_issued_is_registered_with_its_certificate_and_what_is_known_of
         first = register()
         assert first.returncode == 1
         assert first.stderr == "failed: 'cam-2': 422 Unprocessable Entity: unknown [2J plant\n"
-        assert re.fullmatch(r"2 registered in .* s, 1 failed, 0 wait; --status shows each\n", first.stdout)
+        assert re.fullmatch(r"2 registered in .* s, 1 failed, 0 waiting; --status shows each\n", first.stdout)
         told = {seen.json["device_id"]: seen.json for seen in backend.seen}
         assert {name: body["plant"] for name, body in told.items()} == dict(
             row.split(",") for row in IDS.splitlines()[1:]
@@ -92,7 +92,7 @@ def test_what_was_issued_is_registered_with_its_certificate_and_what_is_known_of
     shown = register("--status")
     assert shown.stdout.endswith("3 done, 0 failed, 0 waiting\n")
     assert re.search(
-        r"^done +cam-2 +[0-9a-f]+ +asked 2 times +\S+Z 201 Created: \{\}$", shown.stdout, re.MULTILINE
+        r"^done +cam-2 +[0-9a-f]+ +2 attempts +[0-9 :-]+ UTC 201 Created: \{\}$", shown.stdout, re.MULTILINE
     )
 
 

@@ -100,8 +100,8 @@ def test_revoking_again_is_no_harm_and_the_first_reason_stands(line: Line) -> No
     assert line.revoke("--serial", line.serial(device), "--reason", "superseded").returncode == 0
     again = line.revoke("--device-id", device, "--reason", "key_compromise")
     assert again.returncode == 0
-    assert f"{line.serial(device).lower()} was revoked on" in again.stdout
-    assert again.stdout.endswith("already (superseded)\n0 revoked, 1 revoked before, 0 failed\n")
+    assert f"{line.serial(device).lower()} was already revoked on" in again.stdout
+    assert again.stdout.endswith(" UTC (superseded)\n0 revoked, 1 already revoked, 0 failed\n")
 
 
 def test_a_file_of_devices_or_of_serial_numbers_is_revoked(line: Line, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_nobody_revokes_by_a_slip(line: Line) -> None:
     (device,) = line.new_devices(1)
     done = line.fleet.run("revoke", "--device-id", device, "--reason", "superseded")
     assert done.returncode == 1
-    assert f"Revoke {device}, for the reason superseded? This can't be taken back." in done.stderr
+    assert f"Revoke {device}, for the reason superseded? This can't be undone." in done.stderr
     assert "0 revoked" not in done.stdout
     after = line.revoke("--device-id", device, "--reason", "superseded")
     assert "1 revoked, 0 failed" in after.stdout

@@ -155,7 +155,7 @@ def test_a_daemon_can_name_no_other_module_pin_or_key_to_a_signer(machine: Machi
 def test_a_signer_that_nobody_connects_to_says_who_starts_it(fleet: Fleet) -> None:
     done = fleet.run("signer")
     assert done.returncode == 2
-    assert "standard input is no socket" in done.stderr
+    assert "standard input is not a socket" in done.stderr
     assert "systemd starts this" in done.stderr
 
 

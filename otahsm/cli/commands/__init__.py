@@ -93,7 +93,7 @@ COMMANDS: Final = (
     ),
     Group(
         "csr",
-        "CSRs that exist already.",
+        "Have existing CSRs signed.",
         (Command("sign", "csr", "Have CSRs signed, write device folders."),),
     ),
     Group(
@@ -126,7 +126,7 @@ COMMANDS: Final = (
             Command("init-key", "ledger.init_key", "Make the key that signs checkpoints.", learns_pin=True),
             Command("verify", "ledger.verify", "Verify that nobody changed the ledger."),
             Command("checkpoint", "ledger.proofs", "Fetch a signed checkpoint of the log."),
-            Command("prove", "ledger.proofs", "Fetch the proof that the log holds a certificate."),
+            Command("prove", "ledger.proofs", "Fetch the proof that the log has a certificate."),
             Command("prove-consistency", "ledger.proofs", "Fetch the proof that the log only grew."),
             Command("check-proof", "ledger.proofs", "Verify a proof, offline."),
         ),

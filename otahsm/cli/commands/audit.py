@@ -21,23 +21,25 @@ _TABLE: Final = Table(Column("time", 23), Column("event", 20), Column("client"),
 
 def audit(
     event: Annotated[
-        str, typer.Option(help="Only this event, as in access.denied; access. stands for all of these.")
+        str, typer.Option(help="Only this event, such as access.denied; access. means all that start so.")
     ] = "",
-    client: Annotated[str, typer.Option(help="Only this client, as in cn:line-3.")] = "",
-    after: Annotated[str, typer.Option(help="Only from this time on, as in 2026-11-23T07:00Z.")] = "",
-    before: Annotated[str, typer.Option(help="Only before this time.")] = "",
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes, until Ctrl-C.")] = False,
+    client: Annotated[str, typer.Option(help="Only this client, such as cn:line-3.")] = "",
+    after: Annotated[
+        str, typer.Option(help="Only events at or after this time, such as 2026-11-23T07:00Z.")
+    ] = "",
+    before: Annotated[str, typer.Option(help="Only events before this time.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", help="Keep printing new events until Ctrl-C.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write JSON, an event a line, to standard output.")
+        bool, typer.Option("--json", help="Print JSON to standard output, one event per line.")
     ] = False,
     patience: PatienceOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Show what happened: who was let in and who was not, logins, ceremonies, changes of the policy.
+    """Show the audit log: who was allowed and who was denied, logins, ceremonies, policy changes.
 
-    What the same client does again within a minute is one event with a number. Certificates and revocations
-    are in `otahsm ledger list`. All of it is in the ledger's log, and `otahsm ledger verify` shows if
-    somebody changed or removed something. Takes the role auditor or admin.
+    What a client repeats within a minute is one event with a count. For certificates and revocations, see
+    `otahsm ledger list`. All of it is in the ledger's log, and `otahsm ledger verify` finds what somebody
+    changed or removed. Requires the role auditor or admin.
 
     \b
     Examples:

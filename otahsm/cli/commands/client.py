@@ -1,4 +1,4 @@
-"""`otahsm client`: cuts clients off, and lets them in again."""
+"""`otahsm client`: denies clients access, and allows them again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
-from otahsm.cli.output.fields import print_json, tell
+from otahsm.cli.output.fields import print_json, print_outcome
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
 from otahsm.client import Client, DeniedClient
@@ -21,10 +21,10 @@ from otahsm.errors import ConfigError
 
 SubjectArgument = Annotated[
     str | None,
-    typer.Argument(help="Whom: uri:, dns: or cn: and the name; spki: or sha256: and a digest."),
+    typer.Argument(help="The client: uri:, dns: or cn: and its name; spki: or sha256: and a digest."),
 ]
 CertificateOption = Annotated[
-    Path | None, typer.Option("--certificate", help="Or a client's certificate, in PEM: that one alone.")
+    Path | None, typer.Option("--certificate", help="Or one certificate of a client, in PEM: only that one.")
 ]
 
 _TABLE: Final = Table(Column("since", 23), Column("denied", 24), Column("by", 24), Column("reason"))
@@ -33,14 +33,14 @@ _TABLE: Final = Table(Column("since", 23), Column("denied", 24), Column("by", 24
 def deny(
     subject: SubjectArgument = None,
     certificate: CertificateOption = None,
-    reason: Annotated[str, typer.Option(help="Why, for those who come after you.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, for whoever looks at it later.")] = "",
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Cut a client off: within two seconds every daemon on the ledger refuses it, and ends its open calls.
+    """Deny a client access: within two seconds every daemon on the ledger refuses it and ends its open calls.
 
-    Takes the role operator or admin. A name is what `otahsm ledger list` and the log call a client.
+    Requires the role operator or admin. Name a client as `otahsm ledger list` and the log do.
 
     \b
     Examples:
@@ -53,8 +53,8 @@ def deny(
             return await daemon.access.deny(_subject(subject, certificate), reason)
 
     denied = asyncio.run(run())
-    tell(
-        f"{denied.subject} is cut off since {show_time(denied.since)}.",
+    print_outcome(
+        f"{denied.subject} is denied since {show_time(denied.since)}.",
         as_json=as_json,
         subject=denied.subject,
         since=denied.since.isoformat(),
@@ -68,7 +68,7 @@ def allow(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Let a client in again, as `deny` named it. Takes the role admin."""
+    """Allow a client again, by the name that `deny` was given. Requires the role admin."""
     name = _subject(subject, certificate)
 
     async def run() -> None:
@@ -76,7 +76,9 @@ def allow(
             await daemon.access.allow(name)
 
     asyncio.run(run())
-    tell(f"{name} is not cut off any more. What it may do, the policy says.", as_json=as_json, subject=name)
+    print_outcome(
+        f"{name} is no longer denied. The policy says what it may do.", as_json=as_json, subject=name
+    )
 
 
 def list_denied(
@@ -84,7 +86,7 @@ def list_denied(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """List who is cut off, since when, by whom and why."""
+    """List who is denied, since when, by whom and why."""
 
     async def run() -> list[DeniedClient]:
         async with _open(config, patience) as daemon:
@@ -95,7 +97,7 @@ def list_denied(
         print_json([{**item._asdict(), "since": item.since.isoformat()} for item in denied])
         return
     if not denied:
-        typer.echo("Nobody is cut off.")
+        typer.echo("No client is denied.")
         return
     _TABLE.print_heading()
     for item in denied:
@@ -117,5 +119,5 @@ def _subject(subject: str | None, certificate: Path | None) -> str:
     try:
         read = x509.load_pem_x509_certificate(read_file(certificate))
     except ValueError as error:
-        raise ConfigError(f"{certificate} is no certificate in PEM: {error}") from None
+        raise ConfigError(f"{certificate} is not a PEM certificate: {error}") from None
     return f"sha256:{read.fingerprint(SHA256()).hex()}"

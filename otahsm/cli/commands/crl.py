@@ -12,24 +12,28 @@ from asn1crypto import pem as armour
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
-from otahsm.cli.output.fields import print_fields, print_json, tell
+from otahsm.cli.output.fields import print_fields, print_json, print_outcome
 from otahsm.cli.output.times import show_time
 from otahsm.client import FetchedCrl
 from otahsm.pki import check_crl_signature, describe_crl, load_issuer
 from otahsm.system.durable import explained, replace_file
 
-UrlOption = Annotated[str, typer.Option(help="The CRL at this URL, as a certificate states it.")]
-ShardOption = Annotated[int | None, typer.Option(min=0, help="A shard of today's configuration.")]
+UrlOption = Annotated[str, typer.Option(help="The CRL at this URL, as a certificate names it.")]
+ShardOption = Annotated[int | None, typer.Option(min=0, help="A shard of the current configuration.")]
 AuthoritiesOption = Annotated[
-    bool, typer.Option("--authorities", help="The CRL of CA certificates, that goes with shards.")
+    bool, typer.Option("--authorities", help="The CRL of CA certificates, which goes with shards.")
 ]
 
-CaOption = Annotated[str, typer.Option("--ca", help="Which CA's. Default: that of [ca] at the daemon.")]
+CaOption = Annotated[
+    str, typer.Option("--ca", help="The CA whose CRL it is. Default: the one in the daemon's [ca].")
+]
 
 
 def show(
-    file: Annotated[Path | None, typer.Argument(help="A CRL, DER or PEM.")] = None,
-    from_daemon: Annotated[bool, typer.Option("--from-daemon", help="The daemon's, instead.")] = False,
+    file: Annotated[Path | None, typer.Argument(help="A CRL, in DER or PEM.")] = None,
+    from_daemon: Annotated[
+        bool, typer.Option("--from-daemon", help="Show the daemon's CRL instead.")
+    ] = False,
     url: UrlOption = "",
     shard: ShardOption = None,
     authorities: AuthoritiesOption = False,
@@ -38,9 +42,9 @@ def show(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Show what a CRL says: a file's, whoever made it, or the daemon's.
+    """Show a CRL from a file, whoever made it, or from the daemon.
 
-    The signature of the daemon's is checked; that of a file is not.
+    The signature of the daemon's CRL is checked; that of a file is not.
 
     \b
     Examples:
@@ -56,10 +60,10 @@ def show(
     said = describe_crl(content)
     scope = "complete"
     if said.distribution_point or said.only_devices:
-        scope = f"devices that state {said.distribution_point or 'no URL'}"
+        scope = f"devices whose certificate names {said.distribution_point or 'no URL'}"
     elif said.only_authorities:
         scope = "CA certificates only"
-    ends = show_time(said.next_update) or "not said"
+    ends = show_time(said.next_update) or "none"
     fields = {
         "issuer": said.issuer,
         "number": "none" if said.number is None else str(said.number),
@@ -80,7 +84,7 @@ def fetch(
         Path,
         typer.Option("--output", "-o", help="The file to write. If it exists, it is replaced as a whole."),
     ],
-    pem: Annotated[bool, typer.Option("--pem", help="Write PEM, as nginx wants it, instead of DER.")] = False,
+    pem: Annotated[bool, typer.Option("--pem", help="Write PEM, for nginx, instead of DER.")] = False,
     url: UrlOption = "",
     shard: ShardOption = None,
     authorities: AuthoritiesOption = False,
@@ -89,7 +93,7 @@ def fetch(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Fetch a CRL from the daemon, check its signature, and write it to a file; by default the complete one.
+    """Fetch a CRL from the daemon, by default the complete one, check its signature and write it to a file.
 
     \b
     Examples:
@@ -98,7 +102,7 @@ def fetch(
     crl = _fetch(config, patience, ca, url, shard, authorities)
     with explained():
         replace_file(output, armour.armor("X509 CRL", crl.der) if pem else crl.der)
-    tell(
+    print_outcome(
         f"CRL number {crl.number} with {crl.revoked} certificates: {output}",
         as_json=as_json,
         file=str(output),
@@ -110,7 +114,7 @@ def fetch(
 def _fetch(
     config: Path, patience: float | None, ca: str, url: str, shard: int | None, authorities: bool
 ) -> FetchedCrl:
-    """Fetch a CRL, and check that the CA which the daemon says it has signed it."""
+    """Fetch a CRL, and check that the daemon's CA signed it."""
     if sum((bool(url), shard is not None, authorities)) > 1:
         raise typer.BadParameter("give at most one of --url, --shard and --authorities")
     settings = load_client(config)

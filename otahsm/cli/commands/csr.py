@@ -33,7 +33,7 @@ _ENDINGS = {".csr", ".pem", ".der", ".req", ".p10"}
 
 def sign(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="FILE|DIR...", help="CSRs, PEM or DER; folders of them.")
+        list[Path], typer.Argument(metavar="FILE|DIR...", help="CSRs in PEM or DER, or folders of them.")
     ],
     out: OutOption = None,
     layout: LayoutOption = LayoutChoice.SEED,
@@ -45,11 +45,11 @@ def sign(
     quiet: QuietOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Have CSRs signed whose keys are elsewhere: in the devices, say. Writes device folders without keys.
+    """Have CSRs signed whose keys are elsewhere, such as in the devices. Writes device folders without keys.
 
-    From a folder, files that end in .csr, .pem, .der, .req or .p10 are taken, also from folders in it.
+    In a folder, and in folders in it, files that end in .csr, .pem, .der, .req or .p10 are used.
 
-    The same command again finishes what an interrupted run left, as with `otahsm device issue`.
+    Run the same command again to finish what an interrupted run left, as with `otahsm device issue`.
 
     Exit codes: as `otahsm device issue`.
 
@@ -62,8 +62,8 @@ def sign(
     files = list(_files(paths))
     if not files:
         raise ConfigError(
-            "there is no CSR among the paths given",
-            hint=f"From a folder, files that end in {', '.join(sorted(_ENDINGS))} are taken.",
+            "no CSR found in the paths given",
+            hint=f"In a folder, files that end in {', '.join(sorted(_ENDINGS))} are used.",
         )
 
     named = [str(path.absolute()) for path in paths]

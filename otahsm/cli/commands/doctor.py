@@ -14,11 +14,11 @@ from otahsm.errors import ExitCode
 
 
 def doctor(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Look at everything that a daemon needs, and say what to mend; the first thing to run with a new HSM.
+    """Check everything that a daemon needs, and print how to fix it. Run it first with a new HSM.
 
-    Loads the PKCS#11 module, finds the token, logs in once, has each key sign a line that is no certificate,
-    and looks at the chain (also as OpenSSL does), ledger, TLS files and clock. It changes nothing, and can be
-    run beside a daemon. Exits with 4 if anything would keep the daemon from its work.
+    Loads the PKCS#11 module, finds the token, logs in once, makes each key sign a line that is not a
+    certificate, and checks the chain (also with OpenSSL), the ledger, TLS files and the clock. It changes
+    nothing and can run beside a daemon. Exits with 4 if anything would keep the daemon from working.
     """
     colours = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "fail": typer.colors.RED}
     checks = []
@@ -34,6 +34,6 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -
         print_json([check.as_dict() for check in checks])
     else:
         warned = sum(check.status == "warning" for check in checks)
-        typer.echo(f"{len(checks)} looked at: {failed} to mend, {warned} to think about")
+        typer.echo(f"{len(checks)} checks: {failed} failed, {warned} with a warning")
     if failed:
         raise typer.Exit(ExitCode.OPERATOR)

@@ -19,21 +19,23 @@ CredentialsOption = Annotated[Path | None, typer.Option(help="The account's cred
 UrlOption = Annotated[
     str | None,
     typer.Option(
-        help="The gateway: host (then the port is 8000), host:port, or an https URL. Default: that in"
+        help="The gateway: host (the port is then 8000), host:port, or an https URL. Default: the one in"
         " --credentials."
     ),
 ]
 FingerprintOption = Annotated[
     str | None,
     typer.Option(
-        metavar="sha256:HEX", help="Fingerprint of the gateway's CA; take the CA that the gateway presents."
+        metavar="sha256:HEX",
+        help="The fingerprint of the gateway's CA; accept the CA with it that the gateway presents.",
     ),
 ]
 CaOption = Annotated[
-    Path | None, typer.Option("--ca", help="PEM file; take the CA in it that the gateway is under.")
+    Path | None,
+    typer.Option("--ca", help="A PEM file; accept the CA in it that the gateway's certificate is from."),
 ]
 ConnectOption = Annotated[
-    bool, typer.Option("--connect", help="Ask the gateway also if everything is in --credentials.")
+    bool, typer.Option("--connect", help="Connect to the gateway even if --credentials has everything.")
 ]
 
 
@@ -45,13 +47,13 @@ def show(
     connect: ConnectOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a gateway's address and CA, as they are in a credentials.zip or as the gateway presents them.
+    """Show a gateway's address and CA, from a credentials.zip or as the gateway presents them.
 
     What a gateway presents is verified against --ca, --fingerprint or the CA in --credentials. With --url
-    alone it is shown as it comes: compare the fingerprint with one that you have by another way.
+    alone it is not verified: compare the fingerprint with one that you got another way.
 
-    Exit codes: 0, or 1 the gateway is not what it should be, 2 wrong use or a wrong file, 3 the gateway can't
-    be reached.
+    Exit codes: 0 success, 1 the gateway is not the right one, 2 wrong use or a wrong file, 3 can't reach the
+    gateway.
 
     \b
     Examples:
@@ -82,26 +84,24 @@ def fetch(
         bool,
         typer.Option(
             "--trust-on-first-use",
-            help="Take the CA that the gateway presents, whoever it is that answers. Devices will trust it.",
+            help="Accept the CA that the gateway presents, whoever answers. Devices will trust it.",
         ),
     ] = False,
     connect: ConnectOption = False,
     out: Annotated[
         Path, typer.Option("--output", "-o", "--out", help="The folder to write root.crt and gateway.url to.")
     ] = Path("gateway"),
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace files that hold something else.")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace files that differ.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write what devices need of the gateway: its CA as root.crt, its address as gateway.url.
+    """Write what devices need from the gateway: its CA as root.crt, and its address as gateway.url.
 
-    With --credentials alone both come from the archive. Everything else in it stays where it is: no device
-    may have the keys and passwords of the build server. With --url, --fingerprint, --ca or --connect the
-    gateway is asked, and must present a certificate for its host that a device with this CA accepts.
+    With --credentials alone, both come from the archive. Nothing else leaves it: no device may have the build
+    server's keys and passwords. With --url, --fingerprint, --ca or --connect, otahsm connects to the gateway,
+    which must present a certificate for its host that a device with this CA accepts.
 
-    Exit codes: 0, or 1 the gateway is not what it should be, 2 wrong use, a wrong file or folder, 3 the
-    gateway can't be reached.
+    Exit codes: 0 success, 1 the gateway is not the right one, 2 wrong use, a wrong file or folder, 3 can't
+    reach the gateway.
 
     \b
     Examples:
@@ -118,15 +118,15 @@ def fetch(
     )
     if found.ca is None:
         raise ConfigError(
-            f"{credentials} has no CA of the gateway in it",
-            hint="Have it presented by the gateway: give --fingerprint, or --ca.",
+            f"{credentials} does not contain the gateway's CA",
+            hint="Get it from the gateway: give --fingerprint or --ca.",
         )
     if trust_on_first_use:
         typer.secho(
-            f"TRUSTED ON FIRST USE: nothing says that {found.url.endpoint} is your gateway but itself.\n"
+            f"TRUSTED ON FIRST USE: nothing but {found.url.endpoint} itself says that it is your gateway.\n"
             f"  CA           {printable(found.ca.subject)}\n"
             f"  fingerprint  {found.ca.fingerprint}\n"
-            "Compare the fingerprint with whoever runs the gateway before any device gets this CA.",
+            "Before any device gets this CA, compare the fingerprint with whoever runs the gateway.",
             err=True,
             fg=typer.colors.RED,
             bold=True,
@@ -144,7 +144,7 @@ def fetch(
     typer.echo(f"{out / 'root.crt'}: {printable(found.ca.subject)}, {found.ca.fingerprint}")
     typer.echo(f"{out / 'gateway.url'}: {found.url}")
     if not written:
-        typer.echo("both were there already")
+        typer.echo("Both were already there.")
 
 
 def _one_trust(trust: Trust) -> Trust:
@@ -182,7 +182,7 @@ def _words(facts: dict[str, Any]) -> dict[str, str]:
     ca = facts["ca"]
     words = {"url": facts["url"], "host": facts["host"], "port": str(facts["port"])}
     if ca is None:
-        words["CA"] = "none in the archive: have it presented by the gateway, with --fingerprint or --ca"
+        words["CA"] = "not in the archive: get it from the gateway, with --fingerprint or --ca"
     else:
         words["CA"] = ca["subject"]
         words["SHA-256"] = ca["fingerprint"]
@@ -191,7 +191,9 @@ def _words(facts: dict[str, Any]) -> dict[str, str]:
         words["source"] = ca["source"]
         if not ca["verified"]:
             words["source"] += ": NOT VERIFIED, compare the fingerprint"
-    words["gateway"] = "asked; a device with this CA accepts it" if facts["connected"] else "not asked"
+    words["gateway"] = (
+        "connected; a device with this CA accepts it" if facts["connected"] else "not contacted"
+    )
     for number, line in enumerate(ca["left_out"] if ca else (), 1):
         words[f"left out {number}"] = line
     if facts["stays_here"]:

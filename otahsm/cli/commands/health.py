@@ -9,19 +9,20 @@ import typer
 
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from otahsm.cli.output.fields import printable, tell
+from otahsm.cli.output.fields import print_outcome, printable
+from otahsm.cli.output.times import show_time
 from otahsm.client import Job
 from otahsm.errors import NotAllowedError, OtahsmError, TokenUnavailableError
 
 
 def health(
     config: ConfigOption = DEFAULT_CONFIG,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for the daemon to serve.", min=0)] = 0,
+    wait: Annotated[float, typer.Option(help="How many seconds to wait until the daemon serves.", min=0)] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether the daemon can sign now; exit with 0 if so, else with 3, and say why on standard error.
+    """Check whether the daemon can sign now: exit with 0 if so, else with 3, and print why.
 
-    What else fails in a daemon that serves (CRLs, checkpoints, audit) is on standard error, too.
+    Jobs of a serving daemon that fail (CRLs, checkpoints, audit) are listed on standard error.
     """
     settings = load_client(config)
 
@@ -38,14 +39,15 @@ def health(
     try:
         jobs = asyncio.run(ask())
     except OtahsmError as error:
-        tell("NOT_SERVING", as_json=as_json, serving=False, reason=error.reason, message=error.message)
+        print_outcome(
+            "NOT_SERVING", as_json=as_json, serving=False, reason=error.reason, message=error.message
+        )
         raise
-    shown = None if jobs is None else [job._asdict() | {"failing_since": _date(job)} for job in jobs]
-    tell("SERVING", as_json=as_json, serving=True, jobs=shown)
+    shown = None
+    if jobs is not None:
+        shown = [job._asdict() | {"failing_since": show_time(job.failing_since) or None} for job in jobs]
+    print_outcome("SERVING", as_json=as_json, serving=True, jobs=shown)
     for job in jobs or ():
         if job.failing_reason:
-            typer.echo(f"{job.name} has failed since {_date(job)}: {printable(job.failing_reason)}", err=True)
-
-
-def _date(job: Job) -> str | None:
-    return f"{job.failing_since:%Y-%m-%d %H:%M:%S} UTC" if job.failing_since else None
+            since = show_time(job.failing_since)
+            typer.echo(f"{job.name} has failed since {since}: {printable(job.failing_reason)}", err=True)

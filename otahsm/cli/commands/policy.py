@@ -1,4 +1,4 @@
-"""`otahsm policy`: reads the policy as the daemon does, and says what it means."""
+"""`otahsm policy`: checks and explains the policy, read as the daemon reads it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from otahsm.errors import NotAllowedError
 
 
 def check(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Read [access] policy as the daemon does, and list the clients. A daemon loads it anew on SIGHUP.
+    """Check the policy in [access] as the daemon does, and list the clients. A daemon reloads it on SIGHUP.
 
-    Exit codes: 0 it is right, 2 it is not, and the daemon would not take it.
+    Exit codes: 0 it is valid, 2 it is not, and the daemon would reject it.
     """
     policy, _ = _load(config)
     if as_json:
@@ -28,26 +28,28 @@ def check(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) ->
         return
     for grant in policy:
         typer.echo(f"{grant.name}: {', '.join(sorted(grant.roles))}")
-    typer.echo(f"The policy is right. It lets in {len(policy.grants)} clients, and nobody else.")
+    typer.echo(f"The policy is valid. It allows {len(policy.grants)} clients, and nobody else.")
 
 
 def explain(
     client: Annotated[
         str,
-        typer.Argument(help="Who: uri:, dns:, cn: or spki: and the rest; or a certificate in PEM."),
+        typer.Argument(help="The client: uri:, dns:, cn: or spki: and the rest; or a certificate in PEM."),
     ],
-    profile: Annotated[str, typer.Option(help="To be issued a certificate under this profile.")] = "",
-    device_id: Annotated[str, typer.Option("--device-id", help="To be issued one for this device.")] = "",
-    batch: Annotated[str, typer.Option(help="To be issued one in this batch.")] = "",
-    call: Annotated[str, typer.Option(help="To make this call, as in LedgerService/GetCertificate.")] = "",
-    at: Annotated[str, typer.Option("--at", help="When. Default: now.")] = "",
+    profile: Annotated[str, typer.Option(help="May it get a certificate under this profile?")] = "",
+    device_id: Annotated[str, typer.Option("--device-id", help="May it get one for this device?")] = "",
+    batch: Annotated[str, typer.Option(help="May it get one in this batch?")] = "",
+    call: Annotated[
+        str, typer.Option(help="May it make this call, such as LedgerService/GetCertificate?")
+    ] = "",
+    at: Annotated[str, typer.Option("--at", help="At which time. Default: now.")] = "",
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Say what a client may do; or whether it may do something, and if not, why not.
+    """Explain what a client may do, or whether it may do something, and if not, why not.
 
-    The policy alone is looked at: not who was cut off since, what of a quota is left, or what the CA's
-    profile asks of a CSR.
+    Looks at the policy alone: not at denied clients, at what is left of a quota, or at what the profile
+    requires of a CSR.
 
     Exit codes: 0 it may, 1 it may not, 2 wrong use or configuration.
 
@@ -105,7 +107,7 @@ def _caller(client: str) -> Caller:
         try:
             return Caller("", b"", bytes.fromhex(client.removeprefix("spki:")))
         except ValueError:
-            raise typer.BadParameter("after spki: come 64 hexadecimal digits") from None
+            raise typer.BadParameter("spki: takes 64 hexadecimal digits") from None
     return Caller(client, b"")
 
 
@@ -113,7 +115,7 @@ def _method(call: str) -> Method:
 
     known = [method for path, method in METHODS.items() if path.endswith((f"/{call}", f".{call}"))]
     if len(known) != 1:
-        raise typer.BadParameter("name a service and a call of its, as in LedgerService/GetCertificate")
+        raise typer.BadParameter("name a service and one of its calls, such as LedgerService/GetCertificate")
     return known[0]
 
 
@@ -127,7 +129,7 @@ def _calls(grant: Grant) -> list[str]:
 
 
 def _terms(grant: Grant) -> dict[str, str]:
-    """Say what a client is held to."""
+    """Return what a client is limited to."""
     terms = {"roles": ", ".join(sorted(grant.roles))}
     if "issuer" in grant.roles:
         terms["profiles"] = ", ".join(sorted(grant.profiles))

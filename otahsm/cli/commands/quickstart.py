@@ -16,10 +16,10 @@ def quickstart(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder that doesn't exist yet, or is empty.")
     ],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the daemon is to listen.")] = 7443,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port that the daemon listens on.")] = 7443,
     as_json: JsonOption = False,
 ) -> None:
-    """Make all that a daemon on this machine needs: SoftHSM2 token, fleet root, TLS credentials, otahsm.toml.
+    """Set up all that a daemon on this machine needs: SoftHSM2 token, fleet root, TLS files, otahsm.toml.
 
     \b
     Example:
@@ -31,11 +31,11 @@ def quickstart(
         return
     typer.echo(f"{path.parent} is ready:")
     typer.echo("  otahsm.toml   the configuration, every key explained")
-    typer.echo("  token/        a SoftHSM2 token; the fleet root's key is in it, and nowhere else")
-    typer.echo("  ca/           the fleet root's certificate, which a gateway must trust")
-    typer.echo("  ledger/       the public key that shows that nobody changed the ledger")
+    typer.echo("  token/        a SoftHSM2 token, the only place with the fleet root's key")
+    typer.echo("  ca/           the fleet root's certificate, which gateways must trust")
+    typer.echo("  ledger/       the public key to verify the ledger with")
     typer.echo("  tls/          an operator CA, and credentials for the daemon and one client")
-    typer.echo("  gateway/      a stand-in gateway's credentials, to try devices against")
+    typer.echo("  gateway/      credentials of a stand-in gateway, to try devices with")
     typer.echo("Next:")
     typer.echo(f"  cd {folder}")
     typer.echo("  otahsm serve                       # in one terminal")

@@ -35,29 +35,29 @@ class ReasonName(StrEnum):
 
 
 def revoke(
-    reason: Annotated[ReasonName, typer.Option(help="Why. It is on the CRL, and can't be changed.")],
+    reason: Annotated[ReasonName, typer.Option(help="Why. It appears on the CRL, and can't be changed.")],
     serial: Annotated[str | None, typer.Option(help="A certificate's serial number, in hexadecimal.")] = None,
-    device_id: Annotated[str | None, typer.Option(help="A device: all certificates that it has.")] = None,
+    device_id: Annotated[str | None, typer.Option(help="A device: all its certificates.")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help="Many: a device id a line, or CSV with a column device_id or serial."),
+        typer.Option(help="Many: one device id per line, or CSV with a column device_id or serial."),
     ] = None,
-    profile: Annotated[str, typer.Option(help="Certificates under this profile alone. Empty: all.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask whether it is meant.")] = False,
+    profile: Annotated[str, typer.Option(help="Only certificates under this profile. Default: all.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Revoke certificates, for good: no command takes a revocation back.
+    """Revoke certificates for good: a revocation can't be undone.
 
-    What is said to be revoked is so durably, and the daemon makes a CRL at once. The same command again does
-    no harm: what was revoked before keeps its date and its reason.
+    What is reported as revoked is on the disk, and the daemon makes a new CRL at once. Running the same
+    command again does no harm: what was already revoked keeps its date and reason.
 
-    A file whose first line names a column `device_id` or `serial` is read as CSV; other columns don't count.
-    Without such a line each line is a device id.
+    A file whose first line names a column `device_id` or `serial` is read as CSV; other columns are ignored.
+    Otherwise each line is a device id.
 
-    Exit codes: 0 all is revoked, 1 something could not be (each is listed), 2 wrong use or configuration,
-    3 the daemon can't be reached.
+    Exit codes: 0 all are revoked, 1 some failed (each is listed), 2 wrong use or configuration, 3 can't reach
+    the daemon.
 
     \b
     Examples:
@@ -102,12 +102,12 @@ def _ask(count: int, what: str, reason: str) -> None:
 
     text = f"{count} lines of {what}" if count > 1 else what
     typer.confirm(
-        f"Revoke {printable(text)}, for the reason {reason}? This can't be taken back.", abort=True, err=True
+        f"Revoke {printable(text)}, for the reason {reason}? This can't be undone.", abort=True, err=True
     )
 
 
 class _Shown:
-    """Prints what became of each target, and the sum."""
+    """Prints what became of each target, and the totals."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
@@ -140,14 +140,14 @@ class _Shown:
             },
         )
         if not self._as_json:
-            when = f"was revoked on {moment} already" if outcome.before else f"is revoked since {moment}"
+            when = f"was already revoked on {moment}" if outcome.before else f"is revoked since {moment}"
             typer.echo(printable(f"{outcome.device_id}: {serial} {when} ({outcome.reason.value})"))
 
     def sum_up(self) -> None:
         counts = {"revoked": self.revoked, "already_revoked": self.before, "failed": self.failed}
         self._line("summary", counts)
         if not self._as_json:
-            before = f", {self.before} revoked before" if self.before else ""
+            before = f", {self.before} already revoked" if self.before else ""
             typer.echo(f"{self.revoked} revoked{before}, {self.failed} failed")
 
     def _line(self, kind: str, fields: Mapping[str, str | int]) -> None:

@@ -14,9 +14,9 @@ from otahsm.token.pin import ask_for_pin
 
 
 def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Run the daemon until SIGTERM or Ctrl-C; then it finishes what is in hand and exits with 0.
+    """Run the daemon until SIGTERM or Ctrl-C; then it finishes work in progress and exits with 0.
 
-    Logs one line per event to standard error: JSON when that is not a terminal.
+    Logs one line per event to standard error, as JSON if that is not a terminal.
     """
     os.umask(0o077)
     settings = load_config(config)

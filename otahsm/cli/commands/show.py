@@ -17,7 +17,7 @@ def show(
     file: Annotated[Path, typer.Argument(help="PEM (any number of certificates and CSRs) or DER (one).")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show a certificate, a chain or a CSR as a person wants to read it.
+    """Show a certificate, a chain or a CSR in readable form.
 
     \b
     Example:

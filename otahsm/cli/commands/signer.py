@@ -15,15 +15,15 @@ from otahsm.workers.child import Handler
 
 
 def signer(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Be one signer of a daemon that runs as another user; systemd starts it, not you.
+    """Run one signer for a daemon that runs as another user. Started by systemd, not by you.
 
-    Standard input is the daemon's connection to [token] signer_socket: see deploy/otahsm-signer.socket. Which
-    module is loaded, where the PIN is and which keys sign is in this command's own configuration; the daemon
-    only says which of them it means.
+    Standard input is the daemon's connection to [token] signer_socket: see deploy/otahsm-signer.socket. This
+    command's own configuration says which module to load, where the PIN is and which keys sign; the daemon
+    only says which of them to use.
     """
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
         raise ConfigError(
-            "standard input is no socket",
+            "standard input is not a socket",
             hint="systemd starts this for each connection to [token] signer_socket.",
         )
 

@@ -37,7 +37,7 @@ def read_targets(path: Path, profile: str) -> list[ToRevoke]:
     else:
         found = [ToRevoke(device_id=line.strip(), profile=profile) for line in lines if line.strip()]
     if not found:
-        raise ConfigError(f"{path} names nothing to revoke", hint="Write one device id a line.")
+        raise ConfigError(f"{path} names nothing to revoke", hint="Write one device id per line.")
     return list(dict.fromkeys(found))
 
 

@@ -1,4 +1,4 @@
-"""How a command tells of one of many requests that failed, and warns."""
+"""Prints failures of single requests, and warnings."""
 
 from __future__ import annotations
 

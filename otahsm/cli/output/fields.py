@@ -38,7 +38,7 @@ def print_json_line(fields: Mapping[str, object]) -> None:
     typer.echo(json.dumps(fields))
 
 
-def tell(text: str, *, as_json: bool, **fields: object) -> None:
+def print_outcome(text: str, *, as_json: bool, **fields: object) -> None:
     """Print how a command ended: in words, or to machines as an object."""
     if as_json:
         print_json_line(fields)

@@ -1,6 +1,6 @@
-"""Follows a run of the line: a bar on a terminal, a line now and then in a pipe, JSON lines for machines.
+"""Follows a run: a bar on a terminal, a line now and then in a pipe, JSON lines for machines.
 
-Every failure is told, always.
+Every failure is always printed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from otahsm.line import DeviceFolders, Done, Failed, Run, unfinished_runs
 _LINE_SECONDS: Final = 10.0
 
 
-def tell_of_unfinished_runs(folders: DeviceFolders, asked: Sequence[str]) -> None:
-    """Say on standard error which other runs with drawn ids wait to be finished; this one does not."""
+def report_unfinished_runs(folders: DeviceFolders, asked: Sequence[str]) -> None:
+    """Print to standard error which other runs with random ids are unfinished."""
     for other in unfinished_runs(folders):
         if list(other) != list(asked):
-            typer.echo(f"otahsm: an earlier run is not finished: {' '.join(filter(None, other))}", err=True)
+            typer.echo(f"otahsm: an earlier run is unfinished: {' '.join(filter(None, other))}", err=True)
 
 
 def plain_console(*, stderr: bool = False) -> Console:
@@ -36,19 +36,19 @@ def plain_console(*, stderr: bool = False) -> Console:
 
 @dataclass(frozen=True, slots=True)
 class OutputMode:
-    """How a command speaks: in JSON lines, or in text, of which `quiet` leaves only failures."""
+    """How a command prints: JSON lines, or text, of which `quiet` leaves only failures."""
 
     as_json: bool = False
     quiet: bool = False
 
 
 class Meter:
-    """How far a run is: a bar if standard error is a terminal, else a line every ten seconds.
+    """Shows progress: a bar if standard error is a terminal, else a line every ten seconds.
 
     Args:
         what: what is counted, in the plural.
         total: how many there will be.
-        tone: nothing is shown for machines, and nothing if it is quiet.
+        output_mode: nothing is shown with JSON or if quiet.
     """
 
     def __init__(self, what: str, total: int, output_mode: OutputMode, console: Console) -> None:
@@ -76,7 +76,7 @@ class Meter:
         self._progress.stop()
 
     def show(self, done: int, worked: int) -> None:
-        """Show where it is.
+        """Show the progress.
 
         Args:
             done: how many there are.
@@ -99,21 +99,21 @@ class RunProgress:
     Args:
         total: how many reports will come.
         folder: where device folders go.
-        tone: how to speak.
+        output_mode: how to print.
     """
 
     def __init__(self, total: int, folder: Path, output_mode: OutputMode) -> None:
         self._total = total
         self._folder = folder
-        self._tone = output_mode
+        self._output_mode = output_mode
         self._out, self._err = plain_console(), plain_console(stderr=True)
         self._issued = self._before = self._failed = 0
 
     async def follow(self, reports: AsyncIterator[Done | Failed], run: Run) -> bool:
-        """Show reports as they come, then the sum; return whether nothing failed: the run is done then."""
+        """Show reports as they come, then the totals; return whether nothing failed, which ends the run."""
         started = time.monotonic()
         try:
-            with Meter("certificates", self._total, self._tone, self._err) as meter:
+            with Meter("certificates", self._total, self._output_mode, self._err) as meter:
                 async for report in reports:
                     self._count(report)
                     done = self._issued + self._before + self._failed
@@ -132,10 +132,10 @@ class RunProgress:
             self._line(
                 {**failure_fields(report.name, refusal.code, refusal), "remembered": report.remembered}
             )
-            if not self._tone.as_json:
+            if not self._output_mode.as_json:
                 text = failure_line(repr(report.name), refusal)
                 if report.remembered:
-                    text += " (An earlier run was refused; --retry-refused asks again.)"
+                    text += " (Refused in an earlier run; --retry-refused requests it again.)"
                 self._err.print(text, markup=False)
         elif report.serial is None:
             self._before += 1
@@ -163,13 +163,13 @@ class RunProgress:
                 "folder": str(self._folder),
             }
         )
-        if self._tone.as_json or self._tone.quiet:
+        if self._output_mode.as_json or self._output_mode.quiet:
             return
         text = f"{self._issued} issued in {seconds:.1f} s ({self._issued / max(seconds, 1e-9):.0f} a second)"
         if self._before:
-            text += f", {self._before} complete before"
+            text += f", {self._before} already complete"
         self._out.print(f"{text}, {self._failed} failed; folders in {self._folder}", markup=False)
 
     def _line(self, fields: dict[str, str | int | float]) -> None:
-        if self._tone.as_json:
+        if self._output_mode.as_json:
             print_json_line(fields)

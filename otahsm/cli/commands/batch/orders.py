@@ -41,23 +41,23 @@ def create(
         datetime | None,
         typer.Option(
             formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
-            help="No certificate is issued from then on, in UTC.",
+            help="Issue no certificate at or after this time, in UTC.",
         ),
     ] = None,
     clients: Annotated[
         list[str] | None,
         typer.Option(
             "--client",
-            help="Who may issue in it, as in cn:line-3. May be given again. Default: all.",
+            help="A client that may issue in it, such as cn:line-3. Repeatable. Default: all.",
         ),
     ] = None,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Order a batch. The daemon issues no more certificates in it than this, to nobody else, and none later.
+    """Order a batch: the daemon enforces its number of devices, its clients and its deadline.
 
-    The same order again changes nothing. Names are never used again. Ids are as with `otahsm device issue`.
+    Repeating the same order changes nothing. A name is never reused. For ids, see `otahsm device issue`.
 
     \b
     Examples:
@@ -79,12 +79,14 @@ def create(
 
 def status(
     name: NameArgument,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it is full or closed.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the batch until it is full or closed.")
+    ] = False,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Show a batch and how far it is, whoever issues in it.
+    """Show a batch and its progress, whoever issues in it.
 
     \b
     Examples:
@@ -127,7 +129,7 @@ def close(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Let nothing more be issued in a batch, for good. What was issued stays.
+    """Close a batch for good: nothing more is issued in it. What was issued stays valid.
 
     \b
     Example:

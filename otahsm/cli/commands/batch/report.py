@@ -42,7 +42,7 @@ async def write_report(
     *,
     as_json: bool,
 ) -> None:
-    """Write what is asked for, or print the sum. Raises OtahsmError."""
+    """Write the files asked for, or print a summary. Raises OtahsmError."""
     tally = Tally()
     async with connect(settings, patience) as client:
         batch = await client.batches.get(name)
@@ -74,7 +74,7 @@ async def _issued(entries: AsyncIterator[LedgerEntry]) -> AsyncIterator[LedgerEn
 
 
 async def _checkpoint(transparency: TransparencyClient) -> str:
-    """Have the ledger sign what it holds now; a daemon without [checkpoint] signs nothing."""
+    """Get a checkpoint of what the ledger holds now; empty if the daemon has no [checkpoint]."""
     try:
         return (await transparency.checkpoint(make_new=True)).decode()
     except ConfigError:
@@ -106,8 +106,10 @@ def _summary(
 
 def report(
     name: NameArgument,
-    html: Annotated[Path | None, typer.Option(help="Write one self-contained page there.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write a line for each certificate there.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page to this file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write a CSV line for each certificate to this file.")
+    ] = None,
     devices: DevicesOption = None,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
@@ -115,8 +117,8 @@ def report(
 ) -> None:
     """Report on a batch: counts, failures and their reasons, serial numbers, checkpoint, throughput.
 
-    Certificates are those of the ledger, whoever asked for them; failures are those of the devices folder
-    here. Without --html and --csv the sum is printed. A file that exists is not written over.
+    Certificates come from the ledger, whoever requested them; failures come from the devices folder on this
+    machine. Without --html and --csv, a summary is printed. Existing files are not overwritten.
 
     \b
     Example:

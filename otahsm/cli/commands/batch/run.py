@@ -96,22 +96,22 @@ def _devices(batch: Batch, ids: Path | None) -> Iterable[Device]:
         return random_devices(batch.remaining, batch.scheme.values)
     if batch.scheme.kind != "template" and ids is None:
         raise ConfigError(
-            f"the batch {batch.name} is of a file of devices", hint="Name it with --ids, as it was ordered."
+            f"the batch {batch.name} was ordered from a file of devices", hint="Name that file with --ids."
         )
     devices = devices_of(batch.scheme, ids, batch.device_count)
     if devices.digest != batch.scheme.digest:
         raise ConfigError(
             f"these are not the devices that the batch {batch.name} was ordered for",
-            hint="Name the same file with --ids; for other devices, order another batch.",
+            hint="Name the file it was ordered from with --ids; for other devices, order another batch.",
         )
     return devices
 
 
 async def _leave_out_others(run: Run, folders: DeviceFolders, ledger: LedgerClient, name: str) -> None:
-    """Note as done what the ledger says was issued in the batch, but not for a key that is here.
+    """Record as done what the ledger says was issued in the batch for keys that are not here.
 
-    A key that was made here for a device that another machine was faster with is thrown away: it has no
-    certificate, and will get none.
+    If another machine was faster with a device, the key made for it here is discarded: it has no certificate
+    and will get none.
     """
     elsewhere: dict[str, SerialNumber] = {}
     async for entry in ledger.everything(Query(batch=name)):
@@ -125,13 +125,13 @@ async def _leave_out_others(run: Run, folders: DeviceFolders, ledger: LedgerClie
 
 
 def _is_ours(folders: DeviceFolders, entry: LedgerEntry) -> bool:
-    """Tell whether a device is complete here, or has a key here that its certificate is for."""
+    """Return whether a device is complete here, or its certificate is for a key that is here."""
     if folders.is_complete(entry.device_id):
         return True
     try:
         csr = folders.saved_csr(entry.device_id)
     except RequestRefusedError:
-        return True  # it says so itself when its turn comes
+        return True  # issuing reports it when its turn comes
     return csr is not None and public_key_sha256(csr) == entry.public_key_sha256
 
 
@@ -140,7 +140,9 @@ def run(
     ids: IdsOption = None,
     out: OutOption = None,
     layout: LayoutOption = LayoutChoice.SEED,
-    key_type: Annotated[KeyTypeName, typer.Option(help="Type of the devices' keys.")] = KeyTypeName.EC_P256,
+    key_type: Annotated[
+        KeyTypeName, typer.Option(help="The type of the devices' keys.")
+    ] = KeyTypeName.EC_P256,
     passphrase_file: PassphraseFileOption = None,
     passphrase_command: PassphraseCommandOption = "",
     retry_refused: RetryRefusedOption = False,
@@ -149,12 +151,13 @@ def run(
     quiet: QuietOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Make the devices of a batch: keys, certificates, folders, as `otahsm device issue` does.
+    """Make the devices of a batch: keys, certificates and folders, as `otahsm device issue` does.
 
-    The same command again goes on, also on another machine: what was issued elsewhere is left out. A batch
-    of a file needs the same file (--ids).
+    Run it again to continue, on another machine too: what was issued elsewhere is skipped. A batch ordered
+    from a file needs the same file (--ids).
 
-    Exit codes: as `otahsm device issue`. 1 also if the batch is full or closed before all its devices are.
+    Exit codes: as `otahsm device issue`. Also 1 if the batch is full or closed before all its devices are
+    made.
 
     \b
     Examples:

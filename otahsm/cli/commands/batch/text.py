@@ -1,4 +1,4 @@
-"""How batches are shown."""
+"""Prints batches."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def state_of(batch: Batch) -> str:
 
 
 async def follow(client: BatchClient, name: str) -> Batch:
-    """Show how far a batch is until nothing more is issued in it; return it then."""
+    """Show the progress of a batch until nothing more is issued in it; return it then."""
     batch = await client.get(name)
     began = batch.issued
     console = plain_console(stderr=True)
@@ -80,7 +80,7 @@ async def follow(client: BatchClient, name: str) -> Batch:
 
 
 def fields_of(batch: Batch) -> dict[str, Any]:
-    """Write a batch for machines; what there is not is null."""
+    """Return a batch for machines; what is unknown is null."""
     return {
         "name": batch.name,
         "state": state_of(batch),

@@ -23,18 +23,20 @@ _PLOT_FORMATS = (".png", ".svg")
 
 def token(
     key_type: Annotated[
-        list[KeyTypeName] | None, typer.Option(help="Only this type of key; may be given again.")
+        list[KeyTypeName] | None, typer.Option(help="Measure only this type of key. Repeatable.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, max=64, help="Up to so many processes.")] = 2,
-    sessions: Annotated[int, typer.Option(min=1, max=64, help="Up to so many sessions of each.")] = 4,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each setting is measured.")] = 1.0,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="The highest number of processes.")] = 2,
+    sessions: Annotated[
+        int, typer.Option(min=1, max=64, help="The highest number of sessions per process.")
+    ] = 4,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure each setting.")] = 1.0,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Measure raw signatures a second, for 1, 2, 4... processes and sessions, and say which setting is best.
+    """Measure raw signatures per second for 1, 2, 4... processes and sessions, and print the best setting.
 
     Makes a key of each type that the token has a mechanism for, labelled otahsm-bench-..., and destroys it
-    afterwards. The fleet's CA key is not touched. Logs in once for each process of each setting.
+    afterwards. The fleet's CA key is not touched. Each process of each setting logs in once.
 
     \b
     Examples:
@@ -59,31 +61,35 @@ def token(
 
 
 def issue(
-    certificates: Annotated[int, typer.Option(min=1, help="How many to ask for.")] = 20000,
-    message_size: Annotated[int, typer.Option(min=1, max=256, help="CSRs in a message.")] = 64,
-    streams: Annotated[int, typer.Option(min=0, help="At once. 0: one unary call after another.")] = 1,
+    certificates: Annotated[int, typer.Option(min=1, help="How many certificates to request.")] = 20000,
+    message_size: Annotated[int, typer.Option(min=1, max=256, help="CSRs per message.")] = 64,
+    streams: Annotated[
+        int, typer.Option(min=0, help="Streams at once. 0: one unary call after another.")
+    ] = 1,
     signers: Annotated[int | None, typer.Option(min=1, max=64, help="Default: [token] signers.")] = None,
     sessions: Annotated[int | None, typer.Option(min=1, max=64, help="Default: [token] sessions.")] = None,
     key_type: Annotated[
-        KeyTypeName, typer.Option(help="Type of the throwaway CA key.")
+        KeyTypeName, typer.Option(help="The type of the throwaway CA key.")
     ] = KeyTypeName.EC_P256,
     target: Annotated[
-        str, typer.Option(help="Load the daemon at HOST:PORT instead. It issues REAL certificates.")
+        str, typer.Option(help="Measure the daemon at HOST:PORT instead. It issues REAL certificates.")
     ] = "",
     plot: Annotated[
         Path | None,
-        typer.Option(help="Measure other message sizes and numbers of signers too, and draw all (PNG, SVG)."),
+        typer.Option(
+            help="Also measure other message sizes and numbers of signers, and plot them (PNG, SVG)."
+        ),
     ] = None,
     profile: ProfileOption = "",
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Measure certificates a second of a whole daemon, over mutual TLS, with a durable ledger.
+    """Measure how many certificates per second a whole daemon issues, over mutual TLS, with a durable ledger.
 
-    Starts a daemon of its own: on a throwaway CA, whose key is made in the token (otahsm-bench-...) and
-    destroyed afterwards, and on a new ledger beside the configured one. The fleet's CA and its ledger are not
-    touched. The crypto floor is measured before and after: for each certificate one CSR signature verified,
-    one C_Sign, and its result verified, in as many processes as there are signers, and nothing else.
+    Starts a daemon of its own, on a throwaway CA whose key is made in the token (otahsm-bench-...) and
+    destroyed afterwards, and on a new ledger beside the configured one. The fleet's CA and ledger are not
+    touched. The crypto floor is measured before and after: for each certificate, one CSR signature verified,
+    one C_Sign and its result verified, in as many processes as there are signers, and nothing else.
 
     \b
     Examples:
@@ -111,16 +117,14 @@ def issue(
 
 
 def _check_drawable(path: Path, target: str) -> None:
-    """Find out whether there will be a plot before minutes go into measuring for it."""
+    """Check that the plot can be written before minutes go into measuring for it."""
     if target:
         raise ConfigError(
             "--plot needs daemons with other numbers of signers, and can't change those of --target",
-            hint="Leave one of the two away.",
+            hint="Omit one of the two.",
         )
     if path.suffix not in _PLOT_FORMATS or not path.parent.is_dir():
-        raise ConfigError(
-            f"{path} can't be drawn", hint="Name a .png or .svg file, in a folder that is there."
-        )
+        raise ConfigError(f"can't plot to {path}", hint="Name a .png or .svg file in a folder that exists.")
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("--plot needs matplotlib", hint="Install it: pip install 'otahsm[plot]'")
 
@@ -143,8 +147,8 @@ def _draw(settings: Config, key_type: KeyTypeName, plan: LoadPlan, path: Path) -
     try:
         plot(by_message, by_signers, path)
     except OSError as error:
-        raise ConfigError(f"{path} can't be written: {error.strerror}") from None
-    typer.echo(f"drawn: {path}", err=True)
+        raise ConfigError(f"can't write {path}: {error.strerror}") from None
+    typer.echo(f"Written: {path}", err=True)
 
 
 def _doubling(limit: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Prints what `otahsm bench` found, for people or as JSON."""
+"""Prints the results of `otahsm bench`, for people or as JSON."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def print_issue_result(result: IssueResult, *, as_json: bool) -> None:
     unit = "call" if not result.streams else f"message of {result.requests_per_message}"
     shown = {
         "certificates": f"{result.certificates}, over {result.streams or 'no'} stream(s)",
-        "certificates a second": f"{result.certificates_per_second:.0f}",
+        "certificates per second": f"{result.certificates_per_second:.0f}",
     }
     if result.floor is not None:
         shown |= {
-            "crypto floor": f"{result.floor:.0f} a second ({result.floor_before:.0f} before,"
+            "crypto floor": f"{result.floor:.0f} per second ({result.floor_before:.0f} before,"
             f" {result.floor_after:.0f} after)",
             "share of the floor": f"{result.share_of_floor:.2f}",
             "CA key, signers": f"{result.key_type}, {result.signers} with {result.sessions} session(s) each",
@@ -69,11 +69,11 @@ def print_issue_result(result: IssueResult, *, as_json: bool) -> None:
     for kind, use in result.use.items():
         label = f"{kind} ({use.processes})" if use.processes > 1 else kind
         shown[label] = (
-            f"{use.microseconds_per_certificate:.0f} us of processor time a certificate,"
+            f"{use.microseconds_per_certificate:.0f} us of processor time per certificate,"
             f" at most {use.peak_mebibytes:.0f} MiB" + (" each" if use.processes > 1 else "")
         )
     if result.floor is not None:
         calls = result.calls_per_certificate
         missing = "not counted: pkcs11-spy is not installed (Debian: apt install opensc-pkcs11)"
-        shown["PKCS#11 calls a certificate"] = missing if calls is None else f"{calls:.2f}"
+        shown["PKCS#11 calls per certificate"] = missing if calls is None else f"{calls:.2f}"
     print_fields("Issuing", shown)

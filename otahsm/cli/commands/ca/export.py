@@ -27,7 +27,7 @@ def export(
     what: Annotated[
         ExportKind,
         typer.Argument(
-            help="anchor: the root, for gateways. certificate: what signs devices. chain: all of them."
+            help="anchor: the root, for gateways. certificate: the one that signs devices. chain: all."
         ),
     ] = ExportKind.ANCHOR,
     output: OutputOption = None,

@@ -33,11 +33,11 @@ def csr(
     name: Annotated[str, typer.Option(help="The CA's common name, 1 to 64 characters.")],
     output: NewFileOption,
     organization: Annotated[
-        str, typer.Option(help="The organization in its name, at most 64 characters.")
+        str, typer.Option(help="The organization in the CA's name, at most 64 characters.")
     ] = "",
-    key_type: Annotated[KeyTypeName, typer.Option(help="Type of the CA key.")] = KeyTypeName.EC_P256,
+    key_type: Annotated[KeyTypeName, typer.Option(help="The type of the CA key.")] = KeyTypeName.EC_P256,
     reuse_key: Annotated[
-        bool, typer.Option("--reuse-key", help="Take the key that [ca] key names, and make none.")
+        bool, typer.Option("--reuse-key", help="Use the existing key that [ca] key names.")
     ] = False,
     ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
@@ -47,7 +47,7 @@ def csr(
 ) -> None:
     """Make the CA key pair in the token, and a CSR for an offline or external CA to sign.
 
-    Bring what it signed, and the certificates above, to `otahsm ca import`.
+    Import the signed certificate, and all those above it, with `otahsm ca import`.
 
     Example: otahsm ca csr --name "Fleet CA 1" --organization "Acme" -o fleet-ca.csr
     """
@@ -71,17 +71,17 @@ def csr(
 
 
 def import_certificates(
-    files: Annotated[list[Path], typer.Argument(help="PEM files: the CA's certificate, and all above it.")],
+    files: Annotated[list[Path], typer.Argument(help="PEM files: the CA's certificate and all above it.")],
     ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
     answers: AnswersOption = None,
 ) -> None:
-    """Check the certificates that an external CA gave, and write them where [ca] certificate says.
+    """Check the certificates from an external CA, and write them to the file that [ca] certificate names.
 
     They may be in any order, and must reach up to the self-signed root. The key in the token makes a
-    signature, which must verify with the CA's certificate. Nothing is written if anything is wrong.
+    signature, which must verify with the CA's certificate. If anything is wrong, nothing is written.
     """
     del answers
     now = datetime.now(UTC)
@@ -90,8 +90,8 @@ def import_certificates(
     chain = load_chain(bundle, pss=ca.signs_with_pss)
     if problems := find_chain_problems(chain, now):
         raise ConfigError(
-            f"no device could be under this chain: {'; '.join(problems)}",
-            hint="Have the certificate issued anew. Nothing was written.",
+            f"devices can't be issued under this chain: {'; '.join(problems)}",
+            hint="Have the certificate reissued. Nothing was written.",
         )
     facts = check_key(token, ca, chain.issuer.public_key)
     ca.certificate.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def import_certificates(
 
 
 def prove_possession(
-    code: Annotated[str, typer.Argument(help="The code that the cloud gave, 1 to 64 characters.")],
+    code: Annotated[str, typer.Argument(help="The code from the cloud, 1 to 64 characters.")],
     output: NewFileOption,
     ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
@@ -113,10 +113,10 @@ def prove_possession(
     record: RecordOption = None,
     answers: AnswersOption = None,
 ) -> None:
-    """Make the certificate that shows a cloud that the CA is yours: its common name is the cloud's code.
+    """Make the certificate that proves to a cloud that the CA is yours: its common name is the cloud's code.
 
-    AWS IoT calls the code a registration code, Azure DPS a verification code. The certificate is for no
-    device, and is not in the ledger; its record says that it was made.
+    AWS IoT calls the code a registration code, Azure DPS a verification code. The certificate belongs to no
+    device and is not in the ledger; the ceremony's record says that it was made.
     """
     del answers
     if not 1 <= len(code) <= MAX_NAME or not code.isascii() or not code.isprintable():

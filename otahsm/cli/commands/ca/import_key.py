@@ -38,10 +38,10 @@ def import_key(
     record: RecordOption = None,
     answers: AnswersOption = None,
 ) -> None:
-    """Put a CA key that is in a file into the token, for those who bring the CA that their devices trust.
+    """Import a CA key from a file into the token, for a CA that devices already trust.
 
-    The token can't take back the copies that exist. [ca] must say accept = ["not-local"]. The file is not
-    deleted.
+    The token does nothing about copies that exist elsewhere. [ca] must say accept = ["not-local"]. The file
+    is not deleted.
     """
     del answers
     token, ca = token_and_authority(load_config(config), ca_name)
@@ -78,7 +78,7 @@ def import_key(
 
 def _read_key(path: Path) -> PrivateKey:
 
-    wrong = ConfigError(f"{path} holds no private key in PEM that otahsm can use")
+    wrong = ConfigError(f"{path} has no PEM private key that otahsm can use")
     octets = read_file(path)
     try:
         if b"ENCRYPTED" in octets:

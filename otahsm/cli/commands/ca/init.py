@@ -35,12 +35,12 @@ class RootKindName(StrEnum):
 
 def init(
     name: Annotated[str, typer.Option(help="The root's common name, 1 to 64 characters.")] = "Fleet root",
-    key_type: Annotated[KeyTypeName, typer.Option(help="Type of the CA key.")] = KeyTypeName.EC_P256,
-    days: Annotated[int, typer.Option(min=1, max=36525, help="How long the root is valid.")] = 7300,
+    key_type: Annotated[KeyTypeName, typer.Option(help="The type of the CA key.")] = KeyTypeName.EC_P256,
+    days: Annotated[int, typer.Option(min=1, max=36525, help="How many days the root is valid.")] = 7300,
     kind: Annotated[
         RootKindName,
         typer.Option(
-            help="root: every verifier takes it. root-here: the OTA Connect guide's, to the letter."
+            help="root: every verifier accepts it. root-here: as in the OTA Connect guide, to the letter."
         ),
     ] = RootKindName.ROOT,
     ca_name: CaOption = "",
@@ -51,8 +51,8 @@ def init(
 ) -> None:
     """Make the CA key pair in the token, and its self-signed root certificate.
 
-    Uses [token] and [ca] of the configuration. Refuses if the key's label or id exists in the token, or the
-    certificate's file exists.
+    Uses [token] and [ca] in the configuration. Refuses if the token has an object with the key's label or
+    id, or the certificate's file exists.
     """
     del answers
     now = datetime.now(UTC)
@@ -66,7 +66,7 @@ def init(
         now=now,
         days=days,
         kind=kind.value,
-        if_exists="Move it away if the CA is really to be a new one.",
+        if_exists="If you really want a new CA, move it away.",
     )
     typer.echo(f"The key is {ca.key} in {token.name}; the certificate is {ca.certificate}.")
     made = certificate_fields(f"CN={name}", root.der)

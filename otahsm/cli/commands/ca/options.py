@@ -13,13 +13,13 @@ from otahsm.errors import ConfigError
 
 
 def _take_answers(context: typer.Context, path: Path | None) -> Path | None:
-    """Take the options that the command line does not give from a file; each command has a table there."""
+    """Take options that the command line does not give from a file with a table for each command."""
     if path is None:
         return None
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the answers {path} can't be read: {error}") from None
+        raise ConfigError(f"can't read the answers in {path}: {error}") from None
     answers = tables.get(context.command.name or "", {})
     known = {
         option.removeprefix("--"): parameter.name
@@ -37,7 +37,7 @@ def _take_answers(context: typer.Context, path: Path | None) -> Path | None:
 
 
 CaOption = Annotated[
-    str, typer.Option("--ca", help="Which CA: NAME of a section [authorities.NAME]. Default: that of [ca].")
+    str, typer.Option("--ca", help="The CA: NAME of a section [authorities.NAME]. Default: the one in [ca].")
 ]
 AnswersOption = Annotated[
     Path | None,
@@ -45,20 +45,21 @@ AnswersOption = Annotated[
         "--answers",
         is_eager=True,
         callback=_take_answers,
-        help="A TOML file with a table for each command that gives its options: for rehearsals and scripts.",
+        help="A TOML file with each command's options in a table: for rehearsals and scripts.",
     ),
 ]
 OperatorsOption = Annotated[
     list[str] | None,
-    typer.Option("--operator", help="Who takes part; may be repeated. Default: the user who runs this."),
+    typer.Option("--operator", help="Who takes part. Repeatable. Default: the user who runs this."),
 ]
 RecordOption = Annotated[
     Path | None,
     typer.Option(
-        "--record", help="The record of the ceremony. Default: in ceremonies/, beside the certificate."
+        "--record",
+        help="The file for the record of the ceremony. Default: in ceremonies/, beside the certificate.",
     ),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", help="Don't ask whether it is meant.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")]
 
 
 def authority_section(settings: Config, name: str) -> CaConfig:
@@ -72,6 +73,6 @@ def token_and_authority(settings: Config, name: str) -> tuple[TokenConfig, CaCon
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask on the terminal, unless it was answered; end the command if it is not meant."""
+    """Ask on the terminal, unless `yes`; end the command if the answer is no."""
     if not yes and not typer.confirm(question):
         raise typer.Exit(1)

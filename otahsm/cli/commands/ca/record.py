@@ -29,9 +29,9 @@ def write_record(
     made: Mapping[str, str],
     guard_dir: Path,
 ) -> Path:
-    """Write the record of a ceremony: who did what when with which key, and lines for signatures.
+    """Write the record of a ceremony: who did what, when and with which key, and lines for signatures.
 
-    An event is left for the daemon, so that the ledger's log tells of it too.
+    An event is left for the daemon, so that the ledger's log has it too.
 
     Args:
         command: what was done, as it was typed.
@@ -40,11 +40,11 @@ def write_record(
         operators: who took part; None is the user.
         facts: the key, read back from the token.
         now: when.
-        made: what came of it, by label.
+        made: the outcome, by label.
         guard_dir: the token's.
 
     Raises:
-        ConfigError: the file that was named exists, or it can't be written.
+        ConfigError: the file exists, or can't be written.
     """
     people = operators or [getpass.getuser()]
     fields: dict[str, Any] = {
@@ -61,7 +61,7 @@ def write_record(
     }
     width = max(map(len, fields))
     lines = [f"{label:<{width}}  {value}" for label, value in fields.items()]
-    lines += ["", "We have seen this done, and nothing else:", ""]
+    lines += ["", "We saw this done, and nothing else:", ""]
     lines += [f"{person:<{width}}  ______________________________" for person in people]
     name = f"{now:%Y%m%dT%H%M%SZ}-{command.replace(' ', '-')}.txt"
     content, what = ("\n".join(lines) + "\n").encode(), "the record of the ceremony"

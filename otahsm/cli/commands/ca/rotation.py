@@ -1,4 +1,4 @@
-"""`otahsm ca rotate` and `retire`: a new CA beside the old one, and the end of the old one."""
+"""`otahsm ca rotate` and `retire`: a new CA beside the old one, then the end of the old one."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def rotate(
     authority: NameArgument,
     name: Annotated[str, typer.Option(help="The new root's common name, 1 to 64 characters.")] = "",
     key_type: Annotated[
-        KeyTypeName | None, typer.Option(help="Type of the new CA's key. Default: as that of [ca].")
+        KeyTypeName | None, typer.Option(help="The type of the new CA's key. Default: that of [ca].")
     ] = None,
-    days: Annotated[int, typer.Option(min=1, max=36525, help="How long the root is valid.")] = 7300,
+    days: Annotated[int, typer.Option(min=1, max=36525, help="How many days the root is valid.")] = 7300,
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
     answers: AnswersOption = None,
 ) -> None:
-    """Make the next CA, beside the one of [ca]: a key pair in the token, and a self-signed root certificate.
+    """Make the next CA beside the one in [ca]: a key pair in the token, and a self-signed root certificate.
 
-    Write [authorities.NAME] first, with the new key's URI, the file of the certificate, and a crl of its own.
-    Then both CAs are active: each profile says with `ca` which one issues, and each signs its own CRLs. For a
-    CA below an external root, use `ca csr --ca NAME` and `ca import --ca NAME` instead.
+    First write [authorities.NAME], with the new key's URI, the certificate's file, and a crl table of its
+    own. Then both CAs are active: `ca` in each profile says which one issues, and each signs its own CRLs.
+    For a CA under an external root, use `ca csr --ca NAME` and `ca import --ca NAME` instead.
     """
     del answers
     now = datetime.now(UTC)
@@ -63,13 +63,13 @@ def rotate(
         now=now,
         days=days,
         kind="root",
-        if_exists="Take another name for the new CA.",
+        if_exists="Choose another name for the new CA.",
     )
     typer.echo(
         f"The key is {new.key} in {token.name}; the certificate is {new.certificate}. Next:\n"
-        f"  1. Have every gateway trust it, too: otahsm ca export anchor --ca {authority}\n"
-        f'  2. Write ca = "{authority}" into the profiles that it is to issue, and restart the daemon.\n'
-        "  3. When the last certificate of the old CA has ended: otahsm ca retire"
+        f"  1. Make every gateway trust it too: otahsm ca export anchor --ca {authority}\n"
+        f'  2. Write ca = "{authority}" into the profiles it should issue, and restart the daemon.\n'
+        "  3. When the last certificate of the old CA has expired: otahsm ca retire"
     )
     made = {
         **certificate_fields(f"CN={common_name}", root.der),
@@ -87,11 +87,11 @@ def retire(
     record: RecordOption = None,
     answers: AnswersOption = None,
 ) -> None:
-    """Destroy the key of a CA that is no longer needed. There is no way back.
+    """Destroy the key of a CA that is no longer needed. This can't be undone.
 
-    A CA in [ca] is moved to [authorities.NAME] first. The section stays, for its certificates are in the
-    ledger, and says retired = true: write that before, and restart every daemon that has it. Refuses while
-    certificates of the CA are valid and not revoked: they need CRLs.
+    If the CA is in [ca], move it to [authorities.NAME] first. Its section stays, because its certificates
+    are in the ledger: first write retired = true there, and restart every daemon that has it. Refuses while
+    the CA has certificates that are valid and not revoked: they need CRLs.
     """
     del answers
     now = datetime.now(UTC)
@@ -100,17 +100,17 @@ def retire(
     if not settings.authorities[authority].retired:
         raise ConfigError(
             f"[authorities.{authority}] is in use; nothing was changed",
-            hint="Let profiles name another CA, write retired = true there, and restart the daemon.",
+            hint="Make profiles name another CA, write retired = true there, and restart the daemon.",
         )
     issuer = read_chain(ca, ca_section(authority)).issuer
     valid = count_valid(section(settings.ledger, "ledger"), issuer.key_identifier, now)
     if valid.certificates:
         raise ConfigError(
-            f"{valid.certificates} certificates of the CA {authority} are valid, the last until"
+            f"{valid.certificates} certificates of the CA {authority} are still valid, the last until"
             f" {show_time(valid.last)}; nothing was changed",
-            hint="Wait for that, or revoke them: until then its CRL must be signed anew.",
+            hint="Wait until then, or revoke them: until then the CA must sign CRLs.",
         )
-    confirm(f"Destroy the key {ca.key} of {issuer.subject_text} in {token.name}, for ever?", yes=yes)
+    confirm(f"Destroy the key {ca.key} of {issuer.subject_text} in {token.name} for good?", yes=yes)
     facts = destroy_key(token, ca, issuer)
     typer.echo(f"The key {ca.key} is destroyed.")
     made = {**certificate_fields(issuer.subject_text, issuer.certificate), "key": "DESTROYED"}

@@ -18,8 +18,8 @@ from otahsm.token.files import read_chain
 def show(as_json: JsonOption = False, ca_name: CaOption = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Show the CA's chain, its key as the token reports it, and what the token can sign with.
 
-    Logs in once and makes one signature, to see whether key and certificate belong together; exits with 4
-    if they don't.
+    Logs in once and makes one signature to check that the key and the certificate belong together; exits
+    with 4 if they don't.
     """
     token, ca = token_and_authority(load_config(config), ca_name)
     section = ca_section(ca_name)

@@ -17,36 +17,39 @@ from otahsm.pki import KeyType
 
 def cert_provider(
     credentials: Annotated[
-        Path | None, typer.Option("--credentials", "-c", help="The credentials.zip. Default: as in [client].")
+        Path | None,
+        typer.Option("--credentials", "-c", help="The credentials.zip. Default: the one in [client]."),
     ] = None,
     fleet_ca: Annotated[
-        Path | None, typer.Option(help="The fleet root: certificates must come from this one.")
+        Path | None, typer.Option(help="The fleet root that must have issued the certificate.")
     ] = None,
     fleet_ca_key: Annotated[
-        Path | None, typer.Option(help="Not read: the key is in the token of the daemon's HSM.")
+        Path | None, typer.Option(help="Ignored: the key is in the daemon's token.")
     ] = None,
-    bits: Annotated[int, typer.Option(help="Size of the RSA key: 2048, 3072 or 4096.")] = 2048,
-    days: Annotated[int | None, typer.Option(help="The validity; the profile must say the same.")] = None,
-    certificate_c: Annotated[str, typer.Option(help="C of the subject, if the profile has it.")] = "",
-    certificate_st: Annotated[str, typer.Option(help="ST of the subject, if the profile has it.")] = "",
-    certificate_o: Annotated[str, typer.Option(help="O of the subject, if the profile has it.")] = "",
+    bits: Annotated[int, typer.Option(help="The size of the RSA key: 2048, 3072 or 4096.")] = 2048,
+    days: Annotated[int | None, typer.Option(help="The validity in days; it must be the profile's.")] = None,
+    certificate_c: Annotated[str, typer.Option(help="The subject's C, if the profile has one.")] = "",
+    certificate_st: Annotated[str, typer.Option(help="The subject's ST, if the profile has one.")] = "",
+    certificate_o: Annotated[str, typer.Option(help="The subject's O, if the profile has one.")] = "",
     certificate_cn: Annotated[str, typer.Option(help="The device id. Default: a random UUID.")] = "",
-    target: Annotated[str, typer.Option("--target", "-t", help="[user@]host to install it on.")] = "",
+    target: Annotated[str, typer.Option("--target", "-t", help="Install on [user@]host.")] = "",
     port: Annotated[int | None, typer.Option("--port", "-p", min=1, max=65535, help="The SSH port.")] = None,
     directory: Annotated[
-        str, typer.Option("--directory", "-d", help="Where files go. Default: /var/sota/import.")
+        str, typer.Option("--directory", "-d", help="The folder on the device. Default: /var/sota/import.")
     ] = "",
     root_ca: Annotated[bool, typer.Option("--root-ca", "-r", help="Provide root.crt.")] = False,
     server_url: Annotated[bool, typer.Option("--server-url", "-u", help="Provide gateway.url.")] = False,
     local: Annotated[
-        Path | None, typer.Option("--local", "-l", help="Folder to write to, as if it were a device's root.")
+        Path | None,
+        typer.Option("--local", "-l", help="Write to this folder, as if it were a device's root."),
     ] = None,
     aktualizr_config: Annotated[
-        list[Path] | None, typer.Option("--config", "-g", help="aktualizr's own, for its base_path.")
+        list[Path] | None,
+        typer.Option("--config", "-g", help="aktualizr's configuration, for its base_path."),
     ] = None,
     skip_checks: Annotated[
         bool,
-        typer.Option("--skip-checks", "-s", help="Take host keys that are not known yet."),
+        typer.Option("--skip-checks", "-s", help="Accept the keys of hosts that are not known yet."),
     ] = False,
     profile: ProfileOption = "",
     patience: PatienceOption = None,
@@ -59,10 +62,10 @@ def cert_provider(
 ) -> None:
     """Provide one device, with the options of aktualizr-cert-provider.
 
-    The device's folder is in the devices folder too: the same command with the same --certificate-cn finishes
-    what was interrupted, with the same key and certificate.
+    The device also gets a folder in the devices folder. To finish what was interrupted, with the same key and
+    certificate, run the same command with the same --certificate-cn.
 
-    Exit codes: 0 it is done, 1 it was refused, 2 wrong use or configuration, 3 the daemon can't be reached.
+    Exit codes: 0 done, 1 refused, 2 wrong use or configuration, 3 can't reach the daemon.
 
     \b
     Examples:
@@ -77,7 +80,7 @@ def cert_provider(
     if bits not in key_types:
         raise typer.BadParameter("--bits is 2048, 3072 or 4096: smaller keys can be broken")
     if fleet_ca_key is not None:
-        typer.echo(f"otahsm: {fleet_ca_key} is not read: the CA's key is in the daemon's token", err=True)
+        typer.echo(f"otahsm: ignoring {fleet_ca_key}: the CA's key is in the daemon's token", err=True)
     if not certificate_cn:
         certificate_cn = str(uuid.uuid4())
         typer.echo(f"Random device ID is {certificate_cn}", err=as_json)

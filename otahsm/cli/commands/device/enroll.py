@@ -44,22 +44,26 @@ def enroll(
         str,
         typer.Option(
             "--pkcs11",
-            help="PKCS#11 URI of the device's token, with module-path and pin-source.",
+            help="The PKCS#11 URI of the device's token, with module-path and pin-source.",
         ),
     ],
-    key_id: Annotated[str, typer.Option(help="The id (CKA_ID) of the key: two hexadecimal digits.")] = "02",
-    certificate_id: Annotated[str, typer.Option(help="The id of the certificate: the same.")] = "01",
+    key_id: Annotated[str, typer.Option(help="The id (CKA_ID) of the key, two hexadecimal digits.")] = "02",
+    certificate_id: Annotated[
+        str, typer.Option(help="The id (CKA_ID) of the certificate, two hexadecimal digits.")
+    ] = "01",
     label: Annotated[str, typer.Option(help="The label of new objects. Default: the device id.")] = "",
     key_type: Annotated[
         KeyTypeName | None,
-        typer.Option(help="Type of the key. Default: ec-p256 for a new one, and any that is there already."),
+        typer.Option(
+            help="The type of the key. Default: ec-p256 for a new key; an existing key may have any type."
+        ),
     ] = None,
     accept: Annotated[
         list[FlawName] | None,
-        typer.Option(help="Take a key that is there although the token reports this of it; may be repeated."),
+        typer.Option(help="Accept an existing key although the token reports this flaw. Repeatable."),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Write over a certificate of another device or another key.")
+        bool, typer.Option("--replace", help="Replace a certificate of another device or another key.")
     ] = False,
     profile: ProfileOption = "",
     out: OutOption = None,
@@ -67,16 +71,16 @@ def enroll(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Make a device's key in its own token, have it certified, and write the certificate into the token.
+    """Make a device's key in its own token, get a certificate for it, and write that into the token.
 
-    The private key is made in the token, and can't leave it. A key that is there already is used. The device
-    folder gets all files but the key. The ids are those that aktualizr takes for its TLS key and certificate.
+    The private key is made in the token and can't leave it. An existing key is used. The device folder gets
+    all files but the key. The default ids are those that aktualizr uses for its TLS key and certificate.
 
-    The same command again finishes what an interrupted run left. A PIN that the token refuses is not tried
-    again until somebody has removed the note that the error names.
+    Run the same command again to finish what an interrupted run left. A PIN that the token refuses is not
+    tried again until somebody removes the note that the error names.
 
-    Exit codes: 0 the device has its certificate, 1 it was refused, 2 wrong use or configuration, 3 the daemon
-    or the token can't be reached, 4 the token refuses, and somebody must act.
+    Exit codes: 0 the device has its certificate, 1 it was refused, 2 wrong use or configuration, 3 can't
+    reach the daemon or the token, 4 the token refuses, and somebody must act.
 
     \b
     Examples:
@@ -125,7 +129,7 @@ def enroll(
 
 
 def _octet(text: str, option: str) -> bytes:
-    """Read an id. aktualizr puts two digits after a percent sign, so that an id is one octet for it."""
+    """Read an id. aktualizr puts two digits after a percent sign, so for it an id is one octet."""
     if len(text) != 2 or not set(text) <= set(string.hexdigits):  # noqa: PLR2004 - digits of an octet
         raise typer.BadParameter(f"{option} takes two hexadecimal digits, as in 02")
     return bytes.fromhex(text)
@@ -157,8 +161,8 @@ def _report(
         return
     typer.echo(f"{result.device_id} has its certificate, {serial}, in {element.token}.")
     typer.echo(
-        f"Key: {key.key_type}, {'made now' if key.made else 'as it was there'}. Certificate:"
-        f" {'written now' if written else 'as it was there'}. Folder: {folder}."
+        f"Key: {key.key_type}, {'new' if key.made else 'existing'}. Certificate:"
+        f" {'written' if written else 'already there'}. Folder: {folder}."
     )
 
 

@@ -12,8 +12,8 @@ from otahsm.cli.commands.device.installing import (
     Configuration,
     Places,
     find_jobs,
+    print_jobs,
     run_jobs,
-    tell_jobs,
     token_keys,
 )
 from otahsm.cli.connect import load_client
@@ -24,63 +24,71 @@ from otahsm.cli.output.progress import OutputMode
 def install(
     device_ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[DEVICE_ID...]", help="The device; or those of the inventory."),
+        typer.Argument(
+            metavar="[DEVICE_ID...]", help="The device; with --inventory, only these devices of it."
+        ),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Install one device into the root folder of an image here.")
+        Path | None, typer.Option(help="Install one device into an image's root folder on this machine.")
     ] = None,
     host: Annotated[
-        str, typer.Option(metavar="[USER@]HOST[:PORT]", help="Install one device there, over SSH.")
+        str, typer.Option(metavar="[USER@]HOST[:PORT]", help="Install one device on this host, over SSH.")
     ] = "",
     inventory: Annotated[
         Path | None,
         typer.Option(help="Install many: CSV or JSON Lines with device_id, host, port, user, hardware_id."),
     ] = None,
     devices: DevicesOption = None,
-    user: Annotated[str | None, typer.Option(help="User on hosts that name none.")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of hosts that name none.")] = None,
-    identity: Annotated[Path | None, typer.Option("--identity", "-i", help="Private key for SSH.")] = None,
+    user: Annotated[str | None, typer.Option(help="The user, where the host names none.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The port, where the host names none.")
+    ] = None,
+    identity: Annotated[
+        Path | None, typer.Option("--identity", "-i", help="The private key for SSH.")
+    ] = None,
     password_file: Annotated[
         Path | None, typer.Option(help="Log in with the password in this file (mode 0600).")
     ] = None,
-    known_hosts: Annotated[Path, typer.Option(help="File of host keys.")] = Path("~/.ssh/known_hosts"),
+    known_hosts: Annotated[Path, typer.Option(help="The file of known host keys.")] = Path(
+        "~/.ssh/known_hosts"
+    ),
     accept_new: Annotated[
         bool,
-        typer.Option("--accept-new", help="Enter host keys that are not in it yet, but no other ones."),
+        typer.Option("--accept-new", help="Add the keys of new hosts to it; a changed key is still refused."),
     ] = False,
     sudo: Annotated[bool, typer.Option("--sudo", help="Become root on the device with sudo.")] = False,
     sudo_password_file: Annotated[
-        Path | None, typer.Option(help="What sudo asks for, in this file (mode 0600).")
+        Path | None, typer.Option(help="The password for sudo, in this file (mode 0600).")
     ] = None,
     sota_toml: Annotated[
-        bool, typer.Option("--sota-toml", help="Write aktualizr's /var/sota/sota.toml too.")
+        bool, typer.Option("--sota-toml", help="Also write aktualizr's /var/sota/sota.toml.")
     ] = False,
-    hardware_id: Annotated[str, typer.Option(help="The primary ECU's hardware id in it.")] = "",
+    hardware_id: Annotated[str, typer.Option(help="The primary ECU's hardware id in sota.toml.")] = "",
     p11_module: Annotated[
         str,
-        typer.Option(help="The key is in the device's token; its PKCS#11 library, on the device."),
+        typer.Option(help="The key is in the device's token: the path of its PKCS#11 library on the device."),
     ] = "",
     p11_pin_file: Annotated[
-        Path | None, typer.Option(help="The token's PIN, to be written into it, in this file (mode 0600).")
+        Path | None, typer.Option(help="The token's PIN for sota.toml, in this file (mode 0600).")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Also where another device's files are, or another sota.toml.")
+        bool, typer.Option("--replace", help="Replace another device's files, or another sota.toml.")
     ] = False,
-    parallel: Annotated[int, typer.Option(min=1, max=256, help="Devices at the same time.")] = 16,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one device may take.")] = 60.0,
+    parallel: Annotated[int, typer.Option(min=1, max=256, help="How many devices to install at once.")] = 16,
+    timeout: Annotated[float, typer.Option(min=1, help="How many seconds one device may take.")] = 60.0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done; connect to nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be done; connect to nothing.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Put key, certificate, root.crt and gateway.url into /var/sota/import of devices, and check them there.
+    """Put key, certificate, root.crt and gateway.url into /var/sota/import on devices, and check them there.
 
-    The folder is replaced as a whole. What is there already is left alone: the same command again does what
-    is missing. A host that has another device's certificate is refused.
+    The folder is replaced as a whole. Devices that have their files are left alone, so run the same command
+    again to finish. A host that has another device's certificate is refused.
 
-    Exit codes: 0 every device has its files, 1 some have not (each is listed), 2 wrong use or configuration.
+    Exit codes: 0 every device has its files, 1 some failed (each is listed), 2 wrong use or configuration.
 
     \b
     Examples:
@@ -98,7 +106,7 @@ def install(
     plan = Configuration(sota_toml, hardware_id, token_keys(p11_module, p11_pin_file))
     jobs = find_jobs(Places(root, host, inventory), device_ids or [], folder, plan)
     if dry_run:
-        tell_jobs(jobs, as_json=as_json)
+        print_jobs(jobs, as_json=as_json)
         return
     connect = None
     if root is None:

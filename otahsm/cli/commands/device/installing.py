@@ -1,4 +1,4 @@
-"""Which devices are installed where, and how a run of that is followed."""
+"""Finds which devices to install where, and follows the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COLUMNS: Final = ("host", "port", "user")
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where devices are to be installed; exactly one of them is given."""
+    """Where to install devices; exactly one of them is given."""
 
     root: Path | None
     host: str
@@ -55,13 +55,13 @@ class Configuration:
             where = "not in a file" if self.token is None else "in a file"
             raise ConfigError(
                 f"the key of {files.device_id} is {where}",
-                hint="--p11-module is for devices whose key is in their own token, and for no others.",
+                hint="Use --p11-module for devices whose key is in their own token, and only for them.",
             )
         return sota_toml(hardware_id or self.hardware_id, self.token)
 
 
 def token_keys(module: str, pin_file: Path | None) -> TokenKeys | None:
-    """Say where a device's key is; None: in a file. Raises ConfigError."""
+    """Return where a device's key is; None if it is in a file. Raises ConfigError."""
     if not module:
         return None
     return TokenKeys(module, read_secret_line(pin_file, "the PIN") if pin_file else "")
@@ -86,7 +86,7 @@ class Job:
 def find_jobs(
     places: Places, device_ids: Sequence[str], devices: Path, configuration: Configuration
 ) -> list[Job]:
-    """Read what is to be installed; everything is checked before anything is done.
+    """Read what to install; everything is checked before anything is done.
 
     Raises:
         ConfigError: a file is missing or wrong.
@@ -108,7 +108,7 @@ def find_jobs(
         for what, value in (("device", values["device_id"]), ("host", host.rpartition("@")[2])):
             if (first := seen.setdefault((what, value), row.line)) != row.line:
                 raise ConfigError(
-                    f"{places.inventory}, line {row.line}: the {what} {value!r} is on line {first} already",
+                    f"{places.inventory}, line {row.line}: the {what} {value!r} is already on line {first}",
                     hint="Correct the file; nothing was done yet.",
                 )
         if device_ids and values["device_id"] not in device_ids:
@@ -116,27 +116,27 @@ def find_jobs(
         files = DeviceFiles.load(devices, values["device_id"], now)
         jobs.append(Job(files, configuration.of(files, values.get("hardware_id", "")), None, host, row.line))
     if missing := sorted(set(device_ids) - {job.files.device_id for job in jobs}):
-        raise ConfigError(f"{places.inventory} does not name {missing[0]}", hint="Add it, with its host.")
+        raise ConfigError(f"{places.inventory} does not list {missing[0]}", hint="Add it, with its host.")
     if not jobs:
-        raise ConfigError(f"{places.inventory} names no device")
+        raise ConfigError(f"{places.inventory} lists no device")
     return jobs
 
 
 def _host(inventory: Path, line: int, values: dict[str, str]) -> str:
     host, port, user = (values.get(name, "") for name in _COLUMNS)
     if not host:
-        raise ConfigError(f"{inventory}, line {line}: there is no host", hint="Correct the line.")
+        raise ConfigError(f"{inventory}, line {line} has no host", hint="Correct the line.")
     if port and (":" in host.rpartition("]")[2] or not port.isdecimal()):
         raise ConfigError(
-            f"{inventory}, line {line}: {port!r} is no port for {host}", hint="Correct the line."
+            f"{inventory}, line {line}: {port!r} is not a port for {host}", hint="Correct the line."
         )
     if user and "@" in host:
-        raise ConfigError(f"{inventory}, line {line}: two users are named", hint="Correct the line.")
+        raise ConfigError(f"{inventory}, line {line} names two users", hint="Correct the line.")
     return f"{user}{'@' * bool(user)}{host}{':' * bool(port)}{port}"
 
 
-def tell_jobs(jobs: Sequence[Job], *, as_json: bool) -> None:
-    """Say what would be done: never what is in a key."""
+def print_jobs(jobs: Sequence[Job], *, as_json: bool) -> None:
+    """Print what would be done; never what is in a key."""
     for job in jobs:
         files = [
             {
@@ -167,7 +167,7 @@ def tell_jobs(jobs: Sequence[Job], *, as_json: bool) -> None:
 async def run_jobs(
     jobs: Sequence[Job], connect: Connect | None, parallel: int, output_mode: OutputMode, *, replace: bool
 ) -> bool:
-    """Install, and follow it; return whether every device has its files."""
+    """Install devices and show the progress; return whether every device has its files."""
     console = plain_console(stderr=True)
     began = time.monotonic()
     installed = before = failed = 0
@@ -176,7 +176,7 @@ async def run_jobs(
         async for report in install_all(planned, parallel):
             if isinstance(report, NotInstalled):
                 failed += 1
-                _tell_failure(report, output_mode, console)
+                _print_failure(report, output_mode, console)
             else:
                 before += report.before
                 installed += not report.before
@@ -191,7 +191,7 @@ async def run_jobs(
         print_json_line({"type": "summary", **counts, "seconds": round(seconds, 3)})
     elif not output_mode.quiet:
         text = f"{installed} installed in {seconds:.1f} s"
-        text += f", {before} had their files before" if before else ""
+        text += f", {before} had their files already" if before else ""
         typer.echo(f"{text}, {failed} failed")
     return not failed
 
@@ -209,7 +209,7 @@ def _work(job: Job, connect: Connect | None, *, replace: bool) -> Callable[[], A
     return into_image if job.root is not None else over_ssh
 
 
-def _tell_failure(report: NotInstalled, output_mode: OutputMode, console: Console) -> None:
+def _print_failure(report: NotInstalled, output_mode: OutputMode, console: Console) -> None:
     error = report.error
     if output_mode.as_json:
         print_json_line({**failure_fields(report.device_id, error.code.name, error), "where": report.where})

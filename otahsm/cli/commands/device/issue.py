@@ -31,7 +31,7 @@ from otahsm.cli.options import (
     TemplateOption,
     Uuid5Option,
 )
-from otahsm.cli.output.progress import OutputMode, RunProgress, tell_of_unfinished_runs
+from otahsm.cli.output.progress import OutputMode, RunProgress, report_unfinished_runs
 from otahsm.cli.sources import devices_from
 from otahsm.line import Run, issue_devices
 from otahsm.system.secret_files import passphrase_from
@@ -46,7 +46,9 @@ def issue(
     values: SetOption = None,
     out: OutOption = None,
     layout: LayoutOption = LayoutChoice.SEED,
-    key_type: Annotated[KeyTypeName, typer.Option(help="Type of the devices' keys.")] = KeyTypeName.EC_P256,
+    key_type: Annotated[
+        KeyTypeName, typer.Option(help="The type of the devices' keys.")
+    ] = KeyTypeName.EC_P256,
     passphrase_file: PassphraseFileOption = None,
     passphrase_command: PassphraseCommandOption = "",
     profile: ProfileOption = "",
@@ -57,19 +59,19 @@ def issue(
     quiet: QuietOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Make keys here, have certificates issued, write device folders.
+    """Make keys on this machine, get certificates for them, and write device folders.
 
-    Ids are random UUIDs (--count), those of a file (--ids), UUIDs made from the serial numbers in it
-    (--uuid5), or made from a template. A file is text with one id a line, CSV with a header, or JSON Lines.
-    Its further columns, and what --set gives, are the device's attributes: a profile's subject, a template,
-    the device's configuration and its registration may use them.
+    Ids are random UUIDs (--count), ids from a file (--ids), UUIDs made from serial numbers in a file
+    (--uuid5), or made from a template. A file is text with one id per line, CSV with a header, or JSON Lines.
+    Its other columns, and what --set gives, are the device's attributes. A profile's subject, a template, the
+    device's configuration and its registration can use them.
 
-    The same command again finishes what an interrupted run left, with the ids and the keys that it has:
-    --count 1000 makes a thousand, however often it is interrupted. Devices that were refused are listed
-    again, and not asked for. When every device has its certificate, the same command is a new run.
+    Run the same command again to finish what an interrupted run left, with the same ids and keys: --count
+    1000 makes a thousand, however often it is interrupted. Devices that were refused are listed again, but
+    not requested again. Once every device has its certificate, the same command starts a new run.
 
     Exit codes: 0 all devices have their certificate, 1 some failed (each is listed), 2 wrong use or
-    configuration, 3 the daemon can't be reached.
+    configuration, 3 can't reach the daemon.
 
     \b
     Examples:
@@ -90,7 +92,7 @@ def issue(
             with contextlib.closing(
                 await open_folders(client.issuance, settings, out, layout, passphrase)
             ) as folders:
-                tell_of_unfinished_runs(folders, asked)
+                report_unfinished_runs(folders, asked)
                 run = Run.open(
                     folders,
                     asked,

@@ -24,15 +24,15 @@ from otahsm.pki import check_device_id
 def pack(
     output: NewFileOption,
     device_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[DEVICE_ID...]", help="Which devices. Default: all.")
+        list[str] | None, typer.Argument(metavar="[DEVICE_ID...]", help="The devices to pack. Default: all.")
     ] = None,
     devices: DevicesOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Put the folders of complete devices into one tar archive, for its owner alone to read.
+    """Pack the folders of complete devices into one tar archive that only its owner can read.
 
-    Takes folders of the layouts seed and aktualizr. They stay where they are.
+    Works with the layouts seed and aktualizr. The folders stay where they are.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""What `otahsm cert-provider` does: one device issued, and installed."""
+"""What `otahsm cert-provider` does: issue one device and install it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from otahsm.cli.connect import connect, issue_options, load_client, open_folders
 from otahsm.cli.inputs import read_file
 from otahsm.cli.options import LayoutChoice
 from otahsm.cli.output.failures import failure_line
-from otahsm.cli.output.fields import tell
+from otahsm.cli.output.fields import print_outcome
 from otahsm.cli.output.progress import OutputMode
 from otahsm.client import IssuanceClient, Profile
 from otahsm.errors import ConfigError, RequestRefusedError
@@ -37,7 +37,7 @@ _NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Provision:
-    """What is asked for, in the words of aktualizr-cert-provider."""
+    """What to provide, in the words of aktualizr-cert-provider."""
 
     device_id: str
     key_type: KeyType
@@ -53,7 +53,7 @@ def import_directory(directory: str, configurations: Sequence[Path]) -> str:
     """Return where files go on a device: as given, or as aktualizr's configuration says.
 
     Raises:
-        ConfigError: it is no absolute path, or the files have other names there.
+        ConfigError: it is not an absolute path, or the files have other names there.
     """
     for path in configurations:
         for file in sorted(path.glob("*.toml")) if path.is_dir() else [path]:
@@ -61,7 +61,10 @@ def import_directory(directory: str, configurations: Sequence[Path]) -> str:
     directory = directory or IMPORT
     path_there = PurePosixPath(directory)
     if not path_there.is_absolute() or len(path_there.parts) < 3 or ".." in path_there.parts:  # noqa: PLR2004
-        raise ConfigError(f"{directory!r} is no folder for a device's files", hint=f"As in {IMPORT}.")
+        raise ConfigError(
+            f"{directory!r} can't be the folder for a device's files",
+            hint=f"Name an absolute path such as {IMPORT}.",
+        )
     return str(path_there)
 
 
@@ -71,13 +74,13 @@ def _base_path(file: Path) -> str:
     try:
         parser.read_string(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, configparser.Error) as error:
-        raise ConfigError(f"{file} can't be read: {error}") from None
+        raise ConfigError(f"can't read {file}: {error}") from None
     if not parser.has_section("import"):
         return ""
     given = {key: value.strip().strip('"') for key, value in parser["import"].items()}
     for key, name in _NAMES.items():
         if given.get(key, name) != name:
-            raise ConfigError(f"{file}: {key} is {given[key]}, and otahsm writes {name}")
+            raise ConfigError(f"{file}: {key} is {given[key]}, but otahsm writes {name}")
     return given.get("base_path", "")
 
 
@@ -131,7 +134,9 @@ async def _install(shell: Shell, files: DeviceFiles, where: str, output_mode: Ou
     before = await install(shell, files)
     if not output_mode.quiet:
         text = f"{files.device_id} {'had' if before else 'has'} its files in {where}"
-        tell(text, as_json=output_mode.as_json, device_id=files.device_id, where=where, before=before)
+        print_outcome(
+            text, as_json=output_mode.as_json, device_id=files.device_id, where=where, before=before
+        )
 
 
 async def _profile(client: IssuanceClient, name: str) -> Profile:
@@ -140,7 +145,7 @@ async def _profile(client: IssuanceClient, name: str) -> Profile:
         if profile.name == name or (not name and profile.is_default):
             return profile
     raise RequestRefusedError(
-        "profile", f"there is no profile {name!r}; there are {', '.join(item.name for item in known)}"
+        "profile", f"there is no profile {name!r}; the daemon has {', '.join(item.name for item in known)}"
     )
 
 
@@ -150,7 +155,7 @@ def _attributes(asked: Provision, profile: Profile) -> dict[str, str]:
         raise RequestRefusedError(
             "days",
             f"the profile {profile.name} gives {profile.validity.days} days, not {asked.days}",
-            hint="Leave --days out, or name another profile with --profile.",
+            hint="Omit --days, or name another profile with --profile.",
         )
     says = dict(part.split("=", 1) for part in profile.subject)
     attributes = {}
@@ -164,17 +169,17 @@ def _attributes(asked: Provision, profile: Profile) -> dict[str, str]:
             raise RequestRefusedError(
                 "subject",
                 f"the profile {profile.name} has {kind}={said or 'nothing'}, not {value}",
-                hint=f"Leave --certificate-{kind.lower()} out, or let the profile have it in its subject.",
+                hint=f"Omit --certificate-{kind.lower()}, or add it to the profile's subject.",
             )
     return attributes
 
 
 async def _check_root(client: IssuanceClient, fleet_ca: Path | None) -> None:
-    """Raises ConfigError: the daemon's fleet root is another than is wanted."""
+    """Check the daemon's fleet root. Raises ConfigError: it is not the one wanted."""
     if fleet_ca is not None and (await client.authority()).trust_anchor not in _roots(fleet_ca):
         raise ConfigError(
             f"the daemon's fleet root is not the one in {fleet_ca}",
-            hint="Does [client] name the right daemon?",
+            hint="Check that [client] names the right daemon.",
         )
 
 

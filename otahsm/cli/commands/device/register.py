@@ -25,27 +25,28 @@ from otahsm.registration.outbox import Outbox
 def register(
     devices: DevicesOption = None,
     status: Annotated[
-        bool, typer.Option("--status", help="Ask nobody; show how it is with each device.")
+        bool, typer.Option("--status", help="Show the state of each device; ask nobody.")
     ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on with what is issued later, until interrupted.")
+        bool,
+        typer.Option("--watch", help="Keep going with devices that are issued later, until interrupted."),
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask again for what the backend refused.")
+        bool, typer.Option("--retry-failed", help="Retry what the backend refused.")
     ] = False,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Register the devices that were issued here with the backend that [registration] names.
+    """Register the devices issued on this machine with the backend that [registration] names.
 
-    It may run beside `otahsm device issue`, or later, and be interrupted: every device gets its turn. A
-    backend that is down is asked again, later and later, or when it says. One that knows the device already
-    has done its part. What it refuses is kept with its answer, and asked again with --retry-failed.
+    Run it beside `otahsm device issue` or later, and interrupt it at any time: every device gets its turn. A
+    backend that is down is retried with growing pauses, or when it says. A device that it already knows
+    counts as registered. What it refuses is kept with its answer; --retry-failed tries it again.
 
-    Exit codes: 0 all are registered, 1 some failed or still wait, 2 wrong use or configuration, or a token
-    that the backend refuses, 3 the backend can't be reached or is not trusted.
+    Exit codes: 0 all are registered, 1 some failed or still wait, 2 wrong use or configuration, or the
+    backend refuses the credentials, 3 can't reach the backend, or it is not trusted.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Follows a run of registrations, and shows how it is with each."""
+"""Follows a run of registrations, and shows the state of each."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from otahsm.registration.registering import register
 
 
 class RegistrationRun:
-    """One run, as its user sees it. What nobody has entered yet is entered first.
+    """One run, as its user sees it. It first enters devices that are not in the outbox yet.
 
     Args:
         outbox: what waits.
-        tone: how to speak.
+        output_mode: how to print.
 
     Raises:
         FolderError: the book can't be read or written.
     """
 
     def __init__(self, outbox: Outbox, output_mode: OutputMode) -> None:
-        self._outbox, self._tone = outbox, output_mode
+        self._outbox, self._output_mode = outbox, output_mode
         self._out, self._err = plain_console(), plain_console(stderr=True)
         self._missing = collect(outbox.book).missing
         self._meter = Meter("registrations", outbox.counts()["waiting"], output_mode, self._err)
@@ -36,34 +36,34 @@ class RegistrationRun:
         self._in_trouble = False
 
     def follow(self, backend: Backend, parallel: int, patience: float, *, watch: bool) -> bool:
-        """Register what waits, show it, then the sum; return whether everything is registered.
+        """Register what waits and show the progress, then the summary; return whether all are registered.
 
         Raises as `register` does.
         """
         started = time.monotonic()
         try:
             with self._meter:
-                register(self._outbox, backend, self._tell, parallel=parallel, patience=patience, watch=watch)
+                register(self._outbox, backend, self._show, parallel=parallel, patience=patience, watch=watch)
         finally:
             counts = self._outbox.counts()
             self._summarise(counts["waiting"], counts["failed"], time.monotonic() - started)
         return not counts["waiting"] and not counts["failed"]
 
-    def _tell(self, one: Registered) -> None:
+    def _show(self, one: Registered) -> None:
         self._registered += one.state == "done"
         self._failed += one.state == "failed"
         settled = self._registered + self._failed
         self._meter.show(settled, settled)
-        if self._tone.as_json:
+        if self._output_mode.as_json:
             print_json_line(_fields(one))
         elif one.state == "failed":
             self._err.print(printable(f"failed: {one.device_id!r}: {one.answer}"), markup=False)
-        elif one.state == "waiting" and not self._in_trouble and not self._tone.quiet:
-            self._err.print(printable(f"otahsm: trying again later: {one.answer}"), markup=False)
+        elif one.state == "waiting" and not self._in_trouble and not self._output_mode.quiet:
+            self._err.print(printable(f"otahsm: will retry: {one.answer}"), markup=False)
         self._in_trouble = one.state == "waiting"
 
     def _summarise(self, waiting: int, failed: int, seconds: float) -> None:
-        if self._tone.as_json:
+        if self._output_mode.as_json:
             print_json_line(
                 {
                     "type": "summary",
@@ -78,20 +78,20 @@ class RegistrationRun:
             return
         if self._missing:
             self._err.print(
-                f"otahsm: the certificates of {self._missing} devices are not in {self._outbox.folder}:"
-                " nobody is told of them from here",
+                f"otahsm: the certificates of {self._missing} devices are not in {self._outbox.folder};"
+                " they are not registered from here",
                 markup=False,
             )
-        if not self._tone.quiet:
+        if not self._output_mode.quiet:
             more = "; --status shows each" if waiting or failed else ""
             self._out.print(
-                f"{self._registered} registered in {seconds:.1f} s, {failed} failed, {waiting} wait{more}",
+                f"{self._registered} registered in {seconds:.1f} s, {failed} failed, {waiting} waiting{more}",
                 markup=False,
             )
 
 
 def show_all(outbox: Outbox, output_mode: OutputMode) -> None:
-    """Show how it is with each registration; of those that are done, nothing if it is quiet.
+    """Show the state of each registration; if quiet, not of those that are done.
 
     Raises:
         FolderError: the book can't be read.
@@ -100,7 +100,7 @@ def show_all(outbox: Outbox, output_mode: OutputMode) -> None:
         if output_mode.as_json:
             print_json_line(_fields(one))
         elif one.state != "done" or not output_mode.quiet:
-            words = [f"{one.state:<7}", one.device_id, one.serial, f"asked {one.attempts} times"]
+            words = [f"{one.state:<7}", one.device_id, one.serial, f"{one.attempts} attempts"]
             if one.due_at is not None:
                 words.append(f"due {show_time(one.due_at)}")
             if one.answer:

@@ -15,7 +15,7 @@ from otahsm.cli.options import (
     PatienceOption,
     ProfileOption,
 )
-from otahsm.cli.output.fields import tell
+from otahsm.cli.output.fields import print_outcome
 from otahsm.pki import SerialNumber
 
 
@@ -26,10 +26,10 @@ def reset(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Let a device have a new certificate for another key, at once: its key was lost, or its board replaced.
+    """Let a device get a certificate for a new key now, because its key was lost or its board replaced.
 
-    What it has counts as superseded, and stays valid until it ends or is revoked. Its old key can't be
-    certified again.
+    Its current certificate counts as superseded, but stays valid until it expires or is revoked. Its old key
+    can't be certified again.
 
     \b
     Example:
@@ -42,5 +42,5 @@ def reset(
             return await client.issuance.reset_device(device_id, profile=profile)
 
     superseded = asyncio.run(run()).hex()
-    text = f"{device_id} may have a new certificate; {superseded} is superseded"
-    tell(text, as_json=as_json, device_id=device_id, superseded=superseded)
+    text = f"{device_id} may get a certificate for a new key; {superseded} is superseded"
+    print_outcome(text, as_json=as_json, device_id=device_id, superseded=superseded)

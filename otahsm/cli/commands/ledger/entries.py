@@ -55,15 +55,16 @@ def list_(
     status: StatusOption = None,
     after: AfterOption = "",
     before: BeforeOption = "",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
-    page_token: Annotated[str, typer.Option(help="Go on where an earlier list ended.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="The most to list.")] = 100,
+    page_token: Annotated[str, typer.Option(help="Continue where an earlier list ended.")] = "",
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """List certificates, and what was intended and came to nothing; oldest first.
+    """List certificates, and intents that came to nothing, oldest first.
 
-    If there are more, the token of the next page is said on standard error, and in --json. It stays good.
+    If there may be more, the token of the next page is printed to standard error, and is in --json. It
+    doesn't expire.
 
     \b
     Examples:
@@ -86,9 +87,9 @@ def list_(
 
 
 def get(
-    device_id: Annotated[str, typer.Argument(help="The device. What was voided is found by --serial.")] = "",
-    serial: Annotated[str, typer.Option(help="The serial number instead, in hexadecimal.")] = "",
-    profile: Annotated[str, typer.Option(help="The device's profile. Empty: the daemon's default.")] = "",
+    device_id: Annotated[str, typer.Argument(help="The device. To find what was voided, use --serial.")] = "",
+    serial: Annotated[str, typer.Option(help="A serial number instead, in hexadecimal.")] = "",
+    profile: Annotated[str, typer.Option(help="The device's profile. Default: the daemon's.")] = "",
     out: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the chain to this file; it must not exist.")
     ] = None,
@@ -96,7 +97,7 @@ def get(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Show one certificate with all that the ledger knows of it, and its chain in PEM.
+    """Show one certificate, all that the ledger knows about it, and its chain in PEM.
 
     Exits with 1 if the ledger has no such certificate.
 
@@ -131,7 +132,7 @@ def get(
 
 def export(
     form: Annotated[
-        ExportFormat, typer.Option("--format", help="csv and jsonl: everything. pem: certificates alone.")
+        ExportFormat, typer.Option("--format", help="csv and jsonl: everything. pem: only certificates.")
     ] = ExportFormat.CSV,
     out: OutputOption = None,
     device_id: DeviceOption = "",
@@ -144,11 +145,11 @@ def export(
     patience: PatienceOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Write what the ledger holds, oldest first, with the certificates: for auditors.
+    """Export the ledger with its certificates, oldest first, for auditors.
 
-    Serial numbers and digests are in hexadecimal, times in RFC 3339 and UTC, the certificate is
-    DER in base64. The file gets its name when it is complete. What was there at the beginning is in it;
-    what is issued meanwhile may be.
+    Serial numbers and digests are in hexadecimal, times in RFC 3339 and UTC, certificates are DER in base64.
+    The file gets its name when it is complete. It has everything that was in the ledger when the command
+    began, and may have what was issued since.
 
     \b
     Examples:
@@ -175,7 +176,7 @@ def stats(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Count by day (UTC), profile, client and status. Takes a second or two for each million certificates.
+    """Count certificates by day (UTC), profile, client and status. Takes a second or two per million.
 
     \b
     Example:
@@ -204,7 +205,7 @@ def _open(config: Path, patience: float | None) -> Client:
 async def _first(
     config: Path, patience: float | None, query: Query, token: str, limit: int
 ) -> tuple[list[LedgerEntry], str]:
-    """Return so many entries, over as many pages as it takes, and the token of what comes then."""
+    """Return up to `limit` entries, from as many pages as it takes, and the token of the next page."""
     entries: list[LedgerEntry] = []
     async with _open(config, patience) as daemon:
         while True:

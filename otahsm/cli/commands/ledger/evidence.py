@@ -25,9 +25,7 @@ from otahsm.tlog import (
 
 KeysOption = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--key", help="A verifier key of the log; may be repeated. Default: [checkpoint] verifier_key."
-    ),
+    typer.Option("--key", help="A verifier key of the log. Repeatable. Default: [checkpoint] verifier_key."),
 ]
 
 
@@ -40,7 +38,7 @@ def read_key(path: Path) -> VerifierKey:
 
 
 def trusted_keys(paths: Sequence[Path] | None, config: CheckpointConfig | None) -> list[VerifierKey]:
-    """Read the keys that are named, or else the one of the configuration; none if there is no such."""
+    """Read the keys that are named, else the configuration's, if it has one."""
     if paths:
         return [read_key(path) for path in paths]
     return [read_key(config.verifier_key)] if config else []
@@ -56,7 +54,7 @@ def known_checkpoints(paths: Sequence[Path], keys: Sequence[VerifierKey]) -> lis
 def check_inclusion(
     proof: InclusionProof, keys: Sequence[VerifierKey], certificate: Path | None, *, as_json: bool
 ) -> None:
-    """Verify that a log holds the leaf that comes with a proof, and that it is the certificate's.
+    """Verify that the log has the leaf in a proof, and that the leaf is the certificate's.
 
     Raises:
         EvidenceError: it is not proven.
@@ -65,13 +63,13 @@ def check_inclusion(
     checkpoint = proof.verify(proof.extra, *keys)
     leaf = parse_leaf(proof.extra)
     if certificate is not None and (leaf.get("kind"), leaf.get("der")) != ("certificate", _der(certificate)):
-        raise EvidenceError(f"The proof is about another certificate than {certificate}.")
+        raise EvidenceError(f"The proof is not about the certificate {certificate}.")
     if as_json:
         print_json({"leaf": leaf, "index": proof.index, **_fields(checkpoint)})
         return
     print_fields("Leaf", {name: str(value) for name, value in leaf.items()})
     print_fields("Checkpoint", {name: str(value) for name, value in _fields(checkpoint).items()})
-    typer.echo(f"Proven: the log holds this as leaf {proof.index}.")
+    typer.echo(f"Proven: the log has this as leaf {proof.index}.")
 
 
 def check_consistency(
@@ -97,5 +95,5 @@ def _der(path: Path) -> str:
         if b"-----BEGIN" in content:
             content = x509.load_pem_x509_certificates(content)[0].public_bytes(Encoding.DER)
     except ValueError as error:
-        raise ConfigError(f"{path} is no certificate: {error}") from None
+        raise ConfigError(f"{path} is not a certificate: {error}") from None
     return content.hex()

@@ -18,24 +18,27 @@ class StatusName(StrEnum):
     VOID = "void"
 
 
-DeviceOption = Annotated[str, typer.Option(help="Only of this device.")]
+DeviceOption = Annotated[str, typer.Option(help="Only this device.")]
 
 
-ClientOption = Annotated[str, typer.Option(help="Only what this client asked for: cn:line-3, say.")]
+ClientOption = Annotated[str, typer.Option(help="Only what this client requested, such as cn:line-3.")]
 
 
-OnlyProfileOption = Annotated[str, typer.Option("--profile", help="Only under this profile.")]
+OnlyProfileOption = Annotated[str, typer.Option("--profile", help="Only this profile.")]
 
 
-BatchOption = Annotated[str, typer.Option("--batch", help="Only of this batch.")]
+BatchOption = Annotated[str, typer.Option("--batch", help="Only this batch.")]
 
 
-StatusOption = Annotated[StatusName | None, typer.Option(help="Only of this status.")]
+StatusOption = Annotated[StatusName | None, typer.Option(help="Only this status.")]
 
 
 AfterOption = Annotated[
-    str, typer.Option(help="Only what was intended at this time or later: 2026-11-23, 2026-11-23T07:01:12Z.")
+    str,
+    typer.Option(help="Only what was requested at or after this time: 2026-11-23 or 2026-11-23T07:01:12Z."),
 ]
 
 
-BeforeOption = Annotated[str, typer.Option(help="Only what was intended before this time. UTC, as --after.")]
+BeforeOption = Annotated[
+    str, typer.Option(help="Only what was requested before this time; in UTC, as --after.")
+]

@@ -21,14 +21,12 @@ from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, parse_note
 
 
 def checkpoint(
-    new: Annotated[
-        bool, typer.Option("--new", help="Have everything signed that is recorded by now.")
-    ] = False,
+    new: Annotated[bool, typer.Option("--new", help="Make a new one of everything recorded so far.")] = False,
     output: OutputOption = None,
     patience: PatienceOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Fetch the daemon's last checkpoint, a signed note. Keep it where nobody who can write the ledger can.
+    """Fetch the daemon's latest checkpoint, a signed note. Keep it out of the ledger's reach.
 
     \b
     Example:
@@ -48,7 +46,7 @@ def prove(
     patience: PatienceOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Fetch the proof that the ledger holds a certificate. `otahsm ledger check-proof` verifies it, offline.
+    """Fetch the proof that the ledger has a certificate. Verify it offline with `otahsm ledger check-proof`.
 
     \b
     Example:
@@ -64,7 +62,7 @@ def prove(
 
 
 def prove_consistency(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="A checkpoint that was fetched before.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="An older checkpoint.")],
     output: OutputOption = None,
     patience: PatienceOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -80,17 +78,17 @@ def prove_consistency(
 
 
 def check_proof(
-    file: Annotated[Path, typer.Argument(help="What `prove` or `prove-consistency` wrote.")],
-    key: Annotated[list[Path], typer.Option(help="The log's verifier key; may be repeated.")],
+    file: Annotated[Path, typer.Argument(help="A file from `prove` or `prove-consistency`.")],
+    key: Annotated[list[Path], typer.Option(help="The log's verifier key. Repeatable.")],
     certificate: Annotated[
-        Path | None, typer.Option(help="The certificate that is to be proven, PEM or DER.")
+        Path | None, typer.Option(help="The certificate that it should prove, in PEM or DER.")
     ] = None,
     since: Annotated[
-        Path | None, typer.Option(help="The older checkpoint, for what `prove-consistency` wrote.")
+        Path | None, typer.Option(help="The older checkpoint, for a file from `prove-consistency`.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify a proof, without daemon, ledger or network. Exits with 1 if it does not prove what it should.
+    """Verify a proof without daemon, ledger or network. Exits with 1 if it does not prove what it should.
 
     \b
     Examples:
@@ -101,9 +99,9 @@ def check_proof(
     keys = [read_key(path) for path in key]
     if proof.startswith(b"old "):
         if since is None or certificate is not None:
-            raise typer.BadParameter("a consistency proof is checked with --since, and without --certificate")
+            raise typer.BadParameter("check a consistency proof with --since, and without --certificate")
         check_consistency(ConsistencyProof.parse(proof), keys, since, as_json=as_json)
         return
     if since is not None:
-        raise typer.BadParameter("--since is for what `prove-consistency` wrote")
+        raise typer.BadParameter("--since is only for a file from `prove-consistency`")
     check_inclusion(InclusionProof.parse(proof), keys, certificate, as_json=as_json)

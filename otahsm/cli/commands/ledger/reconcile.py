@@ -31,18 +31,22 @@ class ReportFormat(StrEnum):
 
 
 def reconcile(
-    form: Annotated[ReportFormat, typer.Option("--format", help="How to write them.")] = ReportFormat.TEXT,
+    form: Annotated[
+        ReportFormat, typer.Option("--format", help="The format of the report.")
+    ] = ReportFormat.TEXT,
     after: AfterOption = "",
     open_seconds: Annotated[
         float | None,
-        typer.Option(min=0, help="How long one may be open. Default: what a signature may take, twice."),
+        typer.Option(
+            min=0, help="How many seconds an intent may be open. Default: twice what a signature may take."
+        ),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Show every serial number that was intended and never released: what is open, then what was voided.
+    """Show every serial number that was intended but never released: first the open ones, then the voided.
 
-    Reads the database that [ledger] names, with or without a daemon, and changes nothing. Exits with 1 if
-    something is open for longer than a signature may take: no daemon runs, or it is stuck.
+    Reads the database that [ledger] names, with or without a daemon, and changes nothing. Exits with 1 if an
+    intent has been open for longer than a signature may take: no daemon runs, or it is stuck.
 
     \b
     Examples:
@@ -68,7 +72,10 @@ def reconcile(
     reader.close()
     said = f"{counts[Status.OPEN]} open, {counts[Status.VOID]} void"
     if oldest > limit:
-        typer.echo(f"{said}; one is open for {oldest:.0f} s, and a signature takes {limit:.0f} s", err=True)
+        typer.echo(
+            f"{said}; one has been open for {oldest:.0f} s, and a signature takes at most {limit:.0f} s",
+            err=True,
+        )
         raise typer.Exit(1)
     typer.echo(said, err=True)
 
@@ -85,7 +92,7 @@ def _never_released(reader: LedgerReader, wanted: Filter) -> Iterator[Entry]:
 
 
 def _signing_seconds(settings: Config) -> float:
-    """Return how long an intent may be open: a batch is tried twice, and each time waits for a signer."""
+    """Return how many seconds an intent may be open: each of two tries waits for a signer."""
     if settings.token is None:
         return _SIGNING_SECONDS
     return 2 * (settings.token.sign_timeout_seconds + settings.issuance.wait_for_signer_seconds)

@@ -1,4 +1,4 @@
-"""How the ledger is written: lines for people, CSV, JSON Lines, PEM."""
+"""Writes entries of the ledger: lines for people, CSV, JSON Lines, PEM."""
 
 from __future__ import annotations
 

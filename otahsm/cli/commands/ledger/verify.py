@@ -28,16 +28,16 @@ _EVERY: Final = 1.0  # second
 def verify(
     checkpoint: Annotated[
         list[Path] | None,
-        typer.Option(help="A checkpoint that was kept elsewhere, the newest there is; may be repeated."),
+        typer.Option(help="A checkpoint that was kept elsewhere, preferably the newest. Repeatable."),
     ] = None,
     key: KeysOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Compute the ledger's tree anew from its rows, and say which row was changed, removed or added.
+    """Verify that nobody changed the ledger: recompute its tree, and name rows changed, removed or added.
 
-    Reads the database named in [ledger] itself, also beside a running daemon. Exits with 1 if anything does
-    not fit. Without a checkpoint from elsewhere, nothing tells that the end of the ledger was cut off.
+    Reads the database that [ledger] names, even beside a running daemon. Exits with 1 if anything does not
+    match. Without a checkpoint from elsewhere, it can't notice that the newest rows were removed.
     """
     settings = load_config(config)
     keys = trusted_keys(key, settings.checkpoint)
@@ -71,20 +71,20 @@ def print_verdict(verdict: Verdict, *, seconds: float, signed: bool, as_json: bo
         typer.secho(f"{where}: {what}", fg=typer.colors.RED)
     if verdict.count > len(verdict.findings):
         typer.echo(f"and {verdict.count - len(verdict.findings)} more")
-    covered = "no checkpoint covers any"
+    covered = "no checkpoint covers them"
     if verdict.signed_size is not None:
         vouched = "signed" if signed else "in a checkpoint whose signature was not verified"
         covered = f"the first {verdict.signed_size} are {vouched}"
     rate = verdict.leaves / max(seconds, 1e-9)
     typer.echo(
         f"{verdict.leaves} leaves and {verdict.checkpoints} checkpoints in {seconds:.1f} s ({rate:.0f} leaves"
-        f" a second); {covered}; {verdict.waiting} entries wait to become leaves"
+        f" a second); {covered}; {verdict.waiting} entries are not leaves yet"
     )
-    typer.echo("Everything fits." if verdict.good else f"{verdict.count} THINGS DO NOT FIT.")
+    typer.echo("Everything matches." if verdict.good else f"{verdict.count} MISMATCHES.")
 
 
 class Counter:
-    """Shows on a terminal how far it is; use it as a context manager.
+    """Shows progress on a terminal; use it as a context manager.
 
     Attributes:
         seconds: how long it took.
