@@ -113,6 +113,7 @@ class Daemon:
             await self._shut_down()
 
     async def _serve_until(self, stop: asyncio.Event) -> None:
+        self._reloading.listen()
         for job in self._jobs():
             self._life.supervisor.start(job)
         stopping = asyncio.create_task(stop.wait())
@@ -137,7 +138,6 @@ class Daemon:
         yield Job(name="health", run_once=self._update_health, interval=_LOOK_SECONDS, woken=self._changed)
         # Certificates expire, and times end, without anybody telling.
         yield Job(name="open calls", run_once=self._boundary.look, interval=_LOOK_SECONDS)
-        self._reloading.listen()
         yield Job(
             name="reloading",
             run_once=self._reloading.run_once,
