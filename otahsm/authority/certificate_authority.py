@@ -60,6 +60,7 @@ class CertificateAuthority:
         access: who may do what.
         audit: takes down what happens.
         authorities: the CAs.
+        clients: who is denied.
         life: starts and closes it, and says how it is.
     """
 

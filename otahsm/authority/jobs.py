@@ -127,12 +127,21 @@ class Supervisor:
         watched.task = asyncio.create_task(self._run(watched), name=f"job {job.name}")
         watched.task.add_done_callback(lambda task: self._note_end(job, task))
 
+    def guard(self, name: str, task: asyncio.Task[None]) -> None:
+        """Give up if a task that is no job, and should go on until somebody cancels it, ends by itself."""
+
+        def note_end(ended: asyncio.Task[None]) -> None:
+            if not ended.cancelled():
+                self._give_up(f"{name} ended: {ended.exception()!r}")
+
+        task.add_done_callback(note_end)
+
     async def watch(self) -> None:
-        """Wait until a job is given up; it is for the daemon to end then.
+        """Wait until something is given up; it is for the daemon to end then.
 
         Raises:
-            DaemonFailedError: the job has failed `MAX_FAULTS` times in a row, in ways that nobody foresaw, or
-                has ended.
+            DaemonFailedError: a job has failed `MAX_FAULTS` times in a row, in ways that nobody foresaw, or
+                has ended; or a task that is guarded has.
         """
         await self._has_given_up.wait()
         assert self._hopeless is not None  # noqa: S101 - set before the event is

@@ -110,7 +110,7 @@ class LifeCycle:
             self.supervisor.start(job)
         await self._preparers.start()
         await self._signers.start()
-        await self._queue.start()
+        self.supervisor.guard("the queue", self._queue.start())
         return voided
 
     async def wait_until_serving(self) -> None:

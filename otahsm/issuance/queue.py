@@ -114,9 +114,10 @@ class IssuanceQueue:
         self._running: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Begin to take batches."""
+    def start(self) -> asyncio.Task[None]:
+        """Begin to take batches; return the task that does so until `close`."""
         self._feeder = asyncio.create_task(self._feed())
+        return self._feeder
 
     async def submit(self, requests: Sequence[IssuanceRequest]) -> list[Outcome]:
         """Wait for a turn, then for the outcomes, one for each order and in order.

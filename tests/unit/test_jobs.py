@@ -188,6 +188,25 @@ async def test_a_job_that_ends_does_so_not_unseen() -> None:
     await supervisor.close(0)
 
 
+async def test_a_task_that_is_guarded_may_be_cancelled_and_not_end() -> None:
+    supervisor = Supervisor(Time().now)
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    asleep = asyncio.create_task(asyncio.Event().wait())
+    supervisor.guard("a", asleep)  # type: ignore[arg-type]
+    asleep.cancel()
+    await asyncio.wait([asleep])
+    watching = asyncio.create_task(supervisor.watch())
+    await asyncio.sleep(0)
+    assert not watching.done()
+    supervisor.guard("the queue", asyncio.create_task(fail()))
+    async with asyncio.timeout(10):
+        with pytest.raises(DaemonFailedError, match=r"the queue ended: ZeroDivisionError\(\)"):
+            await watching
+
+
 async def test_a_job_takes_half_of_the_time_at_most() -> None:
     time = Time()
     time.wakes_at_once = True

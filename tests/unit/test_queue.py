@@ -37,7 +37,7 @@ async def test_a_lone_order_is_not_held_back() -> None:
     cycle = Cycle()
     cycle.gate.set()
     queue = IssuanceQueue(cycle.issue, batch_size=64, places=1)
-    await queue.start()
+    queue.start()
     assert names(await queue.submit([order("a")])) == ["a"]
     await queue.close(30)
 
@@ -45,7 +45,7 @@ async def test_a_lone_order_is_not_held_back() -> None:
 async def test_what_waits_while_the_cycle_is_busy_becomes_one_batch() -> None:
     cycle = Cycle()
     queue = IssuanceQueue(cycle.issue, batch_size=64, places=1)
-    await queue.start()
+    queue.start()
     submissions = [asyncio.create_task(queue.submit([order("first")]))]
     while not cycle.batches:
         await asyncio.wait(submissions, timeout=0.001)
@@ -64,7 +64,7 @@ async def test_a_batch_is_never_larger_than_the_batch_size_and_messages_are_divi
     wanted = [[f"{size}/{number}" for number in range(size)] for size in (1, 3, 1, 6, 2)]
     submissions = [asyncio.create_task(queue.submit([order(name) for name in message])) for message in wanted]
     await asyncio.sleep(0)  # every submission is in the queue before the feeder starts
-    await queue.start()
+    queue.start()
     cycle.gate.set()
     answers = await asyncio.gather(*submissions)
     assert [names(answer) for answer in answers] == wanted
@@ -80,7 +80,7 @@ async def test_a_client_with_a_million_requests_does_not_starve_one_that_asks_fo
         for number in range(20)
     ]
     await asyncio.sleep(0)
-    await queue.start()
+    queue.start()
     while not cycle.batches:
         await asyncio.wait(greedy, timeout=0.001)
     modest = asyncio.create_task(queue.submit([order("modest", "cn:modest")]))
@@ -104,7 +104,7 @@ async def test_clients_share_a_batch_equally_and_what_one_leaves_goes_to_the_oth
         for name, count in wants.items()
     ]
     await asyncio.sleep(0)
-    await queue.start()
+    queue.start()
     cycle.gate.set()
     await asyncio.gather(*submissions)
     shares = [{name: batch.count(name) for name in wants} for batch in cycle.batches]
@@ -118,7 +118,7 @@ async def test_no_more_batches_are_in_the_cycle_than_there_are_places() -> None:
     cycle = Cycle()
     queue = IssuanceQueue(cycle.issue, batch_size=1, places=3)
     submissions = [asyncio.create_task(queue.submit([order(str(n))])) for n in range(10)]
-    await queue.start()
+    queue.start()
     while len(cycle.batches) < 3:
         await asyncio.wait(submissions, timeout=0.001)
     await asyncio.wait(submissions, timeout=0.02)
@@ -137,7 +137,7 @@ async def test_a_client_whose_line_is_full_waits_and_nobody_else_does() -> None:
     other = asyncio.create_task(queue.submit([order("other", "cn:other")]))
     await asyncio.sleep(0)
     assert queue._unsettled == 1025
-    await queue.start()
+    queue.start()
     cycle.gate.set()
     answers = await asyncio.gather(*submissions)
     assert [set(names(answer)) for answer in answers] == [{str(n)} for n in range(100)]
@@ -152,7 +152,7 @@ async def test_a_caller_that_stops_waiting_does_not_stop_its_order_or_its_neighb
     impatient = asyncio.create_task(queue.submit([order("impatient")]))
     patient = asyncio.create_task(queue.submit([order("patient")]))
     await asyncio.sleep(0)
-    await queue.start()
+    queue.start()
     while not cycle.batches:
         await asyncio.wait({patient}, timeout=0.001)
     impatient.cancel()
@@ -165,7 +165,7 @@ async def test_a_caller_that_stops_waiting_does_not_stop_its_order_or_its_neighb
 async def test_closing_answers_everything_that_was_submitted() -> None:
     cycle = Cycle()
     queue = IssuanceQueue(cycle.issue, batch_size=2, places=2)
-    await queue.start()
+    queue.start()
     submissions = [asyncio.create_task(queue.submit([order(str(n))])) for n in range(30)]
     await asyncio.sleep(0)
     cycle.gate.set()
@@ -180,7 +180,7 @@ async def test_a_fault_in_the_cycle_reaches_every_caller_of_the_batch_and_no_oth
         return [InProgressError(item.request_id) for item in orders]
 
     queue = IssuanceQueue(broken, batch_size=1, places=1)
-    await queue.start()
+    queue.start()
     with pytest.raises(ZeroDivisionError):
         await queue.submit([order("bad")])
     assert names(await queue.submit([order("good")])) == ["good"]
@@ -190,7 +190,7 @@ async def test_a_fault_in_the_cycle_reaches_every_caller_of_the_batch_and_no_oth
 async def test_closing_cuts_off_what_does_not_end_in_time() -> None:
     cycle = Cycle()
     queue = IssuanceQueue(cycle.issue, batch_size=1, places=1)
-    await queue.start()
+    queue.start()
     submissions = [asyncio.create_task(queue.submit([order(str(n))])) for n in range(3)]
     while not cycle.batches:
         await asyncio.wait(submissions, timeout=0.001)
