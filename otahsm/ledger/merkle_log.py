@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from otahsm.ledger.read.read_connection import ReadConnection
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes
 from otahsm.ledger.tree.log_entries import Entry, Kind, read_leaves
-from otahsm.ledger.tree.sequencer import STORED_LEVELS, Step, anything_unlogged, read_tree, sequence
+from otahsm.ledger.tree.sequencer import STORED_LEVELS, Step, has_pending_leaves, read_tree, sequence
 from otahsm.ledger.write.writer import Writer
 from otahsm.pki import SerialNumber
 from otahsm.tlog import (
@@ -133,7 +133,7 @@ def fetcher(connection: Connection) -> Fetch:
 
 
 def _grow(connection: Connection) -> Step:
-    return sequence(connection) if anything_unlogged(connection) else Step(0, more=False)
+    return sequence(connection) if has_pending_leaves(connection) else Step(0, more=False)
 
 
 def _head(connection: Connection) -> Head | None:

@@ -102,7 +102,7 @@ class OverQuota(NamedTuple):
     retry_after: float | None
 
 
-Answer: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred | NoPlace | OverQuota
+JournalResult: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred | NoPlace | OverQuota
 
 # The CRLs that have no URL of their own: what the ledger calls them.
 COMPLETE: Final = ""

@@ -15,7 +15,6 @@ from otahsm.ledger.merkle_log import MerkleLog
 from otahsm.ledger.read.read_connection import ReadConnection
 from otahsm.ledger.records import (
     Accepted,
-    Answer,
     AuditEvent,
     Batch,
     BatchState,
@@ -23,6 +22,7 @@ from otahsm.ledger.records import (
     Change,
     CrlNumber,
     Intent,
+    JournalResult,
     Renewal,
     RevocationAnswer,
     StoredCrl,
@@ -72,7 +72,7 @@ class Ledger:
 
     async def journal(
         self, batch: Sequence[Intent], now: int | None = None, limits: Mapping[int, Quotas] = _NO_LIMITS
-    ) -> list[Answer]:
+    ) -> list[JournalResult]:
         """Write intents durably (step 3); answer each, in order.
 
         Args:
@@ -243,9 +243,9 @@ class Ledger:
         batch: Sequence[Intent],
         now: int | None,
         limits: Mapping[int, Quotas],
-    ) -> list[Answer]:
+    ) -> list[JournalResult]:
         ids = self._database.take_ids(connection, len(batch))
-        answers = write_intents(connection, self._database.place, ids, batch, self._renewals, now)
+        answers = write_intents(connection, self._database.slot, ids, batch, self._renewals, now)
         if limits:  # before batches, always: so nobody waits in a circle
             answers = quotas.hold(connection, batch, answers, limits, time.time_ns() // 1000)
         if any(intent.batch_id is not None for intent in batch):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from otahsm.ledger import (
     Accepted,
-    Answer,
     Batch,
     BatchTerms,
     Intent,
+    JournalResult,
     Ledger,
     LedgerReader,
     NoPlace,
@@ -51,7 +51,7 @@ def inside(batch: Batch, *devices: str) -> list[Intent]:
     return [intent(device)._replace(batch_id=batch.id) for device in devices]
 
 
-def accepted(answers: list[Answer]) -> list[int]:
+def accepted(answers: list[JournalResult]) -> list[int]:
     return [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
 
 

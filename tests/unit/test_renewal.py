@@ -7,7 +7,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from otahsm.ledger import Accepted, Answer, Conflict, InProgress, Intent, Ledger, Renewal, Replay, database_of
+from otahsm.ledger import (
+    Accepted,
+    Conflict,
+    InProgress,
+    Intent,
+    JournalResult,
+    Ledger,
+    Renewal,
+    Replay,
+    database_of,
+)
 
 from support.homes import CA, Home, PostgresHome
 from support.intents import intent, told
@@ -44,7 +54,7 @@ async def issue(ledger: Ledger, asked: Intent, der: bytes) -> int:
     return answer.intent_id
 
 
-async def ask(ledger: Ledger, asked: Intent) -> Answer:
+async def ask(ledger: Ledger, asked: Intent) -> JournalResult:
     (answer,) = await ledger.journal([asked])
     return answer
 
@@ -71,7 +81,7 @@ async def test_in_its_window_and_after_its_end_a_certificate_is_renewed_once(
 
 @pytest.mark.parametrize(("day", "answered"), [(354, Conflict), (355, Accepted), (400, Accepted)])
 async def test_another_key_is_taken_in_its_own_window(
-    ledger: Ledger, day: int, answered: type[Answer]
+    ledger: Ledger, day: int, answered: type[JournalResult]
 ) -> None:
     await issue(ledger, at(0, key="old"), b"first")
     answer = await ask(ledger, at(day, key="new"))

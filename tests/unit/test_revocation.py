@@ -11,13 +11,13 @@ from otahsm.errors import ConfigError
 from otahsm.ledger import (
     COMPLETE,
     Accepted,
-    Answer,
     Barred,
     Conflict,
     CrlReader,
     CrlRow,
     InProgress,
     Intent,
+    JournalResult,
     Ledger,
     Revocation,
     RevocationAnswer,
@@ -65,7 +65,7 @@ async def revoked(
     return await ledger._writer.transaction(work)
 
 
-def id_of(answer: Answer) -> int:
+def id_of(answer: JournalResult) -> int:
     assert isinstance(answer, Accepted)
     return answer.intent_id
 

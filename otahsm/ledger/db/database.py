@@ -21,14 +21,14 @@ class Database(Protocol):
     Attributes:
         name: for messages.
         engine: has one connection, which is the one that may write.
-        place: which one this daemon holds (see `otahsm.ledger.schema.replicas`).
-        place_is_new: whether what an earlier holder left open there is still to be closed.
+        slot: which replica slot this daemon holds (see `otahsm.ledger.schema.replicas`).
+        slot_is_new: whether what an earlier holder left open there is still to be closed.
     """
 
     name: str
     engine: Engine
-    place: int
-    place_is_new: bool
+    slot: int
+    slot_is_new: bool
 
     def open_reader(self) -> Engine:
         """Open one more connection, for reading: all that a transaction reads there is of one moment."""

@@ -67,10 +67,10 @@ class PostgresDatabase:
         self._address = (url, password_file)
         self.engine = engine_for(url, password_file)
         self.name = self.engine.url.render_as_string(hide_password=True)
-        self.place = 0
-        self.place_is_new = False
+        self.slot = 0
+        self.slot_is_new = False
         self._ids: list[int] = []
-        event.listen(self.engine, "connect", self._take_place)
+        event.listen(self.engine, "connect", self._take_slot)
         event.listen(self.engine, "handle_error", _leave_a_standby)
 
     def open_reader(self) -> Engine:
@@ -105,16 +105,16 @@ class PostgresDatabase:
         """Give the place back."""
         self.engine.dispose()
 
-    def _take_place(self, connection: Any, _: object) -> None:
+    def _take_slot(self, connection: Any, _: object) -> None:
         """Take the first place that nobody holds, for as long as this connection lives."""
         configure(_SETTINGS, connection)
         with connection.cursor() as cursor:
-            for place in count(1):
-                cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (LOCK_NAMESPACE, place))
+            for slot in count(1):
+                cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (LOCK_NAMESPACE, slot))
                 if cursor.fetchone()[0]:
                     break
         connection.commit()
-        self.place, self.place_is_new = place, True
+        self.slot, self.slot_is_new = slot, True
         self._ids = []  # of the former place: `closed_below` may be above them by now
 
 

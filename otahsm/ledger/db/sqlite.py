@@ -36,8 +36,8 @@ class SqliteDatabase:
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self.engine = open_engine(path)
-        self.place = 1
-        self.place_is_new = True
+        self.slot = 1
+        self.slot_is_new = True
         self._path = path
         self._lock: int | None = None
         self._checkpointer: Checkpointer | None = None

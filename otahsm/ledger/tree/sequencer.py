@@ -60,7 +60,7 @@ def note_entries(connection: Connection, kind: Kind, intent_ids: Iterable[int]) 
         write_rows(connection, _insert_into(unlogged, _ENTRY, connection.dialect), _ENTRY, rows)
 
 
-def anything_unlogged(connection: Connection) -> bool:
+def has_pending_leaves(connection: Connection) -> bool:
     """Tell whether there is something to take."""
     return connection.execute(select(unlogged.c.id).limit(1)).first() is not None
 

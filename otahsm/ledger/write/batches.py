@@ -18,12 +18,12 @@ from otahsm.ledger.read import batch_page
 from otahsm.ledger.read.batch_page import batch_of
 from otahsm.ledger.records import (
     Accepted,
-    Answer,
     Batch,
     BatchState,
     BatchTerms,
     Change,
     Intent,
+    JournalResult,
     NoPlace,
     Tell,
 )
@@ -68,8 +68,8 @@ def close(connection: Connection, name: str, now: int, tell: Tell[BatchState]) -
 
 
 def hold_places(
-    connection: Connection, batch: Sequence[Intent], answers: Sequence[Answer], now: int
-) -> list[Answer]:
+    connection: Connection, batch: Sequence[Intent], answers: Sequence[JournalResult], now: int
+) -> list[JournalResult]:
     """Take places for intents that were just written; take back those for which there is none.
 
     Args:

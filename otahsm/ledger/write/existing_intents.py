@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, literal_column, select, union_all
 
-from otahsm.ledger.records import Answer, Barred, Conflict, InProgress, Intent, Renewal, Replay
+from otahsm.ledger.records import Barred, Conflict, InProgress, Intent, JournalResult, Renewal, Replay
 from otahsm.ledger.schema import certificates, intents, live, revocations
 from otahsm.pki import Reason, SerialNumber
 
@@ -90,7 +90,7 @@ class ExistingIntents:
             self._by_request[row.request_id] = row
         self._by_device[row.device_id, row.profile] = row
 
-    def answer(self, intent: Intent) -> Answer | Fresh:
+    def answer(self, intent: Intent) -> JournalResult | Fresh:
         """Say what stands against an intent; if nothing does, what it supersedes."""
         device = self._by_device.get((intent.device_id, intent.profile))
         if refusal := self._refusal(intent, device):

@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.db.dialects import Among, columns_given, write_rows
-from otahsm.ledger.records import Accepted, Answer, Intent, Renewal
+from otahsm.ledger.records import Accepted, Intent, JournalResult, Renewal
 from otahsm.ledger.schema import intents, revocations
 from otahsm.ledger.write.existing_intents import ExistingIntents
 from otahsm.pki import Reason
@@ -40,7 +40,7 @@ def write_intents(
     batch: Sequence[Intent],
     renewals: Mapping[str, Renewal],
     now: int | None = None,
-) -> list[Answer]:
+) -> list[JournalResult]:
     """Write the intents that nothing stands against; answer each one, in order.
 
     Mostly nothing stands against any of them, and one statement finds that out while it writes them. If
@@ -76,18 +76,18 @@ def write_intents(
 
 def _look(
     ids: Sequence[int], taken: ExistingIntents, batch: Sequence[Intent]
-) -> tuple[list[Answer], list[Intent], dict[int, int]]:
+) -> tuple[list[JournalResult], list[Intent], dict[int, int]]:
     """Answer each intent of a batch by what is live.
 
     Returns:
         The answers; the intents that nothing stands against; and what those supersede: new ids by old ones.
     """
-    answers: list[Answer] = []
+    answers: list[JournalResult] = []
     fresh: list[Intent] = []
     superseded: dict[int, int] = {}
     for intent in batch:
         answer = taken.answer(intent)
-        if not isinstance(answer, Answer):
+        if not isinstance(answer, JournalResult):
             new_id = ids[len(fresh)]
             if answer.supersedes is not None:
                 superseded[answer.supersedes] = new_id

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.access import Quotas, Use, come_back, day_of, given_back, share_of
-from otahsm.ledger.records import Accepted, Answer, Intent, OverQuota
+from otahsm.ledger.records import Accepted, Intent, JournalResult, OverQuota
 from otahsm.ledger.schema import quotas
 from otahsm.ledger.write.journal import take_back
 
@@ -33,10 +33,10 @@ def ids_of(connection: Connection, clients: Sequence[str]) -> list[int]:
 def hold(
     connection: Connection,
     batch: Sequence[Intent],
-    answers: Sequence[Answer],
+    answers: Sequence[JournalResult],
     limits: Mapping[int, Quotas],
     now: int,
-) -> list[Answer]:
+) -> list[JournalResult]:
     """Count intents that were just written; take back those that are over a quota.
 
     Args:
@@ -70,7 +70,10 @@ def hold(
 
 
 def give_back_denied(
-    connection: Connection, batch: Sequence[Intent], before: Sequence[Answer], after: Sequence[Answer]
+    connection: Connection,
+    batch: Sequence[Intent],
+    before: Sequence[JournalResult],
+    after: Sequence[JournalResult],
 ) -> None:
     """Give back what was counted for intents that were then denied for another reason."""
     give_back(

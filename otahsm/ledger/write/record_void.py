@@ -92,7 +92,7 @@ def anything_left(connection: Connection, own: int) -> bool:
     Where they did not, the rows that there are now need not be looked at again.
     """
     left = False
-    for place in _left_places(connection, own):
+    for place in _left_slots(connection, own):
         if connection.execute(select(intents.c.id).where(_left_open(place)).limit(1)).first():
             left = True
         else:
@@ -100,7 +100,7 @@ def anything_left(connection: Connection, own: int) -> bool:
     return left
 
 
-def clear_left_places(connection: Connection, own: int, now: int, *, also_own: bool) -> int:
+def clear_left_slots(connection: Connection, own: int, now: int, *, also_own: bool) -> int:
     """Void what replicas that are gone left open; return how many intents that were.
 
     Args:
@@ -109,7 +109,7 @@ def clear_left_places(connection: Connection, own: int, now: int, *, also_own: b
         now: microseconds since the Unix epoch.
         also_own: whether this replica has only just taken its place, and has nothing open there itself.
     """
-    places = [*_left_places(connection, own), *([own] if also_own else [])]
+    places = [*_left_slots(connection, own), *([own] if also_own else [])]
     highest = _highest(connection)
     voided = 0
     for place in places:
@@ -161,7 +161,7 @@ def _highest(connection: Connection) -> int:
     return highest or 0
 
 
-def _left_places(connection: Connection, own: int) -> list[int]:
+def _left_slots(connection: Connection, own: int) -> list[int]:
     """Return the places that nobody holds. Only replicas have other places than their own: PostgreSQL."""
     others = select(replicas.c.place).where(replicas.c.place != own).order_by(replicas.c.place)
     places: Sequence[int] = connection.execute(others).scalars().all()

@@ -146,7 +146,7 @@ class Writer:
                 owed = self._begin(connection)
                 results = [work(connection) for work, _ in group]
                 if self._open_ids:
-                    record_void.note_closed(connection, self._database.place, min(self._open_ids))
+                    record_void.note_closed(connection, self._database.slot, min(self._open_ids))
         except SQLAlchemyError as error:
             if self._written:  # and perhaps durably: it may be the answer that was lost, and not the commit
                 self._owed.append((tuple(self._written), _UNKNOWN))
@@ -160,7 +160,7 @@ class Writer:
             self._open_ids.difference_update(self._written)
             raise
         self._failure = None
-        self._database.place_is_new = self._something_left = False
+        self._database.slot_is_new = self._something_left = False
         for intent_ids, _ in self._owed[:owed]:
             self._open_ids.difference_update(intent_ids)
         del self._owed[:owed]
@@ -170,23 +170,23 @@ class Writer:
     def _begin(self, connection: Connection) -> int:
         """Close first what is to be closed; return how many of the debts that pays."""
         owed, now = len(self._owed), time.time_ns() // 1000
-        place, place_is_new = self._database.place, self._database.place_is_new
-        left = place_is_new or self._something_left
+        slot, slot_is_new = self._database.slot, self._database.slot_is_new
+        left = slot_is_new or self._something_left
         dialects.begin(connection, closing=left or owed > 0)
-        if place_is_new:
-            record_void.enter(connection, place)
+        if slot_is_new:
+            record_void.enter(connection, slot)
         if left:
-            self._closed = record_void.clear_left_places(connection, place, now, also_own=place_is_new)
+            self._closed = record_void.clear_left_slots(connection, slot, now, also_own=slot_is_new)
         for intent_ids, reason in self._owed[:owed]:
             record_void.void_intents(connection, intent_ids, reason, now)
         return owed
 
     def _look(self, connection: Connection) -> bool:
-        place = self._database.place
+        slot = self._database.slot
         if self._failure is not None:
-            record_void.touch(connection, place)
+            record_void.touch(connection, slot)
         self._database.tend(connection)
-        return record_void.anything_left(connection, place)
+        return record_void.anything_left(connection, slot)
 
     def _open(self) -> int:
         self._database.hold()
