@@ -17,20 +17,20 @@ _LAST_PORT: Final = 65535
 
 
 class Section(BaseModel):
-    """A table of the file: frozen, and without keys that it doesn't know."""
+    """A table of the file: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def beside_the_file(path: Path, info: ValidationInfo) -> Path:
-    """Make a path absolute: a relative one starts in the folder of the file that names it."""
+    """Return an absolute path: a relative one starts in the folder of the file that names it."""
     if "\0" in str(path):
-        raise ValueError("a path has no NUL character")
+        raise ValueError("must not contain a NUL character")
     base: Path = (info.context or {}).get("base", Path())
     try:
         return base / path.expanduser()
     except RuntimeError:
-        raise ValueError("it begins with the home folder of a user who is not known here") from None
+        raise ValueError("starts with the home folder of a user that does not exist here") from None
 
 
 def _regular_expression(pattern: str) -> str:
@@ -56,11 +56,11 @@ def _crl_url(url: str) -> str:
     match = re.fullmatch(_CRL_URL, url.replace(SHARD, "0", 1))
     if not match or int(match["port"] or 0) > _LAST_PORT or len(url) > _MAX_URL:
         raise ValueError(
-            f"must be a plain http or https URL of at most {_MAX_URL} characters, in lower case up to its"
-            " path, which ends with the name of the file, as in http://crl.example.com/fleet.crl"
+            f"must be a plain http or https URL of at most {_MAX_URL} characters that ends with the name of"
+            " the file, with scheme and host in lower case, as in http://crl.example.com/fleet.crl"
         )
     if url.lower().endswith(".pem"):
-        raise ValueError("must not end in .pem: what is there is DER (RFC 5280, section 4.2.1.13)")
+        raise ValueError("must not end in .pem: a published CRL is DER (RFC 5280, section 4.2.1.13)")
     return url
 
 

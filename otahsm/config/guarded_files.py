@@ -1,4 +1,4 @@
-"""Which files of a configuration others must not change, and which nobody else may read."""
+"""Which files of a configuration other users must not change, and which they must not read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from otahsm.system.file_modes import GuardedFile
 
 
 def files_of_daemon(config: Config, path: Path) -> list[GuardedFile]:
-    """Return what the process that faces the network uses, and signers that it starts itself.
+    """Return the files of the process that faces the network and of the signers that it starts.
 
     Args:
         config: the configuration.
@@ -35,17 +35,17 @@ def files_of_daemon(config: Config, path: Path) -> list[GuardedFile]:
 
 
 def files_of_signers(config: Config, path: Path) -> list[GuardedFile]:
-    """Return what signers use that run as another user, at a socket. Arguments as `files_of_daemon`."""
+    """Return the files of signers that run as another user, at a socket. Arguments as `files_of_daemon`."""
     return [GuardedFile("the configuration", path), *_of_signers(config, at_socket=True)]
 
 
 def files_of_all(config: Config, path: Path) -> list[GuardedFile]:
-    """Return what a daemon and all its signers use. Arguments as `files_of_daemon`."""
+    """Return the files of a daemon and all its signers. Arguments as `files_of_daemon`."""
     return [*files_of_daemon(config, path), *_of_signers(config, at_socket=True)]
 
 
 def _of_signers(config: Config, *, at_socket: bool) -> list[GuardedFile]:
-    """Return what signers use: those at a socket, or those that the daemon starts."""
+    """Return the files of the signers at a socket, or of those that the daemon starts."""
     files = []
     for token in config.token.all if config.token else ():
         if (token.signer_socket is not None) == at_socket:

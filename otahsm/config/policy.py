@@ -1,4 +1,4 @@
-"""`policy.toml`: who may ask the daemon for what. What it does not allow is refused."""
+"""`policy.toml`: which client may make which call. What it does not allow is refused."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MAX_QUOTA: Final = 10**12
 def compile_pattern(pattern: str) -> Any:
     """Compile a regular expression that takes linear time, whatever a client puts into a name.
 
-    Python's own may take for ever, as `([a-z]+-?)+` does, and hold up everybody. RE2 has all of it but what
-    needs looking back or ahead.
+    Python's own can take exponential time, as `([a-z]+-?)+` does, and block every other client. RE2 supports
+    the same syntax except look-around and backreferences.
 
     Returns:
         A pattern with `fullmatch` and `pattern`, like those of `re`.
 
     Raises:
-        ValueError: it is none, or needs more than linear time.
+        ValueError: the pattern is invalid, or RE2 does not support it.
     """
     import re2  # noqa: PLC0415 - the client does without
 
@@ -39,16 +39,16 @@ def compile_pattern(pattern: str) -> Any:
         return re2.compile(pattern, options)
     except re2.error as error:
         why = error.args[0].decode() if isinstance(error.args[0], bytes) else error
-        raise ValueError(f"not a regular expression of RE2: {why}") from None
+        raise ValueError(f"not a valid RE2 regular expression: {why}") from None
 
 
 def parse_times(text: str) -> Times:
     """Read times such as "Mon-Fri 06:00-22:00" or "Sun 00:00-24:00".
 
     Raises:
-        ValueError: they are no such times.
+        ValueError: the text has another form, or the end is not after the start.
     """
-    wrong = ValueError("must be days and times in UTC, as in Mon-Fri 06:00-22:00 or Sat 08:00-24:00")
+    wrong = ValueError("must be days and hours in UTC, as in Mon-Fri 06:00-22:00 or Sat 08:00-24:00")
     match = _TIMES.fullmatch(text)
     if not match:
         raise wrong
@@ -60,24 +60,24 @@ def parse_times(text: str) -> Times:
     except ValueError:
         raise wrong from None
     if end is not None and end <= start:
-        raise ValueError("must end after they start; give two entries for times across midnight")
-    span = range(first, last + 1 if first <= last else last + 1 + len(DAYS))  # Sat-Mon goes round
+        raise ValueError("the end must be after the start; write two entries for hours across midnight")
+    span = range(first, last + 1 if first <= last else last + 1 + len(DAYS))  # Sat-Mon wraps around
     return Times(frozenset(day % len(DAYS) for day in span), start, end)
 
 
 def _identity(text: str) -> str:
     if text.startswith(_PIN):
         if not re.fullmatch(r"[0-9a-f]{64}", text.removeprefix(_PIN)):
-            raise ValueError("after spki: comes the SHA-256 of the public key, 64 digits in small letters")
+            raise ValueError("spki: takes the SHA-256 of the public key: 64 lower-case hexadecimal digits")
         return text
     if not text.startswith(_NAMED) or not text.partition(":")[2] or not text.isprintable():
         raise ValueError(
-            "must begin with uri:, dns:, cn: or spki:, as in uri:spiffe://example.org/line/3 or cn:line-3"
+            "must start with uri:, dns:, cn: or spki:, as in uri:spiffe://example.org/line/3 or cn:line-3"
         )
     if "*" in text and not (
         text.startswith("uri:") and text.endswith(ANY_BELOW) and text.count("*") == 1 and "://" in text[:-2]
     ):
-        raise ValueError("a * stands for what follows a / at the end of a URI, as in uri:spiffe://a.org/b/*")
+        raise ValueError("* is only allowed after the last / of a URI, as in uri:spiffe://a.org/b/*")
     return text
 
 
@@ -96,7 +96,7 @@ Quota = Annotated[int, Field(ge=1, le=_MAX_QUOTA)]
 
 
 class ClientPolicy(Section):
-    """[clients.NAME]: one client, whatever certificates it has, and what it may do."""
+    """[clients.NAME]: one client, whichever certificate it uses, and what it may do."""
 
     identities: Annotated[tuple[Identity, ...], Field(min_length=1)]
     roles: Annotated[frozenset[Role], Field(min_length=1)]
@@ -114,13 +114,13 @@ class ClientPolicy(Section):
         for_issuers = {"profiles", "device_ids", "batches", "per_second", "per_day", "total"}
         given = sorted(for_issuers & self.model_fields_set)
         if "issuer" not in self.roles and given:
-            raise ValueError(f"{', '.join(given)} say what an issuer may, and roles has no issuer")
+            raise ValueError(f"only a client with the role issuer can have {', '.join(given)}")
         if "issuer" in self.roles and not self.profiles:
-            raise ValueError('an issuer needs profiles: a list of their names, or ["*"] for every profile')
+            raise ValueError('an issuer needs profiles: a list of names, or ["*"] for every profile')
         return self
 
     def build(self, name: str) -> Grant:
-        """Make what the client of this name may do."""
+        """Return what the client with this name may do."""
         return Grant(
             name,
             self.identities,
@@ -145,9 +145,9 @@ class PolicyConfig(Section):
         for name, client in self.clients.items():
             for identity in client.identities:
                 if owners.setdefault(identity, name) != name:
-                    raise ValueError(f"{identity} is a client twice: {owners[identity]} and {name}")
+                    raise ValueError(f"{owners[identity]} and {name} both have the identity {identity}")
         return self
 
     def build(self) -> Policy:
-        """Make the policy that decides."""
+        """Return the policy that decides."""
         return Policy([client.build(name) for name, client in self.clients.items()])

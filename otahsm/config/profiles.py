@@ -12,11 +12,11 @@ from otahsm.config.fields import Pattern, Section
 from otahsm.config.subject import check_part, parse_subject
 from otahsm.pki import CsrExtras, ExtendedKeyUsage, KeyType, KeyUsage, Profile
 
-_OTA_CONNECT: Final = Profile()  # what is left out is as there
+_OTA_CONNECT: Final = Profile()  # the defaults
 
 
 class ProfileConfig(Section):
-    """[profiles.NAME]: what a certificate holds and what a CSR must look like.
+    """[profiles.NAME]: what a certificate contains and what a CSR must look like.
 
     The defaults are the profile `ota-connect`, the OTA Connect guide's contract.
     """
@@ -42,7 +42,7 @@ class ProfileConfig(Section):
         return self
 
     def build(self) -> Profile:
-        """Make the profile that certificates are issued under."""
+        """Return the profile that certificates are issued under."""
         return Profile(
             validity=timedelta(days=self.validity_days),
             backdate=timedelta(minutes=self.backdate_minutes),

@@ -1,4 +1,4 @@
-"""[registration]: the backend that is told of every device, and what it is told."""
+"""[registration]: the backend where every device is registered, and the requests it gets."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")  # RFC 9110, se
 _OURS: Final = frozenset({"connection", "content-length", "host", "te", "transfer-encoding", "upgrade"})
 _VISIBLE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 _URL_CHARACTERS: Final = re.compile(r"[!-~]{1,1024}")
-_DEEPEST: Final = 32
+_MAX_DEPTH: Final = 32
 _TOKENS: Final = frozenset({"osf-token", "authorization"})
 
 
 class HeaderConfig(Section):
-    """A header's value: a text, or a secret that is read when it is needed.
+    """A header's value: a string, or a secret that is read when it is needed.
 
-    `prefix` comes before the secret, as in "Bearer ".
+    `prefix` is put before the secret, as in "Bearer ".
     """
 
     value: str | None = None
@@ -43,22 +43,22 @@ class HeaderConfig(Section):
         given = [one for one in (self.value, self.file, self.env, self.command) if one is not None]
         if len(given) != 1:
             raise ValueError(
-                'give a text, or one of { file = "..." }, { env = "..." } and { command = "..." }'
+                'must be a string, or one of { file = "..." }, { env = "..." } and { command = "..." }'
             )
         if self.value is not None and (self.prefix or not is_header_value(self.value)):
-            raise ValueError("a header's text is of visible ASCII characters, without a prefix")
+            raise ValueError("a header's text must be visible ASCII characters, and can't have a prefix")
         if self.prefix and not is_header_value(f"{self.prefix}x"):
-            raise ValueError("prefix is of visible ASCII characters")
+            raise ValueError("prefix must be visible ASCII characters")
         return self
 
     @property
     def is_secret(self) -> bool:
-        """Whether it is one; a text in the file is none."""
+        """Whether the value is a secret; a string in the file is not."""
         return self.value is None
 
 
 def is_header_value(text: str) -> bool:
-    """Tell whether a text may be a header's value (RFC 9110, section 5.5); only ASCII is sure to arrive."""
+    """Return whether a text can be a header's value (RFC 9110, section 5.5); only ASCII arrives reliably."""
     return _VISIBLE.fullmatch(text) is not None
 
 
@@ -68,7 +68,7 @@ def _text_or_secret(value: object) -> object:
 
 def _header_name(name: str) -> str:
     if not _HEADER.fullmatch(name) or name.lower() in _OURS:
-        raise ValueError("is no name of a header that can be chosen")
+        raise ValueError("not a valid header name, or one that otahsm sets itself")
     return name
 
 
@@ -78,13 +78,14 @@ def _web_address(url: str) -> str:
         sound = _URL_CHARACTERS.fullmatch(url) and parts.hostname and parts.port != 0
         template = Template.parse(f"{parts.path}?{parts.query}")
     except (ValueError, ConfigError):
-        raise ValueError("is no URL as in https://registry.example.com") from None
+        raise ValueError("not a valid URL; write one such as https://registry.example.com") from None
     if not sound or parts.scheme not in {"http", "https"} or "@" in parts.netloc or "#" in url:
         raise ValueError(
-            "must be an http or https URL as in https://registry.example.com, without password and fragment"
+            "must be an http or https URL such as https://registry.example.com, without user, password or"
+            " fragment"
         )
     if not template.names <= IN_URLS or "{" in parts.netloc:
-        raise ValueError("can have only {device_id} and {serial} in its path")
+        raise ValueError("only {device_id} and {serial} are allowed, and only in the path and query")
     return url
 
 
@@ -95,16 +96,17 @@ def _json_table(table: dict[str, Any]) -> dict[str, Any]:
                 Template.parse(value)
             except ConfigError:  # it would quote the value
                 raise ValueError(
-                    f"{place} is no template; places are {{name}}, and {{{{ and }}}} are braces"
+                    f"{place} is not a valid template; write placeholders as {{name}}, and braces as {{{{ and"
+                    " }}"
                 ) from None
         elif not isinstance(value, bool | int) and not (isinstance(value, float) and math.isfinite(value)):
-            raise ValueError(f"{place} can't be written in JSON: make it a text")
+            raise ValueError(f"{place} can't be written as JSON: make it a string")
     return table
 
 
 def _leaves(value: object, place: str, depth: int = 0) -> Iterator[tuple[str, object]]:
-    if depth > _DEEPEST:
-        raise ValueError(f"has more than {_DEEPEST} tables and lists in each other")
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"tables and lists are nested more than {_MAX_DEPTH} deep")
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _leaves(inner, f"{place}.{name}", depth + 1)
@@ -119,7 +121,7 @@ def _template(text: str) -> str:
     try:
         Template.parse(text)
     except ConfigError:
-        raise ValueError("is no template; places are {name}") from None
+        raise ValueError("not a valid template; write placeholders as {name}") from None
     return text
 
 
@@ -128,9 +130,9 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 
 
 class RegistrationConfig(Section):
-    """[registration]: the backend that `otahsm device register` tells of every device that was issued here.
+    """[registration]: the backend where `otahsm device register` registers devices that were issued here.
 
-    Without this section nobody is told.
+    Without this section no device is registered.
     """
 
     kind: BackendKind
@@ -146,33 +148,35 @@ class RegistrationConfig(Section):
     @model_validator(mode="after")
     def _headers_are_named_once(self) -> Self:
         if len({name.lower() for name in self.headers}) < len(self.headers):
-            raise ValueError("two headers have one name")
+            raise ValueError("two headers have the same name")
         return self
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> Self:
         if self.group is not None and (self.kind != "foundries" or self.body is not None):
-            raise ValueError("group goes with kind foundries, and not with body")
+            raise ValueError('group needs kind = "foundries", and excludes body')
         if self.kind == "foundries" and not _TOKENS & {name.lower() for name in self.headers}:
             raise ValueError(
-                'kind foundries needs its token, as in headers = { OSF-TOKEN = { file = "..." } }'
+                'kind = "foundries" needs its token, as in headers = { OSF-TOKEN = { file = "..." } }'
             )
         if self.kind != "webhook" and (self.parts.query or "{" in self.url):
-            raise ValueError("url of this kind is where its API begins, as in https://registry.example.com")
+            raise ValueError(
+                f'kind = "{self.kind}" needs the base URL of its API, such as https://registry.example.com'
+            )
         return self
 
     @model_validator(mode="after")
     def _secrets_are_not_sent_in_the_clear(self) -> Self:
         secret = any(header.is_secret for header in self.headers.values())
         if secret and self.parts.scheme == "http" and not _is_this_machine(self.parts.hostname or ""):
-            raise ValueError("headers hold a secret: url must be https")
+            raise ValueError("headers contain a secret, so url must be https")
         if self.ca is not None and self.parts.scheme == "http":
-            raise ValueError("ca goes with an https url")
+            raise ValueError("ca needs an https url")
         return self
 
     @property
     def parts(self) -> SplitResult:
-        """The URL in its parts."""
+        """The parsed URL."""
         return urlsplit(self.url)
 
 

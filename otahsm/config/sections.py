@@ -16,14 +16,14 @@ from otahsm.pki import SHARD, CrlLocation
 
 
 class DaemonConfig(Section):
-    """[daemon]: where it listens. Port 0 takes a free one and logs it."""
+    """[daemon]: where it listens. Port 0 picks a free port and logs it."""
 
     listen: Address = "127.0.0.1:7443"
     drain_seconds: Annotated[int, Field(ge=1, le=600)] = 30
 
 
 class TlsConfig(Section):
-    """[tls]: the daemon's own certificate, and the operator CA whose clients may come in."""
+    """[tls]: the daemon's own certificate, and the operator CA whose clients may connect."""
 
     certificate: ConfigPath
     key: ConfigPath
@@ -31,14 +31,14 @@ class TlsConfig(Section):
 
 
 class AccessConfig(Section):
-    """[access]: who may ask for what, and whose certificate does not count any more."""
+    """[access]: which client may make which call, and which client certificates are revoked."""
 
     policy: ConfigPath
     client_crls: tuple[ConfigPath, ...] = ()
 
 
 class LedgerConfig(Section):
-    """[ledger]: an SQLite file, or for several daemons a PostgreSQL database, that remembers it all."""
+    """[ledger]: the database that records everything: an SQLite file, or PostgreSQL for several daemons."""
 
     path: ConfigPath | None = None
     url: Annotated[str, Field(pattern=r"^postgresql://")] | None = None
@@ -47,9 +47,9 @@ class LedgerConfig(Section):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.path is None) == (self.url is None):
-            raise ValueError("give either path or url")
+            raise ValueError("set either path or url")
         if self.password_file is not None and self.url is None:
-            raise ValueError("password_file goes with url")
+            raise ValueError("password_file needs url")
         return self
 
 
@@ -65,7 +65,7 @@ class IssuanceConfig(Section):
 class CrlConfig(Section):
     """[crl]: where the certificate revocation lists are, and how often they are made.
 
-    Without this section certificates state no CRL. The URL is fixed in every certificate that is issued.
+    Without this section certificates name no CRL. Every certificate contains the URL for its whole life.
     """
 
     url: CrlUrl
@@ -83,21 +83,21 @@ class CrlConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _refreshed_before_it_ends(self) -> Self:
+    def _refreshed_before_it_expires(self) -> Self:
         if self.refresh_hours >= self.validity_hours:
             raise ValueError("refresh_hours must be less than validity_hours")
         return self
 
     @property
     def location(self) -> CrlLocation:
-        """Where the lists are, as certificates state it."""
+        """Where the lists are, as certificates name it."""
         return CrlLocation(self.url, self.shards)
 
 
 class AuthorityConfig(CaConfig):
-    """[authorities.NAME]: a CA beside [ca]: the next one, or one that is to be retired. Profiles name it.
+    """[authorities.NAME]: a CA besides [ca], such as the next one or the last one. Profiles name it.
 
-    Its `crl` is like [crl], with a URL and a directory of its own.
+    Its `crl` is like [crl], with its own URL and directory.
     """
 
     crl: CrlConfig | None = None
@@ -120,12 +120,12 @@ class ClientConfig(Section):
     @model_validator(mode="after")
     def _gateway_is_named_once(self) -> Self:
         if self.credentials is not None and (self.gateway_url is not None or self.server_ca is not None):
-            raise ValueError("credentials holds gateway_url and server_ca: give either it or those")
+            raise ValueError("credentials replaces gateway_url and server_ca: remove it or those")
         return self
 
 
 class Config(Section):
-    """The whole file. Sections that a command needs and that are missing are its errors to raise."""
+    """The whole file. A command that needs a missing section raises the error itself."""
 
     daemon: DaemonConfig = DaemonConfig()
     tls: TlsConfig | None = None
@@ -146,12 +146,14 @@ class Config(Section):
     @model_validator(mode="after")
     def _default_profile_exists(self) -> Self:
         if self.issuance.default_profile not in self.profiles:
-            raise ValueError(f"[issuance] default_profile: no [profiles.{self.issuance.default_profile}]")
+            raise ValueError(
+                f"issuance.default_profile: there is no [profiles.{self.issuance.default_profile}]"
+            )
         return self
 
     @property
     def all_authorities(self) -> dict[str, AuthorityConfig]:
-        """Every CA by the name that profiles give it; [ca] with [crl] has the name ""."""
+        """Every CA by the name that profiles use; [ca] with [crl] has the name ""."""
         if self.ca is None:
             return dict(self.authorities)
         return {"": AuthorityConfig(**dict(self.ca), crl=self.crl), **self.authorities}
@@ -174,11 +176,11 @@ class Config(Section):
     def _profiles_name_authorities(self) -> Self:
         for name, profile in self.profiles.items():
             if profile.ca and profile.ca not in self.authorities:
-                raise ValueError(f"[profiles.{name}] ca: there is no [authorities.{profile.ca}]")
+                raise ValueError(f"profiles.{name}.ca: there is no [authorities.{profile.ca}]")
             if profile.ca and self.authorities[profile.ca].retired:
-                raise ValueError(f"[profiles.{name}] ca: [authorities.{profile.ca}] is retired")
+                raise ValueError(f"profiles.{name}.ca: [authorities.{profile.ca}] is retired")
         if self.authorities and self.ca is None:
-            raise ValueError("[authorities] stand beside [ca], and there is none")
+            raise ValueError("[authorities] needs a [ca] section, and there is none")
         return self
 
     @model_validator(mode="after")
@@ -186,7 +188,7 @@ class Config(Section):
         for (first, one), (second, other) in combinations(self._named_keys.items(), 2):
             if may_be_one(one, other):
                 raise ValueError(
-                    f"[{second}] key needs another label (object) and another id than [{first}] key"
+                    f"{second}.key needs a label (object) and an id that differ from those of {first}.key"
                 )
         return self
 
@@ -195,7 +197,7 @@ class Config(Section):
         crls = [authority.crl for authority in self.all_authorities.values() if authority.crl]
         for one, other in combinations(crls, 2):
             if one.url == other.url or one.directory == other.directory:
-                raise ValueError("each CA needs a CRL url and directory of its own")
+                raise ValueError("each CA needs its own CRL url and directory")
         return self
 
     @model_validator(mode="after")
@@ -205,10 +207,10 @@ class Config(Section):
             if self.token and not all(
                 where <= token.uri.token_attributes.items() for token in self.token.all
             ):
-                raise ValueError(f"[{name}] key names another token than [token] uri does")
+                raise ValueError(f"{name}.key names a different token than token.uri")
         return self
 
 
 def ca_section(authority: str) -> str:
-    """Return the name of a CA's section: "authorities.NAME", or "ca" for that without a name."""
+    """Return the name of a CA's section: "authorities.NAME", or "ca" if the name is empty."""
     return f"authorities.{authority}" if authority else "ca"

@@ -16,26 +16,28 @@ def parse_subject(parts: Iterable[str]) -> tuple[SubjectPart, ...]:
     """Read parts such as "O=Acme" and "OU={plant}".
 
     Raises:
-        ValueError: one is none.
+        ValueError: a part is invalid.
     """
     return tuple(map(parse_part, parts))
 
 
 def check_part(part: str) -> str:
-    """Return a part as it is. Raises ValueError, without the part itself: it is none."""
+    """Return a part unchanged. Raises ValueError, which never quotes the part, if it is invalid."""
     parse_part(part)
     return part
 
 
 def parse_part(part: str) -> SubjectPart:
-    """Read one part. Raises ValueError: it is none."""
+    """Read one part. Raises ValueError if it is invalid."""
     kind, equals, value = part.partition("=")
     if kind not in _KINDS or not equals or not value:
         raise ValueError(
-            f"write KIND=VALUE, where KIND is one of {', '.join(_KINDS)}; the common name is the device id,"
-            " and comes first by itself"
+            f"must be KIND=VALUE, where KIND is one of {', '.join(_KINDS)}; the common name is always the"
+            " device id, and comes first"
         )
     try:
         return SubjectPart(cast(SubjectKind, kind), Template.parse(value))
     except ConfigError:  # it would quote the value
-        raise ValueError("its value is no template; places are {name}, and {{ and }} are braces") from None
+        raise ValueError(
+            "the value is not a valid template; write placeholders as {name}, and braces as {{ and }}"
+        ) from None

@@ -25,7 +25,7 @@ KeyFlaw = Literal["extractable", "not-sensitive", "not-local"]
 PinKind: TypeAlias = Literal["file", "command", "systemd-credential", "env", "prompt"]
 
 _PIN_SOURCES: Final = (
-    "pin-source is one of file:PATH, systemd-credential:NAME, |COMMAND (with an absolute path), env:NAME and"
+    "pin-source must be file:PATH, systemd-credential:NAME, |COMMAND (with an absolute path), env:NAME or"
     " prompt:"
 )
 
@@ -44,7 +44,7 @@ class PinSource:
 
     @classmethod
     def parse(cls, text: str) -> PinSource:
-        """Read the value of a pin-source. Raises ValueError if it makes no sense; never quotes it."""
+        """Read the value of a pin-source. Raises ValueError, which never quotes it, if it is invalid."""
         if text.startswith("|"):
             try:
                 program = shlex.split(text[1:])[:1]
@@ -72,11 +72,11 @@ def _uri(value: object) -> object:
 
 def _names_a_token(uri: Pkcs11Uri, info: ValidationInfo) -> Pkcs11Uri:
     if uri.has_object or uri.type is not None:
-        raise ValueError("it names an object; the keys of [ca] and [checkpoint] have their own")
+        raise ValueError("must not name an object; [ca] key and [checkpoint] key name the keys")
     if not uri.token_attributes:
-        raise ValueError("it must name the token, by token (its label), serial, manufacturer or model")
+        raise ValueError("must name the token, by token (its label), serial, manufacturer or model")
     if uri.module_path is None or uri.pin_source is None:
-        raise ValueError("it must end with ?module-path=...&pin-source=...")
+        raise ValueError("must end with ?module-path=...&pin-source=...")
     module, pin = beside_the_file(Path(uri.module_path), info), PinSource.parse(uri.pin_source)
     if pin.kind == "file":
         uri = replace(uri, pin_source=f"file:{beside_the_file(Path(pin.value), info)}")
@@ -86,12 +86,12 @@ def _names_a_token(uri: Pkcs11Uri, info: ValidationInfo) -> Pkcs11Uri:
 def _names_a_key(uri: Pkcs11Uri) -> Pkcs11Uri:
     if not uri.has_object:
         raise ValueError(
-            "it must name the key, by object (its label) and id, as in pkcs11:object=fleet-root;id=%01"
+            "must name the key, by object (its label) and id, as in pkcs11:object=fleet-root;id=%01"
         )
     if uri.type not in {None, "private"}:
-        raise ValueError("it must name a private key")
+        raise ValueError("must name a private key")
     if uri.module_path is not None or uri.pin_source is not None:
-        raise ValueError("module-path and pin-source go into [token] uri")
+        raise ValueError("module-path and pin-source belong in [token] uri")
     return replace(uri, type=None)
 
 
@@ -101,7 +101,7 @@ KeyUri = Annotated[_Uri, AfterValidator(_names_a_key)]
 
 
 class ReplicaConfig(Section):
-    """[[token.replica]]: a further token with the same keys, for when the first fails."""
+    """[[token.replica]]: another token with the same keys, for when the first one fails."""
 
     uri: TokenUri
     guard_dir: ConfigPath
@@ -115,7 +115,7 @@ class ReplicaConfig(Section):
     @model_validator(mode="after")
     def _nobody_types_at_a_socket(self) -> Self:
         if self.signer_socket is not None and self.pin_source.kind == "prompt":
-            raise ValueError("nobody can type the PIN for signers at signer_socket: use another pin-source")
+            raise ValueError("signers at signer_socket can't prompt for the PIN: use another pin-source")
         return self
 
     @property
@@ -130,7 +130,7 @@ class ReplicaConfig(Section):
 
     @property
     def name(self) -> str:
-        """The token as a person calls it."""
+        """The token's name for people."""
         return str(self.uri.only_token())
 
 
@@ -147,9 +147,9 @@ class TokenConfig(ReplicaConfig):
     @model_validator(mode="after")
     def _replicas_are_apart(self) -> Self:
         if len({token.guard_dir for token in self.all}) < len(self.all):
-            raise ValueError("each replica needs a guard_dir of its own: it remembers the PIN of one token")
+            raise ValueError("each replica needs its own guard_dir: it is for the PIN of one token")
         if not any(token.weight for token in self.all):
-            raise ValueError("one of the token and its replicas needs a weight above 0")
+            raise ValueError("the token or one of its replicas needs a weight above 0")
         return self
 
 
@@ -173,9 +173,9 @@ class CaConfig(KeyConfig):
 
 
 class CheckpointConfig(KeyConfig):
-    """[checkpoint]: the key that signs what the ledger holds, so that nobody can change it unnoticed.
+    """[checkpoint]: the key that signs checkpoints of the ledger, so that every later change is detected.
 
-    Without this section changes are found too, but not those of somebody who knows how the ledger is made.
+    Without this section an attacker who knows the ledger's format can change it unnoticed.
     """
 
     origin: Annotated[str, Field(pattern=r"^[!-*,-~]{1,255}$")]
@@ -184,7 +184,7 @@ class CheckpointConfig(KeyConfig):
 
 
 def may_be_one(first: Pkcs11Uri, second: Pkcs11Uri) -> bool:
-    """Tell whether two URIs share a label or an id, or nothing keeps what they name apart."""
+    """Return whether two URIs may name one key: they share a label or an id, or can't be compared."""
     pairs = ((first.object, second.object), (first.id, second.id))
     same = [one == other for one, other in pairs if one is not None and other is not None]
     return any(same) or not same

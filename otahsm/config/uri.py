@@ -21,9 +21,9 @@ _ATTRIBUTES: Final[Mapping[str, str]] = {
 }
 _QUERY: Final[Mapping[str, str]] = {"module-path": "module_path", "pin-source": "pin_source"}
 _REFUSED: Final[Mapping[str, str]] = {
-    "slot-id": "slots are numbered anew at every start: name the token by token, serial or manufacturer",
-    "pin-value": "a PIN must not stand in a file that others read: use pin-source",
-    "module-name": "name the library itself, with module-path",
+    "slot-id": "slot numbers change from start to start; name the token by token, serial or manufacturer",
+    "pin-value": "a PIN must not be in a file that others read; use pin-source",
+    "module-name": "use module-path, with the path of the library",
 }
 _TYPES: Final = ("cert", "data", "private", "public", "secret-key")
 
@@ -64,13 +64,13 @@ class Pkcs11Uri:
         """Read a URI.
 
         Raises:
-            ValueError: it is none, or has an attribute twice, or one that otahsm refuses. No value is quoted:
-                it might be a PIN.
+            ValueError: the URI is invalid, has an attribute twice, or one that otahsm refuses. No value is
+                quoted: it might be a PIN.
         """
         if text[: len(_SCHEME)].lower() != _SCHEME:
-            raise ValueError("a PKCS#11 URI begins with pkcs11: (RFC 7512)")
+            raise ValueError("a PKCS#11 URI must start with pkcs11: (RFC 7512)")
         if not _PRINTABLE.issuperset(text):
-            raise ValueError("a PKCS#11 URI has no spaces and only ASCII: write others as %XX")
+            raise ValueError("a PKCS#11 URI must be ASCII without spaces; write other characters as %XX")
         path, _, query = text[len(_SCHEME) :].partition("?")
         values = _read(path, ";", _ATTRIBUTES) | _read(query, "&", _QUERY)
         id_ = values.pop("id", None)
@@ -79,11 +79,11 @@ class Pkcs11Uri:
         except UnicodeDecodeError:
             raise ValueError("a value in a PKCS#11 URI is not UTF-8") from None
         if decoded.get("type", _TYPES[0]) not in _TYPES:
-            raise ValueError(f"type is one of {', '.join(_TYPES)}")
+            raise ValueError(f"type must be one of {', '.join(_TYPES)}")
         return cls(id=id_, **decoded)
 
     def __str__(self) -> str:
-        """Write it as a URI again."""
+        """Return it as a URI."""
         path = [
             f"{name}={_quote_id(value) if isinstance(value, bytes) else quote(value, safe=_PATH_SAFE)}"
             for name, field in _ATTRIBUTES.items()
@@ -98,12 +98,12 @@ class Pkcs11Uri:
 
     @property
     def token_attributes(self) -> dict[str, str]:
-        """What it says of a token: the names and values of token, serial, manufacturer and model."""
+        """The attributes that name a token: token, serial, manufacturer and model, where given."""
         named = {name: getattr(self, name) for name in ("token", "serial", "manufacturer", "model")}
         return {name: value for name, value in named.items() if value is not None}
 
     def only_token(self) -> Pkcs11Uri:
-        """Return a URI that says of the token what this one does, and nothing else."""
+        """Return a URI with the attributes of the token only."""
         return Pkcs11Uri(self.token, self.serial, self.manufacturer, self.model)
 
     @property
@@ -121,11 +121,11 @@ def _read(part: str, separator: str, known: Mapping[str, str]) -> dict[str, byte
         if not equals or name not in known:
             shown = equals and re.fullmatch(r"[A-Za-z0-9-]{1,40}", name)  # without "=" it may be a PIN
             what = f"attribute {name!r}" if shown else "such attribute"
-            raise ValueError(f"there is no {what} here; otahsm knows {', '.join(known)}")
+            raise ValueError(f"there is no {what} here; use {', '.join(known)}")
         if known[name] in values:
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"{name} is given twice")
         if re.search(r"%(?![0-9A-Fa-f]{2})", value):
-            raise ValueError(f"{name} has a % that two hexadecimal digits don't follow")
+            raise ValueError(f"{name} has a % without two hexadecimal digits after it")
         values[known[name]] = unquote_to_bytes(value)
     return values
 

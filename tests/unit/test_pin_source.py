@@ -55,7 +55,7 @@ def test_every_kind_of_source_is_read(text: str, source: PinSource) -> None:
     ],
 )
 def test_what_is_no_source_is_refused_and_not_shown(text: str) -> None:
-    with pytest.raises(ValueError, match="pin-source is one of") as caught:
+    with pytest.raises(ValueError, match="pin-source must be") as caught:
         PinSource.parse(text)
     assert "1234" not in str(caught.value)
 
