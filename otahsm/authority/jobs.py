@@ -114,11 +114,16 @@ class Supervisor:
         self._hopeless: DaemonFailedError | None = None
         self._has_given_up = asyncio.Event()
         self._closing = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
 
     @property
     def states(self) -> list[JobState]:
         """How every job is, in the order in which they were started."""
         return [watched.state for watched in self._watched]
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Have a function called whenever a job begins to fail, fails for another reason, or is well."""
+        self._listeners.append(listener)
 
     def start(self, job: Job) -> None:
         """Run a job from now on."""
@@ -188,7 +193,8 @@ class Supervisor:
             watched.is_in_pass = False
         if watched.is_told:
             _log.info(watched.job.recovered, job=watched.job.name)
-        watched.note_well()
+        if watched.note_well():
+            self._tell()
         return _Due(0.0, watched.job.interval if seconds is None else seconds)
 
     def _note_foreseen(self, watched: _Watched, error: OtahsmError | OSError) -> _Due:
@@ -198,7 +204,8 @@ class Supervisor:
             ours = isinstance(error, OtahsmError)
             more = {"reason": error.reason, "hint": error.hint} if ours else {}  # type: ignore[union-attr]
             _log.error(job.failing, job=job.name, message=message, **more)
-        watched.note_failure(message, self._clock())
+        if watched.note_failure(message, self._clock()):
+            self._tell()
         watched.faults_in_a_row = 0
         longest = max(job.interval, job.retry_seconds)
         seconds = _doubled(min(job.interval, _SHORTEST_REST), watched.failures_in_a_row, longest)
@@ -207,7 +214,8 @@ class Supervisor:
 
     def _note_fault(self, watched: _Watched, error: Exception) -> _Due:
         watched.is_told = True
-        watched.note_failure(f"a fault in otahsm: {error!r}", self._clock())
+        if watched.note_failure(f"a fault in otahsm: {error!r}", self._clock()):
+            self._tell()
         watched.note_fault()
         count = watched.faults_in_a_row
         rest = _doubled(_SHORTEST_REST, count, _LONGEST_REST)
@@ -215,6 +223,10 @@ class Supervisor:
         if count >= MAX_FAULTS:
             self._give_up(f"the job {watched.job.name} failed {count} times in a row: {error!r}")
         return _Due(rest, 0.0)
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     def _note_end(self, job: Job, task: asyncio.Task[None]) -> None:
         """Give up if a job has ended that nobody closed: a cancellation may come from anywhere."""
@@ -239,14 +251,20 @@ class _Watched:
         self.failures_in_a_row = 0
         self.faults_in_a_row = 0
 
-    def note_well(self) -> None:
+    def note_well(self) -> bool:
+        """Take down that a pass went well; return whether that is news."""
+        is_news = self.state.failing_since is not None
         self.state = JobState(self.job.name, faults=self.state.faults)
         self.is_told = False
         self.failures_in_a_row = self.faults_in_a_row = 0
+        return is_news
 
-    def note_failure(self, message: str, now: datetime) -> None:
+    def note_failure(self, message: str, now: datetime) -> bool:
+        """Take down that a pass failed; return whether that is news."""
+        is_news = message != self.state.message
         self.failures_in_a_row += 1
         self.state = self.state._replace(failing_since=self.state.failing_since or now, message=message)
+        return is_news
 
     def note_fault(self) -> None:
         self.faults_in_a_row += 1

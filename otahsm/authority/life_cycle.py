@@ -73,6 +73,7 @@ class LifeCycle:
         self._spool = spool
         self._transparency = transparency
         self._tended_at = 0.0  # on the monotonic clock
+        self._unwritable: LedgerUnavailableError | None = None  # the ledger, when it was looked at last
 
     @property
     def ready_signers(self) -> int:
@@ -82,15 +83,19 @@ class LifeCycle:
     @property
     def serving(self) -> bool:
         """Whether a certificate asked for now would be signed."""
-        return self._signers.ready > 0 and self._preparers.ready > 0 and self._ledger.failure is None
+        return self._signers.ready > 0 and self._preparers.ready > 0 and self._ledger_failure is None
 
     @property
     def trouble(self) -> str:
         """Why it is not serving, in words for a person; "" while it is."""
         if self.serving:
             return ""
-        failure = self._ledger.failure or self._signers.failure or self._preparers.failure
+        failure = self._ledger_failure or self._signers.failure or self._preparers.failure
         return failure.message if failure else "the signers and preparers are starting"
+
+    @property
+    def _ledger_failure(self) -> LedgerUnavailableError | None:
+        return self._unwritable or self._ledger.failure
 
     async def start(self) -> int:
         """Open the ledger, start the processes and begin to take requests, before the first signer is ready.
@@ -184,12 +189,16 @@ class LifeCycle:
                 )
 
     async def _tend_ledger(self) -> None:
-        """Close what others left open, now and then. Raises LedgerUnavailableError if it can't be written."""
+        """Close what others left open, now and then. Raises LedgerUnavailableError if a write failed.
+
+        Also if a small one succeeds since: a disk that is full takes some.
+        """
+        failure = self._unwritable = self._ledger.failure
         now = time.monotonic()
-        if self._ledger.failure is not None or now - self._tended_at >= _TEND_SECONDS:
+        if failure is not None or now - self._tended_at >= _TEND_SECONDS:
             self._tended_at = now
             if voided := await self._ledger.tend():
                 gone = LedgerUnavailableError(f"a replica is gone; {voided} intents of its were voided")
                 self._report("ledger.recovered", os.getpid(), gone)
-        if self._ledger.failure is not None:
-            raise self._ledger.failure.with_traceback(None)
+        if failure is not None:
+            raise failure.with_traceback(None)

@@ -114,6 +114,7 @@ class Daemon:
 
     async def _serve_until(self, stop: asyncio.Event) -> None:
         self._reloading.listen()
+        self._life.supervisor.on_change(self._changed.set)
         for job in self._jobs():
             self._life.supervisor.start(job)
         stopping = asyncio.create_task(stop.wait())

@@ -207,6 +207,18 @@ async def test_a_task_that_is_guarded_may_be_cancelled_and_not_end() -> None:
             await watching
 
 
+async def test_who_listens_hears_of_each_change_once() -> None:
+    time = Time()
+    supervisor = Supervisor(time.now, timer=lambda: time.seconds, wait=time.wait)
+    heard: list[str] = []
+    supervisor.on_change(lambda: heard.append(supervisor.states[0].message))
+    passes = Passes(None, AWAY, AWAY, OSError("other"), None, None, AWAY)
+    supervisor.start(Job(name="x", run_once=passes, interval=1.0))
+    await passes.done.wait()
+    await supervisor.close(0)
+    assert heard == ["the token is away", "other", "", "the token is away"]
+
+
 async def test_a_job_takes_half_of_the_time_at_most() -> None:
     time = Time()
     time.wakes_at_once = True
