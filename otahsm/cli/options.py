@@ -84,6 +84,10 @@ PassphraseFileOption = Annotated[
 PassphraseCommandOption = Annotated[
     str, typer.Option(help="Encrypt private keys with the passphrase that this command prints.")
 ]
+LastOption = Annotated[
+    int | None,
+    typer.Option("--last", min=1, help="Only this many, newest first. Default: all, oldest first."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")]
 
 DEFAULT_CONFIG = Path("otahsm.toml")

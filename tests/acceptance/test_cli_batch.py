@@ -60,6 +60,9 @@ def test_a_batch_is_ordered_made_and_reported(line: Fleet, tmp_path: Path, name:
     state = good(line, "status", name)
     assert (state["issued"], state["remaining"], state["state"]) == (7, 0, "full")
     assert name in batch(line, "list").stdout
+    listed = [json.loads(one)["name"] for one in batch(line, "list", "--json").stdout.splitlines()]
+    newest = batch(line, "list", "--json", "--last", "2").stdout.splitlines()
+    assert [json.loads(one)["name"] for one in newest] == listed[:-3:-1]
     listed = json.loads(line.run("ledger", "list", "--batch", name, "--json").stdout)["certificates"]
     assert [entry["batch"] for entry in listed] == [name] * 7
     html, table = tmp_path / "report.html", tmp_path / "report.csv"

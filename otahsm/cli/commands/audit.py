@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
 
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.inputs import moment_of
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, PatienceOption
+from otahsm.cli.newest import newest_since
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, LastOption, PatienceOption
 from otahsm.cli.output.fields import print_json_line
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
-from otahsm.client import AuditEvent, AuditQuery
+from otahsm.client import AccessClient, AuditEvent, AuditQuery
 
 _TABLE: Final = Table(Column("time", 23), Column("event", 20), Column("client"), Column("details"))
 
@@ -28,6 +30,7 @@ def audit(
         str, typer.Option(help="Only events at or after this time, such as 2026-11-23T07:00Z.")
     ] = "",
     before: Annotated[str, typer.Option(help="Only events before this time.")] = "",
+    last: LastOption = None,
     follow: Annotated[bool, typer.Option("--follow", help="Keep printing new events until Ctrl-C.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON to standard output, one event per line.")
@@ -43,6 +46,7 @@ def audit(
 
     \b
     Examples:
+      otahsm audit --last 20
       otahsm audit --event access.denied --after 2026-11-23
       otahsm audit --follow --json
     """  # noqa: D301 - click reads the character, not the escape
@@ -52,19 +56,36 @@ def audit(
         moment_of(after, "--after"),
         moment_of(before, "--before"),
     )
+    if last is not None and follow:
+        raise typer.BadParameter("give either --last or --follow")
     settings = load_client(config)
 
     async def run() -> None:
         async with connect(settings, patience) as daemon:
             if not as_json:
                 _TABLE.print_heading()
+            if last is not None:
+                for item in await _newest(daemon.access, query, last):
+                    _show(item, as_json=as_json)
+                return
             async for item in daemon.access.events(query, follow=follow):
-                if as_json:
-                    print_json_line(_fields(item))
-                else:
-                    _TABLE.print(show_time(item.at), _name(item), item.client, _details(item))
+                _show(item, as_json=as_json)
 
     asyncio.run(run())
+
+
+async def _newest(access: AccessClient, query: AuditQuery, count: int) -> list[AuditEvent]:
+    end = query.before or datetime.now(UTC)
+    return await newest_since(
+        lambda after: access.events(query._replace(after=after)), end, query.after, count
+    )
+
+
+def _show(item: AuditEvent, *, as_json: bool) -> None:
+    if as_json:
+        print_json_line(_fields(item))
+    else:
+        _TABLE.print(show_time(item.at), _name(item), item.client, _details(item))
 
 
 def _fields(item: AuditEvent) -> dict[str, object]:

@@ -11,6 +11,7 @@ import typer
 from otahsm.cli.commands.batch.options import NameArgument
 from otahsm.cli.commands.batch.text import TABLE, follow, print_batch, print_line
 from otahsm.cli.connect import connect, load_client
+from otahsm.cli.newest import newest
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -18,6 +19,7 @@ from otahsm.cli.options import (
     FirstOption,
     IdsOption,
     JsonOption,
+    LastOption,
     PatienceOption,
     ProfileOption,
     SetOption,
@@ -103,13 +105,17 @@ def status(
 
 
 def list_batches(
-    patience: PatienceOption = None, as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG
+    last: LastOption = None,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """List all batches, the oldest first.
+    """List batches.
 
     \b
-    Example:
+    Examples:
       otahsm batch list
+      otahsm batch list --last 5
     """  # noqa: D301 - click reads the character, not the escape
     settings = load_client(config)
 
@@ -117,6 +123,10 @@ def list_batches(
         async with connect(settings, patience) as client:
             if not as_json:
                 TABLE.print_heading()
+            if last is not None:
+                for batch in await newest(client.batches.everything(), last):
+                    print_line(batch, as_json=as_json)
+                return
             async for batch in client.batches.everything():
                 print_line(batch, as_json=as_json)
 
