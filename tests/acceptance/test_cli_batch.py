@@ -173,7 +173,7 @@ def test_a_batch_of_a_file_needs_that_file(line: Fleet, tmp_path: Path, name: st
     state = good(line, "create", name, *ids, "--uuid5", "dns")
     assert (state["device_count"], state["id_scheme"]["kind"]) == (2, "uuid5")
     without = batch(line, "run", name, "--out", tmp_path / "out")
-    assert (without.returncode, "Name it with --ids" in without.stderr) == (2, True)
+    assert (without.returncode, "Name that file with --ids" in without.stderr) == (2, True)
     other = tmp_path / "other.csv"
     other.write_text(f"serial,plant\n{name}-1,ulm\n{name}-3,ulm\n")
     wrong = batch(line, "run", name, "--ids", other, "--out", tmp_path / "out")

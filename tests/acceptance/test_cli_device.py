@@ -275,7 +275,7 @@ def test_a_refusal_is_remembered_until_it_is_asked_for_again(line: Fleet, tmp_pa
     assert (summary["issued"], summary["complete_before"], summary["failed"]) == (0, 1, 1)
     people = line.run("device", "issue", "--ids", str(ids), "--out", str(second))
     assert "[CONFLICT]" in people.stderr
-    assert "--retry-refused asks again" in people.stderr
+    assert "--retry-refused requests it again" in people.stderr
     # What was wrong is put right: the device has the key that its certificate is for.
     shutil.rmtree(second / "taken-1")
     shutil.copytree(tmp_path / "first/taken-1", second / "taken-1")

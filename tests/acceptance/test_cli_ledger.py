@@ -352,7 +352,7 @@ async def test_a_backup_made_while_issuing_is_restored_and_replays_what_was_rele
     assert not issuing.done() or len(before) < 3000
     await issuing
     assert done.returncode == 0, done.stderr
-    assert "whole and checked" in done.stdout
+    assert "complete and checked" in done.stdout
     copy = fleet.folder / "copy.sqlite3"
     assert copy.stat().st_mode & 0o077 == 0
     with closing(sqlite3.connect(copy)) as database:

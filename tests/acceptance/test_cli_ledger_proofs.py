@@ -45,14 +45,14 @@ def test_a_certificate_is_proven_with_nothing_but_proof_and_key(line: Fleet, tmp
         shutil.copy(line.folder / name, elsewhere)
     auditor = Fleet(elsewhere)
     checked = ("check-proof", "first.proof", "--key", "checkpoint.vkey", "--certificate")
-    assert "Proven: the log holds this" in run(auditor, *checked, first / "client.pem")
+    assert "Proven: the log has this" in run(auditor, *checked, first / "client.pem")
     der = elsewhere / "first.der"
     assert openssl("x509", "-in", first / "client.pem", "-outform", "DER", "-out", der).good
     assert "Proven" in run(auditor, *checked, der)
-    assert "about another certificate" in run(auditor, *checked, second / "client.pem", status=1)
+    assert "is not about the certificate" in run(auditor, *checked, second / "client.pem", status=1)
     proven = json.loads(run(auditor, *checked[:-1], "--json"))
     assert proven["leaf"]["device_id"] == "first"
-    assert "--since is for" in run(auditor, *checked[:-1], "--since", "first.proof", status=2)
+    assert "--since is only for" in run(auditor, *checked[:-1], "--since", "first.proof", status=2)
 
 
 def size_of(note: Path) -> int:
@@ -155,7 +155,7 @@ def test_init_key_makes_a_key_and_never_replaces_one(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("serial", ["", "zz", "-1", "01" * 21])
 def test_what_is_no_serial_number_is_refused(fleet: Fleet, serial: str) -> None:
-    assert "number in hexadecimal" in run(fleet, "prove", "--", serial, status=2)
+    assert "takes a serial number" in run(fleet, "prove", "--", serial, status=2)
 
 
 def test_an_unknown_serial_number_is_said_to_be_unknown(line: Fleet) -> None:

@@ -84,7 +84,7 @@ def test_a_certificate_is_explained_by_its_file(fleet: Fleet) -> None:
 def test_a_call_that_there_is_not_is_wrong_use(fleet: Fleet) -> None:
     done = fleet.run("policy", "explain", "cn:quickstart", "--call", "LedgerService/Erase")
     assert done.returncode == 2
-    assert "name a service and a call of its" in done.stderr
+    assert "name a service and one of its calls" in done.stderr
 
 
 def test_a_client_is_cut_off_listed_and_let_in_again(daemon: RunningDaemon) -> None:
