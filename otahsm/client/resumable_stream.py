@@ -1,4 +1,18 @@
-"""One `issue` call: a stream, and another when that one breaks, until every request has its result."""
+"""One `issue` call: a stream, and another when that one breaks, until every request has its result.
+
+Between its source and its result a request is in one of three states:
+
+    source --> WAITING ------> UNDER WAY ------> result
+                  ^             |      |
+                  |             v      |
+                  |         POSTPONED  |
+                  |             |      |
+                  +-------------+------+   the stream has ended, or broke
+
+WAITING is to be sent. UNDER WAY was sent on the stream that is open, and has no result yet. POSTPONED was
+answered with a failure that passes, or has a twin under way: it is sent again on the next stream. `_Backlog`
+alone moves requests; what it doesn't hold is still the source's, or has its result.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +48,63 @@ _Stream = grpc.aio.StreamStreamCall[
 ]
 
 
+class _Backlog:
+    """Every request that was taken from the source and has no result, in its state.
+
+    Attributes:
+        under_way: by request id.
+        postponed: in the order of their failures.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[CertificateRequest] = deque()
+        self.under_way: dict[str, CertificateRequest] = {}
+        self.postponed: list[CertificateRequest] = []
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether some are to be sent."""
+        return bool(self._waiting)
+
+    def next_waiting(self) -> list[CertificateRequest]:
+        """Take as many as go into a message from those that are to be sent."""
+        return [self._waiting.popleft() for _ in range(min(_CHUNK, len(self._waiting)))]
+
+    def wait(self, requests: Iterable[CertificateRequest]) -> None:
+        """Have requests sent later: they were taken, and not sent."""
+        self._waiting.extend(requests)
+
+    def send(self, request_id: str, request: CertificateRequest) -> bool:
+        """Put a request under way; return False if a twin is, and it is postponed."""
+        if request_id in self.under_way:
+            self.postponed.append(request)
+            return False
+        self.under_way[request_id] = request
+        return True
+
+    def answered(self, request_id: str) -> CertificateRequest | None:
+        """Take out the request that an answer is for; None if it is for none."""
+        return self.under_way.pop(request_id, None)
+
+    def postpone(self, request: CertificateRequest) -> None:
+        """Keep a request that was answered for the next stream."""
+        self.postponed.append(request)
+
+    def stream_ended(self) -> None:
+        """Have everything sent again that has no result."""
+        self.wait((*self.under_way.values(), *self.postponed))
+        self.under_way.clear()
+        self.postponed.clear()
+
+    def give_up(self) -> list[CertificateRequest]:
+        """Take out what waits."""
+        requests = list(self._waiting)
+        self._waiting.clear()
+        return requests
+
+
 class ResumableStream:
-    """What was asked, what was answered, and what must be asked again.
+    """Opens streams until every request of a source has its result.
 
     Args:
         replicas: the daemons.
@@ -54,9 +123,7 @@ class ResumableStream:
         # A pull outlives the stream that it was made for: nothing taken from the source is lost.
         self._pull: asyncio.Future[list[CertificateRequest]] | None = None
         self._exhausted = False
-        self._under_way: dict[str, CertificateRequest] = {}
-        self._again: deque[CertificateRequest] = deque()
-        self._later: list[CertificateRequest] = []
+        self._backlog = _Backlog()
         self._room = asyncio.Condition()
         self._pause = 0.0  # seconds until a quota has room again
 
@@ -73,11 +140,11 @@ class ResumableStream:
             await self._source.aclose()
 
     async def _streams(self) -> AsyncGenerator[Result, None]:
-        """Open streams, one after another, until there is nothing to ask or no patience to ask it.
+        """Open streams, one after another, until there is nothing to ask, or no patience to ask it.
 
         When there are several daemons, each stream is another one's turn.
         """
-        while not self._exhausted or self._again:
+        while not self._exhausted or self._backlog.has_waiting:
             broken: grpc.aio.AioRpcError | None = None
             target, channel = await self._replicas.choose()
             stub: issuance_pb2_grpc.IssuanceServiceAsyncStub = issuance_pb2_grpc.IssuanceServiceStub(channel)
@@ -95,17 +162,15 @@ class ResumableStream:
                 stream.cancel()
             if not sender.cancelled():
                 sender.result()  # raises what the source of requests raised
-            self._again.extend((*self._under_way.values(), *self._later))
-            self._under_way.clear()
-            self._later.clear()
-            if broken and (broken.code() not in _PASSING or (self._again and self._patience_is_over())):
+            self._backlog.stream_ended()
+            unanswered = self._backlog.has_waiting
+            if broken and (broken.code() not in _PASSING or (unanswered and self._patience_is_over())):
                 failure = from_rpc(broken, target)
-                for request in self._again:
+                for request in self._backlog.give_up():
                     yield Refusal(request, failure)
-                self._again.clear()
                 if not self._exhausted:
                     raise failure
-            if self._again or broken:
+            if self._backlog.has_waiting or broken:
                 await (asyncio.sleep(self._pause) if self._pause else self._backoff.pause())
                 self._pause = 0.0
 
@@ -122,9 +187,9 @@ class ResumableStream:
                 await stream.done_writing()
 
     async def _next_chunk(self) -> list[CertificateRequest]:
-        if self._again:
-            return [self._again.popleft() for _ in range(min(_CHUNK, len(self._again)))]
-        if self._exhausted or len(self._later) >= _WINDOW:
+        if self._backlog.has_waiting:
+            return self._backlog.next_waiting()
+        if self._exhausted or len(self._backlog.postponed) >= _WINDOW:
             return []
         if self._pull is None:
             self._pull = asyncio.ensure_future(anext(self._source, []))
@@ -132,7 +197,7 @@ class ResumableStream:
         pulled, self._pull = self._pull, None
         chunk = pulled.result()
         self._exhausted = not chunk
-        if not (self._under_way or self._later):
+        if not (self._backlog.under_way or self._backlog.postponed):
             self._waiting_since = time.monotonic()
         return chunk
 
@@ -140,17 +205,15 @@ class ResumableStream:
         """Wait for room, put a chunk under way, and make its message."""
         try:
             async with self._room:
-                await self._room.wait_for(lambda: len(self._under_way) + len(chunk) <= _WINDOW)
+                await self._room.wait_for(lambda: len(self._backlog.under_way) + len(chunk) <= _WINDOW)
         except asyncio.CancelledError:
-            self._again.extend(chunk)
+            self._backlog.wait(chunk)
             raise
         messages = []
         for request in chunk:
             request_id = request.request_id or derive_request_id(self._profile, request.csr)
-            if request_id in self._under_way:
-                self._later.append(request)  # the same twice: ask when the first is answered
+            if not self._backlog.send(request_id, request):
                 continue
-            self._under_way[request_id] = request
             messages.append(
                 issuance_pb2.CertificateRequest(
                     request_id=request_id,
@@ -168,7 +231,7 @@ class ResumableStream:
         """Match results to requests; keep what is to be asked again."""
         results: list[Result] = []
         for message in response.results:
-            request = self._under_way.pop(message.request_id, None)
+            request = self._backlog.answered(message.request_id)
             if request is None:
                 continue
             if message.HasField("certificate"):
@@ -177,7 +240,7 @@ class ResumableStream:
                 result = Refusal(request, from_status(message.error))
             if isinstance(result, Refusal) and result.passes_within(self._patience):
                 if not self._patience_is_over():
-                    self._later.append(request)
+                    self._backlog.postpone(request)
                     self._pause = max(self._pause, result.retry_after or 0.0)
                     continue
             else:
