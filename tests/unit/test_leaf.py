@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine
 
 from otahsm.errors import EvidenceError
+from otahsm.ledger import Intent
 from otahsm.ledger.schema import certificates, intents, metadata
 from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.tlog import parse_leaf
@@ -18,6 +19,10 @@ from otahsm.tlog import parse_leaf
 from support.intents import intent
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def columns_of(row: Intent) -> dict[str, Any]:
+    return row._asdict() | {"serial": row.serial.key}
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +44,12 @@ def test_a_leaf_is_the_canonical_json_of_its_rows(
     with connection.begin_nested():
         connection.execute(certificates.delete())
         connection.execute(intents.delete())
-        connection.execute(intents.insert().values(id=7, place=3, **row._asdict()))
+        connection.execute(intents.insert().values(id=7, place=3, **columns_of(row)))
         connection.execute(certificates.insert().values(intent_id=7, der=der, recorded_at=moment))
     (leaf,) = read_leaves(connection, [Entry(Kind.CERTIFICATE, 7)])
     assert leaf is not None
     expected: dict[str, Any] = {"kind": "certificate", "id": 7, "place": 3, "der": der, "recorded_at": moment}
-    expected |= row._asdict()
+    expected |= columns_of(row)
     del expected["batch_id"], expected["quota_id"]  # leaves are as they were before there were any
     readable = {name: v.hex() if isinstance(v, bytes) else v for name, v in expected.items()}
     canonical = json.dumps(readable, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -57,7 +62,7 @@ def test_leaves_come_in_the_order_that_was_asked_for(connection: Connection) -> 
         connection.execute(certificates.delete())
         connection.execute(intents.delete())
         for number in (1, 2, 3):
-            connection.execute(intents.insert().values(id=number, **intent(f"d{number}")._asdict()))
+            connection.execute(intents.insert().values(id=number, **columns_of(intent(f"d{number}"))))
         connection.execute(certificates.insert().values(intent_id=2, der=b"x", recorded_at=1))
         connection.execute(intents.update().where(intents.c.id == 3).values(void_reason="w", voided_at=2))
     kinds = (Kind.VOID, 3), (Kind.CERTIFICATE, 2), (Kind.CERTIFICATE, 1), (Kind.VOID, 2), (99, 1)
