@@ -68,8 +68,8 @@ class Guarded:
             return error.message
         return denied(result)
 
-    def open(self, kind: Callable[..., Any], tls: str) -> Any:
-        return kind(self.daemon.address, self.clients[tls], patience=5)
+    def open(self, tls: str) -> Client:
+        return Client(self.daemon.address, self.clients[tls], patience=5)
 
 
 @pytest.fixture(scope="module")
@@ -257,9 +257,9 @@ async def test_a_request_that_is_denied_costs_its_neighbours_nothing(guarded: Gu
 
 async def test_an_issuer_with_batches_issues_in_these_alone(guarded: Guarded) -> None:
     name = f"plant-2-{uuid.uuid4()}"
-    async with guarded.open(Client, "operator") as operator:
-        await operator.create(Batch(name, 3, IdScheme("uuid4")))
-        await operator.create(Batch(f"plant-3-{name}", 3, IdScheme("uuid4")))
+    async with guarded.open("operator") as operator:
+        await operator.batches.create(Batch(name, 3, IdScheme("uuid4")))
+        await operator.batches.create(Batch(f"plant-3-{name}", 3, IdScheme("uuid4")))
     assert "outside of a batch" in denied(await guarded.one("line", device()))
     request = device()
     assert "in the batch 'plant-3-" in denied(
@@ -268,10 +268,10 @@ async def test_an_issuer_with_batches_issues_in_these_alone(guarded: Guarded) ->
     assert isinstance(
         await guarded.one("line", CertificateRequest(request.csr, batch=name)), IssuedCertificate
     )
-    async with guarded.open(Client, "line") as line:
-        assert (await line.get(name)).name == name
+    async with guarded.open("line") as line:
+        assert (await line.batches.get(name)).name == name
         with pytest.raises(NotFoundError):
-            await line.get(f"plant-3-{name}")
+            await line.batches.get(f"plant-3-{name}")
 
 
 async def test_a_client_whose_time_is_over_gets_nothing(guarded: Guarded) -> None:
@@ -314,30 +314,30 @@ async def test_another_certificate_of_the_same_client_gets_what_it_was_issued(gu
 async def test_a_client_does_not_see_what_others_were_issued(guarded: Guarded) -> None:
     result = await guarded.one("issuer", device("x"))
     assert isinstance(result, IssuedCertificate)
-    async with guarded.open(Client, "build") as build, guarded.open(Client, "issuer") as issuer:
+    async with guarded.open("build") as build, guarded.open("issuer") as issuer:
         with pytest.raises(NotFoundError):
-            await build.by_serial(result.serial)
+            await build.ledger.by_serial(result.serial)
         with pytest.raises(NotFoundError):
-            await build.by_device(result.device_id)
+            await build.ledger.by_device(result.device_id)
         with pytest.raises(NotAllowedError):
-            await build.page(Query(client="cn:issuer"))
+            await build.ledger.page(Query(client="cn:issuer"))
         with pytest.raises(NotAllowedError):
-            await build.counts(Query())
-        seen = [entry async for entry in build.everything(Query())]
+            await build.ledger.counts(Query())
+        seen = [entry async for entry in build.ledger.everything(Query())]
         assert {entry.client for entry in seen} <= {"cn:build"}
-        assert (await issuer.by_serial(result.serial))[0].device_id == result.device_id
-        mine = [entry async for entry in issuer.everything(Query())]
+        assert (await issuer.ledger.by_serial(result.serial))[0].device_id == result.device_id
+        mine = [entry async for entry in issuer.ledger.everything(Query())]
         assert result.serial in {entry.serial for entry in mine}
         assert {entry.client for entry in mine} == {"cn:issuer"}
-    async with guarded.open(Client, "auditor") as auditor:
-        assert (await auditor.by_device(result.device_id))[0].client == "cn:issuer"
+    async with guarded.open("auditor") as auditor:
+        assert (await auditor.ledger.by_device(result.device_id))[0].client == "cn:issuer"
 
 
 async def test_a_page_token_of_another_client_s_gives_nothing_of_its(guarded: Guarded) -> None:
     for _ in range(3):
         assert isinstance(await guarded.one("issuer", device("x")), IssuedCertificate)
-    async with guarded.open(Client, "issuer") as issuer:
-        _, token = await issuer.page(Query(), size=1)
+    async with guarded.open("issuer") as issuer:
+        _, token = await issuer.ledger.page(Query(), size=1)
     async with open_channel(guarded.daemon.address, guarded.clients["build"]) as channel:
         stub: ledger_pb2_grpc.LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as failure:
@@ -348,11 +348,13 @@ async def test_a_page_token_of_another_client_s_gives_nothing_of_its(guarded: Gu
 async def test_a_client_gets_no_proof_of_what_others_were_issued(guarded: Guarded) -> None:
     result = await guarded.one("issuer", device("x"))
     assert isinstance(result, IssuedCertificate)
-    async with guarded.open(Client, "build") as build:
+    async with guarded.open("build") as build:
         with pytest.raises(NotFoundError):
-            await build.prove_inclusion(result.serial)
-    async with guarded.open(Client, "issuer") as issuer:
-        assert (await issuer.prove_inclusion(result.serial)).startswith(b"c2sp.org/tlog-proof@v1")
+            await build.transparency.prove_inclusion(result.serial)
+    async with guarded.open("issuer") as issuer:
+        assert (await issuer.transparency.prove_inclusion(result.serial)).startswith(
+            b"c2sp.org/tlog-proof@v1"
+        )
 
 
 async def test_what_was_denied_is_in_the_audit_trail_once_and_counted(guarded: Guarded) -> None:
@@ -360,8 +362,8 @@ async def test_what_was_denied_is_in_the_audit_trail_once_and_counted(guarded: G
     stranger = guarded.ca.issue(name)
     for _ in range(3):
         await guarded.refused(stranger)
-    async with guarded.open(Client, "auditor") as auditor:
-        events = [event async for event in auditor.events(AuditQuery("access.denied", f"cn:{name}"))]
+    async with guarded.open("auditor") as auditor:
+        events = [event async for event in auditor.access.events(AuditQuery("access.denied", f"cn:{name}"))]
     assert [event.occurrences for event in events] == [1]
     details = json.loads(events[0].details)
     assert details["call"].endswith("IssueCertificates")
