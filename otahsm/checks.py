@@ -1,4 +1,4 @@
-"""What `otahsm doctor` finds, one thing at a time."""
+"""The findings of `otahsm doctor`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Status: TypeAlias = Literal["ok", "warning", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        subject: what, in a word or two.
+        subject: what was checked, in a word or two.
         status: "fail" keeps the daemon from doing its work, "warning" may.
-        message: what was seen.
+        message: what was found.
         fix: what to do about it; "" if nothing.
     """
 
@@ -33,27 +33,27 @@ class Check:
 
 
 def nearest_existing(path: Path) -> Path:
-    """Return what exists of a path that is yet to be made: itself, or the nearest of its parents."""
+    """Return a path if it exists, else the nearest of its parents that does."""
     while not path.exists():
         path = path.parent
     return path
 
 
 def ok(subject: str, message: str) -> Check:
-    """Say that all is well."""
+    """Return a check that passed."""
     return Check(subject, "ok", message)
 
 
 def warning(subject: str, message: str, fix: str) -> Check:
-    """Say what may go wrong."""
+    """Return a warning."""
     return Check(subject, "warning", message, fix)
 
 
 def fail(subject: str, message: str, fix: str) -> Check:
-    """Say what is wrong."""
+    """Return a check that failed."""
     return Check(subject, "fail", message, fix)
 
 
 def failed(subject: str, error: OtahsmError) -> Check:
-    """Say what is wrong in the words of an error."""
+    """Return a check that failed with an error."""
     return Check(subject, "fail", error.message, error.hint)

@@ -1,4 +1,4 @@
-"""Who calls, as the TLS certificate says."""
+"""The caller, as its TLS certificate names it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 class Caller(NamedTuple):
-    """Who asks, by a certificate that TLS has verified.
+    """Who makes a call, by a certificate that TLS has verified.
 
     Attributes:
         identity: "uri:", "dns:", "cn:" or "sha256:", and a name: see `otahsm.daemon.edge.tls`.
-        certificate_sha256: of the certificate in DER.
-        spki_sha256: of its public key (SubjectPublicKeyInfo, in DER).
-        not_after: when it ends.
+        certificate_sha256: the SHA-256 of the certificate in DER.
+        spki_sha256: the SHA-256 of its public key (SubjectPublicKeyInfo, in DER).
+        not_after: when the certificate expires.
     """
 
     identity: str

@@ -1,4 +1,4 @@
-"""Who may make a call: rules, without the calls. Which call has which is in the daemon's table of methods."""
+"""Rules for who may make a call. The daemon's table of methods has the rule of each call."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from otahsm.access.policy import Role
 
 
 class Open(Enum):
-    """Who may make a call whatever its roles are."""
+    """Which clients may make a call whatever their roles are."""
 
     KNOWN = "every client of the policy"
-    TRUSTED = "every client that TLS lets in, and that is not cut off"
+    TRUSTED = "every client that TLS accepts and that is not denied"
 
 
 class Call(NamedTuple):
     """Who may make a call.
 
     Attributes:
-        roles: whose roles include one of these.
-        own: issuers may make it too, for what is their own: the service sees to that.
+        roles: a client needs one of these.
+        own: issuers may make it too, for what they own; the service checks that.
     """
 
     roles: frozenset[Role]

@@ -1,4 +1,4 @@
-"""Decides, by the policy and by who is cut off as they are at the moment."""
+"""Decides by the current policy and the current deny list."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SEES_ALL: Final = frozenset({"auditor", "operator", "admin"})
 
 
 class AccessControl:
-    """The one place that says yes or no.
+    """The one place that allows or refuses a call.
 
     Args:
-        policy: who may do what.
+        policy: what each client may do.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -29,29 +29,29 @@ class AccessControl:
 
     @property
     def policy(self) -> Policy:
-        """The policy that holds now."""
+        """The current policy."""
         return self._policy
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
         self._policy = policy
-        self._tell()
+        self._notify()
 
     @property
     def deny_list(self) -> DenyList:
-        """Who is cut off now."""
+        """The current deny list."""
         return self._deny_list
 
     @deny_list.setter
     def deny_list(self, deny_list: DenyList) -> None:
         self._deny_list = deny_list
-        self._tell()
+        self._notify()
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Have a function called whenever decisions may be others than before."""
+        """Call `listener` whenever the policy or the deny list changes."""
         self._listeners.append(listener)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener()
 
@@ -59,15 +59,15 @@ class AccessControl:
         """Return what a caller may do now.
 
         Raises:
-            ClientDeniedError: it is cut off.
-            NotAllowedError: the policy does not know it, or this is not its time.
+            ClientDeniedError: the caller is denied.
+            NotAllowedError: the policy does not name the caller, or does not allow it at this time.
         """
         self._deny_list.check(caller, now)
         grant = self._policy.of(caller)
         if grant is None:
             raise NotAllowedError(
                 f"the policy has no client {caller.identity}",
-                hint="An operator can add it to policy.toml: `otahsm policy explain` shows what is allowed.",
+                hint="An operator can add it to policy.toml; `otahsm policy explain` shows what is allowed.",
             )
         grant.check_time(now)
         return grant
@@ -76,13 +76,13 @@ class AccessControl:
         """Check that a caller may make a call at all.
 
         Args:
-            caller: who.
-            name: the call's, for the error.
-            call: who may make it.
-            now: when.
+            caller: who makes the call.
+            name: the name of the call, for the error.
+            call: the rule of the call.
+            now: the time of the call.
 
         Raises:
-            ClientDeniedError, NotAllowedError: it may not.
+            ClientDeniedError, NotAllowedError: the caller may not make it.
         """
         if call is Open.TRUSTED:
             self._deny_list.check(caller, now)
@@ -91,21 +91,21 @@ class AccessControl:
         if isinstance(call, Call) and not call.may(grant.roles):
             roles = sorted(call.roles | ({"issuer"} if call.own else set()))
             raise NotAllowedError(
-                f"{grant.name} may not call {name}: that takes the role {' or '.join(roles)},"
-                f" and its roles are {', '.join(sorted(grant.roles))}"
+                f"{grant.name} may not call {name}: it lacks the role {' or '.join(roles)}"
+                f" (it has: {', '.join(sorted(grant.roles))})"
             )
 
     def may_see_batch(self, caller: Caller, batch: str, clients: Collection[str], now: datetime) -> bool:
-        """Tell whether a caller may see a batch: one that it may issue in, or with a role for it all.
+        """Return whether a caller may see a batch: it may issue in it, or has a role that sees everything.
 
         Args:
-            caller: who.
-            batch: its name.
-            clients: whom it is for; empty for everybody.
-            now: when.
+            caller: who makes the call.
+            batch: the name of the batch.
+            clients: the identities that may issue in it; empty for all.
+            now: the time of the call.
 
         Raises:
-            CutOffError, NotAllowedError: it may do nothing.
+            ClientDeniedError, NotAllowedError: the caller may do nothing now.
         """
         grant = self.grant_of(caller, now)
         if grant.roles & _SEES_ALL:
@@ -114,16 +114,16 @@ class AccessControl:
         return named and (not clients or caller.identity in clients)
 
     def may_see(self, caller: Caller, client: str, certificate_sha256: bytes, now: datetime) -> bool:
-        """Tell whether a caller may see what was issued to a client: its own, or with a role for it all.
+        """Return whether a caller may see a client's certificates: it is that client, or sees everything.
 
         Args:
-            caller: who.
-            client: whom it was issued to, by its identity.
-            certificate_sha256: and by its TLS certificate.
-            now: when.
+            caller: who makes the call.
+            client: the identity that they were issued to.
+            certificate_sha256: the SHA-256 of that client's TLS certificate.
+            now: the time of the call.
 
         Raises:
-            CutOffError, NotAllowedError: it may do nothing.
+            ClientDeniedError, NotAllowedError: the caller may do nothing now.
         """
         grant = self.grant_of(caller, now)
         if grant.roles & _SEES_ALL or caller.certificate_sha256 == certificate_sha256:

@@ -1,4 +1,4 @@
-"""Who has been cut off, whatever the policy says: by an operator, by its CA, or by the clock."""
+"""Clients that are denied whatever the policy says: by an operator, by a CRL, or by expiry."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SUBJECTS: Final = ("uri:", "dns:", "cn:", "spki:", "sha256:")
 
 
 class Denied(NamedTuple):
-    """Somebody an operator has cut off.
+    """A client that an operator has denied.
 
     Attributes:
         subject: one of `SUBJECTS`, and a name or the SHA-256 in hexadecimal.
         reason: why, for people.
-        client: who said so.
+        client: the operator who denied it.
         at: when, in microseconds since the Unix epoch.
     """
 
@@ -31,11 +31,11 @@ class Denied(NamedTuple):
 
 
 class DenyList:
-    """Everybody who is cut off at some moment.
+    """The clients that are denied at some moment.
 
     Args:
-        denied: by an operator.
-        distrusted: certificates that their CA has revoked, or whose CA is not trusted any more: their
+        denied: those that an operator has denied.
+        distrusted: certificates that their CA has revoked, or whose CA is no longer trusted: their
             SHA-256, and why.
     """
 
@@ -46,21 +46,22 @@ class DenyList:
         self.distrusted = dict(distrusted)
 
     def check(self, caller: Caller, now: datetime) -> None:
-        """Raise CutOffError if a caller is cut off."""
+        """Raise ClientDeniedError if a caller is denied."""
         if caller.not_after <= now:
             raise ClientDeniedError(
-                f"the certificate of {caller.identity} ended at {caller.not_after:%Y-%m-%d %H:%M:%S} UTC",
-                hint="Take a new certificate of the operator CA, and connect anew.",
+                f"the certificate of {caller.identity} expired on {caller.not_after:%Y-%m-%d %H:%M:%S} UTC",
+                hint="Get a new certificate from the operator CA and reconnect.",
             )
         if why := self.distrusted.get(caller.certificate_sha256):
             raise ClientDeniedError(
-                f"{caller.identity} is cut off: {why}", hint="Take a new certificate, and connect anew."
+                f"{caller.identity} is denied: {why}",
+                hint="Get a new certificate from the operator CA and reconnect.",
             )
         if self.denied and self.names(caller):
-            raise ClientDeniedError(f"{caller.identity} is cut off by an operator")
+            raise ClientDeniedError(f"an operator has denied {caller.identity}")
 
     def names(self, caller: Caller) -> bool:
-        """Tell whether an operator has denied a caller, by its name, its key or its certificate."""
+        """Return whether an operator has denied a caller, by its name, its key or its certificate."""
         subjects = (
             caller.identity,
             f"spki:{caller.spki_sha256.hex()}",

@@ -1,4 +1,4 @@
-"""A policy, ready to decide by: what each client is allowed."""
+"""What each client is allowed to do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NamePattern(Protocol):
 
 
 class Times(NamedTuple):
-    """Days of the week, 0 is Monday, and from when to when on each of them, in UTC; no end: midnight."""
+    """Days of the week (0 is Monday) and hours on each of them, in UTC; without an end, until midnight."""
 
     days: frozenset[int]
     start: time
@@ -41,7 +41,7 @@ class Times(NamedTuple):
         return f"{days} {self.start:%H:%M}-{self.end.strftime('%H:%M') if self.end else DAY_ENDS}"
 
     def hold(self, moment: datetime) -> bool:
-        """Tell whether a moment is in them."""
+        """Return whether a moment is within these hours."""
         utc = moment.astimezone(UTC)
         return (
             utc.weekday() in self.days
@@ -54,11 +54,11 @@ class Grant(NamedTuple):
     """What one client may do.
 
     Attributes:
-        name: the client's in the policy.
-        identities: whom it holds for; one may end in `/*` (see `Policy`).
-        device_ids, batches: patterns that must match as a whole; None: anything.
-        times: when; empty for always.
-        until: and no later; None for no end.
+        name: the client's name in the policy.
+        identities: the identities of the client; one may end in `/*` (see `Policy`).
+        device_ids, batches: patterns that must match as a whole; None allows all.
+        times: the hours in which it is allowed; empty for always.
+        until: when the grant expires; None for never.
     """
 
     name: str
@@ -72,13 +72,13 @@ class Grant(NamedTuple):
     quotas: Quotas = Quotas()
 
     def check_time(self, now: datetime) -> None:
-        """Raise NotAllowedError at times that are not the client's."""
+        """Raise NotAllowedError if the client is not allowed at this time."""
         if self.until is not None and now >= self.until:
-            raise NotAllowedError(f"{self.name} was allowed in until {self.until:%Y-%m-%d %H:%M:%S %Z}")
+            raise NotAllowedError(f"the grant of {self.name} expired on {self.until:%Y-%m-%d %H:%M:%S %Z}")
         if self.times and not any(times.hold(now) for times in self.times):
             raise NotAllowedError(
-                f"{self.name} is not allowed in at this time",
-                hint="`otahsm policy explain` shows when it is. All times are UTC.",
+                f"{self.name} is not allowed at this time",
+                hint="`otahsm policy explain` shows its hours. All times are UTC.",
             )
 
     def check_order(self, profile: str, batch: str) -> None:
@@ -92,7 +92,7 @@ class Grant(NamedTuple):
             NotAllowedError: the client may not.
         """
         if "issuer" not in self.roles:
-            raise NotAllowedError(f"{self.name} is no issuer: its roles are {_listed(self.roles)}")
+            raise NotAllowedError(f"{self.name} lacks the role issuer (it has: {_listed(self.roles)})")
         if profile not in self.profiles and EVERY_PROFILE not in self.profiles:
             raise NotAllowedError(f"{self.name} may not issue under the profile {profile[:64]!a}")
         if self.batches is not None and not self.batches.fullmatch(batch):
@@ -108,11 +108,11 @@ class Grant(NamedTuple):
 class Policy:
     """Every client's grant.
 
-    A client is known by the most specific of its identities: its public key, else its exact name, else the
-    longest name with a `*` that fits.
+    A client is found by the most specific of its identities: its public key, else its exact name, else the
+    longest name with a `*` that matches.
 
     Args:
-        grants: those of all clients; no two have the same name or an identity in common.
+        grants: the grants of all clients; no two share a name or an identity.
     """
 
     def __init__(self, grants: Iterable[Grant]) -> None:
@@ -131,11 +131,11 @@ class Policy:
         return iter(self.grants.values())
 
     def of(self, caller: Caller) -> Grant | None:
-        """Return what a caller may do; None: it is not known."""
+        """Return what a caller may do; None if the policy does not name it."""
         return self._by_identity.get(f"spki:{caller.spki_sha256.hex()}") or self.named(caller.identity)
 
     def named(self, identity: str) -> Grant | None:
-        """Return what whoever has this identity may do; None: nobody knows it."""
+        """Return what the client with this identity may do; None if the policy does not name it."""
         exact = self._by_identity.get(identity)
         if exact is not None:
             return exact

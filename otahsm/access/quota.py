@@ -1,4 +1,4 @@
-"""Quotas: how much of what a client wants it may have now, as a function of what it has had."""
+"""Quotas: how many of the certificates that a client requests it gets now, given how many it had before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DAY: Final = 24 * 3600 * _SECOND
 
 
 class Quotas(NamedTuple):
-    """How many certificates a client may have issued; None: as many as it likes."""
+    """How many certificates a client may have issued; None for no limit."""
 
     per_second: int | None = None
     per_day: int | None = None
@@ -18,14 +18,14 @@ class Quotas(NamedTuple):
 
 
 class Use(NamedTuple):
-    """What a client has had.
+    """How many certificates a client has had.
 
     Attributes:
-        taken: in all.
+        taken: in total.
         day: the last day on which it had any, in days since the Unix epoch, UTC.
         day_taken: on that day.
-        rate_full_at: when a quota per second is all there again, for a burst of one second's worth. (In the
-            generic cell rate algorithm, ITU-T I.371, it is the theoretical arrival time.)
+        rate_full_at: when the whole quota per second is available again, for a burst of one second's worth.
+            (In the generic cell rate algorithm, ITU-T I.371, it is the theoretical arrival time.)
     """
 
     taken: int = 0
@@ -35,11 +35,13 @@ class Use(NamedTuple):
 
 
 class Share(NamedTuple):
-    """How many of what was wanted are granted, and what has been had then.
+    """How many of the requested certificates are granted.
 
     Attributes:
-        why: which quota the rest is over; empty if there is no rest.
-        again_at: when some of the rest may be had, in microseconds since the Unix epoch; None: never.
+        granted: how many.
+        use: how many the client has had then.
+        why: the quota that the rest exceeds; empty if there is no rest.
+        again_at: when some of the rest will be granted, in microseconds since the Unix epoch; None for never.
     """
 
     granted: int
@@ -48,42 +50,42 @@ class Share(NamedTuple):
     again_at: int | None = None
 
 
-def share_of(quotas: Quotas, use: Use, wanted: int, now: int) -> Share:
-    """Grant as many as the quotas leave.
+def share_of(quotas: Quotas, use: Use, requested: int, now: int) -> Share:
+    """Grant as many certificates as the quotas allow.
 
     Args:
-        quotas: what is allowed.
-        use: what was had before.
-        wanted: at least 1.
+        quotas: the client's quotas.
+        use: how many it had before.
+        requested: at least 1.
         now: microseconds since the Unix epoch.
     """
-    day = max(now // _DAY, use.day)  # replicas' clocks are not quite the same
+    day = max(now // _DAY, use.day)  # the clocks of two replicas differ a little
     today = use.day_taken if day == use.day else 0
     full_at = max(use.rate_full_at, now)
     limits: list[tuple[int, str, int | None]] = []
     if quotas.total is not None:
-        limits.append((quotas.total - use.taken, f"all of its {quotas.total:,} certificates", None))
+        limits.append((quotas.total - use.taken, f"quota of {quotas.total:,} certificates", None))
     if quotas.per_day is not None:
         tomorrow = (day + 1) * _DAY
-        limits.append((quotas.per_day - today, f"its {quotas.per_day:,} certificates of today", tomorrow))
+        limits.append((quotas.per_day - today, f"quota of {quotas.per_day:,} certificates a day", tomorrow))
     if quotas.per_second is not None:
         at_once = (now + _SECOND - full_at) * quotas.per_second // _SECOND
-        limits.append((at_once, f"its {quotas.per_second:,} certificates a second", 0))
-    free, why, again_at = min(limits, key=lambda limit: limit[0], default=(wanted, "", None))
-    granted = max(0, min(wanted, free))
+        limits.append((at_once, f"quota of {quotas.per_second:,} certificates a second", 0))
+    free, why, again_at = min(limits, key=lambda limit: limit[0], default=(requested, "", None))
+    granted = max(0, min(requested, free))
     if quotas.per_second is not None:
         full_at += -(-granted * _SECOND // quotas.per_second)  # rounded up
-        if again_at == 0:  # when all of the rest, or of the next second's, can be had
-            rest = min(wanted - granted, quotas.per_second)
+        if again_at == 0:  # when all of the rest, or a second's worth of it, will be granted
+            rest = min(requested - granted, quotas.per_second)
             again_at = full_at - _SECOND + -(-rest * _SECOND // quotas.per_second)
     had = Use(use.taken + granted, day, today + granted, full_at if quotas.per_second else use.rate_full_at)
-    if granted == wanted:
+    if granted == requested:
         return Share(granted, had)
     return Share(granted, had, why, again_at)
 
 
 def given_back(use: Use, count: int, day: int) -> Use:
-    """Take back what came to nothing, of a day; what was had a second ago stays so."""
+    """Return `use` without `count` certificates of a day that were not issued; the rate stays as it is."""
     day_taken = use.day_taken - count if day == use.day else use.day_taken
     return use._replace(taken=max(0, use.taken - count), day_taken=max(0, day_taken))
 
@@ -94,15 +96,15 @@ def day_of(moment: int) -> int:
 
 
 def come_back(why: str, again_at: int | None, now: int) -> tuple[str, float | None]:
-    """Say when to come back.
+    """Return when a client that has used up a quota can try again.
 
     Returns:
-        What to say after "has had", and in how many seconds to ask again; None: never.
+        The text after "has used its", and the number of seconds to wait; None for ever.
     """
     if again_at is None:
-        return f"{why}: it gets no more", None
+        return f"{why}, and can't get more", None
     seconds = max(again_at - now, 0) / _SECOND
     if seconds < 2:  # noqa: PLR2004 - nobody reads a time of day for that
-        return f"{why}: there are more in {seconds:.2f} s", seconds
+        return f"{why}; more will be available in {seconds:.2f} s", seconds
     moment = datetime.fromtimestamp(again_at // _SECOND, UTC)
-    return f"{why}: there are more from {moment:%Y-%m-%d %H:%M:%S} UTC on", seconds
+    return f"{why}; more will be available at {moment:%Y-%m-%d %H:%M:%S} UTC", seconds

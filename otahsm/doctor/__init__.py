@@ -1,4 +1,4 @@
-"""`otahsm doctor`: looks at everything that a daemon needs, before somebody depends on it."""
+"""`otahsm doctor`: checks everything that a daemon needs before it serves."""
 
 from otahsm.doctor.diagnostics import diagnose
 

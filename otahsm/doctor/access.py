@@ -1,4 +1,4 @@
-"""The policy and the CRLs of the operator CA: would a daemon take them?"""
+"""Checks that a daemon would accept the policy and the CRLs of the operator CA."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from otahsm.system.clock import utc_now
 
 
 def examine_access(config: Config) -> Iterator[Check]:
-    """Look at what decides who may ask for what; where there is a daemon, that must be there."""
+    """Check the policy and the client CRLs; a machine with a daemon must have a policy."""
     access = config.access
     if access is None:
         if config.tls:
             yield fail(
-                "policy", "there is no [access] section", "Copy policy.toml from an `otahsm quickstart`."
+                "policy",
+                "there is no [access] section",
+                "Copy policy.toml and [access] from `otahsm quickstart DIR`.",
             )
         return
     try:
@@ -27,17 +29,19 @@ def examine_access(config: Config) -> Iterator[Check]:
     except ConfigError as problem:
         yield failed("policy", problem)
     else:
-        yield ok("policy", f"{access.policy} lets in {len(grants)} clients, and nobody else")
+        yield ok("policy", f"{access.policy} allows {len(grants)} clients, and no others")
         if not any("admin" in grant.roles for grant in grants.values()):
             yield warning(
-                "policy", "nobody is an admin: who is cut off stays so", "Give somebody the role admin."
+                "policy",
+                "no client has the role admin, so nobody can allow a denied client again",
+                "Give a client the role admin.",
             )
     if config.tls and access.client_crls:
         try:
             operators = x509.load_pem_x509_certificates(config.tls.client_ca.read_bytes())
             crls = read_crls(access.client_crls, operators, utc_now())
         except (OSError, ValueError):
-            return  # [tls] client_ca is named by itself
+            return  # examine_tls reports [tls] client_ca
         except ConfigError as problem:
             yield failed("[access] client_crls", problem)
         else:

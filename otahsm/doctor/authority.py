@@ -1,4 +1,4 @@
-"""The CA's chain, and what gateways will say of devices under it: OpenSSL is asked, before any device is."""
+"""Checks the CA's chain, and lets OpenSSL judge a device under it before a gateway does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SECONDS: Final = 30
 
 
 def examine_authority(config: Config, name: str, ca: AuthorityConfig, now: datetime) -> Iterator[Check]:
-    """Look at a CA's certificates, and at what each of its profiles makes of them."""
+    """Check a CA's certificates, and the device certificates of each of its profiles."""
     subject = f"[{ca_section(name)}] certificate"
     try:
         chain = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss)
@@ -39,26 +39,27 @@ def examine_authority(config: Config, name: str, ca: AuthorityConfig, now: datet
     except OSError as error:
         yield fail(
             subject,
-            f"{ca.certificate} can't be read: {error.strerror}",
-            "Make the CA with `otahsm ca init`, or `otahsm ca csr` and `otahsm ca import`.",
+            f"can't read {ca.certificate}: {error.strerror}",
+            "Create the CA with `otahsm ca init`, or with `otahsm ca csr` and `otahsm ca import`.",
         )
         return
     except OtahsmError as error:
         yield failed(subject, error)
         return
     for problem in find_chain_problems(chain, now):
-        yield fail(subject, problem, "Have it issued anew, or make a new CA with `otahsm ca init`.")
+        yield fail(subject, problem, "Have the certificate reissued, or create a CA with `otahsm ca init`.")
     end = chain.issuer.not_after
     if now <= end < now + _SOON:
         yield warning(
             subject,
-            f"{chain.issuer.subject_text} ends on {end:%Y-%m-%d}",
-            "Bring a new CA into service before that.",
+            f"{chain.issuer.subject_text} expires on {end:%Y-%m-%d}",
+            "Put a new CA into service before then.",
         )
     else:
         yield ok(
             subject,
-            f"{chain.issuer.subject_text} under {len(chain.intermediates)} more, until {end:%Y-%m-%d}",
+            f"{chain.issuer.subject_text} is valid until {end:%Y-%m-%d};"
+            f" {len(chain.intermediates)} CA certificates above it",
         )
     for its_name, profile in config.profiles.items():
         if profile.ca == name:
@@ -74,12 +75,12 @@ def _profile(subject: str, profile: Profile, chain: Chain, now: datetime) -> Ite
     if now + profile.validity > chain.issuer.not_after:
         yield warning(
             subject,
-            f"validity_days = {profile.validity.days}, but the CA ends on {validity.not_after:%Y-%m-%d}",
-            "Take a shorter validity, or a new CA.",
+            f"validity_days = {profile.validity.days}, but the CA expires on {validity.not_after:%Y-%m-%d}",
+            "Shorten validity_days, or put a new CA into service.",
         )
     program = shutil.which("openssl")
     if program is None:
-        yield warning(subject, "not shown to OpenSSL: it is not installed", "Install openssl.")
+        yield warning(subject, "not checked with OpenSSL, which is not installed", "Install openssl.")
         return
     with tempfile.TemporaryDirectory() as folder:
         mirror = Mirror.write(chain, profile, validity, Path(folder))
@@ -97,8 +98,8 @@ def _ask_openssl(program: str, subject: str, usage: ExtendedKeyUsage, mirror: Mi
         why = [line for line in (ran.stdout + ran.stderr).splitlines() if line.startswith("error ")]
         return fail(
             subject,
-            f"OpenSSL refuses every device, as a client of {usage}: {'; '.join(why) or ran.stderr.strip()}",
-            "An extension of a CA above the devices is not as verifiers want it: see `otahsm ca show`, and"
+            f"OpenSSL refuses every device for {usage}: {'; '.join(why) or ran.stderr.strip()}",
+            "An extension of a CA certificate is not what verifiers require: see `otahsm ca show`, and"
             " `root and root-here` in the guide.",
         )
     return ok(subject, f"OpenSSL accepts devices for {usage}, in strict mode")

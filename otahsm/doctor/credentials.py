@@ -1,4 +1,4 @@
-"""TLS files: do they belong together, who could read them, and how long are they good?"""
+"""Checks that TLS files belong together, who can read them, and when they expire."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _SOON: Final = timedelta(days=30)
 
 
 def examine_tls(tls: TlsConfig, now: datetime) -> Iterator[Check]:
-    """Look at the daemon's own certificate and key, and at the operator CA."""
+    """Check the daemon's own certificate and key, and the operator CA."""
     yield from _pair("[tls] certificate", tls.certificate, tls.key, ExtendedKeyUsageOID.SERVER_AUTH, now)
     yield from _authorities("[tls] client_ca", tls.client_ca, now)
 
 
 def examine_client(client: ClientConfig, now: datetime) -> Iterator[Check]:
-    """Look at a client's certificate and key, and at the CA of the daemon's certificate."""
+    """Check a client's certificate and key, and the CA of the daemon's certificate."""
     yield from _pair(
         "[client] certificate", client.certificate, client.key, ExtendedKeyUsageOID.CLIENT_AUTH, now
     )
     with contextlib.suppress(OSError):
         if not is_private(client.key.stat().st_mode):
             yield warning(
-                "[client] key", f"others than its owner may use {client.key}", f"chmod 600 {client.key}"
+                "[client] key", f"other users can read {client.key}", f"Run chmod 600 {client.key}."
             )
     yield from _authorities("[client] ca", client.ca, now)
     if client.server_ca:
@@ -49,17 +49,23 @@ def _pair(
         private = load_pem_private_key(key.read_bytes(), password=None)
         usage = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
-        usage = x509.ExtendedKeyUsage([purpose])  # it is for everything
+        usage = x509.ExtendedKeyUsage([purpose])  # without the extension, every purpose is allowed
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        yield fail(subject, f"{certificate} or {key} can't be read: {error}", "Both are PEM, not encrypted.")
+        yield fail(
+            subject, f"can't read {certificate} or {key}: {error}", "Both must be PEM, and not encrypted."
+        )
         return
     if own.public_key() != private.public_key():
-        yield fail(subject, f"{certificate} is not the certificate of {key}", "Name the pair.")
+        yield fail(
+            subject, f"{key} is not the key of {certificate}", "Name a certificate and its own private key."
+        )
         return
     if purpose not in usage:
-        wanted = "serverAuth" if purpose == ExtendedKeyUsageOID.SERVER_AUTH else "clientAuth"
+        required = "serverAuth" if purpose == ExtendedKeyUsageOID.SERVER_AUTH else "clientAuth"
         yield fail(
-            subject, f"the extendedKeyUsage of {certificate} lacks {wanted}", "Have it issued with that one."
+            subject,
+            f"the extendedKeyUsage of {certificate} lacks {required}",
+            f"Have the certificate reissued with {required}.",
         )
     yield _time_left(subject, own, now)
 
@@ -68,7 +74,7 @@ def _authorities(subject: str, path: Path, now: datetime) -> Iterator[Check]:
     try:
         certificates = x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError) as error:
-        yield fail(subject, f"{path} can't be read: {error}", "It is a PEM file with CA certificates.")
+        yield fail(subject, f"can't read {path}: {error}", "It must be a PEM file with CA certificates.")
         return
     for certificate in certificates:
         yield _time_left(subject, certificate, now)
@@ -80,9 +86,11 @@ def _time_left(subject: str, certificate: x509.Certificate, now: datetime) -> Ch
         begin = certificate.not_valid_before_utc
         return fail(
             subject,
-            f"{name} is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}, and not now",
-            "Renew it, or set the clock.",
+            f"{name} expired on {end:%Y-%m-%d %H:%M} UTC"
+            if end < now
+            else f"{name} is not valid before {begin:%Y-%m-%d %H:%M} UTC",
+            "Renew it; or set this machine's clock, if it is wrong.",
         )
     if end - now < _SOON:
-        return warning(subject, f"{name} ends on {end:%Y-%m-%d %H:%M} UTC", "Renew it before that.")
-    return ok(subject, f"{name}, until {end:%Y-%m-%d}")
+        return warning(subject, f"{name} expires on {end:%Y-%m-%d %H:%M} UTC", "Renew it before then.")
+    return ok(subject, f"{name} is valid until {end:%Y-%m-%d}")

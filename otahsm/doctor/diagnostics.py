@@ -1,4 +1,4 @@
-"""The rounds: what is looked at, in which order."""
+"""The checks, in their order."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TOKEN_SECONDS: Final = 120.0
 
 
 def diagnose(config: Config, path: Path, now: datetime) -> Iterator[Check]:
-    """Look at all that a configuration names; yield what was found, as it is found.
+    """Check everything that a configuration names; yield each result when it is known.
 
-    Sections that are missing are not looked at: a machine has only those that it needs.
+    Missing sections are not checked: a machine has only those that it needs.
 
     Args:
         config: the configuration.
@@ -54,11 +54,11 @@ def _examine_files(config: Config, path: Path) -> Iterator[Check]:
     for problem in open_files:
         yield failed("file modes", problem)
     if not open_files:
-        yield ok("file modes", "nobody else may read secrets, or change what the daemon believes")
+        yield ok("file modes", "other users can't read secrets or change what the daemon relies on")
 
 
 def _examine_token(path: Path, number: int) -> Iterator[Check]:
-    """Have a process of its own look at a token: its module may crash or hang."""
+    """Check a token in a separate process: its module may crash or hang."""
     subject = "token" if number == 0 else f"token {number + 1}"
     command = (sys.executable, "-P", "-m", "otahsm.token.diagnostics", str(path), str(number), subject)
     try:
@@ -67,16 +67,16 @@ def _examine_token(path: Path, number: int) -> Iterator[Check]:
         yield from _read(error.stdout or b"")
         yield fail(
             subject,
-            f"the module gave no answer for {_TOKEN_SECONDS:g} s",
-            "See whether the HSM and the network to it are up; the vendor's tool should hang, too.",
+            f"the PKCS#11 module did not respond within {_TOKEN_SECONDS:g} s",
+            "Check the HSM and the network to it; the vendor's own tool should hang, too.",
         )
         return
     yield from _read(ran.stdout)
     if ran.returncode:
         yield fail(
             subject,
-            f"the process that loaded the module ended with {ran.returncode}",
-            "Give what it printed above to the HSM's vendor.",
+            f"the process that loaded the PKCS#11 module crashed with status {ran.returncode}",
+            "Report its output above to the HSM's vendor.",
         )
 
 

@@ -1,4 +1,4 @@
-"""The machine: its clock, and the folders that the daemon writes to."""
+"""Checks the machine: its clock, and the folders that the daemon writes to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STATUS_OFFSET: Final = 40  # of its member `status`
 
 
 def examine_machine(config: Config) -> Iterator[Check]:
-    """Say whether the clock is kept right, and whether folders can be written."""
+    """Check that the clock is synchronised and that folders can be written."""
     yield _clock()
     folders: dict[str, Path] = {}
     if config.token:
@@ -29,21 +29,21 @@ def examine_machine(config: Config) -> Iterator[Check]:
         there = nearest_existing(folder)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             yield fail(
-                name, f"{folder} can't be written", f"Let this user write to {there}, or name another."
+                name, f"can't write to {folder}", f"Let this user write to {there}, or name another folder."
             )
         else:
-            yield ok(name, f"{folder} can be written")
+            yield ok(name, f"{folder} is writable")
 
 
 def _clock() -> Check:
-    """Ask the kernel whether something keeps the clock right: NTP or the hypervisor."""
+    """Ask the kernel whether the clock is synchronised, by NTP or the hypervisor."""
     timex = ctypes.create_string_buffer(_ROOM_FOR_TIMEX)
     state = ctypes.CDLL(None).adjtimex(timex)
     status = int.from_bytes(timex.raw[_STATUS_OFFSET : _STATUS_OFFSET + 4], "little")
     if state < 0 or status & _STA_UNSYNC:
         return warning(
             "clock",
-            "nothing keeps it right, as far as the kernel knows",
-            "Run chrony or systemd-timesyncd: certificates begin and end by this clock.",
+            "it is not synchronised, as far as the kernel knows",
+            "Run chrony or systemd-timesyncd: this clock decides when certificates expire.",
         )
     return ok("clock", "synchronised")

@@ -1,7 +1,7 @@
-"""A copy of the CA's chain with keys made here, and a device under it: for verifiers to judge.
+"""A copy of the CA's chain with throw-away keys and a device under it, for verifiers to judge.
 
-A real device's certificate would need the token, and would have to be in the ledger. What verifiers look at
-are names, validity, extensions: the copy has all of them, and only keys and signatures are others.
+A real device certificate would need the token, and would have to be in the ledger. Verifiers look at names,
+validity and extensions: the copy has all of them, and only keys and signatures differ.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Mirror:
 
     Attributes:
         anchor: the root.
-        chain: what lies between it and the device, and the root.
+        chain: the certificates between it and the device, and the root.
         device: a device's certificate.
     """
 
@@ -49,7 +49,7 @@ class Mirror:
 
     @classmethod
     def write(cls, chain: Chain, profile: Profile, validity: Validity, folder: Path) -> Mirror:
-        """Write a copy of a chain into a folder, with a device under it as a profile makes it."""
+        """Write a copy of a chain into a folder, with a device certificate of a profile under it."""
         pairs = [ec.generate_private_key(ec.SECP256R1()) for _ in chain.certificates]
         parents = [*pairs[1:], pairs[-1]]
         copies = [_copy(*item) for item in zip(chain.certificates, pairs, parents, strict=True)]
@@ -66,7 +66,7 @@ class Mirror:
 
 
 def _copy(der: bytes, key: ec.EllipticCurvePrivateKey, parent: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return a certificate with another key, signed by another parent."""
+    """Return a copy of a certificate with another key, signed by another parent."""
     tbs = asn1_x509.Certificate.load(der)["tbs_certificate"].copy()
     tbs["subject_public_key_info"] = keys.PublicKeyInfo.load(encode_spki(key.public_key()))
     tbs["signature"] = algos.SignedDigestAlgorithm.load(_ALGORITHM.identifier)

@@ -170,14 +170,14 @@ def ended_crl(fleet: Fleet) -> None:
         (other_certificate, "token [ca] key", "fail", "does not verify with the public key"),
         (guide_root, "[ca] certificate", "fail", "extendedKeyUsage without clientAuth"),
         (guide_root, "profile ota-connect", "fail", "unsuitable certificate purpose"),
-        (ended_ca, "profile ota-connect", "warning", "the CA ends on"),
+        (ended_ca, "profile ota-connect", "warning", "the CA expires on"),
         (no_certificate, "[ca] certificate", "fail", "No such file"),
-        (other_tls_key, "[tls] certificate", "fail", "is not the certificate of"),
+        (other_tls_key, "[tls] certificate", "fail", "is not the key of"),
         (client_for_server, "[tls] certificate", "fail", "lacks serverAuth"),
         (open_tls_key, "file modes", "fail", "others than its owner"),
         (no_access, "policy", "fail", "no [access] section"),
         (wrong_policy, "policy", "fail", "an issuer needs profiles"),
-        (no_admin, "policy", "warning", "nobody is an admin"),
+        (no_admin, "policy", "warning", "no client has the role admin"),
         (ended_crl, "[access] client_crls", "fail", "has ended"),
         (ledger_of_the_future, "ledger", "fail", "of a newer otahsm"),
         (no_ledger, "ledger", "fail", "file is not a database"),
@@ -218,7 +218,7 @@ def test_it_logs_in_once(faulty: FaultyToken) -> None:
         ("final-try", "token PIN tries", "one more wrong PIN locks it"),
         ("away", "token", "the token failed|no token is"),
         ("no-slots", "token", "the module shows none"),
-        ("C_GetSlotList=abort", "token", "ended with -6"),
+        ("C_GetSlotList=abort", "token", "crashed with status -6"),
         ("C_Sign=0x30", "token [ca] key", "DeviceError"),
         ("flip", "token [ca] key", "does not verify"),
     ],
@@ -236,7 +236,7 @@ def test_a_module_that_hangs_is_given_up(faulty: FaultyToken, monkeypatch: pytes
     monkeypatch.setattr(diagnostics, "_TOKEN_SECONDS", 2.0)
     faulty.misbehave("C_Sign=hang")
     checks = list(diagnose(faulty.fleet.config, faulty.fleet.toml, datetime.now(UTC)))
-    (hung,) = (check for check in checks if "gave no answer" in check.message)
+    (hung,) = (check for check in checks if "did not respond" in check.message)
     assert hung.status == "fail"
     assert any(check.subject == "token login" and check.status == "ok" for check in checks)
 
@@ -244,7 +244,7 @@ def test_a_module_that_hangs_is_given_up(faulty: FaultyToken, monkeypatch: pytes
 def test_a_certificate_that_is_about_to_end_is_warned_of(fleet: Fleet) -> None:
     later = datetime(2036, 11, 1, tzinfo=UTC)
     checks = list(diagnose(fleet.config.model_copy(update={"token": None}), fleet.toml, later))
-    ending = [check for check in checks if check.status == "warning" and " ends on 2036-" in check.message]
+    ending = [check for check in checks if check.status == "warning" and " expires on 2036-" in check.message]
     assert {check.subject for check in ending} >= {"[tls] certificate", "[client] certificate"}
 
 
@@ -266,4 +266,4 @@ def test_a_guard_directory_that_can_not_be_is_told_with_exit_code_4(fleet: Fleet
     fleet.edit('guard_dir = "state/login"', 'guard_dir = "file/login"')
     status, checks = asked(fleet)
     assert status == 4
-    assert "can't be written" in checks["guard_dir 1"]["message"]
+    assert "can't write to" in checks["guard_dir 1"]["message"]

@@ -53,8 +53,8 @@ def test_a_policy_that_is_wrong_says_where_and_exits_with_2(fleet: Fleet) -> Non
         (["cn:line-3", "--device-id", "dog-17"], 1, "No: line-3 may not issue for the device id 'dog-17'."),
         (["cn:line-3", "--profile", "other"], 1, "No: line-3 may not issue under the profile 'other'."),
         (["cn:line-3", "--call", "LedgerService/GetCertificate"], 0, "Yes, it may."),
-        (["cn:line-3", "--call", "RevocationService/RevokeCertificates"], 1, "that takes the role operator"),
-        (["cn:line-3", "--at", "2026-11-28T12:00Z"], 1, "No: line-3 is not allowed in at this time."),
+        (["cn:line-3", "--call", "RevocationService/RevokeCertificates"], 1, "it lacks the role operator"),
+        (["cn:line-3", "--at", "2026-11-28T12:00Z"], 1, "No: line-3 is not allowed at this time."),
         (["cn:nobody"], 1, "No: the policy has no client cn:nobody."),
         (["spki:" + "0" * 64], 1, "No: the policy has no client"),
     ],
@@ -134,7 +134,7 @@ def test_what_a_role_may_not_is_refused_with_the_next_step(daemon: RunningDaemon
     ):
         done = fleet.run(*command, "--config", str(config))
         assert done.returncode == 4, done.stderr
-        assert f"that takes the role {role}" in done.stderr
+        assert f"it lacks the role {role}" in done.stderr
         assert "otahsm policy explain" in done.stderr
 
 

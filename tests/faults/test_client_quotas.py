@@ -57,8 +57,8 @@ async def test_a_race_of_32_calls_on_two_daemons_gets_what_the_quota_allows_and_
         for daemon in daemons:
             daemon.wait_for("health.changed", serving=True)
         for tls, allowed, said in (
-            (total, 100, "total has had all of its 100 certificates: it gets no more"),
-            (daily, 70, "daily has had its 70 certificates of today: there are more from "),
+            (total, 100, "total has used its quota of 100 certificates, and can't get more"),
+            (daily, 70, "daily has used its quota of 70 certificates a day; more will be available at "),
         ):
             async with contextlib.AsyncExitStack() as opened:
                 clients = [

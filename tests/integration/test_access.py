@@ -275,7 +275,7 @@ async def test_an_issuer_with_batches_issues_in_these_alone(guarded: Guarded) ->
 
 
 async def test_a_client_whose_time_is_over_gets_nothing(guarded: Guarded) -> None:
-    assert "until 2020-01-01 00:00:00 UTC" in await guarded.refused("late")
+    assert "expired on 2020-01-01 00:00:00 UTC" in await guarded.refused("late")
 
 
 async def test_one_certificate_at_a_time_is_held_to_the_same_policy(guarded: Guarded) -> None:

@@ -22,11 +22,11 @@ STEPS = st.lists(
 def test_no_quota_is_ever_exceeded(quotas: Quotas, steps: list[tuple[int, int]]) -> None:
     use, now = Use(), NOW
     had: list[tuple[int, int]] = []
-    for pause, wanted in steps:
+    for pause, requested in steps:
         now += pause
-        share = share_of(quotas, use, wanted, now)
-        assert 0 <= share.granted <= wanted
-        assert (share.granted == wanted) == (share.why == "")
+        share = share_of(quotas, use, requested, now)
+        assert 0 <= share.granted <= requested
+        assert (share.granted == requested) == (share.why == "")
         use = share.use
         had.append((now, share.granted))
     assert use.taken == sum(count for _, count in had)
@@ -46,13 +46,13 @@ def test_no_quota_is_ever_exceeded(quotas: Quotas, steps: list[tuple[int, int]])
 @given(QUOTAS, STEPS)
 def test_who_comes_back_when_told_gets_something(quotas: Quotas, steps: list[tuple[int, int]]) -> None:
     use, now = Use(), NOW
-    for pause, wanted in steps:
+    for pause, requested in steps:
         now += pause
-        share = share_of(quotas, use, wanted, now)
+        share = share_of(quotas, use, requested, now)
         use = share.use
         if share.again_at is None:
             continue
-        assert share.again_at > now or share.granted < wanted
+        assert share.again_at > now or share.granted < requested
         later = share_of(quotas._replace(total=None), use, 1, max(share.again_at, now))
         again = later.again_at
         assert later.granted == 1 or (again is not None and again > share.again_at)  # another quota's turn
@@ -95,11 +95,11 @@ def test_what_came_to_nothing_is_given_back_to_its_own_day() -> None:
 
 
 def test_a_refusal_says_when_to_come_back() -> None:
-    assert come_back("its 5 certificates a second", NOW + 200_000, NOW) == (
-        "its 5 certificates a second: there are more in 0.20 s",
+    assert come_back("quota of 5 certificates a second", NOW + 200_000, NOW) == (
+        "quota of 5 certificates a second; more will be available in 0.20 s",
         0.2,
     )
-    text, seconds = come_back("its 10 certificates of today", 20_001 * DAY, NOW)
-    assert text == "its 10 certificates of today: there are more from 2024-10-05 00:00:00 UTC on"
+    text, seconds = come_back("quota of 10 certificates a day", 20_001 * DAY, NOW)
+    assert text == "quota of 10 certificates a day; more will be available at 2024-10-05 00:00:00 UTC"
     assert seconds == 12 * 3600
-    assert come_back("all of its 3", None, NOW) == ("all of its 3: it gets no more", None)
+    assert come_back("quota of 3", None, NOW) == ("quota of 3, and can't get more", None)

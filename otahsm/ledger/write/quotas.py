@@ -63,7 +63,7 @@ def hold(
             answer = settled[position]
             assert isinstance(answer, Accepted)  # noqa: S101 - see above
             denied.append(answer.intent_id)
-            settled[position] = OverQuota(f"{client} has had {why}", retry_after)
+            settled[position] = OverQuota(f"{client} has used its {why}", retry_after)
     if denied:
         take_back(connection, denied)
     return settled
