@@ -67,7 +67,8 @@ async def test_sqlite_scans_no_large_table(tmp_path: Path) -> None:
     home = SqliteHome(tmp_path)
     ledger = await opened(home.config)
     statements: set[str] = set()
-    event.listen(ledger._database.engine, "before_cursor_execute", lambda *said: statements.add(said[2]))
+    for engine in (ledger._database.engine, ledger._reader._engine):
+        event.listen(engine, "before_cursor_execute", lambda *said: statements.add(said[2]))
     await use(ledger, 0)
     await ledger.close()
     assert len(statements) > 20
