@@ -149,9 +149,9 @@ def test_the_trail_is_searched_and_followed(daemon: RunningDaemon) -> None:
     shown = fleet.run("audit", "--client", "daemon", "--after", "2020-01-01")
     assert re.search(rf"^{MOMENT} UTC  daemon\.started +daemon  address=", shown.stdout, re.MULTILINE)
     assert len(fleet.run("audit", "--before", "2020-01-01").stdout.splitlines()) == 1, "a heading, no event"
-    started = fleet.run("audit", "--event", "daemon.", "--json").stdout.splitlines()
+    started = fleet.run("audit", "--client", "daemon", "--json").stdout.splitlines()
     assert len(started) > 1
-    newest = fleet.run("audit", "--event", "daemon.", "--json", "--last", str(len(started) - 1))
+    newest = fleet.run("audit", "--client", "daemon", "--json", "--last", str(len(started) - 1))
     assert newest.stdout.splitlines() == started[:0:-1]
     assert fleet.run("audit", "--last", "1", "--follow").returncode == 2
     wrong = fleet.run("audit", "--after", "yesterday")
