@@ -324,7 +324,7 @@ def test_a_profile_that_does_not_exist_fails_the_device_and_names_the_profile(
 
 def assert_one_clear_message(done: subprocess.CompletedProcess[str], *words: str) -> None:
     message, hint = done.stderr.splitlines()
-    assert message.startswith("otahsm: the daemon at ")
+    assert message.startswith("otahsm: can't reach the daemon at ")
     assert hint.startswith("        ")
     for word in words:
         assert word in done.stderr

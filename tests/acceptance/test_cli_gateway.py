@@ -187,7 +187,7 @@ def test_a_line_is_configured_with_the_archive_itself(tmp_path: Path, archive: P
 
 def test_an_archive_and_an_address_beside_it_are_refused(tmp_path: Path) -> None:
     for key in ("gateway_url", "server_ca"):
-        with pytest.raises(ConfigError, match="give either it or those"):
+        with pytest.raises(ConfigError, match="remove it or those"):
             configured(tmp_path, credentials="c.zip", **{key: "x"})
 
 

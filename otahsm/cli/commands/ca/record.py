@@ -56,7 +56,7 @@ def write_record(
         "key": facts.key,
         "public key, SHA-256": facts.spki_sha256,
         **facts.attributes,
-        **{f"WARNING, {flaw}": why for flaw, why in facts.flaws.items()},
+        **{f"WARNING: {flaw}": why for flaw, why in facts.flaws.items()},
         **made,
     }
     width = max(map(len, fields))
