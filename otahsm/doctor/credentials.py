@@ -33,9 +33,7 @@ def examine_client(client: ClientConfig, now: datetime) -> Iterator[Check]:
     )
     with contextlib.suppress(OSError):
         if not is_private(client.key.stat().st_mode):
-            yield warning(
-                "[client] key", f"other users can read {client.key}", f"Run chmod 600 {client.key}."
-            )
+            yield warning("[client] key", f"other users can read {client.key}", f"chmod 600 {client.key}")
     yield from _authorities("[client] ca", client.ca, now)
     if client.server_ca:
         yield from _authorities("[client] server_ca", client.server_ca, now)

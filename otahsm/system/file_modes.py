@@ -24,10 +24,10 @@ class GuardedFile(NamedTuple):
 
 
 def check_file_modes(files: Iterable[GuardedFile]) -> None:
-    """Refuse files that others than root and this user may change, and secrets that others may read.
+    """Refuse files that users other than root and this one can change, and secrets that they can read.
 
     Raises:
-        ConfigError: the first that is found.
+        ConfigError: the first problem that is found.
     """
     for problem in _problems(files, {_ROOT, os.geteuid()}):
         raise problem
@@ -55,13 +55,13 @@ def _problems(files: Iterable[GuardedFile], owners: Collection[int] | None) -> I
         except OSError:  # who needs it says so
             continue
         if secret and not is_private(status.st_mode):
-            yield ConfigError(f"others than its owner may read {what} {path}", hint=f"chmod 600 {path}")
+            yield ConfigError(f"other users can read {what} {path}", hint=f"chmod 600 {path}")
         elif owners is not None and status.st_uid not in owners:
             yield ConfigError(
-                f"{what} {path} belongs to another user, who could change it", hint=f"chown root {path}"
+                f"{what} {path} belongs to another user, who can change it", hint=f"chown root {path}"
             )
         elif status.st_mode & _OTHERS_WRITE:
-            yield ConfigError(f"others than its owner may change {what} {path}", hint=f"chmod go-w {path}")
+            yield ConfigError(f"other users can change {what} {path}", hint=f"chmod go-w {path}")
 
 
 def _is_credential(path: Path) -> bool:

@@ -38,11 +38,11 @@ def read_secret_file(path: Path, what: str) -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode) or not is_private(mode):
                 raise ConfigError(
-                    f"{what} must be a file that only its owner may read", hint=f"chmod 600 {path}"
+                    f"{what} must be a file that only its owner can read", hint=f"chmod 600 {path}"
                 )
             return file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{what} can't be read: {error.strerror}") from None
+        raise ConfigError(f"can't read {what}: {error.strerror}") from None
 
 
 def read_secret_line(path: Path, what: str) -> str:
@@ -72,19 +72,19 @@ def run_for_secret(command: str, what: str) -> bytes:
     try:
         program = shlex.split(command)
     except ValueError as error:
-        raise ConfigError(f"the command for {what} can't be read: {error}") from None
+        raise ConfigError(f"can't parse the command for {what}: {error}") from None
     try:
         ran = subprocess.run(
             program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=_COMMAND_SECONDS, check=False
         )
     except OSError as error:
-        raise ConfigError(f"the command for {what}, {program[0]}, can't be run: {error.strerror}") from None
+        raise ConfigError(f"can't run the command for {what}, {program[0]}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise ConfigError(
             f"the command for {what}, {program[0]}, took more than {_COMMAND_SECONDS:g} s"
         ) from None
     if ran.returncode:
-        raise ConfigError(f"the command for {what}, {program[0]}, ended with {ran.returncode}")
+        raise ConfigError(f"the command for {what}, {program[0]}, exited with status {ran.returncode}")
     return ran.stdout
 
 
@@ -110,7 +110,7 @@ def passphrase_from(file: Path | None, command: str) -> bytes | None:
         ConfigError: it can't be read, or both are given.
     """
     if file is not None and command:
-        raise ConfigError("the passphrase has two sources", hint="Give a file, or a command.")
+        raise ConfigError("the passphrase has two sources", hint="Give either a file or a command.")
     if file is not None:
         return read_secret_line(file, "the passphrase").encode()
     if command:

@@ -1,7 +1,7 @@
-"""Looks at a token as `otahsm doctor` does. Main: `python -m otahsm.token.diagnostics CONFIG NUMBER NAME`.
+"""Checks a token for `otahsm doctor`. Main: `python -m otahsm.token.diagnostics CONFIG NUMBER NAME`.
 
-It is a process of its own, for each token: a module may crash or hang the process that loads it, and two
-tokens may need the same module with another environment. It prints a `Check` as JSON on each line. It logs in
+It is a separate process for each token: a module may crash or hang the process that loads it, and two tokens
+may need the same module with different environments. It prints a `Check` as JSON on each line, and logs in
 once.
 """
 
@@ -37,12 +37,12 @@ _SIGNATURES: Final = 20
 
 
 def diagnose(config: Config, token: ReplicaConfig, name: str) -> Iterator[Check]:
-    """Look at a token and the keys in it; stop at what makes looking further senseless.
+    """Check a token and the keys in it; stop at the first result that makes further checks pointless.
 
     Args:
         config: the whole configuration.
-        token: the one of its tokens to look at.
-        name: what it is called, as in "token".
+        token: the token to check, one of the configuration's.
+        name: its name in the results, as in "token".
     """
     try:
         yield from _without_login(token, name)
@@ -50,11 +50,11 @@ def diagnose(config: Config, token: ReplicaConfig, name: str) -> Iterator[Check]
         yield failed(name, error)
         return
     except pkcs11.PKCS11Error as error:
-        yield failed(name, explain(error, "being looked at"))
+        yield failed(name, explain(error, "being checked"))
         return
     try:
         with logged_in(token) as login:
-            yield ok(f"{name} login", f"the PIN is right ({token.pin_source.kind})")
+            yield ok(f"{name} login", f"the token accepted the PIN (from {token.pin_source.kind})")
             yield from _sessions(login, token, name)
             for key, wanted, public_key in _keys(config):
                 # A session on which a call failed may be of no use to the next key.
@@ -79,8 +79,8 @@ def _without_login(token: ReplicaConfig, name: str) -> Iterator[Check]:
     if token.pin_source.kind == "env":
         yield warning(
             f"{name} PIN",
-            "it is in an environment variable, which others can see",
-            "Let pin-source name a file, a systemd credential or a command.",
+            "it is in an environment variable, which other processes can read",
+            "Set pin-source to a file, a systemd credential or a command.",
         )
 
 
@@ -95,12 +95,12 @@ def _pin_tries(token: pkcs11.Token, name: str) -> Check:
     if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
         return fail(
             subject,
-            "one more wrong PIN locks it; no login is tried",
-            "Make sure of the PIN, and log in once with the vendor's tool.",
+            "one more wrong PIN will lock it, so no login was attempted",
+            "Verify the PIN, and log in once with the vendor's tool.",
         )
     if token.flags & TokenFlag.USER_PIN_COUNT_LOW:
-        return warning(subject, "a wrong PIN was tried since the last login", "Find out who tried it.")
-    return ok(subject, "no wrong PIN since the last login, as far as the token says")
+        return warning(subject, "a wrong PIN was entered since the last login", "Find out who entered it.")
+    return ok(subject, "the token reports no wrong PIN since the last login")
 
 
 def _sessions(login: Login, token: ReplicaConfig, name: str) -> Iterator[Check]:
@@ -112,12 +112,12 @@ def _sessions(login: Login, token: ReplicaConfig, name: str) -> Iterator[Check]:
         return
     yield ok(
         subject,
-        f"{1 + len(further)} in a process; {token.signers} signers want {token.signers * token.sessions}",
+        f"opened {1 + len(further)} here; {token.signers} signers need {token.signers * token.sessions}",
     )
 
 
 def _keys(config: Config) -> Iterator[tuple[str, KeyConfig, PublicKey]]:
-    """Yield the keys that should be there: their sections, and what their signatures must verify with."""
+    """Yield the keys that the configuration names: section, and the public key of their signatures."""
     for name, ca in config.all_authorities.items():
         if ca.certificate.exists() and not ca.retired:
             where = ca_section(name)
@@ -134,21 +134,26 @@ def _key(login: Login, subject: str, wanted: KeyConfig, public_key: PublicKey) -
         yield ok(subject, str(facts.key))
         for flaw, why in facts.flaws.items():
             if flaw in wanted.accept:
-                yield warning(subject, f"{why}; it is accepted", "Make a key in the token when you can.")
+                yield warning(
+                    subject, f"{why}; `accept` allows it", "Generate a key in the token when you can."
+                )
         signing = get_ready(login, private, wanted, public_key)
         if not facts.flaws:
-            yield ok(f"{subject} attributes", "made in the token, sensitive, not extractable, as it claims")
+            yield ok(
+                f"{subject} attributes",
+                "local, sensitive and not extractable, as the token reports",
+            )
         if read_attribute(private, pkcs11.Attribute.ALWAYS_AUTHENTICATE):
             yield warning(
                 subject,
-                "it wants the PIN for every signature, which makes signatures wait for each other",
-                "Make a key without CKA_ALWAYS_AUTHENTICATE if the token allows it.",
+                "it requires the PIN for every signature, so only one signature is made at a time",
+                "Generate a key without CKA_ALWAYS_AUTHENTICATE, if the token allows it.",
             )
         began = time.perf_counter()
         for _ in range(_SIGNATURES):
             signing.sign(PROBE)
         seconds = (time.perf_counter() - began) / _SIGNATURES
-        listed = ", ".join(signing_mechanisms(login.session.token.slot)) or "none that otahsm knows"
+        listed = ", ".join(signing_mechanisms(login.session.token.slot)) or "none that otahsm supports"
         yield ok(
             f"{subject} signature",
             f"verifies; {1000 * seconds:.1f} ms with {signing.mechanism_name}; the token has {listed}",
@@ -160,7 +165,7 @@ def _key(login: Login, subject: str, wanted: KeyConfig, public_key: PublicKey) -
 
 
 def main(path: str, number: str, name: str) -> None:
-    """Look at one token of a configuration, which a person calls `name`; print what was found."""
+    """Check one token of a configuration, and print the results."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vendor libraries print to standard output
     harden()

@@ -1,4 +1,4 @@
-"""What a token says of a key and of itself: for reports, and for the records of ceremonies."""
+"""What a token reports about a key and about itself, for reports and the records of ceremonies."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _REPORTED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """A private key, as its token shows it.
+    """A private key, as its token reports it.
 
     Attributes:
         token: which token it is in.
         key: its label and id.
         spki_sha256: the SHA-256 of its public key as SubjectPublicKeyInfo, in hexadecimal.
         attributes: its attributes by their PKCS#11 names, as the token claims them.
-        flaws: what a root of trust should not be like, with reasons.
+        flaws: what makes it unfit as a root of trust, with reasons.
     """
 
     token: Pkcs11Uri
@@ -52,7 +52,7 @@ class KeyFacts:
 
 
 def read_facts(login: Login, key: pkcs11.PrivateKey, public_key: PublicKey) -> KeyFacts:
-    """Read back what the token says of a key.
+    """Read back what the token reports about a key.
 
     Raises:
         PKCS11Error: the token failed.

@@ -27,7 +27,7 @@ _REFUSALS: Final = (
 
 
 def explain(error: pkcs11.PKCS11Error, doing: str) -> OtahsmError:
-    """Turn an error of the module's into ours; `doing` completes "the token failed while ..."."""
+    """Turn a PKCS#11 error into ours; `doing` completes "the token failed while ..."."""
     name = type(error).__name__
     what = f"{name}: {error}" if str(error) else name
     message = f"the token failed while {doing} ({what})"

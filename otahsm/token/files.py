@@ -1,4 +1,4 @@
-"""The files of a CA: what a ceremony writes, durably and never over another, and what others read."""
+"""The files of a CA: a ceremony writes them durably and never overwrites one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def read_chain(ca: CaConfig, section: str = "ca") -> Chain:
         content = ca.certificate.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"[{section}] certificate {ca.certificate} can't be read: {error.strerror}",
-            hint="Make the CA with `otahsm ca init`, or `otahsm ca csr` and `otahsm ca import`.",
+            f"can't read [{section}] certificate {ca.certificate}: {error.strerror}",
+            hint="Create the CA with `otahsm ca init`, or with `otahsm ca csr` and `otahsm ca import`.",
         ) from None
     return load_chain(content, pss=ca.signs_with_pss)
 
@@ -51,13 +51,13 @@ def write_verifier_key(path: Path, vkey: str) -> None:
 
 
 def write_numbered(path: Path, content: bytes, what: str) -> Path:
-    """Write a new file as `write_new` does; if the name is taken, under the next one: x.txt, x-2.txt.
+    """Write a new file as `write_new` does; if the name is taken, use the next one: x.txt, x-2.txt.
 
     Returns:
-        Where it is.
+        Its path.
 
     Raises:
-        ConfigError: it can't be written.
+        ConfigError: the file can't be written.
     """
     free, number = path, 1
     while not _write(free, content, what):
@@ -73,7 +73,7 @@ def write_new(path: Path, content: bytes, what: str) -> None:
         ConfigError: the file exists or can't be written.
     """
     if not _write(path, content, what):
-        raise ConfigError(f"{what} {path} can't be written: it exists")
+        raise ConfigError(f"can't write {what} {path}: the file exists")
 
 
 def _write(path: Path, content: bytes, what: str) -> bool:
@@ -85,5 +85,5 @@ def _write(path: Path, content: bytes, what: str) -> bool:
         except FileExistsError:
             return False
     except OSError as error:
-        raise ConfigError(f"{what} {path} can't be written: {error.strerror}") from None
+        raise ConfigError(f"can't write {what} {path}: {error.strerror}") from None
     return True

@@ -67,9 +67,7 @@ class LoginGuard:
             make_folder(self._directory, 0o700)
             lock = os.open(self._directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConfigError(
-                f"[token] guard_dir {self._directory} can't be used: {error.strerror}"
-            ) from None
+            raise ConfigError(f"can't use [token] guard_dir {self._directory}: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -117,11 +115,11 @@ class LoginGuard:
         except FileNotFoundError:
             return 0
         except (OSError, ValidationError):
-            note = _Note(state="refused", message=f"{self._note} makes no sense", at="an unknown time")
+            note = _Note(state="refused", message=f"can't read {self._note}", at="an unknown time")
         if note.state == "trying" and note.tries < _TRIES_WITHOUT_ANSWER:
             return note.tries
-        why = note.message or f"{note.tries} logins got no answer"
-        raise PinRefusedError(f"the PIN is not tried again: {why} (at {note.at})", hint=self._hint())
+        why = note.message or f"{note.tries} logins got no response"
+        raise PinRefusedError(f"login is blocked: {why} (at {note.at})", hint=self._hint())
 
     def _refuse(self, error: PinRefusedError) -> NoReturn:
         write_if_possible(self._directory, LOGIN_REFUSED, {"message": error.message})
@@ -130,8 +128,8 @@ class LoginGuard:
 
     def _hint(self) -> str:
         return (
-            "Another wrong PIN might lock the token. See that pin-source gives the right one, check the"
-            f" token's remaining tries, then remove {self._note} and start again."
+            "Another wrong PIN might lock the token. Make sure that pin-source yields the right PIN, check"
+            f" the token's remaining tries, then remove {self._note} and start again."
         )
 
     def _write(self, note: _Note) -> None:
@@ -140,7 +138,7 @@ class LoginGuard:
             replace_file(self._note, note.model_dump_json().encode())
         except OSError as error:
             raise ConfigError(
-                f"[token] guard_dir {self._directory} can't be written: {error.strerror}; no login is tried"
+                f"can't write to [token] guard_dir {self._directory}: {error.strerror}; no login is attempted"
                 " without it"
             ) from None
 

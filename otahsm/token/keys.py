@@ -1,4 +1,4 @@
-"""Our keys in the token: making one, finding it, and what the token says of it."""
+"""Our keys in the token: generates, finds and destroys them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refuse_existing(session: pkcs11.Session, wanted: KeyConfig) -> None:
             raise TokenRefusedError(
                 f"the token already holds a {what} with label {found[Attribute.LABEL]!r} and id"
                 f" {found[Attribute.ID].hex()}; nothing was changed",
-                hint="Choose another label (object) and id for the new key, or use the one that exists.",
+                hint="Choose another label (object) and id for the new key, or use the existing one.",
             )
 
 
@@ -59,7 +59,7 @@ def generate(
         return _generate(session, wanted, key_type, dict.fromkeys(_OTHER_USES, DEFAULT))
     except pkcs11.PKCS11Error as error:
         raise TokenRefusedError(
-            f"the token can't make a key of type {key_type} ({type(error).__name__})",
+            f"the token can't generate a key of type {key_type} ({type(error).__name__})",
             hint="`otahsm ca show` lists what the token can sign with; choose another --key-type.",
         ) from error
 
@@ -109,13 +109,13 @@ def find_private_key(session: pkcs11.Session, wanted: Pkcs11Uri) -> pkcs11.Priva
         raise explain(error, "looking for the key") from None
     if found:
         raise TokenRefusedError(
-            f"{len(found)} private keys in the token are {wanted}: {listing}",
-            hint="Say which one: give its label (object) and its id in the section that names it.",
+            f"{len(found)} private keys in the token match {wanted}: {listing}",
+            hint="Name exactly one: give both label (object) and id in the section that names it.",
         )
     raise TokenUnavailableError(
-        f"no private key in the token is {wanted}; it shows {listing}",
-        hint="Correct `key` in the section that names it. `otahsm ca init` makes the CA's key, and"
-        " `otahsm ledger init-key` the one for checkpoints.",
+        f"no private key in the token matches {wanted}; the token shows {listing}",
+        hint="Correct `key` in the section that names it. `otahsm ca init` creates the CA's key, and"
+        " `otahsm ledger init-key` the checkpoint key.",
     )
 
 
@@ -137,7 +137,7 @@ def label_and_id(wanted: KeyConfig) -> tuple[str, bytes]:
     if not wanted.key.object or not wanted.key.id:
         raise ConfigError(
             f"a new key needs a label and an id, and {wanted.key} lacks one",
-            hint="Name it like pkcs11:object=fleet-root;id=%01.",
+            hint="Write it as in pkcs11:object=fleet-root;id=%01.",
         )
     return wanted.key.object, wanted.key.id
 

@@ -1,4 +1,4 @@
-"""How a key is made to sign: one of the mechanisms that the token has, and what goes in and comes out."""
+"""How a key signs: the mechanism, its input and its output."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def choose_mechanism(
     if wanted is not None:
         if wanted not in possible:
             raise ConfigError(
-                f"mechanism {wanted} does not go with the key: it takes {' or '.join(possible)}",
-                hint="Correct `mechanism`, or leave it out: it is chosen from what the token has.",
+                f"mechanism {wanted} does not fit the key, which needs {' or '.join(possible)}",
+                hint="Correct `mechanism`, or omit it to use one that the token supports.",
             )
         return possible[wanted]
     present = signing_mechanisms(slot)

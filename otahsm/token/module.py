@@ -55,11 +55,11 @@ class _LibraryForThreads(Library):
             result = functions.contents.initialize(ctypes.byref(arguments))
         if result == _CKR_CANT_LOCK:
             raise TokenRefusedError(
-                "the PKCS#11 module can't be used by several threads (CKR_CANT_LOCK)",
-                hint="Set [token] sessions = 1, and more signers instead.",
+                "the PKCS#11 module does not support threads (CKR_CANT_LOCK)",
+                hint="Set [token] sessions = 1, and use more signers instead.",
             )
         if result not in (_CKR_OK, _CKR_CRYPTOKI_ALREADY_INITIALIZED):
-            raise TokenUnavailableError(f"the PKCS#11 module could not be initialised (CKR {result:#x})")
+            raise TokenUnavailableError(f"can't initialise the PKCS#11 module (CKR {result:#x})")
 
 
 def load(path: Path, *, threads: bool) -> Library:

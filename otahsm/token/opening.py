@@ -61,13 +61,13 @@ def get_ready(login: Login, key: pkcs11.PrivateKey, wanted: KeyConfig, public_ke
 
 
 def find_flaws(key: pkcs11.PrivateKey) -> dict[KeyFlaw, str]:
-    """Return what is wrong with a key as the token reports it: by name, with the reason."""
+    """Return what makes a key unfit, as the token reports it: by name, with the reason."""
     flaws: dict[KeyFlaw, str] = {}
     for flaw, rule in _RULES.items():
         value = read_attribute(key, rule.attribute)
         if value is not rule.good:
-            said = "is not reported" if value is None else f"is {str(value).lower()}"
-            flaws[flaw] = f"it {rule.what} (CKA_{rule.attribute.name} {said})"
+            reported = "is not reported" if value is None else f"is {str(value).lower()}"
+            flaws[flaw] = f"it {rule.what} (CKA_{rule.attribute.name} {reported})"
     return flaws
 
 
@@ -81,9 +81,9 @@ def _check_flaws(key: pkcs11.PrivateKey, wanted: KeyConfig) -> None:
     if found:
         names = ", ".join(f'"{flaw}"' for flaw in sorted({*found, *wanted.accept}))
         raise TokenRefusedError(
-            f"the key {wanted.key} is not fit to be a root of trust: {'; '.join(found.values())}",
-            hint="Make a key in the token with `otahsm ca init`. If this one must do (some tokens report"
-            f" wrongly), accept it in the section that names it: accept = [{names}].",
+            f"the key {wanted.key} is unfit as a root of trust: {'; '.join(found.values())}",
+            hint="Generate a key in the token with `otahsm ca init`. If you must use this one (some tokens"
+            f" report wrongly), accept it in the section that names it: accept = [{names}].",
         )
 
 

@@ -1,4 +1,4 @@
-"""The user PIN, from where `pin-source` says that it is. Only signers and the operator's commands read it.
+"""Reads the user PIN from its `pin-source`. Only signers and the operator's commands read it.
 
 A PIN that a person types when the daemon starts is kept in a memory file (memfd_create(2)) that the daemon
 holds open and never reads: only the signers, which inherit it, do. So it is not in the daemon's memory.
@@ -23,10 +23,10 @@ _PROMPT: Final = "Token user PIN: "
 
 
 def read_pin(source: PinSource) -> str:
-    """Get the PIN; one line end after it is dropped.
+    """Return the PIN, without the newline after it.
 
     Raises:
-        ConfigError: it is not there, is empty, or others could read it too.
+        ConfigError: the PIN is missing or empty, or other users can read it.
     """
     match source.kind:
         case "file":
@@ -56,8 +56,8 @@ def ask_for_pin() -> None:
     if asked.returncode:
         os.close(file)
         raise ConfigError(
-            "pin-source is prompt:, and no PIN was typed",
-            hint="Start it on a terminal, or let pin-source name a file, a systemd credential or a command.",
+            "pin-source is prompt:, and no PIN was entered",
+            hint="Run it on a terminal, or set pin-source to a file, a systemd credential or a command.",
         )
     os.environ[TYPED] = str(file)
 
@@ -82,14 +82,14 @@ def _read_credential(name: str) -> bytes:
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
         raise ConfigError(
-            f"there is no systemd credential {name}: systemd gave this process none",
+            f"there is no systemd credential {name}: systemd passed none to this process",
             hint=f"Put LoadCredential={name}:/path/of/the/pin (or LoadCredentialEncrypted=) into the unit.",
         )
     try:
         with (Path(folder) / name).open("rb") as file:
             return file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"the systemd credential {name} can't be read: {error.strerror}") from None
+        raise ConfigError(f"can't read the systemd credential {name}: {error.strerror}") from None
 
 
 def _read_typed() -> bytes:
@@ -98,7 +98,7 @@ def _read_typed() -> bytes:
     if not sys.stdin.isatty():
         raise ConfigError(
             "pin-source is prompt:, and there is no terminal",
-            hint="Run it on a terminal, or let pin-source name a file, a systemd credential or a command.",
+            hint="Run it on a terminal, or set pin-source to a file, a systemd credential or a command.",
         )
     return getpass.getpass(_PROMPT).encode()
 

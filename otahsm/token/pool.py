@@ -34,7 +34,7 @@ class TokenKey(NamedTuple):
 
 
 def signer_setup(token: ReplicaConfig, keys: Sequence[TokenKey]) -> list[bytes]:
-    """Say what a signer needs to know: the first message to it.
+    """Return the first message to a signer: everything that it needs to know.
 
     Returns:
         [token] as JSON, then for each key its section as JSON, and its SubjectPublicKeyInfo in DER.
@@ -47,7 +47,7 @@ def signer_setup(token: ReplicaConfig, keys: Sequence[TokenKey]) -> list[bytes]:
 
 
 def socket_setup(token: int, keys: Sequence[TokenKey]) -> list[bytes]:
-    """Say what a signer of another user needs to know: no more than what its own configuration leaves open.
+    """Return the first message to a signer of another user: only what its own configuration leaves open.
 
     Returns:
         The number of the token among [token] and its replicas, then for each key its URI, and its
@@ -60,7 +60,7 @@ def socket_setup(token: int, keys: Sequence[TokenKey]) -> list[bytes]:
 
 
 def batch_for(key: int, messages: Sequence[bytes]) -> list[bytes]:
-    """Say what a signer is to sign: the number of the key among those of its setup, then the messages."""
+    """Return a message to a signer: the number of the key in its setup, then the messages to sign."""
     return [b"%d" % key, *messages]
 
 
@@ -142,10 +142,10 @@ class SignerPool:
             await member.pool.start()
 
     async def wait_until_ready(self) -> None:
-        """Return when a signer can sign.
+        """Wait until a signer can sign.
 
         Raises:
-            OtahsmError: none can, and none will without an operator.
+            OtahsmError: no signer can sign, and none will without an operator.
         """
         while not self.ready:
             if all(member.pool.stopped for member in self._serving()) and (failure := self.failure):
@@ -154,7 +154,7 @@ class SignerPool:
             await self._changed.wait()
 
     async def close(self) -> None:
-        """End the signers."""
+        """Stop the signers."""
         for member in self._members:
             await member.pool.close()
         await asyncio.gather(*self._closing)
@@ -176,11 +176,11 @@ class SignerPool:
         except (WorkerLostError, WorkersBusyError) as error:
             raise TokenUnavailableError(f"no signer could sign: {error.message}") from error
         if len(signatures) != len(messages):
-            raise TokenUnavailableError("a signer answered a batch with the wrong number of signatures")
+            raise TokenUnavailableError("a signer returned the wrong number of signatures for a batch")
         return signatures
 
     async def _sign(self, batch: Sequence[bytes]) -> list[bytes]:
-        """Give a batch to one token after the other; raise what the last one said."""
+        """Give a batch to one token after the other; raise the error of the last one."""
         if len(self._serving()) > 1 and not self.ready:
             await self._wait_for_any()
         left = self._by_choice()

@@ -1,6 +1,6 @@
-"""A gauge: a worker that measures what this token and this machine can do. `python -m otahsm.token.probe`.
+"""A worker that measures what this token and this machine can do. `python -m otahsm.token.probe`.
 
-It answers a batch by doing one thing for so long, in all its sessions, and telling how often it did it:
+For a batch, it does one thing for a given time, in all its sessions, and returns how often it did it:
 
 - `sign`: C_Sign and nothing else
 - `floor`: the crypto floor, the least that one certificate costs: verify the signature of a CSR, C_Sign,
@@ -29,7 +29,7 @@ SIGN: Final = b"sign"
 FLOOR: Final = b"floor"
 
 _TBS: Final = bytes(450)  # about as long as a device's
-_STRETCH: Final = 16  # times that something is done between two looks at the clock
+_STRETCH: Final = 16  # repetitions between two readings of the clock
 
 
 def start(setup: list[bytes]) -> Handler:
@@ -70,7 +70,7 @@ def _issuing(key: SigningKey, csrs: list[bytes]) -> Callable[[], None]:
 
 
 def _repeat(step: Callable[[], None], seconds: float) -> float:
-    """Do something for so long; return how often a second."""
+    """Do something for a given time; return how often a second."""
     count = 0
     began = time.perf_counter()
     try:

@@ -72,7 +72,7 @@ def load_module(config: ReplicaConfig) -> Library:
     try:
         return module.load(config.module, threads=config.sessions > 1)
     except RuntimeError as error:
-        raise TokenUnavailableError(f"the PKCS#11 module {config.module} doesn't load: {error}") from None
+        raise TokenUnavailableError(f"can't load the PKCS#11 module {config.module}: {error}") from None
 
 
 def _open(config: ReplicaConfig, *, read_write: bool) -> Login:
@@ -102,25 +102,25 @@ def find_token(library: Library, wanted: Pkcs11Uri) -> pkcs11.Token:
         PKCS11Error: the module failed.
     """
     present = [(token, describe_token(token)) for token in library.get_tokens()]
-    asked = wanted.token_attributes
-    matches = [token for token, uri in present if asked.items() <= uri.token_attributes.items()]
+    required = wanted.token_attributes.items()
+    matches = [token for token, uri in present if required <= uri.token_attributes.items()]
     if len(matches) == 1:
         return matches[0]
     listing = ", ".join(str(uri) for _, uri in present if uri.token) or "none"
     what = wanted.only_token()
     if matches:
         raise TokenRefusedError(
-            f"{len(matches)} tokens are {what}; the module shows {listing}",
-            hint="Add to [token] uri what only the right one has: its serial, if they are not all alike.",
+            f"{len(matches)} tokens match {what}; the module shows {listing}",
+            hint="Add to [token] uri an attribute that only the right one has, such as its serial.",
         )
     raise TokenUnavailableError(
-        f"no token is {what}; the module shows {listing}",
-        hint="Check [token] uri and environment; is the HSM connected?",
+        f"no token matches {what}; the module shows {listing}",
+        hint="Check [token] uri and environment, and that the HSM is connected.",
     )
 
 
 def describe_token(token: pkcs11.Token) -> Pkcs11Uri:
-    """Say which token it is, without the padding of CK_TOKEN_INFO (PKCS#11 v2.40, section 3.2)."""
+    """Return the URI of a token, without the padding of CK_TOKEN_INFO (PKCS#11 v2.40, section 3.2)."""
     return Pkcs11Uri(
         token=token.label.strip(" \0"),
         serial=token.serial.decode("utf-8", "replace").strip(" \0"),
@@ -130,7 +130,7 @@ def describe_token(token: pkcs11.Token) -> Pkcs11Uri:
 
 
 def _has_read_only_sessions(token: pkcs11.Token) -> bool:
-    """Tell whether a token opens read-only sessions: one vendor's module has read-write ones alone.
+    """Return whether a token opens read-only sessions: one vendor's module has only read-write ones.
 
     Raises:
         PKCS11Error: it opens none at all.
@@ -146,8 +146,8 @@ def _has_read_only_sessions(token: pkcs11.Token) -> bool:
 def _check_pin_flags(token: pkcs11.Token) -> None:
     """Refuse a token that is locked, or that one more wrong PIN would lock (PKCS#11 v2.40, section 3.2)."""
     for flag, what in (
-        (pkcs11.TokenFlag.USER_PIN_LOCKED, "says that its user PIN is locked"),
-        (pkcs11.TokenFlag.USER_PIN_FINAL_TRY, "says that one more wrong user PIN will lock it"),
+        (pkcs11.TokenFlag.USER_PIN_LOCKED, "reports that its user PIN is locked"),
+        (pkcs11.TokenFlag.USER_PIN_FINAL_TRY, "reports that one more wrong user PIN will lock it"),
     ):
         if token.flags & flag:
             raise PinRefusedError(f"the token {token.label!r} {what}")

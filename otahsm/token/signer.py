@@ -58,8 +58,8 @@ def start_at_socket(config: Config, setup: list[bytes]) -> Handler:
         wanted = list(zip(keys, public_keys, strict=True))
     except (ValueError, LookupError, OtahsmError):
         raise ConfigError(
-            "the daemon wants a token or a key that the signers' configuration does not have",
-            hint="Let daemon and signers read the same otahsm.toml, and restart the daemon.",
+            "the daemon requires a token or key that the signers' configuration does not name",
+            hint="Let the daemon and the signers read the same otahsm.toml, and restart the daemon.",
         ) from None
     return _handler(_open(token, wanted))
 

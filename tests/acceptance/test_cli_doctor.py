@@ -72,7 +72,9 @@ def test_a_fleet_of_quickstart_is_well_also_beside_its_daemon(fleet: Fleet) -> N
 def test_it_speaks_to_people_too(fleet: Fleet) -> None:
     done = fleet.run("doctor")
     assert done.returncode == 0
-    assert re.search(r"^ok +token login: the PIN is right \(file\)$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^ok +token login: the token accepted the PIN \(from file\)$", done.stdout, re.MULTILINE
+    )
     assert re.search(r"^ok +profile ota-connect: OpenSSL accepts devices", done.stdout, re.MULTILINE)
     assert re.search(r"^\d+ checks: 0 failed, \d with a warning$", done.stdout, re.MULTILINE)
 
@@ -164,8 +166,8 @@ def ended_crl(fleet: Fleet) -> None:
     ("break_it", "subject", "status", "said"),
     [
         (wrong_module, "token", "fail", "no-such-module.so does not exist"),
-        (no_module, "token", "fail", "doesn't load"),
-        (open_pin, "token login", "fail", "only its owner may read"),
+        (no_module, "token", "fail", "can't load"),
+        (open_pin, "token login", "fail", "only its owner can read"),
         (other_key, "token [ca] key", "fail", "it shows pkcs11:object="),
         (other_certificate, "token [ca] key", "fail", "does not verify with the public key"),
         (guide_root, "[ca] certificate", "fail", "extendedKeyUsage without clientAuth"),
@@ -174,7 +176,7 @@ def ended_crl(fleet: Fleet) -> None:
         (no_certificate, "[ca] certificate", "fail", "No such file"),
         (other_tls_key, "[tls] certificate", "fail", "is not the key of"),
         (client_for_server, "[tls] certificate", "fail", "lacks serverAuth"),
-        (open_tls_key, "file modes", "fail", "others than its owner"),
+        (open_tls_key, "file modes", "fail", "other users can read"),
         (no_access, "policy", "fail", "no [access] section"),
         (wrong_policy, "policy", "fail", "an issuer needs profiles"),
         (no_admin, "policy", "warning", "no client has the role admin"),
@@ -215,8 +217,8 @@ def test_it_logs_in_once(faulty: FaultyToken) -> None:
     ("fault", "subject", "said"),
     [
         ("locked", "token PIN tries", "the user PIN is locked"),
-        ("final-try", "token PIN tries", "one more wrong PIN locks it"),
-        ("away", "token", "the token failed|no token is"),
+        ("final-try", "token PIN tries", "one more wrong PIN will lock it"),
+        ("away", "token", "the token failed|no token matches"),
         ("no-slots", "token", "the module shows none"),
         ("C_GetSlotList=abort", "token", "crashed with status -6"),
         ("C_Sign=0x30", "token [ca] key", "DeviceError"),

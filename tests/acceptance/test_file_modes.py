@@ -24,16 +24,16 @@ def refusal(fleet: Fleet) -> str:
 @pytest.mark.parametrize(
     ("name", "mode", "said", "fix"),
     [
-        ("tls/server.key", 0o640, "others than its owner may read [tls] key", "chmod 600"),
-        ("tls/server.key", 0o604, "others than its owner may read [tls] key", "chmod 600"),
-        ("secrets/pin", 0o640, "others than its owner may read the PIN file", "chmod 600"),
-        ("otahsm.toml", 0o664, "others than its owner may change the configuration", "chmod go-w"),
-        ("policy.toml", 0o664, "others than its owner may change [access] policy", "chmod go-w"),
-        ("tls/operator-ca.pem", 0o646, "others than its owner may change [tls] client_ca", "chmod go-w"),
-        ("tls/server.pem", 0o664, "others than its owner may change [tls] certificate", "chmod go-w"),
-        ("ca/fleet-root.pem", 0o664, "others than its owner may change the CA certificate", "chmod go-w"),
-        ("ledger/ledger.sqlite3", 0o660, "others than its owner may change [ledger] path", "chmod go-w"),
-        ("state/login", 0o770, "others than its owner may change [token] guard_dir", "chmod go-w"),
+        ("tls/server.key", 0o640, "other users can read [tls] key", "chmod 600"),
+        ("tls/server.key", 0o604, "other users can read [tls] key", "chmod 600"),
+        ("secrets/pin", 0o640, "other users can read the PIN file", "chmod 600"),
+        ("otahsm.toml", 0o664, "other users can change the configuration", "chmod go-w"),
+        ("policy.toml", 0o664, "other users can change [access] policy", "chmod go-w"),
+        ("tls/operator-ca.pem", 0o646, "other users can change [tls] client_ca", "chmod go-w"),
+        ("tls/server.pem", 0o664, "other users can change [tls] certificate", "chmod go-w"),
+        ("ca/fleet-root.pem", 0o664, "other users can change the CA certificate", "chmod go-w"),
+        ("ledger/ledger.sqlite3", 0o660, "other users can change [ledger] path", "chmod go-w"),
+        ("state/login", 0o770, "other users can change [token] guard_dir", "chmod go-w"),
     ],
 )
 def test_an_open_file_is_refused_with_the_command_that_closes_it(
@@ -58,7 +58,7 @@ def test_a_password_of_postgresql_that_others_may_read_is_refused(fleet: Fleet) 
         'path = "ledger/ledger.sqlite3"',
         'url = "postgresql://nobody@127.0.0.1:1/none"\npassword_file = "secrets/postgres"',
     )
-    assert "may read [ledger] password_file" in refusal(fleet)
+    assert "can read [ledger] password_file" in refusal(fleet)
 
 
 def test_a_module_that_others_may_change_is_not_loaded(fleet: Fleet) -> None:
@@ -68,7 +68,7 @@ def test_a_module_that_others_may_change_is_not_loaded(fleet: Fleet) -> None:
     module.write_bytes(token.module.read_bytes())
     module.chmod(0o777)
     fleet.edit(f"module-path={token.module}", f"module-path={module}")
-    assert f"may change the PKCS#11 module {module}" in refusal(fleet)
+    assert f"can change the PKCS#11 module {module}" in refusal(fleet)
 
 
 def test_a_quickstart_with_a_generous_umask_makes_files_that_a_daemon_takes(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_file_of_another_user_is_refused_and_one_of_roots_is_not(machine: Mach
     machine.wait_until(lambda: machine.show("otahsm", "ExecMainStatus") == "2", "it is not refused")
     assert machine.show("otahsm", "NRestarts") == "0"
     journal = machine.shell("journalctl --unit=otahsm --output=cat")
-    assert "belongs to another user, who could change it" in journal
+    assert "belongs to another user, who can change it" in journal
 
 
 def test_root_looks_at_a_daemon_of_another_user_and_has_nothing_to_say(machine: Machine) -> None:

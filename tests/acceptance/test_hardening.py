@@ -115,4 +115,4 @@ def test_a_pin_command_can_not_become_root(machine: Machine) -> None:
     )
     shown = machine.run(*_AS_OTAHSM.split(), "otahsm", "ca", "show", check=False)
     assert shown.returncode == 2
-    assert "the command for the PIN, /usr/local/bin/root-cat, ended with 1" in shown.stderr
+    assert "the command for the PIN, /usr/local/bin/root-cat, exited with status 1" in shown.stderr

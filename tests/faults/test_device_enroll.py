@@ -47,7 +47,7 @@ def test_a_run_that_dies_at_any_step_is_finished_by_the_same_command_with_one_ke
     # Half a pair, as a token leaves it that dies itself. Anybody else's is left alone.
     token.tool("--delete-object", "--type", "privkey", "--id", "02")
     strings.misbehave()
-    assert "no private key to it; nothing was changed" in token.refused(device_id, "--label", "another")
+    assert "but not its private key; nothing was changed" in token.refused(device_id, "--label", "another")
     assert token.objects() == ["Public Key 02"]
     die("C_Sign=abort", PAIR)
     key = token.read("pubkey", "02")
@@ -70,7 +70,7 @@ def test_a_wrong_pin_is_tried_once_until_somebody_has_looked_and_stops_no_other_
     note = token.refused(device_id)
     assert "PinIncorrect" in note
     token.pin_file.write_text(token.pin)
-    assert "is not tried again" in token.refused(device_id)  # the right PIN is not yet somebody's word
+    assert "login is blocked" in token.refused(device_id)  # the right PIN is not yet somebody's word
     assert strings.calls("login") == 1
     (tmp_path / "next").mkdir()
     assert soft_device_token(line, tmp_path / "next").enrolled(f"{device_id}-next")["type"] == "issued"
@@ -90,7 +90,7 @@ def test_a_token_that_one_more_wrong_pin_would_lock_is_not_logged_in_to(device: 
     ("fault", "status", "said", "hint"),
     [
         ("C_GenerateKeyPair=0x31", 4, "is full: it failed while making the key", "--delete-object"),
-        ("C_GenerateKeyPair=0x70", 4, "can't make a key of type ec-p256", "ec-p384, rsa-2048"),
+        ("C_GenerateKeyPair=0x70", 4, "can't generate a key of type ec-p256", "ec-p384, rsa-2048"),
         ("flip", 3, "a signature that does not verify", ""),
         ("spoil", 4, "shows 1, none of them the one that was written", "--list-objects"),
         ("C_CreateObject=0x32", 3, "was removed: it failed while writing the certificate", "it goes on"),

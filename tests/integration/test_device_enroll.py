@@ -155,7 +155,7 @@ def test_a_token_that_is_not_there_is_named_and_so_are_those_that_are(token: Dev
     right = token.label
     token.label = "no such token"
     said = token.refused("a-device", status=3)
-    assert "no token is pkcs11:token=no%20such%20token" in said
+    assert "no token matches pkcs11:token=no%20such%20token" in said
     assert quote(right) in said
 
 

@@ -49,7 +49,7 @@ async def test_a_key_that_could_leave_the_token_signs_only_if_that_is_accepted(
     with running(fleet) as daemon:
         assert daemon.process.wait(READY_SECONDS) == 4
         (failed, *_) = daemon.wait_for("signer.failed", reason="TOKEN_REFUSED")
-        assert f"the key {NEW_KEY} is not fit to be a root of trust" in failed["message"]
+        assert f"the key {NEW_KEY} is unfit as a root of trust" in failed["message"]
         assert f'accept = ["{flaw}"]' in failed["hint"]
     refused = fleet.run("ca", "csr", "--name", "Odd CA", "--reuse-key", "-o", "x.csr")
     assert refused.returncode == 4
@@ -100,7 +100,7 @@ def test_a_mechanism_of_another_kind_of_key_is_refused(fleet: Fleet) -> None:
     with running(fleet) as daemon:
         assert daemon.process.wait(READY_SECONDS) == 2
         (failed, *_) = daemon.wait_for("signer.failed", reason="CONFIG")
-        assert "mechanism CKM_RSA_PKCS does not go with the key" in failed["message"]
+        assert "mechanism CKM_RSA_PKCS does not fit the key" in failed["message"]
 
 
 def test_a_key_is_found_by_its_label_or_id_alone_unless_several_match(fleet: Fleet) -> None:
@@ -138,7 +138,7 @@ def test_of_two_tokens_with_one_label_the_serial_chooses(fleet: Fleet) -> None:
     subprocess.run([*second, "--pin", "12345678"], check=True, env={**environment, "PATH": "/usr/bin"})
     shown = fleet.run("ca", "show")
     assert shown.returncode == 4
-    assert "2 tokens are pkcs11:token=otahsm-quickstart" in shown.stderr
+    assert "2 tokens match pkcs11:token=otahsm-quickstart" in shown.stderr
     serials = {word.partition(";serial=")[2][:16] for word in shown.stderr.split() if ";serial=" in word}
     assert len(serials) == 2
     config = fleet.toml.read_text()

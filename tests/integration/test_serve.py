@@ -130,7 +130,7 @@ async def test_a_token_that_is_away_at_the_start_is_waited_for(fleet: Fleet) -> 
     tokens.mkdir()
     with running(fleet) as daemon:
         (failed, *_) = daemon.wait_for("signer.failed")
-        assert "no token is pkcs11:token=otahsm-quickstart; the module shows none" in failed["message"]
+        assert "no token matches pkcs11:token=otahsm-quickstart; the module shows none" in failed["message"]
         tokens.rmdir()
         away.rename(tokens)
         daemon.wait_for("health.changed", serving=True)

@@ -25,10 +25,10 @@ def test_a_uri_says_where_token_module_and_pin_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("token=a", "begins with pkcs11:"),
+        ("token=a", "must start with pkcs11:"),
         ("pkcs11:token=a?module-path=/nowhere.so&pin-source=file:pin", "/nowhere.so does not exist"),
         ("pkcs11:token=a?pin-value=123456", "pin-value is refused"),
-        ("pkcs11:token=a?module-path=/a.so&pin-source=123456", "pin-source is one of"),
+        ("pkcs11:token=a?module-path=/a.so&pin-source=123456", "pin-source must be"),
         ("pkcs11:token=a?module-path=/a.so", "must end with ?module-path"),
         ("pkcs11:?module-path=/a.so&pin-source=file:pin", "must name the token"),
         ("pkcs11:token=a;id=%02?module-path=/a.so&pin-source=file:pin", "names an object"),

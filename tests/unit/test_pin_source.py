@@ -93,7 +93,7 @@ def test_a_systemd_credential_is_read(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match="another"):
         read_pin(PinSource("systemd-credential", "another"))
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
-    with pytest.raises(ConfigError, match="systemd gave this process none"):
+    with pytest.raises(ConfigError, match="systemd passed none to this process"):
         read_pin(PinSource("systemd-credential", "token-pin"))
 
 
@@ -101,9 +101,9 @@ def test_a_command_says_the_pin(tmp_path: Path) -> None:
     assert read_pin(PinSource("command", "/bin/sh -c 'echo 12\"3 4\"'")) == "123 4"
     assert read_pin(PinSource("command", "/bin/echo $HOME")) == "$HOME"  # there is no shell
     for command, why in (
-        ("/bin/sh -c 'echo 1234; exit 3'", "ended with 3"),
+        ("/bin/sh -c 'echo 1234; exit 3'", "exited with status 3"),
         ("/bin/true", "empty"),
-        (str(tmp_path / "missing"), "can't be run"),
+        (str(tmp_path / "missing"), "can't run"),
     ):
         with pytest.raises(ConfigError, match=why) as caught:
             read_pin(PinSource("command", command))
@@ -168,4 +168,4 @@ def test_a_pin_that_is_typed_is_not_echoed() -> None:
 
 
 def test_no_pin_typed_is_told() -> None:
-    assert b"no PIN was typed" in _type(b"")
+    assert b"no PIN was entered" in _type(b"")

@@ -698,14 +698,14 @@ def test_a_secret_is_in_no_output_and_no_file_even_if_the_backend_says_it_again(
     ("header", "message"),
     [
         ({"file": "missing"}, "in .*/missing can't be read: No such file"),
-        ({"file": "open"}, "only its owner may read"),
+        ({"file": "open"}, "only its owner can read"),
         ({"file": "empty"}, "is empty"),
         ({"file": "lines"}, "what no header may have"),
         ({"file": "letters"}, "what no header may have"),
         ({"file": "octets"}, "not UTF-8"),
         ({"env": "NO_SUCH_NAME"}, "the environment variable NO_SUCH_NAME is empty"),
-        ({"command": "false"}, "ended with 1"),
-        ({"command": "no-such-program --token"}, "can't be run"),
+        ({"command": "false"}, "exited with status 1"),
+        ({"command": "no-such-program --token"}, "can't run"),
     ],
     ids=str,
 )

@@ -54,8 +54,8 @@ def import_key(token: ReplicaConfig, ca: CaConfig, section: str, key: PrivateKey
     if "not-local" not in ca.accept:
         raise ConfigError(
             f"[{section}] does not accept a key that was not generated in the token",
-            hint=f'Write accept = ["not-local"] into [{section}], so that the daemon accepts it, too; or make'
-            " a new CA with `otahsm ca init`, which is better.",
+            hint="Create a new CA with `otahsm ca init`, which is better; or set"
+            f' accept = ["not-local"] in [{section}], so that the daemon accepts the key too.',
         )
     label, key_id = keys.label_and_id(ca)
     named = {Attribute.LABEL: label, Attribute.ID: key_id}
@@ -71,8 +71,8 @@ def import_key(token: ReplicaConfig, ca: CaConfig, section: str, key: PrivateKey
                 return read_facts(login, made[0], key.public_key())
         except pkcs11.PKCS11Error as error:
             raise TokenRefusedError(
-                f"the token does not take the key ({type(error).__name__})",
-                hint="Many HSMs take no private keys from outside, or only wrapped: see the vendor's manual.",
+                f"the token does not accept the key ({type(error).__name__})",
+                hint="Many HSMs accept no private keys, or only wrapped ones: see the vendor's manual.",
             ) from None
 
 

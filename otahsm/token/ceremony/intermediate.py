@@ -115,6 +115,6 @@ def _public_key_of(session: pkcs11.Session, private: pkcs11.PrivateKey) -> Publi
     if len(found) != 1:
         raise TokenRefusedError(
             f"the token has {len(found)} public keys with the id of the private key, and needs exactly one",
-            hint="Let a new key be made, or put its public key beside it with the vendor's tool.",
+            hint="Generate a new key, or add the public key with the vendor's tool.",
         )
     return decode_public_key(cast(pkcs11.PublicKey, found[0]))

@@ -49,11 +49,11 @@ class CertificatePlace:
             der = _value(found)
             if public_key is None or not _belongs(der, public_key, self.device_id):
                 raise TokenRefusedError(
-                    f"the token holds a certificate with id {self.object_id.hex()} of another device or"
-                    f" another key: {_describe(der)}",
-                    hint="Is it the right device? --replace writes over it; --certificate-id names another"
-                    " place. A key that has a certificate for one device id gets none for another."
-                    " Nothing was changed.",
+                    f"the token holds a certificate with id {self.object_id.hex()} for another device or"
+                    f" another key ({_describe(der)}); nothing was changed",
+                    hint="Check that this is the right device. --replace overwrites the certificate, and"
+                    " --certificate-id names another id. A key that has a certificate for one device id can't"
+                    " get one for another.",
                 )
 
     def write(self, public_key: PublicKey, der: bytes) -> bool:
@@ -70,8 +70,8 @@ class CertificatePlace:
         """
         if not _belongs(der, public_key, self.device_id):
             raise TokenRefusedError(
-                "the certificate that was issued is not of the key in the token; it was not written",
-                hint="This is a fault of the daemon's: please report it with the daemon's log.",
+                "the issued certificate is not for the key in the token, so it was not written",
+                hint="This is a bug in otahsm: please report it with the daemon's log.",
             )
         with explained("writing the certificate"):
             was_here = self._leave_only(der)
@@ -89,14 +89,14 @@ class CertificatePlace:
             kept = [_value(found) for found in self._find()]
         if kept != [der]:
             raise TokenRefusedError(
-                f"the token was given one certificate with id {self.object_id.hex()}, and shows {len(kept)}"
-                f"{', none of them' if der not in kept else ', not only'} the one that was written",
-                hint="Look at it with pkcs11-tool --list-objects; another --certificate-id may help.",
+                f"after writing one certificate with id {self.object_id.hex()}, the token shows {len(kept)},"
+                f" {'including' if der in kept else 'but not'} the one that was written",
+                hint="Inspect the token with pkcs11-tool --list-objects, or try another --certificate-id.",
             )
         return not was_here
 
     def _leave_only(self, der: bytes) -> bool:
-        """Destroy all certificates here but one that is `der`; tell whether there is that."""
+        """Destroy all certificates here except one that equals `der`; return whether there is one."""
         there = False
         for found in self._find():
             if not there and _value(found) == der:
@@ -134,7 +134,7 @@ def _describe(der: bytes) -> str:
         names = ", ".join(map(repr, _common_names(certificate)))
         return f"it is for {names or 'nobody'}, by {certificate.issuer.rfc4514_string()!r}"
     except PARSE_ERRORS:
-        return "it can't be read"
+        return "unreadable"
 
 
 def _common_names(certificate: x509.Certificate) -> Iterator[str]:

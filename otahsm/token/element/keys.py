@@ -33,7 +33,7 @@ from otahsm.token.session import Login, describe_token
 
 _DEFAULT_KEY_TYPE: Final[KeyType] = "ec-p256"
 _EVERY_FLAW: Final[frozenset[KeyFlaw]] = frozenset(get_args(KeyFlaw))
-_OR_DELETE: Final = "If it is of no use, delete it (pkcs11-tool --delete-object); or give another --key-id."
+_OR_DELETE: Final = "Delete it if it is not needed (pkcs11-tool --delete-object), or use another --key-id."
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +137,13 @@ class SecureElement:
         if len(private) > 1:
             raise TokenRefusedError(
                 f"the token holds {len(private)} private keys with id {self._key_id}; nothing was changed",
-                hint="Delete those that are of no use, or give another --key-id.",
+                hint="Delete those that are not needed, or use another --key-id.",
             )
         public = self._find(ObjectClass.PUBLIC_KEY)
         if len(public) != 1:
             raise TokenRefusedError(
-                f"the token holds a private key with id {self._key_id}, and beside it"
-                f" {len(public)} public keys, not one; nothing was changed",
+                f"the token holds a private key with id {self._key_id} and {len(public)} public keys, instead"
+                " of one; nothing was changed",
                 hint=_OR_DELETE,
             )
         key = ElementKey(
@@ -159,18 +159,18 @@ class SecureElement:
         """Refuse a key that was there, if it is of another type than is wanted, or may be elsewhere, too."""
         if self._wanted.key_type not in (None, key.key_type):
             raise TokenRefusedError(
-                f"the key with id {self._key_id} that is in the token is {describe_key(key.public_key)}, not"
+                f"the key with id {self._key_id} in the token is {describe_key(key.public_key)}, not"
                 f" {self._wanted.key_type}; nothing was changed",
-                hint=f"Leave --key-type out to use it. {_OR_DELETE}",
+                hint=f"Omit --key-type to use it. {_OR_DELETE}",
             )
         found = find_flaws(key.private)
         flaws = {flaw: why for flaw, why in found.items() if flaw not in self._wanted.accept}
         if flaws:
             options = " ".join(f"--accept {flaw}" for flaw in sorted(flaws))
             raise TokenRefusedError(
-                f"the key with id {self._key_id} that is in the token is not fit to be a device's:"
+                f"the key with id {self._key_id} in the token is unfit for a device:"
                 f" {'; '.join(flaws.values())}",
-                hint=f"{_OR_DELETE} If it must do (some tokens report wrongly): {options}.",
+                hint=f"{_OR_DELETE} To use it all the same (some tokens report wrongly): {options}.",
             )
 
     def _remove_leftovers(self) -> None:
@@ -184,7 +184,7 @@ class SecureElement:
             if public[Attribute.LABEL] != self._wanted.label:
                 raise TokenRefusedError(
                     f"the token holds a public key with id {self._key_id} and label"
-                    f" {public[Attribute.LABEL]!r}, and no private key to it; nothing was changed",
+                    f" {public[Attribute.LABEL]!r}, but not its private key; nothing was changed",
                     hint=_OR_DELETE,
                 )
             public.destroy()
@@ -202,11 +202,11 @@ class SecureElement:
         cause = error.__cause__
         if isinstance(cause, pkcs11.PKCS11Error) and (fault := known_fault(cause, "making the key")):
             return fault
-        with explained("saying what keys it makes"):
+        with explained("listing its key types"):
             possible = ", ".join(keys.possible_key_types(self._session.token.slot))
         return TokenRefusedError(
             error.message,
-            hint=f"It says that it signs with {possible or 'no key of ours'}: choose with --key-type.",
+            hint=f"The token supports {possible or 'no key type of otahsm'}. Choose one with --key-type.",
         )
 
     def _find(self, kind: ObjectClass) -> Sequence[Any]:

@@ -21,7 +21,7 @@ from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnav
 from otahsm.token.faults import explain
 from otahsm.token.session import Login, describe_token, find_token, load_module, logged_in
 
-AGAIN: Final = "See that the device's token is connected, then run the same command again: it goes on."
+AGAIN: Final = "Make sure that the device's token is connected, then run the same command again to continue."
 _NAME_DIGITS: Final = 16
 
 
@@ -43,7 +43,7 @@ _FAULTS: Final = (
         (exceptions.TokenWriteProtected, exceptions.SessionReadOnly),
         TokenRefusedError,
         "is write-protected",
-        "Take the protection off, with the vendor's tool, then run the same command again.",
+        "Remove the protection with the vendor's tool, then run the same command again.",
     ),
     _Fault(
         (exceptions.DeviceRemoved, exceptions.TokenNotPresent), TokenUnavailableError, "was removed", AGAIN
@@ -59,25 +59,25 @@ def read_element_uri(uri: str, logins: Path) -> ReplicaConfig:
         logins: the folder that remembers refused PINs.
 
     Raises:
-        ConfigError: it is none, or lacks something; no value is quoted, it might be a PIN.
+        ConfigError: the URI is invalid or incomplete. No value is quoted: it might be a PIN.
     """
     try:
         if Pkcs11Uri.parse(uri).has_object:
             raise ConfigError(
                 "the URI of the device's token names an object",
-                hint="Leave object and id out: --key-id and --certificate-id say which objects are meant.",
+                hint="Omit object and id: --key-id and --certificate-id name the objects.",
             )
         config = ReplicaConfig.model_validate({"uri": uri, "guard_dir": logins})
-    except ValueError as error:  # also pydantic's own
+    except ValueError as error:  # pydantic's is one too
         problems = error.errors(include_input=False) if isinstance(error, ValidationError) else ()
-        said = problems[0]["msg"].removeprefix("Value error, ") if problems else str(error)
+        cause = problems[0]["ctx"]["error"] if problems else error
         raise ConfigError(
-            f"the URI of the device's token: {said}",
-            hint="As in pkcs11:token=LABEL?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:pin.",
+            f"invalid URI of the device's token: {cause}",
+            hint="Write pkcs11:token=LABEL?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:pin.",
         ) from None
     if not config.module.is_file():
         raise ConfigError(
-            f"the URI of the device's token: module-path {config.module} does not exist",
+            f"invalid URI of the device's token: module-path {config.module} does not exist",
             hint="Install the PKCS#11 library of the device's token on this machine.",
         )
     return config
@@ -110,7 +110,7 @@ def element_opened(config: ReplicaConfig) -> Iterator[Login]:
 
 @contextlib.contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Raise errors of the module's as ours; `doing` completes "the token failed while ..."."""
+    """Raise PKCS#11 errors as ours; `doing` completes "the token failed while ..."."""
     try:
         yield
     except pkcs11.PKCS11Error as error:
@@ -118,7 +118,7 @@ def explained(doing: str) -> Iterator[None]:
 
 
 def explain_element(error: pkcs11.PKCS11Error, doing: str) -> OtahsmError:
-    """Turn an error of the module's into ours."""
+    """Turn a PKCS#11 error into ours."""
     if fault := known_fault(error, doing):
         return fault
     explanation = explain(error, doing)
@@ -128,7 +128,7 @@ def explain_element(error: pkcs11.PKCS11Error, doing: str) -> OtahsmError:
 
 
 def known_fault(error: pkcs11.PKCS11Error, doing: str) -> OtahsmError | None:
-    """Turn an error that says clearly what is the matter into ours; None for others."""
+    """Turn a PKCS#11 error with a clear meaning into ours; return None for others."""
     for fault in _FAULTS:
         if isinstance(error, fault.kinds):
             name = type(error).__name__
@@ -144,5 +144,5 @@ def _check_flags(token: pkcs11.Token) -> None:
     if not token.flags & pkcs11.TokenFlag.USER_PIN_INITIALIZED:
         raise TokenRefusedError(
             f"the token {describe_token(token)} has no user PIN yet",
-            hint="Initialise it first: pkcs11-tool --init-pin, or the vendor's tool.",
+            hint="Initialise it first, with pkcs11-tool --init-pin or the vendor's tool.",
         )
