@@ -1,4 +1,4 @@
-"""What all our errors have in common, and how one becomes itself again from what was sent or stored of it."""
+"""The base of all our errors, and how one is restored from what was sent or stored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Code(IntEnum):
 
 
 class ExitCode(IntEnum):
-    """What the `otahsm` command exits with, besides 0 for success."""
+    """The exit codes of the `otahsm` command, besides 0 for success."""
 
     SOME_FAILED = 1
     USAGE = 2
@@ -63,7 +63,7 @@ class OtahsmError(Exception):
     code: Code = Code.INTERNAL
     reason: str = "INTERNAL"
     exit_code: ExitCode = ExitCode.USAGE
-    default_hint: ClassVar[str] = "This is a fault in otahsm: please report it with the daemon's log."
+    default_hint: ClassVar[str] = "This is a bug in otahsm: please report it with the daemon's log."
     violations: tuple[Violation, ...] = ()
     retry_after: float | None = None
 
@@ -93,7 +93,7 @@ KINDS: Final[Mapping[str, type[OtahsmError]]] = MappingProxyType(_BY_REASON)
 
 
 class UnknownError(OtahsmError):
-    """The daemon answered with an error that this version does not know.
+    """The daemon returned an error that this version does not know.
 
     Args:
         code: the gRPC code; the exit code follows from it.

@@ -1,4 +1,4 @@
-"""What a daemon answers with, and what its processes fail with among themselves."""
+"""The errors of the daemon and its processes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from otahsm.errors.base import Code, ExitCode, OtahsmError, Violation
 
 
 class ConfigError(OtahsmError):
-    """A file of the operator's is missing, unreadable or wrong."""
+    """A file that the operator provides is missing, unreadable or invalid."""
 
     code = Code.FAILED_PRECONDITION
     reason = "CONFIG"
-    default_hint = "Correct the file and start again."
+    default_hint = "Correct the file and try again."
 
 
 class RequestRefusedError(OtahsmError):
-    """A request that no retry will mend: its CSR or one of its fields is bad."""
+    """A request is invalid: its CSR or one of its fields is bad. A retry can't succeed."""
 
     code = Code.INVALID_ARGUMENT
     reason = "BAD_REQUEST"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Correct the request; asking again as it is gives the same answer."
+    default_hint = "Correct the request. The same request will fail again."
 
     def __init__(self, field: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -27,69 +27,69 @@ class RequestRefusedError(OtahsmError):
 
 
 class ConflictError(OtahsmError):
-    """The device id, the public key or the request id is taken."""
+    """The device id, the public key or the request id is already in use."""
 
     code = Code.ALREADY_EXISTS
     reason = "CONFLICT"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Use the certificate that exists, or another device id with a key of its own."
+    default_hint = "Use the existing certificate, or another device id with its own key."
 
 
 class RevokedError(OtahsmError):
-    """The certificate of this device or key is revoked: it is not handed out again, and none follows it."""
+    """The certificate of this device or key is revoked: it is not returned again, nor replaced."""
 
     code = Code.FAILED_PRECONDITION
     reason = "REVOKED"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "A revocation is final. For a new certificate with a new key: otahsm device reset."
+    default_hint = "A revocation is final. To get a new certificate for a new key, run `otahsm device reset`."
 
 
 class BatchFullError(OtahsmError):
-    """The batch has as many certificates as were ordered."""
+    """The batch already has as many certificates as it allows."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "BATCH_FULL"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Order another batch for more: otahsm batch create. `otahsm batch status` shows this one."
+    default_hint = "Create another batch with `otahsm batch create`. `otahsm batch status` shows this one."
 
 
 class BatchClosedError(OtahsmError):
-    """The batch was closed, or its deadline is over."""
+    """The batch is closed, or its deadline has passed."""
 
     code = Code.FAILED_PRECONDITION
     reason = "BATCH_CLOSED"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Order another batch for what is missing: otahsm batch create."
+    default_hint = "Create another batch for the missing devices with `otahsm batch create`."
 
 
 class NotAllowedError(OtahsmError):
-    """The policy does not allow it."""
+    """The policy does not allow the call."""
 
     code = Code.PERMISSION_DENIED
     reason = "NOT_ALLOWED"
     exit_code = ExitCode.OPERATOR
-    default_hint = "`otahsm policy explain`, where the daemon runs, shows what is allowed, and why not."
+    default_hint = "Run `otahsm policy explain` on the daemon's machine to see what is allowed and why."
 
 
 class ClientDeniedError(NotAllowedError):
-    """This client's certificate is revoked, denied by an operator, or has ended."""
+    """The client's certificate has expired or is revoked, or an operator has denied the client."""
 
     reason = "CUT_OFF"
-    default_hint = "If that is a mistake, an admin can undo it: `otahsm client list`, `otahsm client allow`."
+    default_hint = "If this is a mistake, an admin can undo it with `otahsm client allow`."
 
 
 class QuotaError(OtahsmError):
-    """The client has had as many certificates as the policy allows it.
+    """The client has used its quota of certificates.
 
     Args:
-        message: which quota, and when to come back.
-        retry_after: in so many seconds; None: time does not mend it.
+        message: which quota, and when more will be available.
+        retry_after: the seconds until then; None for never.
     """
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "QUOTA"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Ask again then. An operator can raise the quota in policy.toml."
+    default_hint = "Retry then. An operator can raise the quota in policy.toml."
 
     def __init__(self, message: str, retry_after: float | None = None, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -97,12 +97,12 @@ class QuotaError(OtahsmError):
 
 
 class BatchClientError(OtahsmError):
-    """The batch is not for this client."""
+    """This client may not issue in the batch."""
 
     code = Code.PERMISSION_DENIED
     reason = "BATCH_CLIENT"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "`otahsm batch status` shows the clients that may. Ask as one of them."
+    default_hint = "Use a client that may issue in the batch; `otahsm batch status` lists them."
 
 
 class NotFoundError(OtahsmError):
@@ -111,20 +111,20 @@ class NotFoundError(OtahsmError):
     code = Code.NOT_FOUND
     reason = "NOT_FOUND"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Check serial number, device id, profile or URL; `otahsm ledger list` shows what there is."
+    default_hint = "Check serial number, device id, profile or URL; `otahsm ledger list` lists certificates."
 
 
 class InProgressError(OtahsmError):
-    """The same device is being issued at this moment, by an earlier request."""
+    """An earlier request for the same device is in progress."""
 
     code = Code.UNAVAILABLE
     reason = "IN_PROGRESS"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Ask again in a second: the answer will be the certificate that is being made."
+    default_hint = "Retry in a second to get the certificate that is being issued."
 
 
 class AuthorityUnusableError(OtahsmError):
-    """The CA certificate is not valid now, or not what the key belongs to."""
+    """The CA certificate is not valid now, or does not belong to the key."""
 
     code = Code.FAILED_PRECONDITION
     reason = "AUTHORITY_UNUSABLE"
@@ -133,26 +133,26 @@ class AuthorityUnusableError(OtahsmError):
 
 
 class TokenUnavailableError(OtahsmError):
-    """No signer can sign now; the token may come back by itself."""
+    """No signer can sign now; the token may recover by itself."""
 
     code = Code.UNAVAILABLE
     reason = "TOKEN_UNAVAILABLE"
     exit_code = ExitCode.UNAVAILABLE
-    default_hint = "Ask again in a few seconds; the daemon's log says what the token answered."
+    default_hint = "Retry in a few seconds. The daemon's log has the token's error."
 
 
 class BadSignatureError(TokenUnavailableError):
-    """The token returned a signature that does not verify (I4); it was thrown away."""
+    """The token returned a signature that does not verify (I4); it was discarded."""
 
     reason = "BAD_SIGNATURE"
     default_hint = (
-        "If this happens at every start, certificate (or verifier_key) and key don't belong together: `otahsm"
-        " doctor`. If it happens now and then, the HSM is failing: take it out of service."
+        "If this happens at every start, the certificate (or verifier_key) does not belong to the key: run"
+        " `otahsm doctor`. If it happens now and then, the HSM is failing: take it out of service."
     )
 
 
 class TokenRefusedError(OtahsmError):
-    """The token said no in a way that only an operator can mend. Never retried by itself."""
+    """The token refused in a way that only an operator can fix. It is never retried automatically."""
 
     code = Code.UNAVAILABLE
     reason = "TOKEN_REFUSED"
@@ -164,78 +164,84 @@ class PinRefusedError(TokenRefusedError):
     """The token refused the PIN, or one more try might lock it (I7)."""
 
     reason = "PIN_REFUSED"
-    default_hint = "Check the PIN file and the token's remaining tries before another login is made."
+    default_hint = "Check the PIN file and the token's remaining tries before you log in again."
 
 
 class LedgerUnavailableError(OtahsmError):
-    """The ledger can't be written; nothing is signed or released meanwhile."""
+    """The ledger can't be written; until it can, nothing is signed or released."""
 
     code = Code.UNAVAILABLE
     reason = "LEDGER_UNAVAILABLE"
     exit_code = ExitCode.UNAVAILABLE
-    default_hint = "Check the disk under [ledger] path for space and permissions; then ask again."
+    default_hint = (
+        "Check space and permissions of [ledger] path, or the database of [ledger] url; then retry."
+    )
 
 
 class LedgerTamperedError(OtahsmError):
-    """The ledger's tree does not fit what was signed: it was changed, or replaced by an older copy."""
+    """The ledger's tree does not match what was signed: it was changed, or replaced by an older copy."""
 
     code = Code.DATA_LOSS
     reason = "LEDGER_TAMPERED"
     exit_code = ExitCode.OPERATOR
     default_hint = (
-        "Run `otahsm ledger verify` with the newest checkpoint that was kept elsewhere. Change nothing, and"
-        " make a copy first: it is evidence."
+        "Change nothing, and copy the ledger first: it is evidence. Then run `otahsm ledger verify` with the"
+        " newest checkpoint that you keep elsewhere."
     )
 
 
 class WorkerLostError(OtahsmError):
-    """A worker process died, hung or broke the protocol with a batch in hand."""
+    """A worker process died, hung or broke the protocol while it worked on a batch."""
 
     code = Code.UNAVAILABLE
     reason = "WORKER_LOST"
     exit_code = ExitCode.UNAVAILABLE
-    default_hint = "Ask again in a few seconds; the daemon replaces the process by itself."
+    default_hint = "Retry in a few seconds. The daemon replaces the process automatically."
 
 
 class WorkersBusyError(OtahsmError):
-    """No worker process got free in time."""
+    """No worker process became free in time."""
 
     code = Code.UNAVAILABLE
     reason = "BUSY"
     exit_code = ExitCode.UNAVAILABLE
-    default_hint = "Ask again in a few seconds."
+    default_hint = "Retry in a few seconds."
 
 
 class TooManyCallsError(OtahsmError):
-    """A client has as many calls open as one may."""
+    """The client has reached its limit of open calls."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_CALLS"
     exit_code = ExitCode.UNAVAILABLE
-    default_hint = "End some: one stream takes any number of requests. Or give each line its own certificate."
+    default_hint = (
+        "Close some calls: one stream takes any number of requests. Or give each line its own certificate."
+    )
 
 
 class TimeOverError(OtahsmError):
-    """A call was ended because its client neither asked nor took anything for too long; nothing is lost."""
+    """A call was closed because its client sent and read nothing for too long; nothing is lost."""
 
     code = Code.UNAVAILABLE
     reason = "TIME_OVER"
     exit_code = ExitCode.UNAVAILABLE
-    default_hint = "Open another call and ask again: what was issued is returned as it was."
+    default_hint = (
+        "Open another call and send the requests again: issued certificates are returned unchanged."
+    )
 
 
 class ShuttingDownError(OtahsmError):
-    """The daemon is finishing what it has and takes nothing new."""
+    """The daemon is shutting down: it finishes its work and accepts no more."""
 
     code = Code.UNAVAILABLE
     reason = "SHUTTING_DOWN"
     exit_code = ExitCode.UNAVAILABLE
-    default_hint = "Ask again when the daemon is back."
+    default_hint = "Retry when the daemon is back."
 
 
 class DaemonFailedError(OtahsmError):
-    """The daemon can't go on, for a reason that nobody foresaw; started again, it may."""
+    """The daemon can't continue because of an internal error; a restart may help."""
 
     reason = "DAEMON_FAILED"
     exit_code = ExitCode.UNAVAILABLE
-    default_hint = "This is a fault in otahsm: please report it with the daemon's log, and start it again."
+    default_hint = "This is a bug in otahsm: please report it with the daemon's log, and restart the daemon."

@@ -1,4 +1,4 @@
-"""What a factory line finds out by itself: about daemon, gateway, backend, devices, folders and evidence."""
+"""The errors of a factory line: about daemon, gateway, backend, devices, folders and evidence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ class DaemonUnavailableError(OtahsmError):
     code = Code.UNAVAILABLE
     reason = "DAEMON_UNAVAILABLE"
     exit_code = ExitCode.UNAVAILABLE
-    default_hint = "Check that `otahsm serve` runs, and the [client] section; then run the command again."
+    default_hint = (
+        "Check that `otahsm serve` is running, and the [client] section; then run the command again."
+    )
 
 
 class GatewayUnavailableError(OtahsmError):
@@ -24,62 +26,64 @@ class GatewayUnavailableError(OtahsmError):
 
 
 class GatewayUntrustedError(OtahsmError):
-    """What the OTA gateway presents is not what it should be, or what devices would take."""
+    """The OTA gateway presents a certificate that is not the expected one, or that devices would refuse."""
 
     code = Code.FAILED_PRECONDITION
     reason = "GATEWAY_UNTRUSTED"
     exit_code = ExitCode.SOME_FAILED
     default_hint = (
-        "Write nothing to devices before whoever runs the gateway has told you its CA's fingerprint, by"
-        " another way than this network."
+        "Write nothing to devices until you have the fingerprint of the gateway's CA from its operator, over"
+        " another channel than this network."
     )
 
 
 class BackendUnavailableError(OtahsmError):
-    """The backend that devices are registered with can't be reached."""
+    """The registration backend can't be reached."""
 
     code = Code.UNAVAILABLE
     reason = "BACKEND_UNAVAILABLE"
     exit_code = ExitCode.UNAVAILABLE
     default_hint = (
-        "Check url in the [registration] section, and the network; then run the command again. What waits is"
-        " kept."
+        "Check url in the [registration] section, and the network; then run the command again. Pending"
+        " devices are kept."
     )
 
 
 class BackendUntrustedError(OtahsmError):
-    """The backend's certificate can't be trusted, or no TLS can be spoken with it."""
+    """The backend's certificate is not trusted, or TLS with it fails."""
 
     code = Code.FAILED_PRECONDITION
     reason = "BACKEND_UNTRUSTED"
     exit_code = ExitCode.UNAVAILABLE
-    default_hint = "Check url and ca in the [registration] section. What waits is kept."
+    default_hint = "Check url and ca in the [registration] section. Pending devices are kept."
 
 
 class BackendRefusedError(OtahsmError):
-    """The backend refuses the token, or is elsewhere: no request would be answered otherwise."""
+    """The backend refuses the token, or has another address: every request would fail."""
 
     code = Code.FAILED_PRECONDITION
     reason = "BACKEND_REFUSED"
-    default_hint = "Check the token under headers in the [registration] section. What waits is kept."
+    default_hint = "Check the token under headers in the [registration] section. Pending devices are kept."
 
 
 class DeviceUnreachableError(OtahsmError):
-    """A device can't be reached, or does not answer in time."""
+    """A device can't be reached, or does not respond in time."""
 
     code = Code.UNAVAILABLE
     reason = "DEVICE_UNREACHABLE"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Check that it is switched on and that host, port and user are right; then run it again."
+    default_hint = (
+        "Check that the device is switched on and that host, port and user are right; then run it again."
+    )
 
 
 class DeviceRefusedError(OtahsmError):
-    """A device is another one, can't be written, or shows a host key that is not known."""
+    """A device is not the expected one, can't be written to, or shows an unknown host key."""
 
     code = Code.FAILED_PRECONDITION
     reason = "DEVICE_REFUSED"
     exit_code = ExitCode.SOME_FAILED
-    default_hint = "Is there room, and may this user write there? A user who may not can take --sudo."
+    default_hint = "Check free space and that this user can write there; if not, use --sudo."
 
 
 class FolderError(OtahsmError):
@@ -87,7 +91,7 @@ class FolderError(OtahsmError):
 
     code = Code.FAILED_PRECONDITION
     reason = "FOLDER"
-    default_hint = "Make room or give permission, then run it again: what was begun is finished first."
+    default_hint = "Check free space and permissions, then run it again: unfinished work is completed first."
 
 
 class EvidenceError(OtahsmError):
@@ -97,5 +101,5 @@ class EvidenceError(OtahsmError):
     reason = "EVIDENCE"
     exit_code = ExitCode.SOME_FAILED
     default_hint = (
-        "Check that key and file belong together and are whole; if they are, keep both: they are evidence."
+        "Check that key and file belong together and are complete. If so, keep both: they are evidence."
     )

@@ -88,7 +88,7 @@ def test_without_a_place_for_the_note_no_login_is_tried(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ConfigError, match="No space left on device; no login is tried"):
+    with pytest.raises(ConfigError, match="No space left on device; no login is attempted"):
         try_login(LoginGuard(tmp_path), AssertionError("the token was asked"))
     file = tmp_path / "file"
     file.touch()
