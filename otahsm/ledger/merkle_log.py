@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.read.read_connection import ReadConnection
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes
 from otahsm.ledger.tree.log_entries import Entry, Kind, read_leaves
@@ -146,9 +146,8 @@ def _head(connection: Connection) -> Head | None:
 
 
 def _keep(connection: Connection, size: int, note: bytes, now: int) -> bytes:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    mine = insert(checkpoints).values(size=size, note=note, made_at=now).on_conflict_do_nothing()
-    connection.execute(mine)
+    mine = insert_into(checkpoints, connection.dialect).values(size=size, note=note, made_at=now)
+    connection.execute(mine.on_conflict_do_nothing())
     kept: bytes = connection.execute(_NOTE, {"at": size}).scalar_one()
     return kept
 

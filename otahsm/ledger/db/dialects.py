@@ -23,6 +23,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -51,6 +52,11 @@ def try_to_sequence(connection: Connection) -> bool:
     those that write certificates; see `otahsm.ledger.tree.sequencer`.
     """
     return connection.dialect.name != "postgresql" or bool(connection.execute(_SEQUENCER).scalar())
+
+
+def insert_into(table: Table, dialect: Dialect) -> postgresql.Insert | sqlite.Insert:
+    """Begin an INSERT that can say what becomes of a row that is there; there is none for any database."""
+    return (postgresql.insert if dialect.name == "postgresql" else sqlite.insert)(table)
 
 
 class _Ids(TypeDecorator[Collection[int]]):

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
+from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.read import batch_page
 from otahsm.ledger.read.batch_page import batch_of
 from otahsm.ledger.records import (
@@ -44,11 +44,10 @@ def create(
         now: microseconds since the Unix epoch.
         tell: makes the event, if it is new.
     """
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     values = terms._asdict() | {"clients": json.dumps(terms.clients)}
     row = values | {"creator": creator, "created_at": now, "taken": 0}
     new = connection.execute(
-        make(batches).values(row).on_conflict_do_nothing().returning(batches.c.id)
+        insert_into(batches, connection.dialect).values(row).on_conflict_do_nothing().returning(batches.c.id)
     ).first()
     batch = batch_page.find(connection, terms.name)
     assert batch is not None  # noqa: S101 - it was written, or stood in the way

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.access import Denied
+from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.read.denied_page import denied_of
 from otahsm.ledger.records import Change, Tell
 from otahsm.ledger.schema import denied_clients
@@ -14,15 +14,14 @@ from otahsm.ledger.write import events
 
 def deny(connection: Connection, denied: Denied, tell: Tell[Denied]) -> Change[Denied]:
     """Cut a client off, in a transaction; the result is how it is, also if it was before."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     row = {
         "subject": denied.subject,
         "reason": denied.reason,
         "client": denied.client,
         "denied_at": denied.at,
     }
-    written = make(denied_clients).values(row).on_conflict_do_nothing().returning(denied_clients.c.subject)
-    if connection.execute(written).first() is not None:
+    insert = insert_into(denied_clients, connection.dialect).values(row).on_conflict_do_nothing()
+    if connection.execute(insert.returning(denied_clients.c.subject)).first() is not None:
         return events.changed(connection, denied, tell)
     before = select(denied_clients).where(denied_clients.c.subject == denied.subject)
     return Change(denied_of(connection.execute(before).one()), None)

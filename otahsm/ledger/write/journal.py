@@ -19,10 +19,9 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger.db.dialects import Among, columns_given, write_rows
+from otahsm.ledger.db.dialects import Among, columns_given, insert_into, write_rows
 from otahsm.ledger.records import Accepted, Intent, JournalResult, Renewal
 from otahsm.ledger.schema import intents, revocations
 from otahsm.ledger.write.existing_intents import ExistingIntents
@@ -192,5 +191,4 @@ def no_rival_of(asked: FromClause) -> ColumnElement[bool]:
 def _claim_statement(dialect: Dialect) -> Insert:
     given = columns_given(intents, _COLUMNS, dialect)
     new = select(given).where(no_rival_of(given))
-    insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
-    return insert(intents).from_select(_COLUMNS, new).on_conflict_do_nothing()
+    return insert_into(intents, dialect).from_select(_COLUMNS, new).on_conflict_do_nothing()

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.access import Quotas, Use, come_back, day_of, given_back, share_of
+from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.records import Accepted, Intent, JournalResult, OverQuota
 from otahsm.ledger.schema import quotas
 from otahsm.ledger.write.journal import take_back
@@ -21,10 +21,9 @@ from otahsm.ledger.write.journal import take_back
 
 def ids_of(connection: Connection, clients: Sequence[str]) -> list[int]:
     """Return the ids of clients' quotas, in order; make those that there are not."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     for client in sorted(clients):
         row = {"client": client} | Use()._asdict()
-        connection.execute(make(quotas).values(row).on_conflict_do_nothing())
+        connection.execute(insert_into(quotas, connection.dialect).values(row).on_conflict_do_nothing())
     query = select(quotas.c.client, quotas.c.id).where(quotas.c.client.in_(clients))
     ids = dict(connection.execute(query).tuples().all())
     return [ids[client] for client in clients]

@@ -22,10 +22,9 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from otahsm.errors import LedgerUnavailableError
-from otahsm.ledger.db.dialects import LOCK_NAMESPACE, columns_given, write_rows
+from otahsm.ledger.db.dialects import LOCK_NAMESPACE, columns_given, insert_into, write_rows
 from otahsm.ledger.records import Change, Tell
 from otahsm.ledger.schema import certificates, crl_numbers, intents, live, replicas
 from otahsm.ledger.tree.log_entries import Kind
@@ -82,8 +81,8 @@ def void_intents(connection: Connection, intent_ids: Sequence[int], reason: str,
 
 def enter(connection: Connection, place: int) -> None:
     """Make the row of a place, if nobody ever held it."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(make(replicas).values(place=place, closed_below=0).on_conflict_do_nothing())
+    insert_slot = insert_into(replicas, connection.dialect).values(place=place, closed_below=0)
+    connection.execute(insert_slot.on_conflict_do_nothing())
 
 
 def anything_left(connection: Connection, own: int) -> bool:

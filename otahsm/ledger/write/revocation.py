@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Table, bindparam, case, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
+from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.records import (
     CrlNumber,
     CrlRow,
@@ -198,7 +198,7 @@ def take_number(
 
 def write_crls(connection: Connection, issuer_key_id: bytes, made: Sequence[StoredCrl]) -> None:
     """Write CRLs of a CA, each in the place of an older one of its scope; never over a newer one."""
-    insert = _insert_of(connection, crls)
+    insert = insert_into(crls, connection.dialect)
     put = insert.values(
         {name: bindparam(name) for name in ("issuer_key_id", "url", *CrlRow._fields, "der")}
     ).on_conflict_do_update(
@@ -210,10 +210,6 @@ def write_crls(connection: Connection, issuer_key_id: bytes, made: Sequence[Stor
     connection.execute(put, [{**mine, "url": url, **row._asdict(), "der": der} for url, row, der in made])
 
 
-def _insert_of(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
-
-
 def _insert_new(connection: Connection, table: Table) -> Any:
     """Begin a statement that writes rows, but leaves those alone that are there."""
-    return _insert_of(connection, table).on_conflict_do_nothing()
+    return insert_into(table, connection.dialect).on_conflict_do_nothing()
