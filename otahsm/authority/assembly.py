@@ -57,7 +57,7 @@ def assemble(
     profiles = {name: profile.build() for name, profile in config.profiles.items()}
     authorities = Authorities.load(config)
     database = database_of(section(config.ledger, "ledger"))
-    ledger = Ledger(database, authorities.key_identifiers, _renewals(profiles))
+    ledger = Ledger(database, authorities.key_identifiers, _renewals(profiles), clock)
     queries = LedgerQueries(section(config.ledger, "ledger"))
     denials = LedgerQueries(section(config.ledger, "ledger"))
     audit = AuditLog(ledger, tell, clock)

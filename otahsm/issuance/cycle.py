@@ -26,7 +26,7 @@ What must hold, whatever is killed and whenever:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -59,6 +59,7 @@ from otahsm.pki import (
     validity_of,
 )
 from otahsm.preparation import Draft, Preparers, Task
+from otahsm.system.clock import Clock, microseconds
 from otahsm.token import SignerPool
 
 _Outcomes = list[Outcome | None]
@@ -128,7 +129,7 @@ class IssuanceCycle:
         ledger: Ledger,
         batches: Batches,
         access: AccessControl,
-        clock: Callable[[], datetime],
+        clock: Clock,
     ) -> None:
         self._authorities = authorities
         self._profiles = profiles
@@ -147,7 +148,7 @@ class IssuanceCycle:
         now = self._clock()
         batches = await self._batches.named_by(requests)
         admitted = self._admit(requests, batches, now, outcomes)
-        prepared = await self._prepare(admitted, outcomes)
+        prepared = await self._prepare(admitted, now, outcomes)
         intended = await self._journal(prepared, outcomes)
         recorded: list[_Recorded] = []
         try:
@@ -188,8 +189,11 @@ class IssuanceCycle:
                 outcomes[position] = error
         return admitted
 
-    async def _prepare(self, admitted: list[_Admitted], outcomes: _Outcomes) -> list[_Prepared]:
+    async def _prepare(
+        self, admitted: list[_Admitted], now: datetime, outcomes: _Outcomes
+    ) -> list[_Prepared]:
         """Step 2, in a preparer."""
+        milliseconds = microseconds(now) // 1000
         prepared = []
         answers = await self._preparers.prepare(
             [
@@ -198,6 +202,7 @@ class IssuanceCycle:
                     item.request.device_id,
                     item.request.csr,
                     item.validity,
+                    milliseconds,
                     item.request.attributes,
                 )
                 for item in admitted

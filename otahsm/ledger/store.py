@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
@@ -33,6 +32,7 @@ from otahsm.ledger.write import batches, denials, events, quotas, record_void, r
 from otahsm.ledger.write.journal import write_intents
 from otahsm.ledger.write.writer import Writer
 from otahsm.pki import SerialNumber
+from otahsm.system.clock import Clock, microseconds, utc_now
 
 _NO_LIMITS: Final[Mapping[int, Quotas]] = {}
 
@@ -44,6 +44,7 @@ class Ledger:
         database: where it is.
         issuer_key_ids: the key identifiers of the CAs whose certificates it may hold.
         renewals: by profile, when a device's certificate may be superseded; without: never.
+        clock: tells when something is written.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Ledger:
         database: Database,
         issuer_key_ids: Collection[bytes],
         renewals: Mapping[str, Renewal] | None = None,
+        clock: Clock = utc_now,
     ) -> None:
         self._database = database
         self._renewals = renewals or {}
-        self._writer = Writer(database, issuer_key_ids)
+        self._clock = clock
+        self._writer = Writer(database, issuer_key_ids, clock)
         self._reader = ReadConnection(database)
         self.tree = MerkleLog(self._writer, self._reader)
 
@@ -93,7 +96,7 @@ class Ledger:
         Raises:
             LedgerUnavailableError: nothing was written; nothing may be released.
         """
-        now = time.time_ns() // 1000
+        now = microseconds(self._clock())
         await self._writer.transaction(
             lambda connection: record_void.write_certificates(connection, issued, now)
         )
@@ -121,7 +124,7 @@ class Ledger:
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
-        now = time.time_ns() // 1000
+        now = microseconds(self._clock())
         return await self._writer.transaction(
             lambda connection: record_void.reset(connection, device_id, profile, now, tell)
         )
@@ -158,7 +161,7 @@ class Ledger:
         Raises:
             LedgerUnavailableError: nothing was written.
         """
-        now = time.time_ns() // 1000
+        now = microseconds(self._clock())
         return await self._writer.transaction(
             lambda connection: batches.create(connection, terms, creator, now, tell)
         )
@@ -169,7 +172,7 @@ class Ledger:
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
-        now = time.time_ns() // 1000
+        now = microseconds(self._clock())
         return await self._writer.transaction(lambda connection: batches.close(connection, name, now, tell))
 
     async def revoke(self, targets: Sequence[Target], client: str, now: int) -> list[RevocationAnswer]:
@@ -247,9 +250,9 @@ class Ledger:
         ids = self._database.take_ids(connection, len(batch))
         answers = write_intents(connection, self._database.slot, ids, batch, self._renewals, now)
         if limits:  # before batches, always: so nobody waits in a circle
-            answers = quotas.hold(connection, batch, answers, limits, time.time_ns() // 1000)
+            answers = quotas.hold(connection, batch, answers, limits, microseconds(self._clock()))
         if any(intent.batch_id is not None for intent in batch):
-            seconds = time.time_ns() // 1_000_000_000 if now is None else now
+            seconds = int(self._clock().timestamp()) if now is None else now
             granted = batches.hold_places(connection, batch, answers, seconds)
             quotas.give_back_denied(connection, batch, answers, granted)
             answers = granted

@@ -17,12 +17,17 @@ _REFUSED: Final = b"refused"
 
 
 class Task(NamedTuple):
-    """One CSR to prepare a certificate for."""
+    """One CSR to prepare a certificate for.
+
+    Attributes:
+        milliseconds: the time that the serial number begins with, since the Unix epoch.
+    """
 
     profile: str
     device_id: str
     csr: bytes
     validity: Validity
+    milliseconds: int
     attributes: tuple[tuple[str, str], ...] = ()
 
 
@@ -39,9 +44,9 @@ def encode_tasks(tasks: Iterable[Task]) -> list[bytes]:
     """Turn tasks into the parts of a batch."""
     parts: list[bytes] = []
     terms = _cached(_encode_terms)
-    for profile, device_id, csr, validity, attributes in tasks:
+    for profile, device_id, csr, validity, milliseconds, attributes in tasks:
         said = json.dumps(attributes).encode() if attributes else b""
-        parts += (terms(profile, validity), device_id.encode("utf-8", "replace"), csr, said)
+        parts += (terms(profile, validity, milliseconds), device_id.encode("utf-8", "replace"), csr, said)
     return parts
 
 
@@ -49,9 +54,9 @@ def decode_tasks(parts: Sequence[bytes]) -> Iterator[Task]:
     """Turn the parts of a batch back into tasks."""
     terms = _cached(_decode_terms)
     for encoded, device_id, csr, said in _groups(parts, 4):
-        profile, validity = terms(encoded)
+        profile, validity, milliseconds = terms(encoded)
         attributes = tuple((name, value) for name, value in json.loads(said)) if said else ()
-        yield Task(profile, device_id.decode(), csr, validity, attributes)
+        yield Task(profile, device_id.decode(), csr, validity, milliseconds, attributes)
 
 
 def encode_answer(answer: Draft | RequestRefusedError) -> tuple[bytes, bytes, bytes]:
@@ -83,14 +88,15 @@ def decode_answers(parts: Sequence[bytes]) -> list[Draft | RequestRefusedError]:
     return answers
 
 
-def _encode_terms(profile: str, validity: Validity) -> bytes:
+def _encode_terms(profile: str, validity: Validity, milliseconds: int) -> bytes:
     """Encode what the tasks of a batch mostly share."""
-    return b"%d %d " % tuple(int(moment.timestamp()) for moment in validity) + profile.encode()
+    not_before, not_after = (int(moment.timestamp()) for moment in validity)
+    return b"%d %d %d " % (not_before, not_after, milliseconds) + profile.encode()
 
 
-def _decode_terms(terms: bytes) -> tuple[str, Validity]:
-    not_before, not_after, profile = terms.split(b" ", 2)
-    return profile.decode(), validity_of(int(not_before), int(not_after))
+def _decode_terms(terms: bytes) -> tuple[str, Validity, int]:
+    not_before, not_after, milliseconds, profile = terms.split(b" ", 3)
+    return profile.decode(), validity_of(int(not_before), int(not_after)), int(milliseconds)
 
 
 def _cached(function: _Function) -> _Function:

@@ -1,15 +1,14 @@
 """A preparer: the process that parses hostile CSRs. `python -m otahsm.preparation.preparer` is its main.
 
 It checks CSRs, draws serial numbers and builds TBS certificates: step 2 of the cycle, pure but for the
-random numbers. It has no token, no database and no network, so a CSR that breaks the parser breaks
-nothing else.
+random numbers. It has no token, no database, no network and no clock, so a CSR that breaks the parser
+breaks nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-import time
 from functools import cache
 
 from otahsm.errors import RequestRefusedError
@@ -48,7 +47,7 @@ def start(setup: list[bytes]) -> Handler:
             others = subjects[task.profile].fill(task.attributes)
         except RequestRefusedError as error:
             return error
-        serial = make_serial(secrets.token_bytes(SERIAL_RANDOM_BYTES), time.time_ns() // 1_000_000)
+        serial = make_serial(secrets.token_bytes(SERIAL_RANDOM_BYTES), task.milliseconds)
         shard = crls.shard_of(serial) if crls else 0
         tbs = template(task.profile, shard).fill(csr, serial, task.validity, others)
         return Draft(tbs, csr.device_id, hashlib.sha256(csr.spki).digest(), serial)

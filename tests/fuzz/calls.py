@@ -102,7 +102,7 @@ def _order(request: issuance_pb2.CertificateRequest) -> None:
         _checked_name(read.batch)
     check_request_id(read.request_id)
     assert own_name(read) in {"", read.request_id}
-    task = Task(read.profile, read.device_id, read.csr, CA_LIFE, read.attributes)
+    task = Task(read.profile, read.device_id, read.csr, CA_LIFE, 1_900_000_000_000, read.attributes)
     assert list(decode_tasks(encode_tasks([task]))) == [task]
     checked = check_csr(read.csr, _PROFILE, read.device_id)
     assert read.device_id in {"", checked.device_id}

@@ -10,6 +10,8 @@ from cryptography import x509
 
 from otahsm.authority import Caller, CertificateAuthority, IssuanceRequest, Issued, assemble
 from otahsm.errors import AuthorityUnusableError, OtahsmError
+from otahsm.ledger import LedgerReader
+from otahsm.system.clock import microseconds
 
 from support.devices import new_request
 from support.harness import Fleet
@@ -48,6 +50,21 @@ async def test_a_certificate_begins_before_now_and_ends_after_its_days(fleet: Fl
     assert certificate.not_valid_before_utc == datetime(2030, 6, 1, 11, 0, 0, tzinfo=UTC)
     assert certificate.not_valid_after_utc == datetime(2031, 6, 1, 12, 0, 0, tzinfo=UTC)
     assert outcome.validity == (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+
+
+async def test_one_clock_tells_the_time_to_everything_that_is_written_of_a_certificate(fleet: Fleet) -> None:
+    now = datetime(2030, 6, 1, 12, 0, 0, 987654, tzinfo=UTC)
+    async with authority_at(fleet, now) as authority:
+        (outcome,) = await authority.issue(CALLER, [order()])
+        assert isinstance(outcome, Issued)
+    milliseconds = microseconds(now) // 1000
+    assert outcome.serial.milliseconds == milliseconds
+    assert fleet.config.ledger is not None
+    reader = LedgerReader(fleet.config.ledger)
+    entry = reader.by_serial(outcome.serial)
+    reader.close()
+    assert entry is not None
+    assert (entry.intended_at, entry.recorded_at) == (1000 * milliseconds, microseconds(now))
 
 
 async def test_a_certificate_never_outlives_its_issuer(fleet: Fleet) -> None:

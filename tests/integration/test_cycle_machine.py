@@ -143,7 +143,12 @@ class CycleMachine(RuleBasedStateMachine):
         """Have a daemon begin; it must find so many intents open."""
         self.fault: Fault | None = None
         self.dead, self.commits = False, 0
-        self.ledger = Ledger(database_of(self.home.config), [issuer_of("ec-p256").key_identifier], RENEWALS)
+        self.ledger = Ledger(
+            database_of(self.home.config),
+            [issuer_of("ec-p256").key_identifier],
+            RENEWALS,
+            clock=lambda: self.now,
+        )
         assert self.loop.run(self.ledger.open()) == voided
         event.listen(self.ledger._database.engine, "commit", self._commit)
         workers = InThisProcess(self)

@@ -26,7 +26,7 @@ async def test_a_draft_states_the_crl_of_its_serial_numbers_shard(
 ) -> None:
     issuer = load_chain(fleet.root_pem.read_bytes()).issuer
     validity = Validity(issuer.not_before, issuer.not_after)
-    tasks = [Task("ota-connect", "", new_request().csr, validity) for _ in range(64)]
+    tasks = [Task("ota-connect", "", new_request().csr, validity, 1_900_000_000_000) for _ in range(64)]
     preparers = Preparers(
         {"ota-connect": Profile()},
         {"ota-connect": issuer},
@@ -58,7 +58,9 @@ async def test_a_csr_that_kills_its_parser_is_refused_alone(
     validity = Validity(now, now + timedelta(days=1))
     issuer = load_chain(fleet.root_pem.read_bytes()).issuer
     tasks = [
-        Task("ota-connect", "", DEADLY if number in deadly else new_request().csr, validity)
+        Task(
+            "ota-connect", "", DEADLY if number in deadly else new_request().csr, validity, 1_900_000_000_000
+        )
         for number in range(32)
     ]
     preparers = Preparers(

@@ -21,7 +21,7 @@ from otahsm.preparation.codec import (
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 seconds = st.integers(0, int(datetime(9999, 12, 31, tzinfo=UTC).timestamp()))
-tasks = st.builds(Task, text, text, st.binary(), st.builds(validity_of, seconds, seconds))
+tasks = st.builds(Task, text, text, st.binary(), st.builds(validity_of, seconds, seconds), st.integers(0))
 serials = st.integers(1, 2**160 - 1).map(SerialNumber)
 drafts = st.builds(Draft, st.binary(), text, st.binary(), serials)
 refusals = st.builds(RequestRefusedError, text, text, hint=text)
@@ -44,7 +44,7 @@ def test_answers_come_back_as_they_were(answers: list[Draft | RequestRefusedErro
 
 
 def test_a_device_id_that_is_no_unicode_does_not_break_its_batch() -> None:
-    (task,) = decode_tasks(encode_tasks([Task("p", "device\ud800", b"", validity_of(0, 1))]))
+    (task,) = decode_tasks(encode_tasks([Task("p", "device\ud800", b"", validity_of(0, 1), 1)]))
     assert task.device_id == "device?"
 
 

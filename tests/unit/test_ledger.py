@@ -6,6 +6,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,29 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, insert
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import Accepted, Conflict, InProgress, Intent, Ledger, Replay, database_of, migrations
+from otahsm.ledger import (
+    Accepted,
+    BatchTerms,
+    Conflict,
+    InProgress,
+    Intent,
+    Ledger,
+    Replay,
+    database_of,
+    migrations,
+)
 from otahsm.ledger.migrations import NEWEST, knows_version, migrate
 from otahsm.ledger.schema import certificates, metadata
+from otahsm.system.clock import microseconds
 
-from support.homes import Home, ledger_in
-from support.intents import intent, issue
+from support.homes import CA, Home, ledger_in
+from support.intents import intent, issue, told
+
+# Not intended_at, which comes with an intent.
+WRITTEN_AT = (
+    "SELECT superseded_at, voided_at, recorded_at, created_at, closed_at"
+    " FROM intents LEFT JOIN certificates ON intent_id = intents.id CROSS JOIN batches"
+)
 
 
 @pytest.fixture
@@ -30,6 +48,22 @@ async def ledger(home: Home) -> AsyncIterator[Ledger]:
     assert await ledger.open() == 0
     yield ledger
     await ledger.close()
+
+
+async def test_whatever_is_written_is_written_by_the_clock_that_the_ledger_was_given(home: Home) -> None:
+    now = datetime(2031, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
+    ledger = Ledger(database_of(home.config), [CA], clock=lambda: now)
+    await ledger.open()
+    await issue(ledger, intent("a"))
+    await ledger.reset("a", "p", told)
+    (answer,) = await ledger.journal([intent("b")])
+    assert isinstance(answer, Accepted)
+    await ledger.void([answer.intent_id], "drawn")
+    await ledger.create_batch(BatchTerms("b", "p", 5, "{}", None, ()), "cn:a", told)
+    await ledger.close_batch("b", told)
+    await ledger.close()
+    written = {time for row in home.read(WRITTEN_AT) for time in row if time is not None}
+    assert written == {microseconds(now)}
 
 
 async def test_the_same_device_and_key_again_gets_the_same_certificate(ledger: Ledger) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
@@ -19,6 +18,7 @@ from otahsm.ledger.db.database import Database
 from otahsm.ledger.db.failures import cause_of
 from otahsm.ledger.migrations import UnknownVersionError, migrate
 from otahsm.ledger.write import record_void
+from otahsm.system.clock import Clock, microseconds
 
 _Result = TypeVar("_Result")
 _Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
@@ -34,11 +34,13 @@ class Writer:
     Args:
         database: where it is.
         issuer_key_ids: the key identifiers of the CAs whose certificates it may hold.
+        clock: tells when intents are voided.
     """
 
-    def __init__(self, database: Database, issuer_key_ids: Collection[bytes]) -> None:
+    def __init__(self, database: Database, issuer_key_ids: Collection[bytes], clock: Clock) -> None:
         self._database = database
         self._issuer_key_ids = frozenset(issuer_key_ids)
+        self._clock = clock
         self.is_open = False
         # Ids of intents that may be open: entered before a commit, removed after one, so never too few.
         self._open_ids: set[int] = set()
@@ -169,7 +171,7 @@ class Writer:
 
     def _begin(self, connection: Connection) -> int:
         """Close first what is to be closed; return how many of the debts that pays."""
-        owed, now = len(self._owed), time.time_ns() // 1000
+        owed, now = len(self._owed), microseconds(self._clock())
         slot, slot_is_new = self._database.slot, self._database.slot_is_new
         left = slot_is_new or self._something_left
         dialects.begin(connection, closing=left or owed > 0)
