@@ -43,8 +43,8 @@ def load_certificates(pem: bytes, source: str) -> list[x509.Certificate]:
                 read_through(certificate)
     except PARSE_ERRORS:
         raise ConfigError(
-            f"{source} holds no PEM certificates that can be read",
-            hint="It must hold the gateway's CA, from -----BEGIN CERTIFICATE----- to the last line.",
+            f"{source} contains no readable PEM certificate",
+            hint="It must contain the gateway's CA, from -----BEGIN CERTIFICATE----- to the last line.",
         ) from None
     return certificates
 
@@ -60,10 +60,10 @@ def read_through(certificate: x509.Certificate) -> None:
 def choose_anchor(certificates: Sequence[x509.Certificate], now: datetime, source: str) -> Anchor:
     """Choose the root that the others are below, or the only one that is valid.
 
-    Of several certificates of one root, with one name and one key, it is the one that ends last.
+    Of several certificates of one root, with one name and one key, choose the one that expires last.
 
     Raises:
-        ConfigError: there is no root, none is valid now, or nothing says which it is; naming `source`.
+        ConfigError: there is no root, none is valid now, or the choice is ambiguous; it names `source`.
     """
     roots = [certificate for certificate in certificates if is_root(certificate)]
     if not roots:
@@ -74,15 +74,15 @@ def choose_anchor(certificates: Sequence[x509.Certificate], now: datetime, sourc
     if not valid:
         raise ConfigError(
             f"{source}: " + "; ".join(f"{name_of(root)} {dates_of(root)}, and not now" for root in used),
-            hint="Get the gateway's present CA certificate; or set this machine's clock, if it is wrong.",
+            hint="Get the gateway's current CA certificate; or set this machine's clock, if it is wrong.",
         )
     chosen = max(valid, key=lambda root: root.not_valid_after_utc)
     rivals = [root for root in valid if not _is_same_authority(root, chosen)]
     if rivals:
         names = ", ".join(f"{name_of(root)} ({fingerprint_text(root)})" for root in (chosen, *rivals))
         raise ConfigError(
-            f"{source} holds several roots, and nothing says which is the gateway's: {names}",
-            hint="Keep the one in the file; `otahsm gateway show --url URL` says which the gateway has.",
+            f"{source} contains several roots, and it is not clear which is the gateway's: {names}",
+            hint="Keep only that one in the file; `otahsm gateway show --url URL` shows it.",
         )
     return Anchor(chosen, describe_left_out(certificates, chosen, now))
 
@@ -96,23 +96,23 @@ def ancestors(certificate: x509.Certificate, others: Iterable[x509.Certificate])
 
 
 def is_root(certificate: x509.Certificate) -> bool:
-    """Tell whether a certificate is a CA that signed itself."""
+    """Return whether a certificate is a CA that signed itself."""
     return is_ca(certificate) and signed(certificate, certificate)
 
 
 def is_ca(certificate: x509.Certificate) -> bool:
-    """Tell whether a certificate says that it is a CA (RFC 5280, section 4.2.1.9); critical or not."""
+    """Return whether a certificate is a CA (RFC 5280, section 4.2.1.9), by a critical extension or not."""
     constraints = find_extension(certificate, x509.BasicConstraints)
     return constraints is not None and constraints.ca
 
 
 def is_valid(certificate: x509.Certificate, now: datetime) -> bool:
-    """Tell whether `now` is in a certificate's period of validity (RFC 5280, section 4.1.2.5)."""
+    """Return whether a certificate is valid `now` (RFC 5280, section 4.1.2.5)."""
     return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
 
 
 def signed(parent: x509.Certificate, child: x509.Certificate) -> bool:
-    """Tell whether a certificate names another as its issuer, and has its signature."""
+    """Return whether a certificate names another as its issuer, and has its signature."""
     try:
         child.verify_directly_issued_by(parent)
     except (*PARSE_ERRORS, InvalidSignature):
@@ -123,7 +123,7 @@ def signed(parent: x509.Certificate, child: x509.Certificate) -> bool:
 def describe_left_out(
     certificates: Iterable[x509.Certificate], chosen: x509.Certificate, now: datetime
 ) -> tuple[str, ...]:
-    """Say of each certificate but the chosen one what it is."""
+    """Return a description of each certificate except the chosen one."""
     return tuple(f"{name_of(one)}: {_what(one, now)}" for one in dict.fromkeys(certificates) if one != chosen)
 
 
@@ -165,12 +165,12 @@ def _no_root(certificates: Sequence[x509.Certificate], source: str) -> ConfigErr
     for certificate in certificates:
         if is_ca(certificate):
             return ConfigError(
-                f"{source} holds no root: {name_of(certificate)} is an intermediate CA, and the certificate"
-                f" of {issuer_of(certificate)} above it is missing",
-                hint="Get the root's certificate from whoever runs the gateway, and give it with --ca.",
+                f"{source} contains no root: {name_of(certificate)} is an intermediate CA, and the"
+                f" certificate of {issuer_of(certificate)} above it is missing",
+                hint="Get the root's certificate from the gateway's operator, and name it with --ca.",
             )
     names = ", ".join(map(name_of, certificates)) or "nothing"
     return ConfigError(
-        f"{source} holds no CA certificate (basicConstraints with CA:TRUE), but {names}",
-        hint="Get the CA's certificate from whoever runs the gateway, and give it with --ca.",
+        f"{source} contains no CA certificate (basicConstraints with CA:TRUE), but {names}",
+        hint="Get the CA's certificate from the gateway's operator, and name it with --ca.",
     )

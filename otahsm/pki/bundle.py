@@ -1,4 +1,4 @@
-"""Puts the certificates of an external PKI in order, and says whether devices can be under them."""
+"""Orders the certificates of an external PKI, and checks that verifiers accept devices under them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from otahsm.pki.der import PARSE_ERRORS
 
 
 def order_bundle(files: Iterable[bytes]) -> bytes:
-    """Put certificates in order: the one above no other first, each one's issuer after it, the root last.
+    """Order certificates: the signing CA first, each certificate's issuer after it, the root last.
 
     Args:
         files: PEM, each with one certificate or more, in any order; the same one may come twice.
@@ -25,7 +25,7 @@ def order_bundle(files: Iterable[bytes]) -> bytes:
         PEM, as `load_chain` takes it.
 
     Raises:
-        ConfigError: they are no single chain up to a self-signed root.
+        ConfigError: the certificates are not a single chain up to a self-signed root.
     """
     certificates: dict[bytes, x509.Certificate] = {}
     try:
@@ -33,7 +33,7 @@ def order_bundle(files: Iterable[bytes]) -> bytes:
             for certificate in x509.load_pem_x509_certificates(file):
                 certificates[certificate.public_bytes(Encoding.DER)] = certificate
     except ValueError as error:
-        raise ConfigError(f"there are no PEM certificates in a file: {error}") from None
+        raise ConfigError(f"a file contains no PEM certificate: {error}") from None
     everyone = list(certificates.values())
     lowest = [
         one for one in everyone if not any(_signs(one, other) for other in everyone if other is not one)
@@ -41,7 +41,7 @@ def order_bundle(files: Iterable[bytes]) -> bytes:
     if len(lowest) != 1:
         names = ", ".join(one.subject.rfc4514_string() for one in lowest) or "none"
         raise ConfigError(
-            f"exactly one certificate must be above no other, and here are {len(lowest)}: {names}"
+            f"the files must form one chain with one lowest certificate, not {len(lowest)}: {names}"
         )
     chain = lowest
     while not _signs(chain[-1], chain[-1]):
@@ -50,30 +50,30 @@ def order_bundle(files: Iterable[bytes]) -> bytes:
             raise ConfigError(
                 f"the certificate of {chain[-1].issuer.rfc4514_string()} is missing, which signed"
                 f" {chain[-1].subject.rfc4514_string()}",
-                hint="Give the files of all certificates up to the self-signed root.",
+                hint="Name the files of all certificates up to the self-signed root.",
             )
         chain.append(above[0])
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
 
 
 def find_chain_problems(chain: Chain, now: datetime) -> list[str]:
-    """Say what keeps verifiers from accepting devices under a chain, as OpenSSL sees it.
+    """Return what keeps verifiers such as OpenSSL from accepting devices under a chain.
 
     Returns:
-        A sentence for each; none if all is well.
+        A sentence for each problem.
     """
     problems = []
     for below, certificate in enumerate(map(x509.load_der_x509_certificate, chain.certificates)):
         name = certificate.subject.rfc4514_string()
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             problems.append(
-                f"{name} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to"
-                f" {certificate.not_valid_after_utc:%Y-%m-%d}, and not now"
+                f"{name} is not valid now, but from {certificate.not_valid_before_utc:%Y-%m-%d} to"
+                f" {certificate.not_valid_after_utc:%Y-%m-%d}"
             )
         constraints = find_extension(certificate, x509.BasicConstraints)
         if constraints and constraints.path_length is not None and constraints.path_length < below:
             problems.append(
-                f"{name} allows {constraints.path_length} CAs below it (pathLenConstraint), and has {below}"
+                f"{name} allows {constraints.path_length} CAs below it (pathLenConstraint), but has {below}"
             )
         usage = find_extension(certificate, x509.ExtendedKeyUsage)
         good = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}

@@ -23,14 +23,14 @@ FIRST_GENERALIZED_YEAR: Final = 2050
 
 
 class Validity(NamedTuple):
-    """First and last second of a certificate's life, both in UTC and whole seconds."""
+    """The first and last second at which a certificate is valid, in UTC and whole seconds."""
 
     not_before: datetime
     not_after: datetime
 
 
 def validity_at(now: datetime, profile: Profile, issuer: Issuer) -> Validity:
-    """Say when a certificate issued `now` begins and ends: within its issuer's own validity (I9).
+    """Return the validity of a certificate issued `now`: within its issuer's own validity (I9).
 
     Raises:
         AuthorityUnusableError: the issuer is not valid now.
@@ -39,8 +39,8 @@ def validity_at(now: datetime, profile: Profile, issuer: Issuer) -> Validity:
     if not issuer.not_before <= now <= issuer.not_after:
         raise AuthorityUnusableError(
             f"the CA certificate {issuer.subject_text} is valid from {issuer.not_before:%Y-%m-%d %H:%M:%S}"
-            f" to {issuer.not_after:%Y-%m-%d %H:%M:%S} UTC, and it is {now:%Y-%m-%d %H:%M:%S}",
-            hint="Check the clock of the daemon's machine; if it is right, the CA needs a new certificate.",
+            f" to {issuer.not_after:%Y-%m-%d %H:%M:%S} UTC, but it is {now:%Y-%m-%d %H:%M:%S} now",
+            hint="Check the clock of the daemon's machine. If it is right, put a new CA into service.",
         )
     return Validity(
         max(now - profile.backdate, issuer.not_before),

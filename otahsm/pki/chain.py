@@ -1,4 +1,4 @@
-"""The CA's own certificates: reading a chain, and knowing what its first certificate can sign."""
+"""The CA's own certificates: reads a chain, and checks what its first certificate may sign."""
 
 from __future__ import annotations
 
@@ -101,16 +101,16 @@ def load_chain(pem: bytes, *, pss: bool = False) -> Chain:
     try:
         certificates = x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise ConfigError(f"the CA certificate file holds no PEM certificates: {error}") from error
+        raise ConfigError(f"the CA certificate file contains no PEM certificate: {error}") from error
     for child, parent in pairwise([*certificates, certificates[-1]]):
         _check_is_ca(parent)
         try:
             child.verify_directly_issued_by(parent)
         except (*PARSE_ERRORS, InvalidSignature):
             raise ConfigError(
-                f"{child.subject.rfc4514_string()} is not signed by what should be above it,"
+                f"{child.subject.rfc4514_string()} is not signed by the next certificate in the file,"
                 f" {parent.subject.rfc4514_string()}",
-                hint="The file must hold the signing CA first, each certificate's issuer after it, and a"
+                hint="The file must contain the signing CA first, each certificate's issuer after it, and a"
                 " self-signed root last.",
             ) from None
     chain = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
@@ -126,8 +126,8 @@ def check_signs_crls(issuer: Issuer) -> None:
     usage = find_extension(x509.load_der_x509_certificate(issuer.certificate), x509.KeyUsage)
     if usage is not None and not usage.crl_sign:
         raise ConfigError(
-            f"{issuer.subject_text} may not sign CRLs, which [crl] asks for: its keyUsage lacks cRLSign",
-            hint="Leave [crl] out, or take a CA certificate with cRLSign, as `otahsm ca init` makes it.",
+            f"{issuer.subject_text} may not sign CRLs, which [crl] requires: its keyUsage lacks cRLSign",
+            hint="Remove [crl], or use a CA certificate with cRLSign, such as `otahsm ca init` creates.",
         )
 
 

@@ -160,7 +160,7 @@ def describe_crl(crl: bytes) -> CrlDescription:
     try:
         return _describe(_load(crl))
     except PARSE_ERRORS as error:
-        raise _refused(f"this is no CRL: {error}") from None
+        raise _refused(f"this is not a CRL: {error}") from None
 
 
 def check_crl_signature(crl: bytes, issuer: Issuer) -> None:
@@ -176,11 +176,11 @@ def check_crl_signature(crl: bytes, issuer: Issuer) -> None:
         possible = (signature_algorithm(issuer.public_key, pss=pss) for pss in (False, True))
         used = next((way for way in possible if assemble(tbs, way, signature) == whole), None)
     except PARSE_ERRORS as error:
-        raise _refused(f"this is no CRL: {error}") from None
+        raise _refused(f"this is not a CRL: {error}") from None
     if name != issuer.subject:
-        raise _refused(f"the CRL is of {loaded.issuer.rfc4514_string()}, not of {issuer.subject_text}")
+        raise _refused(f"the CRL's issuer is {loaded.issuer.rfc4514_string()}, not {issuer.subject_text}")
     if used is None or not signature_is_valid(issuer.public_key, used, signature, tbs):
-        raise _refused(f"the CRL's signature is not of {issuer.subject_text}")
+        raise _refused(f"the CRL is not signed by {issuer.subject_text}")
 
 
 def _encode_entries(revoked: Iterable[RevokedCertificate]) -> bytes:
@@ -274,4 +274,4 @@ def _describe(crl: x509.CertificateRevocationList) -> CrlDescription:
 
 
 def _refused(message: str) -> RequestRefusedError:
-    return RequestRefusedError("file", message, hint="Give it a file with one CRL, in DER or in PEM.")
+    return RequestRefusedError("file", message, hint="Name a file with one CRL, in DER or PEM.")

@@ -115,7 +115,7 @@ def _public_key(csr: x509.CertificateSigningRequest) -> object:
 def _check_requested_extensions(csr: x509.CertificateSigningRequest, profile: Profile, spki: bytes) -> None:
     # `csr.extensions` sees the first such attribute alone.
     if sum(attribute.oid.dotted_string in _EXTENSION_REQUESTS for attribute in csr.attributes) > 1:
-        raise RequestRefusedError("csr.extensions", "the CSR asks for extensions in more than one attribute")
+        raise RequestRefusedError("csr.extensions", "the CSR requests extensions in more than one attribute")
     given = requestable_extensions(profile)
     for extension in csr.extensions:
         value = extension.value
@@ -125,7 +125,7 @@ def _check_requested_extensions(csr: x509.CertificateSigningRequest, profile: Pr
             continue
         raise RequestRefusedError(
             "csr.extensions",
-            f"the CSR asks for an extension that the profile does not give: {type(value).__name__}"
+            f"the CSR requests an extension that the profile does not grant: {type(value).__name__}"
             f" ({extension.oid.dotted_string})",
             hint='Make the CSR without it, or let the profile ignore it (csr_extras = "ignore"). It is never'
             " copied into the certificate.",
@@ -141,8 +141,8 @@ def _check_possession(csr: x509.CertificateSigningRequest, key: PublicKey) -> No
     if not _is_signed_by(csr, key):
         raise RequestRefusedError(
             "csr.signature",
-            "the CSR's signature is not made by its own key: possession of the private key is not proven",
-            hint="Make key and CSR again on the device; the CSR was changed after it was signed.",
+            "the CSR is not signed by its own key, so possession of the private key is not proven",
+            hint="Generate key and CSR again on the device. The CSR was changed after it was signed.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Says in words what certificates and CSRs hold, for `otahsm show`."""
+"""Describes certificates and CSRs in words, for `otahsm show`."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def _describe(content: bytes) -> list[Description]:
     except PARSE_ERRORS as error:
         raise RequestRefusedError(
             "file",
-            f"this is no certificate and no CSR: {error}",
-            hint="Give it a PEM file (one or more certificates or CSRs) or a DER file (exactly one).",
+            f"this is neither a certificate nor a CSR: {error}",
+            hint="Name a PEM file (with one or more certificates or CSRs) or a DER file (with exactly one).",
         ) from None
 
 

@@ -34,7 +34,7 @@ def check_device_id(device_id: str, pattern: re.Pattern[str] | None = None) -> N
     if not _SAFE.fullmatch(device_id) or ".." in device_id:
         raise RequestRefusedError(
             "device_id",
-            f"the device id {_shown(device_id)} is not 1 to {MAX_DEVICE_ID} printable ASCII characters"
+            f"the device id {_shown(device_id)} must be 1 to {MAX_DEVICE_ID} printable ASCII characters"
             " without spaces, slashes, a leading dot or '..'",
         )
     if pattern is not None and not pattern.fullmatch(device_id):
@@ -74,14 +74,14 @@ def device_id_of(subject: bytes, *, ignore_others: bool) -> str:
     common_names = [value for kind, value in attributes if kind == _COMMON_NAME]
     if len(common_names) != 1:
         raise RequestRefusedError(
-            "csr.subject", f"the subject has {len(common_names)} common names, and needs exactly one"
+            "csr.subject", f"the subject has {len(common_names)} common names, but must have exactly one"
         )
     if len(attributes) > 1 and not ignore_others:
         kinds = [str(asn1_x509.NameType.load(kind).native) for kind, _ in attributes]
         others = [kind for kind in kinds if kind != "common_name"]
         raise RequestRefusedError(
             "csr.subject",
-            f"the subject holds more than the common name: {', '.join(others)}",
+            f"the subject contains more than the common name: {', '.join(others)}",
             hint="Make the CSR with the subject CN=<device id> alone, or let the profile ignore the rest"
             ' (csr_extras = "ignore").',
         )

@@ -40,8 +40,8 @@ def load_p12_authorities(content: bytes, source: str) -> list[x509.Certificate]:
                 read_through(certificate)
     except (*PARSE_ERRORS, *_DECODE_ERRORS):
         raise ConfigError(
-            f"{source} is no PKCS#12 file with an empty password",
-            hint="Download the archive again; or give the gateway's CA with --ca.",
+            f"{source} is not a PKCS#12 file with an empty password",
+            hint="Download the archive again, or name the gateway's CA with --ca.",
         ) from None
     return certificates
 

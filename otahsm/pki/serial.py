@@ -23,7 +23,7 @@ class SerialNumber(int):
         """Make one of a number. Raises RequestRefusedError: it is not positive, or too large."""
         if not 0 < number < _END:
             raise RequestRefusedError(
-                "serial_number", f"a serial number is positive and has 1 to {SERIAL_BYTES} octets"
+                "serial_number", f"a serial number must be positive and have 1 to {SERIAL_BYTES} octets"
             )
         return super().__new__(cls, number)
 
@@ -85,7 +85,7 @@ def make_serial(random: bytes, milliseconds: int) -> SerialNumber:
     if len(random) != SERIAL_RANDOM_BYTES or number.bit_length() < _RANDOM_BITS - 64:
         raise ValueError("not 14 random octets")
     if not 0 < milliseconds < 1 << (8 * (SERIAL_BYTES - SERIAL_RANDOM_BYTES) - 1):
-        raise ValueError(f"{milliseconds} is no time for a serial number")
+        raise ValueError(f"{milliseconds} ms is not a valid time for a serial number")
     return SerialNumber(milliseconds << _RANDOM_BITS | number)
 
 

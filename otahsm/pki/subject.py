@@ -75,10 +75,10 @@ class SubjectTemplate:
             return self._fixed
         values = dict(attributes)
         if unknown := sorted(values.keys() - self.names):
-            wanted = ", ".join(sorted(self.names)) or "none"
-            raise _refused(f"the profile has no use for the attribute {unknown[0][:64]!a}; it needs {wanted}")
+            needed = ", ".join(sorted(self.names)) or "none"
+            raise _refused(f"the profile does not use the attribute {unknown[0][:64]!a}; it needs {needed}")
         if missing := sorted(self.names - values.keys()):
-            raise _refused(f"the profile needs the attribute {missing[0]}, and the request has none")
+            raise _refused(f"the profile needs the attribute {missing[0]}, which the request lacks")
         return self._encode({name: _checked(name, value) for name, value in values.items()})
 
     def _encode(self, values: Mapping[str, str]) -> bytes:
@@ -88,13 +88,13 @@ class SubjectTemplate:
 def _checked(name: str, value: str) -> str:
     normal = unicodedata.normalize("NFC", value)
     if not normal.isprintable() or not normal.strip() or len(normal) > MAX_VALUE:
-        raise _refused(f"the attribute {name} is not 1 to {MAX_VALUE} printable characters")
+        raise _refused(f"the attribute {name} must be 1 to {MAX_VALUE} printable characters")
     return normal
 
 
 def _encoded(kind: SubjectKind, value: str) -> bytes:
     if "CN=" in value.upper():  # a gateway looks for the first one
-        raise _refused(f"{kind} would hold 'CN=', which a gateway would take for the device id")
+        raise _refused(f"{kind} would contain 'CN=', which a gateway would take for the device id")
     pattern = _PATTERNS.get(kind)
     if len(value) > MAX_VALUE or (pattern and not pattern.fullmatch(value)):
         what = "two capital letters" if kind == "C" else f"a PrintableString of 1 to {MAX_VALUE} characters"
@@ -106,5 +106,5 @@ def _encoded(kind: SubjectKind, value: str) -> bytes:
 
 def _refused(message: str) -> RequestRefusedError:
     return RequestRefusedError(
-        "attributes", message, hint="`ListProfiles` says which attributes each profile needs."
+        "attributes", message, hint="`ListProfiles` shows which attributes each profile needs."
     )

@@ -232,7 +232,7 @@ def test_show_says_what_it_can_not_read(tmp_path: Path, content: bytes) -> None:
     done = otahsm("show", path, folder=tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "this is no certificate and no CSR" in done.stderr
+    assert "this is neither a certificate nor a CSR" in done.stderr
     assert "Traceback" not in done.stderr
 
 

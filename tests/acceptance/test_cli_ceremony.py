@@ -90,7 +90,7 @@ def test_a_root_that_allows_no_ca_below_it_is_told(fleet: Fleet, tmp_path: Path)
     sign(tmp_path, csr, tmp_path / "signed.pem")
     done = fleet.run("ca", "import", str(tmp_path / "root.pem"), str(tmp_path / "signed.pem"))
     assert done.returncode == 2
-    assert "CN=Acme Root allows 0 CAs below it (pathLenConstraint), and has 1" in done.stderr
+    assert "CN=Acme Root allows 0 CAs below it (pathLenConstraint), but has 1" in done.stderr
 
 
 def test_a_certificate_of_another_key_is_not_imported(fleet: Fleet, tmp_path: Path) -> None:

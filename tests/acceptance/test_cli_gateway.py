@@ -214,7 +214,7 @@ def test_a_server_ca_that_no_device_should_get_is_refused(tmp_path: Path) -> Non
         written(
             tmp_path / "old-servers.pem", old.server([], NOW - timedelta(9), NOW - timedelta(2))
         ): "no CA",
-        written(tmp_path / "empty.pem"): "holds no PEM certificates",
+        written(tmp_path / "empty.pem"): "contains no readable PEM certificate",
         str(tmp_path / "missing.pem"): "can't be read",
         str(tmp_path): "can't be read",
     }

@@ -63,7 +63,7 @@ def copy(source: str, target: str) -> Callable[[Fleet], None]:
         (remove("tls/server.key"), 2, "tls/server.key can't be read"),
         (remove("secrets/pin"), 2, "secrets/pin can't be read"),
         (copy("tls/server.pem", "ca/fleet-root.pem"), 2, "is not a CA certificate"),
-        (crls_from_a_root_that_signs_none, 2, "may not sign CRLs, which [crl] asks for"),
+        (crls_from_a_root_that_signs_none, 2, "may not sign CRLs, which [crl] requires"),
         (copy("gateway/server.key", "tls/server.key"), 2, "don't belong together"),
         (copy("ca/fleet-root.pem", "tls/operator-ca.pem"), 2, "every device could issue"),
         (copy("otahsm.toml", "tls/operator-ca.pem"), 2, "a [tls] file is not what it should be"),

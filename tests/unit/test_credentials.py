@@ -235,7 +235,7 @@ def test_a_name_that_would_move_the_cursor_is_shown_harmless() -> None:
 def test_a_file_without_certificates_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
         path = make_zip(tmp_path / "c.zip", {**GOOD, "server_ca.pem": content})
-        assert "server_ca.pem holds no PEM certificates" in refused(path).message
+        assert "server_ca.pem contains no readable PEM certificate" in refused(path).message
 
 
 def test_a_pem_that_is_wrong_is_not_made_good_by_the_p12(tmp_path: Path) -> None:
@@ -279,7 +279,9 @@ def made_of(content: bytes) -> Callable[[Path], bytes]:
 )
 def test_a_p12_that_can_not_be_read_is_refused(tmp_path: Path, make: Callable[[Path], bytes]) -> None:
     entries = {"autoprov.url": URL.encode(), "autoprov_credentials.p12": make(tmp_path)}
-    assert "no PKCS#12 file with an empty password" in refused(make_zip(tmp_path / "c.zip", entries)).message
+    assert (
+        "not a PKCS#12 file with an empty password" in refused(make_zip(tmp_path / "c.zip", entries)).message
+    )
 
 
 def test_a_p12_without_a_ca_has_none(tmp_path: Path) -> None:

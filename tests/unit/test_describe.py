@@ -124,7 +124,7 @@ def test_an_extension_of_a_rarer_kind_is_shown_as_bytes() -> None:
     ids=["nothing", "text", "PEM of garbage", "CSR of garbage", "a key", "cut off", "more after it"],
 )
 def test_a_file_with_neither_is_refused(content: bytes) -> None:
-    with pytest.raises(RequestRefusedError, match="no certificate and no CSR") as raised:
+    with pytest.raises(RequestRefusedError, match="neither a certificate nor a CSR") as raised:
         describe(content)
     assert "PEM" in raised.value.hint
 

@@ -95,7 +95,7 @@ def rfc4514(der: bytes) -> str:
     ("said", "message"),
     [
         ([], "needs the attribute plant"),
-        ([("plant", "Ulm"), ("unit", "1")], "no use for the attribute 'unit'; it needs plant"),
+        ([("plant", "Ulm"), ("unit", "1")], "does not use the attribute 'unit'; it needs plant"),
         ([("plant", "")], "1 to 64 printable"),
         ([("plant", "   ")], "1 to 64 printable"),
         ([("plant", "x" * 65)], "1 to 64 printable"),

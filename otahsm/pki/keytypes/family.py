@@ -157,7 +157,7 @@ def weak_key(kind: str, why: str) -> RequestRefusedError:
     """Make the error that refuses a weak key."""
     return RequestRefusedError(
         "csr.public_key",
-        f"the {kind} key is not fit: {why}",
-        hint="Make a new key on the device with a current library; if it came from a secure element, that"
-        " element's firmware is at fault.",
+        f"the {kind} key is unsafe: {why}",
+        hint="Generate a new key on the device with a current library. If a secure element generated it, its"
+        " firmware is faulty.",
     )
