@@ -31,7 +31,7 @@ from otahsm.client.replicas import Replicas
 from otahsm.client.rpc_errors import from_rpc
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
 from otahsm.errors.status import from_status
-from otahsm.pki import MAX_CSR_BYTES, derive_request_id
+from otahsm.pki import derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 _CHUNK: Final = 64  # requests a message
@@ -212,19 +212,8 @@ class ResumableStream:
         messages = []
         for request in chunk:
             request_id = request.request_id or derive_request_id(self._profile, request.csr)
-            if not self._backlog.send(request_id, request):
-                continue
-            messages.append(
-                issuance_pb2.CertificateRequest(
-                    request_id=request_id,
-                    profile=self._profile,
-                    device_id=request.device_id,
-                    # One byte too many is refused as surely as a million, and must not sink its neighbours.
-                    csr=request.csr[: MAX_CSR_BYTES + 1],
-                    batch=request.batch,
-                    attributes=dict(request.attributes),
-                )
-            )
+            if self._backlog.send(request_id, request):
+                messages.append(request.message(request_id, self._profile))
         return issuance_pb2.IssueCertificatesRequest(requests=messages) if messages else None
 
     async def _take(self, response: issuance_pb2.IssueCertificatesResponse) -> list[Result]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, TypeAlias
 
 from otahsm.errors import Code, NotAllowedError, OtahsmError
-from otahsm.pki import SerialNumber
+from otahsm.pki import MAX_CSR_BYTES, SerialNumber
 from otahsm.v1 import authority_pb2, issuance_pb2
 
 # Of these, what the policy refuses does not last: an operator can change it.
@@ -31,6 +31,18 @@ class CertificateRequest:
     request_id: str = ""
     batch: str = ""
     attributes: tuple[tuple[str, str], ...] = ()
+
+    def message(self, request_id: str, profile: str) -> issuance_pb2.CertificateRequest:
+        """Write it, under a request id and a profile."""
+        return issuance_pb2.CertificateRequest(
+            request_id=request_id,
+            profile=profile,
+            device_id=self.device_id,
+            # One byte too many is refused as surely as a million, and must not sink its neighbours.
+            csr=self.csr[: MAX_CSR_BYTES + 1],
+            batch=self.batch,
+            attributes=dict(self.attributes),
+        )
 
 
 @dataclass(frozen=True, slots=True)

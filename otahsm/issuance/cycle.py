@@ -48,7 +48,7 @@ from otahsm.errors import (
 from otahsm.issuance.authorities import Authorities, Authority
 from otahsm.issuance.batches import Batches, check_admission
 from otahsm.issuance.quotas import ClientQuotas
-from otahsm.issuance.request_ids import check_request_id, own_name, request_id_of
+from otahsm.issuance.request_ids import own_name, request_id_of
 from otahsm.issuance.values import IssuanceRequest, Issued, Outcome
 from otahsm.ledger import Accepted, Barred, Batch, Conflict, Intent, Ledger, NoPlace, OverQuota, Replay
 from otahsm.pki import (
@@ -175,7 +175,7 @@ class IssuanceCycle:
                 grant = grants.get(request.caller)
                 if grant is None:
                     grant = grants[request.caller] = self._access.grant_of(request.caller, now)
-                check_request_id(request.request_id)
+                request.check()
                 name = request.profile or self._default_profile
                 grant.check_order(name, request.batch)
                 self._quotas.check(grant)

@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final
 
-from otahsm.errors import RequestRefusedError
 from otahsm.issuance.values import IssuanceRequest
 from otahsm.pki import derive_request_id
 from otahsm.preparation import Draft
-
-_MAX_REQUEST_ID: Final = 128
-
-
-def check_request_id(request_id: str) -> None:
-    """Check a request id that a client chose; raises RequestRefusedError."""
-    printable = request_id.isascii() and request_id.isprintable() and " " not in request_id
-    if len(request_id) > _MAX_REQUEST_ID or not printable:
-        raise RequestRefusedError(
-            "request_id",
-            f"a request id is at most {_MAX_REQUEST_ID} printable ASCII characters without spaces",
-        )
 
 
 def own_name(request: IssuanceRequest) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from otahsm.access import Caller
-from otahsm.errors import OtahsmError
+from otahsm.errors import OtahsmError, RequestRefusedError
 from otahsm.pki import Reason, SerialNumber, Validity
+
+_MAX_REQUEST_ID: Final = 128
 
 
 class IssuanceRequest(NamedTuple):
@@ -29,6 +31,15 @@ class IssuanceRequest(NamedTuple):
     csr: bytes
     batch: str = ""
     attributes: tuple[tuple[str, str], ...] = ()
+
+    def check(self) -> None:
+        """Check what no preparer looks at. Raises RequestRefusedError."""
+        printable = self.request_id.isascii() and self.request_id.isprintable() and " " not in self.request_id
+        if len(self.request_id) > _MAX_REQUEST_ID or not printable:
+            raise RequestRefusedError(
+                "request_id",
+                f"a request id is at most {_MAX_REQUEST_ID} printable ASCII characters without spaces",
+            )
 
 
 class Issued(NamedTuple):

@@ -28,7 +28,7 @@ from otahsm.daemon.wire.revocation import crl_name_of, revocation_of
 from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.errors.status import to_status
 from otahsm.issuance.batches import Batches, _checked_name
-from otahsm.issuance.request_ids import check_request_id, own_name
+from otahsm.issuance.request_ids import own_name
 from otahsm.issuance.values import RevocationRequest
 from otahsm.ledger import Ledger, LedgerReader, database_of
 from otahsm.ledger.read.queries import LedgerQueries
@@ -100,7 +100,7 @@ def _order(request: issuance_pb2.CertificateRequest) -> None:
     read = request_of(request, CALLER)
     if read.batch:
         _checked_name(read.batch)
-    check_request_id(read.request_id)
+    read.check()
     assert own_name(read) in {"", read.request_id}
     task = Task(read.profile, read.device_id, read.csr, CA_LIFE, 1_900_000_000_000, read.attributes)
     assert list(decode_tasks(encode_tasks([task]))) == [task]

@@ -27,6 +27,21 @@ def test_a_token_leads_back_to_its_serial_number(wanted: Filter, serial: bytes) 
     assert page_start(wanted, page_token(wanted, serial)) == serial
 
 
+@pytest.mark.parametrize(
+    ("wanted", "token"),
+    [
+        (Filter(), "AAECAwQFBgcICQoLDA0ODxAREhOJIl2dSB7Zome3"),
+        (
+            Filter("17", "cn:line-3", status=Status.VOID, after=5),
+            "AAECAwQFBgcICQoLDA0ODxAREhMd5AYW8e8vOqrS",
+        ),
+        (Filter(batch="cameras-47"), "AAECAwQFBgcICQoLDA0ODxAREhMU68M4mkyx0hOs"),
+    ],
+)
+def test_a_token_stays_good_when_otahsm_is_updated(wanted: Filter, token: str) -> None:
+    assert page_start(wanted, token) == bytes(range(20))
+
+
 def test_no_token_leads_to_the_start() -> None:
     assert page_start(Filter(), "") == START
 

@@ -64,5 +64,7 @@ def numbered_page(token: str, size: int) -> tuple[int, int]:
 
 
 def _digest(wanted: Filter, after: bytes) -> bytes:
-    fields = tuple(wanted) if wanted.batch else tuple(wanted)[:-1]  # as when there were no batches
+    fields: tuple[object, ...] = tuple(wanted)
+    while fields[-1] == "":  # as when there was no such field: tokens are for ever
+        fields = fields[:-1]
     return hashlib.sha256(after + repr(fields).encode()).digest()[:_DIGEST_OCTETS]

@@ -5,14 +5,17 @@ Alembic is loaded only when a schema is to be changed: it takes a third of a sec
 
 from __future__ import annotations
 
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, inspect
 
+from otahsm.ledger.migrations import versions
+
 if TYPE_CHECKING:
     from alembic.config import Config
 
-NEWEST: Final = "0010"
+NEWEST: Final = max(module.name for module in iter_modules(versions.__path__))[:4]
 
 
 class UnknownVersionError(Exception):

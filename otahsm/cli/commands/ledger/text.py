@@ -16,26 +16,7 @@ from otahsm.cli.output.fields import printable
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
 from otahsm.client import LedgerEntry
-
-COLUMNS: Final = (
-    "serial",
-    "status",
-    "device_id",
-    "profile",
-    "client",
-    "client_certificate_sha256",
-    "request_id",
-    "public_key_sha256",
-    "tbs_sha256",
-    "not_before",
-    "not_after",
-    "intended_at",
-    "issued_at",
-    "voided_at",
-    "void_reason",
-    "certificate",
-    "batch",
-)
+from otahsm.pki import SerialNumber
 
 TABLE: Final = Table(
     Column("serial", 40),
@@ -50,31 +31,19 @@ TABLE: Final = Table(
 
 def fields_of(entry: LedgerEntry) -> dict[str, str]:
     """Write an entry's fields as text: octets in hexadecimal, times in RFC 3339, DER in base64."""
-    values = (
-        entry.serial.hex(),
-        entry.status,
-        entry.device_id,
-        entry.profile,
-        entry.client,
-        entry.client_certificate_sha256.hex(),
-        entry.request_id,
-        entry.public_key_sha256.hex(),
-        entry.tbs_sha256.hex(),
-        moment_text(entry.not_before),
-        moment_text(entry.not_after),
-        moment_text(entry.intended_at),
-        moment_text(entry.issued_at),
-        moment_text(entry.voided_at),
-        entry.void_reason,
-        b64encode(entry.certificate).decode(),
-        entry.batch,
-    )
-    return dict(zip(COLUMNS, values, strict=True))
+    fields = {name: _text(value) for name, value in zip(entry._fields, entry, strict=True)}
+    fields["certificate"] = b64encode(entry.certificate).decode()
+    return fields
 
 
-def moment_text(moment: datetime | None) -> str:
-    """Write a time in RFC 3339, as exactly as it is known; empty for None."""
-    return "" if moment is None else moment.isoformat().replace("+00:00", "Z")
+def _text(value: SerialNumber | str | bytes | datetime | None) -> str:
+    match value:
+        case None | str():
+            return value or ""
+        case datetime():  # as exactly as it is known
+            return value.isoformat().replace("+00:00", "Z")
+        case _:
+            return value.hex()
 
 
 def line_of(entry: LedgerEntry) -> str:
@@ -119,7 +88,7 @@ class Form(NamedTuple):
 
 FORMS: Final = {
     "text": Form(TABLE.heading + "\n", lambda entry: line_of(entry) + "\n"),
-    "csv": Form(_csv(COLUMNS), lambda entry: _csv(fields_of(entry).values())),
+    "csv": Form(_csv(LedgerEntry._fields), lambda entry: _csv(fields_of(entry).values())),
     "jsonl": Form("", _json),
     "pem": Form("", _pem),
 }
