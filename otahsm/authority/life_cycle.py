@@ -113,8 +113,8 @@ class LifeCycle:
             await keeper.start()
         for job in self._jobs():
             self.supervisor.start(job)
-        await self._preparers.start()
-        await self._signers.start()
+        for task in (*await self._preparers.start(), *await self._signers.start()):
+            self.supervisor.guard(task.get_name(), task)
         self.supervisor.guard("the queue", self._queue.start())
         return voided
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -67,9 +68,9 @@ class Preparers:
         """Why no preparer is ready, if one has failed."""
         return None if self.ready else self._pool.failure
 
-    async def start(self) -> None:
-        """Start the preparers, and return while they get ready."""
-        await self._pool.start()
+    async def start(self) -> Sequence[asyncio.Task[None]]:
+        """Start the preparers, and return while they get ready; returns as `WorkerPool.start`."""
+        return await self._pool.start()
 
     async def wait_until_ready(self) -> None:
         """Return when a preparer is ready.

@@ -136,10 +136,9 @@ class SignerPool:
         failures = (member.pool.failure for member in self._serving())
         return None if self.ready else next(filter(None, failures), None)
 
-    async def start(self) -> None:
-        """Start the signers, and return while they log in, one after another."""
-        for member in self._members:
-            await member.pool.start()
+    async def start(self) -> Sequence[asyncio.Task[None]]:
+        """Start the signers, and return while they log in, one by one; returns as `WorkerPool.start`."""
+        return [keeper for member in self._members for keeper in await member.pool.start()]
 
     async def wait_until_ready(self) -> None:
         """Wait until a signer can sign.

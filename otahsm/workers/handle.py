@@ -112,7 +112,7 @@ class Connection:
 async def start_child(
     command: Sequence[str], environment: Mapping[str, str], inherit: Sequence[int]
 ) -> Child:
-    """Start a worker. Raises WorkerLostError if that can't be done."""
+    """Start a worker. Raises WorkerLostError if it can't be started, or not be watched."""
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -123,7 +123,12 @@ async def start_child(
         )
     except OSError as error:
         raise WorkerLostError(f"a process could not be started: {error}") from error
-    return Child(process)
+    try:
+        return Child(process)
+    except OSError as error:  # no descriptor is free, say
+        process.kill()
+        await process.wait()
+        raise WorkerLostError(f"a process could not be watched: {error}") from error
 
 
 async def connect(path: Path) -> Connection:

@@ -113,9 +113,16 @@ class WorkerPool:
         """Whether no worker lives, and an operator must act first: `refusal` says why."""
         return self.refusal is not None and not self._workers
 
-    async def start(self) -> None:
-        """Start the workers, and return while they get ready."""
-        self._keepers = [asyncio.create_task(self._keep_one()) for _ in range(self._size)]
+    async def start(self) -> Sequence[asyncio.Task[None]]:
+        """Start the workers, and return while they get ready.
+
+        Returns:
+            The tasks that keep one worker each, until `close`. Whoever starts the pool watches them:
+            each that ends earlier leaves it with a worker less.
+        """
+        name = f"the keeper of a {self._name}"
+        self._keepers = [asyncio.create_task(self._keep_one(), name=name) for _ in range(self._size)]
+        return self._keepers
 
     async def wait_until_ready(self, count: int = 1) -> None:
         """Return when so many workers are ready.

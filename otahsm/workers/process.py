@@ -98,6 +98,8 @@ class Worker:
                     answer.set_result(parts)
                 self._changed()
         except (asyncio.IncompleteReadError, OSError, BrokenFrameError, IndexError):
+            pass
+        finally:  # nobody reads on, whatever happened: a worker that is not heard must not look alive
             self._fail(WorkerLostError(f"{self._peer.name} died or broke the protocol"))
 
     def _fail(self, failure: OtahsmError) -> None:

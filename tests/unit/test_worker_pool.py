@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from otahsm.errors import (
     WorkerLostError,
     WorkersBusyError,
 )
-from otahsm.workers import WorkerPool
+from otahsm.workers import WorkerPool, frames
 
 from support.harness import READY_SECONDS
 
@@ -194,6 +195,41 @@ async def test_an_idle_worker_that_can_no_longer_work_is_found_by_the_probe() ->
         event, _, error = events[1]
         assert event == "worker.lost"
         assert isinstance(error, TokenUnavailableError)
+
+
+async def test_a_worker_that_can_not_be_watched_is_replaced_and_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch, started = os.pidfd_open, []
+
+    def out_of_descriptors_at_first(pid: int) -> int:
+        started.append(pid)
+        if len(started) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return watch(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", out_of_descriptors_at_first)
+    async with pool_of(1) as (pool, events):
+        assert (await pool.call([b"x"]))[1:] == [b"x"]
+        assert [event for event, *_ in events] == ["worker.failed", "worker.failed", "worker.ready"]
+        assert "Too many open files" in str(events[0][2])
+        for pid in started[:2]:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+async def test_a_worker_whose_answers_nobody_can_read_is_replaced_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with pool_of(1) as (pool, events):
+        await pool.wait_until_ready()
+        with monkeypatch.context() as patch:
+            patch.setattr(frames, "decode_body", lambda *_: 1 / 0)
+            with pytest.raises(WorkerLostError, match="broke the protocol"):
+                async with asyncio.timeout(READY_SECONDS):
+                    await pool.call([b"x"], once=True)
+        assert (await pool.call([b"x"]))[1:] == [b"x"]
+        assert [event for event, *_ in events][:2] == ["worker.ready", "worker.lost"]
 
 
 async def test_closing_ends_the_processes_even_one_that_hangs() -> None:

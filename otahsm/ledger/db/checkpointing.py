@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from contextlib import closing
@@ -45,13 +46,11 @@ class Checkpointer:
         self._thread.join()
 
     def _run(self) -> None:
-        with closing(sqlite3.connect(self._path)) as connection:
-            while True:
-                self._due.wait()
-                self._due.clear()
-                if self._ended:
-                    return
-                try:
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                except sqlite3.Error:
-                    continue  # a disk that fails is the writer's to report: it meets the same
+        while True:
+            self._due.wait()
+            self._due.clear()
+            if self._ended:
+                return
+            # A disk that fails is the writer's to report: it meets the same.
+            with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(self._path)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
