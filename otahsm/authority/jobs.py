@@ -7,7 +7,10 @@ A pass of a job fails in one of two ways:
   seconds. It never ends the daemon.
 - **unforeseen** (any other exception: a fault of ours). Each is logged as `job.failed`, with where it was
   raised, and counted; the job tries again after one second, then two, and so on up to 30. After `MAX_FAULTS`
-  in a row the daemon ends, with an exit code that has systemd start it again.
+  with no good pass between them the daemon ends, with an exit code that has systemd start it again.
+
+A pass that hangs (on a network file system whose server is gone, say) can't be ended. After `LONG_PASS`
+seconds it is logged as `job.stuck`, and `otahsm health` shows it until it ends.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from otahsm.errors import DaemonFailedError, OtahsmError
 from otahsm.system.clock import Clock
 
 MAX_FAULTS: Final = 10
+LONG_PASS: Final = 60.0  # seconds
 _SHORTEST_REST: Final = 1.0  # seconds, after a failure, whoever wakes the job
 _LONGEST_REST: Final = 30.0  # seconds, after an unforeseen one
 
@@ -64,7 +68,7 @@ class JobState(NamedTuple):
 
     Attributes:
         name: the job's.
-        failing_since: when its last pass that went well was over; None while all is well.
+        failing_since: when it began to fail, or to hang; None while all is well.
         message: why it fails, for people; "" while all is well.
         faults: how often it failed in a way that nobody foresaw, since the daemon started.
     """
@@ -145,8 +149,8 @@ class Supervisor:
         """Wait until something is given up; it is for the daemon to end then.
 
         Raises:
-            DaemonFailedError: a job has failed `MAX_FAULTS` times in a row, in ways that nobody foresaw, or
-                has ended; or a task that is guarded has.
+            DaemonFailedError: a job has failed `MAX_FAULTS` times, in ways that nobody foresaw and with no
+                good pass between them, or has ended; or a task that is guarded has.
         """
         await self._has_given_up.wait()
         assert self._hopeless is not None  # noqa: S101 - set before the event is
@@ -183,6 +187,7 @@ class Supervisor:
 
     async def _pass(self, watched: _Watched) -> _Due:
         watched.is_in_pass = True
+        stuck = asyncio.get_running_loop().call_later(LONG_PASS, self._note_stuck, watched, self._clock())
         try:
             seconds = await watched.job.run_once()
         except (OtahsmError, OSError) as error:
@@ -190,12 +195,20 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and counted, and the job goes on
             return self._note_fault(watched, error)
         finally:
+            stuck.cancel()
             watched.is_in_pass = False
         if watched.is_told:
             _log.info(watched.job.recovered, job=watched.job.name)
         if watched.note_well():
             self._tell()
         return _Due(0.0, watched.job.interval if seconds is None else seconds)
+
+    def _note_stuck(self, watched: _Watched, began: datetime) -> None:
+        message = f"a pass has been running since {began:%Y-%m-%dT%H:%M:%SZ}"
+        watched.is_told = True
+        _log.error("job.stuck", job=watched.job.name, message=message)
+        watched.note_failure(message, began)
+        self._tell()
 
     def _note_foreseen(self, watched: _Watched, error: OtahsmError | OSError) -> _Due:
         job, message = watched.job, error.message if isinstance(error, OtahsmError) else str(error)
@@ -206,7 +219,6 @@ class Supervisor:
             _log.error(job.failing, job=job.name, message=message, **more)
         if watched.note_failure(message, self._clock()):
             self._tell()
-        watched.faults_in_a_row = 0
         longest = max(job.interval, job.retry_seconds)
         seconds = _doubled(min(job.interval, _SHORTEST_REST), watched.failures_in_a_row, longest)
         rest = min(seconds, _SHORTEST_REST)
@@ -252,7 +264,7 @@ class _Watched:
         self.faults_in_a_row = 0
 
     def note_well(self) -> bool:
-        """Take down that a pass went well; return whether that is news."""
+        """Record that a pass went well; return whether that is news."""
         is_news = self.state.failing_since is not None
         self.state = JobState(self.job.name, faults=self.state.faults)
         self.is_told = False
@@ -260,7 +272,7 @@ class _Watched:
         return is_news
 
     def note_failure(self, message: str, now: datetime) -> bool:
-        """Take down that a pass failed; return whether that is news."""
+        """Record that a pass failed; return whether that is news."""
         is_news = message != self.state.message
         self.failures_in_a_row += 1
         self.state = self.state._replace(failing_since=self.state.failing_since or now, message=message)

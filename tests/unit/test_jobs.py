@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from otahsm.authority import jobs
 from otahsm.authority.jobs import MAX_FAULTS, Job, JobState, Supervisor
 from otahsm.errors import DaemonFailedError, ExitCode, LedgerUnavailableError, TokenUnavailableError
 
@@ -172,6 +173,42 @@ async def test_a_fault_that_repeats_ends_the_daemon_so_that_it_is_started_again(
     assert raised.value.exit_code is ExitCode.UNAVAILABLE  # the unit restarts it, unlike after 2 and 4
     assert well.count > MAX_FAULTS
     assert max(time.waits) <= 30
+    await supervisor.close(0)
+
+
+async def test_a_job_that_is_never_well_ends_the_daemon_whatever_else_fails_between_its_faults() -> None:
+    time = Time()
+    supervisor = Supervisor(time.now, timer=lambda: time.seconds, wait=time.wait)
+    passes = Passes(*[KeyError("gone"), AWAY] * MAX_FAULTS)
+    with capture_logs():
+        supervisor.start(Job(name="bad", run_once=passes, interval=1.0))
+        async with asyncio.timeout(10):
+            with pytest.raises(DaemonFailedError, match=f"the job bad failed {MAX_FAULTS} times"):
+                await supervisor.watch()
+    await supervisor.close(0)
+
+
+async def test_a_pass_that_hangs_is_shown_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "LONG_PASS", 0.01)
+    time = Time()
+    supervisor = Supervisor(time.now, timer=lambda: time.seconds, wait=time.wait)
+    hung, may_go_on = asyncio.Event(), asyncio.Event()
+    supervisor.on_change(hung.set)
+
+    async def hang() -> float:
+        await may_go_on.wait()
+        return 3600.0
+
+    with capture_logs() as log:
+        supervisor.start(Job(name="x", run_once=hang, interval=1.0))
+        async with asyncio.timeout(10):
+            await hung.wait()
+            message = "a pass has been running since 2030-06-01T12:00:00Z"
+            assert supervisor.states == [JobState("x", NOON, message)]
+            may_go_on.set()
+            while supervisor.states != [JobState("x")]:
+                await asyncio.sleep(0)
+    assert [entry["event"] for entry in log] == ["job.stuck", "job.recovered"]
     await supervisor.close(0)
 
 
