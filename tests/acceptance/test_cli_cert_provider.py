@@ -38,7 +38,7 @@ def test_a_folder_gets_what_aktualizr_cert_provider_writes(line: Fleet, tmp_path
     )
     done = provide(line, *words, "--certificate-cn", name, "-l", tmp_path, "--root-ca", "--server-url")
     assert done.returncode == 0, done.stderr
-    assert "/nowhere/ca.key is not read" in done.stderr
+    assert "ignoring /nowhere/ca.key" in done.stderr
     imported = tmp_path / "var/sota/import"
     assert {path.name for path in imported.iterdir()} == {"pkey.pem", "client.pem", "root.crt", "gateway.url"}
     certificate = x509.load_pem_x509_certificate((imported / "client.pem").read_bytes())

@@ -223,7 +223,7 @@ async def test_a_ca_is_retired_when_nothing_needs_it_any_more(fleet: Fleet) -> N
     )
     valid = fleet.run("ca", "retire", "2027", "--yes")
     assert valid.returncode == 2
-    assert "1 certificates of the CA 2027 are valid" in valid.stderr
+    assert "the CA 2027 has certificates that are still valid (1), the last until" in valid.stderr
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         async with revoking(daemon) as client:
@@ -249,9 +249,9 @@ async def test_a_ca_is_retired_when_nothing_needs_it_any_more(fleet: Fleet) -> N
 def test_authorities_that_make_no_sense_are_refused(fleet: Fleet) -> None:
     config = fleet.toml.read_text()
     for old, new, why in (
-        ("object=fleet-2027;id=%02", "object=fleet-root;id=%02", "another label (object) and another id"),
-        ("object=fleet-2027;id=%02", "object=fleet-2027;id=%C1", "another label (object) and another id"),
-        ('directory = "crl-2027"', 'directory = "crl"', "a CRL url and directory of its own"),
+        ("object=fleet-2027;id=%02", "object=fleet-root;id=%02", "a label (object) and an id that differ"),
+        ("object=fleet-2027;id=%02", "object=fleet-2027;id=%C1", "a label (object) and an id that differ"),
+        ('directory = "crl-2027"', 'directory = "crl"', "each CA needs its own CRL url and directory"),
         ('[profiles.next]\nca = "2027"', '[profiles.next]\nca = "2028"', "there is no [authorities.2028]"),
         (
             'directory = "crl-2027"\n',

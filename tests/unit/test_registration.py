@@ -244,7 +244,7 @@ def test_a_device_that_lacks_a_value_fails_alone_and_nobody_is_asked_for_it(tmp_
         run(tmp_path, backend.url, body={"device_id": "{device_id}", "plant": "{plant}"})
     assert backend.times == {"with": 1}
     assert {name: one.state for name, one in known(tmp_path).items()} == {"without": "failed", "with": "done"}
-    assert "needs plant" in known(tmp_path)["without"].answer
+    assert "needs a value for plant" in known(tmp_path)["without"].answer
 
 
 # What becomes of answers.
@@ -418,7 +418,7 @@ def test_a_refused_token_ends_the_run_and_loses_nothing(status: int, tmp_path: P
         with pytest.raises(BackendRefusedError, match=f"refuses the token: {status} .*who are you") as raised:
             run(tmp_path, backend.url, headers=headers)
         assert len(backend.seen) == 1
-        assert "What waits is kept" in raised.value.hint
+        assert "Pending devices are kept" in raised.value.hint
         assert {(one.state, one.attempts) for one in known(tmp_path).values()} == {("waiting", 0)}
         backend.script = script(Reply())
         assert len(run(tmp_path, backend.url, headers=headers)) == 50
@@ -697,7 +697,7 @@ def test_a_secret_is_in_no_output_and_no_file_even_if_the_backend_says_it_again(
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"file": "missing"}, "in .*/missing can't be read: No such file"),
+        ({"file": "missing"}, "can't read .* in .*/missing: No such file"),
         ({"file": "open"}, "only its owner can read"),
         ({"file": "empty"}, "is empty"),
         ({"file": "lines"}, "what no header may have"),

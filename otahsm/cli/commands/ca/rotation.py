@@ -106,7 +106,7 @@ def retire(
     valid = count_valid(section(settings.ledger, "ledger"), issuer.key_identifier, now)
     if valid.certificates:
         raise ConfigError(
-            f"{valid.certificates} certificates of the CA {authority} are still valid, the last until"
+            f"the CA {authority} has certificates that are still valid ({valid.certificates}), the last until"
             f" {show_time(valid.last)}; nothing was changed",
             hint="Wait until then, or revoke them: until then the CA must sign CRLs.",
         )
