@@ -256,7 +256,7 @@ def test_authorities_that_make_no_sense_are_refused(fleet: Fleet) -> None:
         (
             'directory = "crl-2027"\n',
             'directory = "crl-2027"\n[authorities.2027]\nretired = true\n',
-            "can't be read",
+            "can't read otahsm.toml",
         ),
         ('key = "pkcs11:object=fleet-2027', 'retired = true\nkey = "pkcs11:object=fleet-2027', "is retired"),
     ):
