@@ -253,7 +253,7 @@ async def test_a_tree_that_does_not_follow_from_what_was_signed_is_not_signed(fl
         (lambda fleet: (fleet.folder / "ca/checkpoint.vkey").unlink(), "otahsm ledger init-key"),
         (lambda fleet: (fleet.folder / "ca/checkpoint.vkey").write_text("x"), "verifier key"),
         (lambda fleet: fleet.edit('origin = "quickstart', 'origin = "another'), "is of the log quickstart"),
-        (lambda fleet: fleet.edit("id=%C1", "id=%01"), "another label (object) and another id"),
+        (lambda fleet: fleet.edit("id=%C1", "id=%01"), "a label (object) and an id that differ"),
     ],
 )
 def test_a_daemon_does_not_start_with_a_checkpoint_key_that_can_not_be(
