@@ -164,7 +164,7 @@ def _stub(channel: grpc.aio.Channel) -> batch_pb2_grpc.BatchServiceAsyncStub:
 
 
 def _serial(octets: bytes) -> SerialNumber | None:
-    return SerialNumber.from_octets(octets) if octets else None
+    return SerialNumber.from_key(octets) if octets else None
 
 
 def _moment(message: pb.Batch, name: str) -> datetime | None:

@@ -81,7 +81,7 @@ class IssuanceClient:
         """
         request = device_pb2.ResetDeviceRequest(device_id=device_id, profile=profile)
         response = await self._calls.unary(lambda channel: _devices(channel).ResetDevice, request)
-        return SerialNumber.from_octets(response.serial_number)
+        return SerialNumber.from_key(response.serial_number)
 
 
 def _authorities(channel: grpc.aio.Channel) -> authority_pb2_grpc.AuthorityServiceAsyncStub:

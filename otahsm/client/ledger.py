@@ -85,7 +85,7 @@ class LedgerEntry(NamedTuple):
     def from_message(cls, message: pb.Certificate) -> LedgerEntry:
         """Read it from the wire."""
         return cls(
-            SerialNumber.from_octets(message.serial_number),
+            SerialNumber.from_key(message.serial_number),
             _status_name(message.status),
             message.device_id,
             message.profile,

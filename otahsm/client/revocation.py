@@ -179,7 +179,7 @@ def _revoked(target: ToRevoke, result: pb.RevocationResult) -> Iterator[Revoked]
     for item in result.certificates:
         yield Revoked(
             target,
-            SerialNumber.from_octets(item.serial_number),
+            SerialNumber.from_key(item.serial_number),
             item.device_id,
             item.profile,
             item.revoke_time.ToDatetime(tzinfo=UTC),

@@ -74,7 +74,7 @@ class IssuedCertificate:
         return cls(
             request=request,
             device_id=message.device_id,
-            serial=SerialNumber.from_octets(message.serial_number),
+            serial=SerialNumber.from_key(message.serial_number),
             chain=tuple(message.chain),
             not_before=message.not_before_time.ToDatetime(tzinfo=UTC),
             not_after=message.not_after_time.ToDatetime(tzinfo=UTC),

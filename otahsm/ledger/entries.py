@@ -111,9 +111,10 @@ class EventPage(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Entries in the order of their serial numbers, and the key (20 octets) after which the next page begins.
+    """Entries in the order of their serial numbers, and the key after which the next page begins.
 
-    There may be fewer than were asked for, also none, and still a next page. `next_after` is None at the end.
+    There may be fewer than were asked for, also none, and still a next page. `next_after` is None at the end;
+    it has 20 octets, unless somebody wrote a row with another serial number than otahsm does.
     """
 
     entries: list[Entry]

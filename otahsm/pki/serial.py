@@ -44,7 +44,10 @@ class SerialNumber(int):
 
     @classmethod
     def from_key(cls, key: bytes) -> Self:
-        """Read one as the ledger has it; what somebody else wrote there is taken as it is."""
+        """Read one that is in the ledger, or that a daemon read there.
+
+        What somebody else wrote there is taken as it is: one bad row must not hide those beside it.
+        """
         return super().__new__(cls, int.from_bytes(key, "big"))
 
     @property

@@ -42,6 +42,11 @@ def test_a_token_stays_good_when_otahsm_is_updated(wanted: Filter, token: str) -
     assert page_start(wanted, token) == bytes(range(20))
 
 
+@given(st.binary(max_size=100))
+def test_a_row_with_a_serial_number_that_is_none_ends_a_page_like_any_other(key: bytes) -> None:
+    assert page_start(Filter(), page_token(Filter(), key)) == key
+
+
 def test_no_token_leads_to_the_start() -> None:
     assert page_start(Filter(), "") == START
 

@@ -89,6 +89,11 @@ def reader(home: Home, ledger: Ledger) -> Iterator[LedgerReader]:  # noqa: ARG00
     reader.close()
 
 
+def octets_in(home: Home, octets: bytes) -> str:
+    """Write octets as the database's SQL does."""
+    return f"X'{octets.hex()}'" if isinstance(home, SqliteHome) else f"'\\x{octets.hex()}'::bytea"
+
+
 def serials(entries: list[Entry]) -> list[SerialNumber]:
     return [entry.serial for entry in entries]
 
@@ -199,6 +204,24 @@ async def test_every_filter_shows_what_fits_once_in_order_and_nothing_else(
         assert walk(reader, wanted, size) == [entry for entry in everything if fits(entry, wanted)]
 
     check()
+
+
+@pytest.mark.parametrize("status", [Status.ISSUED, Status.OPEN])
+async def test_rows_whose_serial_number_somebody_made_too_long_or_short_are_shown_and_hide_no_others(
+    home: Home, ledger: Ledger, reader: LedgerReader, status: Status
+) -> None:
+    written = await write(ledger, status, *(intent_at(NOON + number) for number in range(6)))
+    keys = [item.serial.key for item in written]
+    keys[1], keys[2], keys[4] = keys[1] + b"\xab", keys[2] + bytes(200), keys[4][:-1]
+    for key, item in zip(keys, written, strict=True):
+        home.change(
+            f"UPDATE intents SET serial = {octets_in(home, key)} WHERE device_id = '{item.device_id}'"
+        )
+    for size in range(1, 8):
+        entries = walk(reader, Filter(status=status), size)
+        assert [entry.device_id for entry in entries] == [item.device_id for item in written]
+        assert [entry.serial.hex() for entry in entries] == [SerialNumber.from_key(key).hex() for key in keys]
+    assert reader.by_serial(written[3].serial) is not None
 
 
 async def test_counts_are_those_of_the_entries(

@@ -115,6 +115,7 @@ TAMPERED: list[tuple[tuple[str, ...], str]] = [
             "void_reason = 'stolen'",
             "voided_at = 1",
             "serial = {octets}",
+            "serial = {more_octets}",
             "spki_sha256 = {octets}",
             "tbs_sha256 = {octets}",
             "issuer_key_id = {octets}",
@@ -221,9 +222,10 @@ async def test_whatever_is_changed_removed_added_or_swapped_is_named(
         if isinstance(victim.home, PostgresHome)
         else []
     )
-    octets = victim.octets(b"\xab" * 20)
+    octets, more_octets = victim.octets(b"\xab" * 20), victim.octets(b"\xab" * 21)
     ((waits,),) = victim.home.read("SELECT id FROM unlogged")
     named = named.replace("{waits}", str(waits))
+    statements = tuple(statement.replace("{more_octets}", more_octets) for statement in statements)
     victim.change(*constraints, *(statement.replace("{octets}", octets) for statement in statements))
     found = victim.findings()
     assert any(line.startswith(named) for line in found), found

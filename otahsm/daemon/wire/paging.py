@@ -19,16 +19,17 @@ _DIGEST_OCTETS: Final = 10
 _MAX_NUMBER: Final = 18  # digits
 _USUAL: Final = 100
 _LONGEST: Final = 1000
-_FORM: Final = re.compile(r"[A-Za-z0-9_-]{40}")  # (20 + 10) octets in base64, without padding
+# Of (20 + 10) octets, in base64; only a row that somebody else wrote, and that is listed too, makes others.
+_FORM: Final = re.compile(r"(?:[A-Za-z0-9_-]{4}){3,1024}(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?")
 
 
 def page_token(wanted: Filter, after: bytes) -> str:
-    """Write the token of the page that begins after a serial number, 20 octets."""
+    """Write the token of the page that begins after the key of a serial number."""
     return urlsafe_b64encode(after + _digest(wanted, after)).decode()
 
 
 def page_start(wanted: Filter, token: str) -> bytes:
-    """Return the serial number after which a page begins; the first one for an empty token.
+    """Return the key of the serial number after which a page begins; the first one for an empty token.
 
     Raises:
         RequestRefusedError: it is no token, or one for another filter.
@@ -36,7 +37,7 @@ def page_start(wanted: Filter, token: str) -> bytes:
     if not token:
         return START
     if _FORM.fullmatch(token):
-        after = urlsafe_b64decode(token)[: len(START)]
+        after = urlsafe_b64decode(token)[:-_DIGEST_OCTETS]
         if page_token(wanted, after) == token:
             return after
     raise RequestRefusedError(

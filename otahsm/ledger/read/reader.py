@@ -9,7 +9,7 @@ longer than one such step.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -94,7 +94,7 @@ class LedgerReader:
 
         Args:
             wanted: which.
-            after: 20 octets.
+            after: as `Page` has it.
             size: at most so many.
             full: with their certificates.
         """
@@ -172,10 +172,7 @@ def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, fu
             end = _end_of_step(connection, inside)
             inside = inside if end is None else [*inside, _serial <= end]
         query = query.where(*inside).order_by(_serial)
-    rows = [_entry(row) for row in connection.execute(query.limit(size + 1))]
-    if len(rows) > size:
-        return Page(rows[:size], rows[size - 1].serial.key)
-    return Page(rows, end)
+    return _page_of(connection.execute(query.limit(size + 1)).all(), size, end)
 
 
 def _open_page(connection: Connection, wanted: Filter, after: bytes, size: int, *, full: bool) -> Page:
@@ -193,8 +190,15 @@ def _open_page(connection: Connection, wanted: Filter, after: bytes, size: int, 
     if wanted.device_id:
         conditions.append(intents.c.device_id == wanted.device_id)
     query = _entries(full=full).where(intents.c.id.in_(found), *conditions)
-    rows = sorted(_entry(row) for row in connection.execute(query))  # by serial number
-    return Page(rows[:size], rows[size - 1].serial.key if len(rows) > size else None)
+    return _page_of(sorted(connection.execute(query), key=lambda row: row.serial), size, None)
+
+
+def _page_of(rows: Sequence[Any], size: int, end: bytes | None) -> Page:
+    """Make a page of at least one row more than fits; if there are not so many, it ends where they do.
+
+    The next page begins after the key as it is in the row: somebody may have written one of another length.
+    """
+    return Page([_entry(row) for row in rows[:size]], rows[size - 1].serial if len(rows) > size else end)
 
 
 def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[Group, int]:
