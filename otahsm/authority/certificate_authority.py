@@ -229,7 +229,7 @@ class CertificateAuthority:
         if serial is None:
             raise NotFoundError(
                 f"the device {device_id[:128]!a} has no certificate under the profile {name[:64]!a}",
-                hint="Check device id and profile. If it was reset before, it may ask for a new one.",
+                hint="Check device id and profile. A device that was reset can request a new certificate.",
             )
         self.audit.done(event)
         return serial

@@ -54,7 +54,7 @@ class Crls:
         if authority is None:
             raise NotFoundError(f"there is no CA {name.ca[:64]!a}")
         if authority.key is None:
-            raise NotFoundError(f"the CA {name.ca[:64]!a} is retired, and signs no CRL any more")
+            raise NotFoundError(f"the CA {name.ca[:64]!a} is retired and no longer signs CRLs")
         return await self.keepers[name.ca].crl(_scope(name, authority.config.crl))
 
     async def _at(self, url: str) -> StoredCrl:

@@ -13,7 +13,7 @@ from otahsm.errors import FolderError
 from otahsm.system.spool import NotAnEvent, SpooledEvent, Unread, aside, read, set_aside
 from otahsm.transparency.audit import AuditLog, EventName
 
-_HINT: Final = "Give the daemon's user permission to read, write and empty that folder, or make room there."
+_HINT: Final = "Give the daemon's user permission to read and write that folder, or free some space there."
 
 _log = structlog.get_logger()
 

@@ -45,7 +45,7 @@ class Visibility:
         if self._of(caller, wanted.client, b""):
             return wanted
         if wanted.client:
-            raise NotAllowedError(f"{caller.identity} may not see what others were issued")
+            raise NotAllowedError(f"{caller.identity} may not see the certificates of other clients")
         return wanted._replace(client=caller.identity)
 
     def _of(self, caller: Caller, client: str, certificate_sha256: bytes) -> bool:

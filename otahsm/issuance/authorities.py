@@ -47,7 +47,7 @@ class Authorities:
         self._of_profiles = {profile: by_name[name] for profile, name in of_profiles.items()}
         self._by_key = {item.chain.issuer.key_identifier: item for item in by_name.values()}
         if len(self._by_key) < len(by_name):
-            raise ConfigError("two CAs have the same key", hint="Each CA needs a key of its own.")
+            raise ConfigError("two CAs have the same key", hint="Each CA needs its own key.")
 
     @classmethod
     def load(cls, config: Config) -> Authorities:

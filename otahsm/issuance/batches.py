@@ -95,8 +95,8 @@ class Batches:
         change = await self._ledger.create_batch(terms, creator, tell)
         if change.result.terms != terms:
             raise ConflictError(
-                f"there is a batch {terms.name} already, and it is another",
-                hint="Give the new one a name of its own: names are not used again.",
+                f"a different batch {terms.name} already exists",
+                hint="Choose another name: names can't be reused.",
             )
         return Change(await self.get(terms.name), change.event)
 
@@ -172,7 +172,7 @@ def check_admission(batch: Batch, request: IssuanceRequest, profile: str) -> Non
         raise RequestRefusedError(
             "profile",
             f"the batch {terms.name} is for the profile {terms.profile}, not {profile}",
-            hint="Ask under the profile of the batch, or omit the batch.",
+            hint="Use the profile of the batch, or omit the batch.",
         )
 
 
@@ -180,7 +180,7 @@ def _checked_name(name: str, field: str = "name") -> str:
     if not _NAME.fullmatch(name):
         raise RequestRefusedError(
             field,
-            f"{name[:64]!a} is no name for a batch: 1 to 64 letters, digits, dots, underscores and hyphens",
+            f"invalid batch name {name[:64]!a}: use 1 to 64 letters, digits, dots, underscores and hyphens",
         )
     return name
 
@@ -205,6 +205,4 @@ def _fits(text: str, least: int = 1) -> bool:
 
 def unknown_batch(name: str) -> NotFoundError:
     """Return the error that there is no such batch, or none that the caller may see."""
-    return NotFoundError(
-        f"there is no batch {name[:64]!a}", hint="`otahsm batch list` shows those that there are."
-    )
+    return NotFoundError(f"there is no batch {name[:64]!a}", hint="`otahsm batch list` shows all batches.")

@@ -121,7 +121,7 @@ class CrlFolder:
                 yield
             except OSError as error:
                 raise FolderError(
-                    f"[crl] directory {self._folder} can't be written: {error.strerror}",
-                    hint="Make room or give permission: the files are written again every few seconds until"
-                    " they are there.",
+                    f"can't write to [crl] directory {self._folder}: {error.strerror}",
+                    hint="Free some space or give permission: the daemon retries every few seconds until it"
+                    " succeeds.",
                 ) from error

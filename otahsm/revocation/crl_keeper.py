@@ -161,7 +161,7 @@ class CrlKeeper:
                 await self._wait_for_a_pass()
                 crl = await self._off_the_loop(partial(self._reader.crl, scope))
         if crl is None:
-            raise self._failure or TokenUnavailableError("the first CRL is not made yet")
+            raise self._failure or TokenUnavailableError("the first CRL is not ready yet")
         return crl
 
     async def close(self) -> None:
@@ -213,8 +213,8 @@ class CrlKeeper:
                 count += 1
         if files.without:
             raise ConfigError(
-                f"[crl] directory has no file for {files.without[0]}: another CRL has its name",
-                hint="Fetch it with `otahsm crl fetch --url`, as long as certificates state it.",
+                f"can't write a file for {files.without[0]} to [crl] directory: another CRL has its name",
+                hint="Fetch it with `otahsm crl fetch --url` as long as certificates name it.",
             )
         return count
 

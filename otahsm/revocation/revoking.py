@@ -85,7 +85,7 @@ def _outcome(request: RevocationRequest, answer: RevocationAnswer) -> Revocation
     if isinstance(answer, InProgress):
         return InProgressError(
             f"a certificate of {_name(request)} is being issued at this moment, and is not revoked",
-            hint="Ask again in a second.",
+            hint="Retry in a second.",
         )
     if not answer:
         under = f" under the profile {request.profile[:64]!a}" if request.profile else ""

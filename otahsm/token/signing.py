@@ -67,8 +67,7 @@ class SigningKey:
             signature = self._sign(message)
         if not signature_is_valid(self._public_key, self.algorithm, signature, message):
             raise BadSignatureError(
-                "the token returned a signature that does not verify with the key's public key; it was"
-                " discarded"
+                "the token returned a signature that does not verify with the public key; it was discarded"
             )
         return signature
 

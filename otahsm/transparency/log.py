@@ -63,13 +63,13 @@ def load_verifier_key(config: CheckpointConfig) -> VerifierKey:
         key = VerifierKey.parse(path.read_text(encoding="utf-8").removesuffix("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"[checkpoint] verifier_key {path} can't be read: {error}",
-            hint="Make the key with `otahsm ledger init-key`.",
+            f"can't read [checkpoint] verifier_key {path}: {error}",
+            hint="Create the key with `otahsm ledger init-key`.",
         ) from None
     except EvidenceError as error:
         raise ConfigError(f"[checkpoint] verifier_key {path}: {error.message}") from None
     if key.name != config.origin:
-        raise ConfigError(f"[checkpoint] verifier_key {path} is of the log {key.name}, not {config.origin}")
+        raise ConfigError(f"[checkpoint] verifier_key {path} is for the log {key.name}, not {config.origin}")
     return key
 
 
@@ -194,7 +194,7 @@ class Transparency:
         try:
             proof.verify(leaf.content, key)
         except EvidenceError as error:
-            raise LedgerTamperedError(f"what is in the ledger can't be proven: {error.message}") from None
+            raise LedgerTamperedError(f"can't prove what the ledger contains: {error.message}") from None
         return LeafProof(leaf.content, proof.encode())
 
     async def prove_consistency(self, old_size: int) -> bytes:
@@ -215,9 +215,9 @@ class Transparency:
         if old_size > size:
             raise RequestRefusedError(
                 "old_size",
-                f"the log has {size} leaves, and never had {old_size}",
-                hint="If a checkpoint of the log says otherwise, the ledger was replaced by an older copy:"
-                " keep the checkpoint.",
+                f"the log has only {size} leaves, not {old_size}",
+                hint="If you have a checkpoint of the log with that many leaves, keep it: the ledger was"
+                " replaced by an older copy.",
             )
         hashes = await self._log.prove_consistency(old_size, size)
         if hashes is None:
@@ -227,8 +227,8 @@ class Transparency:
     def _need_key(self) -> VerifierKey:
         if self._key is None:
             raise ConfigError(
-                "the daemon signs no checkpoints: its configuration has no [checkpoint]",
-                hint="Add the section, and make its key with `otahsm ledger init-key`.",
+                "the daemon signs no checkpoints: its configuration has no [checkpoint] section",
+                hint="Add the section, and create its key with `otahsm ledger init-key`.",
             )
         return self._key
 
@@ -254,7 +254,7 @@ class Transparency:
     async def _head(self) -> Head:
         head = await self._log.head()
         if head is None:
-            raise LedgerTamperedError("the state of the tree is spoilt")
+            raise LedgerTamperedError("the state of the tree is corrupt")
         return head
 
     async def _check_that_it_grew(self, head: Head) -> None:
@@ -265,11 +265,11 @@ class Transparency:
             old = Checkpoint.parse(parse_note(head.note).text)
             hashes = await self._log.prove_consistency(old.size, head.tree.size)
             if hashes is None:
-                raise EvidenceError("Nodes of the tree are missing, or it has shrunk.")  # noqa: TRY301
+                raise EvidenceError("Nodes of the tree are missing, or the tree has shrunk.")  # noqa: TRY301
             verify_consistency(old.size, old.root, head.tree.size, head.tree.root, hashes)
         except EvidenceError as error:
             raise LedgerTamperedError(
-                f"the tree is not what was signed at {head.size} leaves, and more: {error.message}"
+                f"the tree does not extend the one that was signed at {head.size} leaves: {error.message}"
             ) from None
 
 

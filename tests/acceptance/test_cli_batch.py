@@ -163,7 +163,7 @@ def test_the_same_order_again_changes_nothing_and_another_is_refused(line: Fleet
     assert good(line, "create", name, "--count", "3", "--deadline", "2099-01-31") == first
     other = batch(line, "create", name, "--count", "4")
     assert other.returncode == 1
-    assert "it is another" in other.stderr
+    assert "already exists" in other.stderr
 
 
 def test_a_batch_of_a_file_needs_that_file(line: Fleet, tmp_path: Path, name: str) -> None:

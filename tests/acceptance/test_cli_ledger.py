@@ -327,7 +327,7 @@ def test_a_ledger_that_is_not_there_is_said(fleet: Fleet, command: tuple[str, ..
     (fleet.folder / "ledger/ledger.sqlite3").unlink()
     done = fleet.run("ledger", *command)
     assert done.returncode == 2
-    assert "is no ledger, or can't be read" in done.stderr
+    assert "is not a readable ledger" in done.stderr
     assert not (fleet.folder / "b").exists()
     assert not (fleet.folder / "ledger/ledger.sqlite3").exists()
 
@@ -388,7 +388,7 @@ def test_a_backup_that_is_damaged_is_not_restored(daemon: RunningDaemon) -> None
     (fleet.folder / "copy").write_bytes(whole[: len(whole) // 2])
     done = fleet.run("ledger", "restore", "--from", "copy")
     assert done.returncode == 2
-    assert "is no ledger, or can't be read" in done.stderr
+    assert "is not a readable ledger" in done.stderr
     assert [path.name for path in (fleet.folder / "ledger").iterdir()] == ["ledger.sqlite3.lock"]
 
 

@@ -142,11 +142,11 @@ async def test_a_revocation_that_the_ledger_can_not_take_now_ends_as_what_may_be
         command = ("revoke", "--device-id", issued.device_id, "--reason", "superseded", "--yes")
         server.kill()
         try:
-            with pytest.raises(LedgerUnavailableError, match="can't be written"):
+            with pytest.raises(LedgerUnavailableError, match="can't write the ledger"):
                 await revoke(daemon, [issued], Reason.SUPERSEDED, patience=0)
             done = await asyncio.to_thread(fleet.run, *command, "--patience", "0")
             assert done.returncode == ExitCode.UNAVAILABLE, done.stderr
-            assert "can't be written" in done.stderr
+            assert "can't write the ledger" in done.stderr
         finally:
             server.start()
         done = await asyncio.to_thread(fleet.run, *command)

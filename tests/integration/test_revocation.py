@@ -326,7 +326,7 @@ async def test_a_url_whose_file_has_another_crl_is_reported_and_still_fetched(fl
         await running.issue()
     configure(fleet, url=SHARDED.replace("crl.", "new."), shards=2)
     async with station(fleet) as running:
-        assert "has no file for http://crl.example.com/fleet-0.crl" in await running.failed()
+        assert "can't write a file for http://crl.example.com/fleet-0.crl" in await running.failed()
         said = describe_crl((running.folder / "fleet-0.crl").read_bytes())
         assert said.distribution_point == "http://new.example.com/fleet-0.crl"
         said, _ = await running.crl("http://crl.example.com/fleet-0.crl")

@@ -65,7 +65,7 @@ async def test_as_many_as_there_are_places_get_one_and_the_others_are_told(
     batch = await order(ledger, 3)
     answers = await ledger.journal(inside(batch, "a", "b", "c", "d", "e"))
     assert len(accepted(answers)) == 3
-    assert answers[3:] == [NoPlace(full=True, message="the batch b has its 3 certificates")] * 2
+    assert answers[3:] == [NoPlace(full=True, message="the batch b already has its 3 certificates")] * 2
     assert taken(home) == [(3,)]
     # Nothing is left of those that got none: they may ask outside the batch.
     assert len(accepted(await ledger.journal([intent("d"), intent("e")]))) == 2
@@ -112,7 +112,7 @@ async def test_nothing_is_issued_from_the_deadline_on(ledger: Ledger, now: int, 
     answers = await ledger.journal(inside(batch, "a"), now)
     assert len(accepted(answers)) == given
     if not given:
-        assert answers == [NoPlace(full=False, message="the deadline of the batch b is over")]
+        assert answers == [NoPlace(full=False, message="the deadline of the batch b has passed")]
 
 
 async def test_nothing_is_issued_in_a_batch_that_is_closed(ledger: Ledger) -> None:

@@ -314,7 +314,7 @@ def test_a_ledger_that_is_not_there_is_said_and_not_made(home: Home) -> None:
     if config.path is None:
         config = LedgerConfig(url=f"{config.url}_missing", password_file=config.password_file)
     reader = LedgerReader(config)
-    with pytest.raises(ConfigError, match="is no ledger, or can't be read"):
+    with pytest.raises(ConfigError, match="is not a readable ledger"):
         reader.check()
     reader.close()
     assert config.path is None or not config.path.exists()

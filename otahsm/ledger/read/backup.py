@@ -70,7 +70,7 @@ def copy_ledger(source: Path, target: Path) -> Copy:
             found = _check(copy, marks, source)
         make_durable([target])
     except (sqlite3.Error, OSError) as error:
-        raise LedgerUnavailableError(f"{source} can't be copied: {error}") from error
+        raise LedgerUnavailableError(f"can't copy {source}: {error}") from error
     return found._replace(octets=target.stat().st_size)
 
 
@@ -106,8 +106,8 @@ def _opened(source: Path) -> sqlite3.Connection:
         if origin is not None:
             origin.close()
         raise ConfigError(
-            f"{source} is no ledger, or can't be read: {error}",
-            hint="Is the path right, and the file whole? Nothing was written.",
+            f"{source} is not a readable ledger: {error}",
+            hint="Check the path, and that the file is complete. Nothing was written.",
         ) from error
     return origin
 
@@ -116,8 +116,8 @@ def _marks_of(source: Path, origin: sqlite3.Connection) -> tuple[object, ...]:
     marks: tuple[object, ...] = origin.execute(_MARKS).fetchone()
     if not knows_version(str(marks[-1])):
         raise ConfigError(
-            f"the ledger {source} has the schema {marks[-1]}, which this otahsm doesn't know",
-            hint="It was made by a newer version: use that one, or a newer one still.",
+            f"the ledger {source} has the unknown schema {marks[-1]}",
+            hint="A newer otahsm created it: use that version, or a newer one.",
         )
     return marks
 
@@ -128,10 +128,10 @@ def _check(copy: sqlite3.Connection, marks: tuple[object, ...], source: Path) ->
         f"{table} {row}" for table, row, *_ in copy.execute("PRAGMA foreign_key_check").fetchmany(10)
     ]
     if complaints or copy.execute(_MARKS).fetchone() != marks:
-        said = "; ".join(complaints) or "it lacks rows"
+        found = "; ".join(complaints) or "it lacks rows"
         raise LedgerUnavailableError(
-            f"the copy of {source} is not whole: {said}",
-            hint="If that comes again, ledger or disk are damaged: stop the daemon, and keep every file.",
+            f"the copy of {source} is incomplete: {found}",
+            hint="If this happens again, ledger or disk are damaged: stop the daemon, and keep all files.",
         )
     (certificates,) = copy.execute("SELECT count(*) FROM certificates").fetchone()
     (void,) = copy.execute("SELECT count(*) FROM intents WHERE void_reason IS NOT NULL").fetchone()

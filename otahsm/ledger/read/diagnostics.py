@@ -25,7 +25,7 @@ from otahsm.ledger.schema import certificates, intents, revocations
 _LITTLE: Final = 2 << 30  # octets: two million certificates
 _MICROSECONDS: Final = 1_000_000
 _SLACK: Final = timedelta(minutes=5)
-_GIVE_PERMISSION: Final = "Give the daemon's user the right to write there, or mend the disk."
+_GIVE_PERMISSION: Final = "Give the daemon's user permission to write there, or repair the disk."
 
 
 def diagnose_ledger(config: LedgerConfig, now: datetime) -> Iterator[Check]:
@@ -45,8 +45,8 @@ def diagnose_ledger(config: LedgerConfig, now: datetime) -> Iterator[Check]:
     except SQLAlchemyError as error:
         yield fail(
             "ledger",
-            f"{database.name} can't be read: {cause_of(error)}",
-            "Check [ledger], and who may read it.",
+            f"can't read {database.name}: {cause_of(error)}",
+            "Check [ledger], and that this user may read it.",
         )
     finally:
         engine.dispose()
@@ -63,14 +63,14 @@ def _look(engine: Engine, name: str, now: datetime) -> Iterator[Check]:
         elif knows_version(version):
             yield warning(
                 "ledger",
-                f"{name} has the schema {version}, and this otahsm writes {NEWEST}",
-                "`otahsm serve` brings it up to date. Make a backup first.",
+                f"{name} has the schema {version}, but this otahsm needs {NEWEST}",
+                "`otahsm serve` updates it when it starts. Make a backup first.",
             )
         else:
             yield fail(
                 "ledger",
                 f"{name} has the schema {version} of a newer otahsm",
-                "Install the otahsm that made it.",
+                "Install the version of otahsm that created it, or a newer one.",
             )
             return
         query = select(intents.c.intended_at).order_by(intents.c.serial.desc()).limit(1)
@@ -80,9 +80,9 @@ def _look(engine: Engine, name: str, now: datetime) -> Iterator[Check]:
         if newest > now + _SLACK:
             yield fail(
                 "clock",
-                f"it is {now:%Y-%m-%d %H:%M:%S}, and the newest serial number was drawn on"
+                f"it is {now:%Y-%m-%d %H:%M:%S}, but the newest serial number is from"
                 f" {newest:%Y-%m-%d %H:%M:%S}",
-                "Set the clock. Serial numbers begin with the time.",
+                "Set the clock: serial numbers start with the time.",
             )
 
 
@@ -95,18 +95,18 @@ def _writable(engine: Engine, config: LedgerConfig) -> Check:
                 connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             if "locked" not in str(error):
-                return fail("ledger writable", f"{config.path} can't be written: {error}", _GIVE_PERMISSION)
+                return fail("ledger writable", f"can't write {config.path}: {error}", _GIVE_PERMISSION)
         return ok("ledger writable", "yes")
     with engine.connect() as connection:
         standby = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar()
         may = connection.exec_driver_sql("SELECT has_table_privilege('intents', 'INSERT')").scalar()
     if standby:
         return warning(
-            "ledger writable", "the server is a standby", "Name all hosts in [ledger] url; see the guide."
+            "ledger writable", "the server is a standby", "List all hosts in [ledger] url; see the guide."
         )
     if not may:
         return fail(
-            "ledger writable", "the user may not write to the table intents", "GRANT it, as the owner."
+            "ledger writable", "the user may not write to the table intents", "Grant it INSERT, as the owner."
         )
     return ok("ledger writable", "yes")
 
@@ -114,8 +114,10 @@ def _writable(engine: Engine, config: LedgerConfig) -> Check:
 def _place_for(path: Path) -> Check:
     folder = nearest_existing(path.parent)
     if not os.access(folder, os.W_OK):
-        return fail("ledger", f"{path} does not exist, and nothing may be made in {folder}", _GIVE_PERMISSION)
-    return ok("ledger", f"{path} does not exist yet; `otahsm serve` makes it")
+        return fail(
+            "ledger", f"{path} does not exist, and this user can't create it in {folder}", _GIVE_PERMISSION
+        )
+    return ok("ledger", f"{path} does not exist yet; `otahsm serve` will create it")
 
 
 def _room(path: Path) -> Check:
@@ -124,7 +126,7 @@ def _room(path: Path) -> Check:
         return warning(
             "ledger disk",
             f"{free / (1 << 30):.1f} GiB are free under {path.parent}",
-            "Make room: 1 GiB a million.",
+            "Free some space: a million certificates need about 1 GiB.",
         )
     return ok("ledger disk", f"{free / (1 << 30):.0f} GiB are free")
 

@@ -76,7 +76,9 @@ class LedgerQueries:
             after = part.next_after
             if len(counts) > MAX_COUNTS:
                 raise RequestRefusedError(
-                    "issued_after", f"there would be more than {MAX_COUNTS} counts", hint="Ask for less time."
+                    "issued_after",
+                    f"there would be more than {MAX_COUNTS} counts",
+                    hint="Request a shorter period.",
                 )
         return counts
 

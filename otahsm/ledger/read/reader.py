@@ -72,13 +72,13 @@ class LedgerReader:
                 version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         except LedgerUnavailableError as error:
             raise ConfigError(
-                f"{self._name} is no ledger, or can't be read: {cause_of(error.__cause__)}",
-                hint="Run this where the ledger is; `otahsm serve` makes it.",
+                f"{self._name} is not a readable ledger: {cause_of(error.__cause__)}",
+                hint="Run this on the ledger's machine. `otahsm serve` creates the ledger.",
             ) from error
         if version != NEWEST:
             raise ConfigError(
-                f"the ledger {self._name} has the schema {version}, and this otahsm reads {NEWEST}",
-                hint="Start `otahsm serve` once to bring it up to date, or use the otahsm that made it.",
+                f"the ledger {self._name} has the schema {version}, but this otahsm needs {NEWEST}",
+                hint="Start `otahsm serve` once to update it, or use the version of otahsm that created it.",
             )
 
     def by_serial(self, serial: SerialNumber) -> Entry | None:

@@ -27,15 +27,17 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
     """
     name = str(config.path or config.url)
     if config.path is not None and not config.path.is_file():
-        raise ConfigError(f"there is no ledger {name}", hint="Check [ledger] path; is this the machine?")
+        raise ConfigError(
+            f"there is no ledger {name}", hint="Check [ledger] path, and that this is the right machine."
+        )
     engine = _open(config)
     try:
         with reading(name), engine.connect() as connection:
             missing = set(metadata.tables) - set(inspect(connection).get_table_names())
             if missing:
                 raise ConfigError(
-                    f"the ledger {name} has no table {min(missing)}: it is of an older otahsm, or no ledger",
-                    hint="A daemon of this version brings it up to date when it starts.",
+                    f"the ledger {name} has no table {min(missing)}: not a ledger, or of an older otahsm",
+                    hint="A daemon of this version updates the ledger when it starts.",
                 )
             yield connection
     finally:

@@ -109,12 +109,13 @@ def _take(connection: Connection, batch_id: int, wanted: int, now: int) -> tuple
     if batch.closed_at is not None:
         return 0, NoPlace(full=False, message=f"the batch {batch.terms.name} is closed")
     if batch.terms.deadline is not None and now >= batch.terms.deadline:
-        return 0, NoPlace(full=False, message=f"the deadline of the batch {batch.terms.name} is over")
+        return 0, NoPlace(full=False, message=f"the deadline of the batch {batch.terms.name} has passed")
     granted = min(wanted, batch.terms.device_count - batch.taken)
     if granted:
         connection.execute(_TAKE, {"which": batch_id, "more": granted})
     return granted, NoPlace(
-        full=True, message=f"the batch {batch.terms.name} has its {batch.terms.device_count} certificates"
+        full=True,
+        message=f"the batch {batch.terms.name} already has its {batch.terms.device_count} certificates",
     )
 
 

@@ -153,7 +153,7 @@ class Writer:
             if self._written:  # and perhaps durably: it may be the answer that was lost, and not the commit
                 self._owed.append((tuple(self._written), _UNKNOWN))
             failure = LedgerUnavailableError(
-                f"the ledger {self._database.name} can't be written: {cause_of(error)}"
+                f"can't write the ledger {self._database.name}: {cause_of(error)}"
             )
             if not _is_lost_race(error):
                 self._failure = failure
@@ -200,20 +200,18 @@ class Writer:
                 issuer = record_void.issuer_of(connection)
         except UnknownVersionError as error:
             raise ConfigError(
-                f"the ledger {name} has a schema that this otahsm doesn't know: {error}",
-                hint="It was made by a newer version: run that one, or a newer one still.",
+                f"the ledger {name} has an unknown schema: {error}",
+                hint="A newer otahsm created it: use that version, or a newer one.",
             ) from error
         except SQLAlchemyError as error:
             if isinstance(error, OperationalError) and self._database.engine.name == "postgresql":
-                raise LedgerUnavailableError(
-                    f"the ledger {name} can't be reached: {cause_of(error)}"
-                ) from error
-            raise ConfigError(f"{name} is no ledger, or can't be written: {cause_of(error)}") from error
+                raise LedgerUnavailableError(f"can't reach the ledger {name}: {cause_of(error)}") from error
+            raise ConfigError(f"{name} is not a writable ledger: {cause_of(error)}") from error
         if issuer is not None and issuer not in self._issuer_key_ids:
             # A certificate that is asked for again would come with the chain of a CA that did not sign it.
             raise ConfigError(
                 f"the ledger {name} holds certificates of another CA, {issuer.hex(':')}",
-                hint="Change [ledger], or [ca] back; or name that CA in a section [authorities.NAME].",
+                hint="Restore the previous [ledger] or [ca], or name that CA in [authorities.NAME].",
             )
         self.is_open = True
         self._commit([])
