@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class DeniedClient(_message.Message):
-    """Somebody who is cut off."""
+    """A client, key or certificate that is denied."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,18 +30,18 @@ class DeniedClient(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     DENY_TIME_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """Set by the client: whom. "uri:", "dns:" or "cn:" and a name, as in
+    """Set by the client: what is denied. "uri:", "dns:" or "cn:" and a name, as in
     `Certificate.client`; "spki:" and the SHA-256 of a public key
     (SubjectPublicKeyInfo, in DER), or "sha256:" and that of a certificate, in 64
-    hexadecimal digits in small letters. At most 512 characters.
+    lower-case hexadecimal digits. At most 512 characters.
     """
     reason: _builtins.str
     """Set by the client, optional: why, for people. At most 512 characters."""
     client: _builtins.str
-    """Set by the server: who said so, as in `Certificate.client`."""
+    """Set by the server: the client that denied it, as in `Certificate.client`."""
     @_builtins.property
     def deny_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: since when."""
+        """Set by the server: when it was denied."""
 
     def __init__(
         self,
@@ -61,14 +61,14 @@ Global___DeniedClient: _TypeAlias = DeniedClient  # noqa: Y015
 
 @_typing.final
 class DenyClientRequest(_message.Message):
-    """Cuts somebody off."""
+    """Denies a client."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def client(self) -> Global___DeniedClient:
-        """Set by the client: whom, and why. Required."""
+        """Set by the client: the subject to deny, and the reason. Required."""
 
     def __init__(
         self,
@@ -85,14 +85,14 @@ Global___DenyClientRequest: _TypeAlias = DenyClientRequest  # noqa: Y015
 
 @_typing.final
 class DenyClientResponse(_message.Message):
-    """Says who is cut off."""
+    """Returns the denied client."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def client(self) -> Global___DeniedClient:
-        """Set by the server: how it is now."""
+        """Set by the server: the denied client as it is recorded."""
 
     def __init__(
         self,
@@ -109,13 +109,13 @@ Global___DenyClientResponse: _TypeAlias = DenyClientResponse  # noqa: Y015
 
 @_typing.final
 class AllowClientRequest(_message.Message):
-    """Lets somebody in again."""
+    """Allows a client again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBJECT_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """Set by the client: whom, as in `DeniedClient.subject`. Required."""
+    """Set by the client: the subject, as in `DeniedClient.subject`. Required."""
     def __init__(
         self,
         *,
@@ -131,7 +131,7 @@ Global___AllowClientRequest: _TypeAlias = AllowClientRequest  # noqa: Y015
 
 @_typing.final
 class AllowClientResponse(_message.Message):
-    """Says that somebody is let in again."""
+    """The client is allowed again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -148,7 +148,7 @@ Global___AllowClientResponse: _TypeAlias = AllowClientResponse  # noqa: Y015
 
 @_typing.final
 class ListDeniedClientsRequest(_message.Message):
-    """Asks who is cut off."""
+    """Requests the denied clients."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,15 +165,15 @@ Global___ListDeniedClientsRequest: _TypeAlias = ListDeniedClientsRequest  # noqa
 
 @_typing.final
 class ListDeniedClientsResponse(_message.Message):
-    """Says who is cut off."""
+    """Returns the denied clients."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeniedClient]:
-        """Set by the server: all of them, the first ones first. Revoked certificates
-        are not among them: they are on the CRLs of the operator CA.
+        """Set by the server: all denied clients, the oldest first. Revoked
+        certificates are not included: they are on the CRLs of the operator CA.
         """
 
     def __init__(

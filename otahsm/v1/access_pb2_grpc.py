@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class AccessServiceStub:
-    """Cuts clients off, and lets them in again. What each client may do is in the
+    """Denies clients, and allows them again. What each client may do is in the
     daemon's policy file.
 
-    A client that is cut off is refused by every daemon on the same ledger within
+    A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
     """
 
@@ -57,33 +57,33 @@ class AccessServiceStub:
 
 
 class AccessServiceServicer:
-    """Cuts clients off, and lets them in again. What each client may do is in the
+    """Denies clients, and allows them again. What each client may do is in the
     daemon's policy file.
 
-    A client that is cut off is refused by every daemon on the same ledger within
+    A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
     """
 
     def DenyClient(self, request, context):
-        """Cuts off a client, a key or a certificate. It is idempotent: who was cut off
-        before stays so, as it was said first.
+        """Denies a client, a key or a certificate. It is idempotent: a subject that is
+        already denied keeps its first reason and time.
 
-        Takes the role operator or admin. An operator cuts off clients by name, and
-        no admin. Nobody cuts off itself.
+        Takes the role operator or admin. An operator can deny clients by name, but
+        no admin. A client can't deny itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AllowClient(self, request, context):
-        """Lets a client in again. Takes the role admin. NOT_FOUND: it is not cut off.
+        """Allows a client again. Takes the role admin. NOT_FOUND: it is not denied.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDeniedClients(self, request, context):
-        """Lists who is cut off. Takes the role auditor, operator or admin.
+        """Lists denied clients. Takes the role auditor, operator or admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,10 +116,10 @@ def add_AccessServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessService:
-    """Cuts clients off, and lets them in again. What each client may do is in the
+    """Denies clients, and allows them again. What each client may do is in the
     daemon's policy file.
 
-    A client that is cut off is refused by every daemon on the same ledger within
+    A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
     """
 

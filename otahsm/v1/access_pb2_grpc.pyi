@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccessServiceStub:
-    """Cuts clients off, and lets them in again. What each client may do is in the
+    """Denies clients, and allows them again. What each client may do is in the
     daemon's policy file.
 
-    A client that is cut off is refused by every daemon on the same ledger within
+    A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
     """
 
@@ -39,44 +39,44 @@ class AccessServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AccessServiceAsyncStub: ...
     DenyClient: _grpc.UnaryUnaryMultiCallable[_access_pb2.DenyClientRequest, _access_pb2.DenyClientResponse]
-    """Cuts off a client, a key or a certificate. It is idempotent: who was cut off
-    before stays so, as it was said first.
+    """Denies a client, a key or a certificate. It is idempotent: a subject that is
+    already denied keeps its first reason and time.
 
-    Takes the role operator or admin. An operator cuts off clients by name, and
-    no admin. Nobody cuts off itself.
+    Takes the role operator or admin. An operator can deny clients by name, but
+    no admin. A client can't deny itself.
     """
     AllowClient: _grpc.UnaryUnaryMultiCallable[_access_pb2.AllowClientRequest, _access_pb2.AllowClientResponse]
-    """Lets a client in again. Takes the role admin. NOT_FOUND: it is not cut off."""
+    """Allows a client again. Takes the role admin. NOT_FOUND: it is not denied."""
     ListDeniedClients: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListDeniedClientsRequest, _access_pb2.ListDeniedClientsResponse]
-    """Lists who is cut off. Takes the role auditor, operator or admin."""
+    """Lists denied clients. Takes the role auditor, operator or admin."""
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
-    """Cuts clients off, and lets them in again. What each client may do is in the
+    """Denies clients, and allows them again. What each client may do is in the
     daemon's policy file.
 
-    A client that is cut off is refused by every daemon on the same ledger within
+    A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DenyClient: _aio.UnaryUnaryMultiCallable[_access_pb2.DenyClientRequest, _access_pb2.DenyClientResponse]  # type: ignore[assignment]
-    """Cuts off a client, a key or a certificate. It is idempotent: who was cut off
-    before stays so, as it was said first.
+    """Denies a client, a key or a certificate. It is idempotent: a subject that is
+    already denied keeps its first reason and time.
 
-    Takes the role operator or admin. An operator cuts off clients by name, and
-    no admin. Nobody cuts off itself.
+    Takes the role operator or admin. An operator can deny clients by name, but
+    no admin. A client can't deny itself.
     """
     AllowClient: _aio.UnaryUnaryMultiCallable[_access_pb2.AllowClientRequest, _access_pb2.AllowClientResponse]  # type: ignore[assignment]
-    """Lets a client in again. Takes the role admin. NOT_FOUND: it is not cut off."""
+    """Allows a client again. Takes the role admin. NOT_FOUND: it is not denied."""
     ListDeniedClients: _aio.UnaryUnaryMultiCallable[_access_pb2.ListDeniedClientsRequest, _access_pb2.ListDeniedClientsResponse]  # type: ignore[assignment]
-    """Lists who is cut off. Takes the role auditor, operator or admin."""
+    """Lists denied clients. Takes the role auditor, operator or admin."""
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Cuts clients off, and lets them in again. What each client may do is in the
+    """Denies clients, and allows them again. What each client may do is in the
     daemon's policy file.
 
-    A client that is cut off is refused by every daemon on the same ledger within
+    A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
     """
 
@@ -86,11 +86,11 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_pb2.DenyClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.DenyClientResponse, _abc.Awaitable[_access_pb2.DenyClientResponse]]:
-        """Cuts off a client, a key or a certificate. It is idempotent: who was cut off
-        before stays so, as it was said first.
+        """Denies a client, a key or a certificate. It is idempotent: a subject that is
+        already denied keeps its first reason and time.
 
-        Takes the role operator or admin. An operator cuts off clients by name, and
-        no admin. Nobody cuts off itself.
+        Takes the role operator or admin. An operator can deny clients by name, but
+        no admin. A client can't deny itself.
         """
 
     @_abc_1.abstractmethod
@@ -99,7 +99,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_pb2.AllowClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.AllowClientResponse, _abc.Awaitable[_access_pb2.AllowClientResponse]]:
-        """Lets a client in again. Takes the role admin. NOT_FOUND: it is not cut off."""
+        """Allows a client again. Takes the role admin. NOT_FOUND: it is not denied."""
 
     @_abc_1.abstractmethod
     def ListDeniedClients(
@@ -107,6 +107,6 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_pb2.ListDeniedClientsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.ListDeniedClientsResponse, _abc.Awaitable[_access_pb2.ListDeniedClientsResponse]]:
-        """Lists who is cut off. Takes the role auditor, operator or admin."""
+        """Lists denied clients. Takes the role auditor, operator or admin."""
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

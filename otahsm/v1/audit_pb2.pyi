@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class AuditEvent(_message.Message):
-    """Something that happened."""
+    """An event in the audit log."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,23 +32,23 @@ class AuditEvent(_message.Message):
     OCCURRENCES_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """Set by the server: its number. Later events have higher ones."""
+    """Set by the server: its number. Later events have higher numbers."""
     name: _builtins.str
-    """Set by the server: what, as in "access.denied"."""
+    """Set by the server: the name of the event, as in "access.denied"."""
     client: _builtins.str
-    """Set by the server: whose doing it was, as in `Certificate.client`; "daemon";
-    or "host:" and the user who did it where the daemon runs.
+    """Set by the server: who caused it, as in `Certificate.client`; "daemon"; or
+    "host:" and a user of the daemon's machine.
     """
     occurrences: _builtins.int
-    """Set by the server: how often the same happened. What is the same within a
-    minute of a first one is one event, after that minute.
+    """Set by the server: how often it happened. Repetitions within a minute of the
+    first are written as one event after that minute.
     """
     details: _builtins.str
-    """Set by the server: what else there is to say of it: a JSON object."""
+    """Set by the server: further details, as a JSON object."""
     @_builtins.property
     def happen_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: when it happened; where the same happened often, when
-        that was written.
+        """Set by the server: when it happened; for repeated events, when the summary
+        was written.
         """
 
     def __init__(
@@ -71,7 +71,7 @@ Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
 
 @_typing.final
 class ListAuditEventsRequest(_message.Message):
-    """Asks for events. What is set must all fit."""
+    """Requests events. An event must match every filter that is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -82,17 +82,16 @@ class ListAuditEventsRequest(_message.Message):
     HAPPENED_AFTER_FIELD_NUMBER: _builtins.int
     HAPPENED_BEFORE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Set by the client, optional: at most so many. 0: 100. At most 1,000: more is
-    taken for 1,000. There may be fewer in a response, and none, while others
-    follow.
+    """Set by the client, optional: the most events to return. 0 means 100; more
+    than 1,000 means 1,000. A response may have fewer, or none, while more follow.
     """
     page_token: _builtins.str
     """Set by the client: `next_page_token` of the response before; empty for the
     first page. All other fields but `page_size` must stay as they were.
     """
     name: _builtins.str
-    """Set by the client, optional: only events of this name; one that ends in a
-    dot stands for all that begin with it.
+    """Set by the client, optional: only events with this name; a name that ends in
+    a dot matches all that start with it.
     """
     client: _builtins.str
     """Set by the client, optional: only of this client."""
@@ -134,10 +133,10 @@ class ListAuditEventsResponse(_message.Message):
     next_page_token: _builtins.str
     """Set by the server: what to send for the next page. Never empty."""
     at_end: _builtins.bool
-    """Set by the server: there are no more now. Later there may be."""
+    """Set by the server: true if there are no more events now."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
-        """Set by the server: events, the earlier first."""
+        """Set by the server: events, the oldest first."""
 
     def __init__(
         self,

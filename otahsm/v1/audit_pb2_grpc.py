@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """Shows what happened: who was let in and who was not, logins, ceremonies,
-    changes of the policy. Every event is a leaf of the ledger's log, and can't be
-    changed or removed unseen (`TransparencyService`). Certificates and
-    revocations are leaves of their own: `LedgerService` has those.
+    """Returns the audit log: which clients were allowed or denied, logins,
+    ceremonies, changes of the policy. Every event is a leaf of the ledger's log,
+    so that changing or removing it is detected (`TransparencyService`).
+    Certificates and revocations have their own leaves: see `LedgerService`.
     """
 
     def __init__(self, channel):
@@ -46,15 +46,15 @@ class AuditServiceStub:
 
 
 class AuditServiceServicer:
-    """Shows what happened: who was let in and who was not, logins, ceremonies,
-    changes of the policy. Every event is a leaf of the ledger's log, and can't be
-    changed or removed unseen (`TransparencyService`). Certificates and
-    revocations are leaves of their own: `LedgerService` has those.
+    """Returns the audit log: which clients were allowed or denied, logins,
+    ceremonies, changes of the policy. Every event is a leaf of the ledger's log,
+    so that changing or removing it is detected (`TransparencyService`).
+    Certificates and revocations have their own leaves: see `LedgerService`.
     """
 
     def ListAuditEvents(self, request, context):
         """Returns events in the order in which they were written, a page at a time.
-        After the last page the token stays good: to follow, ask again with it.
+        The token of the last page stays valid: send it again to follow the log.
 
         Takes the role auditor or admin.
         """
@@ -79,10 +79,10 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """Shows what happened: who was let in and who was not, logins, ceremonies,
-    changes of the policy. Every event is a leaf of the ledger's log, and can't be
-    changed or removed unseen (`TransparencyService`). Certificates and
-    revocations are leaves of their own: `LedgerService` has those.
+    """Returns the audit log: which clients were allowed or denied, logins,
+    ceremonies, changes of the policy. Every event is a leaf of the ledger's log,
+    so that changing or removing it is detected (`TransparencyService`).
+    Certificates and revocations have their own leaves: see `LedgerService`.
     """
 
     @staticmethod

@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditServiceStub:
-    """Shows what happened: who was let in and who was not, logins, ceremonies,
-    changes of the policy. Every event is a leaf of the ledger's log, and can't be
-    changed or removed unseen (`TransparencyService`). Certificates and
-    revocations are leaves of their own: `LedgerService` has those.
+    """Returns the audit log: which clients were allowed or denied, logins,
+    ceremonies, changes of the policy. Every event is a leaf of the ledger's log,
+    so that changing or removing it is detected (`TransparencyService`).
+    Certificates and revocations have their own leaves: see `LedgerService`.
     """
 
     @_typing.overload
@@ -39,32 +39,32 @@ class AuditServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEventsRequest, _audit_pb2.ListAuditEventsResponse]
     """Returns events in the order in which they were written, a page at a time.
-    After the last page the token stays good: to follow, ask again with it.
+    The token of the last page stays valid: send it again to follow the log.
 
     Takes the role auditor or admin.
     """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
-    """Shows what happened: who was let in and who was not, logins, ceremonies,
-    changes of the policy. Every event is a leaf of the ledger's log, and can't be
-    changed or removed unseen (`TransparencyService`). Certificates and
-    revocations are leaves of their own: `LedgerService` has those.
+    """Returns the audit log: which clients were allowed or denied, logins,
+    ceremonies, changes of the policy. Every event is a leaf of the ledger's log,
+    so that changing or removing it is detected (`TransparencyService`).
+    Certificates and revocations have their own leaves: see `LedgerService`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEventsRequest, _audit_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """Returns events in the order in which they were written, a page at a time.
-    After the last page the token stays good: to follow, ask again with it.
+    The token of the last page stays valid: send it again to follow the log.
 
     Takes the role auditor or admin.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows what happened: who was let in and who was not, logins, ceremonies,
-    changes of the policy. Every event is a leaf of the ledger's log, and can't be
-    changed or removed unseen (`TransparencyService`). Certificates and
-    revocations are leaves of their own: `LedgerService` has those.
+    """Returns the audit log: which clients were allowed or denied, logins,
+    ceremonies, changes of the policy. Every event is a leaf of the ledger's log,
+    so that changing or removing it is detected (`TransparencyService`).
+    Certificates and revocations have their own leaves: see `LedgerService`.
     """
 
     @_abc_1.abstractmethod
@@ -74,7 +74,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListAuditEventsResponse, _abc.Awaitable[_audit_pb2.ListAuditEventsResponse]]:
         """Returns events in the order in which they were written, a page at a time.
-        After the last page the token stays good: to follow, ask again with it.
+        The token of the last page stays valid: send it again to follow the log.
 
         Takes the role auditor or admin.
         """

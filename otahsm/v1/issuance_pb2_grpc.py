@@ -85,8 +85,9 @@ class IssuanceServiceServicer:
         reading beyond that, so a client must read results while it sends. Results
         that are ready are sent together, up to 256 in a message.
 
-        What the policy does not allow costs one result too; a client that it does
-        not let in at all, or no longer, has its stream ended (PERMISSION_DENIED).
+        What the policy does not allow costs one result too. The stream of a client
+        that is denied, or that the policy no longer names, ends with
+        PERMISSION_DENIED.
 
         Besides, the stream itself ends with an error only when a message breaks
         the rules above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too
