@@ -55,7 +55,7 @@ class Trust:
 
     @property
     def is_given(self) -> bool:
-        """Tell whether there is anything."""
+        """Return whether there is anything."""
         return self.first_use or self.fingerprint is not None or self.authorities is not None
 
 

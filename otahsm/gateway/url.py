@@ -37,7 +37,7 @@ class GatewayUrl:
 
     @property
     def is_address(self) -> bool:
-        """Tell whether the host is an IP address: it has no name to be sent in TLS (RFC 6066, section 3)."""
+        """Return whether the host is an IP address: it has no name to send in TLS (RFC 6066, section 3)."""
         try:
             ipaddress.ip_address(self.host)
         except ValueError:

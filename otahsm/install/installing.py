@@ -63,7 +63,7 @@ class _Seen:
         return cls(files, identity_in(certificate.encode()) if certificate else None)
 
     def has(self, contents: dict[str, bytes]) -> bool:
-        """Tell whether the files are those, and nobody else may read the key."""
+        """Return whether the files are those, and nobody else may read the key."""
         return self.files.keys() & IDENTITY == contents.keys() & IDENTITY and all(
             name in self.files
             and self.files[name][0] == hashlib.sha256(content).hexdigest()

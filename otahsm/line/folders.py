@@ -100,11 +100,11 @@ class DeviceFolders:
         return self.root / self._layout.complete.format(device_id)
 
     def is_complete(self, device_id: str) -> bool:
-        """Tell whether a device has its certificate."""
+        """Return whether a device has its certificate."""
         return (self.root / self._layout.complete.format(device_id)).exists()
 
     def is_gone(self, device_id: str) -> bool:
-        """Tell whether nothing of a device is here."""
+        """Return whether nothing of a device is here."""
         begun = (self._file(File.CSR, device_id), self._file(File.KEY, device_id))
         there = [self.path(device_id), *(path for path in begun if path is not None)]
         if self._layout.folder:

@@ -131,7 +131,7 @@ class _Work:
         self.run.record(results, devices)
 
     def answered(self, name: str, device_id: str, outcome: DeviceOutcome | None) -> bool:
-        """Tell whether a device needs no request, and report it then.
+        """Return whether a device needs no request, and report it then.
 
         What was refused is not asked for again. A complete folder is done, and so is one that was complete
         and was taken away.

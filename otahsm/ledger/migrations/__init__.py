@@ -50,7 +50,7 @@ def version_of(connection: Connection) -> str | None:
 
 
 def knows_version(version: str) -> bool:
-    """Tell whether a version is the newest or one before it: they are numbered, with four digits."""
+    """Return whether a version is the newest or one before it: they are numbered, with four digits."""
     return version.isdecimal() and len(version) == len(NEWEST) and 0 < int(version) <= int(NEWEST)
 
 

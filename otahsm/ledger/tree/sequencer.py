@@ -61,7 +61,7 @@ def note_entries(connection: Connection, kind: Kind, intent_ids: Iterable[int]) 
 
 
 def has_pending_leaves(connection: Connection) -> bool:
-    """Tell whether there is something to take."""
+    """Return whether there is something to take."""
     return connection.execute(select(unlogged.c.id).limit(1)).first() is not None
 
 

@@ -135,7 +135,7 @@ class ExistingIntents:
         return None
 
     def _may_supersede(self, device: Row[Any], intent: Intent, *, same_key: bool) -> bool:
-        """Tell whether a certificate is so near to its end that a new one may take its place."""
+        """Return whether a certificate is so near to its end that a new one may take its place."""
         renewal = self._renewals.get(intent.profile, NEVER)
         window = renewal.same_key_seconds if same_key else renewal.new_key_seconds
         now = intent.intended_at // 1_000_000 if self._now is None else self._now

@@ -86,7 +86,7 @@ def enter(connection: Connection, place: int) -> None:
 
 
 def anything_left(connection: Connection, own: int) -> bool:
-    """Tell whether replicas that are gone left anything open.
+    """Return whether replicas that are gone left anything open.
 
     Where they did not, the rows that there are now need not be looked at again.
     """

@@ -223,5 +223,5 @@ class Writer:
 
 
 def _is_lost_race(error: BaseException | None) -> bool:
-    """Tell whether this transaction and another replica's waited for each other, and this one gave way."""
+    """Return whether this transaction and another replica's waited for each other, and this one gave way."""
     return isinstance(error, DatabaseError) and getattr(error.orig, "sqlstate", "") in _LOST_RACES
