@@ -268,9 +268,9 @@ class CertificateAuthority:
             }
             return self.audit.event(EventName.BATCH_CREATED, caller.identity, details)
 
-        state, event = await self._batches.create(new, caller.identity, told)
-        self.audit.done(event)
-        return state
+        batch, event = await self._batches.create(new, caller.identity, told)
+        self.audit.done(event)  # before anything is read, which may fail: the batch is there
+        return await self._batches.get(batch.terms.name)
 
     async def get_batch(self, caller: Caller, name: str) -> BatchState:
         """Return a batch and how far it is."""

@@ -78,7 +78,7 @@ class Batches:
         self._default_profile = default_profile
         self._known: dict[str, Batch] = {}  # for what never changes
 
-    async def create(self, new: NewBatch, creator: str, tell: Tell[Batch]) -> Change[BatchState]:
+    async def create(self, new: NewBatch, creator: str, tell: Tell[Batch]) -> Change[Batch]:
         """Order a batch, or return the same one that was ordered before.
 
         Args:
@@ -98,7 +98,7 @@ class Batches:
                 f"a different batch {terms.name} already exists",
                 hint="Choose another name: names can't be reused.",
             )
-        return Change(await self.get(terms.name), change.event)
+        return change
 
     async def get(self, name: str) -> BatchState:
         """Return a batch and how far it is. Raises NotFoundError, LedgerUnavailableError."""

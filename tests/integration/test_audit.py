@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from otahsm.access import Denied
+from otahsm.authority import Caller, NewBatch, Scheme, assemble
 from otahsm.client import AuditEvent, AuditQuery, Client, IssuedCertificate
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import AuditEvent as LoggedEvent
 from otahsm.ledger import EventFilter, LedgerReader
+from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.system.clock import utc_now
 from otahsm.system.spool import CEREMONY, NotAnEvent, SpooledEvent, read, set_aside, write
 from otahsm.transparency.audit import AuditLog, EventName
@@ -38,6 +40,29 @@ async def until(daemon: RunningDaemon, name: str, count: int = 1) -> list[AuditE
         while len(found := await trail(daemon, AuditQuery(name))) < count:
             await asyncio.sleep(0.1)
     return found
+
+
+async def test_a_batch_that_was_created_is_told_even_if_nothing_can_be_read_afterwards(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    authority = assemble(
+        fleet.config, lambda *_: None, clock=utc_now, tell=lambda event, _: told.append(event)
+    )
+    await authority.life.start()
+    try:
+        await authority.life.wait_until_serving()
+
+        async def fail(*_: object) -> None:
+            raise LedgerUnavailableError("the ledger can't be read")
+
+        monkeypatch.setattr(LedgerQueries, "batches", fail)
+        new = NewBatch("b", "", 5, Scheme("uuid4"), None, ())
+        with pytest.raises(LedgerUnavailableError):
+            await authority.create_batch(Caller("cn:quickstart", bytes(32)), new)
+    finally:
+        await authority.life.close(30)
+    assert "batch.created" in told
 
 
 async def test_a_day_of_a_daemon_is_told(fleet: Fleet) -> None:
