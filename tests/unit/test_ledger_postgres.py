@@ -205,6 +205,41 @@ def failed(ledger: Ledger) -> bool:
     return ledger.failure is not None
 
 
+async def test_a_replica_that_is_idle_keeps_nobody_searching_what_others_wrote(
+    replicas: tuple[Ledger, Ledger], home: PostgresHome
+) -> None:
+    busy, idle = replicas
+    (closed,) = await idle.journal([intent("of the idle one")])
+    assert isinstance(closed, Accepted)
+    await idle.record({closed.intent_id: b"x"})
+    answers = await busy.journal([intent(f"device-{number}") for number in range(1100)])
+    await busy.record({answer.intent_id: b"x" for answer in answers if isinstance(answer, Accepted)})
+    await busy.tend()
+    ((highest,),) = home.read("SELECT max(id) FROM intents")
+    assert home.read("SELECT min(closed_below) <= 2 FROM replicas") == [(True,)]
+    await idle.tend()
+    assert home.read("SELECT min(closed_below) FROM replicas") == [(highest + 1,)]
+    # And whatever it leaves open from now on is found.
+    (left,) = await idle.journal([intent("left")])
+    assert isinstance(left, Accepted)
+    assert left.intent_id > highest
+    await idle.close()
+    await asyncio.sleep(0.1)  # until the server has seen the connection end
+    assert await busy.tend() == 1
+
+
+async def test_what_an_idle_replica_has_open_is_not_forgotten(
+    replicas: tuple[Ledger, Ledger], home: PostgresHome
+) -> None:
+    busy, idle = replicas
+    (left,) = await idle.journal([intent("left")])
+    assert isinstance(left, Accepted)
+    await busy.journal([intent(f"device-{number}") for number in range(1100)])
+    await idle.tend()
+    ((below,),) = home.read("SELECT closed_below FROM replicas WHERE place = 2")
+    assert below <= left.intent_id
+
+
 async def test_a_server_that_dies_and_returns_is_used_again(
     postgres_server_of_my_own: PostgresServer,
 ) -> None:

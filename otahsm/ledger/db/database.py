@@ -39,6 +39,9 @@ class Database(Protocol):
     def take_ids(self, connection: Connection, count: int) -> list[int]:
         """Return ids that no intent ever had, in rising order."""
 
+    def forget_ids(self) -> None:
+        """Use none of the ids that were taken before: the next ones are above all that there are."""
+
     def recorded(self, certificates: int) -> None:
         """Note that so many certificates were recorded."""
 

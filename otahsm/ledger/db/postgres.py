@@ -89,6 +89,10 @@ class PostgresDatabase:
         taken, self._ids = self._ids[:count], self._ids[count:]
         return taken
 
+    def forget_ids(self) -> None:
+        """Use none of the ids that were taken before: the next ones are above all that there are."""
+        self._ids = []
+
     def recorded(self, certificates: int) -> None:
         """Nothing to do: the server sees to its log itself."""
 

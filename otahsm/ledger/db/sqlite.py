@@ -70,6 +70,9 @@ class SqliteDatabase:
         self._last_id += count
         return list(range(first, first + count))
 
+    def forget_ids(self) -> None:
+        """Nothing to do: the next ids are above all that there are anyway."""
+
     def recorded(self, certificates: int) -> None:
         """Note that so many certificates were recorded."""
         if self._checkpointer is None:

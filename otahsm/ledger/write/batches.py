@@ -55,7 +55,10 @@ def create(
 
 
 def close(connection: Connection, name: str, now: int, tell: Tell[BatchState]) -> Change[BatchState | None]:
-    """Let nobody take places in a batch any more; the result is None if there is none."""
+    """Let nobody take places in a batch any more; the result is None if there is none.
+
+    How many it has is what its row says, less those that are open: however large it is, it is not counted.
+    """
     which = (batches.c.name == name) & batches.c.closed_at.is_(None)
     closed = connection.execute(
         update(batches).where(which).values(closed_at=now).returning(batches.c.id)

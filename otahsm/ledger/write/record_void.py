@@ -34,6 +34,7 @@ from otahsm.ledger.write.journal import no_rival_of, restore_superseded
 from otahsm.pki import SerialNumber
 
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
+_FAR: Final = 1_000  # ids: so many are soon looked at
 _LEFT: Final = "the daemon stopped before the certificate was recorded"
 
 _open: Final = (intents.c.void_reason.is_(None)) & ~exists().where(certificates.c.intent_id == intents.c.id)
@@ -95,7 +96,7 @@ def anything_left(connection: Connection, own: int) -> bool:
         if connection.execute(select(intents.c.id).where(_left_open(place)).limit(1)).first():
             left = True
         else:
-            note_closed(connection, place, _highest(connection) + 1)
+            note_all_closed(connection, place)
     return left
 
 
@@ -115,6 +116,17 @@ def clear_left_slots(connection: Connection, own: int, now: int, *, also_own: bo
         voided += _void(connection, _left_open(place), _LEFT, now)
         note_closed(connection, place, highest + 1)
     return voided
+
+
+def is_far_behind(connection: Connection, place: int) -> bool:
+    """Return whether others wrote many intents since this replica last noted that none of its own is open."""
+    closed = select(replicas.c.closed_below).where(replicas.c.place == place)
+    return _highest(connection) - (connection.execute(closed).scalar() or 0) > _FAR
+
+
+def note_all_closed(connection: Connection, place: int) -> None:
+    """Note that no intent of a place is open; those that it will write have ids above all that there are."""
+    note_closed(connection, place, _highest(connection) + 1)
 
 
 def note_closed(connection: Connection, place: int, below: int) -> None:

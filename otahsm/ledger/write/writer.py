@@ -188,6 +188,10 @@ class Writer:
         if self._failure is not None:
             record_void.touch(connection, slot)
         self._database.tend(connection)
+        if not self._open_ids and record_void.is_far_behind(connection, slot):
+            # An idle replica: who looks for open intents begins at the lowest `closed_below` of all.
+            self._database.forget_ids()
+            record_void.note_all_closed(connection, slot)
         return record_void.anything_left(connection, slot)
 
     def _open(self) -> int:
