@@ -130,8 +130,8 @@ class Ledger:
         )
 
     async def write_events(self, written: Sequence[AuditEvent]) -> None:
-        """Write events durably. Raises LedgerUnavailableError."""
-        await self._writer.transaction(lambda connection: events.write(connection, written))
+        """Write events durably, but for those that are there already. Raises LedgerUnavailableError."""
+        await self._writer.transaction(lambda connection: events.write_new(connection, written))
 
     async def deny(self, denied: Denied, tell: Tell[Denied]) -> Change[Denied]:
         """Cut a client off; the result is how it is, also if it was cut off before. `tell` as for `reset`.

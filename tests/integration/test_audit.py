@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import sqlite3
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -264,6 +267,68 @@ async def test_where_nothing_can_be_moved_aside_that_is_told_and_nothing_is_writ
         assert [path.name for path in (folder / "unreadable").iterdir()] == ["1.json"]
         assert len(await trail(daemon, AuditQuery("spool.unreadable"))) == 1
         assert len(await trail(daemon, AuditQuery("ceremony"))) == 1
+
+
+# A daemon that is killed when it has written events of other processes, and has not removed their files.
+_KILLED_BEFORE_IT_REMOVES: Final = """
+import os, runpy, signal, sys
+from otahsm.authority import spool_reader
+
+async def die(paths, work):
+    if paths:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+spool_reader._each = die
+sys.argv = ["otahsm", "serve"]
+runpy.run_module("otahsm", run_name="__main__")
+"""
+
+
+async def test_what_was_left_is_written_once_also_if_the_daemon_is_killed_before_it_removes_it(
+    fleet: Fleet,
+) -> None:
+    token = fleet.config.token
+    assert token is not None
+    write(token.guard_dir, CEREMONY, {"n": "1"})
+    with running(fleet, within=(sys.executable, "-P", "-c", _KILLED_BEFORE_IT_REMOVES)) as daemon:
+        assert daemon.process.wait(READY_SECONDS) == -signal.SIGKILL
+    folder = token.guard_dir / "events"
+    assert list(folder.glob("*.json"))
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        write(token.guard_dir, CEREMONY, {"n": "2"})
+        await until(daemon, "ceremony", 2)
+        eventually(lambda: not list(folder.glob("*.json")), "something was not removed")
+        events = await trail(daemon, AuditQuery())
+        assert [json.loads(item.details)["n"] for item in events if item.name == "ceremony"] == ["1", "2"]
+        assert len({(item.name, item.at, item.details) for item in events}) == len(events)
+        assert daemon.stop() == 0
+
+
+async def test_an_event_whose_answer_was_lost_is_written_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = ledger_in(home)
+    await ledger.open()
+    write_events = ledger.write_events
+    lost: list[Sequence[LoggedEvent]] = []
+
+    async def lose_the_first_answer(events: Sequence[LoggedEvent]) -> None:
+        await write_events(events)
+        if not lost:
+            lost.append(events)
+            raise LedgerUnavailableError("the connection broke")
+
+    monkeypatch.setattr(ledger, "write_events", lose_the_first_answer)
+    audit = AuditLog(ledger, lambda *_: None, utc_now)
+    audit.note(EventName.DAEMON_STARTED, "daemon", {})
+    await audit.write()
+    await ledger.close()
+    assert lost
+    reader = LedgerReader(home.config)
+    assert [event.name for event in reader.events(EventFilter(), 0, 10).events] == ["daemon.started"]
+    reader.close()
 
 
 async def written(home: Home, work: Callable[[AuditLog], None]) -> list[LoggedEvent]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from otahsm.ledger.records import AuditEvent, Change, Tell
 from otahsm.ledger.schema import events
@@ -23,6 +23,22 @@ def write(connection: Connection, written: Sequence[AuditEvent]) -> None:
         del row["id"]
         ids.append(connection.execute(insert(events).values(row).returning(events.c.id)).scalar_one())
     note_entries(connection, Kind.EVENT, ids)
+
+
+def write_new(connection: Connection, written: Sequence[AuditEvent]) -> None:
+    """Write those events that are not there yet, in a transaction.
+
+    An event is what it says, to the microsecond: whoever can't know whether it was written, because it was
+    killed or the answer was lost, writes it again.
+    """
+    write(connection, [event for event in dict.fromkeys(written) if not _is_there(connection, event)])
+
+
+def _is_there(connection: Connection, event: AuditEvent) -> bool:
+    row = event._asdict()
+    del row["id"]
+    same = select(events.c.id).filter_by(**row).limit(1)  # by the index of times
+    return connection.execute(same).first() is not None
 
 
 def changed(connection: Connection, result: _Result, tell: Tell[_Result]) -> Change[_Result]:
