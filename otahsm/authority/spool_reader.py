@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from otahsm.errors import FolderError
-from otahsm.system.spool import NotAnEvent, SpooledEvent, Unread, aside, read, set_aside
+from otahsm.system.spool import AT_ONCE, NotAnEvent, SpooledEvent, Unread, aside, read, set_aside
 from otahsm.transparency.audit import AuditLog, EventName
 
 _HINT: Final = "Give the daemon's user permission to read and write that folder, or free some space there."
@@ -34,14 +34,15 @@ class SpoolReader:
         self._to_remove: set[Path] = set()
         self._to_set_aside: set[Path] = set()
 
-    async def run_once(self) -> None:
-        """Take in some of what there is.
+    async def run_once(self) -> float | None:
+        """Take in some of what there is; return 0 if there may be more, else None.
 
         Raises:
             FolderError: a file could not be read, removed or moved; all others were.
             LedgerUnavailableError: the rest stays where it is.
         """
         troubles: list[OSError] = []
+        more = None
         for guard_dir, is_ours in self._guard_dirs.items():
             try:
                 found = await asyncio.to_thread(read, guard_dir, self._to_remove | self._to_set_aside)
@@ -49,6 +50,8 @@ class SpoolReader:
                 if is_ours or not isinstance(error, PermissionError):
                     troubles.append(error)
                 continue
+            if len(found) == AT_ONCE:
+                more = 0.0
             troubles += [item.error for item in found if isinstance(item, Unread)]
             await self._take_in(
                 [item for item in found if isinstance(item, SpooledEvent)],
@@ -58,6 +61,7 @@ class SpoolReader:
         troubles += await _each(self._to_set_aside, set_aside)
         if troubles:
             raise FolderError(f"events that other processes left: {troubles[0]}", hint=_HINT)
+        return more
 
     async def _take_in(self, events: Sequence[SpooledEvent], others: Sequence[NotAnEvent]) -> None:
         refused = await self._audit.take_in(events)

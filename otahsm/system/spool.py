@@ -16,6 +16,7 @@ import stat
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -28,8 +29,9 @@ CEREMONY: Final = "ceremony"
 FOLDER: Final = "events"
 UNREADABLE: Final = "unreadable"
 
+AT_ONCE: Final = 256
+
 _SUFFIX: Final = ".json"
-_AT_ONCE: Final = 256
 _MAX_BYTES: Final = 64 * 1024
 _MAX_NAME: Final = 64
 _MAX_CLIENT: Final = 256
@@ -89,7 +91,7 @@ def write_if_possible(guard_dir: Path, name: str, details: Mapping[str, str]) ->
 
 
 def read(guard_dir: Path, passing_over: Collection[Path] = ()) -> list[SpooledEvent | NotAnEvent | Unread]:
-    """Return some of what was left, the oldest first; who has written an event down removes its file.
+    """Return `AT_ONCE` at most of what was left, the oldest first; who has written one down removes its file.
 
     Args:
         guard_dir: the token's; it need not be there.
@@ -101,10 +103,10 @@ def read(guard_dir: Path, passing_over: Collection[Path] = ()) -> list[SpooledEv
     with _opened(guard_dir / FOLDER) as folder:
         if folder is None:
             return []
-        names = os.listdir(folder)  # noqa: PTH208 - of the folder that is open
-        paths = [guard_dir / FOLDER / name for name in names if name.endswith(_SUFFIX) and name[0] != "."]
-        chosen = sorted(path for path in paths if path not in passing_over)
-        found = [_read(folder, path) for path in chosen[:_AT_ONCE]]
+        names = set(os.listdir(folder))  # noqa: PTH208 - of the folder that is open
+        names -= {path.name for path in passing_over if path.parent == guard_dir / FOLDER}
+        ours = (name for name in names if name.endswith(_SUFFIX) and name[0] != ".")
+        found = [_read(folder, guard_dir / FOLDER / name) for name in nsmallest(AT_ONCE, ours)]
     return [item for item in found if item is not None]
 
 

@@ -18,13 +18,14 @@ import pytest
 
 from otahsm.access import Denied
 from otahsm.authority import Caller, NewBatch, Scheme, assemble
+from otahsm.authority.spool_reader import SpoolReader
 from otahsm.client import AuditEvent, AuditQuery, Client, IssuedCertificate
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import AuditEvent as LoggedEvent
 from otahsm.ledger import EventFilter, LedgerReader
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.system.clock import utc_now
-from otahsm.system.spool import CEREMONY, NotAnEvent, SpooledEvent, read, set_aside, write
+from otahsm.system.spool import AT_ONCE, CEREMONY, NotAnEvent, SpooledEvent, read, set_aside, write
 from otahsm.transparency.audit import AuditLog, EventName
 
 from support.devices import new_request
@@ -245,6 +246,24 @@ async def test_what_is_no_event_is_moved_aside_loudly_and_logins_go_on_being_aud
         assert json.loads(ceremonies[1].details)["n"] == "after a restart"
         assert len(await until(daemon, "spool.unreadable", len(names))) == len(names)
         assert not [item for item in daemon.events if item["event"] == "job.failed"]
+
+
+async def test_however_much_was_left_is_taken_in_without_a_rest_in_order_and_once(
+    home: Home, tmp_path: Path
+) -> None:
+    count = 2 * AT_ONCE + 1
+    (tmp_path / "events").mkdir()
+    for n in range(count):
+        (tmp_path / f"events/{10**18 + n}-1.json").write_text(json.dumps(GOOD | {"at": n}))
+    ledger = ledger_in(home)
+    await ledger.open()
+    reader = SpoolReader({tmp_path: True}, AuditLog(ledger, lambda *_: None, utc_now))
+    assert [await reader.run_once() for _ in range(4)] == [0.0, 0.0, None, None]
+    await ledger.close()
+    assert not list((tmp_path / "events").iterdir())
+    rows = LedgerReader(home.config)
+    assert [event.happened_at for event in rows.events(EventFilter(), 0, 1000).events] == list(range(count))
+    rows.close()
 
 
 async def test_where_nothing_can_be_moved_aside_that_is_told_and_nothing_is_written_twice(
