@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 
-from otahsm.ledger import Accepted, Intent
+from otahsm.ledger import Accepted, BatchTerms, Intent
 from otahsm.pki import SerialNumber, make_serial
 
 from support.devices import issue_all, new_requests
 from support.harness import Fleet, RunningDaemon, running
 from support.homes import Home, PostgresHome, SqliteHome, ledger_in
-from support.intents import intent
+from support.intents import intent, told
 from support.ledger_reader import certificates
 from support.postgres import PostgresServer
 from support.programs import openssl
@@ -304,6 +304,18 @@ async def ledger_in_again(home: Home) -> int:
     voided = await ledger.open()
     await ledger.close()
     return voided
+
+
+async def test_reconcile_names_the_batch(home: Home, tmp_path: Path) -> None:
+    ledger = ledger_in(home)
+    await ledger.open()
+    ordered = await ledger.create_batch(BatchTerms("cameras", "p", 5, "", None, ()), "cn:test", told)
+    (answer,) = await ledger.journal([intended("camera", 1)._replace(batch_id=ordered.result.id)])
+    assert isinstance(answer, Accepted)
+    await ledger.close()
+    (tmp_path / "otahsm.toml").write_text(ledger_section(home))
+    done = Fleet(tmp_path).run("ledger", "reconcile", "--format", "jsonl")
+    assert json.loads(done.stdout)["batch"] == "cameras"
 
 
 async def test_reconcile_is_content_when_nothing_is_open(home: Home, tmp_path: Path) -> None:

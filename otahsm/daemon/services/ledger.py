@@ -6,7 +6,7 @@ from typing import Final
 
 from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context, caller_of
-from otahsm.daemon.wire.ledger import filter_of, key_of, time_of, write_counts, write_entry
+from otahsm.daemon.wire.ledger import entry_message, filter_of, key_of, time_of, write_counts, write_entry
 from otahsm.daemon.wire.paging import page_start, page_token
 from otahsm.errors import RequestRefusedError
 from otahsm.v1 import ledger_pb2 as pb
@@ -27,9 +27,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> pb.GetCertificateResponse:
         """Return one certificate."""
         entry, chain = await self._authority.get_certificate(caller_of(context), key_of(request))
-        response = pb.GetCertificateResponse(chain=chain)
-        write_entry(response.certificate, entry)
-        return response
+        return pb.GetCertificateResponse(certificate=entry_message(entry), chain=chain)
 
     async def ListCertificates(  # noqa: N802
         self, request: pb.ListCertificatesRequest, context: Context

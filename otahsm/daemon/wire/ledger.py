@@ -67,6 +67,13 @@ def time_of(request: _Asked) -> Filter:
     return Filter(after=after, before=before)
 
 
+def entry_message(entry: Entry) -> pb.Certificate:
+    """Return an entry as a message."""
+    message = pb.Certificate()
+    write_entry(message, entry)
+    return message
+
+
 def write_entry(message: pb.Certificate, entry: Entry) -> None:
     """Write an entry."""
     message.serial_number = entry.serial.octets

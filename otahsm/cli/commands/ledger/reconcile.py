@@ -14,9 +14,9 @@ from otahsm.cli.commands.ledger.text import FORMS
 from otahsm.cli.inputs import moment_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.files import standard_output
-from otahsm.cli.output.times import from_microseconds
 from otahsm.client import LedgerEntry
 from otahsm.config import Config, load_config, section
+from otahsm.daemon.wire.ledger import entry_message
 from otahsm.ledger import Entry, Filter, LedgerReader, Status
 
 _SIGNING_SECONDS: Final = 90.0  # where there is no [token] that says how long
@@ -65,7 +65,7 @@ def reconcile(
     with standard_output() as out:
         out.write(head)
         for entry in _never_released(reader, Filter(after=milliseconds)):
-            out.write(write(_as_client_sees_it(entry)))
+            out.write(write(LedgerEntry.from_message(entry_message(entry))))  # as a client sees it
             counts[entry.status] += 1
             if entry.status is Status.OPEN:
                 oldest = max(oldest, time.time() - entry.intended_at / 1e6)
@@ -96,25 +96,3 @@ def _signing_seconds(settings: Config) -> float:
     if settings.token is None:
         return _SIGNING_SECONDS
     return 2 * (settings.token.sign_timeout_seconds + settings.issuance.wait_for_signer_seconds)
-
-
-def _as_client_sees_it(entry: Entry) -> LedgerEntry:
-
-    return LedgerEntry(
-        entry.serial,
-        entry.status.value,
-        entry.device_id,
-        entry.profile,
-        entry.client,
-        entry.client_certificate_sha256,
-        entry.request_id,
-        entry.spki_sha256,
-        entry.tbs_sha256,
-        from_microseconds(1_000_000 * entry.not_before),
-        from_microseconds(1_000_000 * entry.not_after),
-        from_microseconds(entry.intended_at),
-        None if entry.recorded_at is None else from_microseconds(entry.recorded_at),
-        None if entry.voided_at is None else from_microseconds(entry.voided_at),
-        entry.void_reason or "",
-        entry.certificate or b"",
-    )
