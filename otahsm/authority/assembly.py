@@ -127,7 +127,7 @@ def _noting_signers(audit: AuditLog, report: Report) -> Report:
     def noted(event: str, pid: int, error: OtahsmError | None) -> None:
         if event in names:
             details: dict[str, int | str] = {"pid": pid} | ({"reason": error.reason} if error else {})
-            audit.note(names[event], "daemon", details, told=True)
+            audit.note(names[event], "daemon", details, is_logged=True)
         report(event, pid, error)
 
     return noted

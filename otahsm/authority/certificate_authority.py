@@ -58,7 +58,7 @@ class CertificateAuthority:
 
     Attributes:
         access: who may do what.
-        audit: takes down what happens.
+        audit: records what happens.
         authorities: the CAs.
         clients: who is denied.
         life: starts and closes it, and says how it is.
@@ -98,7 +98,7 @@ class CertificateAuthority:
         self._transparency = transparency
 
     def note_decision(self, caller: Caller, call: str, error: NotAllowedError | None) -> None:
-        """Take down whether a call was let in.
+        """Record whether a call was allowed.
 
         Args:
             caller: whose call.
@@ -221,11 +221,11 @@ class CertificateAuthority:
         """
         name = profile or self._profiles.default
 
-        def told(serial: SerialNumber) -> AuditEvent:
+        def event_of(serial: SerialNumber) -> AuditEvent:
             details = {"device": device_id, "superseded": serial.hex()}
             return self.audit.event(EventName.DEVICE_RESET, caller.identity, details)
 
-        serial, event = await self._ledger.reset(device_id, name, told)
+        serial, event = await self._ledger.reset(device_id, name, event_of)
         if serial is None:
             raise NotFoundError(
                 f"the device {device_id[:128]!a} has no certificate under the profile {name[:64]!a}",
@@ -261,14 +261,14 @@ class CertificateAuthority:
     async def create_batch(self, caller: Caller, new: NewBatch) -> BatchState:
         """Order a batch, or return the same one that was ordered before."""
 
-        def told(batch: Batch) -> AuditEvent:
+        def event_of(batch: Batch) -> AuditEvent:
             details: dict[str, int | str] = {
                 "batch": batch.terms.name,
                 "devices": batch.terms.device_count,
             }
             return self.audit.event(EventName.BATCH_CREATED, caller.identity, details)
 
-        batch, event = await self._batches.create(new, caller.identity, told)
+        batch, event = await self._batches.create(new, caller.identity, event_of)
         self.audit.done(event)  # before anything is read, which may fail: the batch is there
         return await self._batches.get(batch.terms.name)
 
@@ -294,11 +294,11 @@ class CertificateAuthority:
     async def close_batch(self, caller: Caller, name: str) -> BatchState:
         """Let nothing more be issued in a batch."""
 
-        def told(state: BatchState) -> AuditEvent:
+        def event_of(state: BatchState) -> AuditEvent:
             details: dict[str, int | str] = {"batch": state.batch.terms.name, "issued": state.issued}
             return self.audit.event(EventName.BATCH_CLOSED, caller.identity, details)
 
-        state, event = await self._batches.close(name, told)
+        state, event = await self._batches.close(name, event_of)
         self.audit.done(event)
         return state
 

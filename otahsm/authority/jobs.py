@@ -48,7 +48,7 @@ class Job:
         after: what is waited for before the first pass; if that fails, the first pass comes all the same.
         failing: how the log calls a failure that was foreseen.
         recovered: how the log calls that it is over.
-        told_elsewhere: failures that another job logs.
+        logged_elsewhere: failures that another job logs.
         retry_seconds: the longest wait after a failure that was foreseen; never less than `interval`.
     """
 
@@ -59,7 +59,7 @@ class Job:
     after: Callable[[], Awaitable[object]] | None = None
     failing: str = "job.waiting"
     recovered: str = "job.recovered"
-    told_elsewhere: tuple[type[OtahsmError], ...] = ()
+    logged_elsewhere: tuple[type[OtahsmError], ...] = ()
     retry_seconds: float = 5.0
 
 
@@ -197,37 +197,37 @@ class Supervisor:
         finally:
             stuck.cancel()
             watched.is_in_pass = False
-        if watched.is_told:
+        if watched.is_logged:
             _log.info(watched.job.recovered, job=watched.job.name)
         if watched.note_well():
-            self._tell()
+            self._notify()
         return _Due(0.0, watched.job.interval if seconds is None else seconds)
 
     def _note_stuck(self, watched: _Watched, began: datetime) -> None:
         message = f"a pass has been running since {began:%Y-%m-%dT%H:%M:%SZ}"
-        watched.is_told = True
+        watched.is_logged = True
         _log.error("job.stuck", job=watched.job.name, message=message)
         watched.note_failure(message, began)
-        self._tell()
+        self._notify()
 
     def _note_foreseen(self, watched: _Watched, error: OtahsmError | OSError) -> _Due:
         job, message = watched.job, error.message if isinstance(error, OtahsmError) else str(error)
-        if message != watched.state.message and not isinstance(error, job.told_elsewhere):
-            watched.is_told = True
+        if message != watched.state.message and not isinstance(error, job.logged_elsewhere):
+            watched.is_logged = True
             ours = isinstance(error, OtahsmError)
             more = {"reason": error.reason, "hint": error.hint} if ours else {}  # type: ignore[union-attr]
             _log.error(job.failing, job=job.name, message=message, **more)
         if watched.note_failure(message, self._clock()):
-            self._tell()
+            self._notify()
         longest = max(job.interval, job.retry_seconds)
         seconds = _doubled(min(job.interval, _SHORTEST_REST), watched.failures_in_a_row, longest)
         rest = min(seconds, _SHORTEST_REST)
         return _Due(rest, seconds - rest)
 
     def _note_fault(self, watched: _Watched, error: Exception) -> _Due:
-        watched.is_told = True
+        watched.is_logged = True
         if watched.note_failure(f"a fault in otahsm: {error!r}", self._clock()):
-            self._tell()
+            self._notify()
         watched.note_fault()
         count = watched.faults_in_a_row
         rest = _doubled(_SHORTEST_REST, count, _LONGEST_REST)
@@ -236,7 +236,7 @@ class Supervisor:
             self._give_up(f"the job {watched.job.name} failed {count} times in a row: {error!r}")
         return _Due(rest, 0.0)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener()
 
@@ -259,7 +259,7 @@ class _Watched:
         self.task: asyncio.Task[None] | None = None
         self.state = JobState(job.name)
         self.is_in_pass = False
-        self.is_told = False  # whether the log has a failure that is not over
+        self.is_logged = False  # whether the log has a failure that is not over
         self.failures_in_a_row = 0
         self.faults_in_a_row = 0
 
@@ -267,7 +267,7 @@ class _Watched:
         """Record that a pass went well; return whether that is news."""
         is_news = self.state.failing_since is not None
         self.state = JobState(self.job.name, faults=self.state.faults)
-        self.is_told = False
+        self.is_logged = False
         self.failures_in_a_row = self.faults_in_a_row = 0
         return is_news
 

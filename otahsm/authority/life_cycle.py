@@ -156,26 +156,26 @@ class LifeCycle:
             run_once=self._transparency.run_once,
             interval=_LOOK_SECONDS,
             failing="transparency.failed",
-            told_elsewhere=_OF_THE_LEDGER,
+            logged_elsewhere=_OF_THE_LEDGER,
         )
         yield Job(
             name="audit",
             run_once=self._audit.write,
             interval=_LOOK_SECONDS,
             woken=self._audit.arrived,
-            told_elsewhere=_OF_THE_LEDGER,
+            logged_elsewhere=_OF_THE_LEDGER,
         )
         yield Job(
             name="denied clients",
             run_once=self._clients.look,
             interval=_LOOK_SECONDS,
-            told_elsewhere=_OF_THE_LEDGER,
+            logged_elsewhere=_OF_THE_LEDGER,
         )
         yield Job(
             name="spool",
             run_once=self._spool.run_once,
             interval=_LOOK_SECONDS,
-            told_elsewhere=_OF_THE_LEDGER,
+            logged_elsewhere=_OF_THE_LEDGER,
         )
         for name, keeper in self._crls.keepers.items():
             if keeper.can_sign:

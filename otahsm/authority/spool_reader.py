@@ -30,7 +30,7 @@ class SpoolReader:
     def __init__(self, guard_dirs: Mapping[Path, bool], audit: AuditLog) -> None:
         self._guard_dirs = guard_dirs
         self._audit = audit
-        # Done with, and still there: nothing is written or told a second time.
+        # Done with, and still there: nothing is recorded or logged a second time.
         self._to_remove: set[Path] = set()
         self._to_set_aside: set[Path] = set()
 
@@ -67,9 +67,9 @@ class SpoolReader:
         refused = await self._audit.take_in(events)
         self._to_remove.update(event.path for event in events if event not in refused)
         for item in [*others, *(NotAnEvent(event.path, "the ledger refuses it") for event in refused)]:
-            told = {"file": str(item.path), "why": item.why, "moved_to": str(aside(item.path))}
-            await self._audit.record(EventName.SPOOL_UNREADABLE, "daemon", told)
-            _log.error("spool.unreadable", **told)
+            details = {"file": str(item.path), "why": item.why, "moved_to": str(aside(item.path))}
+            await self._audit.record(EventName.SPOOL_UNREADABLE, "daemon", details)
+            _log.error("spool.unreadable", **details)
             self._to_set_aside.add(item.path)
 
 

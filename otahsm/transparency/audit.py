@@ -78,7 +78,7 @@ class _Count:
 
 
 class AuditLog:
-    """Takes down what happens; never makes anybody wait, and never fails.
+    """Records what happens; never makes anybody wait, and never fails.
 
     Args:
         ledger: where it is written.
@@ -100,20 +100,20 @@ class AuditLog:
         self.arrived = asyncio.Event()
 
     def note(
-        self, name: EventName, client: str, details: Mapping[str, int | str], *, told: bool = False
+        self, name: EventName, client: str, details: Mapping[str, int | str], *, is_logged: bool = False
     ) -> None:
-        """Take down that something was done.
+        """Record that something was done.
 
         Args:
             name: what.
             client: whose doing it was.
             details: what else there is to say; never a secret.
-            told: whether the daemon's log says it already.
+            is_logged: whether the daemon's log has it already.
         """
-        self._put(name, client, 1, details, told=told)
+        self._put(name, client, 1, details, is_logged=is_logged)
 
     def count(self, name: EventName, client: str, about: Mapping[str, str], **details: int | str) -> None:
-        """Take down that something happened which may happen very often.
+        """Record that something happened which may happen very often.
 
         Args:
             name: what.
@@ -142,11 +142,11 @@ class AuditLog:
         return self._event(name, client, 1, details)
 
     async def record(self, name: EventName, client: str, details: Mapping[str, int | str]) -> None:
-        """Take down that something was done, durably. Raises LedgerUnavailableError."""
+        """Record that something was done, durably. Raises LedgerUnavailableError."""
         await self._ledger.write_events([self._event(name, client, 1, details)])
 
     async def write(self) -> None:
-        """Write what is taken down. Raises LedgerUnavailableError: the rest waits."""
+        """Write what was recorded. Raises LedgerUnavailableError: the rest waits."""
         self._close_windows(time.monotonic())
         while self._waiting or self._lost:
             # Shielded: what the ledger has is forgotten here, whoever stops waiting, and not written twice.
@@ -186,9 +186,9 @@ class AuditLog:
         occurrences: int,
         details: Mapping[str, int | str],
         *,
-        told: bool = False,
+        is_logged: bool = False,
     ) -> None:
-        if not told:
+        if not is_logged:
             self._tell(name, {"client": client, "occurrences": occurrences, **details, "audit": 1})
         if len(self._waiting) >= _KEPT:
             self._lost += occurrences

@@ -83,13 +83,13 @@ def _send_all(answers: SimpleQueue[tuple[Kind, Iterable[bytes]]], sink: BinaryIO
 
 def _telling_progress(answer: Iterable[bytes], sink: BinaryIO) -> Iterator[bytes]:
     """Let the daemon know that a batch which takes long gets on: a single part that takes long is a hang."""
-    told = time.monotonic()
+    progress_at = time.monotonic()
     for part in answer:
         yield part
-        if time.monotonic() - told > _PROGRESS_SECONDS:
+        if time.monotonic() - progress_at > _PROGRESS_SECONDS:
             sink.write(frames.encode(Kind.PROGRESS, ()))
             sink.flush()
-            told = time.monotonic()
+            progress_at = time.monotonic()
 
 
 def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:

@@ -75,9 +75,9 @@ class Worker:
 
     async def get_ready(self, setup: Sequence[bytes], seconds: float) -> None:
         """Send the first message, and wait until it can take others. Raises as `exchange`."""
-        said = await self.exchange(Kind.SETUP, setup, seconds)
+        response = await self.exchange(Kind.SETUP, setup, seconds)
         try:
-            (self.pid,) = map(int, said)
+            (self.pid,) = map(int, response)
         except ValueError:
             raise WorkerLostError(f"{self._peer.name} broke the protocol") from None
 

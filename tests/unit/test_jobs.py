@@ -138,7 +138,7 @@ async def test_who_wakes_a_job_that_failed_has_it_rest_for_a_second_all_the_same
 async def test_a_job_names_its_failures_and_leaves_to_others_what_they_tell() -> None:
     _, log, _ = await run(Passes(AWAY, None), failing="crl.failed", recovered="crl.again")
     assert [entry["event"] for entry in log] == ["crl.failed", "crl.again"]
-    states, log, _ = await run(Passes(AWAY, None), told_elsewhere=(TokenUnavailableError,))
+    states, log, _ = await run(Passes(AWAY, None), logged_elsewhere=(TokenUnavailableError,))
     assert log == []
     assert states[1].message == "the token is away"
 

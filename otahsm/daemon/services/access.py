@@ -20,8 +20,8 @@ class AccessService(access_pb2_grpc.AccessServiceServicer):
         self, request: access_pb2.DenyClientRequest, context: Context
     ) -> access_pb2.DenyClientResponse:
         """Deny a client."""
-        wanted = request.client
-        denied = await self._authority.deny_client(caller_of(context), wanted.subject, wanted.reason)
+        client = request.client
+        denied = await self._authority.deny_client(caller_of(context), client.subject, client.reason)
         return access_pb2.DenyClientResponse(client=denied_client(denied))
 
     async def AllowClient(  # noqa: N802
