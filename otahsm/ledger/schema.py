@@ -207,7 +207,7 @@ replicas: Final = Table(
 
 # What is recorded or voided goes here in the same transaction, until the sequencer makes a leaf of it. Kinds
 # are those of `otahsm.ledger.tree.log_entries`.
-unlogged: Final = Table(
+pending_leaves: Final = Table(
     "unlogged",
     metadata,
     Column("id", _Id, primary_key=True),

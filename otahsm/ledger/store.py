@@ -28,7 +28,7 @@ from otahsm.ledger.records import (
     Target,
     Tell,
 )
-from otahsm.ledger.write import batches, denials, events, quotas, record_void, revocation
+from otahsm.ledger.write import batches, denials, events, outcomes, quotas, revocation
 from otahsm.ledger.write.journal import write_intents
 from otahsm.ledger.write.writer import Writer
 from otahsm.pki import SerialNumber
@@ -98,7 +98,7 @@ class Ledger:
         """
         now = microseconds(self._clock())
         await self._writer.transaction(
-            lambda connection: record_void.write_certificates(connection, issued, now)
+            lambda connection: outcomes.write_certificates(connection, issued, now)
         )
         self._writer.recorded(issued.keys())
 
@@ -126,7 +126,7 @@ class Ledger:
         """
         now = microseconds(self._clock())
         return await self._writer.transaction(
-            lambda connection: record_void.reset(connection, device_id, profile, now, tell)
+            lambda connection: outcomes.reset(connection, device_id, profile, now, tell)
         )
 
     async def write_events(self, written: Sequence[AuditEvent]) -> None:

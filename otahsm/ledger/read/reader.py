@@ -33,7 +33,7 @@ from otahsm.ledger.db.failures import cause_of, reading
 from otahsm.ledger.db.read_only import read_only_engine
 from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status, Tally
 from otahsm.ledger.migrations import NEWEST
-from otahsm.ledger.read import batch_page, denied_page, event_page
+from otahsm.ledger.read import batch_page, denied, event_page
 from otahsm.ledger.read.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
 from otahsm.ledger.records import BatchState
 from otahsm.ledger.schema import certificates, intents, live, replicas
@@ -116,7 +116,7 @@ class LedgerReader:
     def denied(self) -> list[Denied]:
         """Return everybody who is cut off."""
         with self._reading() as connection:
-            return denied_page.all_denied(connection)
+            return denied.all_denied(connection)
 
     def count(self, wanted: Filter, after: bytes = START) -> Tally:
         """Count the next entries after a key, by what `Group` says.

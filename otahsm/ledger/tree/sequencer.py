@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from otahsm.ledger.db.dialects import Among, columns_given, try_to_sequence, write_rows
-from otahsm.ledger.schema import leaves, nodes, tree, unlogged
+from otahsm.ledger.schema import leaves, nodes, pending_leaves, tree
 from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.tlog import HASH_BYTES, CompactTree, Row, leaf_hash
 
@@ -57,12 +57,12 @@ def note_entries(connection: Connection, kind: Kind, intent_ids: Iterable[int]) 
     """Have entries become leaves, in the transaction that writes them."""
     rows = [(int(kind), intent_id) for intent_id in intent_ids]
     if rows:
-        write_rows(connection, _insert_into(unlogged, _ENTRY, connection.dialect), _ENTRY, rows)
+        write_rows(connection, _insert_into(pending_leaves, _ENTRY, connection.dialect), _ENTRY, rows)
 
 
 def has_pending_leaves(connection: Connection) -> bool:
     """Return whether there is something to take."""
-    return connection.execute(select(unlogged.c.id).limit(1)).first() is not None
+    return connection.execute(select(pending_leaves.c.id).limit(1)).first() is not None
 
 
 def read_tree(connection: Connection) -> CompactTree:
@@ -88,7 +88,7 @@ def sequence(connection: Connection, limit: int = CHUNK) -> Step:
     """
     if not try_to_sequence(connection):
         return Step(0, more=True)
-    waiting = connection.execute(select(unlogged).order_by(unlogged.c.id).limit(limit)).all()
+    waiting = connection.execute(select(pending_leaves).order_by(pending_leaves.c.id).limit(limit)).all()
     if not waiting:
         return Step(0, more=False)
     entries = [Entry(kind, intent_id) for _, kind, intent_id in waiting]
@@ -152,7 +152,7 @@ def _insert_into(table: Table, names: tuple[str, ...], dialect: Dialect) -> Inse
     return insert(table).from_select(names, select(columns_given(table, names, dialect)))
 
 
-_TAKE: Final = delete(unlogged).where(Among(unlogged.c.id))
+_TAKE: Final = delete(pending_leaves).where(Among(pending_leaves.c.id))
 _LOGGED: Final = select(leaves).where(Among(leaves.c.intent_id))
 _LAST: Final = select(func.max(leaves.c.leaf_index))
 # There should be none; what is in the way of a node was put there by nobody of ours.

@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, bindparam, exists, select
 
 from otahsm.errors import EvidenceError
-from otahsm.ledger.schema import checkpoints, intents, leaves, nodes, unlogged
+from otahsm.ledger.schema import checkpoints, intents, leaves, nodes, pending_leaves
 from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.ledger.tree.sequencer import STORED_LEVELS, read_tree
 from otahsm.ledger.tree.verdict import MAX_FINDINGS, Verdict
@@ -210,13 +210,13 @@ class _Verification:
         for kind, entries in KINDS.items():
             found = entries.ids.subquery()
             logged = exists().where(leaves.c.kind == kind, leaves.c.intent_id == found.c.id)
-            waits = exists().where(unlogged.c.kind == kind, unlogged.c.intent_id == found.c.id)
+            waits = exists().where(pending_leaves.c.kind == kind, pending_leaves.c.intent_id == found.c.id)
             for intent_id in self._stream(select(found.c.id).where(~logged, ~waits)):
                 self.verdict.find(
                     f"{'event' if kind is Kind.EVENT else 'intent'} {intent_id}",
                     f"{self._name(Entry(kind, intent_id))} is no leaf: it was added, or its leaf removed",
                 )
-        waiting = self._stream(select(unlogged.c.id).order_by(unlogged.c.id))
+        waiting = self._stream(select(pending_leaves.c.id).order_by(pending_leaves.c.id))
         while ids := list(islice(waiting, _CHUNK)):
             self._check_waiting(self._connection.execute(_WAITING, {"first": ids[0], "last": ids[-1]}).all())
 
@@ -281,9 +281,11 @@ _SIZES: Final = select(checkpoints.c.size).where(
 )
 _BEYOND: Final = select(checkpoints.c.size).where(checkpoints.c.size > bindparam("end"))
 _WAITING: Final = (
-    select(unlogged, leaves.c.leaf_index)
-    .outerjoin(leaves, (leaves.c.kind == unlogged.c.kind) & (leaves.c.intent_id == unlogged.c.intent_id))
-    .where(unlogged.c.id >= bindparam("first"), unlogged.c.id <= bindparam("last"))
-    .order_by(unlogged.c.id)
+    select(pending_leaves, leaves.c.leaf_index)
+    .outerjoin(
+        leaves, (leaves.c.kind == pending_leaves.c.kind) & (leaves.c.intent_id == pending_leaves.c.intent_id)
+    )
+    .where(pending_leaves.c.id >= bindparam("first"), pending_leaves.c.id <= bindparam("last"))
+    .order_by(pending_leaves.c.id)
 )
 _INTENT: Final = select(intents.c.serial, intents.c.device_id).where(intents.c.id == bindparam("id"))

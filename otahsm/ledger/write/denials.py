@@ -6,7 +6,7 @@ from sqlalchemy import Connection, delete, select
 
 from otahsm.access import Denied
 from otahsm.ledger.db.dialects import insert_into
-from otahsm.ledger.read.denied_page import denied_of
+from otahsm.ledger.read.denied import denied_of
 from otahsm.ledger.records import Change, Tell
 from otahsm.ledger.schema import denied_clients
 from otahsm.ledger.write import events

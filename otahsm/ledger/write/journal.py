@@ -34,7 +34,7 @@ _ATTEMPTS: Final = 10  # replicas that ask for the same devices at once: each lo
 
 def write_intents(
     connection: Connection,
-    place: int,
+    slot: int,
     ids: Sequence[int],
     batch: Sequence[Intent],
     renewals: Mapping[str, Renewal],
@@ -47,7 +47,7 @@ def write_intents(
 
     Args:
         connection: in a transaction.
-        place: the replica's (see `replicas`).
+        slot: the replica's (see `replicas`).
         ids: one for each intent; none was ever used before.
         batch: at least one.
         renewals: by profile, when a device's certificate may be superseded.
@@ -58,7 +58,7 @@ def write_intents(
     """
     # A statement may not see what it writes itself: a key that comes twice, for two devices, is looked at.
     if len({intent.spki_sha256 for intent in batch}) == len(batch):
-        if _claim(connection, place, ids, batch) == len(batch):
+        if _claim(connection, slot, ids, batch) == len(batch):
             return [Accepted(intent_id) for intent_id in ids]
         take_back(connection, ids)
     for _ in range(_ATTEMPTS):
@@ -66,7 +66,7 @@ def write_intents(
         if not fresh:
             return answers
         if _supersede(connection, superseded, batch[0].intended_at) and (
-            _claim(connection, place, ids[: len(fresh)], fresh) == len(fresh)
+            _claim(connection, slot, ids[: len(fresh)], fresh) == len(fresh)
         ):
             return answers
         take_back(connection, ids)
@@ -105,11 +105,11 @@ def _supersede(connection: Connection, superseded: Mapping[int, int], now: int) 
     return all(connection.execute(_SUPERSEDE, pair).rowcount for pair in pairs)
 
 
-def _claim(connection: Connection, place: int, ids: Sequence[int], batch: Sequence[Intent]) -> int:
+def _claim(connection: Connection, slot: int, ids: Sequence[int], batch: Sequence[Intent]) -> int:
     """Write intents, but not what something stands against; say how many were written."""
     # In one order, whoever writes: so replicas that write the same devices seldom wait for each other.
     numbered = sorted(zip(ids, batch, strict=True), key=_device)
-    rows = [(intent_id, place, intent.serial.key, *intent[1:]) for intent_id, intent in numbered]
+    rows = [(intent_id, slot, intent.serial.key, *intent[1:]) for intent_id, intent in numbered]
     return write_rows(connection, _claim_statement(connection.dialect), _COLUMNS, rows)
 
 

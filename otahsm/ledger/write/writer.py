@@ -17,7 +17,7 @@ from otahsm.ledger.db import dialects
 from otahsm.ledger.db.database import Database
 from otahsm.ledger.db.failures import cause_of
 from otahsm.ledger.migrations import UnknownVersionError, migrate
-from otahsm.ledger.write import record_void
+from otahsm.ledger.write import outcomes, slots
 from otahsm.system.clock import Clock, microseconds
 
 _Result = TypeVar("_Result")
@@ -148,7 +148,7 @@ class Writer:
                 owed = self._begin(connection)
                 results = [work(connection) for work, _ in group]
                 if self._open_ids:
-                    record_void.note_closed(connection, self._database.slot, min(self._open_ids))
+                    slots.note_closed(connection, self._database.slot, min(self._open_ids))
         except SQLAlchemyError as error:
             if self._written:  # and perhaps durably: it may be the answer that was lost, and not the commit
                 self._owed.append((tuple(self._written), _UNKNOWN))
@@ -176,23 +176,23 @@ class Writer:
         left = slot_is_new or self._something_left
         dialects.begin(connection, closing=left or owed > 0)
         if slot_is_new:
-            record_void.enter(connection, slot)
+            slots.enter(connection, slot)
         if left:
-            self._closed = record_void.clear_left_slots(connection, slot, now, also_own=slot_is_new)
+            self._closed = slots.clear_left_slots(connection, slot, now, also_own=slot_is_new)
         for intent_ids, reason in self._owed[:owed]:
-            record_void.void_intents(connection, intent_ids, reason, now)
+            outcomes.void_intents(connection, intent_ids, reason, now)
         return owed
 
     def _look(self, connection: Connection) -> bool:
         slot = self._database.slot
         if self._failure is not None:
-            record_void.touch(connection, slot)
+            slots.touch(connection, slot)
         self._database.tend(connection)
-        if not self._open_ids and record_void.is_far_behind(connection, slot):
+        if not self._open_ids and slots.is_far_behind(connection, slot):
             # An idle replica: who looks for open intents begins at the lowest `closed_below` of all.
             self._database.forget_ids()
-            record_void.note_all_closed(connection, slot)
-        return record_void.anything_left(connection, slot)
+            slots.note_all_closed(connection, slot)
+        return slots.anything_left(connection, slot)
 
     def _open(self) -> int:
         self._database.hold()
@@ -201,7 +201,7 @@ class Writer:
             with self._database.engine.begin() as connection:
                 dialects.begin(connection, closing=True)
                 migrate(connection)
-                issuer = record_void.issuer_of(connection)
+                issuer = outcomes.issuer_of(connection)
         except UnknownVersionError as error:
             raise ConfigError(
                 f"the ledger {name} has an unknown schema: {error}",
