@@ -5,7 +5,7 @@ A batch of requests goes through six steps, each of which only what passed the o
 1. **admit**: may this caller ask for it, is there such a profile, can the CA issue now
 2. **prepare**: check the CSR, draw a serial number, build the TBS (in a preparer process); is the device the
    caller's to ask for
-3. **journal**: write the intent durably: who, what, which serial, which TBS; take its place in its batch
+3. **journal**: write the intent durably: who, what, which serial, which TBS; reserve room in its batch
 4. **sign**: the token signs, and the signature is verified (in a signer process)
 5. **record**: the certificate enters the ledger durably
 6. **release**: only now may a client see it
@@ -50,7 +50,17 @@ from otahsm.issuance.batches import Batches, check_admission
 from otahsm.issuance.quotas import ClientQuotas
 from otahsm.issuance.request_ids import own_name, request_id_of
 from otahsm.issuance.values import IssuanceRequest, Issued, Outcome
-from otahsm.ledger import Accepted, Barred, Batch, Conflict, Intent, Ledger, NoPlace, OverQuota, Replay
+from otahsm.ledger import (
+    Accepted,
+    Barred,
+    Batch,
+    BatchRefusal,
+    Conflict,
+    Intent,
+    Ledger,
+    OverQuota,
+    Replay,
+)
 from otahsm.pki import (
     Profile,
     Validity,
@@ -66,7 +76,7 @@ _Outcomes = list[Outcome | None]
 
 
 class _Admitted(NamedTuple):
-    """Passed step 1. `position` is the request's place in the batch, here and below."""
+    """Passed step 1. `position` is the request's in the batch, here and below."""
 
     position: int
     request: IssuanceRequest
@@ -243,7 +253,7 @@ class IssuanceCycle:
                     outcomes[position] = RevokedError(message)
                 case Conflict(message):
                     outcomes[position] = ConflictError(message)
-                case NoPlace(full, message):
+                case BatchRefusal(full, message):
                     outcomes[position] = (BatchFullError if full else BatchClosedError)(message)
                 case OverQuota(message, retry_after):
                     over = outcomes[position] = QuotaError(message, retry_after)

@@ -21,7 +21,7 @@ class Intent(NamedTuple):
         not_before, not_after: seconds since the Unix epoch, UTC.
         client: identity in the caller's TLS certificate.
         intended_at: microseconds since the Unix epoch, UTC.
-        batch_id: the id of the batch in which it is to have a place; None for none.
+        batch_id: the id of the batch that it is to count in; None for none.
         quota_id: the id of the quota that it counts in; None for none.
     """
 
@@ -85,8 +85,8 @@ class Barred(NamedTuple):
     message: str
 
 
-class NoPlace(NamedTuple):
-    """There is no place in the batch: it is full, or else closed; `message` says it."""
+class BatchRefusal(NamedTuple):
+    """The batch takes no more: it is full, or else closed; `message` says it."""
 
     full: bool
     message: str
@@ -102,7 +102,7 @@ class OverQuota(NamedTuple):
     retry_after: float | None
 
 
-JournalResult: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred | NoPlace | OverQuota
+JournalResult: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred | BatchRefusal | OverQuota
 
 # The CRLs that have no URL of their own: what the ledger calls them.
 COMPLETE: Final = ""

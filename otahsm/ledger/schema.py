@@ -64,9 +64,9 @@ intents: Final = Table(
     # operator set the device free. NULL while it is live.
     Column("superseded_at", BigInteger, nullable=True),
     Column("superseded_by", BigInteger, nullable=True),
-    # The place of the replica that wrote it: see `replicas`.
+    # The slot of the replica that wrote it: see `replicas`.
     Column("place", Integer, nullable=False, server_default="1"),
-    # The batch in which it has a place; NULL for none.
+    # The batch that it counts in; NULL for none.
     Column("batch_id", BigInteger, nullable=True),
     # The quota that it counts in; NULL for none.
     Column("quota_id", BigInteger, nullable=True),
@@ -195,9 +195,9 @@ certificates: Final = Table(
     Column("recorded_at", BigInteger, nullable=False),
 )
 
-# Every daemon on the ledger holds a place, and no two the same; with SQLite there is one daemon, at place 1.
-# Every intent of a place with an id below `closed_below` has a certificate or is voided: nobody need look at
-# them all to find those that a daemon left open.
+# Every daemon on the ledger holds a slot (`place`), and no two the same; with SQLite there is one daemon, in
+# slot 1. Every intent of a slot with an id below `closed_below` has a certificate or is voided: nobody need
+# look at them all to find those that a daemon left open.
 replicas: Final = Table(
     "replicas",
     metadata,
@@ -216,7 +216,7 @@ pending_leaves: Final = Table(
 )
 
 # The Merkle tree (RFC 9162, section 2.1): each leaf's place, what it is about, and its hash. Neither here nor
-# in `unlogged` is there a foreign key: whether the rows are there is for `verify` to say.
+# among the pending ones is there a foreign key: whether the rows are there is for `verify` to say.
 leaves: Final = Table(
     "leaves",
     metadata,

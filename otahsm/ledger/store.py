@@ -253,7 +253,7 @@ class Ledger:
             answers = quotas.hold(connection, batch, answers, limits, microseconds(self._clock()))
         if any(intent.batch_id is not None for intent in batch):
             seconds = int(self._clock().timestamp()) if now is None else now
-            granted = batches.hold_places(connection, batch, answers, seconds)
+            granted = batches.reserve(connection, batch, answers, seconds)
             quotas.give_back_denied(connection, batch, answers, granted)
             answers = granted
         self._writer.wrote(answer.intent_id for answer in answers if isinstance(answer, Accepted))

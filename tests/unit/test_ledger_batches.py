@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from otahsm.ledger import (
     Accepted,
     Batch,
+    BatchRefusal,
     BatchTerms,
     Intent,
     JournalResult,
     Ledger,
     LedgerReader,
-    NoPlace,
     Replay,
     database_of,
 )
@@ -65,7 +65,7 @@ async def test_as_many_as_there_are_places_get_one_and_the_others_are_told(
     batch = await order(ledger, 3)
     answers = await ledger.journal(inside(batch, "a", "b", "c", "d", "e"))
     assert len(accepted(answers)) == 3
-    assert answers[3:] == [NoPlace(full=True, message="the batch b already has its 3 certificates")] * 2
+    assert answers[3:] == [BatchRefusal(full=True, message="the batch b already has its 3 certificates")] * 2
     assert taken(home) == [(3,)]
     # Nothing is left of those that got none: they may ask outside the batch.
     assert len(accepted(await ledger.journal([intent("d"), intent("e")]))) == 2
@@ -112,7 +112,7 @@ async def test_nothing_is_issued_from_the_deadline_on(ledger: Ledger, now: int, 
     answers = await ledger.journal(inside(batch, "a"), now)
     assert len(accepted(answers)) == given
     if not given:
-        assert answers == [NoPlace(full=False, message="the deadline of the batch b has passed")]
+        assert answers == [BatchRefusal(full=False, message="the deadline of the batch b has passed")]
 
 
 async def test_nothing_is_issued_in_a_batch_that_is_closed(ledger: Ledger) -> None:
@@ -122,7 +122,9 @@ async def test_nothing_is_issued_in_a_batch_that_is_closed(ledger: Ledger) -> No
     assert closed is not None
     assert closed.batch.closed_at is not None
     assert await ledger.close_batch("b", told) == (closed, None)  # the first time is what counts
-    assert await ledger.journal(inside(batch, "a")) == [NoPlace(full=False, message="the batch b is closed")]
+    assert await ledger.journal(inside(batch, "a")) == [
+        BatchRefusal(full=False, message="the batch b is closed")
+    ]
     assert await ledger.close_batch("nothing", told) == (None, None)
 
 
@@ -145,7 +147,7 @@ async def test_a_renewal_in_a_batch_takes_a_place_and_gives_it_back_with_its_pre
     await issue(ledger, *inside(batch, "x"))
     renewal = intent("a")._replace(not_after=NOW + 10**6, batch_id=batch.id)
     (answer,) = await ledger.journal([renewal], NOW)
-    assert isinstance(answer, NoPlace)
+    assert isinstance(answer, BatchRefusal)
     assert home.read("SELECT count(*) FROM intents WHERE superseded_at IS NOT NULL") == [(0,)]
     (answer,) = await ledger.journal([intent("a")], NOW + 10**9)
     assert isinstance(answer, Replay)

@@ -31,7 +31,7 @@ from sqlalchemy.types import TypeEngine
 
 LOCK_NAMESPACE: Final = 0x6F746168  # "otah": the key of our advisory locks
 _AMONG_MANY: Final = text(f"SELECT pg_advisory_xact_lock_shared({LOCK_NAMESPACE})")
-_SEQUENCER: Final = text(f"SELECT pg_try_advisory_xact_lock({LOCK_NAMESPACE}, 0)")  # places begin at 1
+_SEQUENCER: Final = text(f"SELECT pg_try_advisory_xact_lock({LOCK_NAMESPACE}, 0)")  # slots begin at 1
 _ALONE: Final = text(f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE})")
 
 
@@ -129,8 +129,8 @@ def write_rows(
         written = connection.execute(statement, columns, execution_options={"preserve_rowcount": True})
         return written.rowcount
     text_for_driver, order = _for_driver(statement, connection.dialect)
-    places = [names.index(name) for name in order]
-    ordered = [tuple(row[place] for place in places) for row in rows]
+    positions = [names.index(name) for name in order]
+    ordered = [tuple(row[position] for position in positions) for row in rows]
     return connection.exec_driver_sql(text_for_driver, ordered).rowcount
 
 

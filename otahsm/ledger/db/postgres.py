@@ -1,8 +1,8 @@
 """The shared ledger: a PostgreSQL database, written by as many daemons as there are.
 
-The connection that writes holds the daemon's place, by a lock of its session. So a daemon that is gone, or
-cut off, has lost its place the moment the server notices, and another may close what it left open; and a
-daemon can't write without a place.
+The connection that writes holds the daemon's slot, by a lock of its session. So a daemon that is gone, or
+cut off, has lost its slot the moment the server notices, and another may close what it left open; and a
+daemon can't write without a slot.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ class PostgresDatabase:
         event.listen(self.engine, "handle_error", _leave_a_standby)
 
     def open_reader(self) -> Engine:
-        """Open one more connection, without a place."""
+        """Open one more connection, without a slot."""
         engine = engine_for(*self._address).execution_options(isolation_level="REPEATABLE READ")
         event.listen(engine, "connect", partial(configure, _SETTINGS))
         return engine
 
     def hold(self) -> None:
-        """Nothing to do: the connection holds the place."""
+        """Nothing to do: the connection holds the slot."""
 
     def take_ids(self, connection: Connection, count: int) -> list[int]:
         """Return ids that no intent ever had, in rising order."""
@@ -106,11 +106,11 @@ class PostgresDatabase:
             connection.execute(_ANALYZE)
 
     def close(self) -> None:
-        """Give the place back."""
+        """Give the slot back."""
         self.engine.dispose()
 
     def _take_slot(self, connection: Any, _: object) -> None:
-        """Take the first place that nobody holds, for as long as this connection lives."""
+        """Take the first slot that nobody holds, for as long as this connection lives."""
         configure(_SETTINGS, connection)
         with connection.cursor() as cursor:
             for slot in count(1):
@@ -119,7 +119,7 @@ class PostgresDatabase:
                     break
         connection.commit()
         self.slot, self.slot_is_new = slot, True
-        self._ids = []  # of the former place: `closed_below` may be above them by now
+        self._ids = []  # of the former slot: `closed_below` may be above them by now
 
 
 def _leave_a_standby(context: ExceptionContext) -> None:

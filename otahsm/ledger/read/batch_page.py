@@ -47,7 +47,7 @@ def states(connection: Connection, after: int, size: int, name: str = "") -> lis
 
 
 def _open_in_batches(connection: Connection) -> Counter[int]:
-    """Count the open intents of each batch; they are where every place has said that some may be open."""
+    """Count the open intents of each batch; they are where every replica has said that some may be open."""
     below = connection.execute(select(func.min(replicas.c.closed_below))).scalar() or 0
     query = (
         select(intents.c.batch_id)

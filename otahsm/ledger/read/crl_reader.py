@@ -17,7 +17,7 @@ from otahsm.ledger.schema import crl_urls, crls, intents, revocations
 from otahsm.pki import SerialNumber
 
 _PAGE: Final = 2000  # revocations in memory besides what is made of them
-_TURN: Final = text(f"SELECT pg_try_advisory_lock({LOCK_NAMESPACE}, 0)")  # places begin at 1
+_TURN: Final = text(f"SELECT pg_try_advisory_lock({LOCK_NAMESPACE}, 0)")  # slots begin at 1
 _TURN_OVER: Final = text(f"SELECT pg_advisory_unlock({LOCK_NAMESPACE}, 0)")
 
 

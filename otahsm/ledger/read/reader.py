@@ -176,7 +176,7 @@ def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, fu
 
 
 def _open_page(connection: Connection, wanted: Filter, after: bytes, size: int, *, full: bool) -> Page:
-    """Find open intents where they can be: not below the ids that every place has said are closed."""
+    """Find open intents where they can be: not below the ids that every replica has said are closed."""
     below = connection.execute(select(func.min(replicas.c.closed_below))).scalar() or 0
     ids = (
         select(intents.c.id)

@@ -1,10 +1,10 @@
 """Makes leaves of what was recorded and voided: the one way into the tree.
 
-Who records or voids adds a row to `unlogged` in the same transaction, and nothing else: the tree costs those
-who wait for a certificate next to nothing. A sequencer takes such rows in the order of their ids, a bounded
-number at a time, and appends them. Replicas take turns by a lock of its own. Rows of transactions that are
-not committed yet are not seen, and come later: what is logged is certain, and what is certain gets logged.
-The order of the leaves says nothing of time.
+Who records or voids adds a row to `pending_leaves` in the same transaction, and nothing else: the tree costs
+those who wait for a certificate next to nothing. A sequencer takes such rows in the order of their ids, a
+bounded number at a time, and appends them. Replicas take turns by a lock of its own. Rows of transactions
+that are not committed yet are not seen, and come later: what is logged is certain, and what is certain gets
+logged. The order of the leaves says nothing of time.
 """
 
 from __future__ import annotations

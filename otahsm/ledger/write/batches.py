@@ -1,7 +1,7 @@
-"""Batches: so many certificates, by then. Intents take places in the transaction that writes them.
+"""Batches: so many certificates, by then. Intents reserve room in the transaction that writes them.
 
 `taken` counts the intents of a batch that are not void. So no number of daemons, crashes or retries makes
-more certificates than were ordered, and what came to nothing gives its place back.
+more certificates than were ordered, and what came to nothing gives its room back.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from otahsm.ledger.read.batch_page import batch_of
 from otahsm.ledger.records import (
     Accepted,
     Batch,
+    BatchRefusal,
     BatchState,
     BatchTerms,
     Change,
     Intent,
     JournalResult,
-    NoPlace,
     Tell,
 )
 from otahsm.ledger.schema import batches
@@ -55,7 +55,7 @@ def create(
 
 
 def close(connection: Connection, name: str, now: int, tell: Tell[BatchState]) -> Change[BatchState | None]:
-    """Let nobody take places in a batch any more; the result is None if there is none.
+    """Let nobody reserve room in a batch any more; the result is None if there is none.
 
     How many it has is what its row says, less those that are open: however large it is, it is not counted.
     """
@@ -69,10 +69,10 @@ def close(connection: Connection, name: str, now: int, tell: Tell[BatchState]) -
     return events.changed(connection, state, tell)
 
 
-def hold_places(
+def reserve(
     connection: Connection, batch: Sequence[Intent], answers: Sequence[JournalResult], now: int
 ) -> list[JournalResult]:
-    """Take places for intents that were just written; take back those for which there is none.
+    """Reserve room for intents that were just written; take back those for which there is none.
 
     Args:
         connection: in the transaction that wrote them.
@@ -87,7 +87,7 @@ def hold_places(
     settled = list(answers)
     denied = []
     for batch_id, positions in sorted(wanting.items()):  # in one order, whoever takes: none waits in a circle
-        granted, why = _take(connection, batch_id, len(positions), 1_000_000 * now)
+        granted, why = _reserve(connection, batch_id, len(positions), 1_000_000 * now)
         for position in positions[granted:]:
             answer = settled[position]
             assert isinstance(answer, Accepted)  # noqa: S101 - see above
@@ -99,31 +99,31 @@ def hold_places(
 
 
 def give_back(connection: Connection, batch_ids: Iterable[int | None]) -> None:
-    """Give back the places of intents that were voided; None: it had none."""
+    """Give back the room of intents that were voided; None: it was in no batch."""
     counts = Counter(batch_id for batch_id in batch_ids if batch_id is not None)
     for batch_id, count in sorted(counts.items()):
-        connection.execute(_TAKE, {"which": batch_id, "more": -count})
+        connection.execute(_ADD, {"which": batch_id, "more": -count})
 
 
-def _take(connection: Connection, batch_id: int, wanted: int, now: int) -> tuple[int, NoPlace]:
-    """Take up to so many places; return how many there were, and why there are no more."""
+def _reserve(connection: Connection, batch_id: int, wanted: int, now: int) -> tuple[int, BatchRefusal]:
+    """Reserve room for up to so many; return for how many there was, and why there is no more."""
     row = connection.execute(_LOCKED, {"which": batch_id}).one()
     batch = batch_of(row)
     if batch.closed_at is not None:
-        return 0, NoPlace(full=False, message=f"the batch {batch.terms.name} is closed")
+        return 0, BatchRefusal(full=False, message=f"the batch {batch.terms.name} is closed")
     if batch.terms.deadline is not None and now >= batch.terms.deadline:
-        return 0, NoPlace(full=False, message=f"the deadline of the batch {batch.terms.name} has passed")
+        return 0, BatchRefusal(full=False, message=f"the deadline of the batch {batch.terms.name} has passed")
     granted = min(wanted, batch.terms.device_count - batch.taken)
     if granted:
-        connection.execute(_TAKE, {"which": batch_id, "more": granted})
-    return granted, NoPlace(
+        connection.execute(_ADD, {"which": batch_id, "more": granted})
+    return granted, BatchRefusal(
         full=True,
         message=f"the batch {batch.terms.name} already has its {batch.terms.device_count} certificates",
     )
 
 
 _LOCKED: Final = select(batches).where(batches.c.id == bindparam("which")).with_for_update()
-_TAKE: Final = (
+_ADD: Final = (
     update(batches)
     .where(batches.c.id == bindparam("which"))
     .values(taken=batches.c.taken + bindparam("more"))
