@@ -2,7 +2,7 @@
 
 from otahsm.ledger.db.database import Database, database_of, throwaway
 from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status, Tally
-from otahsm.ledger.merkle_log import Head, LoggedLeaf, MerkleLog
+from otahsm.ledger.merkle_log import MerkleLog
 from otahsm.ledger.read.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.read.crl_reader import CrlReader, CrlState
 from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
@@ -36,6 +36,7 @@ from otahsm.ledger.records import (
     Tell,
 )
 from otahsm.ledger.store import Ledger
+from otahsm.ledger.tree.proofs import Head, LoggedLeaf
 from otahsm.ledger.tree.verdict import Finding, Verdict
 from otahsm.ledger.tree.verification import verify
 
