@@ -18,6 +18,7 @@ from otahsm.daemon.edge import limits
 # What any client can cause as often as it likes, and what changes nothing: a flood of these must not hide
 # the others, nor fill a disk. What was issued, revoked, reset or ordered is always said.
 _AT_WILL: Final = frozenset({"call.refused", "requests.refused", "stderr", "stream.ended", "stream.stalled"})
+_LONGEST_LINE: Final = 8192  # characters of standard error in one event
 _LAST_WORDS: Final = 1.0  # seconds that the end of the daemon waits for lines still in the pipe
 
 _log = structlog.get_logger()
@@ -113,5 +114,5 @@ def _configure(renderer: structlog.typing.Processor, lines: _Lines) -> None:
 
 def _relay(source: int) -> None:
     with os.fdopen(source, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+        while line := lines.readline(_LONGEST_LINE):  # a library that never ends a line must not fill memory
             _log.info("stderr", text=line.rstrip())

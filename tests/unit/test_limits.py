@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 
 import pytest
 import structlog
+import structlog.testing
 
 from otahsm.daemon.edge import limits
 from otahsm.daemon.edge.open_calls import OpenCalls
-from otahsm.daemon.log import Bounded
+from otahsm.daemon.log import Bounded, _relay
 from otahsm.errors import Code, TooManyCallsError
+
+from support.harness import READY_SECONDS, eventually
 
 
 def test_a_client_has_so_many_calls_open_and_others_have_theirs() -> None:
@@ -57,3 +62,19 @@ def test_what_a_client_can_cause_at_will_is_said_so_often_and_then_counted(
 @pytest.mark.parametrize("event", ["device.reset", "certificates.revoked", "batch.closed", "issuance.fault"])
 def test_what_was_done_is_always_said(event: str) -> None:
     assert len(said(Bounded(), event, 10 * limits.LOG_BURST)) == 10 * limits.LOG_BURST
+
+
+def test_a_line_on_standard_error_that_never_ends_is_logged_in_parts() -> None:
+    source, sink = os.pipe()
+    with structlog.testing.capture_logs() as log:
+        relay = threading.Thread(target=_relay, args=(source,))
+        relay.start()
+        os.write(sink, b"x" * 40_000)
+        eventually(lambda: len(log) >= 4, "nothing was logged before the line ended")
+        os.write(sink, b"\nnext\n")
+        os.close(sink)
+        relay.join(READY_SECONDS)
+    texts = [entry["text"] for entry in log]
+    assert "".join(texts[:-1]) == "x" * 40_000
+    assert max(map(len, texts)) <= 8192
+    assert texts[-1] == "next"
