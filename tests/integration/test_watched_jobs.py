@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from datetime import UTC, datetime
 from typing import Final
 
 from support.harness import Fleet, running
@@ -51,11 +52,13 @@ def test_a_job_that_fails_is_shown_while_the_daemon_serves_and_until_it_is_well(
         (fleet.folder / "fault").touch()
         (failed, *_) = daemon.wait_for("job.failed", job="denied clients")
         assert "nobody foresaw this" in failed["exception"]
-        shown = fleet.run("health")
+        shown, as_json = fleet.run("health"), fleet.run("health", "--json")
         (fleet.folder / "fault").unlink()
         assert (shown.returncode, shown.stdout) == (0, "SERVING\n")
         assert shown.stderr.startswith("denied clients has failed since 20")
         assert "nobody foresaw this" in shown.stderr
+        jobs = {job["name"]: job for job in json.loads(as_json.stdout)["jobs"]}
+        assert datetime.fromisoformat(jobs["denied clients"]["failing_since"]).tzinfo == UTC
         daemon.wait_for("job.recovered", job="denied clients")
         shown = fleet.run("health", "--json")
         assert shown.stderr == ""

@@ -45,7 +45,10 @@ def health(
         raise
     shown = None
     if jobs is not None:
-        shown = [job._asdict() | {"failing_since": show_time(job.failing_since) or None} for job in jobs]
+        shown = [
+            job._asdict() | {"failing_since": job.failing_since and job.failing_since.isoformat()}
+            for job in jobs
+        ]
     print_outcome("SERVING", as_json=as_json, serving=True, jobs=shown)
     for job in jobs or ():
         if job.failing_reason:
