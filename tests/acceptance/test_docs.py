@@ -28,7 +28,9 @@ _BLOCK: Final = re.compile(
     r"^<!-- run: (?P<where>empty|fleet) -->\n```(?P<kind>console|python|sql)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-_COMMAND: Final = re.compile(r"^\$ (.*(?:(?<=\\)\n> .*)*)$", re.MULTILINE)
+_COMMAND: Final = re.compile(
+    r"^\$ (.*<<(?P<end>\w+)\n(?:.*\n)*?(?P=end)|.*(?:(?<=\\)\n> .*)*)$", re.MULTILINE
+)
 _FENCED: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _INLINE: Final = re.compile(r"`[^`]*`")
 _LINK: Final = re.compile(r"\]\((?P<path>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
