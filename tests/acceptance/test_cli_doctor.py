@@ -168,7 +168,7 @@ def ended_crl(fleet: Fleet) -> None:
         (wrong_module, "token", "fail", "no-such-module.so does not exist"),
         (no_module, "token", "fail", "can't load"),
         (open_pin, "token login", "fail", "only its owner can read"),
-        (other_key, "token [ca] key", "fail", "it shows pkcs11:object="),
+        (other_key, "token [ca] key", "fail", "the token shows pkcs11:object="),
         (other_certificate, "token [ca] key", "fail", "does not verify with the public key"),
         (guide_root, "[ca] certificate", "fail", "extendedKeyUsage without clientAuth"),
         (guide_root, "profile ota-connect", "fail", "unsuitable certificate purpose"),

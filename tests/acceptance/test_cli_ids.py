@@ -48,7 +48,7 @@ def test_a_template_goes_on_where_the_last_one_ended(line: Fleet, tmp_path: Path
     ("options", "said"),
     [
         (("--count", "2", "--template", "cam"), "gives every device the same id"),
-        (("--count", "2", "--template", "{seq"), "is no template"),
+        (("--count", "2", "--template", "{seq"), "invalid template"),
         (("--count", "2", "--uuid5", "dns"), "needs serial numbers"),
         (("--ids", "units.csv", "--uuid5", "ulm"), "no namespace"),
         (("--ids", "units.csv", "--uuid5", "dns", "--template", "{serial}"), "either --uuid5 or"),

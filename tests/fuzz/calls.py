@@ -6,6 +6,7 @@ What passes is asked of a real ledger, an empty one: so whatever can't be asked 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -87,6 +88,10 @@ def page_tokens(data: bytes) -> None:
     text = draws.rest().decode(errors="replace")
     # One may be made up: it is no secret. But it says where to begin in one way alone.
     assert not text or _refused(wanted, text) or page_token(wanted, page_start(wanted, text)) == text
+    with contextlib.suppress(RequestRefusedError):
+        row, size = numbered_page(text, place)
+        assert 0 <= row < 10**18
+        assert 1 <= size <= 1000
 
 
 def _read(message_type: Any, data: bytes, ask: Callable[[Any], object]) -> None:
