@@ -149,7 +149,7 @@ def test_a_daemon_can_name_no_other_module_pin_or_key_to_a_signer(machine: Machi
     machine.shell("systemctl start otahsm")
     machine.wait_for("signer.failed", reason="CONFIG")
     said = [event["message"] for event in machine.events() if event["event"] == "signer.failed"]
-    assert said[-1] == "the daemon wants a token or a key that the signers' configuration does not have"
+    assert said[-1] == "the daemon requires a token or key that the signers' configuration does not name"
 
 
 def test_a_signer_that_nobody_connects_to_says_who_starts_it(fleet: Fleet) -> None:

@@ -92,8 +92,8 @@ def test_a_token_that_one_more_wrong_pin_would_lock_is_not_logged_in_to(device: 
         ("C_GenerateKeyPair=0x31", 4, "is full: it failed while making the key", "--delete-object"),
         ("C_GenerateKeyPair=0x70", 4, "can't generate a key of type ec-p256", "ec-p384, rsa-2048"),
         ("flip", 3, "a signature that does not verify", ""),
-        ("spoil", 4, "shows 1, none of them the one that was written", "--list-objects"),
-        ("C_CreateObject=0x32", 3, "was removed: it failed while writing the certificate", "it goes on"),
+        ("spoil", 4, "shows 1, but not the one that was written", "--list-objects"),
+        ("C_CreateObject=0x32", 3, "was removed: it failed while writing the certificate", "to continue"),
     ],
 )
 def test_what_the_token_failed_at_is_said_and_the_device_is_not_complete(

@@ -147,7 +147,7 @@ def test_replicas_that_make_no_sense_are_refused(fleet: Fleet) -> None:
     config = fleet.toml.read_text()
     uri = "pkcs11:token=x?module-path=/x.so&pin-source=file:pin"
     for lines, why in (
-        (f'uri = "{uri}"\nguard_dir = "state/login"', "guard_dir of its own"),
+        (f'uri = "{uri}"\nguard_dir = "state/login"', "each replica needs its own guard_dir"),
         (f'uri = "{uri}"\nguard_dir = "state/2"\nsigners = 0', "signers"),
         ('guard_dir = "state/2"', "uri"),
     ):

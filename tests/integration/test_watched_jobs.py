@@ -78,6 +78,7 @@ def test_a_job_that_fails_again_and_again_ends_the_daemon_with_a_code_that_has_i
         daemon.wait_for("job.failed", count=10, job="denied clients")
         daemon.wait_for("daemon.stopped")
         assert daemon.process.wait(60) == 3  # `RestartPreventExitStatus=2 4` in the unit
+        daemon.reader.join(60)
         assert any("DAEMON_FAILED" in line or "denied clients" in line for line in daemon.other_output)
 
 
@@ -90,6 +91,7 @@ def test_a_worker_that_nobody_would_replace_any_more_ends_the_daemon_to_be_start
         os.kill(daemon.preparers()[0], signal.SIGKILL)
         daemon.wait_for("daemon.stopped")
         assert daemon.process.wait(60) == 3
+        daemon.reader.join(60)  # its last lines
         assert any("the keeper of a preparer ended" in line for line in daemon.other_output)
 
 
