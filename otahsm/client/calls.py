@@ -11,6 +11,7 @@ import grpc
 from otahsm.client.backoff import Backoff
 from otahsm.client.replicas import Replicas
 from otahsm.client.rpc_errors import from_rpc
+from otahsm.errors import Code
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -53,6 +54,7 @@ class Calls:
             try:
                 return await method(channel)(request, timeout=timeout)
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
-                    raise from_rpc(error, target) from None
+                failure = from_rpc(error, target)
+                if failure.code is not Code.UNAVAILABLE or time.monotonic() > deadline:
+                    raise failure from None
             await backoff.pause()

@@ -30,6 +30,7 @@ from otahsm.client.chunks import chunks_of
 from otahsm.client.replicas import Replicas
 from otahsm.client.rpc_errors import from_rpc
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
+from otahsm.errors import Code, OtahsmError
 from otahsm.errors.status import from_status
 from otahsm.pki import derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
@@ -38,11 +39,6 @@ _CHUNK: Final = 64  # requests a message
 _WINDOW: Final = 16 * _CHUNK  # requests under way
 
 Requests = Iterable[CertificateRequest] | AsyncIterable[CertificateRequest]
-_PASSING: Final = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.INTERNAL,  # a stream that was cut, as HTTP/2 tells it
-    grpc.StatusCode.UNKNOWN,
-}
 _Stream = grpc.aio.StreamStreamCall[
     issuance_pb2.IssueCertificatesRequest, issuance_pb2.IssueCertificatesResponse
 ]
@@ -145,7 +141,7 @@ class ResumableStream:
         When there are several daemons, each stream is another one's turn.
         """
         while not self._exhausted or self._backlog.has_waiting:
-            broken: grpc.aio.AioRpcError | None = None
+            failure: OtahsmError | None = None
             target, channel = await self._replicas.choose()
             stub: issuance_pb2_grpc.IssuanceServiceAsyncStub = issuance_pb2_grpc.IssuanceServiceStub(channel)
             stream = stub.IssueCertificates()
@@ -155,7 +151,7 @@ class ResumableStream:
                     for result in await self._take(response):
                         yield result
             except grpc.aio.AioRpcError as error:
-                broken = error
+                failure = from_rpc(error, target)
             finally:
                 sender.cancel()
                 await asyncio.wait({sender})
@@ -164,13 +160,14 @@ class ResumableStream:
                 sender.result()  # raises what the source of requests raised
             self._backlog.stream_ended()
             unanswered = self._backlog.has_waiting
-            if broken and (broken.code() not in _PASSING or (unanswered and self._patience_is_over())):
-                failure = from_rpc(broken, target)
+            if failure and (
+                failure.code is not Code.UNAVAILABLE or (unanswered and self._patience_is_over())
+            ):
                 for request in self._backlog.give_up():
                     yield Refusal(request, failure)
                 if not self._exhausted:
                     raise failure
-            if self._backlog.has_waiting or broken:
+            if self._backlog.has_waiting or failure:
                 await (asyncio.sleep(self._pause) if self._pause else self._backoff.pause())
                 self._pause = 0.0
 

@@ -16,6 +16,9 @@ from otahsm.errors import Code, DaemonUnavailableError, OtahsmError, UnknownErro
 from otahsm.errors.status import from_status
 
 _DETAILS: Final = "grpc-status-details-bin"
+# gRPC's own codes for a connection that broke in the middle of a call: a stream that HTTP/2 reset, or that
+# the server ended while a message was being written.
+_BROKEN: Final = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 _TLS_HINT: Final = (
     "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"
     " here, and [tls] client_ca there."
@@ -37,6 +40,8 @@ def from_rpc(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DaemonUnavailableError(f"the daemon at {target} did not answer in time")
+        case code if code in _BROKEN:
+            return DaemonUnavailableError(f"the connection to the daemon at {target} broke: {details}")
         case code:
             message = f"the call to the daemon at {target} failed: {code.name}: {details}"
             return UnknownError(Code(code.value[0]), "", message)

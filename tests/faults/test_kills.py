@@ -13,10 +13,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from otahsm.client import Batch, CertificateRequest, Client, IdScheme, IssuedCertificate
-from otahsm.errors import DaemonUnavailableError, ShuttingDownError
+from otahsm.client.connection import open_channel
+from otahsm.client.rpc_errors import from_rpc
+from otahsm.errors import DaemonUnavailableError, OtahsmError, ShuttingDownError
+from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 from support.devices import issue_all, new_request, new_requests
 from support.harness import (
@@ -110,7 +114,36 @@ async def _issue_until_killed(
     assert count >= kill_after
 
 
-async def test_sigterm_answers_what_is_in_hand_and_exits_with_0(fleet: Fleet) -> None:
+async def test_sigterm_answers_what_was_read_and_exits_with_0(fleet: Fleet) -> None:
+    requests = new_requests(640)
+    seen: dict[str, bytes] = {}
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        async with open_channel(daemon.address, fleet.tls) as channel:
+            stub: issuance_pb2_grpc.IssuanceServiceAsyncStub = issuance_pb2_grpc.IssuanceServiceStub(channel)
+            call = stub.IssueCertificates()
+            # All is written before the daemon is told: no write is under way when the call ends.
+            for first in range(0, len(requests), 64):
+                chunk = [request.message(request.device_id, "") for request in requests[first : first + 64]]
+                await call.write(issuance_pb2.IssueCertificatesRequest(requests=chunk))
+            ended: OtahsmError | None = None
+            try:
+                async for response in call:
+                    for result in response.results:
+                        seen[result.request_id] = result.certificate.chain[0]
+                    daemon.process.send_signal(signal.SIGTERM)
+            except grpc.aio.AioRpcError as error:
+                ended = from_rpc(error, "")
+        assert isinstance(ended, ShuttingDownError)
+        assert daemon.process.wait(READY_SECONDS) == 0
+        daemon.wait_for("daemon.stopped")
+    # All that was begun was finished, recorded and sent: no intent is open, no certificate unseen.
+    assert seen
+    assert certificates(fleet) == seen
+    assert len(rows(fleet)) == len(seen)
+
+
+async def test_a_client_in_mid_stream_of_a_daemon_that_stops_has_what_it_is_told(fleet: Fleet) -> None:
     requests = new_requests(2000)
     seen: dict[str, bytes] = {}
     with running(fleet) as daemon:
@@ -121,15 +154,15 @@ async def test_sigterm_answers_what_is_in_hand_and_exits_with_0(fleet: Fleet) ->
                     if isinstance(result, IssuedCertificate):
                         seen[result.device_id] = result.chain[0]
                     else:
-                        assert result.code == "UNAVAILABLE"
+                        assert result.code == "UNAVAILABLE", result.error
                     if len(seen) == 100:
                         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.process.wait(READY_SECONDS) == 0
-        daemon.wait_for("daemon.stopped")
-    # All that was begun was finished, recorded and sent: no intent is open, no certificate unseen.
+    # gRPC's client drops the last answers when the end of a call overtakes what it writes.
+    recorded = certificates(fleet)
     assert 100 <= len(seen) < len(requests)
-    assert certificates(fleet) == seen
-    assert len(rows(fleet)) == len(seen)
+    assert {device: recorded[device] for device in seen} == seen
+    assert len(rows(fleet)) == len(recorded)
 
 
 def test_a_second_daemon_on_the_same_ledger_is_refused(daemon: RunningDaemon) -> None:
