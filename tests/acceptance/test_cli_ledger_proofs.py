@@ -111,7 +111,10 @@ def test_verify_names_what_was_changed(line: Fleet, tmp_path: Path) -> None:
     run(line, "checkpoint", "--new", "--output", "kept.note")
     said = run(line, "verify", "--checkpoint", "kept.note")
     assert "Everything matches." in said
-    assert re.search(rf"^\d+ leaves .* the first {size_of(line.folder / 'kept.note')} are signed", said)
+    signed = re.search(r"^\d+ leaves .* the first (\d+) are signed", said)
+    assert signed
+    # The daemon may have signed a later one since.
+    assert int(signed[1]) >= size_of(line.folder / "kept.note")
     with closing(sqlite3.connect(line.folder / "ledger/ledger.sqlite3")) as database, database:
         database.execute("UPDATE intents SET client = 'cn:other' WHERE device_id = 'b'")
     said = run(line, "verify", status=1)

@@ -29,11 +29,11 @@ READY_SECONDS = (
 )
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a state of the world outside; fail if it does not come."""
+def eventually(condition: Callable[[], bool], what: str | Callable[[], str]) -> None:
+    """Wait for a state of the world outside; if it does not come, fail and say what is instead."""
     deadline = time.monotonic() + READY_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
         time.sleep(0.01)
 
 
