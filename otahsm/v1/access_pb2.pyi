@@ -36,7 +36,7 @@ class DeniedClient(_message.Message):
     lower-case hexadecimal digits. At most 512 characters.
     """
     reason: _builtins.str
-    """Set by the client, optional: why, for people. At most 512 characters."""
+    """Set by the client, optional: a human-readable reason. At most 512 characters."""
     client: _builtins.str
     """Set by the server: the client that denied it, as in `Certificate.client`."""
     @_builtins.property

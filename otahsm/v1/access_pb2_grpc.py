@@ -69,7 +69,7 @@ class AccessServiceServicer:
         already denied keeps its first reason and time.
 
         Takes the role operator or admin. An operator can deny clients by name, but
-        no admin. A client can't deny itself.
+        not admins. A client can't deny itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

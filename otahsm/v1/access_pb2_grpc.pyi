@@ -43,7 +43,7 @@ class AccessServiceStub:
     already denied keeps its first reason and time.
 
     Takes the role operator or admin. An operator can deny clients by name, but
-    no admin. A client can't deny itself.
+    not admins. A client can't deny itself.
     """
     AllowClient: _grpc.UnaryUnaryMultiCallable[_access_pb2.AllowClientRequest, _access_pb2.AllowClientResponse]
     """Allows a client again. Takes the role admin. NOT_FOUND: it is not denied."""
@@ -65,7 +65,7 @@ class AccessServiceAsyncStub(AccessServiceStub):
     already denied keeps its first reason and time.
 
     Takes the role operator or admin. An operator can deny clients by name, but
-    no admin. A client can't deny itself.
+    not admins. A client can't deny itself.
     """
     AllowClient: _aio.UnaryUnaryMultiCallable[_access_pb2.AllowClientRequest, _access_pb2.AllowClientResponse]  # type: ignore[assignment]
     """Allows a client again. Takes the role admin. NOT_FOUND: it is not denied."""
@@ -90,7 +90,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         already denied keeps its first reason and time.
 
         Takes the role operator or admin. An operator can deny clients by name, but
-        no admin. A client can't deny itself.
+        not admins. A client can't deny itself.
         """
 
     @_abc_1.abstractmethod

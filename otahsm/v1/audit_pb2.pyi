@@ -86,8 +86,8 @@ class ListAuditEventsRequest(_message.Message):
     than 1,000 means 1,000. A response may have fewer, or none, while more follow.
     """
     page_token: _builtins.str
-    """Set by the client: `next_page_token` of the response before; empty for the
-    first page. All other fields but `page_size` must stay as they were.
+    """Set by the client: `next_page_token` of the previous response; empty for the
+    first page. All other fields except `page_size` must stay the same.
     """
     name: _builtins.str
     """Set by the client, optional: only events with this name; a name that ends in
@@ -131,7 +131,7 @@ class ListAuditEventsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AT_END_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Set by the server: what to send for the next page. Never empty."""
+    """Set by the server: the `page_token` of the next page. Never empty."""
     at_end: _builtins.bool
     """Set by the server: true if there are no more events now."""
     @_builtins.property

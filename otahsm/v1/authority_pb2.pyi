@@ -35,28 +35,28 @@ class Authority(_message.Message):
     NOT_SERVING_REASON_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """Set by the server: the CA's subject, as RFC 4514 text."""
+    """Set by the server: the CA's subject, as a string (RFC 4514)."""
     trust_anchor: _builtins.bytes
-    """Set by the server: the self-signed root, in DER. It is what a gateway must
-    trust to accept the devices.
+    """Set by the server: the self-signed root certificate, in DER. A gateway must
+    trust it to accept the devices.
     """
     key_type: _builtins.str
     """Set by the server: the type of the CA's key: "ec-p256", "ec-p384",
     "rsa-2048", "rsa-3072", "rsa-4096" or "ed25519".
     """
     ready_signers: _builtins.int
-    """Set by the server: processes that hold a session on the token and have
-    made a signature with the CA key that verified.
+    """Set by the server: the number of processes that hold a session on the token
+    and have made a signature with the CA key that was verified.
     """
     not_serving_reason: _builtins.str
-    """Set by the server: why nothing can be signed now, in words for a person;
+    """Set by the server: a human-readable reason why nothing can be signed now;
     empty while certificates can be issued.
     """
     @_builtins.property
     def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Set by the server: the CA certificate that signs and the intermediates
-        above it, in DER, without the trust anchor. Empty where the trust anchor
-        signs by itself.
+        """Set by the server: the issuing CA certificate and the intermediates above
+        it, in DER, without the trust anchor. Empty if the trust anchor is itself
+        the issuing CA.
         """
 
     @_builtins.property
@@ -65,8 +65,8 @@ class Authority(_message.Message):
 
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
-        """Set by the server: what the daemon does again and again beside answering
-        calls, and how that goes. It may serve while some of it fails.
+        """Set by the server: the daemon's background jobs and their state. The daemon
+        may be serving while some of them fail.
         """
 
     def __init__(
@@ -91,7 +91,7 @@ Global___Authority: _TypeAlias = Authority  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
-    """Something that the daemon does again and again: making CRLs, say."""
+    """A periodic background job of the daemon, such as making CRLs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,16 +102,16 @@ class Job(_message.Message):
     name: _builtins.str
     """Set by the server: its name."""
     failing_reason: _builtins.str
-    """Set by the server: why it fails now, in words for a person; empty while it
-    doesn't.
+    """Set by the server: a human-readable reason if the job is failing; otherwise
+    empty.
     """
     fault_count: _builtins.int
-    """Set by the server: how often it failed by a fault in otahsm, which is in
-    the daemon's log, since the daemon started.
+    """Set by the server: the number of internal errors in this job since the
+    daemon started. Each is in the daemon's log.
     """
     @_builtins.property
     def failing_since_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: since when it fails; absent while it doesn't."""
+        """Set by the server: when the job started to fail; absent if it isn't failing."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class Profile(_message.Message):
-    """What a certificate may hold, and what a CSR must look like."""
+    """A profile: what a certificate contains, and what a CSR must satisfy."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -145,33 +145,35 @@ class Profile(_message.Message):
     name: _builtins.str
     """Set by the server: its name, for `CertificateRequest.profile`."""
     is_default: _builtins.bool
-    """Set by the server: true for the profile that an empty name stands for."""
+    """Set by the server: true for the profile that is used when a request names
+    none.
+    """
     device_id_pattern: _builtins.str
-    """Set by the server: the regular expression (Python `re`, whole match) for
-    device ids.
+    """Set by the server: the regular expression (Python `re`, full match) that
+    device ids must match.
     """
     @_builtins.property
     def validity(self) -> _duration_pb2.Duration:
         """Set by the server: how long a certificate is valid, from the moment of
-        issuance, unless the CA ends before that.
+        issuance. It never outlives the CA certificate.
         """
 
     @_builtins.property
     def key_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Set by the server: key types that a CSR may hold, named as in
+        """Set by the server: the key types that a CSR may have, named as in
         `Authority.key_type`.
         """
 
     @_builtins.property
     def subject(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Set by the server: what follows the common name in the subject, as in
-        "OU={plant}".
+        """Set by the server: the attributes that follow the common name in the
+        subject, such as "OU={plant}".
         """
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Set by the server: what a request must say, in
-        `CertificateRequest.attributes`.
+        """Set by the server: the names that `CertificateRequest.attributes` must
+        contain.
         """
 
     def __init__(
@@ -195,14 +197,14 @@ Global___Profile: _TypeAlias = Profile  # noqa: Y015
 
 @_typing.final
 class GetAuthorityRequest(_message.Message):
-    """Asks for the CA."""
+    """Requests the CA."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Set by the client: the name of a CA, as in the daemon's configuration;
-    empty for the CA of profiles that name none.
+    empty for the CA of the profiles that don't name one.
     """
     def __init__(
         self,
@@ -243,7 +245,7 @@ Global___GetAuthorityResponse: _TypeAlias = GetAuthorityResponse  # noqa: Y015
 
 @_typing.final
 class ListProfilesRequest(_message.Message):
-    """Asks for the profiles."""
+    """Requests the profiles."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -267,7 +269,7 @@ class ListProfilesResponse(_message.Message):
     PROFILES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Profile]:
-        """Set by the server: every profile, in the order of their names."""
+        """Set by the server: all profiles, sorted by name."""
 
     def __init__(
         self,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AuthorityServiceStub:
-    """Tells what the daemon issues, and under which certificate authority (CA).
+    """Describes the certificate authority (CA) and the profiles that the daemon
+    issues under.
     """
 
     def __init__(self, channel):
@@ -48,7 +49,8 @@ class AuthorityServiceStub:
 
 
 class AuthorityServiceServicer:
-    """Tells what the daemon issues, and under which certificate authority (CA).
+    """Describes the certificate authority (CA) and the profiles that the daemon
+    issues under.
     """
 
     def GetAuthority(self, request, context):
@@ -59,7 +61,7 @@ class AuthorityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListProfiles(self, request, context):
-        """Returns every profile, in the order of their names.
+        """Returns all profiles, sorted by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +89,8 @@ def add_AuthorityServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthorityService:
-    """Tells what the daemon issues, and under which certificate authority (CA).
+    """Describes the certificate authority (CA) and the profiles that the daemon
+    issues under.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuthorityServiceStub:
-    """Tells what the daemon issues, and under which certificate authority (CA)."""
+    """Describes the certificate authority (CA) and the profiles that the daemon
+    issues under.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,20 +38,24 @@ class AuthorityServiceStub:
     GetAuthority: _grpc.UnaryUnaryMultiCallable[_authority_pb2.GetAuthorityRequest, _authority_pb2.GetAuthorityResponse]
     """Returns the CA that signs device certificates."""
     ListProfiles: _grpc.UnaryUnaryMultiCallable[_authority_pb2.ListProfilesRequest, _authority_pb2.ListProfilesResponse]
-    """Returns every profile, in the order of their names."""
+    """Returns all profiles, sorted by name."""
 
 @_typing.type_check_only
 class AuthorityServiceAsyncStub(AuthorityServiceStub):
-    """Tells what the daemon issues, and under which certificate authority (CA)."""
+    """Describes the certificate authority (CA) and the profiles that the daemon
+    issues under.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetAuthority: _aio.UnaryUnaryMultiCallable[_authority_pb2.GetAuthorityRequest, _authority_pb2.GetAuthorityResponse]  # type: ignore[assignment]
     """Returns the CA that signs device certificates."""
     ListProfiles: _aio.UnaryUnaryMultiCallable[_authority_pb2.ListProfilesRequest, _authority_pb2.ListProfilesResponse]  # type: ignore[assignment]
-    """Returns every profile, in the order of their names."""
+    """Returns all profiles, sorted by name."""
 
 class AuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tells what the daemon issues, and under which certificate authority (CA)."""
+    """Describes the certificate authority (CA) and the profiles that the daemon
+    issues under.
+    """
 
     @_abc_1.abstractmethod
     def GetAuthority(
@@ -65,6 +71,6 @@ class AuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _authority_pb2.ListProfilesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_authority_pb2.ListProfilesResponse, _abc.Awaitable[_authority_pb2.ListProfilesResponse]]:
-        """Returns every profile, in the order of their names."""
+        """Returns all profiles, sorted by name."""
 
 def add_AuthorityServiceServicer_to_server(servicer: AuthorityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,8 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class IdScheme(_message.Message):
-    """Where the device ids of a batch come from. The daemon keeps it for the
-    clients that issue the batch, and does not apply it.
+    """How the device ids of a batch are chosen. The daemon stores it for the clients
+    that issue the batch, and does not enforce it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -55,18 +55,16 @@ class IdScheme(_message.Message):
     kind: _builtins.str
     """Set by the client: "uuid4", "uuid5", "template" or "list". Required."""
     value: _builtins.str
-    """Set by the client: the namespace of "uuid5", the text of "template"; at most
-    256 characters.
+    """Set by the client: the namespace for "uuid5" or the template for "template";
+    at most 256 characters.
     """
     first_number: _builtins.int
-    """Set by the client: the first number of a template."""
+    """Set by the client: the first number for "template"."""
     list_sha256: _builtins.bytes
-    """Set by the client: SHA-256 of the list of devices, if there is one; else
-    empty.
-    """
+    """Set by the client: SHA-256 of the list of devices; empty if there is none."""
     @_builtins.property
     def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Set by the client: values that hold for every device, at most 32."""
+        """Set by the client: values that are the same for all devices, at most 32."""
 
     def __init__(
         self,
@@ -87,7 +85,7 @@ Global___IdScheme: _TypeAlias = IdScheme  # noqa: Y015
 
 @_typing.final
 class Batch(_message.Message):
-    """A batch."""
+    """An order for N certificates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -108,59 +106,65 @@ class Batch(_message.Message):
     LAST_ISSUE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Set by the client: 1 to 64 letters, digits, dots, underscores and hyphens,
-    beginning with a letter or digit. Required. A name is never used again.
+    starting with a letter or digit. Required. Names can't be reused.
     """
     profile: _builtins.str
-    """Set by the client: the profile of its certificates. Empty in a request: the
-    daemon's default profile.
+    """Set by the client: the profile of its certificates. If empty in a request,
+    the daemon's default profile.
     """
     device_count: _builtins.int
-    """Set by the client: at most so many certificates, 1 to 100,000,000. Required."""
+    """Set by the client: the maximum number of certificates, 1 to 100,000,000.
+    Required.
+    """
     creator: _builtins.str
-    """Set by the server: who ordered it, written as `Certificate.client`."""
+    """Set by the server: the client that created it, in the form of
+    `Certificate.client`.
+    """
     issued_count: _builtins.int
-    """Set by the server: certificates that were issued in it, those that were
-    superseded or revoked since included.
+    """Set by the server: the number of certificates issued in it, including those
+    that have since been superseded or revoked.
     """
     remaining_count: _builtins.int
-    """Set by the server: how many more may be asked for now. Certificates that
-    are being signed at this moment have their places already.
+    """Set by the server: how many more certificates can be requested now.
+    Certificates that are being signed are already deducted.
     """
     first_serial_number: _builtins.bytes
-    """Set by the server: the first serial number that was issued, big-endian,
-    without leading zeros. Empty if there is none.
+    """Set by the server: the first serial number issued in it, big-endian, without
+    leading zeros. Empty if there is none.
     """
     last_serial_number: _builtins.bytes
-    """Set by the server: the last one."""
+    """Set by the server: the last serial number issued in it, likewise."""
     @_builtins.property
     def id_scheme(self) -> Global___IdScheme:
-        """Set by the client: where device ids come from. Required."""
+        """Set by the client: how device ids are chosen. Required."""
 
     @_builtins.property
     def deadline_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the client, optional: no certificate is issued in it from then on."""
+        """Set by the client, optional: from this time on, no certificates are issued in
+        it.
+        """
 
     @_builtins.property
     def clients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Set by the client: who may issue in it, written as `Certificate.client`; at
-        most 64. Empty: every client.
+        """Set by the client: the clients that may issue in it, in the form of
+        `Certificate.client`; at most 64. If empty, every client may.
         """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: when it was ordered."""
+        """Set by the server: when it was created."""
 
     @_builtins.property
     def close_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: when it was closed. Absent if it was not."""
+        """Set by the server: when it was closed. Absent if it is open."""
 
     @_builtins.property
     def first_issue_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: when the first one was issued."""
+        """Set by the server: when its first certificate was issued."""
 
     @_builtins.property
     def last_issue_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: when the last one was issued."""
+        """Set by the server: when its last certificate was issued."""
 
     def __init__(
         self,
@@ -191,14 +195,16 @@ Global___Batch: _TypeAlias = Batch  # noqa: Y015
 
 @_typing.final
 class CreateBatchRequest(_message.Message):
-    """Orders a batch."""
+    """Creates a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def batch(self) -> Global___Batch:
-        """Set by the client: the batch, without what the server sets. Required."""
+        """Set by the client: the batch, without the fields that the server sets.
+        Required.
+        """
 
     def __init__(
         self,
@@ -215,7 +221,7 @@ Global___CreateBatchRequest: _TypeAlias = CreateBatchRequest  # noqa: Y015
 
 @_typing.final
 class CreateBatchResponse(_message.Message):
-    """Returns the batch that was ordered."""
+    """Returns the batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,7 +245,7 @@ Global___CreateBatchResponse: _TypeAlias = CreateBatchResponse  # noqa: Y015
 
 @_typing.final
 class GetBatchRequest(_message.Message):
-    """Asks for a batch."""
+    """Requests a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -285,18 +291,18 @@ Global___GetBatchResponse: _TypeAlias = GetBatchResponse  # noqa: Y015
 
 @_typing.final
 class ListBatchesRequest(_message.Message):
-    """Asks for batches."""
+    """Requests batches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Set by the client, optional: at most so many. 0: 100. At most 1,000: more
-    is taken for 1,000.
+    """Set by the client, optional: the most batches to return. 0 means 100; more
+    than 1,000 means 1,000.
     """
     page_token: _builtins.str
-    """Set by the client: `next_page_token` of the response before; empty for the
+    """Set by the client: `next_page_token` of the previous response; empty for the
     first page.
     """
     def __init__(
@@ -322,10 +328,10 @@ class ListBatchesResponse(_message.Message):
     BATCHES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Set by the server: what to send for the next page. Empty after the last."""
+    """Set by the server: the `page_token` of the next page. Empty after the last."""
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Batch]:
-        """Set by the server: batches, in the order of their creation."""
+        """Set by the server: batches, in order of creation."""
 
     def __init__(
         self,
@@ -343,7 +349,7 @@ Global___ListBatchesResponse: _TypeAlias = ListBatchesResponse  # noqa: Y015
 
 @_typing.final
 class CloseBatchRequest(_message.Message):
-    """Asks for a batch to be closed."""
+    """Closes a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -365,7 +371,7 @@ Global___CloseBatchRequest: _TypeAlias = CloseBatchRequest  # noqa: Y015
 
 @_typing.final
 class CloseBatchResponse(_message.Message):
-    """Returns the batch that was closed."""
+    """Returns the closed batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class BatchServiceStub:
-    """Keeps batches: orders of so many certificates, by then, by these clients. The
-    daemon enforces that, whichever of its replicas is asked, for every request
-    that names a batch.
+    """Manages batches. A batch is an order for N certificates, with an optional
+    deadline and the clients that may issue in it. All replicas of the daemon
+    enforce these limits for every request that names a batch.
     """
 
     def __init__(self, channel):
@@ -60,36 +60,36 @@ class BatchServiceStub:
 
 
 class BatchServiceServicer:
-    """Keeps batches: orders of so many certificates, by then, by these clients. The
-    daemon enforces that, whichever of its replicas is asked, for every request
-    that names a batch.
+    """Manages batches. A batch is an order for N certificates, with an optional
+    deadline and the clients that may issue in it. All replicas of the daemon
+    enforce these limits for every request that names a batch.
     """
 
     def CreateBatch(self, request, context):
-        """Orders a batch. The same name and content again returns the batch that
-        exists; the same name with other content is refused with ALREADY_EXISTS.
+        """Creates a batch. If a batch with the same name and content exists, returns
+        it. ALREADY_EXISTS: a batch with the same name but other content exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBatch(self, request, context):
-        """Returns a batch and how far it is. NOT_FOUND if there is none.
+        """Returns a batch and its progress. NOT_FOUND: it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListBatches(self, request, context):
-        """Returns batches in the order of their creation.
+        """Returns batches in order of creation, a page at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseBatch(self, request, context):
-        """Lets no more certificates be issued in a batch, for good. What was issued
-        stays. Closing it again changes nothing.
+        """Closes a batch permanently: no more certificates are issued in it. Those
+        already issued are unaffected. It is idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,9 +127,9 @@ def add_BatchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BatchService:
-    """Keeps batches: orders of so many certificates, by then, by these clients. The
-    daemon enforces that, whichever of its replicas is asked, for every request
-    that names a batch.
+    """Manages batches. A batch is an order for N certificates, with an optional
+    deadline and the clients that may issue in it. All replicas of the daemon
+    enforce these limits for every request that names a batch.
     """
 
     @staticmethod

@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class BatchServiceStub:
-    """Keeps batches: orders of so many certificates, by then, by these clients. The
-    daemon enforces that, whichever of its replicas is asked, for every request
-    that names a batch.
+    """Manages batches. A batch is an order for N certificates, with an optional
+    deadline and the clients that may issue in it. All replicas of the daemon
+    enforce these limits for every request that names a batch.
     """
 
     @_typing.overload
@@ -37,43 +37,43 @@ class BatchServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BatchServiceAsyncStub: ...
     CreateBatch: _grpc.UnaryUnaryMultiCallable[_batch_pb2.CreateBatchRequest, _batch_pb2.CreateBatchResponse]
-    """Orders a batch. The same name and content again returns the batch that
-    exists; the same name with other content is refused with ALREADY_EXISTS.
+    """Creates a batch. If a batch with the same name and content exists, returns
+    it. ALREADY_EXISTS: a batch with the same name but other content exists.
     """
     GetBatch: _grpc.UnaryUnaryMultiCallable[_batch_pb2.GetBatchRequest, _batch_pb2.GetBatchResponse]
-    """Returns a batch and how far it is. NOT_FOUND if there is none."""
+    """Returns a batch and its progress. NOT_FOUND: it does not exist."""
     ListBatches: _grpc.UnaryUnaryMultiCallable[_batch_pb2.ListBatchesRequest, _batch_pb2.ListBatchesResponse]
-    """Returns batches in the order of their creation."""
+    """Returns batches in order of creation, a page at a time."""
     CloseBatch: _grpc.UnaryUnaryMultiCallable[_batch_pb2.CloseBatchRequest, _batch_pb2.CloseBatchResponse]
-    """Lets no more certificates be issued in a batch, for good. What was issued
-    stays. Closing it again changes nothing.
+    """Closes a batch permanently: no more certificates are issued in it. Those
+    already issued are unaffected. It is idempotent.
     """
 
 @_typing.type_check_only
 class BatchServiceAsyncStub(BatchServiceStub):
-    """Keeps batches: orders of so many certificates, by then, by these clients. The
-    daemon enforces that, whichever of its replicas is asked, for every request
-    that names a batch.
+    """Manages batches. A batch is an order for N certificates, with an optional
+    deadline and the clients that may issue in it. All replicas of the daemon
+    enforce these limits for every request that names a batch.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateBatch: _aio.UnaryUnaryMultiCallable[_batch_pb2.CreateBatchRequest, _batch_pb2.CreateBatchResponse]  # type: ignore[assignment]
-    """Orders a batch. The same name and content again returns the batch that
-    exists; the same name with other content is refused with ALREADY_EXISTS.
+    """Creates a batch. If a batch with the same name and content exists, returns
+    it. ALREADY_EXISTS: a batch with the same name but other content exists.
     """
     GetBatch: _aio.UnaryUnaryMultiCallable[_batch_pb2.GetBatchRequest, _batch_pb2.GetBatchResponse]  # type: ignore[assignment]
-    """Returns a batch and how far it is. NOT_FOUND if there is none."""
+    """Returns a batch and its progress. NOT_FOUND: it does not exist."""
     ListBatches: _aio.UnaryUnaryMultiCallable[_batch_pb2.ListBatchesRequest, _batch_pb2.ListBatchesResponse]  # type: ignore[assignment]
-    """Returns batches in the order of their creation."""
+    """Returns batches in order of creation, a page at a time."""
     CloseBatch: _aio.UnaryUnaryMultiCallable[_batch_pb2.CloseBatchRequest, _batch_pb2.CloseBatchResponse]  # type: ignore[assignment]
-    """Lets no more certificates be issued in a batch, for good. What was issued
-    stays. Closing it again changes nothing.
+    """Closes a batch permanently: no more certificates are issued in it. Those
+    already issued are unaffected. It is idempotent.
     """
 
 class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps batches: orders of so many certificates, by then, by these clients. The
-    daemon enforces that, whichever of its replicas is asked, for every request
-    that names a batch.
+    """Manages batches. A batch is an order for N certificates, with an optional
+    deadline and the clients that may issue in it. All replicas of the daemon
+    enforce these limits for every request that names a batch.
     """
 
     @_abc_1.abstractmethod
@@ -82,8 +82,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_pb2.CreateBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_pb2.CreateBatchResponse, _abc.Awaitable[_batch_pb2.CreateBatchResponse]]:
-        """Orders a batch. The same name and content again returns the batch that
-        exists; the same name with other content is refused with ALREADY_EXISTS.
+        """Creates a batch. If a batch with the same name and content exists, returns
+        it. ALREADY_EXISTS: a batch with the same name but other content exists.
         """
 
     @_abc_1.abstractmethod
@@ -92,7 +92,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_pb2.GetBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_pb2.GetBatchResponse, _abc.Awaitable[_batch_pb2.GetBatchResponse]]:
-        """Returns a batch and how far it is. NOT_FOUND if there is none."""
+        """Returns a batch and its progress. NOT_FOUND: it does not exist."""
 
     @_abc_1.abstractmethod
     def ListBatches(
@@ -100,7 +100,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_pb2.ListBatchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_pb2.ListBatchesResponse, _abc.Awaitable[_batch_pb2.ListBatchesResponse]]:
-        """Returns batches in the order of their creation."""
+        """Returns batches in order of creation, a page at a time."""
 
     @_abc_1.abstractmethod
     def CloseBatch(
@@ -108,8 +108,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_pb2.CloseBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_pb2.CloseBatchResponse, _abc.Awaitable[_batch_pb2.CloseBatchResponse]]:
-        """Lets no more certificates be issued in a batch, for good. What was issued
-        stays. Closing it again changes nothing.
+        """Closes a batch permanently: no more certificates are issued in it. Those
+        already issued are unaffected. It is idempotent.
         """
 
 def add_BatchServiceServicer_to_server(servicer: BatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -18,7 +18,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ResetDeviceRequest(_message.Message):
-    """Asks for a device to be reset."""
+    """Resets a device."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -27,8 +27,8 @@ class ResetDeviceRequest(_message.Message):
     device_id: _builtins.str
     """Set by the client: the device id. Required."""
     profile: _builtins.str
-    """Set by the client: the profile of the certificate that is superseded.
-    Empty: the daemon's default profile.
+    """Set by the client: the profile of the certificate to supersede. If empty,
+    the daemon's default profile.
     """
     def __init__(
         self,
@@ -46,14 +46,14 @@ Global___ResetDeviceRequest: _TypeAlias = ResetDeviceRequest  # noqa: Y015
 
 @_typing.final
 class ResetDeviceResponse(_message.Message):
-    """Returns what was superseded."""
+    """Returns the superseded certificate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SERIAL_NUMBER_FIELD_NUMBER: _builtins.int
     serial_number: _builtins.bytes
-    """Set by the server: the serial number of the certificate that the device
-    has, big-endian, without leading zeros.
+    """Set by the server: the serial number of the superseded certificate,
+    big-endian, without leading zeros.
     """
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DeviceServiceStub:
-    """Says what becomes of devices that have a certificate.
+    """Manages devices that have a certificate.
     """
 
     def __init__(self, channel):
@@ -43,16 +43,16 @@ class DeviceServiceStub:
 
 
 class DeviceServiceServicer:
-    """Says what becomes of devices that have a certificate.
+    """Manages devices that have a certificate.
     """
 
     def ResetDevice(self, request, context):
-        """Lets a device have a new certificate, for another key, at once: after its
-        key was lost, or its board replaced. What it has counts as superseded from
-        now on. It stays valid until it ends or is revoked.
+        """Allows a device to get a new certificate for another key at once: after its
+        key was lost, or its board was replaced. Its current certificate becomes
+        superseded. It stays valid until it expires or is revoked.
 
-        Its old key can't be certified for another device, or again for this one.
-        Fails with NOT_FOUND where the device has no certificate under the profile.
+        The old key can't be certified again, for this device or another.
+        NOT_FOUND: the device has no certificate under the profile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,7 +75,7 @@ def add_DeviceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeviceService:
-    """Says what becomes of devices that have a certificate.
+    """Manages devices that have a certificate.
     """
 
     @staticmethod

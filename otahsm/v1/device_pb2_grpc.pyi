@@ -27,37 +27,37 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DeviceServiceStub:
-    """Says what becomes of devices that have a certificate."""
+    """Manages devices that have a certificate."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DeviceServiceAsyncStub: ...
     ResetDevice: _grpc.UnaryUnaryMultiCallable[_device_pb2.ResetDeviceRequest, _device_pb2.ResetDeviceResponse]
-    """Lets a device have a new certificate, for another key, at once: after its
-    key was lost, or its board replaced. What it has counts as superseded from
-    now on. It stays valid until it ends or is revoked.
+    """Allows a device to get a new certificate for another key at once: after its
+    key was lost, or its board was replaced. Its current certificate becomes
+    superseded. It stays valid until it expires or is revoked.
 
-    Its old key can't be certified for another device, or again for this one.
-    Fails with NOT_FOUND where the device has no certificate under the profile.
+    The old key can't be certified again, for this device or another.
+    NOT_FOUND: the device has no certificate under the profile.
     """
 
 @_typing.type_check_only
 class DeviceServiceAsyncStub(DeviceServiceStub):
-    """Says what becomes of devices that have a certificate."""
+    """Manages devices that have a certificate."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResetDevice: _aio.UnaryUnaryMultiCallable[_device_pb2.ResetDeviceRequest, _device_pb2.ResetDeviceResponse]  # type: ignore[assignment]
-    """Lets a device have a new certificate, for another key, at once: after its
-    key was lost, or its board replaced. What it has counts as superseded from
-    now on. It stays valid until it ends or is revoked.
+    """Allows a device to get a new certificate for another key at once: after its
+    key was lost, or its board was replaced. Its current certificate becomes
+    superseded. It stays valid until it expires or is revoked.
 
-    Its old key can't be certified for another device, or again for this one.
-    Fails with NOT_FOUND where the device has no certificate under the profile.
+    The old key can't be certified again, for this device or another.
+    NOT_FOUND: the device has no certificate under the profile.
     """
 
 class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Says what becomes of devices that have a certificate."""
+    """Manages devices that have a certificate."""
 
     @_abc_1.abstractmethod
     def ResetDevice(
@@ -65,12 +65,12 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _device_pb2.ResetDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_device_pb2.ResetDeviceResponse, _abc.Awaitable[_device_pb2.ResetDeviceResponse]]:
-        """Lets a device have a new certificate, for another key, at once: after its
-        key was lost, or its board replaced. What it has counts as superseded from
-        now on. It stays valid until it ends or is revoked.
+        """Allows a device to get a new certificate for another key at once: after its
+        key was lost, or its board was replaced. Its current certificate becomes
+        superseded. It stays valid until it expires or is revoked.
 
-        Its old key can't be certified for another device, or again for this one.
-        Fails with NOT_FOUND where the device has no certificate under the profile.
+        The old key can't be certified again, for this device or another.
+        NOT_FOUND: the device has no certificate under the profile.
         """
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

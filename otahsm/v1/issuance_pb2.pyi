@@ -54,39 +54,39 @@ class CertificateRequest(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Set by the client: 1 to 128 printable ASCII characters, without spaces. It
-    matches a result to its request, and names the request in the ledger: the
-    same request_id for another profile, device or key is refused with
-    ALREADY_EXISTS. Required in a stream. In the unary call it may be empty;
-    the server then derives one from profile, device id and public key.
+    matches a result to its request, and identifies the request in the ledger:
+    the same request_id for another profile, device or key is refused with
+    ALREADY_EXISTS. Required in a stream. It may be empty in the unary call; the
+    server then derives one from profile, device id and public key.
 
-    The SHA-256 of `profile` as given here, a zero octet and `csr`, in
-    lower-case hexadecimal, only says what is asked: it is never in conflict,
-    costs the ledger nothing, and is what the Python SDK sends.
+    The Python SDK sends the SHA-256 of `profile` as given here, a zero octet and
+    `csr`, in lower-case hexadecimal. An id like that never conflicts, and the
+    ledger doesn't store it.
     """
     profile: _builtins.str
     """Set by the client: the profile to issue under, as in
-    `AuthorityService.ListProfiles`. Empty: the daemon's default profile.
+    `AuthorityService.ListProfiles`. If empty, the daemon's default profile.
     """
     device_id: _builtins.str
     """Set by the client, optional: the device id that the CSR's common name must
-    equal. Empty: the common name is taken as it is.
+    equal. If empty, the common name is the device id.
     """
     csr: _builtins.bytes
     """Set by the client: a PKCS#10 CSR (RFC 2986) in DER, at most 16,384 bytes,
-    nothing after it. Its subject holds exactly one common name, the device id;
-    its signature proves possession of the private key.
+    without trailing data. Its subject contains exactly one common name, the
+    device id; its signature proves possession of the private key.
     """
     batch: _builtins.str
-    """Set by the client, optional: the batch that the certificate counts in, as in
-    `BatchService`. A certificate that exists already is returned whatever the
-    batch, and counts in the one that it was issued in.
+    """Set by the client, optional: the batch to issue in, as in `BatchService`. An
+    existing certificate is returned whatever the batch; it stays in the batch
+    that it was issued in.
     """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Set by the client: what the profile's subject needs to know, exactly the
-        names in `Profile.attributes`. Values are 1 to 64 printable characters. The
-        same profile, device and key again gets the same certificate, whatever they
-        say then.
+        """Set by the client: values for the profile's subject, with exactly the names
+        in `Profile.attributes`. Values are 1 to 64 printable characters. A repeated
+        request for the same profile, device and key gets the same certificate, even
+        with other values.
         """
 
     def __init__(
@@ -127,11 +127,11 @@ class IssuedCertificate(_message.Message):
     leading zeros, 1 to 20 octets (RFC 5280, section 4.1.2.2).
     """
     replayed: _builtins.bool
-    """Set by the server: true when this certificate had been issued before and
-    is returned again.
+    """Set by the server: true if this certificate was issued earlier and is
+    returned again.
     """
     trust_anchor: _builtins.bytes
-    """Set by the server: the trust anchor in DER, if it is not the one of
+    """Set by the server: the trust anchor in DER, if it differs from that of
     `AuthorityService.GetAuthority`: a daemon may have several CAs.
     """
     @_builtins.property
@@ -142,12 +142,12 @@ class IssuedCertificate(_message.Message):
 
     @_builtins.property
     def not_before_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: first second at which the certificate is valid."""
+        """Set by the server: the first second at which the certificate is valid."""
 
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: last second at which the certificate is valid. Never
-        after the issuer's own.
+        """Set by the server: the last second at which the certificate is valid. Never
+        later than the issuer's.
         """
 
     def __init__(
@@ -171,7 +171,7 @@ Global___IssuedCertificate: _TypeAlias = IssuedCertificate  # noqa: Y015
 
 @_typing.final
 class IssueResult(_message.Message):
-    """The answer to one request."""
+    """The result of one request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -188,14 +188,14 @@ class IssueResult(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Why there is none. `code` is a google.rpc.Code: INVALID_ARGUMENT (the CSR
         or a field is bad), ALREADY_EXISTS (the device id, key or request id is
-        taken), NOT_FOUND (there is no such batch), PERMISSION_DENIED (the policy
-        does not allow it, the batch is not for this client, or another client was
-        issued the certificate), RESOURCE_EXHAUSTED (the batch is full, or the
-        client has had its quota: a RetryInfo says when there is more),
-        FAILED_PRECONDITION (the CA can't issue, the batch is closed), UNAVAILABLE
-        (ask again), INTERNAL (a fault of the daemon's). `details` holds a
-        google.rpc.ErrorInfo (domain "otahsm", a stable reason, and in its
-        metadata a "hint" that says what to do) and for INVALID_ARGUMENT a
+        already used), NOT_FOUND (the batch does not exist), PERMISSION_DENIED (the
+        policy does not allow it, the batch is not for this client, or the
+        certificate was issued to another client), RESOURCE_EXHAUSTED (the batch is
+        full, or the client has used its quota: a RetryInfo says when to retry),
+        FAILED_PRECONDITION (the CA can't issue, or the batch is closed),
+        UNAVAILABLE (retry), INTERNAL (an internal error). `details` contains a
+        google.rpc.ErrorInfo (domain "otahsm", a stable reason, and in its metadata
+        a "hint" that says what to do) and for INVALID_ARGUMENT a
         google.rpc.BadRequest with the fields.
         """
 
@@ -218,7 +218,7 @@ Global___IssueResult: _TypeAlias = IssueResult  # noqa: Y015
 
 @_typing.final
 class IssueCertificateRequest(_message.Message):
-    """Asks for one certificate."""
+    """Requests one certificate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -270,7 +270,7 @@ Global___IssueCertificateResponse: _TypeAlias = IssueCertificateResponse  # noqa
 
 @_typing.final
 class IssueCertificatesRequest(_message.Message):
-    """Carries requests from the client."""
+    """Contains requests of the client."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -294,7 +294,7 @@ Global___IssueCertificatesRequest: _TypeAlias = IssueCertificatesRequest  # noqa
 
 @_typing.final
 class IssueCertificatesResponse(_message.Message):
-    """Carries results to the client."""
+    """Contains results for the client."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -28,12 +28,12 @@ if _version_not_supported:
 class IssuanceServiceStub:
     """Issues device certificates from certificate signing requests (CSRs).
 
-    Every call is made over mutual TLS with a client certificate of the operator
-    CA; the caller's identity is taken from that certificate, never from a field.
+    Every call uses mutual TLS with a client certificate of the operator CA. The
+    caller's identity is taken from that certificate, never from a field.
 
-    Issuance is idempotent: asking again for the same profile, device id and
-    public key returns the certificate that was issued the first time, byte for
-    byte. So a client that lost a reply simply asks again.
+    Issuance is idempotent: a request for the same profile, device id and public
+    key returns the certificate that was issued the first time, byte for byte. A
+    client that lost a response simply retries.
     """
 
     def __init__(self, channel):
@@ -57,17 +57,17 @@ class IssuanceServiceStub:
 class IssuanceServiceServicer:
     """Issues device certificates from certificate signing requests (CSRs).
 
-    Every call is made over mutual TLS with a client certificate of the operator
-    CA; the caller's identity is taken from that certificate, never from a field.
+    Every call uses mutual TLS with a client certificate of the operator CA. The
+    caller's identity is taken from that certificate, never from a field.
 
-    Issuance is idempotent: asking again for the same profile, device id and
-    public key returns the certificate that was issued the first time, byte for
-    byte. So a client that lost a reply simply asks again.
+    Issuance is idempotent: a request for the same profile, device id and public
+    key returns the certificate that was issued the first time, byte for byte. A
+    client that lost a response simply retries.
     """
 
     def IssueCertificate(self, request, context):
-        """Issues one certificate. Fails with the status that a stream would give in
-        `IssueResult.error`; its details are in the `grpc-status-details-bin`
+        """Issues one certificate. Fails with the status that a stream would return in
+        `IssueResult.error`; the details are in the `grpc-status-details-bin`
         trailer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -75,26 +75,24 @@ class IssuanceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def IssueCertificates(self, request_iterator, context):
-        """Issues any number of certificates over one stream. Each message carries 1
-        to 256 requests and at most 2 MiB, uncompressed, and each request is
-        answered by exactly one result with the same `request_id`. Results come as
-        they finish, not in the order of the requests. A bad CSR costs one result,
-        never its neighbours.
+        """Issues any number of certificates over one stream. Each message contains 1
+        to 256 requests and is at most 2 MiB, uncompressed. Each request gets exactly
+        one result with the same `request_id`. Results are sent as they become ready,
+        not in the order of the requests. A bad CSR fails only its own request.
 
-        The server keeps at most 1,024 requests of a stream in hand and stops
+        The server processes at most 1,024 requests of a stream at a time and stops
         reading beyond that, so a client must read results while it sends. Results
         that are ready are sent together, up to 256 in a message.
 
-        What the policy does not allow costs one result too. The stream of a client
-        that is denied, or that the policy no longer names, ends with
+        A request that the policy does not allow also fails alone. The stream of a
+        client that is denied, or that the policy no longer names, fails with
         PERMISSION_DENIED.
 
-        Besides, the stream itself ends with an error only when a message breaks
-        the rules above (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too
-        large), when the client has 64 calls open already (RESOURCE_EXHAUSTED), when
-        nothing was asked for half an hour, or no result taken for two minutes, and
-        when the daemon shuts down (UNAVAILABLE, all three); what was not answered by
-        then may be asked again.
+        Otherwise, the stream fails only if a message breaks the rules above
+        (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED if it is too large); if the client
+        already has 64 open calls (RESOURCE_EXHAUSTED); or, with UNAVAILABLE, if the
+        client sends no request for half an hour or reads no result for two minutes,
+        or if the daemon shuts down. Requests without a result can be retried.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,12 +122,12 @@ def add_IssuanceServiceServicer_to_server(servicer, server):
 class IssuanceService:
     """Issues device certificates from certificate signing requests (CSRs).
 
-    Every call is made over mutual TLS with a client certificate of the operator
-    CA; the caller's identity is taken from that certificate, never from a field.
+    Every call uses mutual TLS with a client certificate of the operator CA. The
+    caller's identity is taken from that certificate, never from a field.
 
-    Issuance is idempotent: asking again for the same profile, device id and
-    public key returns the certificate that was issued the first time, byte for
-    byte. So a client that lost a reply simply asks again.
+    Issuance is idempotent: a request for the same profile, device id and public
+    key returns the certificate that was issued the first time, byte for byte. A
+    client that lost a response simply retries.
     """
 
     @staticmethod

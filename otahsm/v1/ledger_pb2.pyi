@@ -28,37 +28,33 @@ class _CertificateStatus:
 class _CertificateStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CertificateStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CERTIFICATE_STATUS_UNSPECIFIED: _CertificateStatus.ValueType  # 0
-    """In a request: of any status. Never in a response."""
+    """In a request: any status. Never in a response."""
     CERTIFICATE_STATUS_OPEN: _CertificateStatus.ValueType  # 1
-    """It is being signed at this moment, or the daemon was killed while it was."""
+    """It is being signed, or the daemon was killed while it was being signed."""
     CERTIFICATE_STATUS_ISSUED: _CertificateStatus.ValueType  # 2
-    """It is in the ledger, and its client may have it: the one that the device
-    has under its profile.
-    """
+    """It was issued and is the device's current certificate under its profile."""
     CERTIFICATE_STATUS_VOID: _CertificateStatus.ValueType  # 3
-    """Nothing came of it. It may have been signed; no client got it."""
+    """The intent was voided. It may have been signed, but no client got it."""
     CERTIFICATE_STATUS_SUPERSEDED: _CertificateStatus.ValueType  # 4
-    """It was issued, and another took its place, or may after a reset."""
+    """It was issued, and another has replaced it, or may replace it after a reset."""
     CERTIFICATE_STATUS_REVOKED: _CertificateStatus.ValueType  # 5
-    """It was issued and is revoked, superseded or not."""
+    """It was issued and then revoked, whether superseded or not."""
 
 class CertificateStatus(_CertificateStatus, metaclass=_CertificateStatusEnumTypeWrapper):
-    """What came of the intention to issue a certificate."""
+    """The status of a certificate, or of the intent to issue it."""
 
 CERTIFICATE_STATUS_UNSPECIFIED: CertificateStatus.ValueType  # 0
-"""In a request: of any status. Never in a response."""
+"""In a request: any status. Never in a response."""
 CERTIFICATE_STATUS_OPEN: CertificateStatus.ValueType  # 1
-"""It is being signed at this moment, or the daemon was killed while it was."""
+"""It is being signed, or the daemon was killed while it was being signed."""
 CERTIFICATE_STATUS_ISSUED: CertificateStatus.ValueType  # 2
-"""It is in the ledger, and its client may have it: the one that the device
-has under its profile.
-"""
+"""It was issued and is the device's current certificate under its profile."""
 CERTIFICATE_STATUS_VOID: CertificateStatus.ValueType  # 3
-"""Nothing came of it. It may have been signed; no client got it."""
+"""The intent was voided. It may have been signed, but no client got it."""
 CERTIFICATE_STATUS_SUPERSEDED: CertificateStatus.ValueType  # 4
-"""It was issued, and another took its place, or may after a reset."""
+"""It was issued, and another has replaced it, or may replace it after a reset."""
 CERTIFICATE_STATUS_REVOKED: CertificateStatus.ValueType  # 5
-"""It was issued and is revoked, superseded or not."""
+"""It was issued and then revoked, whether superseded or not."""
 Global___CertificateStatus: _TypeAlias = CertificateStatus  # noqa: Y015
 
 class _CertificateView:
@@ -70,24 +66,24 @@ class _CertificateViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Certi
     CERTIFICATE_VIEW_UNSPECIFIED: _CertificateView.ValueType  # 0
     """The same as CERTIFICATE_VIEW_BASIC."""
     CERTIFICATE_VIEW_BASIC: _CertificateView.ValueType  # 1
-    """Everything but the certificate itself."""
+    """Everything except the certificate itself."""
     CERTIFICATE_VIEW_FULL: _CertificateView.ValueType  # 2
     """The certificate too."""
 
 class CertificateView(_CertificateView, metaclass=_CertificateViewEnumTypeWrapper):
-    """How much of each certificate a response holds."""
+    """How much of each certificate a response contains."""
 
 CERTIFICATE_VIEW_UNSPECIFIED: CertificateView.ValueType  # 0
 """The same as CERTIFICATE_VIEW_BASIC."""
 CERTIFICATE_VIEW_BASIC: CertificateView.ValueType  # 1
-"""Everything but the certificate itself."""
+"""Everything except the certificate itself."""
 CERTIFICATE_VIEW_FULL: CertificateView.ValueType  # 2
 """The certificate too."""
 Global___CertificateView: _TypeAlias = CertificateView  # noqa: Y015
 
 @_typing.final
 class Certificate(_message.Message):
-    """A certificate in the ledger, or the intention to issue it."""
+    """A certificate in the ledger, or the intent to issue it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,55 +105,57 @@ class Certificate(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
     serial_number: _builtins.bytes
-    """Set by the server: serial number, big-endian, without leading zeros, 1 to
+    """Set by the server: the serial number, big-endian, without leading zeros, 1 to
     20 octets (RFC 5280, section 4.1.2.2).
     """
     status: Global___CertificateStatus.ValueType
-    """Set by the server: what came of it."""
+    """Set by the server: its status."""
     device_id: _builtins.str
     """Set by the server: the device id, equal to the certificate's common name."""
     profile: _builtins.str
-    """Set by the server: the profile that it was asked for under."""
+    """Set by the server: the profile that it was requested under."""
     client: _builtins.str
-    """Set by the server: who asked, as the TLS certificate of the client says:
-    "uri:", "dns:", "cn:" or "sha256:", and a name.
+    """Set by the server: the client that requested it, as identified by its TLS
+    certificate: "uri:", "dns:", "cn:" or "sha256:", and a name.
     """
     client_certificate_sha256: _builtins.bytes
     """Set by the server: SHA-256 of that TLS certificate, in DER."""
     request_id: _builtins.str
-    """Set by the server: the client's own name for the request; empty if it gave
-    none, or one that only says what is asked.
+    """Set by the server: the client's id for the request; empty if it gave none, or
+    one derived from the request (see `CertificateRequest.request_id`).
     """
     public_key_sha256: _builtins.bytes
     """Set by the server: SHA-256 of the device's public key
     (SubjectPublicKeyInfo, in DER).
     """
     tbs_sha256: _builtins.bytes
-    """Set by the server: SHA-256 of the exact bytes that are signed."""
+    """Set by the server: SHA-256 of the exact bytes to be signed."""
     void_reason: _builtins.str
-    """Set by the server: why it was voided, for people. Empty if it was not."""
+    """Set by the server: a human-readable reason why it was voided. Empty if it was
+    not.
+    """
     certificate: _builtins.bytes
-    """Set by the server: the certificate in DER (RFC 5280). Empty if there is
-    none, or the view leaves it out.
+    """Set by the server: the certificate in DER (RFC 5280). Empty if there is none,
+    or the view doesn't include it.
     """
     batch: _builtins.str
-    """Set by the server: the batch that it counts in; empty for none."""
+    """Set by the server: the batch that it was requested in; empty for none."""
     @_builtins.property
     def not_before_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: first second at which the certificate is valid."""
+        """Set by the server: the first second at which the certificate is valid."""
 
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: last second at which the certificate is valid."""
+        """Set by the server: the last second at which the certificate is valid."""
 
     @_builtins.property
     def intend_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: when it was intended, before it was signed."""
+        """Set by the server: when the intent was recorded, before signing."""
 
     @_builtins.property
     def issue_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: when it was recorded, before its client got it. Absent
-        if it was not.
+        """Set by the server: when it was issued: recorded, before its client got it.
+        Absent if it was not.
         """
 
     @_builtins.property
@@ -195,7 +193,7 @@ Global___Certificate: _TypeAlias = Certificate  # noqa: Y015
 
 @_typing.final
 class GetCertificateRequest(_message.Message):
-    """Asks for one certificate."""
+    """Requests one certificate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -203,11 +201,11 @@ class GetCertificateRequest(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     serial_number: _builtins.bytes
-    """The serial number, big-endian, 1 to 20 octets; leading zeros don't count."""
+    """The serial number, big-endian, 1 to 20 octets; leading zeros are ignored."""
     device_id: _builtins.str
-    """The device whose certificate is wanted. What was voided is not found so."""
+    """The device. Voided intents are not found this way."""
     profile: _builtins.str
-    """Set by the client, with `device_id` only: the profile. Empty: the daemon's
+    """Set by the client, with `device_id` only: the profile. If empty, the daemon's
     default profile.
     """
     def __init__(
@@ -237,7 +235,7 @@ class GetCertificateResponse(_message.Message):
     CHAIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def certificate(self) -> Global___Certificate:
-        """Set by the server: what the ledger knows, with the certificate."""
+        """Set by the server: the ledger's record, including the certificate."""
 
     @_builtins.property
     def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -262,7 +260,7 @@ Global___GetCertificateResponse: _TypeAlias = GetCertificateResponse  # noqa: Y0
 
 @_typing.final
 class ListCertificatesRequest(_message.Message):
-    """Asks for certificates. What is set must all fit."""
+    """Requests certificates. A certificate must match every filter that is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -277,39 +275,39 @@ class ListCertificatesRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Set by the client, optional: at most so many. 0: 100. At most 1,000: more
-    is taken for 1,000. There may be fewer in a response that is not the last,
-    and none.
+    """Set by the client, optional: the most certificates to return. 0 means 100;
+    more than 1,000 means 1,000. A response may have fewer, or none, while more
+    follow.
     """
     page_token: _builtins.str
-    """Set by the client: `next_page_token` of the response before; empty for the
-    first page. All other fields but `page_size` and `view` must stay as they
-    were. A token has no end of its own: it can be kept.
+    """Set by the client: `next_page_token` of the previous response; empty for the
+    first page. All other fields except `page_size` and `view` must stay the
+    same. Tokens don't expire.
     """
     device_id: _builtins.str
     """Set by the client, optional: only of this device."""
     client: _builtins.str
-    """Set by the client, optional: only what this client asked for, written as in
-    `Certificate.client`.
+    """Set by the client, optional: only those requested by this client, in the form
+    of `Certificate.client`.
     """
     profile: _builtins.str
     """Set by the client, optional: only under this profile."""
     status: Global___CertificateStatus.ValueType
-    """Set by the client, optional: only of this status."""
+    """Set by the client, optional: only with this status."""
     view: Global___CertificateView.ValueType
-    """Set by the client, optional: how much of each."""
+    """Set by the client, optional: how much of each certificate to return."""
     batch: _builtins.str
-    """Set by the client, optional: only of this batch."""
+    """Set by the client, optional: only in this batch."""
     @_builtins.property
     def issued_after(self) -> _timestamp_pb2.Timestamp:
-        """Set by the client, optional: only what was intended at this time or later.
-        Counts in milliseconds.
+        """Set by the client, optional: only with an `intend_time` at or after this
+        time. Resolution: milliseconds.
         """
 
     @_builtins.property
     def issued_before(self) -> _timestamp_pb2.Timestamp:
-        """Set by the client, optional: only what was intended before this time.
-        Counts in milliseconds.
+        """Set by the client, optional: only with an `intend_time` before this time.
+        Resolution: milliseconds.
         """
 
     def __init__(
@@ -343,10 +341,10 @@ class ListCertificatesResponse(_message.Message):
     CERTIFICATES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Set by the server: what to send for the next page. Empty after the last."""
+    """Set by the server: the `page_token` of the next page. Empty after the last."""
     @_builtins.property
     def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Certificate]:
-        """Set by the server: certificates, in the order of their serial numbers."""
+        """Set by the server: certificates, in order of their serial numbers."""
 
     def __init__(
         self,
@@ -364,7 +362,7 @@ Global___ListCertificatesResponse: _TypeAlias = ListCertificatesResponse  # noqa
 
 @_typing.final
 class GetLedgerStatsRequest(_message.Message):
-    """Asks for counts."""
+    """Requests counts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -394,7 +392,7 @@ Global___GetLedgerStatsRequest: _TypeAlias = GetLedgerStatsRequest  # noqa: Y015
 
 @_typing.final
 class CertificateCount(_message.Message):
-    """How many certificates have a day, a profile, a client and a status in common."""
+    """The number of certificates with the same day, profile, client and status."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -406,14 +404,16 @@ class CertificateCount(_message.Message):
     profile: _builtins.str
     """Set by the server: their profile."""
     client: _builtins.str
-    """Set by the server: who asked for them, as in `Certificate.client`."""
+    """Set by the server: the client that requested them, as in
+    `Certificate.client`.
+    """
     status: Global___CertificateStatus.ValueType
     """Set by the server: their status."""
     count: _builtins.int
-    """Set by the server: how many there are, at least 1."""
+    """Set by the server: the number of certificates, at least 1."""
     @_builtins.property
     def date(self) -> _date_pb2.Date:
-        """Set by the server: the day on which they were intended, in UTC."""
+        """Set by the server: the day of their `intend_time`, in UTC."""
 
     def __init__(
         self,
@@ -441,8 +441,8 @@ class GetLedgerStatsResponse(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateCount]:
-        """Set by the server: one for each combination that there is, ordered by date,
-        profile, client and status.
+        """Set by the server: one count for each combination that occurs, sorted by
+        date, profile, client and status.
         """
 
     def __init__(

@@ -26,11 +26,12 @@ if _version_not_supported:
 
 
 class LedgerServiceStub:
-    """Tells what was intended and issued, to whom, and what came of it. Every
-    serial number that may exist is in the ledger before anything is signed.
+    """Queries the ledger: every intent to issue a certificate, who requested it, and
+    the result. Every serial number is in the ledger before anything is signed
+    with it.
 
-    Calls read one moment of the ledger and never hold up issuing. Each does a
-    bounded amount of work.
+    Each call reads a consistent snapshot, does a bounded amount of work, and never
+    blocks issuance.
     """
 
     def __init__(self, channel):
@@ -57,28 +58,29 @@ class LedgerServiceStub:
 
 
 class LedgerServiceServicer:
-    """Tells what was intended and issued, to whom, and what came of it. Every
-    serial number that may exist is in the ledger before anything is signed.
+    """Queries the ledger: every intent to issue a certificate, who requested it, and
+    the result. Every serial number is in the ledger before anything is signed
+    with it.
 
-    Calls read one moment of the ledger and never hold up issuing. Each does a
-    bounded amount of work.
+    Each call reads a consistent snapshot, does a bounded amount of work, and never
+    blocks issuance.
     """
 
     def GetCertificate(self, request, context):
-        """Returns one certificate: by its serial number, or the one that a device has
-        under a profile. NOT_FOUND if there is none.
+        """Returns one certificate: by its serial number, or a device's current one
+        under a profile. NOT_FOUND: there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCertificates(self, request, context):
-        """Returns certificates in the order of their serial numbers, which begin with
-        the time (milliseconds): the oldest first.
+        """Returns certificates in order of their serial numbers, which start with the
+        time in milliseconds: the oldest first.
 
-        A walk over all pages shows everything that was in the ledger when it
-        began, once, also while certificates are issued. What is added meanwhile
-        may be shown.
+        All pages together contain everything that was in the ledger when the first
+        page was read, exactly once, even while certificates are being issued. They
+        may contain certificates added since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,9 +88,9 @@ class LedgerServiceServicer:
 
     def GetLedgerStats(self, request, context):
         """Counts certificates by day, profile, client and status. It reads every
-        certificate of the time asked for: a second or so for each million. It is
-        refused with INVALID_ARGUMENT where the answer would have more than 20,000
-        counts; ask for less time then.
+        certificate in the period, which takes about a second per million.
+        INVALID_ARGUMENT: the response would have more than 20,000 counts; request a
+        shorter period.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,11 +123,12 @@ def add_LedgerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LedgerService:
-    """Tells what was intended and issued, to whom, and what came of it. Every
-    serial number that may exist is in the ledger before anything is signed.
+    """Queries the ledger: every intent to issue a certificate, who requested it, and
+    the result. Every serial number is in the ledger before anything is signed
+    with it.
 
-    Calls read one moment of the ledger and never hold up issuing. Each does a
-    bounded amount of work.
+    Each call reads a consistent snapshot, does a bounded amount of work, and never
+    blocks issuance.
     """
 
     @staticmethod

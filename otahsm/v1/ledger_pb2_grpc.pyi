@@ -27,11 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LedgerServiceStub:
-    """Tells what was intended and issued, to whom, and what came of it. Every
-    serial number that may exist is in the ledger before anything is signed.
+    """Queries the ledger: every intent to issue a certificate, who requested it, and
+    the result. Every serial number is in the ledger before anything is signed
+    with it.
 
-    Calls read one moment of the ledger and never hold up issuing. Each does a
-    bounded amount of work.
+    Each call reads a consistent snapshot, does a bounded amount of work, and never
+    blocks issuance.
     """
 
     @_typing.overload
@@ -39,59 +40,61 @@ class LedgerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LedgerServiceAsyncStub: ...
     GetCertificate: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetCertificateRequest, _ledger_pb2.GetCertificateResponse]
-    """Returns one certificate: by its serial number, or the one that a device has
-    under a profile. NOT_FOUND if there is none.
+    """Returns one certificate: by its serial number, or a device's current one
+    under a profile. NOT_FOUND: there is none.
     """
     ListCertificates: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCertificatesRequest, _ledger_pb2.ListCertificatesResponse]
-    """Returns certificates in the order of their serial numbers, which begin with
-    the time (milliseconds): the oldest first.
+    """Returns certificates in order of their serial numbers, which start with the
+    time in milliseconds: the oldest first.
 
-    A walk over all pages shows everything that was in the ledger when it
-    began, once, also while certificates are issued. What is added meanwhile
-    may be shown.
+    All pages together contain everything that was in the ledger when the first
+    page was read, exactly once, even while certificates are being issued. They
+    may contain certificates added since.
     """
     GetLedgerStats: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetLedgerStatsRequest, _ledger_pb2.GetLedgerStatsResponse]
     """Counts certificates by day, profile, client and status. It reads every
-    certificate of the time asked for: a second or so for each million. It is
-    refused with INVALID_ARGUMENT where the answer would have more than 20,000
-    counts; ask for less time then.
+    certificate in the period, which takes about a second per million.
+    INVALID_ARGUMENT: the response would have more than 20,000 counts; request a
+    shorter period.
     """
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
-    """Tells what was intended and issued, to whom, and what came of it. Every
-    serial number that may exist is in the ledger before anything is signed.
+    """Queries the ledger: every intent to issue a certificate, who requested it, and
+    the result. Every serial number is in the ledger before anything is signed
+    with it.
 
-    Calls read one moment of the ledger and never hold up issuing. Each does a
-    bounded amount of work.
+    Each call reads a consistent snapshot, does a bounded amount of work, and never
+    blocks issuance.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCertificate: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetCertificateRequest, _ledger_pb2.GetCertificateResponse]  # type: ignore[assignment]
-    """Returns one certificate: by its serial number, or the one that a device has
-    under a profile. NOT_FOUND if there is none.
+    """Returns one certificate: by its serial number, or a device's current one
+    under a profile. NOT_FOUND: there is none.
     """
     ListCertificates: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCertificatesRequest, _ledger_pb2.ListCertificatesResponse]  # type: ignore[assignment]
-    """Returns certificates in the order of their serial numbers, which begin with
-    the time (milliseconds): the oldest first.
+    """Returns certificates in order of their serial numbers, which start with the
+    time in milliseconds: the oldest first.
 
-    A walk over all pages shows everything that was in the ledger when it
-    began, once, also while certificates are issued. What is added meanwhile
-    may be shown.
+    All pages together contain everything that was in the ledger when the first
+    page was read, exactly once, even while certificates are being issued. They
+    may contain certificates added since.
     """
     GetLedgerStats: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetLedgerStatsRequest, _ledger_pb2.GetLedgerStatsResponse]  # type: ignore[assignment]
     """Counts certificates by day, profile, client and status. It reads every
-    certificate of the time asked for: a second or so for each million. It is
-    refused with INVALID_ARGUMENT where the answer would have more than 20,000
-    counts; ask for less time then.
+    certificate in the period, which takes about a second per million.
+    INVALID_ARGUMENT: the response would have more than 20,000 counts; request a
+    shorter period.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tells what was intended and issued, to whom, and what came of it. Every
-    serial number that may exist is in the ledger before anything is signed.
+    """Queries the ledger: every intent to issue a certificate, who requested it, and
+    the result. Every serial number is in the ledger before anything is signed
+    with it.
 
-    Calls read one moment of the ledger and never hold up issuing. Each does a
-    bounded amount of work.
+    Each call reads a consistent snapshot, does a bounded amount of work, and never
+    blocks issuance.
     """
 
     @_abc_1.abstractmethod
@@ -100,8 +103,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetCertificateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetCertificateResponse, _abc.Awaitable[_ledger_pb2.GetCertificateResponse]]:
-        """Returns one certificate: by its serial number, or the one that a device has
-        under a profile. NOT_FOUND if there is none.
+        """Returns one certificate: by its serial number, or a device's current one
+        under a profile. NOT_FOUND: there is none.
         """
 
     @_abc_1.abstractmethod
@@ -110,12 +113,12 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListCertificatesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListCertificatesResponse, _abc.Awaitable[_ledger_pb2.ListCertificatesResponse]]:
-        """Returns certificates in the order of their serial numbers, which begin with
-        the time (milliseconds): the oldest first.
+        """Returns certificates in order of their serial numbers, which start with the
+        time in milliseconds: the oldest first.
 
-        A walk over all pages shows everything that was in the ledger when it
-        began, once, also while certificates are issued. What is added meanwhile
-        may be shown.
+        All pages together contain everything that was in the ledger when the first
+        page was read, exactly once, even while certificates are being issued. They
+        may contain certificates added since.
         """
 
     @_abc_1.abstractmethod
@@ -125,9 +128,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetLedgerStatsResponse, _abc.Awaitable[_ledger_pb2.GetLedgerStatsResponse]]:
         """Counts certificates by day, profile, client and status. It reads every
-        certificate of the time asked for: a second or so for each million. It is
-        refused with INVALID_ARGUMENT where the answer would have more than 20,000
-        counts; ask for less time then.
+        certificate in the period, which takes about a second per million.
+        INVALID_ARGUMENT: the response would have more than 20,000 counts; request a
+        shorter period.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,53 +28,53 @@ class _RevocationReason:
 class _RevocationReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RevocationReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     REVOCATION_REASON_UNSPECIFIED: _RevocationReason.ValueType  # 0
-    """No reason is given. CRLs say nothing then."""
+    """No reason is given. The CRL entry has no reasonCode extension."""
     REVOCATION_REASON_KEY_COMPROMISE: _RevocationReason.ValueType  # 1
-    """Somebody else may have the private key. The key gets no certificate any
-    more, under no profile.
+    """Somebody else may have the private key. The key can't be certified again,
+    under any profile.
     """
     REVOCATION_REASON_CA_COMPROMISE: _RevocationReason.ValueType  # 2
     """Somebody else may have the CA's private key."""
     REVOCATION_REASON_AFFILIATION_CHANGED: _RevocationReason.ValueType  # 3
-    """What the certificate says of its holder has changed."""
+    """The subject's name or other information in the certificate has changed."""
     REVOCATION_REASON_SUPERSEDED: _RevocationReason.ValueType  # 4
     """Another certificate has replaced it."""
     REVOCATION_REASON_CESSATION_OF_OPERATION: _RevocationReason.ValueType  # 5
-    """The device is out of use."""
+    """The device is out of service."""
     REVOCATION_REASON_PRIVILEGE_WITHDRAWN: _RevocationReason.ValueType  # 9
-    """The device may not do any more what the certificate is for."""
+    """The device no longer has a privilege that the certificate grants."""
     REVOCATION_REASON_AA_COMPROMISE: _RevocationReason.ValueType  # 10
     """Somebody else may have the key of an attribute authority."""
 
 class RevocationReason(_RevocationReason, metaclass=_RevocationReasonEnumTypeWrapper):
     """Why a certificate is revoked, numbered as in CRLs (RFC 5280, section 5.3.1).
-    Two of the RFC's are missing: certificateHold (6) is a revocation that may be
-    taken back, and removeFromCRL (8) takes it back.
+    Two of the RFC's reasons are missing because revocation is permanent here:
+    certificateHold (6) and removeFromCRL (8).
     """
 
 REVOCATION_REASON_UNSPECIFIED: RevocationReason.ValueType  # 0
-"""No reason is given. CRLs say nothing then."""
+"""No reason is given. The CRL entry has no reasonCode extension."""
 REVOCATION_REASON_KEY_COMPROMISE: RevocationReason.ValueType  # 1
-"""Somebody else may have the private key. The key gets no certificate any
-more, under no profile.
+"""Somebody else may have the private key. The key can't be certified again,
+under any profile.
 """
 REVOCATION_REASON_CA_COMPROMISE: RevocationReason.ValueType  # 2
 """Somebody else may have the CA's private key."""
 REVOCATION_REASON_AFFILIATION_CHANGED: RevocationReason.ValueType  # 3
-"""What the certificate says of its holder has changed."""
+"""The subject's name or other information in the certificate has changed."""
 REVOCATION_REASON_SUPERSEDED: RevocationReason.ValueType  # 4
 """Another certificate has replaced it."""
 REVOCATION_REASON_CESSATION_OF_OPERATION: RevocationReason.ValueType  # 5
-"""The device is out of use."""
+"""The device is out of service."""
 REVOCATION_REASON_PRIVILEGE_WITHDRAWN: RevocationReason.ValueType  # 9
-"""The device may not do any more what the certificate is for."""
+"""The device no longer has a privilege that the certificate grants."""
 REVOCATION_REASON_AA_COMPROMISE: RevocationReason.ValueType  # 10
 """Somebody else may have the key of an attribute authority."""
 Global___RevocationReason: _TypeAlias = RevocationReason  # noqa: Y015
 
 @_typing.final
 class RevocationTarget(_message.Message):
-    """What is to be revoked, and why."""
+    """What to revoke, and why."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -83,13 +83,13 @@ class RevocationTarget(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     serial_number: _builtins.bytes
-    """A certificate's serial number, big-endian, 1 to 20 octets."""
+    """The serial number of a certificate, big-endian, 1 to 20 octets."""
     device_id: _builtins.str
-    """A device id: every certificate of the device that was issued."""
+    """A device id: all certificates issued to the device."""
     profile: _builtins.str
-    """Set by the client, optional: certificates under this profile alone."""
+    """Set by the client, optional: only certificates under this profile."""
     reason: Global___RevocationReason.ValueType
-    """Set by the client: why."""
+    """Set by the client: the reason."""
     def __init__(
         self,
         *,
@@ -123,18 +123,20 @@ class RevokedCertificate(_message.Message):
     serial_number: _builtins.bytes
     """Set by the server: the serial number, big-endian, without leading zeros."""
     device_id: _builtins.str
-    """Set by the server: whose certificate it is."""
+    """Set by the server: the device id of the certificate."""
     profile: _builtins.str
     """Set by the server: the profile that it was issued under."""
     reason: Global___RevocationReason.ValueType
-    """Set by the server: why. If it was revoked before, the reason that was given
-    first.
+    """Set by the server: the reason. If it was already revoked, the original
+    reason.
     """
     already_revoked: _builtins.bool
-    """Set by the server: it was revoked before; time and reason are those of then."""
+    """Set by the server: true if it was already revoked; time and reason are the
+    original ones.
+    """
     @_builtins.property
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: since when it is revoked."""
+        """Set by the server: when it was revoked."""
 
     def __init__(
         self,
@@ -156,7 +158,7 @@ Global___RevokedCertificate: _TypeAlias = RevokedCertificate  # noqa: Y015
 
 @_typing.final
 class RevocationResult(_message.Message):
-    """What became of one target."""
+    """The result for one target."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -164,14 +166,16 @@ class RevocationResult(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevokedCertificate]:
-        """Set by the server: what is revoked now, one or more if there is no `error`."""
+        """Set by the server: the revoked certificates, at least one if there is no
+        `error`.
+        """
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Set by the server: why nothing of the target was revoked. NOT_FOUND: no such
-        certificate was issued. INVALID_ARGUMENT: the target is malformed.
-        UNAVAILABLE: one of the device's certificates is only being issued; others
-        are revoked by now; ask again for all.
+        """Set by the server: why the target was not revoked. NOT_FOUND: no certificate
+        was issued. INVALID_ARGUMENT: the target is malformed. UNAVAILABLE: one of
+        the device's certificates is still being issued, and the others have been
+        revoked; retry.
         """
 
     def __init__(
@@ -190,7 +194,7 @@ Global___RevocationResult: _TypeAlias = RevocationResult  # noqa: Y015
 
 @_typing.final
 class RevokeCertificatesRequest(_message.Message):
-    """Asks for revocations."""
+    """Revokes certificates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -214,7 +218,7 @@ Global___RevokeCertificatesRequest: _TypeAlias = RevokeCertificatesRequest  # no
 
 @_typing.final
 class RevokeCertificatesResponse(_message.Message):
-    """Answers them."""
+    """Returns the results."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -238,7 +242,7 @@ Global___RevokeCertificatesResponse: _TypeAlias = RevokeCertificatesResponse  # 
 
 @_typing.final
 class GetCrlRequest(_message.Message):
-    """Asks for a CRL."""
+    """Requests a CRL."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -247,18 +251,18 @@ class GetCrlRequest(_message.Message):
     AUTHORITIES_FIELD_NUMBER: _builtins.int
     CA_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """The CRL that is at this URL, as certificates state it. Empty, for a
-    certificate that states none: the complete one.
+    """The CRL at this URL, as in the certificates' CRL distribution point. If
+    empty (the certificate has none), the complete CRL.
     """
     shard: _builtins.int
-    """A shard of today's configuration, from 0."""
+    """The number of a shard in the current configuration, from 0."""
     authorities: _builtins.bool
-    """True for the CRL of CA certificates, which is empty: where there are
-    shards, a verifier that checks whole chains needs it besides.
+    """True for the CRL of CA certificates, which is empty. With shards, a
+    verifier that checks whole chains needs it too.
     """
     ca: _builtins.str
-    """Set by the client: which CA's, by its name in the daemon's configuration;
-    empty for the CA of profiles that name none. With a URL it says nothing.
+    """Set by the client: the name of the CA, as in the daemon's configuration;
+    empty for the CA of the profiles that don't name one. Ignored with `url`.
     """
     def __init__(
         self,
@@ -292,16 +296,16 @@ class GetCrlResponse(_message.Message):
     crl: _builtins.bytes
     """Set by the server: the CRL (RFC 5280, section 5) in DER."""
     number: _builtins.int
-    """Set by the server: its number. A later CRL has a higher one."""
+    """Set by the server: its CRL number. Later CRLs have higher numbers."""
     revoked_count: _builtins.int
-    """Set by the server: how many certificates are on it."""
+    """Set by the server: the number of certificates on it."""
     @_builtins.property
     def this_update_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: its thisUpdate, ten minutes before it was made."""
+        """Set by the server: its thisUpdate, which is ten minutes before it was made."""
 
     @_builtins.property
     def next_update_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: its nextUpdate. A later CRL is there before that."""
+        """Set by the server: its nextUpdate. A new CRL is available before then."""
 
     def __init__(
         self,

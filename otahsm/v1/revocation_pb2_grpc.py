@@ -26,11 +26,10 @@ if _version_not_supported:
 
 
 class RevocationServiceStub:
-    """Revokes device certificates, and hands out certificate revocation lists
-    (CRLs).
+    """Revokes device certificates, and returns certificate revocation lists (CRLs).
 
-    A revocation is final: nothing takes it back. A revoked certificate is not
-    handed out again, and its device gets no other under the same profile.
+    Revocation is permanent. A revoked certificate is not returned again, and its
+    device can't get another under the same profile.
     """
 
     def __init__(self, channel):
@@ -52,30 +51,29 @@ class RevocationServiceStub:
 
 
 class RevocationServiceServicer:
-    """Revokes device certificates, and hands out certificate revocation lists
-    (CRLs).
+    """Revokes device certificates, and returns certificate revocation lists (CRLs).
 
-    A revocation is final: nothing takes it back. A revoked certificate is not
-    handed out again, and its device gets no other under the same profile.
+    Revocation is permanent. A revoked certificate is not returned again, and its
+    device can't get another under the same profile.
     """
 
     def RevokeCertificates(self, request, context):
-        """Revokes certificates. When the answer comes, what it says is durable, and a
-        CRL that tells of it is being made.
+        """Revokes certificates. When the call returns, the revocations are durable, and
+        a CRL that lists them is being made.
 
-        It is idempotent: a client that lost the answer asks again, and is told what
-        was revoked before. One target that can't be revoked costs one result, never
-        its neighbours.
+        It is idempotent: a client that lost the response can retry, and gets the
+        original revocations. If one target can't be revoked, its result has an error
+        and the others are unaffected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCrl(self, request, context):
-        """Returns the last CRL. The first time it may take some seconds to make it.
+        """Returns the latest CRL. Making the first one may take some seconds.
 
-        An entry takes about 50 octets: for a CRL of more than 75,000 certificates,
-        allow messages of more than 4 MiB in the client.
+        A CRL entry takes about 50 octets: for a CRL of more than 75,000
+        certificates, allow messages of more than 4 MiB in the client.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,11 +101,10 @@ def add_RevocationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RevocationService:
-    """Revokes device certificates, and hands out certificate revocation lists
-    (CRLs).
+    """Revokes device certificates, and returns certificate revocation lists (CRLs).
 
-    A revocation is final: nothing takes it back. A revoked certificate is not
-    handed out again, and its device gets no other under the same profile.
+    Revocation is permanent. A revoked certificate is not returned again, and its
+    device can't get another under the same profile.
     """
 
     @staticmethod

@@ -27,11 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RevocationServiceStub:
-    """Revokes device certificates, and hands out certificate revocation lists
-    (CRLs).
+    """Revokes device certificates, and returns certificate revocation lists (CRLs).
 
-    A revocation is final: nothing takes it back. A revoked certificate is not
-    handed out again, and its device gets no other under the same profile.
+    Revocation is permanent. A revoked certificate is not returned again, and its
+    device can't get another under the same profile.
     """
 
     @_typing.overload
@@ -39,51 +38,49 @@ class RevocationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RevocationServiceAsyncStub: ...
     RevokeCertificates: _grpc.UnaryUnaryMultiCallable[_revocation_pb2.RevokeCertificatesRequest, _revocation_pb2.RevokeCertificatesResponse]
-    """Revokes certificates. When the answer comes, what it says is durable, and a
-    CRL that tells of it is being made.
+    """Revokes certificates. When the call returns, the revocations are durable, and
+    a CRL that lists them is being made.
 
-    It is idempotent: a client that lost the answer asks again, and is told what
-    was revoked before. One target that can't be revoked costs one result, never
-    its neighbours.
+    It is idempotent: a client that lost the response can retry, and gets the
+    original revocations. If one target can't be revoked, its result has an error
+    and the others are unaffected.
     """
     GetCrl: _grpc.UnaryUnaryMultiCallable[_revocation_pb2.GetCrlRequest, _revocation_pb2.GetCrlResponse]
-    """Returns the last CRL. The first time it may take some seconds to make it.
+    """Returns the latest CRL. Making the first one may take some seconds.
 
-    An entry takes about 50 octets: for a CRL of more than 75,000 certificates,
-    allow messages of more than 4 MiB in the client.
+    A CRL entry takes about 50 octets: for a CRL of more than 75,000
+    certificates, allow messages of more than 4 MiB in the client.
     """
 
 @_typing.type_check_only
 class RevocationServiceAsyncStub(RevocationServiceStub):
-    """Revokes device certificates, and hands out certificate revocation lists
-    (CRLs).
+    """Revokes device certificates, and returns certificate revocation lists (CRLs).
 
-    A revocation is final: nothing takes it back. A revoked certificate is not
-    handed out again, and its device gets no other under the same profile.
+    Revocation is permanent. A revoked certificate is not returned again, and its
+    device can't get another under the same profile.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RevokeCertificates: _aio.UnaryUnaryMultiCallable[_revocation_pb2.RevokeCertificatesRequest, _revocation_pb2.RevokeCertificatesResponse]  # type: ignore[assignment]
-    """Revokes certificates. When the answer comes, what it says is durable, and a
-    CRL that tells of it is being made.
+    """Revokes certificates. When the call returns, the revocations are durable, and
+    a CRL that lists them is being made.
 
-    It is idempotent: a client that lost the answer asks again, and is told what
-    was revoked before. One target that can't be revoked costs one result, never
-    its neighbours.
+    It is idempotent: a client that lost the response can retry, and gets the
+    original revocations. If one target can't be revoked, its result has an error
+    and the others are unaffected.
     """
     GetCrl: _aio.UnaryUnaryMultiCallable[_revocation_pb2.GetCrlRequest, _revocation_pb2.GetCrlResponse]  # type: ignore[assignment]
-    """Returns the last CRL. The first time it may take some seconds to make it.
+    """Returns the latest CRL. Making the first one may take some seconds.
 
-    An entry takes about 50 octets: for a CRL of more than 75,000 certificates,
-    allow messages of more than 4 MiB in the client.
+    A CRL entry takes about 50 octets: for a CRL of more than 75,000
+    certificates, allow messages of more than 4 MiB in the client.
     """
 
 class RevocationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Revokes device certificates, and hands out certificate revocation lists
-    (CRLs).
+    """Revokes device certificates, and returns certificate revocation lists (CRLs).
 
-    A revocation is final: nothing takes it back. A revoked certificate is not
-    handed out again, and its device gets no other under the same profile.
+    Revocation is permanent. A revoked certificate is not returned again, and its
+    device can't get another under the same profile.
     """
 
     @_abc_1.abstractmethod
@@ -92,12 +89,12 @@ class RevocationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _revocation_pb2.RevokeCertificatesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_revocation_pb2.RevokeCertificatesResponse, _abc.Awaitable[_revocation_pb2.RevokeCertificatesResponse]]:
-        """Revokes certificates. When the answer comes, what it says is durable, and a
-        CRL that tells of it is being made.
+        """Revokes certificates. When the call returns, the revocations are durable, and
+        a CRL that lists them is being made.
 
-        It is idempotent: a client that lost the answer asks again, and is told what
-        was revoked before. One target that can't be revoked costs one result, never
-        its neighbours.
+        It is idempotent: a client that lost the response can retry, and gets the
+        original revocations. If one target can't be revoked, its result has an error
+        and the others are unaffected.
         """
 
     @_abc_1.abstractmethod
@@ -106,10 +103,10 @@ class RevocationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _revocation_pb2.GetCrlRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_revocation_pb2.GetCrlResponse, _abc.Awaitable[_revocation_pb2.GetCrlResponse]]:
-        """Returns the last CRL. The first time it may take some seconds to make it.
+        """Returns the latest CRL. Making the first one may take some seconds.
 
-        An entry takes about 50 octets: for a CRL of more than 75,000 certificates,
-        allow messages of more than 4 MiB in the client.
+        A CRL entry takes about 50 octets: for a CRL of more than 75,000
+        certificates, allow messages of more than 4 MiB in the client.
         """
 
 def add_RevocationServiceServicer_to_server(servicer: RevocationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

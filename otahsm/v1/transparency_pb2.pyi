@@ -18,15 +18,15 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetCheckpointRequest(_message.Message):
-    """Asks for a checkpoint."""
+    """Requests a checkpoint."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MAKE_NEW_FIELD_NUMBER: _builtins.int
     make_new: _builtins.bool
-    """Set by the client: true to have everything signed that is recorded by now.
-    If nothing is new since the last checkpoint, that one is returned. Where
-    there was no checkpoint yet, one is made in any case.
+    """Set by the client: true to make a checkpoint of everything recorded so far.
+    If nothing is new since the latest checkpoint, that one is returned. If there
+    is no checkpoint yet, one is made in any case.
     """
     def __init__(
         self,
@@ -54,7 +54,7 @@ class GetCheckpointResponse(_message.Message):
     (c2sp.org/signed-note) in UTF-8.
     """
     size: _builtins.int
-    """Set by the server: how many leaves the tree has that was signed."""
+    """Set by the server: the tree size of the checkpoint, in leaves."""
     def __init__(
         self,
         *,
@@ -71,14 +71,14 @@ Global___GetCheckpointResponse: _TypeAlias = GetCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class GetInclusionProofRequest(_message.Message):
-    """Asks for the proof that the log holds a certificate."""
+    """Requests an inclusion proof for a certificate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SERIAL_NUMBER_FIELD_NUMBER: _builtins.int
     serial_number: _builtins.bytes
     """Set by the client: the certificate's serial number, big-endian, 1 to 20
-    octets; leading zeroes don't count.
+    octets; leading zeros are ignored.
     """
     def __init__(
         self,
@@ -95,20 +95,20 @@ Global___GetInclusionProofRequest: _TypeAlias = GetInclusionProofRequest  # noqa
 
 @_typing.final
 class GetInclusionProofResponse(_message.Message):
-    """Returns the proof that the log holds a certificate."""
+    """Returns an inclusion proof."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LEAF_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     leaf: _builtins.bytes
-    """Set by the server: what the leaf holds, a JSON object in canonical form
-    (RFC 8785): all that the ledger has about the certificate, which is the
-    member `der`, in hexadecimal.
+    """Set by the server: the leaf's content, a JSON object in canonical form
+    (RFC 8785): the ledger's record of the certificate. Its member `der` is the
+    certificate, in hexadecimal.
     """
     proof: _builtins.bytes
-    """Set by the server: the proof, as a text file (c2sp.org/tlog-proof) with the
-    checkpoint in it. Its extra data is the leaf, so the file is complete.
+    """Set by the server: the proof, as a text file (c2sp.org/tlog-proof) that
+    includes the checkpoint. Its extra data is the leaf, so the file is complete.
     """
     def __init__(
         self,
@@ -126,13 +126,13 @@ Global___GetInclusionProofResponse: _TypeAlias = GetInclusionProofResponse  # no
 
 @_typing.final
 class GetConsistencyProofRequest(_message.Message):
-    """Asks for the proof that the log only grew."""
+    """Requests a consistency proof."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OLD_SIZE_FIELD_NUMBER: _builtins.int
     old_size: _builtins.int
-    """Set by the client: how many leaves the older checkpoint has."""
+    """Set by the client: the tree size of the older checkpoint, in leaves."""
     def __init__(
         self,
         *,
@@ -148,14 +148,15 @@ Global___GetConsistencyProofRequest: _TypeAlias = GetConsistencyProofRequest  # 
 
 @_typing.final
 class GetConsistencyProofResponse(_message.Message):
-    """Returns the proof that the log only grew."""
+    """Returns a consistency proof."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROOF_FIELD_NUMBER: _builtins.int
     proof: _builtins.bytes
-    """Set by the server: the proof, as a text file with the last checkpoint in it:
-    what a witness takes (c2sp.org/tlog-witness, add-checkpoint).
+    """Set by the server: the proof, as a text file that includes the latest
+    checkpoint: the body of a witness's add-checkpoint request
+    (c2sp.org/tlog-witness).
     """
     def __init__(
         self,

@@ -26,16 +26,17 @@ if _version_not_supported:
 
 
 class TransparencyServiceStub:
-    """Proves what the ledger holds, and that nothing in it was changed or removed.
+    """Proves what the ledger contains, and that nothing in it was changed or
+    removed.
 
-    Every certificate, before a client sees it, is on its way to become a leaf of
-    a Merkle tree (RFC 9162, section 2.1), and so is every intent that was voided.
-    The tree is signed at intervals, and on demand. All answers are public
-    formats that others' programs verify, with the log's verifier key alone.
+    Every certificate is queued as a leaf of a Merkle tree (RFC 9162, section 2.1)
+    before a client sees it, and so is every voided intent. The tree head is
+    signed at intervals and on demand. Responses use public formats that other
+    programs can verify with the log's verifier key alone.
 
-    Needs `[checkpoint]` in the daemon's configuration; without it, every call
-    fails with FAILED_PRECONDITION. If the tree does not fit what was signed
-    before, calls fail with DATA_LOSS: somebody changed the ledger.
+    Requires `[checkpoint]` in the daemon's configuration; without it, every call
+    fails with FAILED_PRECONDITION. If the tree is inconsistent with a signed
+    checkpoint, calls fail with DATA_LOSS: the ledger was tampered with.
     """
 
     def __init__(self, channel):
@@ -62,36 +63,37 @@ class TransparencyServiceStub:
 
 
 class TransparencyServiceServicer:
-    """Proves what the ledger holds, and that nothing in it was changed or removed.
+    """Proves what the ledger contains, and that nothing in it was changed or
+    removed.
 
-    Every certificate, before a client sees it, is on its way to become a leaf of
-    a Merkle tree (RFC 9162, section 2.1), and so is every intent that was voided.
-    The tree is signed at intervals, and on demand. All answers are public
-    formats that others' programs verify, with the log's verifier key alone.
+    Every certificate is queued as a leaf of a Merkle tree (RFC 9162, section 2.1)
+    before a client sees it, and so is every voided intent. The tree head is
+    signed at intervals and on demand. Responses use public formats that other
+    programs can verify with the log's verifier key alone.
 
-    Needs `[checkpoint]` in the daemon's configuration; without it, every call
-    fails with FAILED_PRECONDITION. If the tree does not fit what was signed
-    before, calls fail with DATA_LOSS: somebody changed the ledger.
+    Requires `[checkpoint]` in the daemon's configuration; without it, every call
+    fails with FAILED_PRECONDITION. If the tree is inconsistent with a signed
+    checkpoint, calls fail with DATA_LOSS: the ledger was tampered with.
     """
 
     def GetCheckpoint(self, request, context):
-        """Returns the last checkpoint.
+        """Returns the latest checkpoint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInclusionProof(self, request, context):
-        """Proves that the log holds a certificate. A certificate that is newer than
-        the last checkpoint has a new one made.
+        """Proves that the log contains a certificate. If the certificate is newer than
+        the latest checkpoint, a new checkpoint is made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConsistencyProof(self, request, context):
-        """Proves that the log only grew since an older checkpoint, up to the last one.
-        If that is the same one, a new one is made.
+        """Proves that the log is append-only between an older checkpoint and the
+        latest. If they are the same, a new checkpoint is made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,16 +126,17 @@ def add_TransparencyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TransparencyService:
-    """Proves what the ledger holds, and that nothing in it was changed or removed.
+    """Proves what the ledger contains, and that nothing in it was changed or
+    removed.
 
-    Every certificate, before a client sees it, is on its way to become a leaf of
-    a Merkle tree (RFC 9162, section 2.1), and so is every intent that was voided.
-    The tree is signed at intervals, and on demand. All answers are public
-    formats that others' programs verify, with the log's verifier key alone.
+    Every certificate is queued as a leaf of a Merkle tree (RFC 9162, section 2.1)
+    before a client sees it, and so is every voided intent. The tree head is
+    signed at intervals and on demand. Responses use public formats that other
+    programs can verify with the log's verifier key alone.
 
-    Needs `[checkpoint]` in the daemon's configuration; without it, every call
-    fails with FAILED_PRECONDITION. If the tree does not fit what was signed
-    before, calls fail with DATA_LOSS: somebody changed the ledger.
+    Requires `[checkpoint]` in the daemon's configuration; without it, every call
+    fails with FAILED_PRECONDITION. If the tree is inconsistent with a signed
+    checkpoint, calls fail with DATA_LOSS: the ledger was tampered with.
     """
 
     @staticmethod

@@ -27,16 +27,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TransparencyServiceStub:
-    """Proves what the ledger holds, and that nothing in it was changed or removed.
+    """Proves what the ledger contains, and that nothing in it was changed or
+    removed.
 
-    Every certificate, before a client sees it, is on its way to become a leaf of
-    a Merkle tree (RFC 9162, section 2.1), and so is every intent that was voided.
-    The tree is signed at intervals, and on demand. All answers are public
-    formats that others' programs verify, with the log's verifier key alone.
+    Every certificate is queued as a leaf of a Merkle tree (RFC 9162, section 2.1)
+    before a client sees it, and so is every voided intent. The tree head is
+    signed at intervals and on demand. Responses use public formats that other
+    programs can verify with the log's verifier key alone.
 
-    Needs `[checkpoint]` in the daemon's configuration; without it, every call
-    fails with FAILED_PRECONDITION. If the tree does not fit what was signed
-    before, calls fail with DATA_LOSS: somebody changed the ledger.
+    Requires `[checkpoint]` in the daemon's configuration; without it, every call
+    fails with FAILED_PRECONDITION. If the tree is inconsistent with a signed
+    checkpoint, calls fail with DATA_LOSS: the ledger was tampered with.
     """
 
     @_typing.overload
@@ -44,53 +45,55 @@ class TransparencyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TransparencyServiceAsyncStub: ...
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_transparency_pb2.GetCheckpointRequest, _transparency_pb2.GetCheckpointResponse]
-    """Returns the last checkpoint."""
+    """Returns the latest checkpoint."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_transparency_pb2.GetInclusionProofRequest, _transparency_pb2.GetInclusionProofResponse]
-    """Proves that the log holds a certificate. A certificate that is newer than
-    the last checkpoint has a new one made.
+    """Proves that the log contains a certificate. If the certificate is newer than
+    the latest checkpoint, a new checkpoint is made.
     """
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_transparency_pb2.GetConsistencyProofRequest, _transparency_pb2.GetConsistencyProofResponse]
-    """Proves that the log only grew since an older checkpoint, up to the last one.
-    If that is the same one, a new one is made.
+    """Proves that the log is append-only between an older checkpoint and the
+    latest. If they are the same, a new checkpoint is made.
     """
 
 @_typing.type_check_only
 class TransparencyServiceAsyncStub(TransparencyServiceStub):
-    """Proves what the ledger holds, and that nothing in it was changed or removed.
+    """Proves what the ledger contains, and that nothing in it was changed or
+    removed.
 
-    Every certificate, before a client sees it, is on its way to become a leaf of
-    a Merkle tree (RFC 9162, section 2.1), and so is every intent that was voided.
-    The tree is signed at intervals, and on demand. All answers are public
-    formats that others' programs verify, with the log's verifier key alone.
+    Every certificate is queued as a leaf of a Merkle tree (RFC 9162, section 2.1)
+    before a client sees it, and so is every voided intent. The tree head is
+    signed at intervals and on demand. Responses use public formats that other
+    programs can verify with the log's verifier key alone.
 
-    Needs `[checkpoint]` in the daemon's configuration; without it, every call
-    fails with FAILED_PRECONDITION. If the tree does not fit what was signed
-    before, calls fail with DATA_LOSS: somebody changed the ledger.
+    Requires `[checkpoint]` in the daemon's configuration; without it, every call
+    fails with FAILED_PRECONDITION. If the tree is inconsistent with a signed
+    checkpoint, calls fail with DATA_LOSS: the ledger was tampered with.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_transparency_pb2.GetCheckpointRequest, _transparency_pb2.GetCheckpointResponse]  # type: ignore[assignment]
-    """Returns the last checkpoint."""
+    """Returns the latest checkpoint."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_transparency_pb2.GetInclusionProofRequest, _transparency_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
-    """Proves that the log holds a certificate. A certificate that is newer than
-    the last checkpoint has a new one made.
+    """Proves that the log contains a certificate. If the certificate is newer than
+    the latest checkpoint, a new checkpoint is made.
     """
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_transparency_pb2.GetConsistencyProofRequest, _transparency_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
-    """Proves that the log only grew since an older checkpoint, up to the last one.
-    If that is the same one, a new one is made.
+    """Proves that the log is append-only between an older checkpoint and the
+    latest. If they are the same, a new checkpoint is made.
     """
 
 class TransparencyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Proves what the ledger holds, and that nothing in it was changed or removed.
+    """Proves what the ledger contains, and that nothing in it was changed or
+    removed.
 
-    Every certificate, before a client sees it, is on its way to become a leaf of
-    a Merkle tree (RFC 9162, section 2.1), and so is every intent that was voided.
-    The tree is signed at intervals, and on demand. All answers are public
-    formats that others' programs verify, with the log's verifier key alone.
+    Every certificate is queued as a leaf of a Merkle tree (RFC 9162, section 2.1)
+    before a client sees it, and so is every voided intent. The tree head is
+    signed at intervals and on demand. Responses use public formats that other
+    programs can verify with the log's verifier key alone.
 
-    Needs `[checkpoint]` in the daemon's configuration; without it, every call
-    fails with FAILED_PRECONDITION. If the tree does not fit what was signed
-    before, calls fail with DATA_LOSS: somebody changed the ledger.
+    Requires `[checkpoint]` in the daemon's configuration; without it, every call
+    fails with FAILED_PRECONDITION. If the tree is inconsistent with a signed
+    checkpoint, calls fail with DATA_LOSS: the ledger was tampered with.
     """
 
     @_abc_1.abstractmethod
@@ -99,7 +102,7 @@ class TransparencyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _transparency_pb2.GetCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_transparency_pb2.GetCheckpointResponse, _abc.Awaitable[_transparency_pb2.GetCheckpointResponse]]:
-        """Returns the last checkpoint."""
+        """Returns the latest checkpoint."""
 
     @_abc_1.abstractmethod
     def GetInclusionProof(
@@ -107,8 +110,8 @@ class TransparencyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _transparency_pb2.GetInclusionProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_transparency_pb2.GetInclusionProofResponse, _abc.Awaitable[_transparency_pb2.GetInclusionProofResponse]]:
-        """Proves that the log holds a certificate. A certificate that is newer than
-        the last checkpoint has a new one made.
+        """Proves that the log contains a certificate. If the certificate is newer than
+        the latest checkpoint, a new checkpoint is made.
         """
 
     @_abc_1.abstractmethod
@@ -117,8 +120,8 @@ class TransparencyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _transparency_pb2.GetConsistencyProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_transparency_pb2.GetConsistencyProofResponse, _abc.Awaitable[_transparency_pb2.GetConsistencyProofResponse]]:
-        """Proves that the log only grew since an older checkpoint, up to the last one.
-        If that is the same one, a new one is made.
+        """Proves that the log is append-only between an older checkpoint and the
+        latest. If they are the same, a new checkpoint is made.
         """
 
 def add_TransparencyServiceServicer_to_server(servicer: TransparencyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
