@@ -44,87 +44,91 @@ TEMPLATE: Final = ROOT / "otahsm/quickstart/otahsm.toml.in"
 COMMAND: Final = ".venv/bin/python scripts/generate_reference.py"
 
 MECHANISM: Final = (
-    "How the key signs. Without: the first that the token has for the type of key, digest made outside before"
-    " digest made inside. An RSA key signs with PSS only if one of PSS is named."
+    "The PKCS#11 mechanism that the key signs with. Default: the first mechanism for the key type that the"
+    " token supports; those that sign a digest come first. An RSA key signs with PSS only if a PSS mechanism"
+    " is named."
 )
 ACCEPT: Final = (
-    "What is accepted of the key though it should not be, as the token reports it: `extractable`"
-    " (CKA_EXTRACTABLE is true), `not-sensitive` (CKA_SENSITIVE is false), `not-local` (CKA_LOCAL is false:"
-    " it was not generated in the token)."
+    "Insecure key attributes to accept, as the token reports them: `extractable` (CKA_EXTRACTABLE is true),"
+    " `not-sensitive` (CKA_SENSITIVE is false), `not-local` (CKA_LOCAL is false: it was not generated in the"
+    " token)."
 )
 
-# Keys that the template shows without a comment of their own.
+# Descriptions of keys that have no comment of their own in the template.
 WORDS: Final = {
     "tls.key": "The private key of `certificate`, in PEM, not encrypted.",
-    "token.weight": "Its share of the work, where there are replicas. 0: it signs only while no other can.",
-    "token.signer_socket": "Where systemd starts a signer of another user for each connection"
-    " (deploy/otahsm-signer.socket), so that the daemon's user can read neither PIN nor token. Without: the"
+    "token.weight": "The token's share of the work if there are replicas. 0: it signs only if no other token"
+    " can.",
+    "token.signer_socket": "A socket where systemd starts a signer under another user for each connection"
+    " (deploy/otahsm-signer.socket), so that the daemon's user can read neither PIN nor token. Default: the"
     " daemon starts its signers itself.",
-    "token.replica": "Further tokens with the same keys (`[[token.replica]]`), each with the keys above:"
-    " what one fails at, another does.",
+    "token.replica": "More tokens with the same keys (`[[token.replica]]`), each with the settings above. If"
+    " one fails, another takes over.",
     "authorities.NAME.certificate": "As in `[ca]`.",
     "authorities.NAME.key": "As in `[ca]`.",
     "authorities.NAME.mechanism": "As in `[ca]`.",
     "authorities.NAME.accept": "As in `[ca]`.",
-    "authorities.NAME.retired": "It issues and signs nothing: its key may be destroyed (`otahsm ca retire`)."
-    " What it has issued stays known.",
+    "authorities.NAME.retired": "If true, the CA signs nothing any more, and its key may be destroyed"
+    " (`otahsm ca retire`). The ledger keeps its certificates.",
     "authorities.NAME.crl": "A table like `[crl]`, with a `url` and a `directory` of its own.",
     "ca.mechanism": MECHANISM,
     "ca.accept": ACCEPT,
     "checkpoint.mechanism": MECHANISM,
     "checkpoint.accept": ACCEPT,
-    "access.client_crls": "CRLs of the CAs in `tls.client_ca`, in PEM (several in a file) or DER: clients on"
-    " them are cut off. Loaded anew when they change.",
-    "ledger.path": "The SQLite file. Give this or `url`.",
-    "ledger.url": "`postgresql://user@host/database`, with hosts and parameters as libpq takes them.",
-    "ledger.password_file": "The password for `url`, first line of a file. Without: as libpq finds it.",
-    "profiles.NAME.validity_days": "How long a certificate is valid. It ends with the CA if that is earlier.",
-    "profiles.NAME.renewal_days": "In the last so many days of its certificate, and after them, a device may"
-    " have a new one for the same key; the old one is superseded. 0: never.",
-    "profiles.NAME.rekey_days": "The same for another key. 0: never, but after `otahsm device reset`.",
-    "profiles.NAME.key_types": "Types of key that a CSR may hold.",
-    "profiles.NAME.key_usage": "The certificate's keyUsage, which is critical.",
-    "profiles.NAME.extended_key_usage": "The certificate's extendedKeyUsage, which is critical.",
-    "crl.url": "The URL of the CRL, as every certificate states it (cRLDistributionPoints). With several"
-    " shards its last part contains `{shard}`. Certificates that are out keep the URL that they have.",
-    "crl.shards": "How many CRLs the revocations are divided among; a certificate's follows from its serial"
-    " number. OpenSSL and nginx understand shards, GnuTLS does not.",
-    "crl.validity_hours": "How long after it is made a CRL's nextUpdate is. Verifiers that have no later"
-    " CRL by then refuse every device.",
-    "crl.refresh_hours": "How often a CRL is made anew. It must be less than `validity_hours`.",
+    "access.client_crls": "CRLs of the CAs in `tls.client_ca`, in PEM (several in a file) or DER. Clients on"
+    " them are denied. Reloaded when they change.",
+    "ledger.path": "The SQLite file. Set this or `url`.",
+    "ledger.url": "`postgresql://user@host/database`, with hosts and parameters as in libpq.",
+    "ledger.password_file": "A file whose first line is the password for `url`. Default: libpq's own lookup.",
+    "profiles.NAME.validity_days": "How long a certificate is valid. It never outlives the CA certificate.",
+    "profiles.NAME.renewal_days": "From this many days before its certificate expires, a device can get a new"
+    " one for the same key; the old one is superseded. 0: never.",
+    "profiles.NAME.rekey_days": "The same for another key. 0: only after `otahsm device reset`.",
+    "profiles.NAME.key_types": "The key types that a CSR may have.",
+    "profiles.NAME.key_usage": "The keyUsage extension, which is critical.",
+    "profiles.NAME.extended_key_usage": "The extendedKeyUsage extension, which is critical.",
+    "crl.url": "The URL of the CRL, which every certificate contains (cRLDistributionPoints). With several"
+    " shards, its last part contains `{shard}`. Certificates already issued keep their URL.",
+    "crl.shards": "The number of CRLs that revocations are divided among, by serial number. OpenSSL and nginx"
+    " support shards, GnuTLS does not.",
+    "crl.validity_hours": "The time from making a CRL to its nextUpdate. Verifiers that have no newer CRL by"
+    " then refuse all devices.",
+    "crl.refresh_hours": "How often a new CRL is made. It must be less than `validity_hours`.",
     "crl.directory": "The folder that CRLs are written to, for a web server: in DER, named as in `url`; and"
     " the complete one as `complete.crl` and, for nginx, `complete.pem`.",
-    "client.ca": "The CA that the daemon's own certificate must come from, in PEM.",
-    "client.certificate": "This client's certificate (and chain), of the CA in `tls.client_ca`, in PEM.",
+    "client.ca": "The CA that issued the daemon's TLS certificate, in PEM.",
+    "client.certificate": "This client's certificate (and chain), from the CA in `tls.client_ca`, in PEM.",
     "client.key": "The private key of `certificate`, in PEM, not encrypted.",
-    "client.gateway_url": "The OTA gateway's address, put into each device's folder as `gateway.url`.",
-    "client.credentials": "An OTA account's `credentials.zip`, in place of `gateway_url` and `server_ca`.",
+    "client.gateway_url": "The OTA gateway's address, written to each device's folder as `gateway.url`.",
+    "client.credentials": "An OTA account's `credentials.zip`, instead of `gateway_url` and `server_ca`.",
     "registration.kind": "The backend's API.",
-    "registration.url": "Where the backend is. A webhook's path may hold `{device_id}` and `{serial}`.",
-    "registration.method": "How it is asked. Default: PUT; for a webhook, POST.",
-    "registration.headers": "Texts; or secrets: tables with `file`, `env` or `command`, and `prefix`.",
-    "registration.body": "The JSON that is sent, in place of the kind's own; its texts are templates.",
-    "registration.group": "The group that Foundries puts devices into.",
-    "registration.ca": "The CA of the backend's certificate, in PEM. Default: those of this machine.",
-    "registration.timeout_seconds": "For one request.",
-    "registration.parallel": "How many requests are under way at once.",
-    "client.server_ca": "The CA of the gateway's certificate, put into each device's folder as `root.crt`.",
+    "registration.url": "The backend's URL. A webhook's path may contain `{device_id}` and `{serial}`.",
+    "registration.method": "The HTTP method. Default: PUT; for a webhook, POST.",
+    "registration.headers": "HTTP headers: strings, or secrets as tables with `file`, `env` or `command`, and"
+    " `prefix`.",
+    "registration.body": "The JSON to send instead of the kind's own; its strings are templates.",
+    "registration.group": "The Foundries group that devices are put into.",
+    "registration.ca": "The CA of the backend's certificate, in PEM. Default: the system's CAs.",
+    "registration.timeout_seconds": "The timeout of one request.",
+    "registration.parallel": "The number of concurrent requests.",
+    "client.server_ca": "The CA of the gateway's certificate, written to each device's folder as `root.crt`.",
 }
 POLICY: Final = {
-    "identities": 'Whose certificates count as this client: `"uri:..."`, `"dns:..."`, `"cn:..."`, or'
+    "identities": 'The certificate identities of this client: `"uri:..."`, `"dns:..."`, `"cn:..."`, or'
     ' `"spki:"` and the SHA-256 of the public key (SubjectPublicKeyInfo, in DER) in hexadecimal. A URI may'
-    " end in `/*`, for all that is below it.",
-    "roles": "What it is. `issuer`: has certificates issued, and sees its own. `auditor`: sees everything."
-    " `operator`: revokes certificates, resets devices, orders batches, cuts off clients. `admin`: cuts off"
-    " anybody, and lets in again.",
-    "profiles": 'An issuer\'s profiles, by name; `["*"]` for every one. It needs some.',
-    "device_ids": "The device ids that an issuer may ask for: what the whole id matches.",
-    "batches": "The batches that an issuer may issue in, and nowhere else: what the whole name matches.",
-    "times": 'When it is let in, in UTC: `"Mon-Fri 06:00-22:00"`, `"Sat 08:00-24:00"`. Several add up.',
-    "until": "And no later. A time with a zone.",
-    "per_second": "Certificates a second, in bursts of at most one second's worth.",
-    "per_day": "Certificates a day; days are UTC's.",
-    "total": "Certificates in all, ever, under this name in the policy.",
+    " end in `/*` to match all URIs below it.",
+    "roles": "What the client may do. `issuer`: issue certificates, and see its own. `auditor`: see"
+    " everything. `operator`: revoke certificates, reset devices, create batches, deny clients. `admin`: deny"
+    " any client, and allow clients again.",
+    "profiles": 'The profiles of an issuer, by name; `["*"]` for all. An issuer needs at least one.',
+    "device_ids": "The device ids that an issuer may request: the pattern must match the whole id.",
+    "batches": "An issuer may issue only in these batches: the pattern must match the whole name.",
+    "times": 'When the client has access, in UTC: `"Mon-Fri 06:00-22:00"`, `"Sat 08:00-24:00"`. Several add'
+    " up.",
+    "until": "When the client's access expires. A time with a zone.",
+    "per_second": "Certificates per second, in bursts of at most one second's worth.",
+    "per_day": "Certificates per UTC day.",
+    "total": "Certificates in total, ever, under this name in the policy.",
 }
 NAMES: Final = {
     "_regular_expression": "regular expression (Python `re`)",
@@ -136,7 +140,7 @@ NAMES: Final = {
 
 
 def header(title: str, source: str) -> list[str]:
-    """Begin a page."""
+    """Return the first lines of a page."""
     note = f"<!-- Generated from {source} by {COMMAND}. Do not edit. -->"
     return [note, "", f"# {title}", ""]
 
@@ -153,8 +157,8 @@ def configuration() -> list[str]:
     page = header("otahsm.toml", "otahsm/config and otahsm/quickstart/otahsm.toml.in")
     page += [
         "`otahsm quickstart DIR` writes a complete file. A key that is not on this page is an error, and so",
-        "is a value of the wrong type. Relative paths start from the folder of the file. A machine needs",
-        "only the sections of what it does: `otahsm serve` needs `[tls]`, `[token]`, `[ca]` and `[ledger]`;",
+        "is a value of the wrong type. Relative paths are relative to the file's folder. A machine needs",
+        "only the sections for what it does: `otahsm serve` needs `[tls]`, `[token]`, `[ca]` and `[ledger]`;",
         "`otahsm ca` needs `[token]` and `[ca]`; `otahsm device`, `csr`, `revoke`, `crl` and `health` need",
         "`[client]`, and so does most of `ledger`; `reconcile`, `backup` and `restore` need `[ledger]`.",
         "",
@@ -179,28 +183,29 @@ def policy() -> list[str]:
     """Describe policy.toml: its model, and the table of calls."""
     page = header("policy.toml", "otahsm/config/policy.py and otahsm/access/calls.py")
     page += [
-        "Who may ask the daemon for what; what is not allowed there is refused. `[access] policy` names the",
-        "file. It is read when the daemon starts and when it gets SIGHUP; one that is wrong is refused, and",
-        "the one before stays. `otahsm policy check` reads it as the daemon does, `otahsm policy explain`",
-        "says what it means.",
+        "The access policy: which client may do what. Everything else is refused. `[access] policy` names",
+        "the file. The daemon reads it at start and on SIGHUP; if the new policy is invalid, the previous",
+        "one stays in force. `otahsm policy check` checks the file as the daemon does, `otahsm policy",
+        "explain` explains what a client may do.",
         "",
         "## [clients.NAME]",
         "",
-        "One client, whatever certificates it has. Its name is for people, the log, and quotas.",
+        "One client, whatever certificates it has. Its name appears in the log and identifies its quotas.",
         "",
     ]
     fields = config.ClientPolicy.model_fields.items()
     rows = [(f"`{key}`", type_text(value), default_text(value), POLICY[key]) for key, value in fields]
     page += table(("key", "type", "default", "what it is"), rows)
     page += [
-        "A client is known by the most specific of its identities: its key, else its exact name, else the",
-        "longest URI that ends in `/*`. Its name is the first URI in its certificate, else its first DNS",
-        "name, else its common name. A SPIFFE id counts only if it is the only URI.",
+        "A client is matched by its most specific identity: its key, otherwise its exact name, otherwise the",
+        "longest URI that ends in `/*`. Its name is the first URI in its certificate, otherwise its first",
+        "DNS name, otherwise its common name. A SPIFFE id counts only if it is the only URI.",
         "",
         "## Calls",
         "",
-        "Which role takes which call. **own**: for what this client was issued, or may issue in.",
-        "The commands `device issue`, `csr sign` and `batch run` call `IssuanceService`.",
+        "The roles that may make each call. **own**: only for certificates that were issued to this client,",
+        "or batches that it may issue in. The commands `device issue`, `csr sign` and `batch run` call",
+        "`IssuanceService`.",
         "",
     ]
     roles = get_args(access.Role)
@@ -228,20 +233,20 @@ def template_comments() -> Iterator[tuple[str, str]]:
         if match := re.fullmatch(r"\[(.+)\]", line):
             section = re.sub(r"^profiles\..+", "profiles.NAME", match[1])
             if comment or section == "token.environment":
-                yield "token.environment", "What the PKCS#11 module needs in its environment; a table."
+                yield "token.environment", "Environment variables for the PKCS#11 module; a table."
         elif (match := re.match(r"(\w+) = ", line)) and comment:
             yield f"{section}.{match[1]}", " ".join(comment)
         comment = []
 
 
 def section_model(field: FieldInfo) -> type[BaseModel]:
-    """Find the model of a section."""
+    """Return the model of a section."""
     kinds = [field.annotation, *get_args(field.annotation)]
     return next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
 
 
 def type_text(field: FieldInfo) -> str:
-    """Say what a key takes."""
+    """Return the type and the limits of a key."""
     limits = [text for item in field.metadata for text in limit_texts(item)]
     validators = [getattr(getattr(item, "func", None), "__name__", "") for item in field.metadata]
     text = next((NAMES[name] for name in validators if name in NAMES), annotation_text(field.annotation))
@@ -249,7 +254,7 @@ def type_text(field: FieldInfo) -> str:
 
 
 def limit_texts(item: object) -> Iterator[str]:
-    """Say what a constraint asks for."""
+    """Yield the text of a constraint."""
     match item:
         case annotated_types.Ge(ge=limit):
             yield f"at least {limit}"
@@ -266,7 +271,7 @@ def limit_texts(item: object) -> Iterator[str]:
 
 
 def annotation_text(annotation: Any) -> str:
-    """Name a type as TOML's user knows it."""
+    """Return the name of a type in TOML."""
     arguments = [item for item in get_args(annotation) if item not in (type(None), ...)]
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -294,7 +299,7 @@ def annotation_text(annotation: Any) -> str:
 
 
 def default_text(field: FieldInfo) -> str:
-    """Say what a key is when it is not given."""
+    """Return the default of a key."""
     if field.is_required():
         return "required"
     value = field.default
@@ -333,9 +338,9 @@ def exit_codes() -> Iterator[tuple[str, str]]:
     """Yield each exit code and what it means."""
     meanings = {
         errors.ExitCode.SOME_FAILED: "some requests failed; each is listed",
-        errors.ExitCode.USAGE: "wrong use, a wrong file, or a configuration that can't work",
-        errors.ExitCode.UNAVAILABLE: "daemon, token or ledger can't be reached; trying again may help",
-        errors.ExitCode.OPERATOR: "token or CA refuse; an operator must act before anything is tried again",
+        errors.ExitCode.USAGE: "wrong usage, an invalid file, or a configuration that can't work",
+        errors.ExitCode.UNAVAILABLE: "daemon, token or ledger can't be reached; retrying may help",
+        errors.ExitCode.OPERATOR: "token or CA refused; an operator must act before you retry",
     }
     yield "0", "success"
     for code in errors.ExitCode:
@@ -370,8 +375,8 @@ def parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, ...]]:
         if isinstance(info, ArgumentInfo):
             shown = info.metavar or name.upper()
         else:
-            assert isinstance(info, OptionInfo)  # noqa: S101 - typer knows no third kind
-            # Inside Annotated, typer takes the first declaration for the default.
+            assert isinstance(info, OptionInfo)  # noqa: S101 - typer has no third kind
+            # Inside Annotated, typer stores the first declaration as the default.
             declared = [item for item in (info.default, *(info.param_decls or ())) if isinstance(item, str)]
             shown = ", ".join(declared or [f"--{name.replace('_', '-')}"])
         if info.envvar:
@@ -387,7 +392,7 @@ def parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, ...]]:
 
 
 def takes(kind: Any, info: ArgumentInfo | OptionInfo) -> str:
-    """Say what an option takes."""
+    """Return the type and the limits of an option."""
     while inner := [item for item in get_args(kind) if item is not type(None)]:  # X | None, list[X]
         kind = inner[0]
     if kind is bool:
@@ -405,11 +410,11 @@ _MESSAGE, _ENUM, _SERVICE, _FIELD, _METHOD, _VALUE = 4, 5, 6, 2, 2, 2
 
 
 def api() -> list[str]:
-    """Describe the wire: services and messages, with the comments of the protos."""
+    """Describe the API: services and messages, with the comments of the protos."""
     page = header("The gRPC API", "proto/otahsm/v1")
     page += [
         "Package `otahsm.v1`. The daemon also serves `grpc.health.v1.Health` (SERVING while a signer and a",
-        "preparer are ready) and server reflection. All of it is behind mutual TLS.",
+        "preparer are ready) and server reflection. All of them require mutual TLS.",
         "",
     ]
     for file in descriptors():
@@ -419,12 +424,14 @@ def api() -> list[str]:
             page += [health_text(f"{file.package}.{service.name}"), ""]
             for number, method in enumerate(service.method):
                 page += [f"### {service.name}.{method.name}", ""]
-                asked = ("stream " if method.client_streaming else "") + method.input_type.rpartition(".")[2]
-                answer = ("stream " if method.server_streaming else "") + method.output_type.rpartition(".")[
+                request = ("stream " if method.client_streaming else "") + method.input_type.rpartition(".")[
                     2
                 ]
+                response = ("stream " if method.server_streaming else "") + method.output_type.rpartition(
+                    "."
+                )[2]
                 page += [
-                    f"`{asked}` → `{answer}`",
+                    f"`{request}` → `{response}`",
                     "",
                     *comment_text(comments[_SERVICE, at, _METHOD, number]),
                     facts_text(METHODS[f"/{file.package}.{service.name}/{method.name}"]),
@@ -453,7 +460,7 @@ def api() -> list[str]:
 
 
 def health_text(name: str) -> str:
-    """Say when a service serves."""
+    """Return when a service is SERVING."""
     service = next(service for service in SERVICES if service.name == name)
     return "Health: SERVING while " + (
         "a signer and a preparer are ready." if service.needs_signer else "the daemon runs."
@@ -461,17 +468,17 @@ def health_text(name: str) -> str:
 
 
 def facts_text(method: Method) -> str:
-    """Say who may call a method, and what it leaves in the log."""
+    """Return the roles that may call a method, and the event that it logs."""
     call = method.callers
     if not isinstance(call, access.Call):
         return f"For {call.value}."
     roles = ", ".join(role for role in get_args(access.Role) if role in call.roles)
     text = f"Roles: {roles}{'; issuer for its own' if call.own else ''}."
-    return f"{text} Leaves in the log: `{method.leaves}`." if method.leaves else text
+    return f"{text} Audit event: `{method.leaves}`." if method.leaves else text
 
 
 def field_type(message: DescriptorProto, field: FieldDescriptorProto) -> str:
-    """Name a field's type."""
+    """Return the type of a field."""
     name = field.type_name.lstrip(".").removeprefix("otahsm.v1.")
     text = name or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
     if field.label == FieldDescriptorProto.LABEL_REPEATED:
@@ -490,7 +497,7 @@ def descriptors() -> list[FileDescriptorProto]:
     """Compile the protos, with their comments."""
     googleapis = Path(next(iter(google.rpc.__path__))).parents[1]
     names = sorted(str(path.relative_to(ROOT / "proto")) for path in (ROOT / "proto").rglob("*.proto"))
-    names.sort(key=lambda name: "issuance" not in name)  # what the daemon is for comes first
+    names.sort(key=lambda name: "issuance" not in name)  # the main service comes first
     with tempfile.NamedTemporaryFile(suffix=".binpb") as image:
         command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT / 'proto'}"]
         command += [f"--proto_path={googleapis}", "--include_source_info"]
@@ -504,13 +511,14 @@ def error_list() -> list[str]:
     page += [
         "On the wire, an error is a `google.rpc.Status`: the gRPC code, a message that says what is wrong,",
         "and a `google.rpc.ErrorInfo` with the domain `otahsm`, the reason below and, in its metadata, a",
-        "`hint`. With `BAD_REQUEST` comes a `google.rpc.BadRequest` that names the field. Programs should",
-        "look at code and reason: they are stable. Messages and hints are for people, and may change.",
+        "`hint`. `BAD_REQUEST` also has a `google.rpc.BadRequest` that names the field. Programs should",
+        "check the code and the reason: they are stable. Messages and hints are meant for people, and may",
+        "change.",
         "",
-        "`UNAVAILABLE` means: the same request may be granted later. Every other code means: it won't.",
+        "`UNAVAILABLE` means that the same request may succeed later. With any other code, it won't.",
         "",
-        "The exit code is what a command ends with when this error ends it. A device that fails among others",
-        "is listed with its reason, and the command goes on and ends with 1.",
+        "The exit code is that of a command that fails with this error. If one of several devices fails, it",
+        "is listed with its reason; the command continues and exits with 1.",
         "",
     ]
     last = (errors.UnknownError, errors.OtahsmError)
@@ -520,7 +528,7 @@ def error_list() -> list[str]:
             f"`{kind.reason}`",
             f"`{kind.code.name}`",
             str(int(kind.exit_code)),
-            "Anything unforeseen." if kind is errors.OtahsmError else summary(kind.__doc__),
+            "An internal error." if kind is errors.OtahsmError else summary(kind.__doc__),
             kind.default_hint,
         )
         for kind in kinds
@@ -533,7 +541,7 @@ def error_list() -> list[str]:
 def summary(docstring: str | None) -> str:
     """Return the first paragraph of a docstring, on one line."""
     text = " ".join(inspect.cleandoc(docstring or "").partition("\n\n")[0].split())
-    return re.sub(r" \(I\d\)", "", text)  # the names of invariants are for who reads the code
+    return re.sub(r" \(I\d\)", "", text)  # names of invariants belong to the code
 
 
 PAGES: Final[dict[str, Callable[[], list[str]]]] = {
@@ -549,7 +557,7 @@ PAGES: Final[dict[str, Callable[[], list[str]]]] = {
 def main() -> int:
     """Write the pages, or check them."""
     parser = argparse.ArgumentParser(description="Write docs/reference and docs/man from the code.")
-    parser.add_argument("--check", action="store_true", help="only tell whether the files are up to date")
+    parser.add_argument("--check", action="store_true", help="only check whether the files are up to date")
     check = parser.parse_args().check
     stale = []
     for name, write in PAGES.items():

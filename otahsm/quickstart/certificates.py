@@ -1,7 +1,7 @@
-"""A small CA with its key in files, for the two roles that are not the fleet's.
+"""A small CA with its key in a file: quickstart's operator CA and gateway CA.
 
-The operator CA says who may talk to the daemon; the gateway CA stands in for the OTA gateway's. Neither
-signs devices. Real installations bring their own.
+The operator CA issues the certificates of daemon and clients; the gateway CA stands in for the OTA gateway's.
+Neither issues device certificates. Production installations have their own.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _YEARS = 10
 
 @dataclass(frozen=True, slots=True)
 class FileCa:
-    """A CA in memory; what it issues goes to files."""
+    """A CA in memory that writes the certificates it issues to files."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
     @classmethod
     def create(cls, name: str) -> FileCa:
-        """Make a new one."""
+        """Create a CA with a new key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(name)
         certificate = (
@@ -48,18 +48,18 @@ class FileCa:
         path.write_bytes(self.certificate.public_bytes(Encoding.PEM))
 
     def write_key(self, path: Path) -> None:
-        """Write the CA key as PEM, for its owner only."""
+        """Write the CA key as PEM, readable by its owner only."""
         _write_key(path, self.key)
 
     def issue_server(self, certificate: Path, key: Path, name: str) -> None:
-        """Write a server's certificate and key, for this machine's names."""
+        """Write a certificate and key for a server on this machine."""
         addresses = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
         names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.DNSName(socket.gethostname())]
         names += [x509.IPAddress(address) for address in addresses]
         self._issue(certificate, key, name, ExtendedKeyUsageOID.SERVER_AUTH, names)
 
     def issue_client(self, certificate: Path, key: Path, name: str) -> None:
-        """Write a client's certificate and key."""
+        """Write a certificate and key for a client."""
         self._issue(certificate, key, name, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
     def _issue(

@@ -25,21 +25,21 @@ _ROOT_DAYS: Final = 7300
 
 
 def create(folder: Path, port: int) -> Path:
-    """Make token, fleet root, key for checkpoints, operator and gateway credentials, and otahsm.toml.
+    """Create token, fleet root, checkpoint key, operator and gateway credentials, and otahsm.toml.
 
     Args:
-        folder: must not exist, or be empty.
-        port: where the daemon is to listen, on 127.0.0.1.
+        folder: must be empty or not exist.
+        port: the daemon's port on 127.0.0.1.
 
     Returns:
         The path of otahsm.toml.
 
     Raises:
-        ConfigError: the folder holds something, can't be written, or SoftHSM2 is missing.
-        OtahsmError: the token fails.
+        ConfigError: the folder is not empty or not writable, or SoftHSM2 is missing.
+        OtahsmError: the token failed.
     """
     folder = folder.absolute()
-    before = os.umask(0o022)  # whoever's umask lets a group write: a daemon refuses that
+    before = os.umask(0o022)  # the daemon refuses group-writable files
     os.umask(before | 0o022)
     try:
         return _create(folder, port)
@@ -55,7 +55,7 @@ def _create(folder: Path, port: int) -> Path:
                 f"{folder} is not empty; nothing was changed", hint="Name a folder that doesn't exist yet."
             )
     except OSError as error:
-        raise ConfigError(f"{folder} can't be used: {error.strerror}") from None
+        raise ConfigError(f"can't use {folder}: {error.strerror}") from None
     try:
         return _fill(folder, port)
     except BaseException:
@@ -70,9 +70,7 @@ def _fill(folder: Path, port: int) -> Path:
     except softhsm.MissingSoftHsmError as error:
         raise ConfigError(str(error), hint="Install it and run the command again.") from None
     except subprocess.CalledProcessError as error:
-        raise ConfigError(
-            f"SoftHSM2 could not make a token: {error.stderr.decode(errors='replace')}"
-        ) from None
+        raise ConfigError(f"SoftHSM2 can't make a token: {error.stderr.decode(errors='replace')}") from None
     (folder / "secrets").mkdir(mode=0o700)
     for name in ("tls", "gateway", "ca"):
         (folder / name).mkdir()
@@ -94,7 +92,7 @@ def _fill(folder: Path, port: int) -> Path:
             Pkcs11Uri(token=token.label, module_path=str(token.module), pin_source="file:secrets/pin")
         ),
         "SOFTHSM2_CONF": token.environment["SOFTHSM2_CONF"],
-        "ORIGIN": f"quickstart.example/{secrets.token_hex(8)}",  # no two logs have the same
+        "ORIGIN": f"quickstart.example/{secrets.token_hex(8)}",  # unique to each log
     }.items():
         text = text.replace(f"@{name}@", value)
     path.write_text(text)
