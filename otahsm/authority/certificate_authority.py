@@ -179,7 +179,7 @@ class CertificateAuthority:
 
         Args:
             caller: who asks.
-            wanted: which.
+            wanted: which, and in which order.
             after: the key of the certificate after which the page begins; `START` for the first page.
             size: at most so many.
             full: with the certificates themselves.

@@ -22,12 +22,13 @@ _PREFIX: Final = "CERTIFICATE_STATUS_"
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is wanted: what fits everything that is given.
+    """What is wanted, and in which order: what fits everything that is given.
 
     Attributes:
         device_id, client, profile, batch: empty for any.
         status: "open", "issued", "void"; empty for any.
         after, before: when it was intended, from `after` on and before `before`; with a time zone.
+        newest_first: what was intended last comes first.
     """
 
     device_id: str = ""
@@ -37,11 +38,16 @@ class Query:
     after: datetime | None = None
     before: datetime | None = None
     batch: str = ""
+    newest_first: bool = False
 
     def message(self) -> pb.ListCertificatesRequest:
         """Write it. Raises ValueError: there is no such status."""
         message = pb.ListCertificatesRequest(
-            device_id=self.device_id, client=self.client, profile=self.profile, batch=self.batch
+            device_id=self.device_id,
+            client=self.client,
+            profile=self.profile,
+            batch=self.batch,
+            newest_first=self.newest_first,
         )
         if self.status:
             message.status = pb.CertificateStatus.Value(_PREFIX + self.status.upper())
@@ -149,10 +155,10 @@ class LedgerClient:
     async def page(
         self, query: Query, token: str = "", *, size: int = 100, full: bool = False
     ) -> tuple[list[LedgerEntry], str]:
-        """Return a page, oldest first, and the token of the next; empty at the end.
+        """Return a page and the token of the next; empty at the end.
 
         Args:
-            query: what is wanted.
+            query: what is wanted, and in which order.
             token: empty for the first page.
             size: at most so many, up to 1,000; there may be fewer, also none, before the end.
             full: with their certificates.
@@ -167,7 +173,7 @@ class LedgerClient:
         return [LedgerEntry.from_message(item) for item in response.certificates], response.next_page_token
 
     async def everything(self, query: Query, *, full: bool = False) -> AsyncGenerator[LedgerEntry, None]:
-        """Yield all that is wanted, oldest first, page by page."""
+        """Yield all that is wanted, in its order, page by page."""
         token = ""
         while True:
             entries, token = await self.page(query, token, size=_PAGE, full=full)

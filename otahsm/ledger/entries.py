@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from otahsm.ledger.records import AuditEvent
 from otahsm.pki import SERIAL_BYTES, SerialNumber, first_key
 
-START: Final = bytes(SERIAL_BYTES)  # before the key of every serial number
+START: Final = bytes(SERIAL_BYTES)  # where every walk begins: not the key of any serial number
 
 
 class Status(StrEnum):
@@ -27,12 +27,13 @@ class Status(StrEnum):
 
 
 class Filter(NamedTuple):
-    """Which entries are wanted: those that everything given fits.
+    """Which entries are wanted: those that everything given fits. And in which order.
 
     Attributes:
         device_id, client, profile, batch: empty for any.
         after, before: milliseconds since the Unix epoch, UTC, of the time that serial numbers begin with;
             from `after` on, and before `before`.
+        newest_first: in the order of the serial numbers, but the greatest first.
     """
 
     device_id: str = ""
@@ -42,6 +43,7 @@ class Filter(NamedTuple):
     after: int | None = None
     before: int | None = None
     batch: str = ""
+    newest_first: bool = False
 
     @property
     def first_key(self) -> bytes:
@@ -111,7 +113,7 @@ class EventPage(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Entries in the order of their serial numbers, and the key after which the next page begins.
+    """Entries in the order that was asked for, and the key after which, in that order, the next page begins.
 
     There may be fewer than were asked for, also none, and still a next page. `next_after` is None at the end;
     it has 20 octets, unless somebody wrote a row with another serial number than otahsm does.

@@ -274,6 +274,7 @@ class ListCertificatesRequest(_message.Message):
     ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Set by the client, optional: the most certificates to return. 0 means 100;
     more than 1,000 means 1,000. A response may have fewer, or none, while more
@@ -298,6 +299,8 @@ class ListCertificatesRequest(_message.Message):
     """Set by the client, optional: how much of each certificate to return."""
     batch: _builtins.str
     """Set by the client, optional: only in this batch."""
+    newest_first: _builtins.bool
+    """Set by the client, optional: return the newest first instead of the oldest."""
     @_builtins.property
     def issued_after(self) -> _timestamp_pb2.Timestamp:
         """Set by the client, optional: only with an `intend_time` at or after this
@@ -323,10 +326,11 @@ class ListCertificatesRequest(_message.Message):
         issued_before: _timestamp_pb2.Timestamp | None = ...,
         view: Global___CertificateView.ValueType = ...,
         batch: _builtins.str = ...,
+        newest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["issued_after", b"issued_after", "issued_before", b"issued_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "client", b"client", "device_id", b"device_id", "issued_after", b"issued_after", "issued_before", b"issued_before", "page_size", b"page_size", "page_token", b"page_token", "profile", b"profile", "status", b"status", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "client", b"client", "device_id", b"device_id", "issued_after", b"issued_after", "issued_before", b"issued_before", "newest_first", b"newest_first", "page_size", b"page_size", "page_token", b"page_token", "profile", b"profile", "status", b"status", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -344,7 +348,9 @@ class ListCertificatesResponse(_message.Message):
     """Set by the server: the `page_token` of the next page. Empty after the last."""
     @_builtins.property
     def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Certificate]:
-        """Set by the server: certificates, in order of their serial numbers."""
+        """Set by the server: certificates, in order of their serial numbers; in
+        reverse order with `newest_first`.
+        """
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ class LedgerServiceServicer:
 
     def ListCertificates(self, request, context):
         """Returns certificates in order of their serial numbers, which start with the
-        time in milliseconds: the oldest first.
+        time in milliseconds: the oldest first, or the newest first.
 
         All pages together contain everything that was in the ledger when the first
         page was read, exactly once, even while certificates are being issued. They

@@ -45,7 +45,7 @@ class LedgerServiceStub:
     """
     ListCertificates: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCertificatesRequest, _ledger_pb2.ListCertificatesResponse]
     """Returns certificates in order of their serial numbers, which start with the
-    time in milliseconds: the oldest first.
+    time in milliseconds: the oldest first, or the newest first.
 
     All pages together contain everything that was in the ledger when the first
     page was read, exactly once, even while certificates are being issued. They
@@ -75,7 +75,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
     ListCertificates: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCertificatesRequest, _ledger_pb2.ListCertificatesResponse]  # type: ignore[assignment]
     """Returns certificates in order of their serial numbers, which start with the
-    time in milliseconds: the oldest first.
+    time in milliseconds: the oldest first, or the newest first.
 
     All pages together contain everything that was in the ledger when the first
     page was read, exactly once, even while certificates are being issued. They
@@ -114,7 +114,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListCertificatesResponse, _abc.Awaitable[_ledger_pb2.ListCertificatesResponse]]:
         """Returns certificates in order of their serial numbers, which start with the
-        time in milliseconds: the oldest first.
+        time in milliseconds: the oldest first, or the newest first.
 
         All pages together contain everything that was in the ledger when the first
         page was read, exactly once, even while certificates are being issued. They

@@ -218,6 +218,7 @@ def _filter(draws: Draws) -> Filter:
         draws.one_of((None, draws.number(2**48))),
         draws.one_of((None, draws.number(2**48))),
         draws.text(5),
+        newest_first=draws.one_of((False, True)),
     )
 
 

@@ -192,6 +192,7 @@ def question() -> Seeds:
         (8, device_pb2.ResetDeviceRequest(device_id="d", profile="p")),
         (9, transparency_pb2.GetInclusionProofRequest(serial_number=b"\1")),
         (10, transparency_pb2.GetConsistencyProofRequest(old_size=3)),
+        (0, ledger_pb2.ListCertificatesRequest(client="c", newest_first=True)),
     )  # fmt: skip
     return {
         f"{number:02}-{type(message).__name__}": bytes((kind,)) + _encoded(message)

@@ -322,13 +322,18 @@ async def test_a_client_does_not_see_what_others_were_issued(guarded: Guarded) -
         with pytest.raises(NotAllowedError):
             await build.ledger.page(Query(client="cn:issuer"))
         with pytest.raises(NotAllowedError):
+            await build.ledger.page(Query(client="cn:issuer", newest_first=True))
+        with pytest.raises(NotAllowedError):
             await build.ledger.counts(Query())
-        seen = [entry async for entry in build.ledger.everything(Query())]
-        assert {entry.client for entry in seen} <= {"cn:build"}
+        for query in (Query(), Query(newest_first=True)):
+            seen = [entry async for entry in build.ledger.everything(query)]
+            assert {entry.client for entry in seen} <= {"cn:build"}
         assert (await issuer.ledger.by_serial(result.serial))[0].device_id == result.device_id
         mine = [entry async for entry in issuer.ledger.everything(Query())]
         assert result.serial in {entry.serial for entry in mine}
         assert {entry.client for entry in mine} == {"cn:issuer"}
+        newest, _ = await issuer.ledger.page(Query(newest_first=True), size=1)
+        assert newest == mine[-1:]
     async with guarded.open("auditor") as auditor:
         assert (await auditor.ledger.by_device(result.device_id))[0].client == "cn:issuer"
 

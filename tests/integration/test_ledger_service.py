@@ -112,6 +112,20 @@ async def test_pages_hold_everything_once_oldest_first(busy: RunningDaemon, audi
     assert all(entry.certificate for entry in full)
 
 
+async def test_the_newest_come_first_where_that_is_asked_for(busy: RunningDaemon, auditor: Client) -> None:
+    issued = {item.serial for item in await issue(busy, new_requests(10))}
+    oldest_first = [entry async for entry in auditor.ledger.everything(Query())]
+    query = Query(newest_first=True)
+    page, token = await auditor.ledger.page(query, size=10)
+    assert {entry.serial for entry in page} == issued
+    seen = list(page)
+    while token:
+        page, token = await auditor.ledger.page(query, token, size=3)
+        seen += page
+    assert seen == oldest_first[::-1]
+    assert seen == [entry async for entry in auditor.ledger.everything(query)]
+
+
 async def test_a_time_is_a_range_that_begins_and_ends_to_the_millisecond(
     busy: RunningDaemon, auditor: Client
 ) -> None:
@@ -199,6 +213,8 @@ async def test_a_token_is_good_for_its_own_question_only(busy: RunningDaemon, au
     _, token = await auditor.ledger.page(Query(), size=1)
     with pytest.raises(RequestRefusedError, match="page token"):
         await auditor.ledger.page(Query(client="cn:quickstart"), token, size=1)
+    with pytest.raises(RequestRefusedError, match="page token"):
+        await auditor.ledger.page(Query(newest_first=True), token, size=1)
 
 
 async def test_questions_are_answered_while_the_token_is_away(fleet: Fleet) -> None:

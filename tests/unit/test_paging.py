@@ -12,7 +12,9 @@ from otahsm.errors import RequestRefusedError
 
 TEXTS = st.text(max_size=5)
 TIMES = st.none() | st.integers(0, 1 << 48)
-FILTERS = st.builds(Filter, TEXTS, TEXTS, TEXTS, st.sampled_from([None, *Status]), TIMES, TIMES)
+FILTERS = st.builds(
+    Filter, TEXTS, TEXTS, TEXTS, st.sampled_from([None, *Status]), TIMES, TIMES, TEXTS, st.booleans()
+)
 SERIALS = st.binary(min_size=20, max_size=20)
 
 
@@ -36,6 +38,8 @@ def test_a_token_leads_back_to_its_serial_number(wanted: Filter, serial: bytes) 
             "AAECAwQFBgcICQoLDA0ODxAREhMd5AYW8e8vOqrS",
         ),
         (Filter(batch="cameras-47"), "AAECAwQFBgcICQoLDA0ODxAREhMU68M4mkyx0hOs"),
+        (Filter(before=0), "AAECAwQFBgcICQoLDA0ODxAREhOPDsEFLgBs34yZ"),
+        (Filter(newest_first=True), "AAECAwQFBgcICQoLDA0ODxAREhMWua4stluaC6Qn"),
     ],
 )
 def test_a_token_stays_good_when_otahsm_is_updated(wanted: Filter, token: str) -> None:
@@ -59,6 +63,13 @@ def test_a_token_of_another_filter_is_refused(wanted: Filter, other: Filter, ser
 
 def test_texts_of_a_filter_do_not_run_into_each_other() -> None:
     assert is_refused(Filter("a", "b"), page_token(Filter("ab", ""), START))
+
+
+def test_a_token_is_good_in_one_direction_only() -> None:
+    wanted = Filter(client="cn:line-3")
+    newest = wanted._replace(newest_first=True)
+    assert is_refused(newest, page_token(wanted, START))
+    assert is_refused(wanted, page_token(newest, START))
 
 
 @given(FILTERS, SERIALS, st.integers(0, 39), st.characters())

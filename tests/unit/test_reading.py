@@ -173,6 +173,7 @@ FILTERS = st.builds(
     status=st.sampled_from([None, *Status]),
     after=st.none() | st.integers(NOON - 10, NOON + 430),
     before=st.none() | st.integers(NOON - 10, NOON + 430),
+    newest_first=st.booleans(),
 )
 
 
@@ -201,7 +202,8 @@ async def test_every_filter_shows_what_fits_once_in_order_and_nothing_else(
     @given(FILTERS, st.integers(1, 20))
     @settings(max_examples=150, deadline=None)
     def check(wanted: Filter, size: int) -> None:
-        assert walk(reader, wanted, size) == [entry for entry in everything if fits(entry, wanted)]
+        expected = [entry for entry in everything if fits(entry, wanted)]
+        assert walk(reader, wanted, size) == expected[:: -1 if wanted.newest_first else 1]
 
     check()
 
@@ -221,6 +223,7 @@ async def test_rows_whose_serial_number_somebody_made_too_long_or_short_are_show
         entries = walk(reader, Filter(status=status), size)
         assert [entry.device_id for entry in entries] == [item.device_id for item in written]
         assert [entry.serial.hex() for entry in entries] == [SerialNumber.from_key(key).hex() for key in keys]
+        assert walk(reader, Filter(status=status, newest_first=True), size) == entries[::-1]
     assert reader.by_serial(written[3].serial) is not None
 
 
@@ -252,12 +255,12 @@ async def test_counts_are_those_of_the_entries(
 STEPS = st.lists(st.integers(1, 5) | st.tuples(st.sampled_from(Status), st.integers(0, 50)), max_size=12)
 
 
-@given(STEPS)
+@given(steps=STEPS, newest_first=st.booleans())
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )  # the ledger grows from one to the next, and that is well
 def test_a_walk_shows_what_was_there_once_whatever_is_added_meanwhile(
-    home: Home, steps: list[int | tuple[Status, int]]
+    home: Home, steps: list[int | tuple[Status, int]], *, newest_first: bool
 ) -> None:
     async def check() -> None:
         ledger, reader = ledger_in(home), LedgerReader(home.config)
@@ -271,10 +274,10 @@ def test_a_walk_shows_what_was_there_once_whatever_is_added_meanwhile(
                 status, offset = step
                 await write(ledger, status, intent_at(NOON + offset))
             elif after is not None:
-                page = reader.page(Filter(), after, size=step)
+                page = reader.page(Filter(newest_first=newest_first), after, size=step)
                 seen += serials(page.entries)
                 after = page.next_after
-        assert seen == sorted(set(seen))
+        assert seen == sorted(set(seen), reverse=newest_first)
         assert set(before) <= set(seen)
         reader.close()
         await ledger.close()
@@ -354,7 +357,8 @@ async def test_every_question_is_answered_from_an_index(ledger: Ledger, reader: 
         Filter(status=Status.VOID): "ix_intents_void",
         Filter(status=Status.OPEN): "intents USING INTEGER PRIMARY KEY|pk_intents",
     }
-    for asked, index in wanted.items():
+    newest = {asked._replace(newest_first=True): index for asked, index in wanted.items()}
+    for asked, index in (wanted | newest).items():
         plans.clear()
         reader.page(asked, size=10)
         assert any(re.search(rf"({index})( |$)", step) for step in plans), (asked, plans)

@@ -55,6 +55,7 @@ def filter_of(request: pb.ListCertificatesRequest) -> Filter:
         profile=text_of("profile", request.profile),
         status=_status_of(request.status),
         batch=text_of("batch", request.batch),
+        newest_first=request.newest_first,
     )
 
 

@@ -66,6 +66,6 @@ def numbered_page(token: str, size: int) -> tuple[int, int]:
 
 def _digest(wanted: Filter, after: bytes) -> bytes:
     fields: tuple[object, ...] = tuple(wanted)
-    while fields[-1] == "":  # as when there was no such field: tokens are for ever
+    while fields[-1] == "" or fields[-1] is False:  # as when there was no such field: tokens are for ever
         fields = fields[:-1]
     return hashlib.sha256(after + repr(fields).encode()).digest()[:_DIGEST_OCTETS]

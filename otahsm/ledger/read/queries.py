@@ -47,7 +47,7 @@ class LedgerQueries:
         return await self._ask(lambda: self._reader.by_device(device_id, profile))
 
     async def page(self, wanted: Filter, after: bytes, *, size: int, full: bool) -> Page:
-        """Return entries after a key: see `LedgerReader.page`."""
+        """Return the entries that come after a key: see `LedgerReader.page`."""
         return await self._ask(lambda: self._reader.page(wanted, after, size=size, full=full))
 
     async def batches(self, after: int, size: int, name: str = "") -> list[BatchState]:

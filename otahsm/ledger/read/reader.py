@@ -1,9 +1,9 @@
 """The ledger as its readers see it: one entry, pages of entries, counts.
 
-Everything is in the order of the serial numbers. They are unique, they begin with the time, and their index
-is there anyway: so a page begins where the one before ended whatever is added meanwhile, and a time is a
-range of them. No statement looks at more than `_SCANNED` rows that are not wanted, and no transaction lasts
-longer than one such step.
+Everything is in the order of the serial numbers, or the other way round. They are unique, they begin with the
+time, and their index is there anyway: so a page begins where the one before ended whatever is added
+meanwhile, and a time is a range of them. No statement looks at more than `_SCANNED` rows that are not wanted,
+and no transaction lasts longer than one such step.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ class LedgerReader:
         return self._one((intents.c.device_id == device_id) & (intents.c.profile == profile) & live)
 
     def page(self, wanted: Filter, after: bytes = START, *, size: int, full: bool = False) -> Page:
-        """Return entries with a serial number whose key is greater than `after`.
+        """Return the entries that come after a key in the order that is wanted.
 
         Args:
-            wanted: which.
-            after: as `Page` has it.
+            wanted: which, and in which order.
+            after: as `Page` has it; `START` for the first page.
             size: at most so many.
             full: with their certificates.
         """
@@ -122,13 +122,12 @@ class LedgerReader:
         """Count the next entries after a key, by what `Group` says.
 
         Args:
-            wanted: `after` and `before` of it.
+            wanted: `after` and `before` of it, and the order.
             after: 20 octets.
         """
         with self._reading() as connection:
-            inside = _range(wanted, after)
-            end = _end_of_step(connection, inside)
-            return Tally(_counts(connection, inside if end is None else [*inside, _serial <= end]), end)
+            inside, end = _step(connection, wanted, _range(_serial, wanted, after))
+            return Tally(_counts(connection, inside), end)
 
     def everything(self, wanted: Filter, *, size: int = 1000, full: bool = False) -> Iterator[Entry]:
         """Yield all entries that are wanted, page by page."""
@@ -153,7 +152,7 @@ class LedgerReader:
 
 
 def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, full: bool) -> Page:
-    inside = _range(wanted, after)
+    inside = _range(_serial, wanted, after)
     query = _entries(full=full).where(*_conditions(wanted))
     end: bytes | None = None
     if wanted.device_id:
@@ -161,17 +160,14 @@ def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, fu
         device = intents.c.device_id == wanted.device_id
         kinds = (live, SUPERSEDED, VOIDED)
         every = union_all(*(query.where(device & kind) for kind in kinds)).subquery()
-        bounds = [every.c.serial > after, every.c.serial >= wanted.first_key]
-        if wanted.end_key is not None:
-            bounds.append(every.c.serial < wanted.end_key)
-        query = select(every).where(*bounds).order_by(every.c.serial)
+        query = select(every).where(*_range(every.c.serial, wanted, after))
+        query = query.order_by(_ordered(every.c.serial, wanted))
     else:
         if wanted.status is Status.VOID:
             inside.append(VOIDED)
         elif not wanted.batch and (wanted.client or wanted.profile or wanted.status):
-            end = _end_of_step(connection, inside)
-            inside = inside if end is None else [*inside, _serial <= end]
-        query = query.where(*inside).order_by(_serial)
+            inside, end = _step(connection, wanted, inside)
+        query = query.where(*inside).order_by(_ordered(_serial, wanted))
     return _page_of(connection.execute(query.limit(size + 1)).all(), size, end)
 
 
@@ -186,11 +182,12 @@ def _open_page(connection: Connection, wanted: Filter, after: bytes, size: int, 
         .limit(_OPEN_AT_ONCE)
     )
     found = connection.execute(ids).scalars().all()
-    conditions = [*_range(wanted, after), *_conditions(wanted)]
+    conditions = [*_range(_serial, wanted, after), *_conditions(wanted)]
     if wanted.device_id:
         conditions.append(intents.c.device_id == wanted.device_id)
     query = _entries(full=full).where(intents.c.id.in_(found), *conditions)
-    return _page_of(sorted(connection.execute(query), key=lambda row: row.serial), size, None)
+    rows = sorted(connection.execute(query), key=lambda row: row.serial, reverse=wanted.newest_first)
+    return _page_of(rows, size, None)
 
 
 def _page_of(rows: Sequence[Any], size: int, end: bytes | None) -> Page:
@@ -217,9 +214,16 @@ def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[G
     return counts
 
 
-def _range(wanted: Filter, after: bytes) -> list[ColumnElement[bool]]:
-    bounds = [_serial > after if after >= wanted.first_key else _serial >= wanted.first_key]
-    return bounds if wanted.end_key is None else [*bounds, _serial < wanted.end_key]
+def _range(serial: ColumnElement[bytes], wanted: Filter, after: bytes) -> list[ColumnElement[bool]]:
+    """Return the bounds of what is still to come after a key: one below, and above at most one."""
+    above, ends = (START, [after]) if wanted.newest_first and after != START else (after, [])
+    ends += [] if wanted.end_key is None else [wanted.end_key]
+    bounds = [serial > above if above >= wanted.first_key else serial >= wanted.first_key]
+    return [*bounds, serial < min(ends)] if ends else bounds
+
+
+def _ordered(serial: ColumnElement[bytes], wanted: Filter) -> ColumnElement[bytes]:
+    return serial.desc() if wanted.newest_first else serial
 
 
 def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
@@ -237,10 +241,15 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _end_of_step(connection: Connection, inside: list[ColumnElement[bool]]) -> bytes | None:
-    """Return the last key of a step over rows that may not be wanted; None: to the end."""
-    end = select(_serial).where(*inside).order_by(_serial).offset(_SCANNED - 1).limit(1)
-    return connection.execute(end).scalar()
+def _step(
+    connection: Connection, wanted: Filter, inside: list[ColumnElement[bool]]
+) -> tuple[list[ColumnElement[bool]], bytes | None]:
+    """Return the bounds of a step over rows that may not be wanted, and its last key; None: to the end."""
+    last = select(_serial).where(*inside).order_by(_ordered(_serial, wanted)).offset(_SCANNED - 1).limit(1)
+    end = connection.execute(last).scalar()
+    if end is None:
+        return inside, None
+    return [*inside, _serial >= end if wanted.newest_first else _serial <= end], end
 
 
 def _entries(*, full: bool) -> Select[Any]:
