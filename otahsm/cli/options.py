@@ -86,7 +86,7 @@ PassphraseCommandOption = Annotated[
 ]
 LastOption = Annotated[
     int | None,
-    typer.Option("--last", min=1, help="Only this many, newest first. Default: all, oldest first."),
+    typer.Option("--last", min=1, help="Only this many, newest first. Default: oldest first."),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")]
 

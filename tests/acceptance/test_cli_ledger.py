@@ -168,6 +168,26 @@ def test_pages_of_a_list_follow_each_other(office: tuple[Fleet, Home]) -> None:
     assert "There may be more: --page-token" in shown.stderr
 
 
+def test_the_last_of_a_list_are_shown_newest_first_page_by_page(office: tuple[Fleet, Home]) -> None:
+    fleet, home = office
+    rows = [row[0].lstrip(b"\0").hex() for row in home.read(_ROWS)][::-1]
+    shown = fleet.run("ledger", "list", "--last", "15")
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == rows[:15]
+    seen: list[str] = []
+    options: list[str] = ["--last", "15"]
+    while options:
+        done = fleet.run("ledger", "list", "--json", *options)
+        assert done.returncode == 0, done.stderr
+        page = json.loads(done.stdout)
+        seen += [fields["serial"] for fields in page["certificates"]]
+        token = page["next_page_token"]
+        options = ["--last", "15", "--page-token", token] if token else []
+        if len(seen) == 15:
+            assert shown.stderr == f"There may be more: {' '.join(options)}\n"
+    assert seen == rows
+
+
 def test_a_list_shows_what_was_asked_for(office: tuple[Fleet, Home]) -> None:
     fleet, home = office
     device = home.read(_ROWS)[0][1]
@@ -219,6 +239,8 @@ def test_one_certificate_is_shown_and_its_chain_written(office: tuple[Fleet, Hom
         (("list", "--page-token", "x"), 1, "page token is damaged"),
         (("list", "--after", "yesterday"), 2, "--after takes"),
         (("list", "--limit", "0"), 2, "--limit"),
+        (("list", "--last", "0"), 2, "--last"),
+        (("list", "--last", "5", "--limit", "5"), 2, "either --last or --limit"),
         (("list", "--status", "lost"), 2, "--status"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -23,7 +24,14 @@ from otahsm.cli.commands.ledger.options import (
 from otahsm.cli.commands.ledger.text import FORMS, TABLE, fields_of, line_of
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.inputs import moment_of, serial_of
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutputOption, PatienceOption
+from otahsm.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    LastOption,
+    OutputOption,
+    PatienceOption,
+)
 from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.cli.output.files import new_file, standard_output, write_output
 from otahsm.cli.output.tables import Column, Table
@@ -37,6 +45,8 @@ class ExportFormat(StrEnum):
     JSONL = "jsonl"
     PEM = "pem"
 
+
+_LIMIT: Final = 100
 
 _COUNTS: Final = Table(
     Column("day", 10),
@@ -55,7 +65,10 @@ def list_(
     status: StatusOption = None,
     after: AfterOption = "",
     before: BeforeOption = "",
-    limit: Annotated[int, typer.Option(min=1, help="The most to list.")] = 100,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"The most to list, oldest first. Default: {_LIMIT}.")
+    ] = None,
+    last: LastOption = None,
     page_token: Annotated[str, typer.Option(help="Continue where an earlier list ended.")] = "",
     patience: PatienceOption = None,
     as_json: JsonOption = False,
@@ -64,17 +77,21 @@ def list_(
     """List certificates, and intents that came to nothing, oldest first.
 
     If there may be more, the token of the next page is printed to standard error, and is in --json. It
-    doesn't expire.
+    doesn't expire; use it with the same options.
 
     \b
     Examples:
+      otahsm ledger list --last 20
       otahsm ledger list --client cn:line-3 --after 2026-11-23
       otahsm ledger list --device-id sensor-17
       otahsm ledger list --status void --json
       otahsm ledger list --batch cameras-47 --limit 1000
     """  # noqa: D301 - click reads the character, not the escape
+    if last is not None and limit is not None:
+        raise typer.BadParameter("give either --last or --limit")
     query = _query(device_id, client, profile, batch, status, after, before)
-    entries, token = asyncio.run(_first(config, patience, query, page_token, limit))
+    query = replace(query, newest_first=last is not None)
+    entries, token = asyncio.run(_first(config, patience, query, page_token, last or limit or _LIMIT))
     if as_json:
         found = [{name: text for name, text in fields_of(entry).items() if text} for entry in entries]
         print_json({"certificates": found, "next_page_token": token})
@@ -83,7 +100,8 @@ def list_(
     for entry in entries:
         typer.echo(line_of(entry))
     if token:
-        typer.echo(f"There may be more: --page-token {token}", err=True)
+        order = "" if last is None else f"--last {last} "
+        typer.echo(f"There may be more: {order}--page-token {token}", err=True)
 
 
 def get(
