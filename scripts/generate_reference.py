@@ -393,10 +393,15 @@ def parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, ...]]:
 
 def takes(kind: Any, info: ArgumentInfo | OptionInfo) -> str:
     """Return the type and the limits of an option."""
-    while inner := [item for item in get_args(kind) if item is not type(None)]:  # X | None, list[X]
+    while get_origin(kind) is not Literal and (inner := get_args(kind)):  # X | None, list[X]
         kind = inner[0]
     if kind is bool:
         return "nothing"
+    choices = get_args(kind)
+    if kind is str and isinstance(info, OptionInfo):  # a list of choices, of which Typer knows only the text
+        choices = tuple((info.metavar or "").split("|"))
+    if len(choices) > 1:
+        return ", ".join(f"`{choice}`" for choice in choices)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return ", ".join(f"`{item.value}`" for item in kind)
     text = {str: "text", int: "integer", float: "number", Path: "path", datetime: "date and time"}[kind]

@@ -1,22 +1,35 @@
-"""From the [client] section to a client and its folders."""
+"""From the [client] section, and options that need a client's rooms, to a client and its folders."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
 
 # gRPC's core would write its own lines about a failed handshake to standard error, beside our message. It
 # reads this when it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from otahsm.cli.options import LayoutChoice
 from otahsm.client import Client, ClientTls, IssuanceClient
 from otahsm.config import ClientConfig, load_config, section
 from otahsm.gateway.files import GatewayFiles, gateway_files
 from otahsm.install.aktualizr import sota_toml
-from otahsm.line import Device, DeviceFolders, IssueOptions
+from otahsm.line import Device, DeviceFolders, IssueOptions, LayoutName
 from otahsm.pki import KeyType
+
+_Answer = TypeVar("_Answer")
+
+DeviceKeyTypeOption = Annotated[KeyType, typer.Option("--key-type", help="The type of the devices' keys.")]
+LayoutOption = Annotated[
+    LayoutName,
+    typer.Option(help="Device folders as in the guide, parts of an image, one flat folder, or tar archives."),
+]
 
 
 def load_client(path: Path) -> ClientConfig:
@@ -38,30 +51,45 @@ def connect(config: ClientConfig, patience: float | None) -> Client:
     )
 
 
+def ask(config: Path, patience: float | None, question: Callable[[Client], Awaitable[_Answer]]) -> _Answer:
+    """Connect as the configuration says, ask, and return the answer. Raises OtahsmError."""
+    settings = load_client(config)
+
+    async def run() -> _Answer:
+        async with connect(settings, patience) as client:
+            return await question(client)
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
 async def open_folders(
     client: IssuanceClient,
     config: ClientConfig,
     out: Path | None,
-    layout: LayoutChoice = LayoutChoice.SEED,
+    layout: LayoutName = "seed",
     passphrase: bytes | None = None,
-) -> DeviceFolders:
+) -> AsyncIterator[DeviceFolders]:
     """Open the device folders; the fleet root comes from the daemon. Raises OtahsmError."""
     authority = await client.authority()
     gateway = gateway_files(config, datetime.now(UTC)) or GatewayFiles(None, None, None)
-    return DeviceFolders(
-        (out or config.devices).absolute(),
-        authority.trust_anchor,
-        gateway.ca_path or gateway.ca,
-        gateway.url,
-        layout=layout.value,
-        passphrase=passphrase,
-    )
+    with closing(
+        DeviceFolders(
+            (out or config.devices).absolute(),
+            authority.trust_anchor,
+            gateway.ca_path or gateway.ca,
+            gateway.url,
+            layout=layout,
+            passphrase=passphrase,
+        )
+    ) as folders:
+        yield folders
 
 
 async def issue_options(
     client: IssuanceClient,
     profile: str,
-    layout: LayoutChoice,
+    layout: LayoutName,
     key_type: KeyType,
     passphrase: bytes | None,
     batch: str = "",
@@ -70,7 +98,7 @@ async def issue_options(
     known = await client.profiles()
     meant = (item for item in known if item.name == profile or (not profile and item.is_default))
     subject = next((item.attributes for item in meant), frozenset[str]())
-    configure = _configure if layout is LayoutChoice.AKTUALIZR else None
+    configure = _configure if layout == "aktualizr" else None
     return IssueOptions(key_type, profile, batch, subject, passphrase, configure)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, get_args
 
 import typer
 
@@ -17,6 +19,17 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}", hint="Check the path.") from None
+
+
+def choices_of(kind: Any, given: Sequence[str] | None, option: str) -> list[Any]:
+    """Return the values of a Literal that a repeatable option, for which Typer can't, was given.
+
+    Raises:
+        BadParameter: one is none.
+    """
+    if unknown := set(given or ()).difference(get_args(kind)):
+        raise typer.BadParameter(f"{option} {min(unknown)!r} is not one of {', '.join(get_args(kind))}")
+    return list(given or ())
 
 
 def moment_of(text: str, option: str) -> datetime | None:

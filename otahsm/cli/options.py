@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-
-class LayoutChoice(StrEnum):
-    """Layouts, as choices on the command line."""
-
-    SEED = "seed"
-    AKTUALIZR = "aktualizr"
-    FLAT = "flat"
-    TAR = "tar"
-
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", envvar="OTAHSM_CONFIG", help="The configuration file.")
@@ -73,10 +62,6 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="An attribute of every device. Repeatable."),
 ]
-LayoutOption = Annotated[
-    LayoutChoice,
-    typer.Option(help="Device folders as in the guide, parts of an image, one flat folder, or tar archives."),
-]
 PassphraseFileOption = Annotated[
     Path | None,
     typer.Option(help="Encrypt private keys with the passphrase in this file (mode 0600)."),
@@ -91,14 +76,3 @@ LastOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")]
 
 DEFAULT_CONFIG = Path("otahsm.toml")
-
-
-class KeyTypeName(StrEnum):
-    """Key types, as choices on the command line."""
-
-    EC_P256 = "ec-p256"
-    EC_P384 = "ec-p384"
-    RSA_2048 = "rsa-2048"
-    RSA_3072 = "rsa-3072"
-    RSA_4096 = "rsa-4096"
-    ED25519 = "ed25519"

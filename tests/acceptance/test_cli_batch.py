@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import csv
 import json
 import re
@@ -129,15 +128,15 @@ def interrupted(line: Fleet, out: Path, name: str, count: int) -> None:
 
     async def make() -> None:
         settings = load_client(line.toml)
-        async with connect(settings, None) as client:
-            with contextlib.closing(await open_folders(client.issuance, settings, out)) as folders:
-                devices = numbered_devices(
-                    Template.parse(name + "-{seq:03d}", numbers=frozenset({"seq"})), count, {}
-                )
-                async for report in issue_devices(
-                    client.issuance, folders, devices, IssueOptions(batch=name)
-                ):
-                    assert isinstance(report, Done)
+        async with (
+            connect(settings, None) as client,
+            open_folders(client.issuance, settings, out) as folders,
+        ):
+            devices = numbered_devices(
+                Template.parse(name + "-{seq:03d}", numbers=frozenset({"seq"})), count, {}
+            )
+            async for report in issue_devices(client.issuance, folders, devices, IssueOptions(batch=name)):
+                assert isinstance(report, Done)
 
     asyncio.run(make())
 

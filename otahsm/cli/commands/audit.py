@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
 
-from otahsm.cli.connect import connect, load_client
+from otahsm.cli.connect import ask
 from otahsm.cli.inputs import moment_of
 from otahsm.cli.newest import newest_since
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, LastOption, PatienceOption
 from otahsm.cli.output.fields import print_json_line
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
-from otahsm.client import AccessClient, AuditEvent, AuditQuery
+from otahsm.client import AccessClient, AuditEvent, AuditQuery, Client
 
 _TABLE: Final = Table(Column("time", 23), Column("event", 20), Column("client"), Column("details"))
 
@@ -50,28 +49,21 @@ def audit(
       otahsm audit --event access.denied --after 2026-11-23
       otahsm audit --follow --json
     """  # noqa: D301 - click reads the character, not the escape
-    query = AuditQuery(
-        event,
-        client,
-        moment_of(after, "--after"),
-        moment_of(before, "--before"),
-    )
+    query = AuditQuery(event, client, moment_of(after, "--after"), moment_of(before, "--before"))
     if last is not None and follow:
         raise typer.BadParameter("give either --last or --follow")
-    settings = load_client(config)
 
-    async def run() -> None:
-        async with connect(settings, patience) as daemon:
-            if not as_json:
-                _TABLE.print_heading()
-            if last is not None:
-                for item in await _newest(daemon.access, query, last):
-                    _show(item, as_json=as_json)
-                return
-            async for item in daemon.access.events(query, follow=follow):
+    async def show(daemon: Client) -> None:
+        if not as_json:
+            _TABLE.print_heading()
+        if last is not None:
+            for item in await _newest(daemon.access, query, last):
                 _show(item, as_json=as_json)
+            return
+        async for item in daemon.access.events(query, follow=follow):
+            _show(item, as_json=as_json)
 
-    asyncio.run(run())
+    ask(config, patience, show)
 
 
 async def _newest(access: AccessClient, query: AuditQuery, count: int) -> list[AuditEvent]:
@@ -82,19 +74,10 @@ async def _newest(access: AccessClient, query: AuditQuery, count: int) -> list[A
 
 
 def _show(item: AuditEvent, *, as_json: bool) -> None:
+    details = json.loads(item.details)
     if as_json:
-        print_json_line(_fields(item))
-    else:
-        _TABLE.print(show_time(item.at), _name(item), item.client, _details(item))
-
-
-def _fields(item: AuditEvent) -> dict[str, object]:
-    return {**item._asdict(), "at": item.at.isoformat(), "details": json.loads(item.details)}
-
-
-def _name(item: AuditEvent) -> str:
-    return item.name + (f" x{item.occurrences:,}" if item.occurrences > 1 else "")
-
-
-def _details(item: AuditEvent) -> str:
-    return "  ".join(f"{name}={value}" for name, value in json.loads(item.details).items())
+        print_json_line({**item._asdict(), "at": item.at.isoformat(), "details": details})
+        return
+    count = f" x{item.occurrences:,}" if item.occurrences > 1 else ""
+    words = "  ".join(f"{name}={value}" for name, value in details.items())
+    _TABLE.print(show_time(item.at), item.name + count, item.client, words)

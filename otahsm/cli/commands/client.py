@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -10,13 +9,12 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from otahsm.cli.connect import connect, load_client
+from otahsm.cli.connect import ask
 from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_json, print_outcome
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
-from otahsm.client import Client, DeniedClient
 from otahsm.errors import ConfigError
 
 SubjectArgument = Annotated[
@@ -47,12 +45,8 @@ def deny(
       otahsm client deny cn:line-3 --reason "laptop stolen"
       otahsm client deny --certificate line-3.pem
     """  # noqa: D301 - click reads the character, not the escape
-
-    async def run() -> DeniedClient:
-        async with _open(config, patience) as daemon:
-            return await daemon.access.deny(_subject(subject, certificate), reason)
-
-    denied = asyncio.run(run())
+    name = _subject(subject, certificate)
+    denied = ask(config, patience, lambda client: client.access.deny(name, reason))
     print_outcome(
         f"{denied.subject} is denied since {show_time(denied.since)}.",
         as_json=as_json,
@@ -70,12 +64,7 @@ def allow(
 ) -> None:
     """Allow a client again, by the name that `deny` was given. Requires the role admin."""
     name = _subject(subject, certificate)
-
-    async def run() -> None:
-        async with _open(config, patience) as daemon:
-            await daemon.access.allow(name)
-
-    asyncio.run(run())
+    ask(config, patience, lambda client: client.access.allow(name))
     print_outcome(
         f"{name} is no longer denied. The policy says what it may do.", as_json=as_json, subject=name
     )
@@ -87,12 +76,7 @@ def list_denied(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """List who is denied, since when, by whom and why."""
-
-    async def run() -> list[DeniedClient]:
-        async with _open(config, patience) as daemon:
-            return await daemon.access.denied()
-
-    denied = asyncio.run(run())
+    denied = ask(config, patience, lambda client: client.access.denied())
     if as_json:
         print_json([{**item._asdict(), "since": item.since.isoformat()} for item in denied])
         return
@@ -104,13 +88,7 @@ def list_denied(
         _TABLE.print(show_time(item.since), item.subject, item.client, item.reason)
 
 
-def _open(config: Path, patience: float | None) -> Client:
-
-    return connect(load_client(config), patience)
-
-
 def _subject(subject: str | None, certificate: Path | None) -> str:
-
     if (subject is None) == (certificate is None):
         raise typer.BadParameter("give either a name or --certificate")
     if subject is not None:

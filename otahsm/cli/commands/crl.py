@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from asn1crypto import pem as armour
 
-from otahsm.cli.connect import connect, load_client
+from otahsm.cli.connect import ask
 from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_fields, print_json, print_outcome
 from otahsm.cli.output.times import show_time
-from otahsm.client import FetchedCrl
+from otahsm.client import Client, FetchedCrl
 from otahsm.pki import check_crl_signature, describe_crl, load_issuer
 from otahsm.system.durable import explained, replace_file
 
@@ -23,7 +22,6 @@ ShardOption = Annotated[int | None, typer.Option(min=0, help="A shard of the cur
 AuthoritiesOption = Annotated[
     bool, typer.Option("--authorities", help="The CRL of CA certificates, which goes with shards.")
 ]
-
 CaOption = Annotated[
     str, typer.Option("--ca", help="The CA whose CRL it is. Default: the one in the daemon's [ca].")
 ]
@@ -117,14 +115,12 @@ def _fetch(
     """Fetch a CRL, and check that the daemon's CA signed it."""
     if sum((bool(url), shard is not None, authorities)) > 1:
         raise typer.BadParameter("give at most one of --url, --shard and --authorities")
-    settings = load_client(config)
 
-    async def run() -> FetchedCrl:
-        async with connect(settings, patience) as client:
-            authority = await client.issuance.authority(ca)
-            crl = await client.revocation.crl(url=url, shard=shard, authorities=authorities, ca=ca)
+    async def fetch(client: Client) -> FetchedCrl:
+        authority = await client.issuance.authority(ca)
+        crl = await client.revocation.crl(url=url, shard=shard, authorities=authorities, ca=ca)
         signer = next(iter(authority.chain), authority.trust_anchor)
         check_crl_signature(crl.der, load_issuer(signer))
         return crl
 
-    return asyncio.run(run())
+    return ask(config, patience, fetch)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from otahsm.cli.connect import connect, load_client, open_folders, registers
+from otahsm.cli.connect import LayoutOption, connect, load_client, open_folders, registers
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
     JsonOption,
-    LayoutChoice,
-    LayoutOption,
     OutOption,
     PatienceOption,
     ProfileOption,
@@ -36,7 +33,7 @@ def sign(
         list[Path], typer.Argument(metavar="FILE|DIR...", help="CSRs in PEM or DER, or folders of them.")
     ],
     out: OutOption = None,
-    layout: LayoutOption = LayoutChoice.SEED,
+    layout: LayoutOption = "seed",
     profile: ProfileOption = "",
     resume: ResumeOption = True,
     retry_refused: RetryRefusedOption = False,
@@ -67,18 +64,20 @@ def sign(
         )
 
     named = [str(path.absolute()) for path in paths]
-    asked = ["csr sign", *named, "--profile", profile, "--layout", layout.value]
+    asked = ["csr sign", *named, "--profile", profile, "--layout", layout]
 
     async def run() -> bool:
-        async with connect(settings, patience) as client:
-            with contextlib.closing(await open_folders(client.issuance, settings, out, layout)) as folders:
-                run = Run.open(folders, asked, resume=resume, retry_refused=retry_refused)
-                if registers(config):
-                    run.announce(profile)
-                reports = sign_csrs(client.issuance, folders, files, IssueOptions(profile=profile), run=run)
-                return await RunProgress(len(files), folders.root, OutputMode(as_json, quiet)).follow(
-                    reports, run
-                )
+        async with (
+            connect(settings, patience) as client,
+            open_folders(client.issuance, settings, out, layout) as folders,
+        ):
+            run = Run.open(folders, asked, resume=resume, retry_refused=retry_refused)
+            if registers(config):
+                run.announce(profile)
+            reports = sign_csrs(client.issuance, folders, files, IssueOptions(profile=profile), run=run)
+            return await RunProgress(len(files), folders.root, OutputMode(as_json, quiet)).follow(
+                reports, run
+            )
 
     if not asyncio.run(run()):
         raise typer.Exit(1)

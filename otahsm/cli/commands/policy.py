@@ -93,14 +93,12 @@ def _check_order(grant: Grant, profile: str, device_id: str, batch: str) -> None
 
 
 def _load(path: Path) -> tuple[Policy, Config]:
-
     settings = load_config(path)
     file = section(settings.access, "access").policy
     return load_policy(file, settings.profiles.keys()), settings
 
 
 def _caller(client: str) -> Caller:
-
     if Path(client).is_file():
         return read_caller(Path(client))
     if client.startswith("spki:"):
@@ -112,7 +110,6 @@ def _caller(client: str) -> Caller:
 
 
 def _method(call: str) -> Method:
-
     known = [method for path, method in METHODS.items() if path.endswith((f"/{call}", f".{call}"))]
     if len(known) != 1:
         raise typer.BadParameter("name a service and one of its calls, such as LedgerService/GetCertificate")
@@ -120,7 +117,6 @@ def _method(call: str) -> Method:
 
 
 def _calls(grant: Grant) -> list[str]:
-
     return sorted(
         path.rpartition(".")[2]
         for path, method in METHODS.items()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,28 +13,15 @@ from otahsm.cli.commands.targets import read_targets
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.inputs import serial_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
-from otahsm.cli.output.failures import failure_fields, failure_line
+from otahsm.cli.output.failures import print_failure
 from otahsm.cli.output.fields import print_json_line, printable
 from otahsm.cli.output.times import show_time
 from otahsm.client import NotRevoked, Revoked, ToRevoke
 from otahsm.pki import Reason
 
 
-class ReasonName(StrEnum):
-    """Reasons of RFC 5280, as choices on the command line."""
-
-    UNSPECIFIED = "unspecified"
-    KEY_COMPROMISE = "key_compromise"
-    CA_COMPROMISE = "ca_compromise"
-    AFFILIATION_CHANGED = "affiliation_changed"
-    SUPERSEDED = "superseded"
-    CESSATION_OF_OPERATION = "cessation_of_operation"
-    PRIVILEGE_WITHDRAWN = "privilege_withdrawn"
-    AA_COMPROMISE = "aa_compromise"
-
-
 def revoke(
-    reason: Annotated[ReasonName, typer.Option(help="Why. It appears on the CRL, and can't be changed.")],
+    reason: Annotated[Reason, typer.Option(help="Why. It appears on the CRL, and can't be changed.")],
     serial: Annotated[str | None, typer.Option(help="A certificate's serial number, in hexadecimal.")] = None,
     device_id: Annotated[str | None, typer.Option(help="A device: all its certificates.")] = None,
     file: Annotated[
@@ -74,7 +60,7 @@ def revoke(
 
     async def run() -> None:
         async with connect(settings, patience) as client:
-            async for outcome in client.revocation.revoke(targets, Reason(reason.value)):
+            async for outcome in client.revocation.revoke(targets, reason):
                 shown.add(outcome)
 
     try:
@@ -88,7 +74,6 @@ def revoke(
 def _targets(
     serial: str | None, device_id: str | None, file: Path | None, profile: str
 ) -> Sequence[ToRevoke]:
-
     if serial is not None:
         return [ToRevoke(serial=serial_of(serial, "--serial"), profile=profile)]
     if device_id:
@@ -99,7 +84,6 @@ def _targets(
 
 
 def _ask(count: int, what: str, reason: str) -> None:
-
     text = f"{count} lines of {what}" if count > 1 else what
     typer.confirm(
         f"Revoke {printable(text)}, for the reason {reason}? This can't be undone.", abort=True, err=True
@@ -114,15 +98,11 @@ class _Shown:
         self.revoked = self.before = self.failed = 0
 
     def add(self, outcome: Revoked | NotRevoked) -> None:
-
         if isinstance(outcome, NotRevoked):
             self.failed += 1
             target = outcome.target
             name = target.device_id if target.serial is None else target.serial.hex()
-            if self._as_json:
-                print_json_line(failure_fields(name, outcome.code, outcome))
-            else:
-                typer.echo(failure_line(repr(name), outcome), err=True)
+            print_failure(name, outcome.code, outcome, as_json=self._as_json)
             return
         self.revoked += not outcome.before
         self.before += outcome.before

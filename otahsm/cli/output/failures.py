@@ -6,7 +6,7 @@ from typing import Protocol
 
 import typer
 
-from otahsm.cli.output.fields import printable
+from otahsm.cli.output.fields import print_json_line, printable
 
 
 class Failure(Protocol):
@@ -40,6 +40,14 @@ def failure_fields(name: str, code: str, failure: Failure) -> dict[str, str]:
         "message": failure.message,
         "hint": failure.hint,
     }
+
+
+def print_failure(name: str, code: str, failure: Failure, *, as_json: bool) -> None:
+    """Print that a request failed: to standard error, or for machines as a line of JSON."""
+    if as_json:
+        print_json_line(failure_fields(name, code, failure))
+    else:
+        typer.echo(failure_line(repr(name), failure), err=True)
 
 
 def warn(text: str) -> None:

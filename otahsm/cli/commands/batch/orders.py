@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -10,7 +10,7 @@ import typer
 
 from otahsm.cli.commands.batch.options import NameArgument
 from otahsm.cli.commands.batch.text import TABLE, follow, print_batch, print_line
-from otahsm.cli.connect import connect, load_client
+from otahsm.cli.connect import ask
 from otahsm.cli.newest import newest
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
@@ -27,7 +27,7 @@ from otahsm.cli.options import (
     Uuid5Option,
 )
 from otahsm.cli.sources import devices_from, read_values
-from otahsm.client import Batch, IdScheme
+from otahsm.client import Batch, Client, IdScheme
 
 
 def create(
@@ -66,17 +66,11 @@ def create(
       otahsm batch create cameras-47 --count 5000 --client cn:line-3 --deadline 2027-01-31
       otahsm batch create meters-12 --ids meters.csv --template '{plant}-{unit}'
     """  # noqa: D301 - click reads the character, not the escape
-    settings = load_client(config)
     source = devices_from(count, ids, uuid5, template, first, values)
     scheme = IdScheme(source.kind, uuid5 or template, first, source.digest, read_values(values or ()))
     ends = deadline and deadline.replace(tzinfo=UTC)
     wanted = Batch(name, source.count, scheme, profile, ends, tuple(clients or ()))
-
-    async def run() -> Batch:
-        async with connect(settings, patience) as client:
-            return await client.batches.create(wanted)
-
-    print_batch(asyncio.run(run()), as_json=as_json)
+    print_batch(ask(config, patience, lambda client: client.batches.create(wanted)), as_json=as_json)
 
 
 def status(
@@ -95,13 +89,11 @@ def status(
       otahsm batch status cameras-47
       otahsm batch status cameras-47 --watch
     """  # noqa: D301 - click reads the character, not the escape
-    settings = load_client(config)
 
-    async def ask() -> Batch:
-        async with connect(settings, patience) as client:
-            return await (follow(client.batches, name) if watch and not as_json else client.batches.get(name))
+    def look(client: Client) -> Awaitable[Batch]:
+        return follow(client.batches, name) if watch and not as_json else client.batches.get(name)
 
-    print_batch(asyncio.run(ask()), as_json=as_json)
+    print_batch(ask(config, patience, look), as_json=as_json)
 
 
 def list_batches(
@@ -117,20 +109,18 @@ def list_batches(
       otahsm batch list
       otahsm batch list --last 5
     """  # noqa: D301 - click reads the character, not the escape
-    settings = load_client(config)
 
-    async def ask() -> None:
-        async with connect(settings, patience) as client:
-            if not as_json:
-                TABLE.print_heading()
-            if last is not None:
-                for batch in await newest(client.batches.everything(), last):
-                    print_line(batch, as_json=as_json)
-                return
-            async for batch in client.batches.everything():
+    async def show(client: Client) -> None:
+        if not as_json:
+            TABLE.print_heading()
+        if last is not None:
+            for batch in await newest(client.batches.everything(), last):
                 print_line(batch, as_json=as_json)
+            return
+        async for batch in client.batches.everything():
+            print_line(batch, as_json=as_json)
 
-    asyncio.run(ask())
+    ask(config, patience, show)
 
 
 def close(
@@ -145,10 +135,4 @@ def close(
     Example:
       otahsm batch close cameras-47
     """  # noqa: D301 - click reads the character, not the escape
-    settings = load_client(config)
-
-    async def ask() -> Batch:
-        async with connect(settings, patience) as client:
-            return await client.batches.close(name)
-
-    print_batch(asyncio.run(ask()), as_json=as_json)
+    print_batch(ask(config, patience, lambda client: client.batches.close(name)), as_json=as_json)

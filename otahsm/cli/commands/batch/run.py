@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 
 from otahsm.cli.commands.batch.options import NameArgument
-from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
+from otahsm.cli.connect import (
+    DeviceKeyTypeOption,
+    LayoutOption,
+    connect,
+    issue_options,
+    load_client,
+    open_folders,
+    registers,
+)
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
     IdsOption,
     JsonOption,
-    KeyTypeName,
-    LayoutChoice,
-    LayoutOption,
     OutOption,
     PassphraseCommandOption,
     PassphraseFileOption,
@@ -32,7 +36,15 @@ from otahsm.cli.sources import devices_of
 from otahsm.client import Batch, LedgerClient, LedgerEntry, Query
 from otahsm.config import ClientConfig
 from otahsm.errors import ConfigError, RequestRefusedError
-from otahsm.line import Device, DeviceFolders, Run, issue_devices, public_key_sha256, random_devices
+from otahsm.line import (
+    Device,
+    DeviceFolders,
+    LayoutName,
+    Run,
+    issue_devices,
+    public_key_sha256,
+    random_devices,
+)
 from otahsm.pki import KeyType, SerialNumber
 from otahsm.system.secret_files import passphrase_from
 
@@ -45,7 +57,7 @@ async def run_batch(
     ids: Path | None,
     *,
     out: Path | None,
-    layout: LayoutChoice,
+    layout: LayoutName,
     key_type: KeyType,
     passphrase: bytes | None,
     retry_refused: bool,
@@ -60,9 +72,7 @@ async def run_batch(
         options = await issue_options(
             client.issuance, batch.profile, layout, key_type, passphrase, batch.name
         )
-        with contextlib.closing(
-            await open_folders(client.issuance, settings, out, layout, passphrase)
-        ) as folders:
+        async with open_folders(client.issuance, settings, out, layout, passphrase) as folders:
             drawn = batch.scheme.kind == "uuid4"
             asked = ["batch run", batch.name]
             run = Run.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
@@ -139,10 +149,8 @@ def run(
     name: NameArgument,
     ids: IdsOption = None,
     out: OutOption = None,
-    layout: LayoutOption = LayoutChoice.SEED,
-    key_type: Annotated[
-        KeyTypeName, typer.Option(help="The type of the devices' keys.")
-    ] = KeyTypeName.EC_P256,
+    layout: LayoutOption = "seed",
+    key_type: DeviceKeyTypeOption = "ec-p256",
     passphrase_file: PassphraseFileOption = None,
     passphrase_command: PassphraseCommandOption = "",
     retry_refused: RetryRefusedOption = False,
@@ -170,7 +178,7 @@ def run(
         ids,
         out=out,
         layout=layout,
-        key_type=key_type.value,
+        key_type=key_type,
         passphrase=passphrase_from(passphrase_file, passphrase_command),
         retry_refused=retry_refused,
         announce=registers(config),

@@ -6,16 +6,18 @@ import asyncio
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from otahsm.bench import IssueResult, LoadPlan, TokenRate, bench_issue, bench_target, bench_token, count_calls
 from otahsm.bench.plot import plot
 from otahsm.cli.commands.bench.tables import print_issue_result, print_token_rates
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, KeyTypeName, ProfileOption
+from otahsm.cli.inputs import choices_of
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, ProfileOption
 from otahsm.config import Config, load_config, section
 from otahsm.errors import ConfigError
+from otahsm.pki import KeyType
 
 _MESSAGE_SIZES = (1, 4, 16, 64, 256)
 _PLOT_FORMATS = (".png", ".svg")
@@ -23,7 +25,8 @@ _PLOT_FORMATS = (".png", ".svg")
 
 def token(
     key_type: Annotated[
-        list[KeyTypeName] | None, typer.Option(help="Measure only this type of key. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="|".join(get_args(KeyType)), help="Measure only this type of key. Repeatable."),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, max=64, help="The highest number of processes.")] = 2,
     sessions: Annotated[
@@ -50,7 +53,7 @@ def token(
             rate
             async for rate in bench_token(
                 settings,
-                only=[kind.value for kind in key_type or ()],
+                only=choices_of(KeyType, key_type, "--key-type"),
                 processes=_doubling(processes),
                 sessions=_doubling(sessions),
                 seconds=seconds,
@@ -68,9 +71,7 @@ def issue(
     ] = 1,
     signers: Annotated[int | None, typer.Option(min=1, max=64, help="Default: [token] signers.")] = None,
     sessions: Annotated[int | None, typer.Option(min=1, max=64, help="Default: [token] sessions.")] = None,
-    key_type: Annotated[
-        KeyTypeName, typer.Option(help="The type of the throwaway CA key.")
-    ] = KeyTypeName.EC_P256,
+    key_type: Annotated[KeyType, typer.Option(help="The type of the throwaway CA key.")] = "ec-p256",
     target: Annotated[
         str, typer.Option(help="Measure the daemon at HOST:PORT instead. It issues REAL certificates.")
     ] = "",
@@ -110,7 +111,7 @@ def issue(
     tokens = section(settings.token, "token").model_copy(update=given)
     settings = settings.model_copy(update={"token": tokens})
     result = asyncio.run(_measure(settings, key_type, [plan]))[0]
-    calls = asyncio.run(count_calls(settings, key_type.value))
+    calls = asyncio.run(count_calls(settings, key_type))
     print_issue_result(result._replace(calls_per_certificate=calls), as_json=as_json)
     if plot is not None:
         _draw(settings, key_type, plan, plot)
@@ -129,14 +130,12 @@ def _check_drawable(path: Path, target: str) -> None:
         raise ConfigError("--plot needs matplotlib", hint="Install it: pip install 'otahsm[plot]'")
 
 
-async def _measure(settings: Config, key_type: KeyTypeName, plans: Sequence[LoadPlan]) -> list[IssueResult]:
-
-    async with bench_issue(settings, key_type.value) as bench:
+async def _measure(settings: Config, key_type: KeyType, plans: Sequence[LoadPlan]) -> list[IssueResult]:
+    async with bench_issue(settings, key_type) as bench:
         return [await bench.run(plan) for plan in plans]
 
 
-def _draw(settings: Config, key_type: KeyTypeName, plan: LoadPlan, path: Path) -> None:
-
+def _draw(settings: Config, key_type: KeyType, plan: LoadPlan, path: Path) -> None:
     plans = [plan._replace(requests_per_message=size) for size in _MESSAGE_SIZES]
     by_message = asyncio.run(_measure(settings, key_type, plans))
     token = section(settings.token, "token")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from asn1crypto import pem
@@ -15,21 +14,13 @@ from otahsm.config import ca_section, load_config
 from otahsm.token.files import read_chain
 
 
-class ExportKind(StrEnum):
-    """What can be exported, as choices on the command line."""
-
-    ANCHOR = "anchor"
-    CHAIN = "chain"
-    CERTIFICATE = "certificate"
-
-
 def export(
     what: Annotated[
-        ExportKind,
+        Literal["anchor", "chain", "certificate"],
         typer.Argument(
             help="anchor: the root, for gateways. certificate: the one that signs devices. chain: all."
         ),
-    ] = ExportKind.ANCHOR,
+    ] = "anchor",
     output: OutputOption = None,
     ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
@@ -37,8 +28,8 @@ def export(
     """Write the CA's certificates as PEM: the trust anchor, the chain, or the one that signs. Never a key."""
     chain = read_chain(authority_section(load_config(config), ca_name), ca_section(ca_name))
     certificates = {
-        ExportKind.ANCHOR: (chain.trust_anchor,),
-        ExportKind.CERTIFICATE: (chain.issuer.certificate,),
-        ExportKind.CHAIN: chain.certificates,
+        "anchor": (chain.trust_anchor,),
+        "certificate": (chain.issuer.certificate,),
+        "chain": chain.certificates,
     }[what]
     write_output(output, b"".join(pem.armor("CERTIFICATE", der) for der in certificates))

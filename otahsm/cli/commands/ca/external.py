@@ -12,13 +12,14 @@ from asn1crypto import pem
 from otahsm.cli.commands.ca.options import (
     AnswersOption,
     CaOption,
+    KeyTypeOption,
     OperatorsOption,
     RecordOption,
     token_and_authority,
 )
 from otahsm.cli.commands.ca.record import certificate_fields, fingerprint, write_record
 from otahsm.cli.inputs import read_file
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName, NewFileOption
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, NewFileOption
 from otahsm.cli.output.fields import print_descriptions
 from otahsm.cli.output.files import write_output
 from otahsm.config import ca_section, load_config
@@ -35,7 +36,7 @@ def csr(
     organization: Annotated[
         str, typer.Option(help="The organization in the CA's name, at most 64 characters.")
     ] = "",
-    key_type: Annotated[KeyTypeName, typer.Option(help="The type of the CA key.")] = KeyTypeName.EC_P256,
+    key_type: KeyTypeOption = "ec-p256",
     reuse_key: Annotated[
         bool, typer.Option("--reuse-key", help="Use the existing key that [ca] key names.")
     ] = False,
@@ -58,7 +59,7 @@ def csr(
     made = create_request(
         token,
         ca,
-        key_type=None if reuse_key else key_type.value,
+        key_type=None if reuse_key else key_type,
         common_name=name,
         organization=organization,
     )

@@ -77,7 +77,6 @@ def import_key(
 
 
 def _read_key(path: Path) -> PrivateKey:
-
     wrong = ConfigError(f"{path} has no PEM private key that otahsm can use")
     octets = read_file(path)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,12 +10,13 @@ import typer
 from otahsm.cli.commands.ca.options import (
     AnswersOption,
     CaOption,
+    KeyTypeOption,
     OperatorsOption,
     RecordOption,
     token_and_authority,
 )
 from otahsm.cli.commands.ca.record import certificate_fields, write_record
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_descriptions
 from otahsm.config import CaConfig, TokenConfig, ca_section, load_config
@@ -26,23 +26,16 @@ from otahsm.token.ceremony import MAX_NAME, Made, create_root
 from otahsm.token.files import write_certificate
 
 
-class RootKindName(StrEnum):
-    """Kinds of root, as choices on the command line."""
-
-    ROOT = "root"
-    ROOT_HERE = "root-here"
-
-
 def init(
     name: Annotated[str, typer.Option(help="The root's common name, 1 to 64 characters.")] = "Fleet root",
-    key_type: Annotated[KeyTypeName, typer.Option(help="The type of the CA key.")] = KeyTypeName.EC_P256,
+    key_type: KeyTypeOption = "ec-p256",
     days: Annotated[int, typer.Option(min=1, max=36525, help="How many days the root is valid.")] = 7300,
     kind: Annotated[
-        RootKindName,
+        RootKind,
         typer.Option(
             help="root: every verifier accepts it. root-here: as in the OTA Connect guide, to the letter."
         ),
-    ] = RootKindName.ROOT,
+    ] = "root",
     ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
@@ -61,17 +54,17 @@ def init(
         token,
         ca,
         ca_section(ca_name),
-        key_type=key_type.value,
+        key_type=key_type,
         common_name=name,
         now=now,
         days=days,
-        kind=kind.value,
+        kind=kind,
         if_exists="If you really want a new CA, move it away.",
     )
     typer.echo(f"The key is {ca.key} in {token.name}; the certificate is {ca.certificate}.")
     made = certificate_fields(f"CN={name}", root.der)
     write_record("ca init", record, ca.certificate, operators, root.facts, now, made, token.guard_dir)
-    if kind is RootKindName.ROOT_HERE:
+    if kind == "root-here":
         warn(
             "a root of kind root-here has extendedKeyUsage serverAuth. A gateway that verifies with"
             " OpenSSL (nginx, for one) will refuse EVERY device under it. Use it only for a gateway that"

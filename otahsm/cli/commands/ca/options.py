@@ -10,6 +10,7 @@ import typer
 
 from otahsm.config import CaConfig, Config, TokenConfig, ca_section, section
 from otahsm.errors import ConfigError
+from otahsm.pki import KeyType
 
 
 def _take_answers(context: typer.Context, path: Path | None) -> Path | None:
@@ -39,6 +40,7 @@ def _take_answers(context: typer.Context, path: Path | None) -> Path | None:
 CaOption = Annotated[
     str, typer.Option("--ca", help="The CA: NAME of a section [authorities.NAME]. Default: the one in [ca].")
 ]
+KeyTypeOption = Annotated[KeyType, typer.Option(help="The type of the CA key.")]
 AnswersOption = Annotated[
     Path | None,
     typer.Option(

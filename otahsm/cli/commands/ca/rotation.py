@@ -18,11 +18,12 @@ from otahsm.cli.commands.ca.options import (
     token_and_authority,
 )
 from otahsm.cli.commands.ca.record import certificate_fields, fingerprint, write_record
-from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, KeyTypeName
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.times import show_time
 from otahsm.config import ca_section, load_config, section
 from otahsm.errors import ConfigError
 from otahsm.ledger import count_valid
+from otahsm.pki import KeyType
 from otahsm.token.ceremony import destroy_key
 from otahsm.token.files import read_chain
 
@@ -33,7 +34,7 @@ def rotate(
     authority: NameArgument,
     name: Annotated[str, typer.Option(help="The new root's common name, 1 to 64 characters.")] = "",
     key_type: Annotated[
-        KeyTypeName | None, typer.Option(help="The type of the new CA's key. Default: that of [ca].")
+        KeyType | None, typer.Option(help="The type of the new CA's key. Default: that of [ca].")
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=36525, help="How many days the root is valid.")] = 7300,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -58,7 +59,7 @@ def rotate(
         token,
         new,
         ca_section(authority),
-        key_type=key_type.value if key_type else issuer.key_type,
+        key_type=key_type or issuer.key_type,
         common_name=common_name,
         now=now,
         days=days,

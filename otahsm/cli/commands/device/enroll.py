@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import string
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from otahsm.cli.connect import connect, load_client, open_folders
+from otahsm.cli.inputs import choices_of
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
     JsonOption,
-    KeyTypeName,
     OutOption,
     PatienceOption,
     ProfileOption,
 )
-from otahsm.cli.output.failures import failure_fields, failure_line
+from otahsm.cli.output.failures import print_failure
 from otahsm.cli.output.fields import print_json_line
 from otahsm.client import IssuedCertificate, Refusal
+from otahsm.config import KeyFlaw
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import check_device_id
+from otahsm.pki import KeyType, check_device_id
 from otahsm.token.element import ElementKey, SecureElement, Wanted, element_opened, read_element_uri
 
 _LOGINS = ".logins"  # beside the device folders; no device id starts with a dot
-
-
-class FlawName(StrEnum):
-    """What may be wrong with a key, as choices on the command line."""
-
-    EXTRACTABLE = "extractable"
-    NOT_SENSITIVE = "not-sensitive"
-    NOT_LOCAL = "not-local"
 
 
 def enroll(
@@ -53,14 +45,17 @@ def enroll(
     ] = "01",
     label: Annotated[str, typer.Option(help="The label of new objects. Default: the device id.")] = "",
     key_type: Annotated[
-        KeyTypeName | None,
+        KeyType | None,
         typer.Option(
             help="The type of the key. Default: ec-p256 for a new key; an existing key may have any type."
         ),
     ] = None,
     accept: Annotated[
-        list[FlawName] | None,
-        typer.Option(help="Accept an existing key although the token reports this flaw. Repeatable."),
+        list[str] | None,
+        typer.Option(
+            metavar="|".join(get_args(KeyFlaw)),
+            help="Accept an existing key although the token reports this flaw. Repeatable.",
+        ),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a certificate of another device or another key.")
@@ -99,15 +94,17 @@ def enroll(
         _octet(key_id, "--key-id"),
         _octet(certificate_id, "--certificate-id"),
         label or device_id,
-        None if key_type is None else key_type.value,
-        frozenset(flaw.value for flaw in accept or ()),
+        key_type,
+        frozenset(choices_of(KeyFlaw, accept, "--accept")),
         replace=replace,
     )
     token = read_element_uri(uri, settings.devices / _LOGINS)
 
     async def run() -> bool:
-        async with connect(settings, patience) as client:
-            folders = await open_folders(client.issuance, settings, out)
+        async with (
+            connect(settings, patience) as client,
+            open_folders(client.issuance, settings, out) as folders,
+        ):
             with element_opened(token) as login:
                 element = SecureElement(login, wanted)
                 key = element.find_or_make_key()
@@ -116,7 +113,7 @@ def enroll(
                 if isinstance(result, Refusal):
                     if result.lasting:
                         element.forget(key)
-                    _report_refusal(device_id, result, as_json=as_json)
+                    print_failure(device_id, result.code, result, as_json=as_json)
                     return False
                 written = element.certificate.write(key.public_key, result.chain[0])
             anchors = {device_id: result.trust_anchor} if result.trust_anchor else {}
@@ -144,7 +141,6 @@ def _report(
     written: bool,
     as_json: bool,
 ) -> None:
-
     serial = result.serial.hex()
     if as_json:
         fields = {
@@ -164,11 +160,3 @@ def _report(
         f"Key: {key.key_type}, {'new' if key.made else 'existing'}. Certificate:"
         f" {'written' if written else 'already there'}. Folder: {folder}."
     )
-
-
-def _report_refusal(device_id: str, refusal: Refusal, *, as_json: bool) -> None:
-
-    if as_json:
-        print_json_line(failure_fields(device_id, refusal.code, refusal))
-    else:
-        typer.echo(failure_line(repr(device_id), refusal), err=True)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import Annotated
 
 import typer
 
-from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
+from otahsm.cli.connect import (
+    DeviceKeyTypeOption,
+    LayoutOption,
+    connect,
+    issue_options,
+    load_client,
+    open_folders,
+    registers,
+)
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -16,9 +22,6 @@ from otahsm.cli.options import (
     FirstOption,
     IdsOption,
     JsonOption,
-    KeyTypeName,
-    LayoutChoice,
-    LayoutOption,
     OutOption,
     PassphraseCommandOption,
     PassphraseFileOption,
@@ -45,10 +48,8 @@ def issue(
     first: FirstOption = 1,
     values: SetOption = None,
     out: OutOption = None,
-    layout: LayoutOption = LayoutChoice.SEED,
-    key_type: Annotated[
-        KeyTypeName, typer.Option(help="The type of the devices' keys.")
-    ] = KeyTypeName.EC_P256,
+    layout: LayoutOption = "seed",
+    key_type: DeviceKeyTypeOption = "ec-p256",
     passphrase_file: PassphraseFileOption = None,
     passphrase_command: PassphraseCommandOption = "",
     profile: ProfileOption = "",
@@ -83,15 +84,13 @@ def issue(
     settings = load_client(config)
     source = devices_from(count, ids, uuid5, template, first, values)
     passphrase = passphrase_from(passphrase_file, passphrase_command)
-    made = ["--key-type", key_type.value, "--profile", profile, "--layout", layout.value]
+    made = ["--key-type", key_type, "--profile", profile, "--layout", layout]
     asked = ["device issue", *source.asked, *made]
 
     async def run() -> bool:
         async with connect(settings, patience) as client:
-            options = await issue_options(client.issuance, profile, layout, key_type.value, passphrase)
-            with contextlib.closing(
-                await open_folders(client.issuance, settings, out, layout, passphrase)
-            ) as folders:
+            options = await issue_options(client.issuance, profile, layout, key_type, passphrase)
+            async with open_folders(client.issuance, settings, out, layout, passphrase) as folders:
                 report_unfinished_runs(folders, asked)
                 run = Run.open(
                     folders,

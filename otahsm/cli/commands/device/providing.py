@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from otahsm.cli.commands.device.installing import Connect
 from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
 from otahsm.cli.inputs import read_file
-from otahsm.cli.options import LayoutChoice
 from otahsm.cli.output.failures import failure_line
 from otahsm.cli.output.fields import print_outcome
 from otahsm.cli.output.progress import OutputMode
@@ -104,8 +102,8 @@ async def provide(
         meant = await _profile(client.issuance, profile)
         device = Device(asked.device_id, _attributes(asked, meant))
         await _check_root(client.issuance, asked.fleet_ca)
-        options = await issue_options(client.issuance, meant.name, LayoutChoice.SEED, asked.key_type, None)
-        with contextlib.closing(await open_folders(client.issuance, settings, None)) as folders:
+        options = await issue_options(client.issuance, meant.name, "seed", asked.key_type, None)
+        async with open_folders(client.issuance, settings, None) as folders:
             run = Run.open(folders, ["cert-provider", asked.device_id, meant.name], [device])
             if registers(config):
                 run.announce(meant.name)

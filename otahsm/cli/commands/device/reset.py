@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
 
-from otahsm.cli.connect import connect, load_client
+from otahsm.cli.connect import ask
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -16,7 +15,6 @@ from otahsm.cli.options import (
     ProfileOption,
 )
 from otahsm.cli.output.fields import print_outcome
-from otahsm.pki import SerialNumber
 
 
 def reset(
@@ -35,12 +33,7 @@ def reset(
     Example:
       otahsm device reset sensor-17
     """  # noqa: D301 - click reads the character, not the escape
-    settings = load_client(config)
-
-    async def run() -> SerialNumber:
-        async with connect(settings, patience) as client:
-            return await client.issuance.reset_device(device_id, profile=profile)
-
-    superseded = asyncio.run(run()).hex()
+    serial = ask(config, patience, lambda client: client.issuance.reset_device(device_id, profile=profile))
+    superseded = serial.hex()
     text = f"{device_id} may get a certificate for a new key; {superseded} is superseded"
     print_outcome(text, as_json=as_json, device_id=device_id, superseded=superseded)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 from asn1crypto import pem
@@ -18,11 +17,10 @@ from otahsm.cli.commands.ledger.options import (
     ClientOption,
     DeviceOption,
     OnlyProfileOption,
-    StatusName,
     StatusOption,
 )
 from otahsm.cli.commands.ledger.text import FORMS, TABLE, fields_of, line_of
-from otahsm.cli.connect import connect, load_client
+from otahsm.cli.connect import ask
 from otahsm.cli.inputs import moment_of, serial_of
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
@@ -35,16 +33,7 @@ from otahsm.cli.options import (
 from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.cli.output.files import new_file, standard_output, write_output
 from otahsm.cli.output.tables import Column, Table
-from otahsm.client import Client, Count, LedgerEntry, Query
-
-
-class ExportFormat(StrEnum):
-    """Formats of an export, as choices on the command line."""
-
-    CSV = "csv"
-    JSONL = "jsonl"
-    PEM = "pem"
-
+from otahsm.client import Client, LedgerEntry, Query
 
 _LIMIT: Final = 100
 
@@ -91,7 +80,8 @@ def list_(
         raise typer.BadParameter("give either --last or --limit")
     query = _query(device_id, client, profile, batch, status, after, before)
     query = replace(query, newest_first=last is not None)
-    entries, token = asyncio.run(_first(config, patience, query, page_token, last or limit or _LIMIT))
+    count = last or limit or _LIMIT
+    entries, token = ask(config, patience, lambda daemon: _first(daemon, query, page_token, count))
     if as_json:
         found = [{name: text for name, text in fields_of(entry).items() if text} for entry in entries]
         print_json({"certificates": found, "next_page_token": token})
@@ -129,13 +119,10 @@ def get(
         raise typer.BadParameter("give either a device id or --serial")
     number = serial_of(serial, "--serial") if serial else None
 
-    async def ask() -> tuple[LedgerEntry, tuple[bytes, ...]]:
-        async with _open(config, patience) as daemon:
-            return await (
-                daemon.ledger.by_serial(number) if number else daemon.ledger.by_device(device_id, profile)
-            )
+    def find(daemon: Client) -> Awaitable[tuple[LedgerEntry, tuple[bytes, ...]]]:
+        return daemon.ledger.by_serial(number) if number else daemon.ledger.by_device(device_id, profile)
 
-    entry, chain = asyncio.run(ask())
+    entry, chain = ask(config, patience, find)
     text = "".join(pem.armor("CERTIFICATE", der).decode() for der in chain)
     if out is not None:
         write_output(out, text.encode())
@@ -150,8 +137,9 @@ def get(
 
 def export(
     form: Annotated[
-        ExportFormat, typer.Option("--format", help="csv and jsonl: everything. pem: only certificates.")
-    ] = ExportFormat.CSV,
+        Literal["csv", "jsonl", "pem"],
+        typer.Option("--format", help="csv and jsonl: everything. pem: only certificates."),
+    ] = "csv",
     out: OutputOption = None,
     device_id: DeviceOption = "",
     client: ClientOption = "",
@@ -175,16 +163,15 @@ def export(
       otahsm ledger export --format jsonl --client cn:line-3 --after 2026-11-01 --before 2026-12-01
     """  # noqa: D301 - click reads the character, not the escape
     query = _query(device_id, client, profile, batch, status, after, before)
-    head, write = FORMS[form.value]
+    head, write = FORMS[form]
 
-    async def run() -> None:
+    async def write_all(daemon: Client) -> None:
         with new_file(out) if out is not None else standard_output() as file:
             file.write(head)
-            async with _open(config, patience) as daemon:
-                async for entry in daemon.ledger.everything(query, full=True):
-                    file.write(write(entry))
+            async for entry in daemon.ledger.everything(query, full=True):
+                file.write(write(entry))
 
-    asyncio.run(run())
+    ask(config, patience, write_all)
 
 
 def stats(
@@ -201,12 +188,7 @@ def stats(
       otahsm ledger stats --after 2026-11-01
     """  # noqa: D301 - click reads the character, not the escape
     query = _query("", "", "", "", None, after, before)
-
-    async def ask() -> list[Count]:
-        async with _open(config, patience) as daemon:
-            return await daemon.ledger.counts(query)
-
-    counts = asyncio.run(ask())
+    counts = ask(config, patience, lambda daemon: daemon.ledger.counts(query))
     if as_json:
         print_json([{**count._asdict(), "day": f"{count.day}"} for count in counts])
         return
@@ -215,22 +197,14 @@ def stats(
         _COUNTS.print(f"{day}", f"{number}", status, client, profile)
 
 
-def _open(config: Path, patience: float | None) -> Client:
-
-    return connect(load_client(config), patience)
-
-
-async def _first(
-    config: Path, patience: float | None, query: Query, token: str, limit: int
-) -> tuple[list[LedgerEntry], str]:
+async def _first(daemon: Client, query: Query, token: str, limit: int) -> tuple[list[LedgerEntry], str]:
     """Return up to `limit` entries, from as many pages as it takes, and the token of the next page."""
     entries: list[LedgerEntry] = []
-    async with _open(config, patience) as daemon:
-        while True:
-            page, token = await daemon.ledger.page(query, token, size=min(limit - len(entries), 1000))
-            entries += page
-            if not token or len(entries) == limit:
-                return entries, token
+    while True:
+        page, token = await daemon.ledger.page(query, token, size=min(limit - len(entries), 1000))
+        entries += page
+        if not token or len(entries) == limit:
+            return entries, token
 
 
 def _query(
@@ -238,16 +212,15 @@ def _query(
     client: str,
     profile: str,
     batch: str,
-    status: StatusName | None,
+    status: str | None,
     after: str,
     before: str,
 ) -> Query:
-
     return Query(
         device_id,
         client,
         profile,
-        "" if status is None else status.value,
+        status or "",
         moment_of(after, "--after"),
         moment_of(before, "--before"),
         batch,

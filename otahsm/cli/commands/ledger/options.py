@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-
-class StatusName(StrEnum):
-    """Statuses, as choices on the command line."""
-
-    OPEN = "open"
-    ISSUED = "issued"
-    SUPERSEDED = "superseded"
-    REVOKED = "revoked"
-    VOID = "void"
-
-
 DeviceOption = Annotated[str, typer.Option(help="Only this device.")]
-
-
 ClientOption = Annotated[str, typer.Option(help="Only what this client requested, such as cn:line-3.")]
-
-
 OnlyProfileOption = Annotated[str, typer.Option("--profile", help="Only this profile.")]
-
-
 BatchOption = Annotated[str, typer.Option("--batch", help="Only this batch.")]
-
-
-StatusOption = Annotated[StatusName | None, typer.Option(help="Only this status.")]
-
-
+StatusOption = Annotated[
+    Literal["open", "issued", "superseded", "revoked", "void"] | None, typer.Option(help="Only this status.")
+]
 AfterOption = Annotated[
     str,
     typer.Option(help="Only what was requested at or after this time: 2026-11-23 or 2026-11-23T07:01:12Z."),
 ]
-
-
 BeforeOption = Annotated[
     str, typer.Option(help="Only what was requested before this time; in UTC, as --after.")
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from otahsm.cli.commands.ledger.evidence import (
     check_inclusion,
     read_key,
 )
-from otahsm.cli.connect import connect, load_client
+from otahsm.cli.connect import ask
 from otahsm.cli.inputs import read_file, serial_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutputOption, PatienceOption
 from otahsm.cli.output.files import write_output
@@ -32,12 +31,8 @@ def checkpoint(
     Example:
       otahsm ledger checkpoint --new --output 2026-11-24.note
     """  # noqa: D301 - click reads the character, not the escape
-
-    async def fetch() -> bytes:
-        async with connect(load_client(config), patience) as client:
-            return await client.transparency.checkpoint(make_new=new)
-
-    write_output(output, asyncio.run(fetch()))
+    note = ask(config, patience, lambda client: client.transparency.checkpoint(make_new=new))
+    write_output(output, note)
 
 
 def prove(
@@ -53,12 +48,8 @@ def prove(
       otahsm ledger prove 019ab2f1c4 --output 17.tlog-proof
     """  # noqa: D301
     number = serial_of(serial, "SERIAL")
-
-    async def fetch() -> bytes:
-        async with connect(load_client(config), patience) as client:
-            return await client.transparency.prove_inclusion(number)
-
-    write_output(output, asyncio.run(fetch()))
+    proof = ask(config, patience, lambda client: client.transparency.prove_inclusion(number))
+    write_output(output, proof)
 
 
 def prove_consistency(
@@ -69,12 +60,8 @@ def prove_consistency(
 ) -> None:
     """Fetch the proof that the ledger only grew since an older checkpoint. Verify it with `check-proof`."""
     size = Checkpoint.parse(parse_note(read_file(old)).text).size
-
-    async def fetch() -> bytes:
-        async with connect(load_client(config), patience) as client:
-            return await client.transparency.prove_consistency(size)
-
-    write_output(output, asyncio.run(fetch()))
+    proof = ask(config, patience, lambda client: client.transparency.prove_consistency(size))
+    write_output(output, proof)
 
 
 def check_proof(

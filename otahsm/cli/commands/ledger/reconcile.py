@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -22,18 +21,10 @@ from otahsm.ledger import Entry, Filter, LedgerReader, Status
 _SIGNING_SECONDS: Final = 90.0  # where there is no [token] that says how long
 
 
-class ReportFormat(StrEnum):
-    """Formats of a report, as choices on the command line."""
-
-    TEXT = "text"
-    CSV = "csv"
-    JSONL = "jsonl"
-
-
 def reconcile(
     form: Annotated[
-        ReportFormat, typer.Option("--format", help="The format of the report.")
-    ] = ReportFormat.TEXT,
+        Literal["text", "csv", "jsonl"], typer.Option("--format", help="The format of the report.")
+    ] = "text",
     after: AfterOption = "",
     open_seconds: Annotated[
         float | None,
@@ -57,7 +48,7 @@ def reconcile(
     since = moment_of(after, "--after")
     milliseconds = None if since is None else int(since.timestamp() * 1000)
     limit = _signing_seconds(settings) if open_seconds is None else open_seconds
-    head, write = FORMS[form.value]
+    head, write = FORMS[form]
     reader = LedgerReader(section(settings.ledger, "ledger"))
     reader.check()
     counts = {Status.OPEN: 0, Status.VOID: 0}
@@ -81,7 +72,6 @@ def reconcile(
 
 
 def _never_released(reader: LedgerReader, wanted: Filter) -> Iterator[Entry]:
-
     shown = set()  # what is open may be voided before the voided ones are read
     for entry in reader.everything(wanted._replace(status=Status.OPEN)):
         shown.add(entry.serial)
