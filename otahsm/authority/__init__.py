@@ -19,9 +19,6 @@ from otahsm.issuance.values import (
     IssuanceRequest,
     Issued,
     Outcome,
-    RevocationOutcome,
-    RevocationRequest,
-    RevokedDevice,
 )
 from otahsm.ledger import (
     AUTHORITIES,
@@ -33,10 +30,13 @@ from otahsm.ledger import (
     EventFilter,
     Filter,
     Group,
+    Revocation,
+    RevocationRequest,
     Status,
     StoredCrl,
 )
 from otahsm.ledger.read.queries import MAX_COUNTS
+from otahsm.revocation.revoking import RevocationOutcome
 from otahsm.transparency.audit import AuditLog, EventName
 
 __all__ = [
@@ -72,9 +72,9 @@ __all__ = [
     "Outcome",
     "Policy",
     "Profiles",
+    "Revocation",
     "RevocationOutcome",
     "RevocationRequest",
-    "RevokedDevice",
     "Scheme",
     "Status",
     "StoredCrl",

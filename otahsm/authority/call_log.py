@@ -10,7 +10,7 @@ import structlog
 
 from otahsm.access import Caller
 from otahsm.errors import LedgerTamperedError, OtahsmError
-from otahsm.issuance.values import RevocationOutcome
+from otahsm.revocation.revoking import RevocationOutcome
 
 _log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ def log_revoked(caller: Caller, outcomes: Sequence[RevocationOutcome]) -> None:
             "certificates.revoked",
             client=caller.identity,
             revoked=len(new),
-            reasons=dict(Counter(item.reason.value for item in new)),
+            reasons=dict(Counter(item.reason for item in new)),
             first=new[0].serial.hex(),
         )
     log_refused("revocations.refused", caller, refusals)

@@ -28,7 +28,7 @@ from otahsm.errors import (
 from otahsm.issuance.authorities import Authorities
 from otahsm.issuance.batches import Batches, NewBatch, unknown_batch
 from otahsm.issuance.queue import IssuanceQueue
-from otahsm.issuance.values import IssuanceRequest, Outcome, RevocationOutcome, RevocationRequest
+from otahsm.issuance.values import IssuanceRequest, Outcome
 from otahsm.ledger import (
     AuditEvent,
     Batch,
@@ -40,12 +40,13 @@ from otahsm.ledger import (
     Group,
     Ledger,
     Page,
+    RevocationRequest,
     Status,
     StoredCrl,
 )
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import SerialNumber
-from otahsm.revocation.revoking import Revocations
+from otahsm.revocation.revoking import RevocationOutcome, Revocations
 from otahsm.system.clock import Clock
 from otahsm.transparency.audit import AuditLog, EventName
 from otahsm.transparency.log import LeafProof, Signed, Transparency

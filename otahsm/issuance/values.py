@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias
 
 from otahsm.access import Caller
 from otahsm.errors import OtahsmError, RequestRefusedError
-from otahsm.pki import Reason, SerialNumber, Validity
+from otahsm.pki import SerialNumber, Validity
 
 _MAX_REQUEST_ID: Final = 128
 
@@ -55,33 +54,3 @@ class Issued(NamedTuple):
 
 
 Outcome: TypeAlias = Issued | OtahsmError
-
-
-class RevocationRequest(NamedTuple):
-    """A certificate that is to be revoked, or all of a device.
-
-    Attributes:
-        serial: the certificate's; None to name the device.
-        device_id: whose certificates; empty if there is a serial number.
-        profile: those under this profile alone; empty for all.
-        reason: why.
-    """
-
-    serial: SerialNumber | None
-    device_id: str
-    profile: str
-    reason: Reason
-
-
-class RevokedDevice(NamedTuple):
-    """A certificate that is durably revoked, since when (UTC) and why; `before`: it was so already."""
-
-    serial: SerialNumber
-    device_id: str
-    profile: str
-    revoked_at: datetime
-    reason: Reason
-    before: bool
-
-
-RevocationOutcome: TypeAlias = list[RevokedDevice] | OtahsmError

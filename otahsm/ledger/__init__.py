@@ -31,8 +31,8 @@ from otahsm.ledger.records import (
     Replay,
     Revocation,
     RevocationAnswer,
+    RevocationRequest,
     StoredCrl,
-    Target,
     Tell,
 )
 from otahsm.ledger.store import Ledger
@@ -80,10 +80,10 @@ __all__ = [
     "Replay",
     "Revocation",
     "RevocationAnswer",
+    "RevocationRequest",
     "Status",
     "StoredCrl",
     "Tally",
-    "Target",
     "Tell",
     "Verdict",
     "copy_ledger",

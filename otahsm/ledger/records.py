@@ -188,7 +188,7 @@ class BatchState(NamedTuple):
     last: Issue | None
 
 
-class Target(NamedTuple):
+class RevocationRequest(NamedTuple):
     """What is to be revoked.
 
     Attributes:

@@ -24,8 +24,8 @@ from otahsm.ledger.records import (
     JournalResult,
     Renewal,
     RevocationAnswer,
+    RevocationRequest,
     StoredCrl,
-    Target,
     Tell,
 )
 from otahsm.ledger.write import batches, denials, events, outcomes, quotas, revocation
@@ -175,7 +175,9 @@ class Ledger:
         now = microseconds(self._clock())
         return await self._writer.transaction(lambda connection: batches.close(connection, name, now, tell))
 
-    async def revoke(self, targets: Sequence[Target], client: str, now: int) -> list[RevocationAnswer]:
+    async def revoke(
+        self, targets: Sequence[RevocationRequest], client: str, now: int
+    ) -> list[RevocationAnswer]:
         """Revoke what is not revoked yet; answer each target, in order: see `revocation.revoke`.
 
         Args:

@@ -8,14 +8,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from otahsm.errors import InProgressError, NotFoundError, OtahsmError, RequestRefusedError
-from otahsm.issuance.values import RevocationOutcome, RevocationRequest, RevokedDevice
-from otahsm.ledger import InProgress, Ledger, Revocation, RevocationAnswer, Target
-from otahsm.pki import Reason, check_device_id
+from otahsm.ledger import InProgress, Ledger, Revocation, RevocationAnswer, RevocationRequest
+from otahsm.pki import check_device_id
 from otahsm.system.clock import Clock, microseconds
+
+RevocationOutcome: TypeAlias = list[Revocation] | OtahsmError
 
 _MAX_PROFILE: Final = 255
 
@@ -54,8 +54,7 @@ class Revocations:
         }
         if not good:
             return outcomes
-        targets = [_target(request) for request in good.values()]
-        answers = await self._ledger.revoke(targets, client, microseconds(self._clock()))
+        answers = await self._ledger.revoke(list(good.values()), client, microseconds(self._clock()))
         self._revoked()
         for (at, request), answer in zip(good.items(), answers, strict=True):
             outcomes[at] = _outcome(request, answer)
@@ -77,10 +76,6 @@ def _refusal(request: RevocationRequest | RequestRefusedError) -> RequestRefused
     return None
 
 
-def _target(request: RevocationRequest) -> Target:
-    return Target(request.serial, request.device_id, request.profile, request.reason.value)
-
-
 def _outcome(request: RevocationRequest, answer: RevocationAnswer) -> RevocationOutcome:
     if isinstance(answer, InProgress):
         return InProgressError(
@@ -90,21 +85,10 @@ def _outcome(request: RevocationRequest, answer: RevocationAnswer) -> Revocation
     if not answer:
         under = f" under the profile {request.profile[:64]!a}" if request.profile else ""
         return NotFoundError(f"no certificate of {_name(request)} was issued{under}")
-    return [_revoked(item) for item in answer]
+    return answer
 
 
 def _name(request: RevocationRequest) -> str:
     if request.serial is not None:
         return f"the serial number {request.serial.hex()}"
     return f"the device {request.device_id[:128]!a}"
-
-
-def _revoked(item: Revocation) -> RevokedDevice:
-    return RevokedDevice(
-        item.serial,
-        item.device_id,
-        item.profile,
-        datetime.fromtimestamp(item.revoked_at, UTC),
-        Reason(item.reason),
-        item.before,
-    )

@@ -30,12 +30,11 @@ from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.errors.status import to_status
 from otahsm.issuance.batches import Batches, _checked_name
 from otahsm.issuance.request_ids import own_name
-from otahsm.issuance.values import RevocationRequest
-from otahsm.ledger import Ledger, LedgerReader, database_of
+from otahsm.ledger import Ledger, LedgerReader, RevocationRequest, database_of
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import Profile, SubjectTemplate, check_csr
 from otahsm.preparation.codec import Task, decode_tasks, encode_tasks
-from otahsm.revocation.revoking import _refusal, _target
+from otahsm.revocation.revoking import _refusal
 from otahsm.v1 import (
     access_pb2,
     audit_pb2,
@@ -144,7 +143,7 @@ def _revoke(request: revocation_pb2.RevokeCertificatesRequest) -> None:
         if error := _refusal(read):
             raise error
         assert isinstance(read, RevocationRequest)
-        serial = _target(read).serial
+        serial = read.serial
         assert (serial or 0) == int.from_bytes(target.serial_number, "big")
 
 

@@ -39,8 +39,8 @@ from otahsm.errors import (
 )
 from otahsm.issuance.batches import Batches
 from otahsm.issuance.cycle import IssuanceCycle
-from otahsm.issuance.values import Outcome, RevocationRequest
-from otahsm.ledger import Ledger, database_of
+from otahsm.issuance.values import Outcome
+from otahsm.ledger import Ledger, RevocationRequest, database_of
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import Reason, sign
 from otahsm.preparation import Draft, Preparers, Task

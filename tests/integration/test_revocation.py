@@ -23,8 +23,8 @@ from otahsm.authority import (
     CrlName,
     IssuanceRequest,
     Issued,
+    Revocation,
     RevocationRequest,
-    RevokedDevice,
     assemble,
 )
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, RequestRefusedError, RevokedError
@@ -98,7 +98,7 @@ class Station:
         assert all(isinstance(outcome, Issued) for outcome in outcomes)
         return [outcome for outcome in outcomes if isinstance(outcome, Issued)]
 
-    async def revoke(self, *issued: Issued, reason: Reason = Reason.SUPERSEDED) -> list[RevokedDevice]:
+    async def revoke(self, *issued: Issued, reason: Reason = Reason.SUPERSEDED) -> list[Revocation]:
         orders = [RevocationRequest(item.serial, "", "", reason) for item in issued]
         outcomes = await self.authority.revoke(CALLER, orders)
         revoked = []
@@ -158,11 +158,11 @@ async def test_a_revocation_is_on_the_next_crl_which_is_made_at_once(fleet: Flee
         await running.said("crl.written", number=1, revoked=0)
         issued = await running.issue(3)
         (revoked,) = await running.revoke(issued[1], reason=Reason.KEY_COMPROMISE)
-        assert revoked == RevokedDevice(
+        assert revoked == Revocation(
             issued[1].serial,
             issued[1].device_id,
             "ota-connect",
-            START.replace(microsecond=0),
+            int(START.timestamp()),
             Reason.KEY_COMPROMISE,
             before=False,
         )

@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from otahsm.config import LedgerConfig
 from otahsm.ledger import Accepted, Ledger, Renewal, database_of
-from otahsm.ledger.records import Target
+from otahsm.ledger.records import RevocationRequest
 
 from support.harness import eventually
 from support.homes import CA, PostgresHome, SqliteHome
@@ -47,8 +47,8 @@ async def use(ledger: Ledger, first: int) -> None:
     await ledger.void([answer.intent_id], "the token was away again")  # what it superseded is live again
     await ledger.reset(batch[1].device_id, "p", told)
     targets = [
-        Target(batch[0].serial, "", "", "superseded"),
-        Target(None, batch[2].device_id, "", "superseded"),
+        RevocationRequest(batch[0].serial, "", "", "superseded"),
+        RevocationRequest(None, batch[2].device_id, "", "superseded"),
     ]
     revoked = await ledger.revoke(targets, "cn:test", 1)
     assert all(isinstance(item, list) and len(item) == 1 for item in revoked)

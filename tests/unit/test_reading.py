@@ -28,8 +28,8 @@ from otahsm.ledger import (
     Intent,
     Ledger,
     LedgerReader,
+    RevocationRequest,
     Status,
-    Target,
 )
 from otahsm.ledger.db.sqlite import open_engine
 from otahsm.ledger.migrations import migrate
@@ -65,7 +65,8 @@ async def write(ledger: Ledger, status: Status, *intents: Intent) -> list[Intent
             assert (await ledger.reset(item.device_id, item.profile, told)).result == item.serial
     if status is Status.REVOKED:
         targets = [
-            Target(serial=item.serial, device_id="", profile="", reason="superseded") for item in intents
+            RevocationRequest(serial=item.serial, device_id="", profile="", reason="superseded")
+            for item in intents
         ]
         await ledger.revoke(targets, "cn:test", NOON)
     if status is Status.VOID:

@@ -21,8 +21,8 @@ from otahsm.ledger import (
     Ledger,
     Revocation,
     RevocationAnswer,
+    RevocationRequest,
     StoredCrl,
-    Target,
     database_of,
 )
 from otahsm.ledger.migrations import migrate
@@ -54,12 +54,12 @@ def books(ledger: Ledger, home: Home) -> Iterator[CrlReader]:
     books.close()
 
 
-def by_device(device: str, reason: str = "superseded", profile: str = "") -> Target:
-    return Target(None, device, profile, reason)
+def by_device(device: str, reason: str = "superseded", profile: str = "") -> RevocationRequest:
+    return RevocationRequest(None, device, profile, reason)
 
 
 async def revoked(
-    ledger: Ledger, *targets: Target, client: str = "cn:test", now: int = NOW
+    ledger: Ledger, *targets: RevocationRequest, client: str = "cn:test", now: int = NOW
 ) -> list[RevocationAnswer]:
     work = partial(revoke, targets=targets, client=client, now=now * 1_000_000)
     return await ledger._writer.transaction(work)
@@ -73,7 +73,9 @@ def id_of(answer: JournalResult) -> int:
 async def test_a_certificate_is_revoked_by_its_serial_number(ledger: Ledger, home: Home) -> None:
     first, other = intent("a"), intent("b")
     await issue(ledger, first, other)
-    answers = await revoked(ledger, Target(first.serial, "", "", "key_compromise"), client="cn:who")
+    answers = await revoked(
+        ledger, RevocationRequest(first.serial, "", "", "key_compromise"), client="cn:who"
+    )
     assert answers == [[Revocation(first.serial, "a", "p", NOW, "key_compromise", before=False)]]
     assert home.read(
         "SELECT intent_id, revoked_at, reason, client, recorded_at, crl_url FROM revocations"
@@ -105,7 +107,7 @@ async def test_the_first_revocation_stands(ledger: Ledger, home: Home) -> None:
 async def test_a_certificate_that_is_named_twice_in_a_call_is_revoked_once(ledger: Ledger) -> None:
     first = intent("a")
     await issue(ledger, first)
-    targets = [by_device("a", "superseded"), Target(first.serial, "", "", "key_compromise")]
+    targets = [by_device("a", "superseded"), RevocationRequest(first.serial, "", "", "key_compromise")]
     once, again = await revoked(ledger, *targets)
     assert once == [Revocation(first.serial, "a", "p", NOW, "superseded", before=False)]
     assert again == [Revocation(first.serial, "a", "p", NOW, "superseded", before=True)]
@@ -119,9 +121,9 @@ async def test_what_was_never_issued_is_not_revoked_and_costs_no_neighbour(ledge
     await ledger.journal([open_])
     targets = [
         by_device("nobody"),
-        Target(SerialNumber(1), "", "", "superseded"),
+        RevocationRequest(SerialNumber(1), "", "", "superseded"),
         by_device("void"),
-        Target(void.serial, "", "", "superseded"),
+        RevocationRequest(void.serial, "", "", "superseded"),
         by_device("done", profile="q"),
         by_device("open"),
         by_device("done"),

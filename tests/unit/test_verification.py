@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import Target, snapshot
+from otahsm.ledger import RevocationRequest, snapshot
 from otahsm.ledger.tree.log_entries import Entry, read_leaves
 from otahsm.ledger.tree.sequencer import STORED_LEVELS
 from otahsm.ledger.tree.verdict import MAX_FINDINGS
@@ -407,7 +407,7 @@ async def test_what_is_no_ledger_can_not_be_verified(tmp_path: Any) -> None:
 async def test_a_revocation_is_a_leaf_and_what_is_done_to_one_is_named(home: Home, statement: str) -> None:
     ledger = await opened(home)
     await issue_many(ledger, 3)
-    targets = [Target(None, "device-1", "", "key_compromise")]
+    targets = [RevocationRequest(None, "device-1", "", "key_compromise")]
     await ledger.revoke(targets, "cn:test", 1_000_000)
     assert await grow(ledger) == 4
     await ledger.close()

@@ -6,7 +6,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.authority import CrlName, RevocationOutcome, RevocationRequest, RevokedDevice
+from otahsm.authority import CrlName, Revocation, RevocationOutcome, RevocationRequest
 from otahsm.errors import OtahsmError, RequestRefusedError
 from otahsm.errors.status import to_status
 from otahsm.pki import Reason, SerialNumber
@@ -48,12 +48,12 @@ def crl_name_of(request: pb.GetCrlRequest) -> CrlName:
     return CrlName(request.ca)
 
 
-def _revoked_certificate(item: RevokedDevice) -> pb.RevokedCertificate:
+def _revoked_certificate(item: Revocation) -> pb.RevokedCertificate:
     return pb.RevokedCertificate(
         serial_number=item.serial.octets,
         device_id=item.device_id,
         profile=item.profile,
-        revoke_time=Timestamp(seconds=int(item.revoked_at.timestamp())),
-        reason=pb.RevocationReason.ValueType(item.reason.code),
+        revoke_time=Timestamp(seconds=item.revoked_at),
+        reason=pb.RevocationReason.ValueType(Reason(item.reason).code),
         already_revoked=item.before,
     )

@@ -17,8 +17,8 @@ from otahsm.ledger.records import (
     InProgress,
     Revocation,
     RevocationAnswer,
+    RevocationRequest,
     StoredCrl,
-    Target,
 )
 from otahsm.ledger.schema import certificates, crl_numbers, crl_urls, crls, intents, live, revocations
 from otahsm.ledger.tree.log_entries import Kind
@@ -29,7 +29,7 @@ _ROWS: Final = 500  # in one statement: databases allow so many parameters
 
 
 def revoke(
-    connection: Connection, targets: Sequence[Target], client: str, now: int
+    connection: Connection, targets: Sequence[RevocationRequest], client: str, now: int
 ) -> list[RevocationAnswer]:
     """Revoke what is not revoked yet; answer each target, in order, with what is revoked now.
 
@@ -47,7 +47,7 @@ def revoke(
     for target, rows in zip(targets, chosen, strict=True):
         for row in rows:
             if row.recorded and row.revoked_at is None:
-                reasons.setdefault(row.id, target.reason)
+                reasons.setdefault(row.id, str(target.reason))
     if not reasons:
         return [_answer(rows, set()) for rows in chosen]
     new = _insert(connection, reasons, client, now)
@@ -55,7 +55,7 @@ def revoke(
     return [_answer(rows, new) for rows in _choose(_look_up(connection, targets), targets)]
 
 
-def _look_up(connection: Connection, targets: Sequence[Target]) -> Sequence[Row[Any]]:
+def _look_up(connection: Connection, targets: Sequence[RevocationRequest]) -> Sequence[Row[Any]]:
     """Find the intents, of those that are not void, that the targets may mean."""
     query = (
         select(
@@ -85,7 +85,7 @@ def _look_up(connection: Connection, targets: Sequence[Target]) -> Sequence[Row[
     return [found[intent_id] for intent_id in sorted(found)]
 
 
-def _choose(rows: Sequence[Row[Any]], targets: Sequence[Target]) -> list[list[Row[Any]]]:
+def _choose(rows: Sequence[Row[Any]], targets: Sequence[RevocationRequest]) -> list[list[Row[Any]]]:
     """Divide what was found among the targets."""
     by_serial: dict[bytes, list[Row[Any]]] = {}
     by_device: dict[str, list[Row[Any]]] = {}
