@@ -17,7 +17,6 @@ from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.read import batch_page
 from otahsm.ledger.read.batch_page import batch_of
 from otahsm.ledger.records import (
-    Accepted,
     Batch,
     BatchRefusal,
     BatchState,
@@ -29,7 +28,7 @@ from otahsm.ledger.records import (
 )
 from otahsm.ledger.schema import batches
 from otahsm.ledger.write import events
-from otahsm.ledger.write.journal import take_back
+from otahsm.ledger.write.journal import settle
 
 
 def create(
@@ -80,22 +79,10 @@ def reserve(
         answers: one for each.
         now: seconds since the Unix epoch.
     """
-    wanting: dict[int, list[int]] = {}
-    for position, (intent, answer) in enumerate(zip(batch, answers, strict=True)):
-        if intent.batch_id is not None and isinstance(answer, Accepted):
-            wanting.setdefault(intent.batch_id, []).append(position)
-    settled = list(answers)
-    denied = []
-    for batch_id, positions in sorted(wanting.items()):  # in one order, whoever takes: none waits in a circle
-        granted, why = _reserve(connection, batch_id, len(positions), 1_000_000 * now)
-        for position in positions[granted:]:
-            answer = settled[position]
-            assert isinstance(answer, Accepted)  # noqa: S101 - see above
-            denied.append(answer.intent_id)
-            settled[position] = why
-    if denied:
-        take_back(connection, denied)
-    return settled
+    wanted = zip((intent.batch_id for intent in batch), answers, strict=True)
+    return settle(
+        connection, wanted, lambda batch_id, count: _reserve(connection, batch_id, count, 1_000_000 * now)
+    )
 
 
 def give_back(connection: Connection, batch_ids: Iterable[int | None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -121,6 +121,36 @@ def take_back(connection: Connection, ids: Sequence[int]) -> None:
     """Take back intents that this transaction has written."""
     connection.execute(_TAKE_BACK, {"ids": ids})
     restore_superseded(connection, ids)
+
+
+def settle(
+    connection: Connection,
+    wanted: Iterable[tuple[int | None, JournalResult]],
+    grant: Callable[[int, int], tuple[int, JournalResult]],
+) -> list[JournalResult]:
+    """Have intents that were just written share what there is of something; take back those with no share.
+
+    Args:
+        connection: in the transaction that wrote them.
+        wanted: for each intent the id of what it wants a share of, None for nothing; and its answer so far.
+        grant: called with an id and how many want a share; returns how many get one, and what the others
+            are answered.
+    """
+    answers = []
+    positions: dict[int, list[int]] = {}
+    for position, (which, answer) in enumerate(wanted):
+        answers.append(answer)
+        if which is not None and isinstance(answer, Accepted):
+            positions.setdefault(which, []).append(position)
+    denied = []
+    for which, wanting in sorted(positions.items()):  # in one order, whoever takes: none waits in a circle
+        granted, refusal = grant(which, len(wanting))
+        for position in wanting[granted:]:
+            denied.append(answers[position])
+            answers[position] = refusal
+    if denied:
+        take_back(connection, [answer.intent_id for answer in denied if isinstance(answer, Accepted)])
+    return answers
 
 
 def restore_superseded(connection: Connection, ids: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ from otahsm.access import Quotas, Use, come_back, day_of, given_back, share_of
 from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.records import Accepted, Intent, JournalResult, OverQuota
 from otahsm.ledger.schema import quotas
-from otahsm.ledger.write.journal import take_back
+from otahsm.ledger.write.journal import settle
 
 
 def ids_of(connection: Connection, clients: Sequence[str]) -> list[int]:
@@ -45,27 +45,15 @@ def hold(
         limits: for each quota, what is allowed.
         now: microseconds since the Unix epoch.
     """
-    wanting: dict[int, list[int]] = {}
-    for position, (intent, answer) in enumerate(zip(batch, answers, strict=True)):
-        if intent.quota_id is not None and isinstance(answer, Accepted):
-            wanting.setdefault(intent.quota_id, []).append(position)
-    settled = list(answers)
-    denied = []
-    for quota_id, positions in sorted(wanting.items()):  # in one order, whoever takes
+
+    def grant(quota_id: int, count: int) -> tuple[int, OverQuota]:
         client, use = _locked(connection, quota_id)
-        share = share_of(limits[quota_id], use, len(positions), now)
+        share = share_of(limits[quota_id], use, count, now)
         _write(connection, quota_id, share.use)
-        if not share.why:
-            continue
         why, retry_after = come_back(share.why, share.again_at, now)
-        for position in positions[share.granted :]:
-            answer = settled[position]
-            assert isinstance(answer, Accepted)  # noqa: S101 - see above
-            denied.append(answer.intent_id)
-            settled[position] = OverQuota(f"{client} has used its {why}", retry_after)
-    if denied:
-        take_back(connection, denied)
-    return settled
+        return share.granted, OverQuota(f"{client} has used its {why}", retry_after)
+
+    return settle(connection, zip((intent.quota_id for intent in batch), answers, strict=True), grant)
 
 
 def give_back_denied(
