@@ -155,11 +155,11 @@ class CertificateAuthority:
             NotFoundError: there is none that the caller may see.
         """
         if isinstance(key, SerialNumber):
-            entry = await self._queries.by_serial(key)
+            entry = await self._queries.ask(lambda reader: reader.by_serial(key))
             name = f"serial number {key.hex()}"
         else:
             profile = key.profile or self._profiles.default
-            entry = await self._queries.by_device(key.device_id, profile)
+            entry = await self._queries.ask(lambda reader: reader.by_device(key.device_id, profile))
             name = f"device id {key.device_id[:128]!a} and profile {profile[:64]!a}"
         if entry is None or not self._visibility.of_entry(caller, entry):
             raise NotFoundError(f"the ledger has no certificate with {name}")
@@ -185,7 +185,8 @@ class CertificateAuthority:
             size: at most so many.
             full: with the certificates themselves.
         """
-        return await self._queries.page(self.visible(caller, wanted), after, size=size, full=full)
+        visible = self.visible(caller, wanted)
+        return await self._queries.ask(lambda reader: reader.page(visible, after, size=size, full=full))
 
     async def count_certificates(self, wanted: Filter) -> Mapping[Group, int]:
         """Count the certificates of a time by day, profile, client and status.
@@ -319,7 +320,7 @@ class CertificateAuthority:
 
     async def list_audit_events(self, wanted: EventFilter, after: int, size: int) -> EventPage:
         """Return events whose id is greater than `after`, at most `size`."""
-        return await self._queries.events(wanted, after, size)
+        return await self._queries.ask(lambda reader: reader.events(wanted, after, size))
 
     def _chain_of(self, entry: Entry) -> tuple[bytes, ...]:
         """Return a certificate and those above it, but for the trust anchor; empty if there is none."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from otahsm.access import SUBJECTS, AccessControl, Caller, Denied, DenyList
 from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
-from otahsm.ledger import Ledger
+from otahsm.ledger import Ledger, LedgerReader
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.system.clock import Clock, microseconds
 from otahsm.transparency.audit import AuditLog, EventName
@@ -90,7 +90,7 @@ class DeniedClients:
 
     async def listed(self) -> list[Denied]:
         """Return everybody whom an operator has denied. Raises LedgerUnavailableError."""
-        return await self._queries.denied()
+        return await self._queries.ask(LedgerReader.denied)
 
     def distrust(self, distrusted: Mapping[bytes, str]) -> None:
         """Deny certificates, by SHA-256, that their CA has revoked or whose CA is not trusted any more."""
@@ -99,7 +99,7 @@ class DeniedClients:
 
     async def look(self) -> None:
         """Look up who is denied. Raises LedgerUnavailableError: who was denied still is."""
-        denied = await self._queries.denied()
+        denied = await self._queries.ask(LedgerReader.denied)
         if denied != self._denied:
             self._denied = denied
             self._access.deny_list = DenyList(denied, self._distrusted)

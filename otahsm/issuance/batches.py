@@ -102,18 +102,20 @@ class Batches:
 
     async def get(self, name: str) -> BatchState:
         """Return a batch and how far it is. Raises NotFoundError, LedgerUnavailableError."""
-        states = await self._queries.batches(0, 1, _checked_name(name))
+        _check_name(name)
+        states = await self._queries.ask(lambda reader: reader.batches(0, 1, name))
         if not states:
             raise unknown_batch(name)
         return states[0]
 
     async def page(self, after: int, size: int) -> list[BatchState]:
         """Return batches whose id is greater than `after`. Raises LedgerUnavailableError."""
-        return await self._queries.batches(after, size)
+        return await self._queries.ask(lambda reader: reader.batches(after, size))
 
     async def close(self, name: str, tell: Tell[BatchState]) -> Change[BatchState]:
         """Let nothing more be issued in a batch. Raises NotFoundError, LedgerUnavailableError."""
-        state, event = await self._ledger.close_batch(_checked_name(name), tell)
+        _check_name(name)
+        state, event = await self._ledger.close_batch(name, tell)
         if state is None:
             raise unknown_batch(name)
         return Change(state, event)
@@ -148,12 +150,14 @@ class Batches:
             raise RequestRefusedError(
                 "batch.clients", f"at most {_MAX_CLIENTS} clients, of at most {_MAX_TEXT} characters"
             )
+        _check_name(new.name, "batch.name")
+        _check_scheme(new.scheme)
         deadline = None if new.deadline is None else (new.deadline - _EPOCH) // timedelta(microseconds=1)
         return BatchTerms(
-            _checked_name(new.name, "batch.name"),
+            new.name,
             profile,
             new.device_count,
-            _checked_scheme(new.scheme).text(),
+            new.scheme.text(),
             deadline,
             tuple(sorted(set(new.clients))),
         )
@@ -176,16 +180,15 @@ def check_admission(batch: Batch, request: IssuanceRequest, profile: str) -> Non
         )
 
 
-def _checked_name(name: str, field: str = "name") -> str:
+def _check_name(name: str, field: str = "name") -> None:
     if not _NAME.fullmatch(name):
         raise RequestRefusedError(
             field,
             f"invalid batch name {name[:64]!a}: use 1 to 64 letters, digits, dots, underscores and hyphens",
         )
-    return name
 
 
-def _checked_scheme(scheme: Scheme) -> Scheme:
+def _check_scheme(scheme: Scheme) -> None:
     if scheme.kind not in _KINDS or not _fits(scheme.value, least=0):
         raise RequestRefusedError("batch.id_scheme", f"the kind is one of {', '.join(sorted(_KINDS))}")
     if len(scheme.list_sha256) not in (0, _SHA256) or scheme.first_number < 0:
@@ -196,7 +199,6 @@ def _checked_scheme(scheme: Scheme) -> Scheme:
         raise RequestRefusedError(
             "batch.id_scheme", f"at most {_MAX_VALUES} values, with names of small letters"
         )
-    return scheme
 
 
 def _fits(text: str, least: int = 1) -> bool:

@@ -28,7 +28,7 @@ from otahsm.daemon.wire.paging import numbered_page, page_start, page_token
 from otahsm.daemon.wire.revocation import crl_name_of, revocation_of
 from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.errors.status import to_status
-from otahsm.issuance.batches import Batches, _checked_name
+from otahsm.issuance.batches import Batches, _check_name
 from otahsm.issuance.request_ids import own_name
 from otahsm.ledger import Ledger, LedgerReader, RevocationRequest, database_of
 from otahsm.ledger.read.queries import LedgerQueries
@@ -103,7 +103,7 @@ def _read(message_type: Any, data: bytes, ask: Callable[[Any], object]) -> None:
 def _order(request: issuance_pb2.CertificateRequest) -> None:
     read = request_of(request, CALLER)
     if read.batch:
-        _checked_name(read.batch)
+        _check_name(read.batch)
     read.check()
     assert own_name(read) in {"", read.request_id}
     task = Task(read.profile, read.device_id, read.csr, CA_LIFE, 1_900_000_000_000, read.attributes)
@@ -161,7 +161,8 @@ def _create(request: batch_pb2.CreateBatchRequest) -> None:
 
 
 def _batch(request: batch_pb2.GetBatchRequest) -> None:
-    assert _ledger().batches(0, 1, _checked_name(request.name)) == []
+    _check_name(request.name)
+    assert _ledger().batches(0, 1, request.name) == []
 
 
 def _list_batches(request: batch_pb2.ListBatchesRequest) -> None:

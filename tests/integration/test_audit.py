@@ -23,7 +23,6 @@ from otahsm.client import AuditEvent, AuditQuery, Client, IssuedCertificate
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import AuditEvent as LoggedEvent
 from otahsm.ledger import EventFilter, LedgerReader
-from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.system.clock import utc_now
 from otahsm.system.spool import AT_ONCE, CEREMONY, NotAnEvent, SpooledEvent, read, set_aside, write
 from otahsm.transparency.audit import AuditLog, EventName
@@ -57,10 +56,10 @@ async def test_a_batch_that_was_created_is_told_even_if_nothing_can_be_read_afte
     try:
         await authority.life.wait_until_serving()
 
-        async def fail(*_: object) -> None:
+        def fail(*_: object) -> None:
             raise LedgerUnavailableError("the ledger can't be read")
 
-        monkeypatch.setattr(LedgerQueries, "batches", fail)
+        monkeypatch.setattr(LedgerReader, "batches", fail)
         new = NewBatch("b", "", 5, Scheme("uuid4"), None, ())
         with pytest.raises(LedgerUnavailableError):
             await authority.create_batch(Caller("cn:quickstart", bytes(32)), new)
