@@ -156,21 +156,21 @@ async def issue_devices(
     client: IssuanceClient,
     folders: DeviceFolders,
     devices: Iterable[Device],
-    options: IssueOptions | None = None,
+    options: IssueOptions,
     *,
-    run: Run | None = None,
+    run: Run,
 ) -> AsyncIterator[Done | Failed]:
     """Make keys, have certificates issued, write folders; yield one report for each device.
 
     A folder that is complete is left alone, and one that was begun goes on with the key it has. So the
-    same call again finishes what an earlier one left. With a `run`, what was refused is remembered too,
-    and so is a device whose complete folder was taken away meanwhile.
+    same call again finishes what an earlier one left. The `run` remembers what was refused, too, and a
+    device whose complete folder was taken away meanwhile.
 
     Raises:
         FolderError: folders can't be written.
         OtahsmError: the daemon can't be reached.
     """
-    work = _Work(folders, options or IssueOptions(), run or Run())
+    work = _Work(folders, options, run)
     folders.share()
     async for report in work.follow(client, _requests_for(work, iter(devices))):
         yield report
@@ -211,20 +211,20 @@ async def sign_csrs(
     client: IssuanceClient,
     folders: DeviceFolders,
     paths: Iterable[Path],
-    options: IssueOptions | None = None,
+    options: IssueOptions,
     *,
-    run: Run | None = None,
+    run: Run,
 ) -> AsyncIterator[Done | Failed]:
     """Have CSRs signed that exist already, and write the devices' folders, without keys.
 
-    Each of `paths` is a PEM or DER file with one CSR. With a `run`, only CSRs are asked for that have no
-    answer yet.
+    Each of `paths` is a PEM or DER file with one CSR. Those that have an answer in the `run` are not
+    asked for again.
 
     Raises:
         FolderError: folders can't be written.
         OtahsmError: the daemon can't be reached.
     """
-    work = _Work(folders, options or IssueOptions(), run or Run())
+    work = _Work(folders, options, run)
     folders.share()
     async for report in work.follow(client, _requests_from(work, paths)):
         yield report

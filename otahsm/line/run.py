@@ -20,7 +20,7 @@ from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal,
 from otahsm.errors import Code, from_reason
 from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
-from otahsm.line.run_state import RUN_STATE, RunState
+from otahsm.line.run_state import RUN_STATE, RunState, enter_registration
 from otahsm.pki import SerialNumber
 
 _PAGE: Final = 1024
@@ -29,17 +29,15 @@ DeviceOutcome: TypeAlias = str | Refusal
 
 
 class Run:
-    """A run that is remembered, if `open` made it; else one that remembers nothing.
+    """A run; `open` goes on with one or begins it.
 
     Attributes:
-        resumed: an earlier command left it, and this one goes on.
-        number: its place among the runs of the folder; 0 if it is not remembered.
+        number: its place among the runs of the folder.
     """
 
-    def __init__(self) -> None:
-        self.resumed = False
-        self.number = 0
-        self._book: RunState | None = None
+    def __init__(self, book: RunState, number: int) -> None:
+        self.number = number
+        self._book = book
         self._profile = ""
         self._announce = False
 
@@ -67,24 +65,18 @@ class Run:
         Raises:
             FolderError: the book can't be read or written, is damaged, or is another version's.
         """
-        run = cls()
-        run._book = book = folders.book
         words = json.dumps(list(asked))
-        with book.transaction(durable=True) as connection:
+        with folders.book.transaction(durable=True) as connection:
             if not resume:
                 connection.execute(
                     "UPDATE orders SET ended_at = ? WHERE asked = ? AND ended_at IS NULL", (_now(), words)
                 )
-            if row := _open_run(connection, words):
-                run.number, run.resumed = row["id"], True
-            else:
-                run.number = _begin(connection, words, devices, drawn=drawn)
+            number = _open_run(connection, words) or _begin(connection, words, devices, drawn=drawn)
             if retry_refused:
                 connection.execute(
-                    "UPDATE devices SET state = 'asked' WHERE order_id = ? AND state = 'refused'",
-                    (run.number,),
+                    "UPDATE devices SET state = 'asked' WHERE order_id = ? AND state = 'refused'", (number,)
                 )
-        return run
+        return cls(folders.book, number)
 
     def announce(self, profile: str) -> None:
         """From now on, enter every certificate of this run for registration with a backend too."""
@@ -93,15 +85,13 @@ class Run:
     @property
     def count(self) -> int:
         """How many devices it has. Raises FolderError."""
-        if self._book is None:
-            return 0
         ((count,),) = self._book.read("SELECT count(*) FROM devices WHERE order_id = ?", self.number)
         return int(count)
 
     def devices(self) -> Iterator[Device]:
         """Yield its devices, in order; those that made their own CSRs are not among them."""
         last, page = 0, True
-        while page and self._book is not None:
+        while page:
             rows = self._book.read(
                 "SELECT number, name, attributes FROM devices WHERE order_id = ? AND number > ?"
                 " ORDER BY number LIMIT ?",
@@ -120,8 +110,6 @@ class Run:
         Args:
             names: as `name_of` gives them, at most some hundreds.
         """
-        if self._book is None or not names:
-            return {}
         rows = self._book.read(
             "SELECT * FROM devices WHERE state <> 'asked' AND order_id = ?"
             " AND name IN (SELECT value FROM json_each(?))",
@@ -140,8 +128,6 @@ class Run:
         Raises:
             FolderError: the disk is full, say.
         """
-        if self._book is None:
-            return
         known = devices or {}
         with self._book.transaction() as connection:
             for result in results:
@@ -149,14 +135,20 @@ class Run:
                     self._issued(connection, name_of(result.request), result.device_id, result.serial)
                     if self._announce:
                         device = known.get(result.device_id) or Device(result.device_id)
-                        _enter(connection, result, device, self._profile)
+                        enter_registration(
+                            connection,
+                            result.device_id,
+                            result.serial,
+                            self._profile,
+                            json.dumps(dict(device.attributes)),
+                            result.chain[0],
+                            _now(),
+                        )
                 elif result.lasting:
                     self._refused(connection, result)
 
     def record_complete(self, device_ids: Iterable[str]) -> None:
         """Write down devices that turned out to have their certificates. Raises as `record`."""
-        if self._book is None:
-            return
         with self._book.transaction() as connection:
             for device_id in device_ids:
                 self._issued(connection, device_id, device_id, None)
@@ -170,8 +162,6 @@ class Run:
         Raises:
             FolderError: the disk is full, say.
         """
-        if self._book is None or not serials:
-            return
         with self._book.transaction() as connection:
             connection.executemany(
                 "UPDATE devices SET state = 'issued', settled_at = ?, device_id = name, serial = ?"
@@ -181,9 +171,8 @@ class Run:
 
     def end(self) -> None:
         """Let the same words be a new run: every device has its certificate. Raises FolderError."""
-        if self._book is not None:
-            with self._book.transaction(durable=True) as connection:
-                connection.execute("UPDATE orders SET ended_at = ? WHERE id = ?", (_now(), self.number))
+        with self._book.transaction(durable=True) as connection:
+            connection.execute("UPDATE orders SET ended_at = ? WHERE id = ?", (_now(), self.number))
 
     def _issued(
         self, connection: sqlite3.Connection, name: str, device_id: str, serial: SerialNumber | None
@@ -259,11 +248,11 @@ def name_of(request: CertificateRequest) -> str:
     return request.device_id or hashlib.sha256(request.csr).hexdigest()
 
 
-def _open_run(connection: sqlite3.Connection, words: str) -> sqlite3.Row | None:
+def _open_run(connection: sqlite3.Connection, words: str) -> int | None:
     row: sqlite3.Row | None = connection.execute(
         "SELECT id FROM orders WHERE asked = ? AND ended_at IS NULL", (words,)
     ).fetchone()
-    return row
+    return int(row["id"]) if row else None
 
 
 def _begin(connection: sqlite3.Connection, words: str, devices: Iterable[Device], *, drawn: bool) -> int:
@@ -279,24 +268,6 @@ def _begin(connection: sqlite3.Connection, words: str, devices: Iterable[Device]
         ),
     )
     return number
-
-
-def _enter(
-    connection: sqlite3.Connection, certificate: IssuedCertificate, device: Device, profile: str
-) -> None:
-    """Put a certificate into the outbox, once."""
-    connection.execute(
-        "INSERT INTO registrations (device_id, serial, profile, attributes, certificate, state, due_at)"
-        " VALUES (?, ?, ?, ?, ?, 'waiting', ?) ON CONFLICT DO NOTHING",
-        (
-            certificate.device_id,
-            certificate.serial.hex(),
-            profile,
-            json.dumps(dict(device.attributes)),
-            certificate.chain[0],
-            _now(),
-        ),
-    )
 
 
 def _outcome(row: sqlite3.Row) -> DeviceOutcome:

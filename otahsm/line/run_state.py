@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.errors import FolderError
+from otahsm.pki import SerialNumber
 
 RUN_STATE: Final = ".otahsm.sqlite3"
 _VERSION: Final = 1
@@ -147,3 +148,20 @@ class RunState:
                 f"{self.path} is damaged: {error}",
                 hint="Move it away and run the command again. Complete device folders are left alone.",
             ) from error
+
+
+def enter_registration(
+    connection: sqlite3.Connection,
+    device_id: str,
+    serial: SerialNumber,
+    profile: str,
+    attributes: str,
+    certificate: bytes,
+    due_at: int,
+) -> int:
+    """Put a certificate into the outbox; return 0 if it was there before, else 1."""
+    return connection.execute(
+        "INSERT INTO registrations (device_id, serial, profile, attributes, certificate, state, due_at)"
+        " VALUES (?, ?, ?, ?, ?, 'waiting', ?) ON CONFLICT DO NOTHING",
+        (device_id, serial.hex(), profile, attributes, certificate, due_at),
+    ).rowcount

@@ -15,7 +15,7 @@ from asn1crypto import pem, x509
 
 from otahsm.errors import RequestRefusedError
 from otahsm.line.layouts import LAYOUTS, File, LayoutName
-from otahsm.line.run_state import RunState
+from otahsm.line.run_state import RunState, enter_registration
 from otahsm.pki import SerialNumber
 
 _PAGE: Final = 512
@@ -59,18 +59,15 @@ def collect(book: RunState) -> Collected:
                 if certificate is None:
                     missing += 1
                     continue
-                entered += connection.execute(
-                    "INSERT INTO registrations"
-                    " (device_id, serial, profile, attributes, certificate, state, due_at)"
-                    " VALUES (?, ?, ?, ?, ?, 'waiting', 0) ON CONFLICT DO NOTHING",
-                    (
-                        row["device_id"],
-                        SerialNumber(certificate.serial_number).hex(),
-                        _profile(json.loads(row["asked"])),
-                        row["attributes"],
-                        certificate.dump(),
-                    ),
-                ).rowcount
+                entered += enter_registration(
+                    connection,
+                    row["device_id"],
+                    SerialNumber(certificate.serial_number),
+                    _profile(json.loads(row["asked"])),
+                    row["attributes"],
+                    certificate.dump(),
+                    due_at=0,
+                )
     return Collected(entered, missing)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.line import Device as AskedDevice
-from otahsm.line import DeviceFolders, Done, IssueOptions, issue_devices
+from otahsm.line import DeviceFolders, Done, IssueOptions, Run, issue_devices
 from otahsm.pki import KeyType
 
 from support.harness import Fleet, RunningDaemon, running
@@ -48,7 +48,9 @@ async def _issue_one_of_each(daemon: RunningDaemon) -> dict[str, Path]:
         folders = DeviceFolders(config.devices, authority.trust_anchor, config.server_ca, config.gateway_url)
         for key_type in KEY_TYPES:
             device = AskedDevice(f"dev-{key_type}")
-            async for report in issue_devices(client.issuance, folders, [device], IssueOptions(key_type)):
+            run = Run.open(folders, [key_type], [device])
+            options = IssueOptions(key_type)
+            async for report in issue_devices(client.issuance, folders, [device], options, run=run):
                 assert isinstance(report, Done), report
         folders.close()
     return {key_type: folders.path(f"dev-{key_type}") for key_type in KEY_TYPES}

@@ -135,7 +135,8 @@ def interrupted(line: Fleet, out: Path, name: str, count: int) -> None:
             devices = numbered_devices(
                 Template.parse(name + "-{seq:03d}", numbers=frozenset({"seq"})), count, {}
             )
-            async for report in issue_devices(client.issuance, folders, devices, IssueOptions(batch=name)):
+            run, options = Run.open(folders, ["by another command"], devices), IssueOptions(batch=name)
+            async for report in issue_devices(client.issuance, folders, devices, options, run=run):
                 assert isinstance(report, Done)
 
     asyncio.run(make())

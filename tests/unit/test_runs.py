@@ -58,7 +58,7 @@ def refused(device_id: str, error: OtahsmError | None = None) -> Refusal:
 def test_the_same_words_get_the_same_ids_until_the_order_has_ended(folders: DeviceFolders) -> None:
     first = open_run(folders)
     again = open_run(folders)
-    assert (first.resumed, again.resumed) == (False, True)
+    assert again.number == first.number
     assert len(set(ids(first))) == first.count == 3
     assert ids(again) == ids(first)
     again.end()
@@ -123,15 +123,6 @@ def test_what_was_complete_already_is_remembered(folders: DeviceFolders) -> None
     assert Run.open(folders, ASKED).outcomes(["a"]) == {"a": "a"}
 
 
-def test_an_order_that_is_not_written_down_knows_nothing(folders: DeviceFolders) -> None:
-    run = Run()
-    run.record([issued("a"), refused("b")])
-    run.record_complete(["c"])
-    run.end()
-    assert not run.outcomes(["a", "b", "c"])
-    assert not (folders.root / RUN_STATE).exists()
-
-
 def test_an_order_is_begun_whole_or_not_at_all(folders: DeviceFolders) -> None:
     def breaks() -> Iterator[Device]:
         yield Device("a")
@@ -139,7 +130,7 @@ def test_an_order_is_begun_whole_or_not_at_all(folders: DeviceFolders) -> None:
 
     with pytest.raises(FolderError):
         Run.open(folders, ASKED, breaks())
-    assert not Run.open(folders, ASKED, [Device("b")]).resumed
+    Run.open(folders, ASKED, [Device("b")])
     assert ids(Run.open(folders, ASKED)) == ["b"]
 
 
@@ -153,7 +144,7 @@ def test_what_was_recorded_is_there_after_a_kill(tmp_path: Path) -> None:
     assert killed.returncode == -9
     folders = DeviceFolders(tmp_path, b"")
     run = open_run(folders)
-    assert run.resumed
+    assert run.number == 1
     assert run.outcomes(["a"]) == {"a": "a"}
     folders.close()
 
@@ -174,7 +165,7 @@ def test_a_damaged_book_is_named_and_a_new_one_can_be_begun(tmp_path: Path, dama
     assert str(tmp_path / RUN_STATE) in raised.value.message
     assert "Move it away" in raised.value.hint
     shutil.move(tmp_path / RUN_STATE, tmp_path / "old")
-    assert not open_run(folders).resumed
+    assert not open_run(folders).outcomes(["a"])
     folders.close()
 
 
