@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 import pkcs11
@@ -24,6 +26,15 @@ _REFUSALS: Final = (
     exceptions.MultipleObjectsReturned,
     exceptions.MultipleTokensReturned,
 )
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Raise PKCS#11 errors as ours; `doing` completes "the token failed while ..."."""
+    try:
+        yield
+    except pkcs11.PKCS11Error as error:
+        raise explain(error, doing) from None
 
 
 def explain(error: pkcs11.PKCS11Error, doing: str) -> OtahsmError:

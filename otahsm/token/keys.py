@@ -14,7 +14,7 @@ from pkcs11.constants import DEFAULT
 from otahsm.config import KeyConfig, Pkcs11Uri
 from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
 from otahsm.pki import FAMILIES, SIGNATURE_ALGORITHMS, KeyType, PublicKey, family_of_type
-from otahsm.token.faults import explain
+from otahsm.token.faults import explained
 from otahsm.token.mechanisms import mechanisms_for, signing_mechanisms
 
 THROWAWAY_LABEL: Final = "otahsm-bench-"  # what the labels of keys begin with that may be destroyed
@@ -99,14 +99,12 @@ def find_private_key(session: pkcs11.Session, wanted: Pkcs11Uri) -> pkcs11.Priva
         TokenUnavailableError: it is not there (some tokens say so when they mean "logged out").
         TokenRefusedError: there is more than one.
     """
-    try:
+    with explained("looking for the key"):
         found = list(session.get_objects(_template(wanted)))
         if len(found) == 1:
             return cast(pkcs11.PrivateKey, found[0])
         shown = found or list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
         listing = ", ".join(str(_uri_of(key)) for key in shown[:_MOST_SHOWN]) or "none"
-    except pkcs11.PKCS11Error as error:
-        raise explain(error, "looking for the key") from None
     if found:
         raise TokenRefusedError(
             f"{len(found)} private keys in the token match {wanted}: {listing}",

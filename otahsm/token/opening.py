@@ -11,7 +11,7 @@ from pkcs11 import Attribute
 from otahsm.config import KeyConfig, KeyFlaw
 from otahsm.errors import TokenRefusedError
 from otahsm.pki import PublicKey, signature_algorithm
-from otahsm.token.faults import explain
+from otahsm.token.faults import explained
 from otahsm.token.keys import find_private_key
 from otahsm.token.mechanisms import choose_mechanism
 from otahsm.token.session import Login
@@ -51,12 +51,10 @@ def open_key(login: Login, wanted: KeyConfig, public_key: PublicKey) -> SigningK
 def get_ready(login: Login, key: pkcs11.PrivateKey, wanted: KeyConfig, public_key: PublicKey) -> SigningKey:
     """Check a key that was found, and choose how it signs. Raises as `open_key`."""
     algorithm = signature_algorithm(public_key, pss=wanted.signs_with_pss)
-    try:
+    with explained("showing what the key is"):
         _check_flaws(key, wanted)
         mechanism = choose_mechanism(login.session.token.slot, algorithm, wanted.mechanism)
         again = PinAtEachSignature(login.pin, login.guard) if _wants_pin(key) else None
-    except pkcs11.PKCS11Error as error:
-        raise explain(error, "showing what the key is") from None
     return SigningKey(key, public_key, algorithm, mechanism, again)
 
 

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-import pkcs11
 from cryptography import x509
 
 from otahsm.errors import TokenUnavailableError
-from otahsm.token.faults import explain
+from otahsm.token.faults import explained
 from otahsm.token.signer import open_keys
 from otahsm.token.signing import SigningKey
 from otahsm.workers import run_worker
@@ -73,13 +72,11 @@ def _repeat(step: Callable[[], None], seconds: float) -> float:
     """Do something for a given time; return how often a second."""
     count = 0
     began = time.perf_counter()
-    try:
+    with explained("signing"):
         while (passed := time.perf_counter() - began) < seconds:
             for _ in range(_STRETCH):
                 step()
             count += _STRETCH
-    except pkcs11.PKCS11Error as error:
-        raise explain(error, "signing") from None
     return count / passed
 
 

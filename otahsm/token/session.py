@@ -13,7 +13,7 @@ from pkcs11._pkcs11 import lib as Library  # noqa: N812 - it is a class, and the
 from otahsm.config import Pkcs11Uri, ReplicaConfig
 from otahsm.errors import ConfigError, PinRefusedError, TokenRefusedError, TokenUnavailableError
 from otahsm.token import module
-from otahsm.token.faults import explain
+from otahsm.token.faults import explained
 from otahsm.token.guard import LoginGuard
 from otahsm.token.pin import read_pin
 from otahsm.workers import outliving_the_daemon
@@ -78,19 +78,14 @@ def load_module(config: ReplicaConfig) -> Library:
 def _open(config: ReplicaConfig, *, read_write: bool) -> Login:
     guard = LoginGuard(config.guard_dir)
     with guard.lock():
-        try:
+        with explained("being opened"):
             token = find_token(load_module(config), config.uri)
             _check_pin_flags(token)
             # Does the token answer at all? If not, no PIN is at stake yet.
             read_write = read_write or not _has_read_only_sessions(token)
-        except pkcs11.PKCS11Error as error:
-            raise explain(error, "being opened") from None
         pin = read_pin(config.pin_source)
-        with outliving_the_daemon(_LOGIN_SECONDS), guard.one_try():
-            try:
-                return Login(token.open(rw=read_write, user_pin=pin), pin, guard, read_write)
-            except pkcs11.PKCS11Error as error:
-                raise explain(error, "logging in") from None
+        with outliving_the_daemon(_LOGIN_SECONDS), guard.one_try(), explained("logging in"):
+            return Login(token.open(rw=read_write, user_pin=pin), pin, guard, read_write)
 
 
 def find_token(library: Library, wanted: Pkcs11Uri) -> pkcs11.Token:

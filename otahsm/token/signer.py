@@ -14,12 +14,10 @@ from functools import partial
 from itertools import chain
 from queue import SimpleQueue
 
-import pkcs11
-
 from otahsm.config import Config, KeyConfig, ReplicaConfig
 from otahsm.errors import ConfigError, OtahsmError
 from otahsm.pki import PublicKey, load_public_key
-from otahsm.token.faults import explain
+from otahsm.token.faults import explained
 from otahsm.token.opening import open_key
 from otahsm.token.pool import PROBE
 from otahsm.token.session import logged_in
@@ -99,10 +97,8 @@ def open_keys(setup: list[bytes]) -> list[list[SigningKey]]:
 def _open(token: ReplicaConfig, wanted: Sequence[tuple[KeyConfig, PublicKey]]) -> list[list[SigningKey]]:
     login = _for_life.enter_context(logged_in(token))
     first = login.session
-    try:
+    with explained(f"opening {token.sessions} sessions"):
         sessions = [first, *(login.open_another() for _ in range(token.sessions - 1))]
-    except pkcs11.PKCS11Error as error:
-        raise explain(error, f"opening {token.sessions} sessions") from None
     opened = [[open_key(login._replace(session=session), *key) for key in wanted] for session in sessions]
     for key in chain.from_iterable(opened):
         key.sign(PROBE)

@@ -26,7 +26,7 @@ from otahsm.pki import (
 )
 from otahsm.token.ceremony.key_pairs import Made, NewKey, new_key, new_serial
 from otahsm.token.facts import KeyFacts, read_facts
-from otahsm.token.faults import explain
+from otahsm.token.faults import explained
 from otahsm.token.keys import decode_public_key, find_private_key
 from otahsm.token.opening import get_ready
 from otahsm.token.pool import PROBE
@@ -99,13 +99,11 @@ def existing_key(
         OtahsmError: as `logged_in` and `open_key`; or the token has no public key beside the private one.
     """
     with logged_in(token) as login:
-        try:
+        with explained("showing the key"):
             private = find_private_key(login.session, wanted.key)
             known = public_key or _public_key_of(login.session, private)
             signing = get_ready(login, private, wanted, known)
             facts = read_facts(login, private, known)
-        except pkcs11.PKCS11Error as error:
-            raise explain(error, "showing the key") from None
         yield NewKey(known, signing, facts)
 
 

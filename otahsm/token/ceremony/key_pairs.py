@@ -30,7 +30,7 @@ from otahsm.pki import (
 )
 from otahsm.token import keys
 from otahsm.token.facts import KeyFacts, read_facts
-from otahsm.token.faults import explain
+from otahsm.token.faults import explained
 from otahsm.token.files import write_certificate
 from otahsm.token.mechanisms import signing_mechanisms
 from otahsm.token.opening import get_ready
@@ -113,18 +113,13 @@ def new_key(token: ReplicaConfig, wanted: KeyConfig, key_type: KeyType) -> Itera
         OtahsmError: as `logged_in`.
     """
     with logged_in(token, read_write=True) as login:
-        try:
+        with explained("looking for existing keys"):
             keys.refuse_existing(login.session, wanted)
-        except pkcs11.PKCS11Error as error:
-            raise explain(error, "looking for existing keys") from None
         public, private = keys.generate(login.session, wanted, key_type)
-        try:
-            with keys.destroyed_on_failure((public, private)):
-                public_key = keys.decode_public_key(public)
-                signing = get_ready(login, private, wanted, public_key)
-                yield NewKey(public_key, signing, read_facts(login, private, public_key))
-        except pkcs11.PKCS11Error as error:
-            raise explain(error, "reading the new public key") from None
+        with explained("reading the new public key"), keys.destroyed_on_failure((public, private)):
+            public_key = keys.decode_public_key(public)
+            signing = get_ready(login, private, wanted, public_key)
+            yield NewKey(public_key, signing, read_facts(login, private, public_key))
 
 
 def _self_sign(key: NewKey, common_name: str, now: datetime, days: int, kind: RootKind) -> bytes:
@@ -152,17 +147,13 @@ def inspect_key(token: ReplicaConfig, ca: CaConfig, issuer: Issuer) -> KeyReport
     Raises:
         OtahsmError: as `logged_in`; or the key is not there.
     """
-    with logged_in(token) as login:
-        try:
-            private = keys.find_private_key(login.session, ca.key)
-            report = KeyReport(
-                facts=read_facts(login, private, issuer.public_key),
-                mechanisms=signing_mechanisms(login.session.token.slot),
-                matches_certificate=_signs_for(login, private, ca, issuer),
-            )
-        except pkcs11.PKCS11Error as error:
-            raise explain(error, "being inspected") from None
-    return report
+    with logged_in(token) as login, explained("being inspected"):
+        private = keys.find_private_key(login.session, ca.key)
+        return KeyReport(
+            facts=read_facts(login, private, issuer.public_key),
+            mechanisms=signing_mechanisms(login.session.token.slot),
+            matches_certificate=_signs_for(login, private, ca, issuer),
+        )
 
 
 def destroy_key(token: ReplicaConfig, ca: CaConfig, issuer: Issuer) -> KeyFacts:
@@ -175,14 +166,11 @@ def destroy_key(token: ReplicaConfig, ca: CaConfig, issuer: Issuer) -> KeyFacts:
         BadSignatureError: it is another key; nothing was destroyed.
         OtahsmError: as `logged_in` and `open_key`.
     """
-    with logged_in(token, read_write=True) as login:
+    with logged_in(token, read_write=True) as login, explained(f"destroying the key {ca.key}"):
         private = keys.find_private_key(login.session, ca.key)
-        try:
-            facts = read_facts(login, private, issuer.public_key)
-            get_ready(login, private, _accepting_all(ca), issuer.public_key).sign(PROBE)
-            keys.destroy_pair(login.session, ca)
-        except pkcs11.PKCS11Error as error:
-            raise explain(error, f"destroying the key {ca.key}") from None
+        facts = read_facts(login, private, issuer.public_key)
+        get_ready(login, private, _accepting_all(ca), issuer.public_key).sign(PROBE)
+        keys.destroy_pair(login.session, ca)
     return facts
 
 
@@ -215,11 +203,8 @@ def throwaway_ca(
         write_certificate(ca.certificate, root.der)
         yield ca
     finally:
-        with logged_in(token, read_write=True) as login:
-            try:
-                keys.destroy_throwaway(login.session, ca)
-            except pkcs11.PKCS11Error as error:
-                raise explain(error, f"destroying the throwaway key {name}") from None
+        with logged_in(token, read_write=True) as login, explained(f"destroying the throwaway key {name}"):
+            keys.destroy_throwaway(login.session, ca)
 
 
 def _signs_for(login: Login, private: pkcs11.PrivateKey, ca: CaConfig, issuer: Issuer) -> bool:
