@@ -4,18 +4,8 @@ from otahsm.access.caller import Caller
 from otahsm.access.calls import Call, Open
 from otahsm.access.control import AccessControl
 from otahsm.access.deny_list import SUBJECTS, Denied, DenyList
-from otahsm.access.policy import (
-    ANY_BELOW,
-    DAY_ENDS,
-    DAYS,
-    EVERY_PROFILE,
-    Grant,
-    NamePattern,
-    Policy,
-    Role,
-    Times,
-)
-from otahsm.access.quota import Quotas, Share, Use, come_back, day_of, given_back, share_of
+from otahsm.access.policy import ANY_BELOW, DAY_ENDS, DAYS, EVERY_PROFILE, Grant, Policy, Role, Times
+from otahsm.access.quota import Quotas, Use, come_back, day_of, given_back, share_of
 
 __all__ = [
     "ANY_BELOW",
@@ -29,12 +19,10 @@ __all__ = [
     "Denied",
     "DenyList",
     "Grant",
-    "NamePattern",
     "Open",
     "Policy",
     "Quotas",
     "Role",
-    "Share",
     "Times",
     "Use",
     "come_back",

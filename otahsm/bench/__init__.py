@@ -4,16 +4,14 @@ Nothing here touches the fleet's CA or its ledger: keys are made for the purpose
 ledger. Only a daemon that is named with `--target` issues what it always issues.
 """
 
-from otahsm.bench.issuing import IssueBench, LoadPlan, bench_issue, bench_target, count_calls
-from otahsm.bench.results import IssueResult, Latency, ProcessUse, TokenRate
+from otahsm.bench.issuing import LoadPlan, bench_issue, bench_target, count_calls
+from otahsm.bench.results import IssueResult, Latency, TokenRate
 from otahsm.bench.signing import bench_token
 
 __all__ = [
-    "IssueBench",
     "IssueResult",
     "Latency",
     "LoadPlan",
-    "ProcessUse",
     "TokenRate",
     "bench_issue",
     "bench_target",

@@ -4,18 +4,12 @@ Relative paths are relative to the file that names them. A machine needs only th
 does: a factory line has `[client]` alone, a daemon has no `[client]`.
 """
 
-from otahsm.config.fields import Section
 from otahsm.config.guarded_files import files_of_all, files_of_daemon, files_of_signers
 from otahsm.config.loading import load_config, load_policy, parse_config, section
-from otahsm.config.policy import (
-    ClientPolicy,
-    PolicyConfig,
-    parse_times,
-)
+from otahsm.config.policy import ClientPolicy, parse_times
 from otahsm.config.profiles import ProfileConfig
 from otahsm.config.registration import BackendKind, HeaderConfig, RegistrationConfig, is_header_value
 from otahsm.config.sections import (
-    AccessConfig,
     AuthorityConfig,
     ClientConfig,
     Config,
@@ -31,7 +25,6 @@ from otahsm.config.token import (
     CheckpointConfig,
     KeyConfig,
     KeyFlaw,
-    PinKind,
     PinSource,
     ReplicaConfig,
     TokenConfig,
@@ -39,7 +32,6 @@ from otahsm.config.token import (
 from otahsm.config.uri import Pkcs11Uri
 
 __all__ = [
-    "AccessConfig",
     "AuthorityConfig",
     "BackendKind",
     "CaConfig",
@@ -54,14 +46,11 @@ __all__ = [
     "KeyConfig",
     "KeyFlaw",
     "LedgerConfig",
-    "PinKind",
     "PinSource",
     "Pkcs11Uri",
-    "PolicyConfig",
     "ProfileConfig",
     "RegistrationConfig",
     "ReplicaConfig",
-    "Section",
     "TlsConfig",
     "TokenConfig",
     "ca_section",

@@ -5,15 +5,7 @@ next. It is raised where the failure is understood and turned into a status (`ot
 exit code (`otahsm.cli`) only at the edge. Nothing here but `status` needs protobuf.
 """
 
-from otahsm.errors.base import (
-    KINDS,
-    Code,
-    ExitCode,
-    OtahsmError,
-    UnknownError,
-    Violation,
-    from_reason,
-)
+from otahsm.errors.base import KINDS, Code, ExitCode, OtahsmError, UnknownError, Violation, from_reason
 from otahsm.errors.daemon import (
     AuthorityUnusableError,
     BadSignatureError,

@@ -1,8 +1,7 @@
 """The only room that talks SQL: what was intended, what was issued, and to whom."""
 
 from otahsm.ledger.db.database import Database, database_of, throwaway
-from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status, Tally
-from otahsm.ledger.merkle_log import MerkleLog
+from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status
 from otahsm.ledger.read.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.read.crl_reader import CrlReader, CrlState
 from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
@@ -24,7 +23,6 @@ from otahsm.ledger.records import (
     CrlRow,
     InProgress,
     Intent,
-    Issue,
     JournalResult,
     OverQuota,
     Renewal,
@@ -36,8 +34,8 @@ from otahsm.ledger.records import (
     Tell,
 )
 from otahsm.ledger.store import Ledger
-from otahsm.ledger.tree.proofs import Head, LoggedLeaf
-from otahsm.ledger.tree.verdict import Finding, Verdict
+from otahsm.ledger.tree.proofs import Head
+from otahsm.ledger.tree.verdict import Verdict
 from otahsm.ledger.tree.verification import verify
 
 __all__ = [
@@ -63,17 +61,13 @@ __all__ = [
     "EventFilter",
     "EventPage",
     "Filter",
-    "Finding",
     "Group",
     "Head",
     "InProgress",
     "Intent",
-    "Issue",
     "JournalResult",
     "Ledger",
     "LedgerReader",
-    "LoggedLeaf",
-    "MerkleLog",
     "OverQuota",
     "Page",
     "Renewal",
@@ -83,7 +77,6 @@ __all__ = [
     "RevocationRequest",
     "Status",
     "StoredCrl",
-    "Tally",
     "Tell",
     "Verdict",
     "copy_ledger",

@@ -19,7 +19,7 @@ from otahsm.line.device_lists import (
 )
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.issuing import Done, Failed, IssueOptions, issue_devices, sign_csrs
-from otahsm.line.keys import DeviceKey, make_csr, make_device_key
+from otahsm.line.keys import make_csr, make_device_key
 from otahsm.line.layouts import LayoutName
 from otahsm.line.run import Run, refusals_of, unfinished_runs
 
@@ -27,7 +27,6 @@ __all__ = [
     "SEQUENCE",
     "Device",
     "DeviceFolders",
-    "DeviceKey",
     "DeviceList",
     "Done",
     "Failed",

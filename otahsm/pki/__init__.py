@@ -14,13 +14,7 @@ from otahsm.pki.anchor import (
     name_of,
 )
 from otahsm.pki.bundle import find_chain_problems, order_bundle
-from otahsm.pki.certificate import (
-    Validity,
-    assemble,
-    build_tbs,
-    validity_at,
-    validity_of,
-)
+from otahsm.pki.certificate import Validity, assemble, build_tbs, validity_at, validity_of
 from otahsm.pki.chain import Chain, Issuer, check_signs_crls, load_chain, load_issuer
 from otahsm.pki.crl import (
     CrlDescription,

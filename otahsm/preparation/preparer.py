@@ -12,13 +12,7 @@ import secrets
 from functools import cache
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import (
-    SERIAL_RANDOM_BYTES,
-    SubjectTemplate,
-    TbsTemplate,
-    check_csr,
-    make_serial,
-)
+from otahsm.pki import SERIAL_RANDOM_BYTES, SubjectTemplate, TbsTemplate, check_csr, make_serial
 from otahsm.preparation.codec import Draft, Task, decode_tasks, encode_answer
 from otahsm.preparation.terms import decode_terms
 from otahsm.workers import run_worker

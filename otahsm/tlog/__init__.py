@@ -6,7 +6,7 @@ tlog-witness.
 """
 
 from otahsm.tlog.checkpoint import Checkpoint, open_checkpoint
-from otahsm.tlog.leaf import Leaf, parse_leaf
+from otahsm.tlog.leaf import parse_leaf
 from otahsm.tlog.merkle import (
     EMPTY_ROOT,
     HASH_BYTES,
@@ -22,17 +22,7 @@ from otahsm.tlog.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from otahsm.tlog.note import (
-    Note,
-    NoteSignature,
-    OpenedNote,
-    SignatureType,
-    VerifierKey,
-    assemble,
-    open_note,
-    parse_note,
-    text_to_sign,
-)
+from otahsm.tlog.note import Note, SignatureType, VerifierKey, assemble, open_note, parse_note, text_to_sign
 from otahsm.tlog.proof import ConsistencyProof, InclusionProof
 
 __all__ = [
@@ -44,10 +34,7 @@ __all__ = [
     "ConsistencyProof",
     "Fetch",
     "InclusionProof",
-    "Leaf",
     "Note",
-    "NoteSignature",
-    "OpenedNote",
     "Row",
     "SignatureType",
     "VerifierKey",

@@ -37,13 +37,7 @@ from otahsm.daemon.edge.open_calls import OpenCalls
 from otahsm.daemon.edge.tls import Context, caller_of, chain_of
 from otahsm.daemon.edge.trust import Trust
 from otahsm.daemon.wire import read_message
-from otahsm.errors import (
-    NotAllowedError,
-    OtahsmError,
-    RequestRefusedError,
-    TimeOverError,
-    TooManyCallsError,
-)
+from otahsm.errors import NotAllowedError, OtahsmError, RequestRefusedError, TimeOverError, TooManyCallsError
 from otahsm.errors.status import to_status
 from otahsm.system.clock import Clock
 

@@ -13,18 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from sqlalchemy import (
-    Connection,
-    Dialect,
-    Insert,
-    Table,
-    bindparam,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Dialect, Insert, Table, bindparam, delete, func, insert, select, update
 
 from otahsm.ledger.db.dialects import Among, columns_given, try_to_sequence, write_rows
 from otahsm.ledger.schema import leaves, nodes, pending_leaves, tree

@@ -9,17 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Dialect,
-    Insert,
-    exists,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Dialect, Insert, exists, func, insert, select, update
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.db.dialects import columns_given, write_rows

@@ -4,7 +4,6 @@ from otahsm.token.ceremony.importing import import_key
 from otahsm.token.ceremony.intermediate import check_key, create_request, prove_possession
 from otahsm.token.ceremony.key_pairs import (
     MAX_NAME,
-    KeyReport,
     Made,
     create_checkpoint_key,
     create_root,
@@ -16,7 +15,6 @@ from otahsm.token.ceremony.key_pairs import (
 
 __all__ = [
     "MAX_NAME",
-    "KeyReport",
     "Made",
     "check_key",
     "create_checkpoint_key",

@@ -15,13 +15,7 @@ import typer
 from otahsm.cli.commands.batch.options import NameArgument
 from otahsm.cli.commands.batch.text import fields_of
 from otahsm.cli.connect import connect, load_client
-from otahsm.cli.options import (
-    DEFAULT_CONFIG,
-    ConfigOption,
-    DevicesOption,
-    JsonOption,
-    PatienceOption,
-)
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, DevicesOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.cli.output.files import new_file, write_new
 from otahsm.client import Batch, LedgerEntry, Query, Refusal, TransparencyClient

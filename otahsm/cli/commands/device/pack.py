@@ -7,13 +7,7 @@ from typing import Annotated
 import typer
 
 from otahsm.cli.connect import load_client
-from otahsm.cli.options import (
-    DEFAULT_CONFIG,
-    ConfigOption,
-    DevicesOption,
-    JsonOption,
-    NewFileOption,
-)
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, DevicesOption, JsonOption, NewFileOption
 from otahsm.cli.output.fields import print_json
 from otahsm.cli.output.files import new_path
 from otahsm.errors import ConfigError

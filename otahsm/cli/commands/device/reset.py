@@ -7,13 +7,7 @@ from typing import Annotated
 import typer
 
 from otahsm.cli.connect import ask
-from otahsm.cli.options import (
-    DEFAULT_CONFIG,
-    ConfigOption,
-    JsonOption,
-    PatienceOption,
-    ProfileOption,
-)
+from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption, ProfileOption
 from otahsm.cli.output.fields import print_outcome
 
 

@@ -14,14 +14,7 @@ from otahsm.cli.inputs import read_file
 from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.config import CheckpointConfig
 from otahsm.errors import ConfigError, EvidenceError
-from otahsm.tlog import (
-    Checkpoint,
-    ConsistencyProof,
-    InclusionProof,
-    VerifierKey,
-    open_checkpoint,
-    parse_leaf,
-)
+from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, VerifierKey, open_checkpoint, parse_leaf
 
 KeysOption = Annotated[
     list[Path] | None,

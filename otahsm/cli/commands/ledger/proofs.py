@@ -7,11 +7,7 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.commands.ledger.evidence import (
-    check_consistency,
-    check_inclusion,
-    read_key,
-)
+from otahsm.cli.commands.ledger.evidence import check_consistency, check_inclusion, read_key
 from otahsm.cli.connect import ask
 from otahsm.cli.inputs import read_file, serial_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutputOption, PatienceOption

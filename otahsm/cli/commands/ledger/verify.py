@@ -10,11 +10,7 @@ from typing import Annotated, Final, Self
 
 import typer
 
-from otahsm.cli.commands.ledger.evidence import (
-    KeysOption,
-    known_checkpoints,
-    trusted_keys,
-)
+from otahsm.cli.commands.ledger.evidence import KeysOption, known_checkpoints, trusted_keys
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_json
 from otahsm.config import load_config, section
