@@ -10,7 +10,7 @@ numbers.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -75,55 +75,28 @@ intents: Final = Table(
 # One that may have a certificate, and that none has taken the place of.
 live: Final = (intents.c.void_reason.is_(None)) & (intents.c.superseded_at.is_(None))
 
-_live = text("void_reason IS NULL AND superseded_at IS NULL")
-_live_and_named = text("void_reason IS NULL AND superseded_at IS NULL AND request_id <> ''")
-_not_void = text("void_reason IS NULL")
-_superseding = text("superseded_by IS NOT NULL")
-_superseded = text("superseded_at IS NOT NULL")
+
+def _where(condition: str) -> dict[str, Any]:
+    """Have an index hold only the rows of which a condition is true, in both databases."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
+_LIVE: Final = "void_reason IS NULL AND superseded_at IS NULL"
 
 # Exactly once (I3): of the intents that are live, one a device and profile, one a request id. Each index over
 # random values costs a page of the disk for each certificate: there are no more than are needed.
 Index("ix_intents_serial", intents.c.serial, unique=True)
-Index(
-    "ix_intents_device",
-    intents.c.device_id,
-    intents.c.profile,
-    unique=True,
-    sqlite_where=_live,
-    postgresql_where=_live,
-)
-Index(
-    "ix_intents_request",
-    intents.c.request_id,
-    unique=True,
-    sqlite_where=_live_and_named,
-    postgresql_where=_live_and_named,
-)
+Index("ix_intents_device", intents.c.device_id, intents.c.profile, unique=True, **_where(_LIVE))
+Index("ix_intents_request", intents.c.request_id, unique=True, **_where(f"{_LIVE} AND request_id <> ''"))
 # A key stays its device's, whatever became of the certificate.
-Index("ix_intents_key", intents.c.spki_sha256, sqlite_where=_not_void, postgresql_where=_not_void)
-Index(
-    "ix_intents_superseded", intents.c.superseded_by, sqlite_where=_superseding, postgresql_where=_superseding
-)
-Index(
-    "ix_intents_superseded_device",
-    intents.c.device_id,
-    sqlite_where=_superseded,
-    postgresql_where=_superseded,
-)
+Index("ix_intents_key", intents.c.spki_sha256, **_where("void_reason IS NULL"))
+Index("ix_intents_superseded", intents.c.superseded_by, **_where("superseded_by IS NOT NULL"))
+Index("ix_intents_superseded_device", intents.c.device_id, **_where("superseded_at IS NOT NULL"))
 
 # What was voided is looked up by these. They cost issuing nothing: rows that are live are not in them.
-_voided = text("void_reason IS NOT NULL")
-Index("ix_intents_void", intents.c.serial, sqlite_where=_voided, postgresql_where=_voided)
-Index("ix_intents_void_device", intents.c.device_id, sqlite_where=_voided, postgresql_where=_voided)
-
-_in_a_batch = text("batch_id IS NOT NULL")
-Index(
-    "ix_intents_batch",
-    intents.c.batch_id,
-    intents.c.serial,
-    sqlite_where=_in_a_batch,
-    postgresql_where=_in_a_batch,
-)
+Index("ix_intents_void", intents.c.serial, **_where("void_reason IS NOT NULL"))
+Index("ix_intents_void_device", intents.c.device_id, **_where("void_reason IS NOT NULL"))
+Index("ix_intents_batch", intents.c.batch_id, intents.c.serial, **_where("batch_id IS NOT NULL"))
 
 # Orders of so many certificates: see `otahsm.ledger.write.batches`.
 batches: Final = Table(

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _live = sa.text("void_reason IS NULL")
@@ -48,9 +46,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("intent_id", name="pk_certificates"),
         sa.ForeignKeyConstraint(["intent_id"], ["intents.id"], name="fk_certificates_intent_id"),
     )
-
-
-def downgrade() -> None:
-    """Drop both tables, and with them every memory of what was issued."""
-    op.drop_table("certificates")
-    op.drop_table("intents")

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -22,11 +20,3 @@ def upgrade() -> None:
     )
     op.execute("INSERT INTO replicas SELECT 1, closed_below FROM progress")
     op.drop_table("progress")
-
-
-def downgrade() -> None:
-    """Forget who wrote what; right when no daemon runs and nothing is open."""
-    op.create_table("progress", sa.Column("closed_below", _Id, nullable=False))
-    op.execute("INSERT INTO progress SELECT min(closed_below) FROM replicas")
-    op.drop_table("replicas")
-    op.drop_column("intents", "place")

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -48,9 +46,3 @@ def upgrade() -> None:
         sa.Column("this_update", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("issuer_key_id", name="pk_crl_numbers"),
     )
-
-
-def downgrade() -> None:
-    """Forget what was revoked, and the numbers of the CRLs that said so."""
-    for name in ("crl_numbers", "crls", "crl_urls", "revocations"):
-        op.drop_table(name)

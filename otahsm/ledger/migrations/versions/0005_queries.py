@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 _voided = sa.text("void_reason IS NOT NULL")
 _INDEXES = {"ix_intents_void": "serial", "ix_intents_void_device": "device_id"}
@@ -16,9 +14,3 @@ def upgrade() -> None:
     """Make them; what is voided already goes in."""
     for name, column in _INDEXES.items():
         op.create_index(name, "intents", [column], sqlite_where=_voided, postgresql_where=_voided)
-
-
-def downgrade() -> None:
-    """Remove them."""
-    for name in _INDEXES:
-        op.drop_index(name, "intents")

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0006"
 down_revision = "0005"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -31,17 +29,6 @@ def upgrade() -> None:
         sqlite_where=sa.text("superseded_at IS NOT NULL"),
         postgresql_where=sa.text("superseded_at IS NOT NULL"),
     )
-
-
-def downgrade() -> None:
-    """Forget what is superseded; fails where a device has two certificates."""
-    op.drop_index("ix_intents_superseded", "intents")
-    op.drop_index("ix_intents_superseded_device", "intents")
-    _index("ix_intents_device", ["device_id", "profile"], "void_reason IS NULL")
-    _index("ix_intents_request", ["request_id"], "void_reason IS NULL AND request_id <> ''")
-    _index("ix_intents_key", ["spki_sha256", "profile"], "void_reason IS NULL")
-    op.drop_column("intents", "superseded_by")
-    op.drop_column("intents", "superseded_at")
 
 
 def _index(name: str, columns: list[str], where: str, *, unique: bool = True) -> None:

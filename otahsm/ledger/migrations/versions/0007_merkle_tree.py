@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0007"
 down_revision = "0006"
-branch_labels = None
-depends_on = None
 
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -62,9 +60,3 @@ def upgrade() -> None:
     revoked = sa.select(sa.literal_column("3"), revocations.c.intent_id).order_by(revocations.c.intent_id)
     for entries in (recorded, voided, revoked):
         op.execute(sa.insert(unlogged).from_select(["kind", "intent_id"], entries))
-
-
-def downgrade() -> None:
-    """Drop the tree and every checkpoint of it."""
-    for name in ("checkpoints", "tree", "nodes", "leaves", "unlogged"):
-        op.drop_table(name)

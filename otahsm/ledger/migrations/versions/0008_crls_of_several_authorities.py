@@ -7,8 +7,6 @@ from alembic import op
 
 revision = "0008"
 down_revision = "0007"
-branch_labels = None
-depends_on = None
 
 # Until now a ledger had one CA; without any certificate or CRL of it, the URLs will be noted again.
 _TAKE_OVER = """
@@ -33,12 +31,6 @@ def upgrade() -> None:
     op.execute(_TAKE_OVER)
     op.drop_table("crl_urls_of_one")
     _make_crls(sa.Column("issuer_key_id", sa.LargeBinary, nullable=False))
-
-
-def downgrade() -> None:
-    """Forget which CA they are of."""
-    _make_crls()
-    op.drop_column("crl_urls", "issuer_key_id")
 
 
 def _make_crls(*of_which_ca: sa.Column[bytes]) -> None:

@@ -7,8 +7,6 @@ from alembic import op
 
 revision = "0009"
 down_revision = "0008"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -37,10 +35,3 @@ def upgrade() -> None:
         sqlite_where=sa.text("batch_id IS NOT NULL"),
         postgresql_where=sa.text("batch_id IS NOT NULL"),
     )
-
-
-def downgrade() -> None:
-    """Forget batches."""
-    op.drop_index("ix_intents_batch", "intents")
-    op.drop_column("intents", "batch_id")
-    op.drop_table("batches")

@@ -7,8 +7,6 @@ from alembic import op
 
 revision = "0010"
 down_revision = "0009"
-branch_labels = None
-depends_on = None
 
 _ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -46,13 +44,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_events"),
     )
     op.create_index("ix_events_time", "events", ["happened_at"])
-
-
-def downgrade() -> None:
-    """Forget all of that."""
-    op.drop_index("ix_events_time", "events")
-    op.drop_table("events")
-    op.drop_table("denied_clients")
-    op.drop_column("intents", "quota_id")
-    op.drop_index("ix_quotas_client", "quotas")
-    op.drop_table("quotas")
