@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import fcntl
 import re
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -69,15 +70,15 @@ class Login:
         directory: the absolute path of `import` on them.
     """
 
-    user: str | None
-    port: int | None
-    identity: Path | None
-    password: str | None
-    known_hosts: Path
-    accept_new: bool
-    sudo: bool
-    sudo_password: str | None
-    seconds: float
+    user: str | None = None
+    port: int | None = None
+    identity: Path | None = None
+    password: str | None = None
+    known_hosts: Path = Path("~/.ssh/known_hosts")
+    accept_new: bool = False
+    sudo: bool = False
+    sudo_password: str | None = None
+    seconds: float = 60.0
     directory: str = IMPORT
 
 
@@ -101,6 +102,12 @@ class SshShell:
         status = 255 if done.exit_status is None else done.exit_status
         printed = str(done.stdout or "") if not status else str(done.stderr or "")
         return status, printed.replace("otahsm-sudo:", "")
+
+
+def over_ssh(login: Login) -> Callable[[str], AbstractAsyncContextManager[SshShell]]:
+    """Return what connects to `[user@]host[:port]` as `connected` does. Raises ConfigError: it is none."""
+    login = replace(login, known_hosts=login.known_hosts.expanduser())
+    return lambda host: connected(Host.parse(host), login)
 
 
 @contextlib.asynccontextmanager

@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-MODULES = ("otahsm.authority", "otahsm.cli.commands.device.ssh_login")  # what commands load while they run
+MODULES = ("otahsm.authority", "otahsm.install.ssh")  # what commands load while they run
 
 
 _starting = threading.Lock()  # some tests run commands in threads, and one such process is enough

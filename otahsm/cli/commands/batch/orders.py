@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.commands.batch.options import NameArgument
-from otahsm.cli.commands.batch.text import TABLE, follow, print_batch, print_line
+from otahsm.cli.commands.batch.text import TABLE, NameArgument, follow, print_batch, print_line
 from otahsm.cli.connect import ask
 from otahsm.cli.newest import newest
 from otahsm.cli.options import (

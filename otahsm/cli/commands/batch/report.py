@@ -12,8 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from otahsm.cli.commands.batch.options import NameArgument
-from otahsm.cli.commands.batch.text import fields_of
+from otahsm.cli.commands.batch.text import NameArgument, fields_of
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, DevicesOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_fields, print_json

@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from otahsm.cli.commands.batch.options import NameArgument
+from otahsm.cli.commands.batch.text import NameArgument
 from otahsm.cli.connect import (
     DeviceKeyTypeOption,
     LayoutOption,

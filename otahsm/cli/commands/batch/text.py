@@ -1,10 +1,12 @@
-"""Prints batches."""
+"""What commands about batches share: an argument, and how batches are printed."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 from otahsm.cli.output.fields import print_fields, print_json, print_json_line
 from otahsm.cli.output.progress import Meter, OutputMode, plain_console
@@ -12,6 +14,8 @@ from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
 from otahsm.client import Batch, BatchClient
 from otahsm.pki import SerialNumber
+
+NameArgument = Annotated[str, typer.Argument(help="The batch's name.")]
 
 _LOOK_SECONDS: Final = 1.0
 

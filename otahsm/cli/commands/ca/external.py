@@ -44,7 +44,7 @@ def csr(
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
-    answers: AnswersOption = None,
+    _answers: AnswersOption = None,
 ) -> None:
     """Make the CA key pair in the token, and a CSR for an offline or external CA to sign.
 
@@ -52,7 +52,6 @@ def csr(
 
     Example: otahsm ca csr --name "Fleet CA 1" --organization "Acme" -o fleet-ca.csr
     """
-    del answers
     if not 1 <= len(name) <= MAX_NAME or len(organization) > MAX_NAME:
         raise typer.BadParameter(f"--name takes 1 to {MAX_NAME} characters, --organization at most as many")
     token, ca = token_and_authority(load_config(config), ca_name)
@@ -66,9 +65,7 @@ def csr(
     write_output(output, pem.armor("CERTIFICATE REQUEST", made.der))
     typer.echo(f"The key is {ca.key} in {token.name}.")
     fields = {"CSR for": f"CN={name}", "CSR, SHA-256": fingerprint(made.der)}
-    write_record(
-        "ca csr", record, ca.certificate, operators, made.facts, datetime.now(UTC), fields, token.guard_dir
-    )
+    write_record("ca csr", token, ca, made.facts, fields, record, operators)
 
 
 def import_certificates(
@@ -77,19 +74,17 @@ def import_certificates(
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
-    answers: AnswersOption = None,
+    _answers: AnswersOption = None,
 ) -> None:
     """Check the certificates from an external CA, and write them to the file that [ca] certificate names.
 
     They may be in any order, and must reach up to the self-signed root. The key in the token makes a
     signature, which must verify with the CA's certificate. If anything is wrong, nothing is written.
     """
-    del answers
-    now = datetime.now(UTC)
     token, ca = token_and_authority(load_config(config), ca_name)
     bundle = order_bundle(map(read_file, files))
     chain = load_chain(bundle, pss=ca.signs_with_pss)
-    if problems := find_chain_problems(chain, now):
+    if problems := find_chain_problems(chain, datetime.now(UTC)):
         raise ConfigError(
             f"devices can't be issued under this chain: {'; '.join(problems)}",
             hint="Have the certificate reissued. Nothing was written.",
@@ -102,7 +97,7 @@ def import_certificates(
         **certificate_fields(chain.issuer.subject_text, chain.issuer.certificate),
         "trust anchor, SHA-256": fingerprint(chain.trust_anchor),
     }
-    write_record("ca import", record, ca.certificate, operators, facts, now, fields, token.guard_dir)
+    write_record("ca import", token, ca, facts, fields, record, operators)
 
 
 def prove_possession(
@@ -112,23 +107,19 @@ def prove_possession(
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
-    answers: AnswersOption = None,
+    _answers: AnswersOption = None,
 ) -> None:
     """Make the certificate that proves to a cloud that the CA is yours: its common name is the cloud's code.
 
     AWS IoT calls the code a registration code, Azure DPS a verification code. The certificate belongs to no
     device and is not in the ledger; the ceremony's record says that it was made.
     """
-    del answers
     if not 1 <= len(code) <= MAX_NAME or not code.isascii() or not code.isprintable():
         raise typer.BadParameter(f"the code is 1 to {MAX_NAME} printable ASCII characters")
-    now = datetime.now(UTC)
     token, ca = token_and_authority(load_config(config), ca_name)
     issuer = read_chain(ca, ca_section(ca_name)).issuer
-    made = prove(token, ca, issuer, code, now)
+    made = prove(token, ca, issuer, code, datetime.now(UTC))
     write_output(output, pem.armor("CERTIFICATE", made.der))
     typer.echo("Give it to the cloud together with `otahsm ca export certificate`.")
     fields = certificate_fields(f"CN={code}", made.der)
-    write_record(
-        "ca prove-possession", record, ca.certificate, operators, made.facts, now, fields, token.guard_dir
-    )
+    write_record("ca prove-possession", token, ca, made.facts, fields, record, operators)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -36,14 +35,13 @@ def import_key(
     yes: YesOption = False,
     operators: OperatorsOption = None,
     record: RecordOption = None,
-    answers: AnswersOption = None,
+    _answers: AnswersOption = None,
 ) -> None:
     """Import a CA key from a file into the token, for a CA that devices already trust.
 
     The token does nothing about copies that exist elsewhere. [ca] must say accept = ["not-local"]. The file
     is not deleted.
     """
-    del answers
     token, ca = token_and_authority(load_config(config), ca_name)
     section = ca_section(ca_name)
     key = _read_key(file)
@@ -64,16 +62,7 @@ def import_key(
     facts = ceremony.import_key(token, ca, section, key)
     typer.echo(f"The key is {ca.key} in {token.name}.")
     typer.echo(f"{file} still exists. Destroy it, and every copy and backup of it.", err=True)
-    write_record(
-        "ca import-key",
-        record,
-        ca.certificate,
-        operators,
-        facts,
-        datetime.now(UTC),
-        {"from": str(file)},
-        token.guard_dir,
-    )
+    write_record("ca import-key", token, ca, facts, {"from": str(file)}, record, operators)
 
 
 def _read_key(path: Path) -> PrivateKey:

@@ -40,15 +40,13 @@ def init(
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
-    answers: AnswersOption = None,
+    _answers: AnswersOption = None,
 ) -> None:
     """Make the CA key pair in the token, and its self-signed root certificate.
 
     Uses [token] and [ca] in the configuration. Refuses if the token has an object with the key's label or
     id, or the certificate's file exists.
     """
-    del answers
-    now = datetime.now(UTC)
     token, ca = token_and_authority(load_config(config), ca_name)
     root = make_root(
         token,
@@ -56,14 +54,13 @@ def init(
         ca_section(ca_name),
         key_type=key_type,
         common_name=name,
-        now=now,
         days=days,
         kind=kind,
         if_exists="If you really want a new CA, move it away.",
     )
     typer.echo(f"The key is {ca.key} in {token.name}; the certificate is {ca.certificate}.")
     made = certificate_fields(f"CN={name}", root.der)
-    write_record("ca init", record, ca.certificate, operators, root.facts, now, made, token.guard_dir)
+    write_record("ca init", token, ca, root.facts, made, record, operators)
     if kind == "root-here":
         warn(
             "a root of kind root-here has extendedKeyUsage serverAuth. A gateway that verifies with"
@@ -79,12 +76,11 @@ def make_root(
     *,
     key_type: KeyType,
     common_name: str,
-    now: datetime,
     days: int,
     kind: RootKind,
     if_exists: str,
 ) -> Made:
-    """Make a CA's key pair and its self-signed root as `create_root` does, write the root, and show it.
+    """Make a CA's key pair and its self-signed root, valid from now on, write the root, and show it.
 
     Args:
         token: where the key is to be.
@@ -92,7 +88,6 @@ def make_root(
         section: the section's name, for errors.
         key_type: as the following, of `create_root`.
         common_name: the root's.
-        now: when the root begins to be valid.
         days: how long it is.
         kind: of the root.
         if_exists: what to do if there is a certificate already.
@@ -106,6 +101,7 @@ def make_root(
         raise ConfigError(
             f"[{section}] certificate {ca.certificate} exists; nothing was changed", hint=if_exists
         )
+    now = datetime.now(UTC)
     root = create_root(token, ca, key_type=key_type, common_name=common_name, now=now, days=days, kind=kind)
     write_certificate(ca.certificate, root.der)
     print_descriptions(describe(root.der), as_json=False)

@@ -6,7 +6,7 @@ import getpass
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import typer
 
 from otahsm import __version__
 from otahsm.cli.output.times import show_time
+from otahsm.config import CaConfig, TokenConfig
 from otahsm.system.spool import CEREMONY, write_if_possible
 from otahsm.token.facts import KeyFacts
 from otahsm.token.files import write_new, write_numbered
@@ -21,13 +22,12 @@ from otahsm.token.files import write_new, write_numbered
 
 def write_record(
     command: str,
-    path: Path | None,
-    beside: Path,
-    operators: Sequence[str] | None,
+    token: TokenConfig,
+    ca: CaConfig,
     facts: KeyFacts,
-    now: datetime,
     made: Mapping[str, str],
-    guard_dir: Path,
+    path: Path | None,
+    operators: Sequence[str] | None,
 ) -> Path:
     """Write the record of a ceremony: who did what, when and with which key, and lines for signatures.
 
@@ -35,17 +35,17 @@ def write_record(
 
     Args:
         command: what was done, as it was typed.
-        path: where to; None is a new file in `ceremonies/` beside `beside`.
-        beside: the CA certificate.
-        operators: who took part; None is the user.
+        token: with which token.
+        ca: with which CA.
         facts: the key, read back from the token.
-        now: when.
         made: the outcome, by label.
-        guard_dir: the token's.
+        path: where to; None is a new file in `ceremonies/` beside the CA's certificate.
+        operators: who took part; None is the user.
 
     Raises:
         ConfigError: the file exists, or can't be written.
     """
+    now = datetime.now(UTC)
     people = operators or [getpass.getuser()]
     fields: dict[str, Any] = {
         "ceremony": command,
@@ -66,10 +66,10 @@ def write_record(
     name = f"{now:%Y%m%dT%H%M%SZ}-{command.replace(' ', '-')}.txt"
     content, what = ("\n".join(lines) + "\n").encode(), "the record of the ceremony"
     if path is None:
-        path = write_numbered(beside.parent / "ceremonies" / name, content, what)
+        path = write_numbered(ca.certificate.parent / "ceremonies" / name, content, what)
     else:
         write_new(path, content, what)
-    write_if_possible(guard_dir, CEREMONY, {"ceremony": command, "record": path.name, **made})
+    write_if_possible(token.guard_dir, CEREMONY, {"ceremony": command, "record": path.name, **made})
     typer.echo(f"Record: {path}. Print it, have it signed, and keep it.")
     return path
 

@@ -40,7 +40,7 @@ def rotate(
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
-    answers: AnswersOption = None,
+    _answers: AnswersOption = None,
 ) -> None:
     """Make the next CA beside the one in [ca]: a key pair in the token, and a self-signed root certificate.
 
@@ -48,8 +48,6 @@ def rotate(
     own. Then both CAs are active: `ca` in each profile says which one issues, and each signs its own CRLs.
     For a CA under an external root, use `ca csr --ca NAME` and `ca import --ca NAME` instead.
     """
-    del answers
-    now = datetime.now(UTC)
     settings = load_config(config)
     token, old = token_and_authority(settings, "")
     new = authority_section(settings, authority)
@@ -61,7 +59,6 @@ def rotate(
         ca_section(authority),
         key_type=key_type or issuer.key_type,
         common_name=common_name,
-        now=now,
         days=days,
         kind="root",
         if_exists="Choose another name for the new CA.",
@@ -77,7 +74,7 @@ def rotate(
         "beside": issuer.subject_text,
         "beside, SHA-256": fingerprint(issuer.certificate),
     }
-    write_record("ca rotate", record, new.certificate, operators, root.facts, now, made, token.guard_dir)
+    write_record("ca rotate", token, new, root.facts, made, record, operators)
 
 
 def retire(
@@ -86,7 +83,7 @@ def retire(
     yes: YesOption = False,
     operators: OperatorsOption = None,
     record: RecordOption = None,
-    answers: AnswersOption = None,
+    _answers: AnswersOption = None,
 ) -> None:
     """Destroy the key of a CA that is no longer needed. This can't be undone.
 
@@ -94,8 +91,6 @@ def retire(
     are in the ledger: first write retired = true there, and restart every daemon that has it. Refuses while
     the CA has certificates that are valid and not revoked: they need CRLs.
     """
-    del answers
-    now = datetime.now(UTC)
     settings = load_config(config)
     token, ca = token_and_authority(settings, authority)
     if not settings.authorities[authority].retired:
@@ -104,7 +99,7 @@ def retire(
             hint="Make profiles name another CA, write retired = true there, and restart the daemon.",
         )
     issuer = read_chain(ca, ca_section(authority)).issuer
-    valid = count_valid(section(settings.ledger, "ledger"), issuer.key_identifier, now)
+    valid = count_valid(section(settings.ledger, "ledger"), issuer.key_identifier, datetime.now(UTC))
     if valid.certificates:
         raise ConfigError(
             f"the CA {authority} has certificates that are still valid ({valid.certificates}), the last until"
@@ -115,4 +110,4 @@ def retire(
     facts = destroy_key(token, ca, issuer)
     typer.echo(f"The key {ca.key} is destroyed.")
     made = {**certificate_fields(issuer.subject_text, issuer.certificate), "key": "DESTROYED"}
-    write_record("ca retire", record, ca.certificate, operators, facts, now, made, token.guard_dir)
+    write_record("ca retire", token, ca, facts, made, record, operators)

@@ -87,20 +87,9 @@ def cert_provider(
     where = import_directory(directory, aktualizr_config or [])
     connect = None
     if target:
-        from otahsm.cli.commands.device.ssh_login import ssh_login  # noqa: PLC0415 - it needs the ssh extra
+        from otahsm.install.ssh import Login, over_ssh  # noqa: PLC0415 - it needs the ssh extra
 
-        connect = ssh_login(
-            None,
-            port,
-            None,
-            None,
-            Path("~/.ssh/known_hosts").expanduser(),
-            accept_new=skip_checks,
-            sudo=False,
-            sudo_password_file=None,
-            seconds=60.0,
-            directory=where,
-        )
+        connect = over_ssh(Login(port=port, accept_new=skip_checks, directory=where))
     provision = Provision(
         certificate_cn,
         key_types[bits],

@@ -10,7 +10,6 @@ import typer
 
 from otahsm.cli.commands.device.installing import (
     Configuration,
-    Places,
     find_jobs,
     print_jobs,
     run_jobs,
@@ -19,6 +18,7 @@ from otahsm.cli.commands.device.installing import (
 from otahsm.cli.connect import load_client
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, DevicesOption, JsonOption, QuietOption
 from otahsm.cli.output.progress import OutputMode
+from otahsm.system.secret_files import read_secret_line
 
 
 def install(
@@ -104,24 +104,22 @@ def install(
         raise typer.BadParameter("--sudo-password-file goes with --sudo")
     folder = devices or load_client(config).devices
     plan = Configuration(sota_toml, hardware_id, token_keys(p11_module, p11_pin_file))
-    jobs = find_jobs(Places(root, host, inventory), device_ids or [], folder, plan)
+    jobs = find_jobs(root, host, inventory, device_ids or [], folder, plan)
     if dry_run:
         print_jobs(jobs, as_json=as_json)
         return
     connect = None
     if root is None:
-        from otahsm.cli.commands.device.ssh_login import ssh_login  # noqa: PLC0415 - it needs the ssh extra
+        from otahsm.install.ssh import Login, over_ssh  # noqa: PLC0415 - it needs the ssh extra
 
-        connect = ssh_login(
-            user,
-            port,
-            identity,
-            password_file,
-            known_hosts.expanduser(),
-            accept_new=accept_new,
-            sudo=sudo,
-            sudo_password_file=sudo_password_file,
-            seconds=timeout,
+        password = _read_secret(password_file, "the password")
+        for_sudo = _read_secret(sudo_password_file, "the password for sudo")
+        connect = over_ssh(
+            Login(user, port, identity, password, known_hosts, accept_new, sudo, for_sudo, timeout)
         )
     if not asyncio.run(run_jobs(jobs, connect, parallel, OutputMode(as_json, quiet), replace=replace)):
         raise typer.Exit(1)
+
+
+def _read_secret(path: Path | None, what: str) -> str | None:
+    return read_secret_line(path, what) if path else None

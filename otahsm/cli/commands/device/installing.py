@@ -31,15 +31,6 @@ _COLUMNS: Final = ("host", "port", "user")
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where to install devices; exactly one of them is given."""
-
-    root: Path | None
-    host: str
-    inventory: Path | None
-
-
-@dataclass(frozen=True, slots=True)
 class Configuration:
     """What aktualizr's configuration says, if it is written; `token` is None for keys in files."""
 
@@ -84,31 +75,36 @@ class Job:
 
 
 def find_jobs(
-    places: Places, device_ids: Sequence[str], devices: Path, configuration: Configuration
+    root: Path | None,
+    host: str,
+    inventory: Path | None,
+    device_ids: Sequence[str],
+    devices: Path,
+    configuration: Configuration,
 ) -> list[Job]:
-    """Read what to install; everything is checked before anything is done.
+    """Read what to install, and where: one of the first three; all is checked before anything is done.
 
     Raises:
         ConfigError: a file is missing or wrong.
         BadParameter: the options don't go together.
     """
-    if sum((places.root is not None, bool(places.host), places.inventory is not None)) != 1:
+    if sum((root is not None, bool(host), inventory is not None)) != 1:
         raise typer.BadParameter("give one of --root, --host and --inventory")
     now = datetime.now(UTC)
-    if places.inventory is None:
+    if inventory is None:
         if len(device_ids) != 1:
             raise typer.BadParameter("name one device, or many with --inventory")
         files = DeviceFiles.load(devices, device_ids[0], now)
-        return [Job(files, configuration.of(files), places.root, places.host)]
+        return [Job(files, configuration.of(files), root, host)]
     jobs = []
     seen: dict[tuple[str, str], int] = {}
-    for row in read_rows(places.inventory, "device_id"):
+    for row in read_rows(inventory, "device_id"):
         values = row.values
-        host = _host(places.inventory, row.line, values)
+        host = _host(inventory, row.line, values)
         for what, value in (("device", values["device_id"]), ("host", host.rpartition("@")[2])):
             if (first := seen.setdefault((what, value), row.line)) != row.line:
                 raise ConfigError(
-                    f"{places.inventory}, line {row.line}: the {what} {value!r} is already on line {first}",
+                    f"{inventory}, line {row.line}: the {what} {value!r} is already on line {first}",
                     hint="Correct the file; nothing was done yet.",
                 )
         if device_ids and values["device_id"] not in device_ids:
@@ -116,9 +112,9 @@ def find_jobs(
         files = DeviceFiles.load(devices, values["device_id"], now)
         jobs.append(Job(files, configuration.of(files, values.get("hardware_id", "")), None, host, row.line))
     if missing := sorted(set(device_ids) - {job.files.device_id for job in jobs}):
-        raise ConfigError(f"{places.inventory} does not list {missing[0]}", hint="Add it, with its host.")
+        raise ConfigError(f"{inventory} does not list {missing[0]}", hint="Add it, with its host.")
     if not jobs:
-        raise ConfigError(f"{places.inventory} lists no device")
+        raise ConfigError(f"{inventory} lists no device")
     return jobs
 
 
