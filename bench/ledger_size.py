@@ -81,7 +81,7 @@ def ask(config: LedgerConfig) -> None:
     reader = LedgerReader(config)
     reader.check()
     page = reader.page(Filter(), size=1000, full=True)
-    middle = page.entries[500]
+    middle = page.records[500]
     timed("by serial number", lambda: reader.by_serial(middle.serial))
     timed("by device and profile", lambda: reader.by_device(middle.device_id, middle.profile))
     timed("list a device", lambda: reader.page(Filter(device_id=middle.device_id), size=100))

@@ -24,7 +24,7 @@ from otahsm.ledger import Database, Ledger, Renewal, database_of
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import Profile, load_public_key
 from otahsm.preparation import Preparers
-from otahsm.revocation.crl_keeper import CrlKeeper, Tell
+from otahsm.revocation.crl_keeper import CrlKeeper, EventLogger
 from otahsm.revocation.revoking import Revocations
 from otahsm.system.clock import Clock
 from otahsm.token import SignerPool, TokenKey
@@ -37,7 +37,7 @@ _EXTRA_PLACES: Final = 2  # batches in the journal and in the ledger, beside tho
 
 
 def assemble(
-    config: Config, report: Report, *, clock: Clock, tell: Tell = lambda *_: None
+    config: Config, report: Report, *, clock: Clock, log_event: EventLogger = lambda *_: None
 ) -> CertificateAuthority:
     """Put together everything between the network and the token, for one CA or several; nothing runs yet.
 
@@ -45,7 +45,7 @@ def assemble(
         config: the whole configuration; it needs [token], [ca], [ledger] and [access].
         report: called with (event, pid, error) when a worker process is ready or lost.
         clock: tells the time of day to all of it.
-        tell: called with an event and its fields when something was done that the log should tell.
+        log_event: called with an event and its fields when something was done that the log should tell.
 
     Raises:
         ConfigError: a section or a file is missing or wrong.
@@ -60,12 +60,12 @@ def assemble(
     ledger = Ledger(database, authorities.key_identifiers, _renewals(profiles), clock)
     queries = LedgerQueries(section(config.ledger, "ledger"))
     denials = LedgerQueries(section(config.ledger, "ledger"))
-    audit = AuditLog(ledger, tell, clock)
+    audit = AuditLog(ledger, log_event, clock)
     report = _noting_signers(audit, report)
     clients = DeniedClients(ledger, denials, access, audit, clock)
     preparers = _preparers(config, profiles, authorities, report)
     signers, transparency = _signers(config, authorities, ledger, report, clock)
-    crls = _crls(authorities, database, ledger, signers, clock, tell)
+    crls = _crls(authorities, database, ledger, signers, clock, log_event)
     batches = Batches(ledger, queries, profiles.keys(), settings.default_profile)
     cycle = IssuanceCycle(
         authorities=authorities,
@@ -184,7 +184,7 @@ def _crls(
     ledger: Ledger,
     signers: SignerPool,
     clock: Clock,
-    tell: Tell,
+    log_event: EventLogger,
 ) -> Crls:
     return Crls(
         authorities,
@@ -198,7 +198,7 @@ def _crls(
                 key=key,
                 alone=len(authorities.by_name) == 1,
                 clock=clock,
-                tell=tell,
+                log_event=log_event,
             )
             for key, item in authorities.active
         },

@@ -33,11 +33,11 @@ from otahsm.ledger import (
     AuditEvent,
     Batch,
     BatchState,
-    Entry,
+    CertificateRecord,
+    CountKey,
     EventFilter,
     EventPage,
     Filter,
-    Group,
     Ledger,
     Page,
     RevocationRequest,
@@ -155,46 +155,46 @@ class CertificateAuthority:
             NotFoundError: there is none that the caller may see.
         """
         if isinstance(key, SerialNumber):
-            entry = await self._queries.ask(lambda reader: reader.by_serial(key))
+            record = await self._queries.ask(lambda reader: reader.by_serial(key))
             name = f"serial number {key.hex()}"
         else:
             profile = key.profile or self._profiles.default
-            entry = await self._queries.ask(lambda reader: reader.by_device(key.device_id, profile))
+            record = await self._queries.ask(lambda reader: reader.by_device(key.device_id, profile))
             name = f"device id {key.device_id[:128]!a} and profile {profile[:64]!a}"
-        if entry is None or not self._visibility.of_entry(caller, entry):
+        if record is None or not self._visibility.of_certificate(caller, record):
             raise NotFoundError(f"the ledger has no certificate with {name}")
-        return FoundCertificate(entry, self._chain_of(entry))
+        return FoundCertificate(record, self._chain_of(record))
 
-    def visible(self, caller: Caller, wanted: Filter) -> Filter:
+    def visible(self, caller: Caller, criteria: Filter) -> Filter:
         """Return which of the certificates that are wanted the caller may list: its own, or all.
 
         Raises:
             NotAllowedError: it asks for another's.
         """
-        return self._visibility.within(caller, wanted)
+        return self._visibility.within(caller, criteria)
 
     async def list_certificates(
-        self, caller: Caller, wanted: Filter, after: bytes, *, size: int, full: bool
+        self, caller: Caller, criteria: Filter, after: bytes, *, size: int, full: bool
     ) -> Page:
         """Return a page of the certificates that are wanted and that the caller may see.
 
         Args:
             caller: who asks.
-            wanted: which, and in which order.
+            criteria: which, and in which order.
             after: the key of the certificate after which the page begins; `START` for the first page.
             size: at most so many.
             full: with the certificates themselves.
         """
-        visible = self.visible(caller, wanted)
+        visible = self.visible(caller, criteria)
         return await self._queries.ask(lambda reader: reader.page(visible, after, size=size, full=full))
 
-    async def count_certificates(self, wanted: Filter) -> Mapping[Group, int]:
+    async def count_certificates(self, criteria: Filter) -> Mapping[CountKey, int]:
         """Count the certificates of a time by day, profile, client and status.
 
         Raises:
             RequestRefusedError: there would be too many counts.
         """
-        return await self._queries.count(wanted)
+        return await self._queries.count(criteria)
 
     # Revoking
 
@@ -318,13 +318,13 @@ class CertificateAuthority:
         """Return everything that operators have denied."""
         return await self.clients.listed()
 
-    async def list_audit_events(self, wanted: EventFilter, after: int, size: int) -> EventPage:
+    async def list_audit_events(self, criteria: EventFilter, after: int, size: int) -> EventPage:
         """Return events whose id is greater than `after`, at most `size`."""
-        return await self._queries.ask(lambda reader: reader.events(wanted, after, size))
+        return await self._queries.ask(lambda reader: reader.events(criteria, after, size))
 
-    def _chain_of(self, entry: Entry) -> tuple[bytes, ...]:
+    def _chain_of(self, record: CertificateRecord) -> tuple[bytes, ...]:
         """Return a certificate and those above it, but for the trust anchor; empty if there is none."""
-        if entry.status not in _HAS_A_CHAIN or entry.certificate is None:
+        if record.status not in _HAS_A_CHAIN or record.certificate is None:
             return ()
-        authority = self.authorities.of_certificate(entry.certificate)
-        return entry.certificate, *authority.chain.intermediates
+        authority = self.authorities.of_certificate(record.certificate)
+        return record.certificate, *authority.chain.intermediates

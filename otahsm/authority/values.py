@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from otahsm.authority.jobs import JobState
-from otahsm.ledger import BatchState, Entry
+from otahsm.ledger import BatchState, CertificateRecord
 from otahsm.pki import Chain, Profile, SerialNumber
 
 
@@ -46,7 +46,7 @@ CertificateKey: TypeAlias = SerialNumber | DeviceKey
 class FoundCertificate(NamedTuple):
     """What the ledger has, and the chain without the root, leaf first, in DER; empty if there is none."""
 
-    entry: Entry
+    record: CertificateRecord
     chain: tuple[bytes, ...]
 
 

@@ -6,7 +6,7 @@ import json
 
 from otahsm.access import AccessControl, Caller
 from otahsm.errors import NotAllowedError
-from otahsm.ledger import BatchState, Entry, Filter
+from otahsm.ledger import BatchState, CertificateRecord, Filter
 from otahsm.system.clock import Clock
 
 
@@ -22,9 +22,9 @@ class Visibility:
         self._access = access
         self._clock = clock
 
-    def of_entry(self, caller: Caller, entry: Entry) -> bool:
+    def of_certificate(self, caller: Caller, record: CertificateRecord) -> bool:
         """Return whether a caller may see what came of a request."""
-        return self._of(caller, entry.client, entry.client_certificate_sha256)
+        return self._of(caller, record.client, record.client_certificate_sha256)
 
     def of_leaf(self, caller: Caller, leaf: bytes) -> bool:
         """Return whether a caller may see the leaf of a certificate: see `otahsm.tlog.leaf`."""
@@ -36,17 +36,17 @@ class Visibility:
         terms = state.batch.terms
         return self._access.may_see_batch(caller, terms.name, terms.clients, self._clock())
 
-    def within(self, caller: Caller, wanted: Filter) -> Filter:
+    def within(self, caller: Caller, criteria: Filter) -> Filter:
         """Return which of the certificates that are wanted a caller may list.
 
         Raises:
             NotAllowedError: it asks for another's.
         """
-        if self._of(caller, wanted.client, b""):
-            return wanted
-        if wanted.client:
+        if self._of(caller, criteria.client, b""):
+            return criteria
+        if criteria.client:
             raise NotAllowedError(f"{caller.identity} may not see the certificates of other clients")
-        return wanted._replace(client=caller.identity)
+        return criteria._replace(client=caller.identity)
 
     def _of(self, caller: Caller, client: str, certificate_sha256: bytes) -> bool:
         return self._access.may_see(caller, client, certificate_sha256, self._clock())

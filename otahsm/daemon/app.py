@@ -50,7 +50,7 @@ class Daemon:
         self._config = config
         self._changed = asyncio.Event()
         self._server = new_server()
-        self._authority = assemble(config, self._worker_event, clock=clock, tell=_tell)
+        self._authority = assemble(config, self._worker_event, clock=clock, log_event=_log_event)
         self._life = self._authority.life
         self._issuing = IssuanceService(self._authority)
         self._health = Health()
@@ -194,7 +194,7 @@ class Daemon:
             await self._health.set_signing(possible=self._is_serving)
 
 
-def _tell(event: str, fields: Mapping[str, int | str]) -> None:
+def _log_event(event: str, fields: Mapping[str, int | str]) -> None:
     _log.info(event, **fields)
 
 

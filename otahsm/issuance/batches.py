@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from otahsm.errors import BatchClientError, ConflictError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.issuance.values import IssuanceRequest
-from otahsm.ledger import Batch, BatchState, BatchTerms, Change, Ledger, Tell
+from otahsm.ledger import Batch, BatchState, BatchTerms, Change, EventFactory, Ledger
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.templates import NAME
 
@@ -78,13 +78,13 @@ class Batches:
         self._default_profile = default_profile
         self._known: dict[str, Batch] = {}  # for what never changes
 
-    async def create(self, new: NewBatch, creator: str, tell: Tell[Batch]) -> Change[Batch]:
+    async def create(self, new: NewBatch, creator: str, make_event: EventFactory[Batch]) -> Change[Batch]:
         """Order a batch, or return the same one that was ordered before.
 
         Args:
             new: what is ordered.
             creator: who orders it.
-            tell: makes the event, if it is new.
+            make_event: makes the event, if it is new.
 
         Raises:
             RequestRefusedError: a field is wrong.
@@ -92,7 +92,7 @@ class Batches:
             LedgerUnavailableError: nothing was written.
         """
         terms = self._terms(new)
-        change = await self._ledger.create_batch(terms, creator, tell)
+        change = await self._ledger.create_batch(terms, creator, make_event)
         if change.result.terms != terms:
             raise ConflictError(
                 f"a different batch {terms.name} already exists",
@@ -112,10 +112,10 @@ class Batches:
         """Return batches whose id is greater than `after`. Raises LedgerUnavailableError."""
         return await self._queries.ask(lambda reader: reader.batches(after, size))
 
-    async def close(self, name: str, tell: Tell[BatchState]) -> Change[BatchState]:
+    async def close(self, name: str, make_event: EventFactory[BatchState]) -> Change[BatchState]:
         """Let nothing more be issued in a batch. Raises NotFoundError, LedgerUnavailableError."""
         _check_name(name)
-        state, event = await self._ledger.close_batch(name, tell)
+        state, event = await self._ledger.close_batch(name, make_event)
         if state is None:
             raise unknown_batch(name)
         return Change(state, event)

@@ -1,7 +1,16 @@
 """The only room that talks SQL: what was intended, what was issued, and to whom."""
 
 from otahsm.ledger.db.database import Database, database_of, throwaway
-from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status
+from otahsm.ledger.query_values import (
+    START,
+    CertificateRecord,
+    CountKey,
+    EventFilter,
+    EventPage,
+    Filter,
+    Page,
+    Status,
+)
 from otahsm.ledger.read.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.read.crl_reader import CrlReader, CrlState
 from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
@@ -21,6 +30,7 @@ from otahsm.ledger.records import (
     Conflict,
     CrlNumber,
     CrlRow,
+    EventFactory,
     InProgress,
     Intent,
     JournalResult,
@@ -31,7 +41,6 @@ from otahsm.ledger.records import (
     RevocationAnswer,
     RevocationRequest,
     StoredCrl,
-    Tell,
 )
 from otahsm.ledger.store import Ledger
 from otahsm.ledger.tree.proofs import Head
@@ -49,19 +58,20 @@ __all__ = [
     "BatchRefusal",
     "BatchState",
     "BatchTerms",
+    "CertificateRecord",
     "Change",
     "Conflict",
     "Copy",
+    "CountKey",
     "CrlNumber",
     "CrlReader",
     "CrlRow",
     "CrlState",
     "Database",
-    "Entry",
+    "EventFactory",
     "EventFilter",
     "EventPage",
     "Filter",
-    "Group",
     "Head",
     "InProgress",
     "Intent",
@@ -77,7 +87,6 @@ __all__ = [
     "RevocationRequest",
     "Status",
     "StoredCrl",
-    "Tell",
     "Verdict",
     "copy_ledger",
     "count_valid",

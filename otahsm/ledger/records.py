@@ -166,7 +166,7 @@ class AuditEvent(NamedTuple):
 
 
 # Makes the event that tells of a change from what the change led to. It may be called more than once.
-Tell: TypeAlias = Callable[[_Result_co], AuditEvent]
+EventFactory: TypeAlias = Callable[[_Result_co], AuditEvent]
 
 
 class Change(NamedTuple, Generic[_Result_co]):

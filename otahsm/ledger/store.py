@@ -20,13 +20,13 @@ from otahsm.ledger.records import (
     BatchTerms,
     Change,
     CrlNumber,
+    EventFactory,
     Intent,
     JournalResult,
     Renewal,
     RevocationAnswer,
     RevocationRequest,
     StoredCrl,
-    Tell,
 )
 from otahsm.ledger.write import batches, denials, events, outcomes, quotas, revocation
 from otahsm.ledger.write.journal import write_intents
@@ -110,7 +110,7 @@ class Ledger:
         await self._writer.void(intent_ids, reason)
 
     async def reset(
-        self, device_id: str, profile: str, tell: Tell[SerialNumber]
+        self, device_id: str, profile: str, make_event: EventFactory[SerialNumber]
     ) -> Change[SerialNumber | None]:
         """Let a device have a new certificate, for a new key, whatever the profile's windows are.
 
@@ -119,61 +119,67 @@ class Ledger:
         Args:
             device_id: whose.
             profile: under which.
-            tell: makes the event that is written in the same transaction, if there is something to reset.
+            make_event: makes the audit event, which is written in the same transaction if anything is reset.
 
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
         now = microseconds(self._clock())
         return await self._writer.transaction(
-            lambda connection: outcomes.reset(connection, device_id, profile, now, tell)
+            lambda connection: outcomes.reset(connection, device_id, profile, now, make_event)
         )
 
     async def write_events(self, written: Sequence[AuditEvent]) -> None:
         """Write events durably, but for those that are there already. Raises LedgerUnavailableError."""
         await self._writer.transaction(lambda connection: events.write_new(connection, written))
 
-    async def deny(self, denied: Denied, tell: Tell[Denied]) -> Change[Denied]:
-        """Cut a client off; the result is how it is, also if it was cut off before. `tell` as for `reset`.
+    async def deny(self, denied: Denied, make_event: EventFactory[Denied]) -> Change[Denied]:
+        """Deny a client; the result is the denial, or the existing one. `make_event` as for `reset`.
 
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
-        return await self._writer.transaction(lambda connection: denials.deny(connection, denied, tell))
+        return await self._writer.transaction(lambda connection: denials.deny(connection, denied, make_event))
 
-    async def allow(self, subject: str, tell: Tell[Denied]) -> Change[Denied | None]:
-        """Let a client in again; the result is None if it was not cut off. `tell` as for `reset`.
+    async def allow(self, subject: str, make_event: EventFactory[Denied]) -> Change[Denied | None]:
+        """Allow a client again; the result is None if it was not denied. `make_event` as for `reset`.
 
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
-        return await self._writer.transaction(lambda connection: denials.allow(connection, subject, tell))
+        return await self._writer.transaction(
+            lambda connection: denials.allow(connection, subject, make_event)
+        )
 
     async def quota_ids(self, clients: Sequence[str]) -> list[int]:
         """Return the ids of the quotas of clients of the policy, in order. Raises LedgerUnavailableError."""
         return await self._writer.transaction(lambda connection: quotas.ids_of(connection, clients))
 
-    async def create_batch(self, terms: BatchTerms, creator: str, tell: Tell[Batch]) -> Change[Batch]:
+    async def create_batch(
+        self, terms: BatchTerms, creator: str, make_event: EventFactory[Batch]
+    ) -> Change[Batch]:
         """Order a batch; the result is it, or the one of the same name that there is, whatever its terms are.
 
-        `tell` as for `reset`.
+        `make_event` as for `reset`.
 
         Raises:
             LedgerUnavailableError: nothing was written.
         """
         now = microseconds(self._clock())
         return await self._writer.transaction(
-            lambda connection: batches.create(connection, terms, creator, now, tell)
+            lambda connection: batches.create(connection, terms, creator, now, make_event)
         )
 
-    async def close_batch(self, name: str, tell: Tell[BatchState]) -> Change[BatchState | None]:
-        """Let nothing more be issued in a batch; the result is None if there is none. `tell` as for `reset`.
+    async def close_batch(self, name: str, make_event: EventFactory[BatchState]) -> Change[BatchState | None]:
+        """Close a batch; the result is None if it does not exist. `make_event` as for `reset`.
 
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
         now = microseconds(self._clock())
-        return await self._writer.transaction(lambda connection: batches.close(connection, name, now, tell))
+        return await self._writer.transaction(
+            lambda connection: batches.close(connection, name, now, make_event)
+        )
 
     async def revoke(
         self, targets: Sequence[RevocationRequest], client: str, now: int

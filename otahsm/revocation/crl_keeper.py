@@ -27,7 +27,7 @@ LOOK_SECONDS: Final = 5.0
 _SOON_SECONDS: Final = 0.5
 _FIRST_CRL_SECONDS: Final = 15.0
 
-Tell: TypeAlias = Callable[[str, Mapping[str, int | str]], None]
+EventLogger: TypeAlias = Callable[[str, Mapping[str, int | str]], None]
 _Result = TypeVar("_Result")
 
 
@@ -42,7 +42,7 @@ class CrlKeeper:
         signers: where CRLs are signed.
         key: with which of their keys.
         clock: tells the time, with a time zone.
-        tell: called with an event and its fields when one was made or written.
+        log_event: called with an event and its fields when one was made or written.
         alone: whether the ledger has no other CA.
 
     Attributes:
@@ -62,7 +62,7 @@ class CrlKeeper:
         signers: SignerPool,
         key: int = 0,
         clock: Clock,
-        tell: Tell,
+        log_event: EventLogger,
         alone: bool = True,
     ) -> None:
         self._unable: ConfigError | None = None
@@ -75,7 +75,7 @@ class CrlKeeper:
         self._config = config
         self._ledger = ledger
         self._signers = signers
-        self._tell = tell
+        self._log_event = log_event
         # Reading, building and writing files take long: they have a thread, and leave the event loop alone.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
         self._issuer_key_id = issuer.key_identifier
@@ -182,11 +182,11 @@ class CrlKeeper:
         if state is None:
             state = await self._off_the_loop(self._reader.state)
         for scope in (COMPLETE, AUTHORITIES):
-            self._tell_of(scope, state)
+            self._log_crl(scope, state)
         if files := await self._off_the_loop(partial(self._write, state)):
             complete, number = state.crls.get(COMPLETE), max(row.number for row in state.crls.values())
             revoked = complete.revoked if complete else 0
-            self._tell("crl.written", {"files": files, "number": number, "revoked": revoked})
+            self._log_event("crl.written", {"files": files, "number": number, "revoked": revoked})
         if failure is not None:
             raise failure
         return next_look
@@ -218,13 +218,13 @@ class CrlKeeper:
             )
         return count
 
-    def _tell_of(self, scope: str, state: CrlState) -> None:
+    def _log_crl(self, scope: str, state: CrlState) -> None:
         row = state.crls.get(scope)
         if row is not None and self._told.get(scope) != row.number:
             self._told[scope] = row.number
             name = "complete" if scope == COMPLETE else scope
             shards = sum(not complete for complete in state.urls.values())
-            self._tell(
+            self._log_event(
                 "crl.made", {"crl": name, "number": row.number, "revoked": row.revoked, "shards": shards}
             )
 

@@ -33,7 +33,7 @@ _ATTEMPTS: Final = 2  # before an event that can't be written is to blame for it
 # What a write fails with: the ledger's own word, and what drivers say of values that they can't take.
 _REFUSALS: Final = (LedgerUnavailableError, ValueError, OverflowError)
 
-Tell = Callable[[str, Mapping[str, int | str]], None]
+EventLogger = Callable[[str, Mapping[str, int | str]], None]
 
 
 class EventName(StrEnum):
@@ -82,16 +82,16 @@ class AuditLog:
 
     Args:
         ledger: where it is written.
-        tell: called with each event as it is, for the log.
+        log_event: called with each event as it is, for the log.
         clock: tells when it happens.
 
     Attributes:
         arrived: set when there is something to write.
     """
 
-    def __init__(self, ledger: Ledger, tell: Tell, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, log_event: EventLogger, clock: Clock) -> None:
         self._ledger = ledger
-        self._tell = tell
+        self._log_event = log_event
         self._clock = clock
         self._waiting: deque[AuditEvent] = deque()
         self._lost = 0
@@ -135,7 +135,7 @@ class AuditLog:
         if event is None:
             return
         details: Mapping[str, int | str] = json.loads(event.details)
-        self._tell(event.name, {"client": event.client, **details, "audit": 1})
+        self._log_event(event.name, {"client": event.client, **details, "audit": 1})
 
     def event(self, name: EventName, client: str, details: Mapping[str, int | str]) -> AuditEvent:
         """Return the event that something happened just now, for who writes it along with the change."""
@@ -162,7 +162,7 @@ class AuditLog:
         refused = await self._write_or_refuse(events)
         for at, item in enumerate(left):
             if at not in refused:
-                self._tell(item.name, {"client": item.client, **item.details, "audit": 1})
+                self._log_event(item.name, {"client": item.client, **item.details, "audit": 1})
         return [left[at] for at in refused]
 
     async def close(self) -> None:
@@ -189,7 +189,7 @@ class AuditLog:
         is_logged: bool = False,
     ) -> None:
         if not is_logged:
-            self._tell(name, {"client": client, "occurrences": occurrences, **details, "audit": 1})
+            self._log_event(name, {"client": client, "occurrences": occurrences, **details, "audit": 1})
         if len(self._waiting) >= _KEPT:
             self._lost += occurrences
             return

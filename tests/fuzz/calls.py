@@ -121,7 +121,7 @@ def _orders(message: issuance_pb2.IssueCertificatesRequest) -> None:
 def _list(request: ledger_pb2.ListCertificatesRequest) -> None:
     wanted = filter_of(request)
     reader = _ledger()
-    assert reader.page(wanted, page_start(wanted, request.page_token), size=10).entries == []
+    assert reader.page(wanted, page_start(wanted, request.page_token), size=10).records == []
     assert page_start(wanted, page_token(wanted, START)) == START
 
 

@@ -50,7 +50,7 @@ async def test_a_batch_that_was_created_is_told_even_if_nothing_can_be_read_afte
 ) -> None:
     told: list[str] = []
     authority = assemble(
-        fleet.config, lambda *_: None, clock=utc_now, tell=lambda event, _: told.append(event)
+        fleet.config, lambda *_: None, clock=utc_now, log_event=lambda event, _: told.append(event)
     )
     await authority.life.start()
     try:

@@ -66,7 +66,9 @@ class Station:
     authority: CertificateAuthority = field(init=False)
 
     def __post_init__(self) -> None:
-        self.authority = assemble(self.fleet.config, self._report, clock=lambda: self.now, tell=self._tell)
+        self.authority = assemble(
+            self.fleet.config, self._report, clock=lambda: self.now, log_event=self._tell
+        )
 
     def _report(self, event: str, pid: int, error: OtahsmError | None) -> None:
         del pid, error

@@ -22,9 +22,9 @@ from otahsm.ledger import (
     START,
     Accepted,
     BatchTerms,
-    Entry,
+    CertificateRecord,
+    CountKey,
     Filter,
-    Group,
     Intent,
     Ledger,
     LedgerReader,
@@ -95,11 +95,11 @@ def octets_in(home: Home, octets: bytes) -> str:
     return f"X'{octets.hex()}'" if isinstance(home, SqliteHome) else f"'\\x{octets.hex()}'::bytea"
 
 
-def serials(entries: list[Entry]) -> list[SerialNumber]:
+def serials(entries: list[CertificateRecord]) -> list[SerialNumber]:
     return [entry.serial for entry in entries]
 
 
-def walk(reader: LedgerReader, wanted: Filter = Filter(), size: int = 3) -> list[Entry]:  # noqa: B008 - a value
+def walk(reader: LedgerReader, wanted: Filter = Filter(), size: int = 3) -> list[CertificateRecord]:  # noqa: B008 - a value
     return list(reader.everything(wanted, size=size))
 
 
@@ -109,7 +109,7 @@ async def test_an_entry_tells_all_that_the_ledger_knows(ledger: Ledger, reader: 
     assert found is not None
     assert found == reader.by_device("a", "q")
     assert found.recorded_at is not None
-    assert found == Entry(
+    assert found == CertificateRecord(
         asked.serial,
         Status.ISSUED,
         "a",
@@ -178,7 +178,7 @@ FILTERS = st.builds(
 )
 
 
-def fits(entry: Entry, wanted: Filter) -> bool:
+def fits(entry: CertificateRecord, wanted: Filter) -> bool:
     milliseconds = entry.intended_at // 1000
     return (
         wanted.device_id in ("", entry.device_id)
@@ -235,8 +235,8 @@ async def test_counts_are_those_of_the_entries(
     await write(ledger, Status.ISSUED, intent_at(NOON + DAY), intent_at(NOON + DAY + 1, client="cn:b"))
     monkeypatch.setattr(reading, "_SCANNED", 7)
 
-    def counted(wanted: Filter) -> Counter[Group]:
-        counts: Counter[Group] = Counter()
+    def counted(wanted: Filter) -> Counter[CountKey]:
+        counts: Counter[CountKey] = Counter()
         after: bytes | None = START
         while after is not None:
             part, after = reader.count(wanted, after)
@@ -246,7 +246,7 @@ async def test_counts_are_those_of_the_entries(
     for wanted in (Filter(), Filter(after=NOON + 50), Filter(after=NOON + 50, before=NOON + DAY)):
         entries = [entry for entry in walk(reader) if fits(entry, wanted)]
         expected = Counter(
-            Group(entry.intended_at // (1000 * DAY), entry.profile, entry.client, entry.status)
+            CountKey(entry.intended_at // (1000 * DAY), entry.profile, entry.client, entry.status)
             for entry in entries
         )
         assert counted(wanted) == expected
@@ -276,7 +276,7 @@ def test_a_walk_shows_what_was_there_once_whatever_is_added_meanwhile(
                 await write(ledger, status, intent_at(NOON + offset))
             elif after is not None:
                 page = reader.page(Filter(newest_first=newest_first), after, size=step)
-                seen += serials(page.entries)
+                seen += serials(page.records)
                 after = page.next_after
         assert seen == sorted(set(seen), reverse=newest_first)
         assert set(before) <= set(seen)

@@ -6,7 +6,14 @@ from typing import Final
 
 from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context, caller_of
-from otahsm.daemon.wire.ledger import entry_message, filter_of, key_of, time_of, write_counts, write_entry
+from otahsm.daemon.wire.ledger import (
+    certificate_message,
+    filter_of,
+    key_of,
+    time_of,
+    write_certificate,
+    write_counts,
+)
 from otahsm.daemon.wire.paging import page_start, page_token
 from otahsm.errors import RequestRefusedError
 from otahsm.v1 import ledger_pb2 as pb
@@ -26,32 +33,32 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: pb.GetCertificateRequest, context: Context
     ) -> pb.GetCertificateResponse:
         """Return one certificate."""
-        entry, chain = await self._authority.get_certificate(caller_of(context), key_of(request))
-        return pb.GetCertificateResponse(certificate=entry_message(entry), chain=chain)
+        record, chain = await self._authority.get_certificate(caller_of(context), key_of(request))
+        return pb.GetCertificateResponse(certificate=certificate_message(record), chain=chain)
 
     async def ListCertificates(  # noqa: N802
         self, request: pb.ListCertificatesRequest, context: Context
     ) -> pb.ListCertificatesResponse:
         """Return a page of certificates."""
         caller = caller_of(context)
-        wanted = self._authority.visible(caller, filter_of(request))
-        after = page_start(wanted, request.page_token)
+        criteria = self._authority.visible(caller, filter_of(request))
+        after = page_start(criteria, request.page_token)
         if request.page_size < 0:
             raise RequestRefusedError("page_size", "a page has no negative size")
         if request.view not in pb.CertificateView.values():
             raise RequestRefusedError("view", f"there is no view {request.view}")
         page = await self._authority.list_certificates(
             caller,
-            wanted,
+            criteria,
             after,
             size=min(request.page_size or _PAGE, MAX_PAGE),
             full=request.view == pb.CERTIFICATE_VIEW_FULL,
         )
         response = pb.ListCertificatesResponse()
-        for entry in page.entries:
-            write_entry(response.certificates.add(), entry)
+        for record in page.records:
+            write_certificate(response.certificates.add(), record)
         if page.next_after is not None:
-            response.next_page_token = page_token(wanted, page.next_after)
+            response.next_page_token = page_token(criteria, page.next_after)
         return response
 
     async def GetLedgerStats(  # noqa: N802

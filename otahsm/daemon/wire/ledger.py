@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.authority import CertificateKey, DeviceKey, Entry, Filter, Group, Status
+from otahsm.authority import CertificateKey, CertificateRecord, CountKey, DeviceKey, Filter, Status
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
@@ -68,37 +68,37 @@ def time_of(request: _Asked) -> Filter:
     return Filter(after=after, before=before)
 
 
-def entry_message(entry: Entry) -> pb.Certificate:
-    """Return an entry as a message."""
+def certificate_message(record: CertificateRecord) -> pb.Certificate:
+    """Return a record as a message."""
     message = pb.Certificate()
-    write_entry(message, entry)
+    write_certificate(message, record)
     return message
 
 
-def write_entry(message: pb.Certificate, entry: Entry) -> None:
-    """Write an entry."""
-    message.serial_number = entry.serial.octets
-    message.status = STATUSES[entry.status]
-    message.device_id = entry.device_id
-    message.profile = entry.profile
-    message.client = entry.client
-    message.client_certificate_sha256 = entry.client_certificate_sha256
-    message.request_id = entry.request_id
-    message.public_key_sha256 = entry.spki_sha256
-    message.tbs_sha256 = entry.tbs_sha256
-    message.not_before_time.seconds = entry.not_before
-    message.not_after_time.seconds = entry.not_after
-    message.intend_time.FromMicroseconds(entry.intended_at)
-    if entry.recorded_at is not None:
-        message.issue_time.FromMicroseconds(entry.recorded_at)
-    if entry.voided_at is not None:
-        message.void_time.FromMicroseconds(entry.voided_at)
-    message.void_reason = entry.void_reason or ""
-    message.certificate = entry.certificate or b""
-    message.batch = entry.batch or ""
+def write_certificate(message: pb.Certificate, record: CertificateRecord) -> None:
+    """Write a record."""
+    message.serial_number = record.serial.octets
+    message.status = STATUSES[record.status]
+    message.device_id = record.device_id
+    message.profile = record.profile
+    message.client = record.client
+    message.client_certificate_sha256 = record.client_certificate_sha256
+    message.request_id = record.request_id
+    message.public_key_sha256 = record.spki_sha256
+    message.tbs_sha256 = record.tbs_sha256
+    message.not_before_time.seconds = record.not_before
+    message.not_after_time.seconds = record.not_after
+    message.intend_time.FromMicroseconds(record.intended_at)
+    if record.recorded_at is not None:
+        message.issue_time.FromMicroseconds(record.recorded_at)
+    if record.voided_at is not None:
+        message.void_time.FromMicroseconds(record.voided_at)
+    message.void_reason = record.void_reason or ""
+    message.certificate = record.certificate or b""
+    message.batch = record.batch or ""
 
 
-def write_counts(response: pb.GetLedgerStatsResponse, counts: Mapping[Group, int]) -> None:
+def write_counts(response: pb.GetLedgerStatsResponse, counts: Mapping[CountKey, int]) -> None:
     """Write counts, in order."""
     for group, count in sorted(counts.items()):
         message = response.counts.add()

@@ -23,12 +23,12 @@ _LONGEST: Final = 1000
 _FORM: Final = re.compile(r"(?:[A-Za-z0-9_-]{4}){3,1024}(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?")
 
 
-def page_token(wanted: Filter, after: bytes) -> str:
+def page_token(criteria: Filter, after: bytes) -> str:
     """Write the token of the page that begins after the key of a serial number."""
-    return urlsafe_b64encode(after + _digest(wanted, after)).decode()
+    return urlsafe_b64encode(after + _digest(criteria, after)).decode()
 
 
-def page_start(wanted: Filter, token: str) -> bytes:
+def page_start(criteria: Filter, token: str) -> bytes:
     """Return the key of the serial number after which a page begins; the first one for an empty token.
 
     Raises:
@@ -38,7 +38,7 @@ def page_start(wanted: Filter, token: str) -> bytes:
         return START
     if _FORM.fullmatch(token):
         after = urlsafe_b64decode(token)[:-_DIGEST_OCTETS]
-        if page_token(wanted, after) == token:
+        if page_token(criteria, after) == token:
             return after
     raise RequestRefusedError(
         "page_token",
@@ -64,8 +64,8 @@ def numbered_page(token: str, size: int) -> tuple[int, int]:
     return int(token or 0), min(size or _USUAL, _LONGEST)
 
 
-def _digest(wanted: Filter, after: bytes) -> bytes:
-    fields: tuple[object, ...] = tuple(wanted)
+def _digest(criteria: Filter, after: bytes) -> bytes:
+    fields: tuple[object, ...] = tuple(criteria)
     while fields[-1] == "" or fields[-1] is False:  # as when there was no such field: tokens are for ever
         fields = fields[:-1]
     return hashlib.sha256(after + repr(fields).encode()).digest()[:_DIGEST_OCTETS]

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import RequestRefusedError
-from otahsm.ledger.entries import START, Filter, Group
+from otahsm.ledger.query_values import START, CountKey, Filter
 from otahsm.ledger.read.reader import LedgerReader
 
 MAX_COUNTS: Final = 20_000
@@ -39,16 +39,16 @@ class LedgerQueries:
         """Return what a reader answers to one question."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, question, self._reader)
 
-    async def count(self, wanted: Filter) -> dict[Group, int]:
-        """Count all entries in the time of a filter.
+    async def count(self, criteria: Filter) -> dict[CountKey, int]:
+        """Count all records in the time of a filter.
 
         Raises:
             RequestRefusedError: there are more than `MAX_COUNTS` groups.
         """
-        counts: Counter[Group] = Counter()
+        counts: Counter[CountKey] = Counter()
         after: bytes | None = START
         while after is not None:
-            part = await self.ask(lambda reader, after=after: reader.count(wanted, after))  # type: ignore[misc]
+            part = await self.ask(lambda reader, after=after: reader.count(criteria, after))  # type: ignore[misc]
             counts.update(part.counts)
             after = part.next_after
             if len(counts) > MAX_COUNTS:

@@ -1,8 +1,8 @@
-"""The ledger as its readers see it: one entry, pages of entries, counts.
+"""The ledger as its readers see it: one record, pages of records, counts.
 
 Everything is in the order of the serial numbers, or the other way round. They are unique, they begin with the
 time, and their index is there anyway: so a page begins where the one before ended whatever is added
-meanwhile, and a time is a range of them. No statement looks at more than `_SCANNED` rows that are not wanted,
+meanwhile, and a time is a range of them. No statement looks at more than `_SCANNED` rows that do not match,
 and no transaction lasts longer than one such step.
 """
 
@@ -31,8 +31,18 @@ from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import schema
 from otahsm.ledger.db.failures import cause_of, reading
 from otahsm.ledger.db.read_only import read_only_engine
-from otahsm.ledger.entries import START, Entry, EventFilter, EventPage, Filter, Group, Page, Status, Tally
 from otahsm.ledger.migrations import NEWEST
+from otahsm.ledger.query_values import (
+    START,
+    CertificateRecord,
+    CountKey,
+    EventFilter,
+    EventPage,
+    Filter,
+    Page,
+    Status,
+    Tally,
+)
 from otahsm.ledger.read import batch_page, denied, event_page
 from otahsm.ledger.read.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
 from otahsm.ledger.records import BatchState
@@ -81,69 +91,71 @@ class LedgerReader:
                 hint="Start `otahsm serve` once to update it, or use the version of otahsm that created it.",
             )
 
-    def by_serial(self, serial: SerialNumber) -> Entry | None:
-        """Return the entry with a serial number."""
+    def by_serial(self, serial: SerialNumber) -> CertificateRecord | None:
+        """Return the record with a serial number."""
         return self._one(_serial == serial.key)
 
-    def by_device(self, device_id: str, profile: str) -> Entry | None:
-        """Return the entry that a device has under a profile: neither voided nor superseded."""
+    def by_device(self, device_id: str, profile: str) -> CertificateRecord | None:
+        """Return the record that a device has under a profile: neither voided nor superseded."""
         return self._one((intents.c.device_id == device_id) & (intents.c.profile == profile) & live)
 
-    def page(self, wanted: Filter, after: bytes = START, *, size: int, full: bool = False) -> Page:
-        """Return the entries that come after a key in the order that is wanted.
+    def page(self, criteria: Filter, after: bytes = START, *, size: int, full: bool = False) -> Page:
+        """Return the records that come after a key in the order that is wanted.
 
         Args:
-            wanted: which, and in which order.
+            criteria: which, and in which order.
             after: as `Page` has it; `START` for the first page.
             size: at most so many.
             full: with their certificates.
         """
         with self._reading() as connection:
-            if wanted.status is Status.OPEN:
-                return _open_page(connection, wanted, after, size, full=full)
-            return _page(connection, wanted, after, size, full=full)
+            if criteria.status is Status.OPEN:
+                return _open_page(connection, criteria, after, size, full=full)
+            return _page(connection, criteria, after, size, full=full)
 
     def batches(self, after: int, size: int, name: str = "") -> list[BatchState]:
         """Return batches and how far they are, in the order of their creation: see `batch_page.states`."""
         with self._reading() as connection:
             return batch_page.states(connection, after, size, name)
 
-    def events(self, wanted: EventFilter, after: int, size: int) -> EventPage:
+    def events(self, criteria: EventFilter, after: int, size: int) -> EventPage:
         """Return events with ids above one: see `event_page.page`."""
         with self._reading() as connection:
-            return event_page.page(connection, wanted, after, size)
+            return event_page.page(connection, criteria, after, size)
 
     def denied(self) -> list[Denied]:
         """Return everybody who is cut off."""
         with self._reading() as connection:
             return denied.all_denied(connection)
 
-    def count(self, wanted: Filter, after: bytes = START) -> Tally:
-        """Count the next entries after a key, by what `Group` says.
+    def count(self, criteria: Filter, after: bytes = START) -> Tally:
+        """Count the next records after a key, by what `CountKey` says.
 
         Args:
-            wanted: `after` and `before` of it, and the order.
+            criteria: `after` and `before` of it, and the order.
             after: 20 octets.
         """
         with self._reading() as connection:
-            inside, end = _step(connection, wanted, _range(_serial, wanted, after))
+            inside, end = _step(connection, criteria, _range(_serial, criteria, after))
             return Tally(_counts(connection, inside), end)
 
-    def everything(self, wanted: Filter, *, size: int = 1000, full: bool = False) -> Iterator[Entry]:
-        """Yield all entries that are wanted, page by page."""
+    def everything(
+        self, criteria: Filter, *, size: int = 1000, full: bool = False
+    ) -> Iterator[CertificateRecord]:
+        """Yield all matching records, page by page."""
         after: bytes | None = START
         while after is not None:
-            entries, after = self.page(wanted, after, size=size, full=full)
-            yield from entries
+            records, after = self.page(criteria, after, size=size, full=full)
+            yield from records
 
     def close(self) -> None:
         """Close the connection."""
         self._engine.dispose()
 
-    def _one(self, which: ColumnElement[bool]) -> Entry | None:
+    def _one(self, which: ColumnElement[bool]) -> CertificateRecord | None:
         with self._reading() as connection:
-            row = connection.execute(_entries(full=True).where(which)).first()
-            return None if row is None else _entry(row)
+            row = connection.execute(_records(full=True).where(which)).first()
+            return None if row is None else _record(row)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -151,27 +163,27 @@ class LedgerReader:
             yield connection
 
 
-def _page(connection: Connection, wanted: Filter, after: bytes, size: int, *, full: bool) -> Page:
-    inside = _range(_serial, wanted, after)
-    query = _entries(full=full).where(*_conditions(wanted))
+def _page(connection: Connection, criteria: Filter, after: bytes, size: int, *, full: bool) -> Page:
+    inside = _range(_serial, criteria, after)
+    query = _records(full=full).where(*_conditions(criteria))
     end: bytes | None = None
-    if wanted.device_id:
+    if criteria.device_id:
         # An index each. The serial numbers are looked at afterwards, so that no other index is tempting.
-        device = intents.c.device_id == wanted.device_id
+        device = intents.c.device_id == criteria.device_id
         kinds = (live, SUPERSEDED, VOIDED)
         every = union_all(*(query.where(device & kind) for kind in kinds)).subquery()
-        query = select(every).where(*_range(every.c.serial, wanted, after))
-        query = query.order_by(_ordered(every.c.serial, wanted))
+        query = select(every).where(*_range(every.c.serial, criteria, after))
+        query = query.order_by(_ordered(every.c.serial, criteria))
     else:
-        if wanted.status is Status.VOID:
+        if criteria.status is Status.VOID:
             inside.append(VOIDED)
-        elif not wanted.batch and (wanted.client or wanted.profile or wanted.status):
-            inside, end = _step(connection, wanted, inside)
-        query = query.where(*inside).order_by(_ordered(_serial, wanted))
+        elif not criteria.batch and (criteria.client or criteria.profile or criteria.status):
+            inside, end = _step(connection, criteria, inside)
+        query = query.where(*inside).order_by(_ordered(_serial, criteria))
     return _page_of(connection.execute(query.limit(size + 1)).all(), size, end)
 
 
-def _open_page(connection: Connection, wanted: Filter, after: bytes, size: int, *, full: bool) -> Page:
+def _open_page(connection: Connection, criteria: Filter, after: bytes, size: int, *, full: bool) -> Page:
     """Find open intents where they can be: not below the ids that every replica has said are closed."""
     below = connection.execute(select(func.min(replicas.c.closed_below))).scalar() or 0
     ids = (
@@ -182,11 +194,11 @@ def _open_page(connection: Connection, wanted: Filter, after: bytes, size: int, 
         .limit(_OPEN_AT_ONCE)
     )
     found = connection.execute(ids).scalars().all()
-    conditions = [*_range(_serial, wanted, after), *_conditions(wanted)]
-    if wanted.device_id:
-        conditions.append(intents.c.device_id == wanted.device_id)
-    query = _entries(full=full).where(intents.c.id.in_(found), *conditions)
-    rows = sorted(connection.execute(query), key=lambda row: row.serial, reverse=wanted.newest_first)
+    conditions = [*_range(_serial, criteria, after), *_conditions(criteria)]
+    if criteria.device_id:
+        conditions.append(intents.c.device_id == criteria.device_id)
+    query = _records(full=full).where(intents.c.id.in_(found), *conditions)
+    rows = sorted(connection.execute(query), key=lambda row: row.serial, reverse=criteria.newest_first)
     return _page_of(rows, size, None)
 
 
@@ -195,10 +207,10 @@ def _page_of(rows: Sequence[Any], size: int, end: bytes | None) -> Page:
 
     The next page begins after the key as it is in the row: somebody may have written one of another length.
     """
-    return Page([_entry(row) for row in rows[:size]], rows[size - 1].serial if len(rows) > size else end)
+    return Page([_record(row) for row in rows[:size]], rows[size - 1].serial if len(rows) > size else end)
 
 
-def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[Group, int]:
+def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[CountKey, int]:
     groups: list[ColumnElement[Any]] = [
         (intents.c.intended_at // _A_DAY).label("day"),
         intents.c.profile,
@@ -206,53 +218,53 @@ def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[G
         STATUS,
     ]
     counted = select(*groups, func.count()).select_from(JOINED).where(*inside).group_by(*groups)
-    counts: Counter[Group] = Counter()
+    counts: Counter[CountKey] = Counter()
     row: Any
     for row in connection.execute(counted):
         day, profile, client, status, count = row
-        counts[Group(int(day), profile, client, Status(status))] += count
+        counts[CountKey(int(day), profile, client, Status(status))] += count
     return counts
 
 
-def _range(serial: ColumnElement[bytes], wanted: Filter, after: bytes) -> list[ColumnElement[bool]]:
+def _range(serial: ColumnElement[bytes], criteria: Filter, after: bytes) -> list[ColumnElement[bool]]:
     """Return the bounds of what is still to come after a key: one below, and above at most one."""
-    above, ends = (START, [after]) if wanted.newest_first and after != START else (after, [])
-    ends += [] if wanted.end_key is None else [wanted.end_key]
-    bounds = [serial > above if above >= wanted.first_key else serial >= wanted.first_key]
+    above, ends = (START, [after]) if criteria.newest_first and after != START else (after, [])
+    ends += [] if criteria.end_key is None else [criteria.end_key]
+    bounds = [serial > above if above >= criteria.first_key else serial >= criteria.first_key]
     return [*bounds, serial < min(ends)] if ends else bounds
 
 
-def _ordered(serial: ColumnElement[bytes], wanted: Filter) -> ColumnElement[bytes]:
-    return serial.desc() if wanted.newest_first else serial
+def _ordered(serial: ColumnElement[bytes], criteria: Filter) -> ColumnElement[bytes]:
+    return serial.desc() if criteria.newest_first else serial
 
 
-def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+def _conditions(criteria: Filter) -> list[ColumnElement[bool]]:
     """Return what does not depend on serial number and device id."""
     conditions: list[ColumnElement[bool]] = []
-    if wanted.batch:
-        id_of = select(schema.batches.c.id).where(schema.batches.c.name == wanted.batch)
+    if criteria.batch:
+        id_of = select(schema.batches.c.id).where(schema.batches.c.name == criteria.batch)
         conditions.append(intents.c.batch_id == id_of.scalar_subquery())
-    if wanted.client:
-        conditions.append(intents.c.client == wanted.client)
-    if wanted.profile:
-        conditions.append(intents.c.profile == wanted.profile)
-    if wanted.status is not None:
-        conditions.append(CONDITIONS[wanted.status])
+    if criteria.client:
+        conditions.append(intents.c.client == criteria.client)
+    if criteria.profile:
+        conditions.append(intents.c.profile == criteria.profile)
+    if criteria.status is not None:
+        conditions.append(CONDITIONS[criteria.status])
     return conditions
 
 
 def _step(
-    connection: Connection, wanted: Filter, inside: list[ColumnElement[bool]]
+    connection: Connection, criteria: Filter, inside: list[ColumnElement[bool]]
 ) -> tuple[list[ColumnElement[bool]], bytes | None]:
-    """Return the bounds of a step over rows that may not be wanted, and its last key; None: to the end."""
-    last = select(_serial).where(*inside).order_by(_ordered(_serial, wanted)).offset(_SCANNED - 1).limit(1)
+    """Return the bounds of a step over rows that may not match, and its last key; None: to the end."""
+    last = select(_serial).where(*inside).order_by(_ordered(_serial, criteria)).offset(_SCANNED - 1).limit(1)
     end = connection.execute(last).scalar()
     if end is None:
         return inside, None
-    return [*inside, _serial >= end if wanted.newest_first else _serial <= end], end
+    return [*inside, _serial >= end if criteria.newest_first else _serial <= end], end
 
 
-def _entries(*, full: bool) -> Select[Any]:
+def _records(*, full: bool) -> Select[Any]:
     return select(
         _serial,
         STATUS,
@@ -274,6 +286,6 @@ def _entries(*, full: bool) -> Select[Any]:
     ).select_from(JOINED.outerjoin(schema.batches, schema.batches.c.id == intents.c.batch_id))
 
 
-def _entry(row: Any) -> Entry:
+def _record(row: Any) -> CertificateRecord:
     serial, status, *rest = row
-    return Entry(SerialNumber.from_key(serial), Status(status), *rest)
+    return CertificateRecord(SerialNumber.from_key(serial), Status(status), *rest)

@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, FromClause, case, literal_column
 
-from otahsm.ledger.entries import Status
+from otahsm.ledger.query_values import Status
 from otahsm.ledger.schema import certificates, intents, revocations
 
 # What statuses are told from. A status that needs another table joins it here.

@@ -22,9 +22,9 @@ from otahsm.ledger.records import (
     BatchState,
     BatchTerms,
     Change,
+    EventFactory,
     Intent,
     JournalResult,
-    Tell,
 )
 from otahsm.ledger.schema import batches
 from otahsm.ledger.write import events
@@ -32,7 +32,7 @@ from otahsm.ledger.write.journal import settle
 
 
 def create(
-    connection: Connection, terms: BatchTerms, creator: str, now: int, tell: Tell[Batch]
+    connection: Connection, terms: BatchTerms, creator: str, now: int, make_event: EventFactory[Batch]
 ) -> Change[Batch]:
     """Write a batch; return it, or the one of the same name that there is.
 
@@ -41,7 +41,7 @@ def create(
         terms: what is ordered.
         creator: who orders it.
         now: microseconds since the Unix epoch.
-        tell: makes the event, if it is new.
+        make_event: makes the event, if it is new.
     """
     values = terms._asdict() | {"clients": json.dumps(terms.clients)}
     row = values | {"creator": creator, "created_at": now, "taken": 0}
@@ -50,10 +50,12 @@ def create(
     ).first()
     batch = batch_page.find(connection, terms.name)
     assert batch is not None  # noqa: S101 - it was written, or stood in the way
-    return Change(batch, None) if new is None else events.changed(connection, batch, tell)
+    return Change(batch, None) if new is None else events.changed(connection, batch, make_event)
 
 
-def close(connection: Connection, name: str, now: int, tell: Tell[BatchState]) -> Change[BatchState | None]:
+def close(
+    connection: Connection, name: str, now: int, make_event: EventFactory[BatchState]
+) -> Change[BatchState | None]:
     """Let nobody reserve room in a batch any more; the result is None if there is none.
 
     How many it has is what its row says, less those that are open: however large it is, it is not counted.
@@ -65,7 +67,7 @@ def close(connection: Connection, name: str, now: int, tell: Tell[BatchState]) -
     state = next(iter(batch_page.states(connection, 0, 1, name)), None)
     if closed is None or state is None:
         return Change(state, None)
-    return events.changed(connection, state, tell)
+    return events.changed(connection, state, make_event)
 
 
 def reserve(

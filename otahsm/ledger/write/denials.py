@@ -7,12 +7,12 @@ from sqlalchemy import Connection, delete, select
 from otahsm.access import Denied
 from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.read.denied import denied_of
-from otahsm.ledger.records import Change, Tell
+from otahsm.ledger.records import Change, EventFactory
 from otahsm.ledger.schema import denied_clients
 from otahsm.ledger.write import events
 
 
-def deny(connection: Connection, denied: Denied, tell: Tell[Denied]) -> Change[Denied]:
+def deny(connection: Connection, denied: Denied, make_event: EventFactory[Denied]) -> Change[Denied]:
     """Cut a client off, in a transaction; the result is how it is, also if it was before."""
     row = {
         "subject": denied.subject,
@@ -22,15 +22,15 @@ def deny(connection: Connection, denied: Denied, tell: Tell[Denied]) -> Change[D
     }
     insert = insert_into(denied_clients, connection.dialect).values(row).on_conflict_do_nothing()
     if connection.execute(insert.returning(denied_clients.c.subject)).first() is not None:
-        return events.changed(connection, denied, tell)
+        return events.changed(connection, denied, make_event)
     before = select(denied_clients).where(denied_clients.c.subject == denied.subject)
     return Change(denied_of(connection.execute(before).one()), None)
 
 
-def allow(connection: Connection, subject: str, tell: Tell[Denied]) -> Change[Denied | None]:
+def allow(connection: Connection, subject: str, make_event: EventFactory[Denied]) -> Change[Denied | None]:
     """Let a client in again, in a transaction; the result is how it was; None if it was not cut off."""
     gone = delete(denied_clients).where(denied_clients.c.subject == subject).returning(denied_clients)
     row = connection.execute(gone).first()
     if row is None:
         return Change(None, None)
-    return events.changed(connection, denied_of(row), tell)
+    return events.changed(connection, denied_of(row), make_event)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, insert, select
 
-from otahsm.ledger.records import AuditEvent, Change, Tell
+from otahsm.ledger.records import AuditEvent, Change, EventFactory
 from otahsm.ledger.schema import events
 from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.sequencer import note_entries
@@ -41,8 +41,8 @@ def _is_there(connection: Connection, event: AuditEvent) -> bool:
     return connection.execute(same).first() is not None
 
 
-def changed(connection: Connection, result: _Result, tell: Tell[_Result]) -> Change[_Result]:
+def changed(connection: Connection, result: _Result, make_event: EventFactory[_Result]) -> Change[_Result]:
     """Write the event that tells of a change, in the transaction that made it."""
-    event = tell(result)
+    event = make_event(result)
     write(connection, [event])
     return Change(result, event)

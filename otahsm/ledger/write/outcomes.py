@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Dialect, Insert, exists, func,
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.db.dialects import columns_given, write_rows
-from otahsm.ledger.records import Change, Tell
+from otahsm.ledger.records import Change, EventFactory
 from otahsm.ledger.schema import certificates, crl_numbers, intents, live
 from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.sequencer import note_entries
@@ -67,7 +67,7 @@ def void_intents(connection: Connection, intent_ids: Sequence[int], reason: str,
 
 
 def reset(
-    connection: Connection, device_id: str, profile: str, now: int, tell: Tell[SerialNumber]
+    connection: Connection, device_id: str, profile: str, now: int, make_event: EventFactory[SerialNumber]
 ) -> Change[SerialNumber | None]:
     """Let a device have a new certificate, for any key of its own: what it has counts as superseded.
 
@@ -83,7 +83,7 @@ def reset(
     ).scalar()
     if key is None:
         return Change(None, None)
-    return events.changed(connection, SerialNumber.from_key(key), tell)
+    return events.changed(connection, SerialNumber.from_key(key), make_event)
 
 
 def issuer_of(connection: Connection) -> bytes | None:

@@ -15,8 +15,8 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.files import standard_output
 from otahsm.client import LedgerEntry
 from otahsm.config import Config, load_config, section
-from otahsm.daemon.wire.ledger import entry_message
-from otahsm.ledger import Entry, Filter, LedgerReader, Status
+from otahsm.daemon.wire.ledger import certificate_message
+from otahsm.ledger import CertificateRecord, Filter, LedgerReader, Status
 
 _SIGNING_SECONDS: Final = 90.0  # where there is no [token] that says how long
 
@@ -55,11 +55,11 @@ def reconcile(
     oldest = 0.0
     with standard_output() as out:
         out.write(head)
-        for entry in _never_released(reader, Filter(after=milliseconds)):
-            out.write(write(LedgerEntry.from_message(entry_message(entry))))  # as a client sees it
-            counts[entry.status] += 1
-            if entry.status is Status.OPEN:
-                oldest = max(oldest, time.time() - entry.intended_at / 1e6)
+        for record in _never_released(reader, Filter(after=milliseconds)):
+            out.write(write(LedgerEntry.from_message(certificate_message(record))))  # as a client sees it
+            counts[record.status] += 1
+            if record.status is Status.OPEN:
+                oldest = max(oldest, time.time() - record.intended_at / 1e6)
     reader.close()
     said = f"{counts[Status.OPEN]} open, {counts[Status.VOID]} void"
     if oldest > limit:
@@ -71,14 +71,14 @@ def reconcile(
     typer.echo(said, err=True)
 
 
-def _never_released(reader: LedgerReader, wanted: Filter) -> Iterator[Entry]:
+def _never_released(reader: LedgerReader, criteria: Filter) -> Iterator[CertificateRecord]:
     shown = set()  # what is open may be voided before the voided ones are read
-    for entry in reader.everything(wanted._replace(status=Status.OPEN)):
-        shown.add(entry.serial)
-        yield entry
-    for entry in reader.everything(wanted._replace(status=Status.VOID)):
-        if entry.serial not in shown:
-            yield entry
+    for record in reader.everything(criteria._replace(status=Status.OPEN)):
+        shown.add(record.serial)
+        yield record
+    for record in reader.everything(criteria._replace(status=Status.VOID)):
+        if record.serial not in shown:
+            yield record
 
 
 def _signing_seconds(settings: Config) -> float:

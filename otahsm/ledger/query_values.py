@@ -27,7 +27,7 @@ class Status(StrEnum):
 
 
 class Filter(NamedTuple):
-    """Which entries are wanted: those that everything given fits. And in which order.
+    """Which records are wanted: those that everything given fits. And in which order.
 
     Attributes:
         device_id, client, profile, batch: empty for any.
@@ -56,7 +56,7 @@ class Filter(NamedTuple):
         return None if self.before is None else first_key(self.before)
 
 
-class Entry(NamedTuple):
+class CertificateRecord(NamedTuple):
     """An intent, and what came of it.
 
     Attributes:
@@ -119,12 +119,12 @@ class Page(NamedTuple):
     it has 20 octets, unless somebody wrote a row with another serial number than otahsm does.
     """
 
-    entries: list[Entry]
+    records: list[CertificateRecord]
     next_after: bytes | None
 
 
-class Group(NamedTuple):
-    """What entries that are counted together have in common; `day` is in days since the Unix epoch, UTC."""
+class CountKey(NamedTuple):
+    """What records that are counted together have in common; `day` is in days since the Unix epoch, UTC."""
 
     day: int
     profile: str
@@ -135,5 +135,5 @@ class Group(NamedTuple):
 class Tally(NamedTuple):
     """Counts of a part of the ledger, and the key after which the next part begins; None at the end."""
 
-    counts: dict[Group, int]
+    counts: dict[CountKey, int]
     next_after: bytes | None
