@@ -1,4 +1,4 @@
-"""The certification authority: everything between the network and the rooms that issue, revoke and prove."""
+"""The certification authority: the application layer below the gRPC services."""
 
 from otahsm.access import AccessControl, Caller, Denied, Policy
 from otahsm.authority.assembly import assemble

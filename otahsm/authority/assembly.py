@@ -1,4 +1,4 @@
-"""Puts a certification authority together from its configuration."""
+"""Builds a certification authority from its configuration."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from otahsm.transparency.log import Transparency, load_verifier_key
 from otahsm.workers import Report
 
 _SECOND: Final = timedelta(seconds=1)
-_EXTRA_PLACES: Final = 2  # batches in the journal and in the ledger, beside those with a worker
+_EXTRA_SLOTS: Final = 2  # groups in the journal and record steps, in addition to those at a worker
 
 
 def assemble(
     config: Config, report: Report, *, clock: Clock, log_event: EventLogger = lambda *_: None
 ) -> CertificateAuthority:
-    """Put together everything between the network and the token, for one CA or several; nothing runs yet.
+    """Build everything between the network and the token, for one CA or several, without starting it.
 
     Args:
         config: the whole configuration; it needs [token], [ca], [ledger] and [access].
         report: called with (event, pid, error) when a worker process is ready or lost.
-        clock: tells the time of day to all of it.
-        log_event: called with an event and its fields when something was done that the log should tell.
+        clock: the time of day, for all parts.
+        log_event: called with the name and the fields of each event to log.
 
     Raises:
-        ConfigError: a section or a file is missing or wrong.
+        ConfigError: a section or a file is missing or invalid.
     """
     token = section(config.token, "token")
     section(config.ca, "ca")
@@ -80,8 +80,8 @@ def assemble(
     )
     queue = IssuanceQueue(
         cycle.issue,
-        batch_size=settings.batch_size,
-        places=settings.preparers + token.signers + _EXTRA_PLACES,
+        group_size=settings.batch_size,
+        slots=settings.preparers + token.signers + _EXTRA_SLOTS,
     )
     guard_dirs = {item.guard_dir: item.signer_socket is None for item in token.all}
     return CertificateAuthority(
@@ -118,9 +118,9 @@ def assemble(
 
 
 def _noting_signers(audit: AuditLog, report: Report) -> Report:
-    """Have the audit log tell of signers that are ready, and so have logged in, and of those that are lost.
+    """Record in the audit log which signers are ready, and so have logged in, and which are lost.
 
-    Where signers have a user of their own, nobody else tells of it.
+    For signers under another user, these are the only events about logins.
     """
     names = {item.value: item for item in (EventName.SIGNER_READY, EventName.SIGNER_LOST)}
 
@@ -157,7 +157,7 @@ def _preparers(
 def _signers(
     config: Config, authorities: Authorities, ledger: Ledger, report: Report, clock: Clock
 ) -> tuple[SignerPool, Transparency]:
-    """Return the signers, with a key for each CA and one for checkpoints, and who has checkpoints signed."""
+    """Return the signers, with a key for each CA and one for checkpoints, and the maker of checkpoints."""
     keys = [TokenKey(item.config, item.chain.issuer.public_key) for _, item in authorities.active]
     checkpoint_key = load_verifier_key(config.checkpoint) if config.checkpoint else None
     if config.checkpoint and checkpoint_key:

@@ -1,4 +1,4 @@
-"""What the daemon's log says of what clients asked for: one line for a message, however much is in it."""
+"""Logs the results of clients' requests: one line per message, whatever its size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = structlog.get_logger()
 
 
 def log_refused(event: str, caller: Caller, refusals: Sequence[OtahsmError]) -> None:
-    """Log what was refused of a message, if anything was."""
+    """Log the refused requests of a message, if any."""
     if refusals:
         _log.warning(
             event,
@@ -28,7 +28,7 @@ def log_refused(event: str, caller: Caller, refusals: Sequence[OtahsmError]) -> 
 
 
 def log_revoked(caller: Caller, outcomes: Sequence[RevocationOutcome]) -> None:
-    """Log what a message revoked that was not revoked before, and what was refused of it."""
+    """Log the certificates that a message newly revoked, and its refused requests."""
     refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
     revoked = [item for outcome in outcomes if not isinstance(outcome, OtahsmError) for item in outcome]
     new = [item for item in revoked if not item.before]
@@ -45,7 +45,7 @@ def log_revoked(caller: Caller, outcomes: Sequence[RevocationOutcome]) -> None:
 
 @contextlib.contextmanager
 def tampering_logged() -> Iterator[None]:
-    """Log that the ledger was changed behind our back, whoever it was that found out."""
+    """Log a LedgerTamperedError, whichever call detected it."""
     try:
         yield
     except LedgerTamperedError as error:

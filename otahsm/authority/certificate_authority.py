@@ -1,8 +1,8 @@
 """The certification authority: a method for each RPC, from values to values.
 
-Each method decides what the caller may see of it, does the work, and has the audit event written. That the
-caller may make the call at all is checked before. What a caller may not see is not found. Every method raises
-OtahsmError; LedgerUnavailableError says that nothing was changed.
+Each method decides what the caller may see, does the work, and has the audit event written. Whether the
+caller may make the call at all is checked before. What a caller may not see is reported as not found. Every
+method may raise OtahsmError; after LedgerUnavailableError, nothing was changed.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ _HAS_A_CHAIN: Final = frozenset({Status.ISSUED, Status.SUPERSEDED, Status.REVOKE
 
 
 class CertificateAuthority:
-    """Everything that the daemon offers. `otahsm.authority.assembly` makes one.
+    """Implements all RPCs of the daemon. `otahsm.authority.assembly` builds one.
 
     Attributes:
-        access: who may do what.
-        audit: records what happens.
+        access: decides which client may do what.
+        audit: records audit events.
         authorities: the CAs.
-        clients: who is denied.
-        life: starts and closes it, and says how it is.
+        clients: denies clients and allows them again.
+        life: starts and closes it, and reports its health.
     """
 
     def __init__(  # noqa: PLR0913 - one for each part
@@ -102,9 +102,9 @@ class CertificateAuthority:
         """Record whether a call was allowed.
 
         Args:
-            caller: whose call.
-            call: its path.
-            error: why not; None: it was.
+            caller: the client.
+            call: the path of the method.
+            error: why it was denied; None if it was allowed.
         """
         about = {"call": call}
         if error is None:
@@ -116,11 +116,11 @@ class CertificateAuthority:
     # Issuing
 
     async def issue(self, caller: Caller, requests: Sequence[IssuanceRequest]) -> list[Outcome]:
-        """Have certificates issued; return one outcome for each request, in order.
+        """Issue certificates; return one outcome for each request, in order.
 
         Args:
-            caller: whose requests they are.
-            requests: at least one; what is wrong with one costs its own outcome.
+            caller: the client that requests them.
+            requests: at least one; an invalid request fails alone.
         """
         outcomes = await self._queue.submit(requests)
         refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
@@ -131,10 +131,10 @@ class CertificateAuthority:
         log_refused("requests.refused", caller, refusals)
         return outcomes
 
-    # What there is
+    # CAs and profiles
 
     def get_authority(self, name: str) -> AuthorityState:
-        """Return a CA and how it is; "" is the name of that of [ca]. Raises NotFoundError."""
+        """Return a CA and its health; "" is the name of [ca]. Raises NotFoundError."""
         authority = self.authorities.by_name.get(name)
         if authority is None:
             raise NotFoundError(f"there is no CA {name[:64]!a}")
@@ -143,13 +143,13 @@ class CertificateAuthority:
         )
 
     def list_profiles(self) -> Profiles:
-        """Return every profile."""
+        """Return all profiles."""
         return self._profiles
 
     # The ledger
 
     async def get_certificate(self, caller: Caller, key: CertificateKey) -> FoundCertificate:
-        """Return a certificate, or what came of an intent, with the chain above it.
+        """Return the record of a certificate or an intent, with the certificate's chain.
 
         Raises:
             NotFoundError: there is none that the caller may see.
@@ -166,30 +166,30 @@ class CertificateAuthority:
         return FoundCertificate(record, self._chain_of(record))
 
     def visible(self, caller: Caller, criteria: Filter) -> Filter:
-        """Return which of the certificates that are wanted the caller may list: its own, or all.
+        """Restrict a filter to the certificates that the caller may list: its own, or all.
 
         Raises:
-            NotAllowedError: it asks for another's.
+            NotAllowedError: it requests another client's.
         """
         return self._visibility.within(caller, criteria)
 
     async def list_certificates(
         self, caller: Caller, criteria: Filter, after: bytes, *, size: int, full: bool
     ) -> Page:
-        """Return a page of the certificates that are wanted and that the caller may see.
+        """Return a page of the matching certificates that the caller may see.
 
         Args:
-            caller: who asks.
-            criteria: which, and in which order.
-            after: the key of the certificate after which the page begins; `START` for the first page.
-            size: at most so many.
-            full: with the certificates themselves.
+            caller: the client.
+            criteria: which certificates, and in which order.
+            after: the key of the last certificate of the previous page; `START` for the first page.
+            size: the most records to return.
+            full: whether to include the certificates themselves.
         """
         visible = self.visible(caller, criteria)
         return await self._queries.ask(lambda reader: reader.page(visible, after, size=size, full=full))
 
     async def count_certificates(self, criteria: Filter) -> Mapping[CountKey, int]:
-        """Count the certificates of a time by day, profile, client and status.
+        """Count the certificates of a period by day, profile, client and status.
 
         Raises:
             RequestRefusedError: there would be too many counts.
@@ -201,22 +201,22 @@ class CertificateAuthority:
     async def revoke(
         self, caller: Caller, requests: Sequence[RevocationRequest | RequestRefusedError]
     ) -> list[RevocationOutcome]:
-        """Revoke certificates; return one outcome for each request, in order. What is revoked is durable.
+        """Revoke certificates durably; return one outcome for each request, in order.
 
         Args:
-            caller: who asks.
-            requests: at least one; one that can't be read costs its own outcome.
+            caller: the client.
+            requests: at least one; a malformed one is an error, and fails alone.
         """
         outcomes = await self._revocations.revoke(requests, caller.identity)
         log_revoked(caller, outcomes)
         return outcomes
 
     async def get_crl(self, name: CrlName) -> StoredCrl:
-        """Return the last CRL of a name. Raises NotFoundError, and why there is none yet."""
+        """Return the latest CRL of a name. Raises NotFoundError, or the reason why there is none yet."""
         return await self._crls.get(name)
 
     async def reset_device(self, caller: Caller, device_id: str, profile: str) -> SerialNumber:
-        """Let a device have a certificate for another key; return the serial number of the one it has.
+        """Allow a device a certificate for another key; return the serial number of its current one.
 
         Raises:
             NotFoundError: it has none under the profile.
@@ -239,14 +239,14 @@ class CertificateAuthority:
     # The log
 
     async def get_checkpoint(self, *, make_new: bool) -> Signed:
-        """Return the last checkpoint, or a new one."""
+        """Return the latest checkpoint, or a new one."""
         with tampering_logged():
             if make_new:
                 return await self._transparency.make_checkpoint()
             return await self._transparency.checkpoint()
 
     async def prove_inclusion(self, caller: Caller, serial: SerialNumber) -> LeafProof:
-        """Prove that the log has a certificate, to who may see it; to others, there is nothing to prove."""
+        """Prove that the log contains a certificate. Raises NotFoundError if the caller may not see it."""
         with tampering_logged():
             proven = await self._transparency.prove_inclusion(serial)
         if not self._visibility.of_leaf(caller, proven.leaf):
@@ -254,14 +254,14 @@ class CertificateAuthority:
         return proven
 
     async def prove_consistency(self, old_size: int) -> bytes:
-        """Prove that the log only grew since it had so many leaves."""
+        """Prove that the log only grew since it had `old_size` leaves."""
         with tampering_logged():
             return await self._transparency.prove_consistency(old_size)
 
     # Batches
 
     async def create_batch(self, caller: Caller, new: NewBatch) -> BatchState:
-        """Order a batch, or return the same one that was ordered before."""
+        """Create a batch, or return an existing one with the same terms."""
 
         def event_of(batch: Batch) -> AuditEvent:
             details: dict[str, int | str] = {
@@ -271,30 +271,30 @@ class CertificateAuthority:
             return self.audit.event(EventName.BATCH_CREATED, caller.identity, details)
 
         batch, event = await self._batches.create(new, caller.identity, event_of)
-        self.audit.done(event)  # before anything is read, which may fail: the batch is there
+        self.audit.done(event)  # first: the batch exists, and reading it may fail
         return await self._batches.get(batch.terms.name)
 
     async def get_batch(self, caller: Caller, name: str) -> BatchState:
-        """Return a batch and how far it is."""
+        """Return a batch and its progress."""
         state = await self._batches.get(name)
         if not self._visibility.of_batch(caller, state):
             raise unknown_batch(name)
         return state
 
     async def list_batches(self, caller: Caller, after: int, size: int) -> BatchPage:
-        """Return those of the next batches that the caller may see.
+        """Return those of the next `size` batches that the caller may see.
 
         Args:
-            caller: who asks.
-            after: the id after which the page begins; 0 for the first page.
-            size: of so many at most.
+            caller: the client.
+            after: the id of the last batch of the previous page; 0 for the first page.
+            size: the most batches to read.
         """
         states = await self._batches.page(after, size)
         visible = [state for state in states if self._visibility.of_batch(caller, state)]
         return BatchPage(visible, states[-1].batch.id if len(states) == size else None)
 
     async def close_batch(self, caller: Caller, name: str) -> BatchState:
-        """Let nothing more be issued in a batch."""
+        """Close a batch: nothing more is issued in it."""
 
         def event_of(state: BatchState) -> AuditEvent:
             details: dict[str, int | str] = {"batch": state.batch.terms.name, "issued": state.issued}
@@ -307,15 +307,15 @@ class CertificateAuthority:
     # Access
 
     async def deny_client(self, caller: Caller, subject: str, reason: str) -> Denied:
-        """Deny a client, a key or a certificate from now on; return what is denied."""
+        """Deny a client, a key or a certificate; return the denial."""
         return await self.clients.deny(subject, reason, caller)
 
     async def allow_client(self, caller: Caller, subject: str) -> None:
-        """Allow again what was denied."""
+        """Allow a denied client, key or certificate again."""
         await self.clients.allow(subject, caller)
 
     async def list_denied_clients(self) -> list[Denied]:
-        """Return everything that operators have denied."""
+        """Return all clients, keys and certificates that operators have denied."""
         return await self.clients.listed()
 
     async def list_audit_events(self, criteria: EventFilter, after: int, size: int) -> EventPage:
@@ -323,7 +323,7 @@ class CertificateAuthority:
         return await self._queries.ask(lambda reader: reader.events(criteria, after, size))
 
     def _chain_of(self, record: CertificateRecord) -> tuple[bytes, ...]:
-        """Return a certificate and those above it, but for the trust anchor; empty if there is none."""
+        """Return a certificate and its intermediates, without the trust anchor; empty if there is none."""
         if record.status not in _HAS_A_CHAIN or record.certificate is None:
             return ()
         authority = self.authorities.of_certificate(record.certificate)

@@ -1,4 +1,4 @@
-"""Which CRL is meant, and who keeps it."""
+"""The CRLs of all CAs, by name or URL."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from otahsm.revocation.crl_keeper import CrlKeeper
 
 
 class CrlName(NamedTuple):
-    """Which CRL is wanted: by default the complete one of the CA of [ca].
+    """Selects a CRL: by default the complete one of [ca].
 
     Attributes:
-        ca: the CA's name.
-        url: the one that certificates state with this URL, whichever CA's it is; empty to name it otherwise.
-        shard: the one of today's shard with this number.
-        authorities: the one of CA certificates.
+        ca: the name of the CA.
+        url: selects the CRL at this URL, of any CA; empty to select it otherwise.
+        shard: selects the shard with this number in the current configuration.
+        authorities: selects the CRL of CA certificates.
     """
 
     ca: str = ""
@@ -34,7 +34,7 @@ class Crls:
 
     Args:
         authorities: the CAs.
-        keepers: who keeps their CRLs, by the CA's name; a CA that is retired has none.
+        keepers: make their CRLs, by the name of the CA; a retired CA has none.
     """
 
     def __init__(self, authorities: Authorities, keepers: Mapping[str, CrlKeeper]) -> None:
@@ -42,12 +42,12 @@ class Crls:
         self.keepers = keepers
 
     def look(self) -> None:
-        """Have every keeper look at once whether a CRL is due."""
+        """Make every keeper check now whether a CRL is due."""
         for keeper in self.keepers.values():
             keeper.woken.set()
 
     async def get(self, name: CrlName) -> StoredCrl:
-        """Return a CRL: see `CrlKeeper.crl`. Raises NotFoundError: there is none of this name."""
+        """Return a CRL: see `CrlKeeper.crl`. Raises NotFoundError: it does not exist."""
         if name.url:
             return await self._at(name.url)
         authority = self._authorities.by_name.get(name.ca)
@@ -58,7 +58,7 @@ class Crls:
         return await self.keepers[name.ca].crl(_scope(name, authority.config.crl))
 
     async def _at(self, url: str) -> StoredCrl:
-        """Find the CRL of a URL, whichever CA's it is."""
+        """Return the CRL at a URL, of any CA."""
         (*others, last) = self.keepers.values()
         for keeper in others:
             with contextlib.suppress(NotFoundError):

@@ -1,4 +1,4 @@
-"""Denies clients, on all daemons: who is denied is in the ledger, and is looked up every second."""
+"""Denies clients on all daemons: the denials are in the ledger, and each daemon reads them every second."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class DeniedClients:
     """Denies clients, and allows them again.
 
     Args:
-        ledger: where that is written.
-        queries: where it is read; of its own, so that it waits for nobody's questions.
-        access: decides by it.
-        audit: has an event of each change.
-        clock: tells when.
+        ledger: where denials are written.
+        queries: where denials are read; not shared, so that no other query delays it.
+        access: enforces the denials.
+        audit: records each change.
+        clock: the time of day.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class DeniedClients:
         self._denied: list[Denied] = []
 
     async def deny(self, subject: str, reason: str, caller: Caller) -> Denied:
-        """Deny a client, a key or a certificate; return the denial, also one that was there before.
+        """Deny a client, a key or a certificate; return the denial, or the existing one.
 
         Args:
             subject: "uri:", "dns:", "cn:" and a name; "spki:" or "sha256:" and a digest.
-            reason: why, for people.
-            caller: who asks for it.
+            reason: a human-readable reason.
+            caller: the client that requests it.
 
         Raises:
             RequestRefusedError: the subject or the reason is malformed.
-            NotAllowedError: an operator may not deny an admin, and a client not itself.
+            NotAllowedError: the caller is an operator and the subject an admin, or it is the caller itself.
             LedgerUnavailableError: nothing was changed.
         """
         check_subject(subject, reason)
@@ -73,7 +73,7 @@ class DeniedClients:
         return change.result
 
     async def allow(self, subject: str, caller: Caller) -> None:
-        """Allow again what was denied.
+        """Allow a denied subject again.
 
         Raises:
             NotFoundError: it is not denied.
@@ -89,23 +89,23 @@ class DeniedClients:
         await self._look_at_once()
 
     async def listed(self) -> list[Denied]:
-        """Return everybody whom an operator has denied. Raises LedgerUnavailableError."""
+        """Return all denials by operators. Raises LedgerUnavailableError."""
         return await self._queries.ask(LedgerReader.denied)
 
     def distrust(self, distrusted: Mapping[bytes, str]) -> None:
-        """Deny certificates, by SHA-256, that their CA has revoked or whose CA is not trusted any more."""
+        """Deny certificates, by SHA-256, that their CA revoked or whose CA is no longer trusted."""
         self._distrusted = distrusted
         self._access.deny_list = DenyList(self._denied, distrusted)
 
     async def look(self) -> None:
-        """Look up who is denied. Raises LedgerUnavailableError: who was denied still is."""
+        """Read the denials. Raises LedgerUnavailableError: the previous denials stay in force."""
         denied = await self._queries.ask(LedgerReader.denied)
         if denied != self._denied:
             self._denied = denied
             self._access.deny_list = DenyList(denied, self._distrusted)
 
     async def _look_at_once(self) -> None:
-        """Look up what was changed, durably; if that fails now, the next look finds it."""
+        """Apply a change that is already durable; if this fails, the next `look` applies it."""
         with contextlib.suppress(LedgerUnavailableError):
             await self.look()
 
@@ -116,7 +116,7 @@ class DeniedClients:
             return
         target = self._access.policy.named(denied.subject)
         if denied.subject.startswith(_DIGESTS) or (target is not None and "admin" in target.roles):
-            # Nobody can tell whose key or certificate a digest is of: it may be an admin's.
+            # A digest doesn't show whose key or certificate it is: it may be an admin's.
             raise NotAllowedError(
                 f"an operator may not deny {denied.subject}: that takes the role admin",
                 hint="Name the client by uri:, dns: or cn:. Only an admin can deny an admin.",
@@ -124,7 +124,7 @@ class DeniedClients:
 
 
 def check_subject(subject: str, reason: str) -> None:
-    """Check whom somebody wants to deny, and why. Raises RequestRefusedError."""
+    """Check the subject and the reason of a denial. Raises RequestRefusedError."""
     kind, _, rest = subject.partition(":")
     digest = kind in {"spki", "sha256"}
     if (

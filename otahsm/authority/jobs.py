@@ -1,16 +1,16 @@
-"""What goes on for as long as the daemon runs: jobs, which one supervisor runs again and again, and watches.
+"""Background jobs, which one supervisor runs periodically and watches for as long as the daemon runs.
 
-A pass of a job fails in one of two ways:
+A pass of a job can fail in two ways:
 
-- **foreseen** (`OtahsmError`, `OSError`: the disk, the token, the database). That is a state, not a fault. It
-  is logged when it begins and when it is over, `otahsm health` shows it, and the job tries again every few
-  seconds. It never ends the daemon.
-- **unforeseen** (any other exception: a fault of ours). Each is logged as `job.failed`, with where it was
-  raised, and counted; the job tries again after one second, then two, and so on up to 30. After `MAX_FAULTS`
-  with no good pass between them the daemon ends, with an exit code that has systemd start it again.
+- **expected errors** (`OtahsmError`, `OSError`: the disk, the token, the database) are a state. They are
+  logged when they start and when they are over, `otahsm health` shows them, and the job retries every few
+  seconds. They never stop the daemon.
+- **internal errors** (any other exception) are bugs. Each is counted, and logged as `job.failed` with a
+  traceback. The job retries after one second, then two, and so on up to 30. After `MAX_FAULTS` without a
+  successful pass in between, the daemon exits, with a code that makes systemd restart it.
 
-A pass that hangs (on a network file system whose server is gone, say) can't be ended. After `LONG_PASS`
-seconds it is logged as `job.stuck`, and `otahsm health` shows it until it ends.
+A pass that hangs (such as on a network file system whose server is gone) can't be cancelled. After
+`LONG_PASS` seconds it is logged as `job.stuck`, and `otahsm health` shows it until it returns.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from otahsm.system.clock import Clock
 
 MAX_FAULTS: Final = 10
 LONG_PASS: Final = 60.0  # seconds
-_SHORTEST_REST: Final = 1.0  # seconds, after a failure, whoever wakes the job
-_LONGEST_REST: Final = 30.0  # seconds, after an unforeseen one
+_SHORTEST_REST: Final = 1.0  # seconds, after a failure, even if the job is woken
+_LONGEST_REST: Final = 30.0  # seconds, after an internal error
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Something to do again and again.
+    """A periodic task.
 
     Attributes:
-        name: in the log and in `otahsm health`.
-        run_once: does one pass; returns in how many seconds the next is due, or None for `interval`.
+        name: its name in the log and in `otahsm health`.
+        run_once: does one pass; returns the seconds until the next, or None for `interval`.
         interval: seconds from one pass to the next.
-        woken: when it is set, the next pass is due at once.
-        after: what is waited for before the first pass; if that fails, the first pass comes all the same.
-        failing: how the log calls a failure that was foreseen.
-        recovered: how the log calls that it is over.
-        logged_elsewhere: failures that another job logs.
-        retry_seconds: the longest wait after a failure that was foreseen; never less than `interval`.
+        woken: set it to start the next pass at once.
+        after: awaited before the first pass, which runs even if this fails.
+        failing: the log event for an expected error.
+        recovered: the log event for recovery.
+        logged_elsewhere: errors that another job logs.
+        retry_seconds: the longest wait after an expected error; at least `interval`.
     """
 
     name: str
@@ -64,13 +64,13 @@ class Job:
 
 
 class JobState(NamedTuple):
-    """How a job is.
+    """The state of a job.
 
     Attributes:
-        name: the job's.
-        failing_since: when it began to fail, or to hang; None while all is well.
-        message: why it fails, for people; "" while all is well.
-        faults: how often it failed in a way that nobody foresaw, since the daemon started.
+        name: the name of the job.
+        failing_since: when it started to fail or hang; None if it is healthy.
+        message: a human-readable reason; "" if it is healthy.
+        faults: the number of internal errors since the daemon started.
     """
 
     name: str
@@ -80,7 +80,7 @@ class JobState(NamedTuple):
 
 
 class _Due(NamedTuple):
-    """When the next pass begins: after a rest (seconds), and so many seconds more unless the job is woken."""
+    """The time until the next pass: a rest (seconds), then `seconds` more unless the job is woken."""
 
     rest: float
     seconds: float
@@ -99,9 +99,9 @@ class Supervisor:
     """Runs jobs until it is closed.
 
     Args:
-        clock: tells since when a job fails.
-        timer: seconds that never jump.
-        wait: waits so many seconds, or until an event is set.
+        clock: the time of day, for `JobState.failing_since`.
+        timer: a monotonic clock, in seconds.
+        wait: waits for a number of seconds, or until an event is set.
     """
 
     def __init__(
@@ -122,22 +122,22 @@ class Supervisor:
 
     @property
     def states(self) -> list[JobState]:
-        """How every job is, in the order in which they were started."""
+        """The states of all jobs, in the order in which they were started."""
         return [watched.state for watched in self._watched]
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Have a function called whenever a job begins to fail, fails for another reason, or is well."""
+        """Register a function to call when a job starts to fail, fails for another reason, or recovers."""
         self._listeners.append(listener)
 
     def start(self, job: Job) -> None:
-        """Run a job from now on."""
+        """Start to run a job."""
         watched = _Watched(job)
         self._watched.append(watched)
         watched.task = asyncio.create_task(self._run(watched), name=f"job {job.name}")
         watched.task.add_done_callback(lambda task: self._note_end(job, task))
 
     def guard(self, name: str, task: asyncio.Task[None]) -> None:
-        """Give up if a task that is no job, and should go on until somebody cancels it, ends by itself."""
+        """Make `watch` fail if a task that is not a job ends without being cancelled."""
 
         def note_end(ended: asyncio.Task[None]) -> None:
             if not ended.cancelled():
@@ -146,18 +146,18 @@ class Supervisor:
         task.add_done_callback(note_end)
 
     async def watch(self) -> None:
-        """Wait until something is given up; it is for the daemon to end then.
+        """Wait until something fails beyond recovery. The daemon must exit then.
 
         Raises:
-            DaemonFailedError: a job has failed `MAX_FAULTS` times, in ways that nobody foresaw and with no
-                good pass between them, or has ended; or a task that is guarded has.
+            DaemonFailedError: a job had `MAX_FAULTS` internal errors without a successful pass in between; or
+                a job or a guarded task ended.
         """
         await self._has_given_up.wait()
         assert self._hopeless is not None  # noqa: S101 - set before the event is
         raise self._hopeless
 
     async def close(self, within: float) -> None:
-        """Begin no further pass, and let those that run finish within so many seconds."""
+        """Start no more passes, and let running ones finish for up to `within` seconds."""
         self._closing.set()
         tasks = [watched.task for watched in self._watched if watched.task is not None]
         for watched in self._watched:
@@ -172,7 +172,7 @@ class Supervisor:
     async def _run(self, watched: _Watched) -> None:
         job = watched.job
         if job.after is not None:
-            with contextlib.suppress(Exception):  # the first pass tells what is wrong
+            with contextlib.suppress(Exception):  # the first pass reports what is wrong
                 await job.after()
         while True:
             if job.woken is not None:
@@ -181,7 +181,7 @@ class Supervisor:
             due = await self._pass(watched)
             if self._closing.is_set():
                 return
-            # A job takes half of the time at most: what comes meanwhile waits for the next pass, together.
+            # A job runs at most half of the time. Whatever arrives in between is handled in one pass.
             await self._wait(max(due.rest, min(self._timer() - began, job.interval)), None)
             await self._wait(due.seconds, job.woken)
 
@@ -192,7 +192,7 @@ class Supervisor:
             seconds = await watched.job.run_once()
         except (OtahsmError, OSError) as error:
             return self._note_foreseen(watched, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and counted, and the job goes on
+        except Exception as error:  # noqa: BLE001 - any internal error is logged and counted, and the job goes on
             return self._note_fault(watched, error)
         finally:
             stuck.cancel()
@@ -226,7 +226,7 @@ class Supervisor:
 
     def _note_fault(self, watched: _Watched, error: Exception) -> _Due:
         watched.is_logged = True
-        if watched.note_failure(f"a fault in otahsm: {error!r}", self._clock()):
+        if watched.note_failure(f"internal error: {error!r}", self._clock()):
             self._notify()
         watched.note_fault()
         count = watched.faults_in_a_row
@@ -241,7 +241,7 @@ class Supervisor:
             listener()
 
     def _note_end(self, job: Job, task: asyncio.Task[None]) -> None:
-        """Give up if a job has ended that nobody closed: a cancellation may come from anywhere."""
+        """Give up if a job ended before `close`, even by a cancellation, which may come from anywhere."""
         if not self._closing.is_set():
             why = "it was cancelled" if task.cancelled() else repr(task.exception())
             self._give_up(f"the job {job.name} ended: {why}")
@@ -252,19 +252,19 @@ class Supervisor:
 
 
 class _Watched:
-    """A job, and how it is."""
+    """A job and its state."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.task: asyncio.Task[None] | None = None
         self.state = JobState(job.name)
         self.is_in_pass = False
-        self.is_logged = False  # whether the log has a failure that is not over
+        self.is_logged = False  # whether a current failure was logged
         self.failures_in_a_row = 0
         self.faults_in_a_row = 0
 
     def note_well(self) -> bool:
-        """Record that a pass went well; return whether that is news."""
+        """Record that a pass succeeded; return whether the state changed."""
         is_news = self.state.failing_since is not None
         self.state = JobState(self.job.name, faults=self.state.faults)
         self.is_logged = False
@@ -272,7 +272,7 @@ class _Watched:
         return is_news
 
     def note_failure(self, message: str, now: datetime) -> bool:
-        """Record that a pass failed; return whether that is news."""
+        """Record that a pass failed; return whether the state changed."""
         is_news = message != self.state.message
         self.failures_in_a_row += 1
         self.state = self.state._replace(failing_since=self.state.failing_since or now, message=message)
@@ -284,5 +284,5 @@ class _Watched:
 
 
 def _doubled(first: float, times: int, longest: float) -> float:
-    """Return the wait after so many failures in a row: twice as long each time, up to the longest."""
+    """Return the wait after a number of failures in a row: it doubles each time, up to the longest."""
     return min(first * 2.0 ** min(times - 1, 16), longest)

@@ -1,4 +1,4 @@
-"""Starts what a certification authority is made of and closes it, in order, and says how it is."""
+"""Starts and closes the parts of a certification authority in order, and reports their health."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from otahsm.workers import Report
 
 _LOOK_SECONDS: Final = 1.0
 _TEND_SECONDS: Final = 5.0
-# Failures that the job "ledger" logs, for all.
+# Errors that the job "ledger" logs, for all jobs.
 _OF_THE_LEDGER: Final = (LedgerUnavailableError,)
 
 
 class LifeCycle:
-    """From the ledger that is opened to the ledger that is closed.
+    """Manages everything from opening the ledger to closing it.
 
     Args:
-        report: called with (event, pid, error) when intents of a replica that is gone were voided.
-        denials: where it is looked up who is denied: of its own, so that it waits for nobody's questions.
+        report: called with (event, pid, error) when intents of a dead replica were voided.
+        denials: the connection for reading denials; not shared, so that no other query delays it.
 
     Attributes:
-        ledger_name: where the ledger is, for people.
+        ledger_name: the location of the ledger, for messages.
         supervisor: runs the jobs.
     """
 
@@ -73,21 +73,21 @@ class LifeCycle:
         self._spool = spool
         self._transparency = transparency
         self._tended_at = 0.0  # on the monotonic clock
-        self._unwritable: LedgerUnavailableError | None = None  # the ledger, when it was looked at last
+        self._unwritable: LedgerUnavailableError | None = None  # why, when the ledger was last checked
 
     @property
     def ready_signers(self) -> int:
-        """The number of signers that have made a signature that verified."""
+        """The number of signers that have made a signature that was verified."""
         return self._signers.ready
 
     @property
     def serving(self) -> bool:
-        """Whether a certificate asked for now would be signed."""
+        """Whether a certificate requested now would be signed."""
         return self._signers.ready > 0 and self._preparers.ready > 0 and self._ledger_failure is None
 
     @property
     def trouble(self) -> str:
-        """Why it is not serving, in words for a person; "" while it is."""
+        """A human-readable reason why it is not serving; "" while it is."""
         if self.serving:
             return ""
         failure = self._ledger_failure or self._signers.failure or self._preparers.failure
@@ -98,17 +98,17 @@ class LifeCycle:
         return self._unwritable or self._ledger.failure
 
     async def start(self) -> int:
-        """Open the ledger, start the processes and begin to take requests, before the first signer is ready.
+        """Open the ledger, start the processes and accept requests, without waiting for a signer.
 
         Returns:
-            How many intents of an earlier run were open and are now void.
+            The number of open intents of an earlier run that were voided.
 
         Raises:
             ConfigError: the ledger can't be used.
             LedgerUnavailableError: its server can't be reached.
         """
         voided = await self._ledger.open()
-        await self._clients.look()  # before anybody is let in
+        await self._clients.look()  # before any client has access
         for keeper in self._crls.keepers.values():
             await keeper.start()
         for job in self._jobs():
@@ -119,22 +119,22 @@ class LifeCycle:
         return voided
 
     async def wait_until_serving(self) -> None:
-        """Return when a certificate asked for would be signed.
+        """Wait until a certificate requested now would be signed.
 
         Raises:
-            OtahsmError: it won't be, until an operator acts.
+            OtahsmError: it won't be until an operator acts.
         """
         await self._signers.wait_until_ready()
         await self._preparers.wait_until_ready()
 
     async def close(self, within: float) -> None:
-        """Finish what is in hand within so many seconds, then end the processes, release the ledger."""
+        """Finish the work in progress within `within` seconds, stop the processes, close the ledger."""
         until = time.monotonic() + within
         await self._queue.close(within)
         await self.supervisor.close(max(0.0, until - time.monotonic()))
         for keeper in self._crls.keepers.values():
             await keeper.close()
-        await self._audit.close()  # before the last checkpoint, which vouches for it
+        await self._audit.close()  # before the last checkpoint, which covers it
         await self._transparency.close()
         await self._signers.close()
         await self._preparers.close()
@@ -189,16 +189,17 @@ class LifeCycle:
                 )
 
     async def _tend_ledger(self) -> None:
-        """Close what others left open, now and then. Raises LedgerUnavailableError if a write failed.
+        """Void the open intents of dead replicas, from time to time.
 
-        Also if a small one succeeds since: a disk that is full takes some.
+        Raises LedgerUnavailableError if a write failed, even if a small one has succeeded since: a full disk
+        accepts some.
         """
         failure = self._unwritable = self._ledger.failure
         now = time.monotonic()
         if failure is not None or now - self._tended_at >= _TEND_SECONDS:
             self._tended_at = now
             if voided := await self._ledger.tend():
-                gone = LedgerUnavailableError(f"a replica is gone; {voided} intents of its were voided")
+                gone = LedgerUnavailableError(f"a replica is gone; {voided} of its intents were voided")
                 self._report("ledger.recovered", os.getpid(), gone)
         if failure is not None:
             raise failure.with_traceback(None)

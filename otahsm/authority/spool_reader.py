@@ -1,4 +1,4 @@
-"""Takes events that other processes left for the daemon into the log, and moves aside what is no event."""
+"""Records the events that other processes spooled for the daemon, and moves invalid files aside."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _log = structlog.get_logger()
 
 
 class SpoolReader:
-    """Reads the folders of events of all tokens.
+    """Reads the event spools of all tokens.
 
     Args:
-        guard_dirs: those of the tokens, and whether the daemon must be able to read each: one of signers that
-            have a user of their own is theirs.
-        audit: takes the events.
+        guard_dirs: the guard folders of the tokens, and whether the daemon must be able to read each; signers
+            under another user own theirs.
+        audit: records the events.
     """
 
     def __init__(self, guard_dirs: Mapping[Path, bool], audit: AuditLog) -> None:
         self._guard_dirs = guard_dirs
         self._audit = audit
-        # Done with, and still there: nothing is recorded or logged a second time.
+        # Processed files that still exist: they must not be recorded or logged again.
         self._to_remove: set[Path] = set()
         self._to_set_aside: set[Path] = set()
 
     async def run_once(self) -> float | None:
-        """Take in some of what there is; return 0 if there may be more, else None.
+        """Record some of the events; return 0 if there may be more, otherwise None.
 
         Raises:
-            FolderError: a file could not be read, removed or moved; all others were.
-            LedgerUnavailableError: the rest stays where it is.
+            FolderError: a file can't be read, removed or moved; all others were processed.
+            LedgerUnavailableError: the remaining files stay where they are.
         """
         troubles: list[OSError] = []
         more = None
@@ -60,7 +60,7 @@ class SpoolReader:
         troubles += await _each(self._to_remove, lambda path: path.unlink(missing_ok=True))
         troubles += await _each(self._to_set_aside, set_aside)
         if troubles:
-            raise FolderError(f"events that other processes left: {troubles[0]}", hint=_HINT)
+            raise FolderError(f"can't process the events of other processes: {troubles[0]}", hint=_HINT)
         return more
 
     async def _take_in(self, events: Sequence[SpooledEvent], others: Sequence[NotAnEvent]) -> None:
@@ -74,12 +74,12 @@ class SpoolReader:
 
 
 async def _each(paths: set[Path], work: Callable[[Path], None]) -> list[OSError]:
-    """Do something with each path, and forget it; return why that failed, for those that stay."""
+    """Call a function with each path; remove those that succeed from the set, return the other errors."""
     troubles = []
     for path in list(paths):
         try:
             await asyncio.to_thread(work, path)
-        except FileNotFoundError:  # somebody else was faster
+        except FileNotFoundError:  # another process was faster
             pass
         except OSError as error:
             troubles.append(error)

@@ -1,4 +1,4 @@
-"""What is asked of the certification authority and what it answers, where no room below has a word for it."""
+"""Parameters and results of the certification authority that no other package defines."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from otahsm.pki import Chain, Profile, SerialNumber
 
 
 class AuthorityState(NamedTuple):
-    """A CA, and how the daemon is.
+    """A CA, and the health of the daemon.
 
     Attributes:
         chain: its certificates.
-        ready_signers: how many signers have made a signature that verified.
-        trouble: why nothing can be signed now, for people; "" while certificates are issued.
-        jobs: how everything is that goes on for as long as the daemon runs.
+        ready_signers: the number of signers that have made a signature that was verified.
+        trouble: a human-readable reason why nothing can be signed now; "" if there is none.
+        jobs: the states of the background jobs.
     """
 
     chain: Chain
@@ -27,14 +27,14 @@ class AuthorityState(NamedTuple):
 
 
 class Profiles(NamedTuple):
-    """What may be issued, by name, and the name that an empty one stands for."""
+    """All profiles by name, and the name of the default profile."""
 
     by_name: Mapping[str, Profile]
     default: str
 
 
 class DeviceKey(NamedTuple):
-    """The certificate that a device has under a profile; `profile` is empty for the default one."""
+    """Selects a device's current certificate under a profile; `profile` is empty for the default."""
 
     device_id: str
     profile: str
@@ -44,14 +44,14 @@ CertificateKey: TypeAlias = SerialNumber | DeviceKey
 
 
 class FoundCertificate(NamedTuple):
-    """What the ledger has, and the chain without the root, leaf first, in DER; empty if there is none."""
+    """A record, and the chain without the root, leaf first, in DER; empty if there is no certificate."""
 
     record: CertificateRecord
     chain: tuple[bytes, ...]
 
 
 class BatchPage(NamedTuple):
-    """Batches in the order of their ids, and the id after which the next page begins; None at the end."""
+    """Batches in order of their ids, and the id after which the next page starts; None at the end."""
 
     states: list[BatchState]
     next_after: int | None

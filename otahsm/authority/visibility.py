@@ -1,4 +1,4 @@
-"""What a caller may see: what it was issued itself, or with a role for it, everything."""
+"""Decides what a caller may see: what was issued to it, or everything if its role permits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from otahsm.system.clock import Clock
 
 
 class Visibility:
-    """Decides what callers may see. Every method raises NotAllowedError if the caller may do nothing at all.
+    """Decides what callers may see. Every method raises NotAllowedError if the caller has no access at all.
 
     Args:
-        access: who may do what.
-        clock: tells by when to decide.
+        access: the grants of callers.
+        clock: the time of the decision.
     """
 
     def __init__(self, access: AccessControl, clock: Clock) -> None:
@@ -23,7 +23,7 @@ class Visibility:
         self._clock = clock
 
     def of_certificate(self, caller: Caller, record: CertificateRecord) -> bool:
-        """Return whether a caller may see what came of a request."""
+        """Return whether a caller may see a certificate's record."""
         return self._of(caller, record.client, record.client_certificate_sha256)
 
     def of_leaf(self, caller: Caller, leaf: bytes) -> bool:
@@ -37,10 +37,10 @@ class Visibility:
         return self._access.may_see_batch(caller, terms.name, terms.clients, self._clock())
 
     def within(self, caller: Caller, criteria: Filter) -> Filter:
-        """Return which of the certificates that are wanted a caller may list.
+        """Restrict a filter to the certificates that a caller may list.
 
         Raises:
-            NotAllowedError: it asks for another's.
+            NotAllowedError: it requests another client's.
         """
         if self._of(caller, criteria.client, b""):
             return criteria

@@ -191,7 +191,7 @@ class LedgerTamperedError(OtahsmError):
 
 
 class WorkerLostError(OtahsmError):
-    """A worker process died, hung or broke the protocol while it worked on a batch."""
+    """A worker process died, hung or violated the protocol during a call."""
 
     code = Code.UNAVAILABLE
     reason = "WORKER_LOST"

@@ -1,4 +1,4 @@
-"""The CAs that a daemon has: what each signs with, and which of them a certificate is from."""
+"""The CAs of a daemon: the key that each signs with, and which CA issued a certificate."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Authority:
     """One CA.
 
     Attributes:
-        name: as profiles name it; "" for [ca].
+        name: as in profiles; "" for [ca].
         config: its section.
         chain: its certificates.
-        key: the number of its key among those of the signers; None if it is retired, and has none.
+        key: the index of its key among the signers' keys; None if it is retired.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Authorities:
     """All CAs of a daemon.
 
     Args:
-        by_name: the CAs; that of [ca] is the first, and has the name "".
-        of_profiles: the name of the CA of each profile.
+        by_name: the CAs; that of [ca] comes first, and has the name "".
+        of_profiles: the name of each profile's CA.
 
     Raises:
         ConfigError: two have the same key.
@@ -51,10 +51,10 @@ class Authorities:
 
     @classmethod
     def load(cls, config: Config) -> Authorities:
-        """Read the certificates of every CA that is configured.
+        """Read the certificates of all configured CAs.
 
         Raises:
-            ConfigError: a certificate is missing or wrong, or two CAs have the same key.
+            ConfigError: a certificate is missing or invalid, or two CAs have the same key.
         """
         by_name: dict[str, Authority] = {}
         numbers = count()
@@ -65,12 +65,12 @@ class Authorities:
 
     @property
     def active(self) -> list[tuple[int, Authority]]:
-        """Those that have a key, and its number among those of the signers, which counts from 0."""
+        """The CAs that have a key, each with the key's index among the signers' keys, from 0."""
         return [(item.key, item) for item in self.by_name.values() if item.key is not None]
 
     @property
     def key_identifiers(self) -> list[bytes]:
-        """The key identifiers of all."""
+        """The key identifiers of all CAs."""
         return list(self._by_key)
 
     def of_profile(self, profile: str) -> Authority:
@@ -78,7 +78,7 @@ class Authorities:
         return self._of_profiles[profile]
 
     def of_certificate(self, certificate: bytes) -> Authority:
-        """Return the CA that issued a certificate of ours, by its authority key identifier."""
+        """Return the CA that issued one of our certificates, by its authority key identifier."""
         if len(self._by_key) == 1:
             return self.by_name[""]
         extensions = x509.load_der_x509_certificate(certificate).extensions

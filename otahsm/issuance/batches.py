@@ -1,4 +1,4 @@
-"""Batches as callers order them and requests name them."""
+"""Batches: creating and closing them, and finding those that requests name."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _MAX_VALUES: Final = 32
 _MAX_TEXT: Final = 256
 _SHA256: Final = 32
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_KNOWN: Final = 4096  # batches that are remembered
+_KNOWN: Final = 4096  # cached batches
 
 
 class Scheme(NamedTuple):
-    """Where the device ids of a batch come from; it is kept for clients, and not applied."""
+    """How the device ids of a batch are chosen. It is stored for clients, and not enforced."""
 
     kind: str
     value: str = ""
@@ -35,13 +35,13 @@ class Scheme(NamedTuple):
     values: tuple[tuple[str, str], ...] = ()
 
     def text(self) -> str:
-        """Write it as the ledger keeps it."""
+        """Encode it for the ledger."""
         fields = self._asdict() | {"list_sha256": self.list_sha256.hex(), "values": dict(sorted(self.values))}
         return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def read(cls, text: str) -> Scheme:
-        """Read what `text` wrote."""
+        """Decode what `text` returned."""
         fields: dict[str, Any] = json.loads(text)
         fields["list_sha256"] = bytes.fromhex(fields["list_sha256"])
         fields["values"] = tuple(sorted(fields["values"].items()))
@@ -49,7 +49,7 @@ class Scheme(NamedTuple):
 
 
 class NewBatch(NamedTuple):
-    """A batch that is to be ordered, not checked yet; `profile` is empty for the default profile."""
+    """A batch to create, not yet validated; `profile` is empty for the default profile."""
 
     name: str
     profile: str
@@ -60,13 +60,13 @@ class NewBatch(NamedTuple):
 
 
 class Batches:
-    """Orders batches, and knows those that requests name.
+    """Creates and closes batches, and caches those that requests name.
 
     Args:
-        ledger: where they are.
-        inspection: where they are read.
-        profiles: names of those that there are.
-        default_profile: the one that an empty name stands for.
+        ledger: where they are written.
+        queries: where they are read.
+        profiles: the names of all profiles.
+        default_profile: the profile for an empty name.
     """
 
     def __init__(
@@ -76,18 +76,18 @@ class Batches:
         self._queries = queries
         self._profiles = profiles
         self._default_profile = default_profile
-        self._known: dict[str, Batch] = {}  # for what never changes
+        self._known: dict[str, Batch] = {}  # a cache, of the fields that never change
 
     async def create(self, new: NewBatch, creator: str, make_event: EventFactory[Batch]) -> Change[Batch]:
-        """Order a batch, or return the same one that was ordered before.
+        """Create a batch, or return an existing one with the same terms.
 
         Args:
-            new: what is ordered.
-            creator: who orders it.
-            make_event: makes the event, if it is new.
+            new: the batch.
+            creator: the client that creates it.
+            make_event: makes the audit event if the batch is new.
 
         Raises:
-            RequestRefusedError: a field is wrong.
+            RequestRefusedError: a field is invalid.
             ConflictError: the name was used for another batch.
             LedgerUnavailableError: nothing was written.
         """
@@ -101,7 +101,7 @@ class Batches:
         return change
 
     async def get(self, name: str) -> BatchState:
-        """Return a batch and how far it is. Raises NotFoundError, LedgerUnavailableError."""
+        """Return a batch and its progress. Raises NotFoundError, LedgerUnavailableError."""
         _check_name(name)
         states = await self._queries.ask(lambda reader: reader.batches(0, 1, name))
         if not states:
@@ -113,7 +113,7 @@ class Batches:
         return await self._queries.ask(lambda reader: reader.batches(after, size))
 
     async def close(self, name: str, make_event: EventFactory[BatchState]) -> Change[BatchState]:
-        """Let nothing more be issued in a batch. Raises NotFoundError, LedgerUnavailableError."""
+        """Close a batch: nothing more is issued in it. Raises NotFoundError, LedgerUnavailableError."""
         _check_name(name)
         state, event = await self._ledger.close_batch(name, make_event)
         if state is None:
@@ -121,7 +121,7 @@ class Batches:
         return Change(state, event)
 
     async def named_by(self, requests: Collection[IssuanceRequest]) -> Mapping[str, Batch | OtahsmError]:
-        """Return the batches that requests name, or why there is none of a name."""
+        """Return the batches that requests name, or an error for each that can't be found."""
         found: dict[str, Batch | OtahsmError] = {}
         for name in {request.batch for request in requests} - {""}:
             try:
@@ -164,10 +164,11 @@ class Batches:
 
 
 def check_admission(batch: Batch, request: IssuanceRequest, profile: str) -> None:
-    """Check what never changes: that this caller may issue in a batch, and under this profile.
+    """Check that the caller may issue in a batch, under this profile. Neither can change later.
 
     Raises:
-        BatchClientError, RequestRefusedError: it may not.
+        BatchClientError: the batch is for other clients.
+        RequestRefusedError: the batch is for another profile.
     """
     terms = batch.terms
     if terms.clients and request.caller.identity not in terms.clients:
@@ -206,5 +207,5 @@ def _fits(text: str, least: int = 1) -> bool:
 
 
 def unknown_batch(name: str) -> NotFoundError:
-    """Return the error that there is no such batch, or none that the caller may see."""
+    """Return the error for a batch that doesn't exist, or that the caller may not see."""
     return NotFoundError(f"there is no batch {name[:64]!a}", hint="`otahsm batch list` shows all batches.")

@@ -1,24 +1,23 @@
-"""The issuance cycle. Everything else in otahsm exists so that this can be true.
+"""The issuance cycle. Everything else in otahsm exists to uphold it.
 
-A batch of requests goes through six steps, each of which only what passed the one before can enter:
+A group of requests goes through six steps. Only what passed one step enters the next:
 
-1. **admit**: may this caller ask for it, is there such a profile, can the CA issue now
-2. **prepare**: check the CSR, draw a serial number, build the TBS (in a preparer process); is the device the
-   caller's to ask for
+1. **admit**: may this caller request it, does the profile exist, can the CA issue now
+2. **prepare**: check the CSR, draw a serial number, build the TBS (in a preparer process); may the caller
+   request this device id
 3. **journal**: write the intent durably: who, what, which serial, which TBS; reserve room in its batch
 4. **sign**: the token signs, and the signature is verified (in a signer process)
 5. **record**: the certificate enters the ledger durably
 6. **release**: only now may a client see it
 
-What must hold, whatever is killed and whenever:
+These invariants hold whatever is killed, at any time:
 
 - **I1** no certificate is released that is not durably in the ledger (`_release` takes nothing else)
 - **I2** no signature is made without a durable intent (`_sign` takes nothing else)
-- **I3** the same request of a client again gets the same certificate; conflicts are refused
-  (the journal decides)
+- **I3** a client that repeats a request gets the same certificate; conflicts are refused
 - **I4** every signature is verified before it is recorded (the signer returns no other)
-- **I5** one bad CSR costs one outcome, never its neighbours'
-- **I6** memory is bounded: a batch is, and `IssuanceQueue` is
+- **I5** a bad CSR fails only its own request
+- **I6** memory is bounded: the size of a group, and `IssuanceQueue`
 - **I8** this process has neither PIN nor session, and parses no CSR
 - **I9** a leaf never outlives its issuer, and takes only id and key from its CSR (`pki`)
 """
@@ -60,7 +59,7 @@ _Outcomes = list[Outcome | None]
 
 
 class _Admitted(NamedTuple):
-    """Passed step 1. `position` is the request's in the batch, here and below."""
+    """Passed step 1. `position` is the index of the request in its group, here and below."""
 
     position: int
     request: IssuanceRequest
@@ -85,7 +84,7 @@ class _Intended(NamedTuple):
 
 
 class _Signed(NamedTuple):
-    """Passed step 4: a certificate whose signature verifies, and that nobody may see yet."""
+    """Passed step 4: a certificate whose signature verifies, not yet to be released."""
 
     intended: _Intended
     certificate: bytes
@@ -98,18 +97,18 @@ class _Recorded(NamedTuple):
 
 
 class IssuanceCycle:
-    """Issues batches, each profile from its CA.
+    """Issues the certificates of a group of requests, each from the CA of its profile.
 
     Args:
-        authorities: who signs, under which profile.
-        profiles: what may be issued, by name.
-        default_profile: the one that an empty name stands for.
-        preparers: where step 2 happens.
-        signers: where step 4 happens.
-        ledger: where steps 3 and 5 happen.
-        batches: which there are.
-        access: who may ask for what.
-        clock: tells the time, with a time zone.
+        authorities: the CAs, by profile.
+        profiles: all profiles, by name.
+        default_profile: the profile for an empty name.
+        preparers: run step 2.
+        signers: run step 4.
+        ledger: runs steps 3 and 5.
+        batches: the batches that requests may name.
+        access: which caller may do what.
+        clock: returns the time, with a time zone.
     """
 
     def __init__(  # noqa: PLR0913 - one for each part
@@ -137,7 +136,7 @@ class IssuanceCycle:
         self._clock = clock
 
     async def issue(self, requests: Sequence[IssuanceRequest]) -> list[Outcome]:
-        """Take a batch through the cycle; return one outcome for each request, in order."""
+        """Take a group of requests through the cycle; return one outcome for each, in order."""
         outcomes: _Outcomes = [None] * len(requests)
         now = self._clock()
         batches = await self._batches.named_by(requests)
@@ -160,7 +159,7 @@ class IssuanceCycle:
         now: datetime,
         outcomes: _Outcomes,
     ) -> list[_Admitted]:
-        """Step 1. Cheap, and before anything is parsed."""
+        """Step 1, which is cheap, and before anything is parsed."""
         admitted = []
         validities: dict[str, Validity] = {}
         grants: dict[Caller, Grant] = {}
@@ -213,7 +212,7 @@ class IssuanceCycle:
         return prepared
 
     async def _journal(self, prepared: list[_Prepared], outcomes: _Outcomes) -> list[_Intended]:
-        """Step 3. What was issued before is released again from here; conflicts end here."""
+        """Step 3. Certificates that were issued before are released again; conflicts are refused."""
         if not prepared:
             return []
         intended = []
@@ -244,21 +243,21 @@ class IssuanceCycle:
                     self._quotas.note(item.admitted.grant, over)
                 case _:
                     outcomes[position] = InProgressError(
-                        f"the device {item.draft.device_id} is being issued at this moment"
+                        f"the certificate of the device {item.draft.device_id} is being issued"
                     )
         return intended
 
     def _replayed(self, item: _Prepared, replay: Replay) -> Outcome:
-        """Release again what was issued before, to the client that it was issued to."""
+        """Release a certificate again, to the client that it was issued to."""
         request = item.admitted.request
         try:
             if not self._access.may_see(
                 request.caller, replay.client, replay.client_certificate_sha256, self._clock()
             ):
                 return NotAllowedError(
-                    f"the device {item.draft.device_id} has its certificate; another client asked for it"
+                    f"the device {item.draft.device_id} already has a certificate, issued to another client"
                 )
-        except NotAllowedError as error:  # since it was admitted
+        except NotAllowedError as error:  # denied since it was admitted
             return error
         return Issued(
             request_id_of(request, item.admitted.profile, item.draft),
@@ -271,7 +270,7 @@ class IssuanceCycle:
         )
 
     async def _sign(self, intended: list[_Intended], outcomes: _Outcomes) -> list[_Signed]:
-        """Step 4, in a signer. Only what is journalled gets here (I2); only what verifies comes back (I4)."""
+        """Step 4, in a signer. Its input is journalled (I2); its output is verified (I4)."""
         if not intended:
             return []
         by_authority: dict[str, list[_Intended]] = {}
@@ -280,9 +279,9 @@ class IssuanceCycle:
         return [item for group in by_authority.values() for item in await self._sign_with(group, outcomes)]
 
     async def _sign_with(self, intended: list[_Intended], outcomes: _Outcomes) -> list[_Signed]:
-        """Have one CA sign."""
+        """Sign with one CA."""
         authority = self._authority_of(intended[0].prepared)
-        assert authority.key is not None  # noqa: S101 - no profile names one that is retired
+        assert authority.key is not None  # noqa: S101 - no profile names a retired CA
         try:
             signatures = await self._signers.sign(
                 [item.prepared.draft.tbs for item in intended], key=authority.key
@@ -311,7 +310,7 @@ class IssuanceCycle:
         return [_Recorded(item) for item in signed]
 
     def _release(self, recorded: list[_Recorded], outcomes: _Outcomes) -> None:
-        """Step 6. Only what is in the ledger gets here (I1)."""
+        """Step 6. Its input is in the ledger (I1)."""
         for item in recorded:
             prepared = item.signed.intended.prepared
             outcomes[prepared.admitted.position] = Issued(
@@ -325,12 +324,12 @@ class IssuanceCycle:
             )
 
     async def _void_the_rest(self, intended: list[_Intended], recorded: list[_Recorded]) -> None:
-        """Close the intents that came to nothing, so that their devices may ask again."""
+        """Void the intents that failed, so that their devices can be requested again."""
         if len(recorded) == len(intended):
             return
         done = {item.signed.intended.intent_id for item in recorded}
         left = [item.intent_id for item in intended if item.intent_id not in done]
-        await self._ledger.void(left, "it was not signed, or signed and not recorded; never released")
+        await self._ledger.void(left, "not signed, or signed but not recorded; never released")
 
     def _profile(self, name: str) -> Profile:
         try:
@@ -342,7 +341,7 @@ class IssuanceCycle:
             ) from None
 
     def _intents(self, items: Sequence[_Prepared], quota_ids: Mapping[str, int]) -> list[Intent]:
-        seconds: dict[str, list[int]] = {}  # of a batch, all under one profile begin and end together
+        seconds: dict[str, list[int]] = {}  # in a group, all of one profile have the same validity
         intents = []
         for item in items:
             (_, request, grant, profile, validity, batch_id), draft = item

@@ -1,12 +1,12 @@
-"""The queue in front of the cycle: it makes batches of what many clients ask for, and is fair to each.
+"""The queue in front of the cycle: it groups the requests of many clients, fairly.
 
-A batch is whatever waits when a place in the cycle gets free, up to a limit. So a lone request is never
-held back, and under load batches grow by themselves. Clients take turns: each that waits gets an equal share
-of a batch, and what some leave goes to the others. So a client with a million requests delays one that asks
-for a single certificate by no more than what is in the cycle already.
+A group is whatever waits when a slot in the cycle becomes free, up to a limit. A lone request is never
+delayed, and groups grow under load. Clients take turns: each waiting client gets an equal share of a group,
+and unused shares go to the others. A client with a million requests delays a single request of another by no
+more than what is already in the cycle.
 
-Each client's line and the places are bounded (I6): when its line is full, `submit` waits, and with it that
-client's streams. Nobody else's do.
+Each client's line and the slots are bounded (I6). When a client's line is full, `submit` waits, and with it
+that client's streams, but no other's.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Final
 
 from otahsm.issuance.values import IssuanceRequest, Outcome
 
-_LINE: Final = 1024  # requests of one client that may wait when it brings more
+_LINE: Final = 1024  # requests of one client that may wait before `submit` blocks
 
 
 class _Submission:
-    """One message of a client's; its requests may go through the cycle in several batches."""
+    """One message of a client; its requests may go through the cycle in several groups."""
 
     def __init__(self, requests: Sequence[IssuanceRequest]) -> None:
         self.requests = requests
@@ -32,19 +32,19 @@ class _Submission:
         self._outcomes: dict[int, Outcome] = {}
 
     def settle(self, first: int, outcomes: Sequence[Outcome]) -> None:
-        """Take the outcomes of the requests from `first` on; answer when there are all."""
+        """Store the outcomes of the requests from `first` on; complete the answer when all are there."""
         self._outcomes.update(enumerate(outcomes, first))
         if len(self._outcomes) == len(self.requests) and not self.answer.done():
             self.answer.set_result([self._outcomes[position] for position in range(len(self.requests))])
 
     def fail(self, error: BaseException) -> None:
-        """Answer with an error that is no outcome."""
+        """Fail the whole submission with an error that is not an outcome."""
         if not self.answer.done():
             self.answer.set_exception(error)
 
 
 class _Part:
-    """The requests of a submission that are in one batch."""
+    """The requests of a submission that are in one group."""
 
     def __init__(self, submission: _Submission, at_most: int) -> None:
         self.submission = submission
@@ -54,7 +54,7 @@ class _Part:
 
 
 class _Line:
-    """What one client waits for."""
+    """The waiting submissions of one client."""
 
     def __init__(self) -> None:
         self.submissions: deque[_Submission] = deque()
@@ -66,7 +66,7 @@ class _Line:
         return self.waiting >= _LINE
 
     async def room(self) -> None:
-        """Wait until requests were taken; there is room then, if nobody was faster."""
+        """Wait until requests were taken. Another caller may use up the room first."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._outside.append(turn)
         await turn
@@ -80,7 +80,7 @@ class _Line:
         if part.submission.taken == len(part.submission.requests):
             self.submissions.popleft()
         self.waiting -= len(part.requests)
-        # One for each request that was taken, and not all: there may be thousands, and room for few.
+        # Wake one for each request that was taken, not all: there may be thousands, and little room.
         come_in = min(len(part.requests), len(self._outside)) if self.waiting else len(self._outside)
         for turn in [self._outside.popleft() for _ in range(come_in)]:
             if not turn.done():
@@ -89,25 +89,25 @@ class _Line:
 
 
 class IssuanceQueue:
-    """Feeds `issue` with batches.
+    """Feeds groups of requests to `issue`.
 
     Args:
-        issue: takes a batch through the cycle.
-        batch_size: how many requests make a full batch.
-        places: how many batches may be in the cycle at once.
+        issue: takes a group through the cycle.
+        group_size: the most requests in a group.
+        slots: the most groups in the cycle at once.
     """
 
     def __init__(
         self,
         issue: Callable[[Sequence[IssuanceRequest]], Awaitable[list[Outcome]]],
         *,
-        batch_size: int,
-        places: int,
+        group_size: int,
+        slots: int,
     ) -> None:
         self._issue = issue
-        self._batch_size = batch_size
-        self._places = asyncio.Semaphore(places)
-        self._lines: dict[str, _Line] = {}  # of the clients that wait, in the order of their turns
+        self._group_size = group_size
+        self._slots = asyncio.Semaphore(slots)
+        self._lines: dict[str, _Line] = {}  # of the waiting clients, in order of their turns
         self._arrived = asyncio.Event()
         self._unsettled = 0  # requests, in lines and in the cycle
         self._settled = asyncio.Event()
@@ -115,17 +115,17 @@ class IssuanceQueue:
         self._feeder: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
-        """Begin to take batches; return the task that does so until `close`."""
+        """Start to take groups; return the task that does so until `close`."""
         self._feeder = asyncio.create_task(self._feed())
         return self._feeder
 
     async def submit(self, requests: Sequence[IssuanceRequest]) -> list[Outcome]:
-        """Wait for a turn, then for the outcomes, one for each order and in order.
+        """Return the outcomes of requests, one for each, in order.
 
-        A caller that stops waiting does not stop its requests.
+        Cancelling this does not cancel the requests.
 
         Args:
-            requests: at least one; all of one client.
+            requests: at least one, all from one client.
         """
         client = requests[0].caller.identity
         while (line := self._lines.get(client)) and line.full:
@@ -138,9 +138,9 @@ class IssuanceQueue:
         return await submission.answer
 
     async def close(self, within: float) -> None:
-        """Return when everything that was submitted has its outcome; nothing may be submitted after that.
+        """Wait until all submitted requests have their outcomes; nothing may be submitted afterwards.
 
-        What has none within so many seconds is cut off: its intents are voided, its callers get nothing.
+        After `within` seconds, the rest is cancelled: its intents are voided, its callers get no outcome.
         """
         if self._feeder is None:
             return
@@ -155,45 +155,45 @@ class IssuanceQueue:
 
     async def _feed(self) -> None:
         while True:
-            await self._places.acquire()
+            await self._slots.acquire()
             while not self._lines:
                 self._arrived.clear()
                 await self._arrived.wait()
-            task = asyncio.create_task(self._run(self._next_batch()))
+            task = asyncio.create_task(self._run(self._next_group()))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    def _next_batch(self) -> list[_Part]:
-        """Take an equal share from each line, and go round until the batch is full or the lines are empty."""
-        room = self._batch_size
+    def _next_group(self) -> list[_Part]:
+        """Take an equal share from each line in turn, until the group is full or the lines are empty."""
+        room = self._group_size
         share = max(1, room // len(self._lines))
-        batch: list[_Part] = []
+        group: list[_Part] = []
         while room and self._lines:
             client, line = next(iter(self._lines.items()))
-            del self._lines[client]  # its next turn comes after everybody else's
+            del self._lines[client]  # its next turn comes last
             left = min(share, room)
             while left and line.submissions:
-                batch.append(line.take(left))
-                left -= len(batch[-1].requests)
-                room -= len(batch[-1].requests)
+                group.append(line.take(left))
+                left -= len(group[-1].requests)
+                room -= len(group[-1].requests)
             if line.submissions:
                 self._lines[client] = line
-        return batch
+        return group
 
-    async def _run(self, batch: list[_Part]) -> None:
-        requests = [request for part in batch for request in part.requests]
+    async def _run(self, group: list[_Part]) -> None:
+        requests = [request for part in group for request in part.requests]
         try:
             outcomes = await self._issue(requests)
             at = 0
-            for part in batch:
+            for part in group:
                 part.submission.settle(part.first, outcomes[at : at + len(part.requests)])
                 at += len(part.requests)
         except BaseException as error:
-            for part in batch:
+            for part in group:
                 part.submission.fail(error)
             raise
         finally:
-            self._places.release()
+            self._slots.release()
             self._count(-len(requests))
 
     def _count(self, change: int) -> None:

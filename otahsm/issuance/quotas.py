@@ -1,4 +1,4 @@
-"""Quotas as the cycle uses them: which clients have some, and who need not be asked for now."""
+"""Clients' quotas as the cycle uses them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from otahsm.errors import QuotaError
 from otahsm.ledger import Ledger
 
 _NONE: Final = Quotas()
-_SHORT: Final = 2.0  # seconds
+_SHORT: Final = 2.0  # seconds; only shorter waits are cached
 
 
 class Counted(NamedTuple):
-    """The quotas of the clients of a batch: their ids by name, and what is allowed by id."""
+    """The quotas of the clients in a group: their ids by name, and the limits by id."""
 
     ids: Mapping[str, int]
     limits: Mapping[int, Quotas]
 
 
 class ClientQuotas:
-    """Knows the quotas of clients. What clients have had is in the ledger, for all daemons.
+    """Looks up the quotas of clients. Their usage is counted in the ledger, for all daemons.
 
     Args:
-        ledger: counts.
+        ledger: counts the usage.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -34,7 +34,7 @@ class ClientQuotas:
         self._over: dict[str, tuple[float, str]] = {}  # until when, on the monotonic clock, and why
 
     async def of(self, grants: Mapping[str, Grant]) -> Counted:
-        """Return the quotas of those grants, by name, that have some. Raises LedgerUnavailableError."""
+        """Return the quotas of the grants, by name, that have any. Raises LedgerUnavailableError."""
         limited = {name: grant.quotas for name, grant in grants.items() if grant.quotas != _NONE}
         if unknown := sorted(limited.keys() - self._ids.keys()):
             self._ids.update(zip(unknown, await self._ledger.quota_ids(unknown), strict=True))
@@ -42,12 +42,12 @@ class ClientQuotas:
         return Counted(ids, {ids[name]: quotas for name, quotas in limited.items()})
 
     def note(self, grant: Grant, error: QuotaError) -> None:
-        """Remember that a client has had its share for a moment: nothing of its is read till then."""
+        """Remember that a client is over its rate for a moment, so that `check` refuses it until then."""
         if error.retry_after is not None and error.retry_after < _SHORT:
             self._over[grant.name] = time.monotonic() + error.retry_after, error.message
 
     def check(self, grant: Grant) -> None:
-        """Raise QuotaError for a client that has had its share just now: its CSRs are not even read."""
+        """Raise QuotaError for a client that is known to be over its rate, before its CSR is read."""
         if grant.name not in self._over:
             return
         until, message = self._over[grant.name]

@@ -1,4 +1,4 @@
-"""What requests are called: by their clients, and by what they ask for (I3)."""
+"""Request ids: chosen by the client, or derived from the request (I3)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from otahsm.preparation import Draft
 
 
 def own_name(request: IssuanceRequest) -> str:
-    """Return the request id if the client chose it; "" if there is none, or it only says what is asked."""
+    """Return the request id if the client chose it; "" if there is none, or it was derived."""
     derived = request.request_id and request.request_id == derive_request_id(request.profile, request.csr)
     return "" if derived else request.request_id
 
 
 def request_id_of(request: IssuanceRequest, profile: str, draft: Draft) -> str:
-    """Return the client's request id, or the one that profile, device id and key stand for."""
+    """Return the client's request id, or else one derived from profile, device id and key."""
     if request.request_id:
         return request.request_id
     named = f"{profile}\0{draft.device_id}\0".encode()

@@ -1,4 +1,4 @@
-"""What goes into the cycle and what comes out."""
+"""The requests and outcomes of issuance and revocation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class IssuanceRequest(NamedTuple):
     """One CSR for one device under one profile, from one caller.
 
     Attributes:
-        request_id: the client's name for it; empty to have one derived.
+        request_id: the client's id for it; empty to derive one.
         profile: empty for the default profile.
-        device_id: what the CSR's common name must be; empty to take it as it is.
-        csr: PKCS#10 in DER, not looked at yet.
-        batch: the name of the batch that the certificate counts in; empty for none.
-        attributes: names and values for the profile's subject, not looked at yet.
+        device_id: what the CSR's common name must be; empty to accept any.
+        csr: PKCS#10 in DER, not yet checked.
+        batch: the name of the batch to issue in; empty for none.
+        attributes: names and values for the profile's subject, not yet checked.
     """
 
     caller: Caller
@@ -32,7 +32,7 @@ class IssuanceRequest(NamedTuple):
     attributes: tuple[tuple[str, str], ...] = ()
 
     def check(self) -> None:
-        """Check what no preparer looks at. Raises RequestRefusedError."""
+        """Check the fields that no preparer checks. Raises RequestRefusedError."""
         printable = self.request_id.isascii() and self.request_id.isprintable() and " " not in self.request_id
         if len(self.request_id) > _MAX_REQUEST_ID or not printable:
             raise RequestRefusedError(
@@ -42,7 +42,7 @@ class IssuanceRequest(NamedTuple):
 
 
 class Issued(NamedTuple):
-    """A certificate that is durably in the ledger, and so may be seen; `authority` is the CA's name."""
+    """A certificate that is durably in the ledger, and may be released; `authority` is the CA's name."""
 
     request_id: str
     device_id: str

@@ -1,4 +1,4 @@
-"""Step 2 of the issuance cycle, in processes of its own: hostile CSRs go in, drafts and refusals come out."""
+"""Step 2 of the issuance cycle, in separate processes: hostile CSRs in, drafts and refusals out."""
 
 from otahsm.preparation.codec import Draft, Task
 from otahsm.preparation.pool import Preparers

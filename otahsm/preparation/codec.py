@@ -1,4 +1,4 @@
-"""What goes to a preparer and what comes back, and how both cross the pipe as byte strings."""
+"""The requests and responses of preparers, and their encoding as byte strings for the pipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Task(NamedTuple):
     """One CSR to prepare a certificate for.
 
     Attributes:
-        milliseconds: the time that the serial number begins with, since the Unix epoch.
+        milliseconds: the time that the serial number starts with, since the Unix epoch.
     """
 
     profile: str
@@ -41,26 +41,26 @@ class Draft(NamedTuple):
 
 
 def encode_tasks(tasks: Iterable[Task]) -> list[bytes]:
-    """Turn tasks into the parts of a batch."""
+    """Encode tasks as the parts of a request."""
     parts: list[bytes] = []
     terms = _cached(_encode_terms)
     for profile, device_id, csr, validity, milliseconds, attributes in tasks:
-        said = json.dumps(attributes).encode() if attributes else b""
-        parts += (terms(profile, validity, milliseconds), device_id.encode("utf-8", "replace"), csr, said)
+        encoded = json.dumps(attributes).encode() if attributes else b""
+        parts += (terms(profile, validity, milliseconds), device_id.encode("utf-8", "replace"), csr, encoded)
     return parts
 
 
 def decode_tasks(parts: Sequence[bytes]) -> Iterator[Task]:
-    """Turn the parts of a batch back into tasks."""
+    """Decode the parts of a request."""
     terms = _cached(_decode_terms)
-    for encoded, device_id, csr, said in _groups(parts, 4):
-        profile, validity, milliseconds = terms(encoded)
-        attributes = tuple((name, value) for name, value in json.loads(said)) if said else ()
+    for head, device_id, csr, encoded in _groups(parts, 4):
+        profile, validity, milliseconds = terms(head)
+        attributes = tuple((name, value) for name, value in json.loads(encoded)) if encoded else ()
         yield Task(profile, device_id.decode(), csr, validity, milliseconds, attributes)
 
 
 def encode_answer(answer: Draft | RequestRefusedError) -> tuple[bytes, bytes, bytes]:
-    """Turn a draft or a refusal into its parts."""
+    """Encode a draft or a refusal."""
     if isinstance(answer, Draft):
         tbs, device_id, spki_sha256, serial = answer
         return _OK + serial.key + spki_sha256, tbs, device_id.encode()
@@ -69,10 +69,10 @@ def encode_answer(answer: Draft | RequestRefusedError) -> tuple[bytes, bytes, by
 
 
 def decode_answers(parts: Sequence[bytes]) -> list[Draft | RequestRefusedError]:
-    """Turn the parts of a reply back into drafts and refusals.
+    """Decode the parts of a response.
 
     Raises:
-        ValueError: they are not what a preparer sends.
+        ValueError: they are malformed.
     """
     answers: list[Draft | RequestRefusedError] = []
     hash_at = len(_OK) + SERIAL_BYTES
@@ -84,12 +84,12 @@ def decode_answers(parts: Sequence[bytes]) -> list[Draft | RequestRefusedError]:
             field = head.removeprefix(_REFUSED).decode()
             answers.append(RequestRefusedError(field, second.decode(), hint=third.decode()))
         else:
-            raise ValueError("a preparer answered nonsense")
+            raise ValueError("malformed response of a preparer")
     return answers
 
 
 def _encode_terms(profile: str, validity: Validity, milliseconds: int) -> bytes:
-    """Encode what the tasks of a batch mostly share."""
+    """Encode what most tasks of a request share."""
     not_before, not_after = (int(moment.timestamp()) for moment in validity)
     return b"%d %d %d " % (not_before, not_after, milliseconds) + profile.encode()
 
@@ -100,10 +100,10 @@ def _decode_terms(terms: bytes) -> tuple[str, Validity, int]:
 
 
 def _cached(function: _Function) -> _Function:
-    """Let a function work once for the same arguments, while one batch is looked at."""
+    """Cache a function's results for the duration of one request."""
     return cast(_Function, cache(function))
 
 
 def _groups(parts: Sequence[bytes], size: int) -> Iterator[tuple[bytes, ...]]:
-    """Take so many parts at a time. Raises ValueError if that does not come out even."""
+    """Split parts into groups of `size`. Raises ValueError if some are left over."""
     return zip(*[iter(parts)] * size, strict=True)

@@ -22,15 +22,15 @@ class Preparers:
     """Checks CSRs and drafts certificates in `size` processes.
 
     Args:
-        profiles: what may be issued, by name.
+        profiles: all profiles, by name.
         issuers: the CA certificate, by profile.
-        crls: where the certificates say that their CRL is, by profile; None if they are to say nothing.
-        size: how many processes.
+        crls: the CRL distribution point of the certificates, by profile; None for none.
+        size: the number of processes.
         report: called with (event, pid, error) when a process is ready or lost.
         module: the processes' main module.
 
     Raises:
-        ConfigError: what a profile puts into every subject fits into none.
+        ConfigError: the subject of a profile is invalid.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Preparers:
 
     @property
     def ready(self) -> int:
-        """How many preparers are ready."""
+        """The number of ready preparers."""
         return self._pool.ready
 
     @property
@@ -69,11 +69,11 @@ class Preparers:
         return None if self.ready else self._pool.failure
 
     async def start(self) -> Sequence[asyncio.Task[None]]:
-        """Start the preparers, and return while they get ready; returns as `WorkerPool.start`."""
+        """Start the preparers without waiting for them; returns as `WorkerPool.start`."""
         return await self._pool.start()
 
     async def wait_until_ready(self) -> None:
-        """Return when a preparer is ready.
+        """Wait until a preparer is ready.
 
         Raises:
             OtahsmError: none will be.
@@ -85,9 +85,9 @@ class Preparers:
         await self._pool.close()
 
     async def prepare(self, tasks: Sequence[Task]) -> list[Draft | OtahsmError]:
-        """Check and draft a batch; return one answer for each task, in order.
+        """Check CSRs and draft certificates; return one result for each task, in order.
 
-        A batch that kills two preparers is halved until the CSR that does it is alone (I5).
+        If the tasks kill two preparers, they are halved until the CSR that causes it is alone (I5).
         """
         if not tasks:
             return []
@@ -97,16 +97,16 @@ class Preparers:
             return [error for _ in tasks]
         except WorkerLostError:
             if len(tasks) == 1:
-                return [RequestRefusedError("csr", "the CSR broke the process that parsed it, twice")]
+                return [RequestRefusedError("csr", "the CSR crashed the process that parsed it, twice")]
             half = len(tasks) // 2
             return [*await self.prepare(tasks[:half]), *await self.prepare(tasks[half:])]
         if len(answers) != len(tasks):
-            return [WorkerLostError("a preparer answered the wrong number of CSRs") for _ in tasks]
+            return [WorkerLostError("a preparer returned the wrong number of results") for _ in tasks]
         return answers
 
 
 def _check_subject(name: str, profile: Profile) -> None:
-    """See here what would end every preparer when it starts. Raises ConfigError."""
+    """Check a subject that would crash every preparer at its start. Raises ConfigError."""
     try:
         SubjectTemplate(profile.subject)
     except RequestRefusedError as error:

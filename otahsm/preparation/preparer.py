@@ -1,8 +1,8 @@
 """A preparer: the process that parses hostile CSRs. `python -m otahsm.preparation.preparer` is its main.
 
-It checks CSRs, draws serial numbers and builds TBS certificates: step 2 of the cycle, pure but for the
-random numbers. It has no token, no database, no network and no clock, so a CSR that breaks the parser
-breaks nothing else.
+It checks CSRs, draws serial numbers and builds TBS certificates: step 2 of the cycle, a pure function except
+for the random numbers. It has no token, no database, no network and no clock, so a CSR that crashes the
+parser affects nothing else.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from otahsm.workers.child import Handler
 
 
 def start(setup: list[bytes]) -> Handler:
-    """Load the profiles and what belongs to them; return what answers a batch.
+    """Load the profiles; return the function that handles a request.
 
     Args:
-        setup: what `encode_terms` made of what is issued under each profile.
+        setup: the terms of each profile, encoded by `encode_terms`.
     """
     terms = decode_terms(setup)
 
@@ -53,7 +53,7 @@ def start(setup: list[bytes]) -> Handler:
         return answers
 
     for name in terms:
-        template(name, 0)  # those of other shards are made when they are first needed
+        template(name, 0)  # templates of other shards are made when they are first needed
     return handle
 
 

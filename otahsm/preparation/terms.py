@@ -1,4 +1,4 @@
-"""What a preparer is told when it starts: what it issues under each profile."""
+"""The setup message of a preparer: what it issues under each profile."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Terms(NamedTuple):
     """What is issued under one profile.
 
     Attributes:
-        profile: what the certificates hold.
+        profile: what the certificates contain.
         issuer: the CA certificate.
-        crls: where the certificates state that their CRL is; None if they are to state none.
+        crls: the CRL distribution point of the certificates; None for none.
     """
 
     profile: Profile
@@ -29,7 +29,7 @@ class Terms(NamedTuple):
 
 
 def encode_terms(terms: Mapping[str, Terms]) -> list[bytes]:
-    """Turn terms, by the names of profiles, into the parts of a setup message."""
+    """Encode terms, by the names of their profiles, as the parts of a setup message."""
     parts: list[bytes] = []
     for name, (profile, issuer, crls) in terms.items():
         family = issuer.algorithm.family.encode()
@@ -39,7 +39,7 @@ def encode_terms(terms: Mapping[str, Terms]) -> list[bytes]:
 
 
 def decode_terms(parts: Sequence[bytes]) -> dict[str, Terms]:
-    """Turn the parts of a setup message back into terms."""
+    """Decode the parts of a setup message."""
     return {
         name.decode(): Terms(
             _PROFILE.validate_json(profile),

@@ -1,1 +1,1 @@
-"""Revocation: what is revoked, the CRLs that say so, and the files that web servers hand out."""
+"""Revocation: revoking certificates, making CRLs, and writing the files that web servers serve."""

@@ -1,4 +1,4 @@
-"""The files that a web server and a gateway read CRLs from: each is replaced as a whole, or not at all."""
+"""The CRL files that web servers and gateways read. Each is replaced atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from otahsm.system.durable import TEMPORARY, replace_file
 
 _LOCK: Final = ".lock"
 _FIXED: Final = {
-    # What nginx takes: PEM, and for the whole chain.
+    # For nginx: PEM, for the whole chain.
     "complete.pem": COMPLETE,
     "complete.crl": COMPLETE,
     "authorities.pem": AUTHORITIES,
@@ -27,18 +27,18 @@ _FIXED: Final = {
 
 
 class CrlFiles(NamedTuple):
-    """Which CRL is in which file, and the URLs that get none because another CRL has their file's name."""
+    """The CRL of each file, and the URLs that have no file because another CRL has its name."""
 
     scopes: dict[str, str]
     without: tuple[str, ...]
 
 
 def name_files(location: CrlLocation, urls: Mapping[str, bool]) -> CrlFiles:
-    """Say which files there are: one for each URL, named like its end, and some with names of their own.
+    """Return the files to write: one for each URL, named like its last part, and some with fixed names.
 
     Args:
-        location: where CRLs are today; its URLs come first.
-        urls: every URL that certificates may state, and whether the complete CRL is there.
+        location: the current configuration, whose URLs take precedence.
+        urls: every URL that certificates may contain, and whether it is that of the complete CRL.
     """
     today = location.urls
     scopes: dict[str, str] = {}
@@ -55,11 +55,11 @@ def name_files(location: CrlLocation, urls: Mapping[str, bool]) -> CrlFiles:
 
 
 class CrlFolder:
-    """[crl] directory. Several daemons may write to one: a CRL is never replaced by an older one.
+    """[crl] directory. Several daemons may write to it: a CRL is never replaced by an older one.
 
     Args:
-        folder: it is made if it is missing.
-        issuer: whose CRLs they are.
+        folder: it is created if it is missing.
+        issuer: the issuer of the CRLs.
     """
 
     def __init__(self, folder: Path, issuer: Issuer) -> None:
@@ -67,39 +67,39 @@ class CrlFolder:
         self._issuer = issuer
 
     def highest_number(self) -> int:
-        """Return the highest number of the issuer's CRLs here; 0 if there are none.
+        """Return the highest CRL number in the folder; 0 if there is no CRL of the issuer.
 
-        A ledger that was restored from a copy has forgotten some: their numbers are not used again.
+        A ledger that was restored from a backup doesn't know the latest numbers, which must not be reused.
 
         Raises:
-            FolderError: the folder can't be made, read or written; so do the other methods.
+            FolderError: the folder can't be created, read or written. The other methods raise it too.
         """
         with self._locked():
             numbers = [self._number_in(path) for path in self._folder.iterdir() if path.name != _LOCK]
-            for left in self._folder.glob(f"{TEMPORARY}*"):  # by a daemon that was killed
+            for left in self._folder.glob(f"{TEMPORARY}*"):  # files of a daemon that was killed
                 left.unlink()
         return max(numbers, default=0)
 
     def missing(self, names: Iterator[str]) -> set[str]:
-        """Return the names of files that are not there."""
+        """Return the names of the files that don't exist."""
         return {name for name in names if not (self._folder / name).exists()}
 
     def write(self, name: str, number: int, crl: bytes) -> None:
-        """Write a CRL; what is there stays if it is a newer one of the same issuer.
+        """Write a CRL, unless the file has a newer one of the same issuer.
 
         Args:
-            name: of the file; one that ends with .pem is written in PEM.
-            number: the CRL's.
-            crl: it, in DER.
+            name: the name of the file, which is written in PEM if it ends with .pem.
+            number: the CRL number.
+            crl: the CRL in DER.
         """
         content = pem.armor("X509 CRL", crl) if name.endswith(".pem") else crl
         path = self._folder / name
         with self._locked():
             if self._number_in(path) <= number:
-                replace_file(path, content, 0o644)  # who serves it may be another user
+                replace_file(path, content, 0o644)  # the web server may run as another user
 
     def _number_in(self, path: Path) -> int:
-        """Return the number of a CRL; 0 if the file is missing, no CRL, or another issuer's."""
+        """Return the number of a CRL; 0 if the file is missing, not a CRL, or from another issuer."""
         try:
             content = path.read_bytes()
             check_crl_signature(content, self._issuer)
@@ -109,7 +109,7 @@ class CrlFolder:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other daemons out."""
+        """Lock the folder against other daemons."""
         with contextlib.ExitStack() as stack:
             try:
                 with contextlib.suppress(FileExistsError):

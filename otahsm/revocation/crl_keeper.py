@@ -1,8 +1,8 @@
-"""Keeps CRLs: has them made when they are due, and writes the files that web servers and gateways read.
+"""Makes CRLs when they are due, and writes the files that web servers and gateways read.
 
-Every daemon looks every few seconds whether a CRL is due, or a file is not what the ledger has; after a
-revocation it looks at once. So it does not matter which of several daemons revoked, made, or died. A job
-calls `run_once` again and again.
+Every daemon checks every few seconds whether a CRL is due, or a file differs from the ledger; after a
+revocation it checks at once. So it does not matter which daemon revoked, made a CRL, or died. A job calls
+`run_once` periodically.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ _Result = TypeVar("_Result")
 
 
 class CrlKeeper:
-    """Keeps the CRLs of one CA.
+    """Keeps the CRLs of one CA up to date.
 
     Args:
         issuer: the CA certificate.
-        config: [crl]; without it CRLs are there for who asks, and are written nowhere.
-        database: the ledger's.
+        config: the CA's [crl] section; if None, CRLs are only made on request, and not written to files.
+        database: the ledger's database.
         ledger: where CRLs are recorded.
-        signers: where CRLs are signed.
-        key: with which of their keys.
-        clock: tells the time, with a time zone.
-        log_event: called with an event and its fields when one was made or written.
+        signers: sign the CRLs.
+        key: the index of the CA's key among the signers' keys.
+        clock: returns the time, with a time zone.
+        log_event: called with an event and its fields when a CRL was made or written.
         alone: whether the ledger has no other CA.
 
     Attributes:
-        woken: set when a CRL is wanted, or may be due.
+        woken: set when a CRL was requested, or may be due.
 
     Raises:
-        ConfigError: there is a [crl], and the CA may not sign CRLs.
+        ConfigError: there is a [crl] section, but the CA may not sign CRLs.
     """
 
-    def __init__(  # noqa: PLR0913 - what it brings together
+    def __init__(  # noqa: PLR0913 - one for each part
         self,
         *,
         issuer: Issuer,
@@ -76,7 +76,7 @@ class CrlKeeper:
         self._ledger = ledger
         self._signers = signers
         self._log_event = log_event
-        # Reading, building and writing files take long: they have a thread, and leave the event loop alone.
+        # Reading, building and writing take long, so they run in a thread, not on the event loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
         self._issuer_key_id = issuer.key_identifier
         self._reader = CrlReader(database, issuer.key_identifier, alone=alone)
@@ -92,14 +92,14 @@ class CrlKeeper:
         )
         self._folder = CrlFolder(config.directory, issuer) if config else None
         self._written: dict[str, int] = {}  # the number of the CRL in each file
-        self._told: dict[str, int] = {}  # and in each scope, as far as was told
-        self._wanted = config is not None  # whether a complete CRL must be there
+        self._logged: dict[str, int] = {}  # the number of the last CRL of each scope that was logged
+        self._needs_complete = config is not None  # whether the complete CRL must exist
         self._passed = asyncio.Condition()
         self._failure: OtahsmError | None = None
         self.woken = asyncio.Event()
 
     async def start(self) -> None:
-        """Remember what certificates will state, before any is issued.
+        """Record the CRL URLs that certificates will contain, before any is issued.
 
         Raises:
             ConfigError: [crl] directory can't be used.
@@ -113,14 +113,14 @@ class CrlKeeper:
 
     @property
     def can_sign(self) -> bool:
-        """Whether the CA may sign CRLs: without that there is nothing to keep."""
+        """Whether the CA may sign CRLs. If not, there is nothing to do."""
         return self._unable is None
 
     async def run_once(self) -> float:
-        """Make and write what is due; return in how many seconds to look again.
+        """Make and write what is due; return the seconds until the next check.
 
         Raises:
-            OtahsmError: a CRL could not be made or written; those that others have made are written.
+            OtahsmError: a CRL can't be made or written; those that other daemons made are written.
         """
         try:
             next_look = await self._pass()
@@ -135,15 +135,15 @@ class CrlKeeper:
                 self._passed.notify_all()
 
     async def crl(self, scope: str) -> StoredCrl:
-        """Return the last CRL of a scope, waiting a little for one that has what is revoked by now.
+        """Return the latest CRL of a scope, after waiting briefly for one that lists all revocations.
 
         Args:
-            scope: a shard's URL, the URL of the complete CRL, or one of `otahsm.ledger`'s names.
+            scope: the URL of a shard or of the complete CRL, or one of `otahsm.ledger`'s names.
 
         Raises:
             ConfigError: the CA may not sign CRLs.
-            NotFoundError: no certificate states this URL, or there are no shards.
-            OtahsmError: why there is none yet, not even an older one.
+            NotFoundError: no certificate contains this URL, or there are no shards.
+            OtahsmError: why there is no CRL yet, not even an older one.
         """
         if self._unable is not None:
             raise self._unable
@@ -153,10 +153,10 @@ class CrlKeeper:
         if scope != COMPLETE and scope not in _scopes(state):
             raise NotFoundError(f"there is no CRL {scope[:255]!a}")
         if scope == COMPLETE:
-            self._wanted = True
+            self._needs_complete = True
         revoked = state.revoked.get(scope, 0)
         crl = await self._off_the_loop(partial(self._reader.crl, scope))
-        for _ in range(2):  # the pass that runs may have begun before this was wanted
+        for _ in range(2):  # a running pass may have started before this request
             if crl is None or crl.row.revoked < revoked:
                 await self._wait_for_a_pass()
                 crl = await self._off_the_loop(partial(self._reader.crl, scope))
@@ -165,20 +165,20 @@ class CrlKeeper:
         return crl
 
     async def close(self) -> None:
-        """Let go of everything; no pass is running."""
+        """Close the connection and the thread; no pass may be running."""
         await self._off_the_loop(self._reader.close)
         self._thread.shutdown()
 
     async def _pass(self) -> float:
-        """Make and write what is due; return after how many seconds to look again."""
+        """Make and write what is due; return the seconds until the next check."""
         failure: OtahsmError | None = None
         state, next_look = None, LOOK_SECONDS
         try:
-            state = await self._maker.make_due(complete=self._wanted)
-            if state is None:  # another daemon is at it: see soon what it has made, and what is left
+            state = await self._maker.make_due(complete=self._needs_complete)
+            if state is None:  # another daemon is making CRLs: check the result soon
                 next_look = _SOON_SECONDS
         except OtahsmError as error:
-            failure = error  # what others have made is written all the same
+            failure = error  # CRLs of other daemons are written anyway
         if state is None:
             state = await self._off_the_loop(self._reader.state)
         for scope in (COMPLETE, AUTHORITIES):
@@ -192,7 +192,7 @@ class CrlKeeper:
         return next_look
 
     def _write(self, state: CrlState) -> int:
-        """Write the files that are not what the ledger has; return how many. In the thread."""
+        """Write the files that differ from the ledger; return their number. Runs in the thread."""
         if self._config is None or self._folder is None:
             return 0
         files = name_files(self._config.location, state.urls)
@@ -220,8 +220,8 @@ class CrlKeeper:
 
     def _log_crl(self, scope: str, state: CrlState) -> None:
         row = state.crls.get(scope)
-        if row is not None and self._told.get(scope) != row.number:
-            self._told[scope] = row.number
+        if row is not None and self._logged.get(scope) != row.number:
+            self._logged[scope] = row.number
             name = "complete" if scope == COMPLETE else scope
             shards = sum(not complete for complete in state.urls.values())
             self._log_event(

@@ -1,11 +1,11 @@
-"""Makes CRLs: a number, what is revoked, the TBS, the token's signature, and the ledger.
+"""Makes CRLs: takes a number, reads the revocations, builds the TBS, has it signed, and records the CRL.
 
-What must hold, whatever is killed and whenever:
+These invariants hold whatever is killed, at any time:
 
-- a CRL number is durably taken before anything is signed under it, and never taken twice: numbers only rise
-- a CRL has all that is on any CRL of its scope with a lower number: see `otahsm.ledger.CrlReader`
-- no CRL is shown to anybody that is not durably in the ledger, or whose signature does not verify
-- as long as certificates state a URL, there is a CRL for it, which is made anew before it ends
+- a CRL number is taken durably before anything is signed with it, and never taken twice: numbers only rise
+- a CRL contains everything that is on any CRL of its scope with a lower number: see `otahsm.ledger.CrlReader`
+- a CRL is released only if it is durably in the ledger and its signature verifies
+- as long as certificates contain a URL, there is a CRL for it, which is replaced before it expires
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from otahsm.system.clock import Clock
 from otahsm.token import SignerPool
 
 _HOUR: Final = 3600
-# A CRL states that it was made so long ago: verifiers whose clock is a little slow take it at once.
+# Seconds that thisUpdate is backdated, so that verifiers whose clock is a little slow accept a new CRL.
 BACKDATED: Final = 600
-_AT_ONCE: Final = 64  # CRLs in one batch of the signers, and in one transaction
+_AT_ONCE: Final = 64  # CRLs in one request to a signer, and in one transaction
 _OCTETS_AT_ONCE: Final = 16 * 1024 * 1024
-_MAX_OCTETS: Final = 60 * 1024 * 1024  # of a TBSCertList: a signer takes no larger message
+_MAX_OCTETS: Final = 60 * 1024 * 1024  # of a TBSCertList: the limit of a message to a signer
 
 _Result = TypeVar("_Result")
 
 
 class CrlSchedule(NamedTuple):
-    """How long a CRL is valid, and after how long it is made anew; in seconds."""
+    """How long a CRL is valid, and how often a new one is made; in seconds."""
 
     validity: int
     refresh: int
 
     @classmethod
     def of(cls, config: CrlConfig | None) -> CrlSchedule:
-        """Take both from [crl], or from its defaults if there is no such section."""
+        """Return the schedule of a [crl] section, or of its defaults if there is none."""
         fields = CrlConfig.model_fields
         validity = config.validity_hours if config else fields["validity_hours"].default
         refresh = config.refresh_hours if config else fields["refresh_hours"].default
@@ -51,15 +51,15 @@ class CrlSchedule(NamedTuple):
 
 
 def is_due(crl: CrlRow | None, revoked: int, now: int, schedule: CrlSchedule) -> bool:
-    """Return whether a CRL must be made: there is none, one is revoked that it lacks, or it is time.
+    """Return whether a CRL must be made: there is none, it lacks a revocation, or it is time.
 
-    A clock that went back may have left one that is not valid yet: verifiers refuse that one.
+    If the clock went back, the latest CRL may not be valid yet; verifiers refuse such a CRL.
 
     Args:
-        crl: the last one, if there is any.
-        revoked: how many certificates should be on it.
+        crl: the latest CRL, if there is one.
+        revoked: the number of certificates that should be on it.
         now: seconds since the Unix epoch.
-        schedule: how long CRLs live.
+        schedule: the validity and refresh time of CRLs.
     """
     if crl is None or crl.revoked != revoked:
         return True
@@ -69,20 +69,20 @@ def is_due(crl: CrlRow | None, revoked: int, now: int, schedule: CrlSchedule) ->
 
 
 class CrlMaker:
-    """Makes what is due, when it is told to look.
+    """Makes the CRLs that are due.
 
     Args:
         issuer: the CA certificate; it may sign CRLs.
-        schedule: how long CRLs live.
-        signers: where signatures are made.
-        key: with which of their keys.
+        schedule: the validity and refresh time of CRLs.
+        signers: sign the CRLs.
+        key: the index of the CA's key among the signers' keys.
         ledger: where CRLs are recorded.
-        reader: what is read of it, in `thread`.
-        thread: one thread, where lists are built.
-        clock: tells the time, with a time zone.
+        reader: reads the revocations, in `thread`.
+        thread: a single thread, in which CRLs are built.
+        clock: returns the time, with a time zone.
     """
 
-    def __init__(  # noqa: PLR0913 - what it brings together
+    def __init__(  # noqa: PLR0913 - one for each part
         self,
         *,
         issuer: Issuer,
@@ -103,33 +103,33 @@ class CrlMaker:
         self._thread = thread
         self._clock = clock
         self._too_large: TokenUnavailableError | None = None
-        self.above = 0  # a number that was used, whatever the ledger knows
+        self.above = 0  # a number that was used, even if the ledger doesn't know it
 
     def due(self, state: CrlState, *, complete: bool) -> list[str]:
         """Return the scopes whose CRL must be made now.
 
         Args:
-            state: what there is.
-            complete: whether a complete CRL must be there even if nothing is revoked.
+            state: the current CRLs and revocations.
+            complete: whether the complete CRL must exist even if nothing is revoked.
         """
         now = self._now()
         shards = [url for url, is_complete in state.urls.items() if not is_complete]
-        wanted = [*([AUTHORITIES] if shards else []), *shards]
+        scopes = [*([AUTHORITIES] if shards else []), *shards]
         if complete or state.revoked[COMPLETE] or COMPLETE in state.crls:
-            wanted.insert(0, COMPLETE)
+            scopes.insert(0, COMPLETE)
         return [
             scope
-            for scope in wanted
+            for scope in scopes
             if is_due(state.crls.get(scope), state.revoked.get(scope, 0), now, self._schedule)
         ]
 
     async def make_due(self, *, complete: bool) -> CrlState | None:
-        """Make what is due; return what there is then, or None if another daemon is at it.
+        """Make what is due; return the state afterwards, or None if another daemon is making CRLs.
 
         Raises:
             LedgerUnavailableError: the ledger can't be read or written.
             TokenUnavailableError: the token can't sign now.
-            TokenRefusedError: the token refuses, and an operator must act.
+            TokenRefusedError: the token refused, and an operator must act.
             AuthorityUnusableError: the CA certificate is not valid now, by the clock of this machine.
         """
         state = await self._off_the_loop(self._reader.state)
@@ -147,9 +147,9 @@ class CrlMaker:
             await self._off_the_loop(self._reader.end_turn)
 
     async def _make(self, scopes: list[str]) -> None:
-        """Make CRLs, all with one number: they are of different scopes (RFC 5280, section 5.2.3).
+        """Make CRLs with the same number, since they have different scopes (RFC 5280, section 5.2.3).
 
-        One that is too large is not made, and costs the others nothing.
+        One that is too large fails, but the others are made.
         """
         now = self._now()
         self._check_clock(now)
@@ -158,15 +158,15 @@ class CrlMaker:
         )
         self._too_large = None
         drafts = self._drafts(scopes, number, now + self._schedule.validity)
-        while batch := await self._off_the_loop(partial(_take, drafts)):
-            signatures = await self._signers.sign([draft.tbs for draft in batch], key=self._key)
-            made = await self._off_the_loop(partial(self._assemble, batch, signatures))
+        while chunk := await self._off_the_loop(partial(_take, drafts)):
+            signatures = await self._signers.sign([draft.tbs for draft in chunk], key=self._key)
+            made = await self._off_the_loop(partial(self._assemble, chunk, signatures))
             await self._ledger.write_crls(self._issuer.key_identifier, made)
         if self._too_large is not None:
             raise self._too_large
 
     def _drafts(self, scopes: list[str], number: CrlNumber, next_update: int) -> Iterator[_Draft]:
-        """Build one TBSCertList after the other, as they are asked for; in the thread."""
+        """Build the TBSCertLists lazily, one by one. Runs in the thread."""
         for scope in scopes:
             entries = _Counted(self._entries(scope))
             tbs = build_tbs_crl(
@@ -181,7 +181,7 @@ class CrlMaker:
             if len(tbs) > _MAX_OCTETS:
                 self._too_large = TokenUnavailableError(
                     f"a CRL of {entries.count} certificates is too large for a signer",
-                    hint="Divide the list for new certificates with [crl] shards.",
+                    hint="Split the CRL for new certificates with [crl] shards.",
                 )
                 continue
             yield _Draft(scope, CrlRow(*number, next_update, entries.count), tbs)
@@ -193,7 +193,7 @@ class CrlMaker:
             yield RevokedCertificate(serial, _moment(revoked_at), Reason(reason))
 
     def _assemble(self, drafts: list[_Draft], signatures: list[bytes]) -> list[StoredCrl]:
-        """Put CRLs together, whose signatures verify."""
+        """Return the signed CRLs. Raises TokenUnavailableError if a signature does not verify."""
         key, algorithm = self._issuer.public_key, self._issuer.algorithm
         for (_, _, tbs), signature in zip(drafts, signatures, strict=True):
             if not signature_is_valid(key, algorithm, signature, tbs):
@@ -226,7 +226,7 @@ class _Draft(NamedTuple):
 
 
 class _Counted:
-    """Counts the entries that pass."""
+    """Counts CRL entries while they are iterated."""
 
     def __init__(self, entries: Iterator[RevokedCertificate]) -> None:
         self._entries = entries
@@ -239,13 +239,13 @@ class _Counted:
 
 
 def _take(drafts: Iterator[_Draft]) -> list[_Draft]:
-    """Take as many drafts as go into one batch."""
-    batch: list[_Draft] = []
+    """Take as many drafts as go into one request to a signer."""
+    chunk: list[_Draft] = []
     for draft in islice(drafts, _AT_ONCE):
-        batch.append(draft)
-        if sum(len(item.tbs) for item in batch) >= _OCTETS_AT_ONCE:
+        chunk.append(draft)
+        if sum(len(item.tbs) for item in chunk) >= _OCTETS_AT_ONCE:
             break
-    return batch
+    return chunk
 
 
 def _moment(seconds: int) -> datetime:

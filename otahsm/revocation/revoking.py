@@ -1,7 +1,7 @@
-"""Revocation: what is revoked is durable before the caller hears of it, and a CRL follows at once.
+"""Revocation: it is durable before the caller gets the response, and a CRL follows immediately.
 
-1. **revoke**: the ledger records it, in a group commit with whatever else is written
-2. **make**: a CRL is made; whatever is revoked meanwhile goes into the next one (`CrlMaker`)
+1. **revoke**: the ledger records it, in a group commit with other writes
+2. **make**: a CRL is made; what is revoked in the meantime goes into the next one (`CrlMaker`)
 3. **write**: the files that web servers and gateways read are replaced (`CrlFolder`)
 """
 
@@ -21,12 +21,12 @@ _MAX_PROFILE: Final = 255
 
 
 class Revocations:
-    """Revokes certificates of one CA.
+    """Revokes certificates.
 
     Args:
-        ledger: where they are recorded.
-        clock: tells the time, with a time zone.
-        revoked: called when something may have been revoked, and a CRL be due.
+        ledger: where revocations are recorded.
+        clock: returns the time, with a time zone.
+        revoked: called when something may have been revoked, so that a CRL may be due.
     """
 
     def __init__(self, ledger: Ledger, clock: Clock, revoked: Callable[[], None]) -> None:
@@ -37,14 +37,14 @@ class Revocations:
     async def revoke(
         self, requests: Sequence[RevocationRequest | RequestRefusedError], client: str
     ) -> list[RevocationOutcome]:
-        """Revoke certificates; return one outcome for each request, in order. What is revoked is durable.
+        """Revoke certificates durably; return one outcome for each request, in order.
 
         Args:
-            requests: any number of them; one that is an error already has it as its outcome.
-            client: who asks, as the ledger calls it.
+            requests: any number; a request that is an error becomes its own outcome.
+            client: the client's identity, as in the ledger.
 
         Raises:
-            LedgerUnavailableError: nothing was revoked, or it is not known whether it was; ask again.
+            LedgerUnavailableError: nothing was revoked, or it is not known whether it was; retry.
         """
         outcomes: list[RevocationOutcome] = [_refusal(request) or [] for request in requests]
         good = {
@@ -67,7 +67,7 @@ def _refusal(request: RevocationRequest | RequestRefusedError) -> RequestRefused
     if (request.serial is None) == (not request.device_id):
         return RequestRefusedError("target", "name either a serial number or a device id")
     try:
-        # As in a certificate: what can be in none need not be looked for, and some of it no database takes.
+        # Only valid ids can be in a certificate, and some invalid ones are not accepted by databases.
         check_device_id(request.device_id or "-")
     except RequestRefusedError as error:
         return error
@@ -79,7 +79,7 @@ def _refusal(request: RevocationRequest | RequestRefusedError) -> RequestRefused
 def _outcome(request: RevocationRequest, answer: RevocationAnswer) -> RevocationOutcome:
     if isinstance(answer, InProgress):
         return InProgressError(
-            f"a certificate of {_name(request)} is being issued at this moment, and is not revoked",
+            f"a certificate of {_name(request)} is being issued, and is not revoked",
             hint="Retry in a second.",
         )
     if not answer:

@@ -1,1 +1,1 @@
-"""Shows what was done: the ledger's log, which only grows and is signed, and the audit log within it."""
+"""The ledger's transparency log, which is append-only and signed, and the audit log in it."""

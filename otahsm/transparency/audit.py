@@ -1,11 +1,11 @@
-"""The audit trail: what was decided and done, in the ledger's log, where nobody can change it unseen.
+"""The audit log: decisions and changes, in the ledger's transparency log, where any tampering is detected.
 
-What is decided thousands of times a second is not written thousands of times: of what is the same (event,
-client, and what it is about) the first is written at once, and what follows within `WINDOW` seconds is
-counted, and written once at its end. So no client can fill the disk, and no decision goes uncounted.
+Frequent events are summarised: the first of a kind (event, client and subject) is written at once;
+repetitions within `WINDOW` seconds are counted, and written as one event after that. So no client can fill
+the disk, and every decision is counted.
 
-Certificates and revocations are leaves of the log themselves, each with the client that asked: they are not
-written a second time.
+Certificates and revocations are leaves of the log themselves, with the client that requested them, and are
+not written again.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from otahsm.system.spool import SpooledEvent, storable
 
 WINDOW: Final = 60.0  # seconds
 
-_KEPT: Final = 10_000  # events that wait for a ledger that can't be written
-_AT_ONCE: Final = 256  # in one transaction
-_OPEN_KINDS: Final = 10_000  # that are counted at once
-_ATTEMPTS: Final = 2  # before an event that can't be written is to blame for it, and not the ledger
-# What a write fails with: the ledger's own word, and what drivers say of values that they can't take.
+_KEPT: Final = 10_000  # events queued while the ledger can't be written
+_AT_ONCE: Final = 256  # events per transaction
+_OPEN_KINDS: Final = 10_000  # kinds that are counted at a time
+_ATTEMPTS: Final = 2  # to write an event before it is considered invalid
+# Errors of a write: the ledger's own, and drivers' errors about values that they don't accept.
 _REFUSALS: Final = (LedgerUnavailableError, ValueError, OverflowError)
 
 EventLogger = Callable[[str, Mapping[str, int | str]], None]
 
 
 class EventName(StrEnum):
-    """Everything that events tell of."""
+    """The names of all events."""
 
     ACCESS_ALLOWED = "access.allowed"
     ACCESS_DENIED = "access.denied"
@@ -62,7 +62,7 @@ class EventName(StrEnum):
 
 
 class _Kind(NamedTuple):
-    """What is counted as the same."""
+    """Events of one kind are counted together."""
 
     name: EventName
     client: str
@@ -70,7 +70,7 @@ class _Kind(NamedTuple):
 
 
 class _Count:
-    """What followed the first of a kind."""
+    """The number of repetitions of a kind in its window."""
 
     def __init__(self, until: float) -> None:
         self.until = until
@@ -78,12 +78,12 @@ class _Count:
 
 
 class AuditLog:
-    """Records what happens; never makes anybody wait, and never fails.
+    """Records audit events. `note` and `count` never block and never fail.
 
     Args:
-        ledger: where it is written.
-        log_event: called with each event as it is, for the log.
-        clock: tells when it happens.
+        ledger: where events are written.
+        log_event: called with each event, for the daemon's log.
+        clock: the time of events.
 
     Attributes:
         arrived: set when there is something to write.
@@ -102,24 +102,24 @@ class AuditLog:
     def note(
         self, name: EventName, client: str, details: Mapping[str, int | str], *, is_logged: bool = False
     ) -> None:
-        """Record that something was done.
+        """Record an event.
 
         Args:
-            name: what.
-            client: whose doing it was.
-            details: what else there is to say; never a secret.
-            is_logged: whether the daemon's log has it already.
+            name: the event.
+            client: the client that caused it.
+            details: further details; never a secret.
+            is_logged: whether the daemon's log already has it.
         """
         self._put(name, client, 1, details, is_logged=is_logged)
 
     def count(self, name: EventName, client: str, about: Mapping[str, str], **details: int | str) -> None:
-        """Record that something happened which may happen very often.
+        """Record an event that may be very frequent.
 
         Args:
-            name: what.
-            client: whose doing it was.
-            about: what tells it from others of that name and client; of a small number of values.
-            details: what else there is to say of the first one; never a secret.
+            name: the event.
+            client: the client that caused it.
+            about: the subject; only events with the same subject are counted together.
+            details: further details of the first event; never a secret.
         """
         kind = _Kind(name, client, tuple(sorted(about.items())))
         count = self._counts.get(kind)
@@ -131,32 +131,32 @@ class AuditLog:
         self._put(name, client, 1, {**about, **details})
 
     def done(self, event: AuditEvent | None) -> None:
-        """Say in the log what was written along with a change; None: there was no change."""
+        """Log an event that was written in the transaction of its change; None if nothing changed."""
         if event is None:
             return
         details: Mapping[str, int | str] = json.loads(event.details)
         self._log_event(event.name, {"client": event.client, **details, "audit": 1})
 
     def event(self, name: EventName, client: str, details: Mapping[str, int | str]) -> AuditEvent:
-        """Return the event that something happened just now, for who writes it along with the change."""
+        """Return an event with the current time, to be written in the transaction of its change."""
         return self._event(name, client, 1, details)
 
     async def record(self, name: EventName, client: str, details: Mapping[str, int | str]) -> None:
-        """Record that something was done, durably. Raises LedgerUnavailableError."""
+        """Record an event durably. Raises LedgerUnavailableError."""
         await self._ledger.write_events([self._event(name, client, 1, details)])
 
     async def write(self) -> None:
-        """Write what was recorded. Raises LedgerUnavailableError: the rest waits."""
+        """Write the queued events. Raises LedgerUnavailableError: the rest stays queued."""
         self._close_windows(time.monotonic())
         while self._waiting or self._lost:
-            # Shielded: what the ledger has is forgotten here, whoever stops waiting, and not written twice.
+            # Shielded, so that events that were written are dequeued even if this is cancelled.
             await asyncio.shield(self._write_some())
 
     async def take_in(self, left: Sequence[SpooledEvent]) -> list[SpooledEvent]:
-        """Write what other processes left for the log; return what the ledger refuses.
+        """Write events that other processes spooled; return those that the ledger refuses.
 
         Raises:
-            LedgerUnavailableError: nothing is known to be written.
+            LedgerUnavailableError: it is not known whether anything was written.
         """
         events = [AuditEvent(item.at, item.name, item.client, 1, _canonical(item.details)) for item in left]
         refused = await self._write_or_refuse(events)
@@ -166,7 +166,7 @@ class AuditLog:
         return [left[at] for at in refused]
 
     async def close(self) -> None:
-        """Write what there is, if that can be done."""
+        """Write the queued events, if possible."""
         self._close_windows(float("inf"))
         with contextlib.suppress(LedgerUnavailableError):
             await self.write()
@@ -174,7 +174,7 @@ class AuditLog:
     def _close_windows(self, now: float) -> None:
         for kind, count in list(self._counts.items()):
             if count.until > now:
-                break  # they are in the order of their ends
+                break  # they are in order of their ends
             del self._counts[kind]
             if count.more:
                 self._put(kind.name, kind.client, count.more, dict(kind.about))
@@ -206,22 +206,22 @@ class AuditLog:
                 self._waiting.popleft()
 
     async def _write_or_refuse(self, events: Sequence[AuditEvent]) -> list[int]:
-        """Write events; return the positions of those that the ledger refuses, each on its own.
+        """Write events; return the positions of those that the ledger refuses individually.
 
         Raises:
-            LedgerUnavailableError: it takes none at all.
+            LedgerUnavailableError: the ledger accepts no events at all.
         """
         if not events:
             return []
         try:
             await self._ledger.write_events(events)
         except _REFUSALS:
-            await self._ledger.write_events([])  # raises if it takes nothing
+            await self._ledger.write_events([])  # raises if it accepts nothing
             return [at for at, event in enumerate(events) if await self._is_refused(event)]
         return []
 
     async def _is_refused(self, event: AuditEvent) -> bool:
-        """Write one event; return whether that fails because of the event, and not of the ledger."""
+        """Write one event; return whether that fails because of the event, not because of the ledger."""
         for _ in range(_ATTEMPTS):
             try:
                 await self._ledger.write_events([event])
@@ -234,12 +234,12 @@ class AuditLog:
     def _event(
         self, name: EventName, client: str, occurrences: int, details: Mapping[str, int | str]
     ) -> AuditEvent:
-        # A client's name comes from its certificate, and a detail may come from its request.
+        # Untrusted: the client's name is from its certificate, and details may be from its request.
         texts = {key: storable(value) if isinstance(value, str) else value for key, value in details.items()}
         now = microseconds(self._clock())
         return AuditEvent(now, name.value, storable(client), occurrences, _canonical(texts))
 
 
 def _canonical(details: Mapping[str, int | str]) -> str:
-    """Write RFC 8785 for what is here: members sorted, no spaces, short integers, characters as they are."""
+    """Encode as RFC 8785, as far as needed: sorted members, no spaces, short integers, no escapes."""
     return json.dumps(details, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

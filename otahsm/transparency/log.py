@@ -1,6 +1,6 @@
-"""Shows that the ledger only grows: makes its tree grow, has it signed, and proves what is in it.
+"""The ledger's transparency log: appends to its tree, makes signed checkpoints, and proves what is in it.
 
-What is signed can't be taken back, so a tree is only signed if the last one that was signed is its beginning.
+A signature can't be taken back, so a tree is only signed if it extends the last one that was signed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from otahsm.tlog import (
 )
 from otahsm.token import SignerPool
 
-_TURN_SECONDS: Final = 0.05  # until another replica has done a step
-_LAST_SECONDS: Final = 5.0  # that the end of the daemon may wait for a last checkpoint
+_TURN_SECONDS: Final = 0.05  # to wait for a step of another replica
+_LAST_SECONDS: Final = 5.0  # to wait for a last checkpoint when the daemon shuts down
 
 
 class Signed(NamedTuple):
@@ -46,7 +46,7 @@ class Signed(NamedTuple):
 
 
 class LeafProof(NamedTuple):
-    """What the leaf of a certificate holds, and the proof (c2sp.org/tlog-proof) that the log has it."""
+    """The leaf of a certificate, and the proof (c2sp.org/tlog-proof) that the log contains it."""
 
     leaf: bytes
     proof: bytes
@@ -56,7 +56,7 @@ def load_verifier_key(config: CheckpointConfig) -> VerifierKey:
     """Read the public key that checkpoints are verified with.
 
     Raises:
-        ConfigError: the file can't be read, is no verifier key, or is another log's.
+        ConfigError: the file can't be read, or it is not the verifier key of this log.
     """
     path = config.verifier_key
     try:
@@ -74,15 +74,15 @@ def load_verifier_key(config: CheckpointConfig) -> VerifierKey:
 
 
 class Transparency:
-    """The tree of one ledger.
+    """The transparency log of one ledger.
 
     Args:
-        ledger: open when this is used.
-        signers: have the key of checkpoints.
-        key_number: which of the signers' keys that is.
-        config: how often checkpoints are made; None: they are not.
-        key: verifies them; with `config`.
-        clock: tells when a checkpoint is made.
+        ledger: must be open when this is used.
+        signers: hold the checkpoint key.
+        key_number: the index of that key among the signers' keys.
+        config: the [checkpoint] section; None if no checkpoints are made.
+        key: verifies checkpoints; required with `config`.
+        clock: the time of checkpoints.
     """
 
     def __init__(
@@ -102,20 +102,20 @@ class Transparency:
         self._key = key
         self._clock = clock
         self._rest_until = 0.0  # on the monotonic clock
-        self._failure: OtahsmError | None = None  # of the last checkpoint that was due
+        self._failure: OtahsmError | None = None  # of the last attempt to make a checkpoint
         self._making = asyncio.Lock()
 
     async def run_once(self) -> None:
-        """Have the tree grow by what is written, and be signed if it is time.
+        """Append what was recorded to the tree, and make a checkpoint if one is due.
 
         Raises:
-            LedgerTamperedError: the tree can't grow, or is not what was signed before, and more.
+            LedgerTamperedError: the tree can't grow, or does not extend the one that was signed last.
             LedgerUnavailableError: the ledger can't be read or written.
-            TokenUnavailableError, TokenRefusedError: it could not be signed; it is tried after an interval.
+            TokenUnavailableError, TokenRefusedError: it can't be signed; it is retried after an interval.
         """
         await self._grow()
         if time.monotonic() < self._rest_until:
-            if self._failure is not None:  # it still holds
+            if self._failure is not None:  # still the current state
                 raise self._failure.with_traceback(None)
             return
         self._failure = None
@@ -130,14 +130,14 @@ class Transparency:
                 raise
 
     async def close(self) -> None:
-        """Have all that was released signed, if that can be done at once."""
+        """Make a last checkpoint of everything that was released, if that is possible quickly."""
         with contextlib.suppress(OtahsmError, TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):
                 if self._key is not None and self._signers.ready:
                     await self.make_checkpoint()
 
     async def checkpoint(self) -> Signed:
-        """Return the last checkpoint; make one if this key signed none yet. Raises as `make_checkpoint`."""
+        """Return the latest checkpoint; make one if this key signed none yet. Raises as `make_checkpoint`."""
         key = self._need_key()
         head = await self._head()
         if head.size is not None and _is_signed(head.note, key):
@@ -145,13 +145,13 @@ class Transparency:
         return await self.make_checkpoint()
 
     async def make_checkpoint(self) -> Signed:
-        """Have all that is recorded signed; return the last checkpoint if nothing is new since.
+        """Make a checkpoint of everything recorded; return the latest one if nothing is new.
 
         Raises:
             ConfigError: there is no [checkpoint].
-            LedgerTamperedError: the tree is not what was signed before, and more.
+            LedgerTamperedError: the tree does not extend the one that was signed last.
             LedgerUnavailableError: the ledger can't be read or written.
-            TokenUnavailableError, TokenRefusedError: it could not be signed.
+            TokenUnavailableError, TokenRefusedError: it can't be signed.
         """
         key = self._need_key()
         async with self._making:
@@ -165,10 +165,10 @@ class Transparency:
             (signature,) = await self._signers.sign([text], key=self._key_number)
             note = assemble(text, key, signature)
             kept = await self._log.keep(size, note, microseconds(self._clock()))
-            return Signed(size, kept if _is_signed(kept, key) else note)  # it may be a former key's
+            return Signed(size, kept if _is_signed(kept, key) else note)  # it may be signed by a former key
 
     async def prove_inclusion(self, serial: SerialNumber) -> LeafProof:
-        """Prove that a certificate is in the log; makes a checkpoint if the last one is older than it.
+        """Prove that a certificate is in the log; make a checkpoint if it is newer than the latest.
 
         Args:
             serial: its serial number.
@@ -198,15 +198,15 @@ class Transparency:
         return LeafProof(leaf.content, proof.encode())
 
     async def prove_consistency(self, old_size: int) -> bytes:
-        """Prove that the log only grew since it had so many leaves, up to the last checkpoint.
+        """Prove that the log only grew since it had `old_size` leaves, up to the latest checkpoint.
 
-        If that one has no more leaves, a new one is made.
+        If that has no more leaves, a new one is made.
 
         Returns:
-            The proof, as c2sp.org/tlog-witness has it.
+            The proof, in the format of c2sp.org/tlog-witness.
 
         Raises:
-            RequestRefusedError: the log never had so many leaves.
+            RequestRefusedError: the log has fewer leaves.
             OtahsmError: as `make_checkpoint`.
         """
         size, note = await self.checkpoint()
@@ -216,8 +216,8 @@ class Transparency:
             raise RequestRefusedError(
                 "old_size",
                 f"the log has only {size} leaves, not {old_size}",
-                hint="If you have a checkpoint of the log with that many leaves, keep it: the ledger was"
-                " replaced by an older copy.",
+                hint="If you have a checkpoint of the log with that many leaves, keep it: it shows that the"
+                " ledger was replaced by an older copy.",
             )
         hashes = await self._log.prove_consistency(old_size, size)
         if hashes is None:
@@ -237,11 +237,11 @@ class Transparency:
             return False
         head = await self._head()
         waited = (microseconds(self._clock()) - head.made_at) / 1e6
-        # A clock that went back must not keep it from being made.
+        # A clock that went back must not prevent it.
         return head.tree.size not in (0, head.size) and not 0 <= waited < self._config.interval_seconds
 
     async def _grow(self) -> None:
-        """Make leaves of all that waits for it."""
+        """Append all pending leaves."""
         while True:
             step = await self._log.grow()
             if step.problem:
@@ -258,7 +258,7 @@ class Transparency:
         return head
 
     async def _check_that_it_grew(self, head: Head) -> None:
-        """Check that the tree begins with the one of the last checkpoint."""
+        """Check that the tree extends the one of the latest checkpoint."""
         if head.size is None:
             return
         try:

@@ -1,8 +1,8 @@
-"""Worker processes: who parses hostile input, and who holds the token, is not who faces the network.
+"""Worker processes: hostile input is parsed, and the token is used, outside of the process on the network.
 
-A worker is a fresh Python process (never a fork: PKCS#11 modules break across one) that answers
-batches, one at a time, over its standard input and output. What crosses is lists of byte strings, never
-pickles: a daemon that was taken over can ask a signer for signatures, but not run code in it.
+A worker is a fresh Python process (never a fork: PKCS#11 modules break across one) that handles requests, one
+at a time, over its standard input and output. Messages are lists of byte strings, never pickles: a
+compromised daemon can request signatures from a signer, but not run code in it.
 """
 
 from otahsm.workers.child import outliving_the_daemon, run_worker

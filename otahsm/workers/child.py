@@ -19,11 +19,11 @@ from otahsm.system.hardening import harden
 from otahsm.workers import frames
 from otahsm.workers.frames import Kind
 
-# Starts work on a batch and returns its answers. They are taken, in order, while later batches come in: a
-# handler may do the work as they are taken, or in threads of its own, and return what waits for them.
+# Handles a request and returns the parts of its response, which are consumed in order while later requests
+# arrive. A handler may do the work lazily, as the parts are consumed, or in its own threads.
 Handler = Callable[[list[bytes]], Iterable[bytes]]
 
-DAEMON_PID: Final = "OTAHSM_DAEMON_PID"  # in the environment: who the worker works for
+DAEMON_PID: Final = "OTAHSM_DAEMON_PID"  # environment variable: the daemon that started the worker
 
 _PROGRESS_SECONDS: Final = 0.05
 _LONGEST_BUSY: Final = 60.0
@@ -31,18 +31,17 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_GET_PDEATHSIG: Final = 2
 
 
-_busy = Lock()  # held while the process must not end
+_busy = Lock()  # held while the process must not exit
 
 
 def run_worker(start: Callable[[list[bytes]], Handler], *, at_socket: bool = False) -> None:
-    """Serve batches until the daemon closes the pipe or socket. This is a worker's whole life.
+    """Handle requests until the daemon closes the pipe or socket. This is the main loop of a worker.
 
     Args:
-        start: takes the daemon's setup parts, gets ready (logs in, say) and returns the function that
-            answers a batch. An OtahsmError from either is told to the daemon and ends the process: what
-            a failed call leaves behind is never used again.
-        at_socket: the daemon is no parent, but at the other end of the socket that standard input and
-            output are.
+        start: takes the parts of the daemon's setup message, gets ready (such as logging in) and returns the
+            function that handles a request. An OtahsmError from either is sent to the daemon and ends the
+            process: the state that a failed call leaves behind is never used again.
+        at_socket: standard input and output are a socket, and the daemon at its other end is not the parent.
     """
     source, sink = _take_over_standard_streams()
     harden()
@@ -54,7 +53,7 @@ def run_worker(start: Callable[[list[bytes]], Handler], *, at_socket: bool = Fal
         handle = start(_receive(source))
         answers.put((Kind.READY, [b"%d" % os.getpid()]))
         while True:
-            answers.put((Kind.REPLY, handle(_receive(source))))
+            answers.put((Kind.RESPONSE, handle(_receive(source))))
     except OtahsmError as error:
         answers.put((Kind.ERROR, frames.encode_error(error)))
         sender.join()
@@ -63,12 +62,12 @@ def run_worker(start: Callable[[list[bytes]], Handler], *, at_socket: bool = Fal
 
 
 def _send_all(answers: SimpleQueue[tuple[Kind, Iterable[bytes]]], sink: BinaryIO) -> None:
-    """Send answers as they get complete, and end the process after an error: what it left can't be used."""
+    """Send responses as they become complete; exit after an error, since the state is not usable then."""
     try:
         while True:
             kind, answer = answers.get()
             try:
-                parts = list(_telling_progress(answer, sink))
+                parts = list(_with_progress(answer, sink))
             except OtahsmError as error:
                 kind, parts = Kind.ERROR, frames.encode_error(error)
             sink.write(frames.encode(kind, parts))
@@ -78,11 +77,11 @@ def _send_all(answers: SimpleQueue[tuple[Kind, Iterable[bytes]]], sink: BinaryIO
     except BrokenPipeError:
         pass  # the daemon is gone
     finally:
-        os._exit(1)  # at once: a thread may hang in the token
+        os._exit(1)  # immediately: a thread may hang in the token
 
 
-def _telling_progress(answer: Iterable[bytes], sink: BinaryIO) -> Iterator[bytes]:
-    """Let the daemon know that a batch which takes long gets on: a single part that takes long is a hang."""
+def _with_progress(answer: Iterable[bytes], sink: BinaryIO) -> Iterator[bytes]:
+    """Report progress on a long request to the daemon, so that only a part that takes too long is a hang."""
     progress_at = time.monotonic()
     for part in answer:
         yield part
@@ -93,7 +92,7 @@ def _telling_progress(answer: Iterable[bytes], sink: BinaryIO) -> Iterator[bytes
 
 
 def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:
-    """Keep the pipe for ourselves: vendor libraries print to standard output."""
+    """Move the pipe to other descriptors: vendor libraries print to standard output."""
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -103,24 +102,24 @@ def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _leave_the_end_to_the_daemon(socket: BinaryIO | None) -> None:
-    """Die with the daemon, or with the connection to it, and not before."""
+    """Exit with the daemon, or with the connection to it, and not before."""
     if socket is None:
         _die_with_the_daemon(ctypes.CDLL(None, use_errno=True))
     else:
         Thread(target=_die_with_the_connection, args=(socket,), daemon=True).start()
-    # Ctrl-C and systemd's SIGTERM go to every process of the service; the daemon alone decides when the
-    # last batch is done, and then closes the pipe.
+    # Ctrl-C and systemd's SIGTERM go to every process of the service. Only the daemon decides when the last
+    # request is done, and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def outliving_the_daemon(seconds: float) -> Iterator[None]:
-    """Let the block come to its end even if the daemon is killed meanwhile; then end the worker.
+    """Let the block finish even if the daemon is killed in the meantime; then exit.
 
-    What a token is told half may break it: SoftHSM2 loses a token whose login is killed. A block that takes
-    longer than `seconds`, or at a socket a minute, is killed all the same. In a process that is no worker,
-    this does nothing.
+    Interrupting an operation may damage a token: SoftHSM2 loses a token if it is killed during a login. A
+    block that takes longer than `seconds`, or at a socket a minute, is killed anyway. In a process that is
+    not a worker, this does nothing.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     death_signal = ctypes.c_int(0)
@@ -139,7 +138,7 @@ def outliving_the_daemon(seconds: float) -> Iterator[None]:
 
 
 def _die_with_the_connection(socket: BinaryIO) -> None:
-    """End the process when the daemon has closed its end, also while a thread hangs in the token."""
+    """Exit when the daemon has closed its end, even while a thread hangs in the token."""
     poll = select.poll()
     poll.register(socket, select.POLLRDHUP)
     poll.poll()
@@ -149,7 +148,7 @@ def _die_with_the_connection(socket: BinaryIO) -> None:
 
 def _die_with_the_daemon(libc: ctypes.CDLL) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # A daemon that died before this line sends no signal any more, and what it wrote is still in the pipe.
+    # If the daemon died before this line, no signal comes, and its messages are still in the pipe.
     if os.getppid() != int(os.environ[DAEMON_PID]):
         sys.exit(0)
 

@@ -1,8 +1,8 @@
-"""What goes through the pipe between the daemon and a worker.
+"""The messages between the daemon and a worker.
 
 A message is its kind (1 octet), the number of its parts and the length of its body (4 octets each,
 big-endian), and the body: the length of each part (4 octets each), then the parts, which are byte
-strings. Errors travel as their reason, message and hint.
+strings. Errors are encoded as their class name, message and hint.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ class Kind(IntEnum):
 
     SETUP = 1
     READY = 2
-    BATCH = 3
-    REPLY = 4
+    REQUEST = 3
+    RESPONSE = 4
     ERROR = 5
     PROGRESS = 6
 
 
 class BrokenFrameError(Exception):
-    """The other side does not speak the protocol: it is of no further use."""
+    """The other side violated the protocol and can't be used any more."""
 
 
 class Header(NamedTuple):
-    """What a message says of itself before its body."""
+    """The header of a message."""
 
     kind: Kind
     parts: int
@@ -63,10 +63,10 @@ def encode(kind: Kind, parts: Sequence[bytes]) -> bytes:
 
 
 def decode_header(header: bytes) -> Header:
-    """Read what comes before a body.
+    """Decode a header.
 
     Raises:
-        BrokenFrameError: it is no header of ours.
+        BrokenFrameError: it is malformed.
     """
     kind, parts, length = HEADER.unpack(header)
     if kind not in Kind.__members__.values() or not _LENGTH * parts <= length <= MAX_BODY:
@@ -88,18 +88,18 @@ def decode_body(header: Header, body: bytes) -> list[bytes]:
 
 
 def encode_error(error: errors.OtahsmError) -> list[bytes]:
-    """Turn an error into parts."""
+    """Encode an error as parts."""
     return [type(error).__name__.encode(), error.message.encode(), error.hint.encode()]
 
 
 def decode_error(parts: list[bytes]) -> errors.OtahsmError:
-    """Turn parts back into the error that they were.
+    """Decode an error.
 
     Raises:
-        BrokenFrameError: they are no error that a worker may report.
+        BrokenFrameError: it is not an error that a worker may report.
     """
     try:
         name, message, hint = (part.decode() for part in parts)
         return _ERRORS[name](message, hint=hint)
     except (KeyError, ValueError) as error:
-        raise BrokenFrameError("no error of ours") from error
+        raise BrokenFrameError("malformed error") from error

@@ -1,4 +1,4 @@
-"""A running worker, as the daemon holds on to it: its two streams, and how it is ended."""
+"""The daemon's handle on a worker process: its two streams, and how to kill it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from otahsm.errors import WorkerLostError
 
 
 class WorkerHandle(Protocol):
-    """A worker of either kind.
+    """A child process, or a process at a socket.
 
     Attributes:
-        reader: what it answers.
-        writer: what it is asked.
-        name: what errors call it.
+        reader: its responses.
+        writer: its requests.
+        name: its name in errors.
     """
 
     reader: asyncio.StreamReader
@@ -28,20 +28,20 @@ class WorkerHandle(Protocol):
 
     @property
     def gone(self) -> bool:
-        """Whether it is known to have ended."""
+        """Whether it is known to have exited."""
 
     def kill(self) -> None:
-        """Have it end; `ended` waits for that."""
+        """Kill it; `ended` waits for its exit."""
 
     async def ended(self) -> str:
-        """Wait until it is gone; return how it went. May be called again, and cancelled."""
+        """Wait for its exit; return a message about it. May be called repeatedly, and cancelled."""
 
 
 class Child:
-    """A process that the daemon started, with pipes.
+    """A child process of the daemon, with pipes.
 
     Args:
-        process: it.
+        process: the process.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -57,18 +57,18 @@ class Child:
 
     @property
     def gone(self) -> bool:
-        """Whether it was seen to end."""
+        """Whether it is known to have exited."""
         return self._process.returncode is not None
 
     def kill(self) -> None:
-        """Let the kernel end it."""
-        # Not process.kill(): that looks after the process, and takes its end away from who waits for it.
+        """Kill it."""
+        # Not process.kill(): that polls the process, and so takes its exit status from whoever waits for it.
         if self._handle is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     async def ended(self) -> str:
-        """Wait for its exit status."""
+        """Wait for its exit; return a message with the status."""
         status = await self._process.wait()
         if self._handle is not None:
             os.close(self._handle)
@@ -77,17 +77,17 @@ class Child:
 
 
 class Connection:
-    """A process that somebody else started, at the other end of a socket. It ends with the connection.
+    """A process at the other end of a socket, started by systemd. It exits with the connection.
 
     Args:
-        reader: the connection.
-        writer: it, too.
+        reader: reads from the connection.
+        writer: writes to it.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.name = "the process at the socket"
-        # Who cancels wait_closed() cancels it for all.
+        # Cancelling wait_closed() would cancel it for all waiters.
         self._closed = asyncio.create_task(self._wait_closed())
 
     @property
@@ -96,13 +96,13 @@ class Connection:
         return self.writer.is_closing()
 
     def kill(self) -> None:
-        """Close the connection at once: the process has a thread that looks for that, whatever hangs."""
+        """Abort the connection: a thread of the process detects that, even if another hangs."""
         self.writer.transport.abort()
 
     async def ended(self) -> str:
         """Wait until the connection is closed."""
         await asyncio.wait({self._closed})
-        return f"the connection to {self.name} ended"
+        return f"the connection to {self.name} was closed"
 
     async def _wait_closed(self) -> None:
         with contextlib.suppress(OSError):
@@ -112,7 +112,7 @@ class Connection:
 async def start_child(
     command: Sequence[str], environment: Mapping[str, str], inherit: Sequence[int]
 ) -> Child:
-    """Start a worker. Raises WorkerLostError if it can't be started, or not be watched."""
+    """Start a worker. Raises WorkerLostError if it can't be started or watched."""
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -122,21 +122,21 @@ async def start_child(
             pass_fds=inherit,
         )
     except OSError as error:
-        raise WorkerLostError(f"a process could not be started: {error}") from error
+        raise WorkerLostError(f"can't start a process: {error}") from error
     try:
         return Child(process)
-    except OSError as error:  # no descriptor is free, say
+    except OSError as error:  # such as too many open files
         process.kill()
         await process.wait()
-        raise WorkerLostError(f"a process could not be watched: {error}") from error
+        raise WorkerLostError(f"can't watch a process: {error}") from error
 
 
 async def connect(path: Path) -> Connection:
-    """Have a worker started by who listens at a socket. Raises WorkerLostError if nobody does."""
+    """Connect to a socket, where systemd starts a worker. Raises WorkerLostError if that fails."""
     try:
         return Connection(*await asyncio.open_unix_connection(path))
     except OSError as error:
         raise WorkerLostError(
-            f"the socket {path} can't be connected to: {error.strerror}",
-            hint="See that otahsm-signer.socket is active, and lets this user connect.",
+            f"can't connect to the socket {path}: {error.strerror}",
+            hint="Check that otahsm-signer.socket is active, and that this user may connect.",
         ) from error

@@ -1,7 +1,7 @@
-"""The daemon's side: a fixed number of workers, each replaced when it dies, hangs or breaks the protocol.
+"""The daemon's side: a fixed number of workers, each replaced when it dies, hangs or violates the protocol.
 
-While none lives there is a circuit breaker: one worker at a time is started, after pauses that grow, and the
-others wait until one got ready. What is dead, or comes back after a power cut, is not hammered.
+A circuit breaker is open while no worker is alive: one worker at a time is started, with growing pauses, and
+the others wait until one is ready. So a token that is dead or rebooting is not hammered.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from otahsm.workers.frames import Kind
 from otahsm.workers.handle import WorkerHandle, connect, start_child
 from otahsm.workers.process import Worker
 
-# What only an operator can mend: whoever asks is told at once. It is looked at again all the same, so that
-# nobody has to restart a daemon when it is mended. A PIN that was refused is not tried again by that (I7).
+# Errors that only an operator can fix: calls fail immediately. Starting a worker is still retried, so that
+# nobody has to restart the daemon after the fix. A refused PIN is not tried again by that (I7).
 _REFUSALS: Final = (TokenRefusedError, ConfigError, AuthorityUnusableError)
 _FIRST_PAUSE: Final = 0.25
-_SETTLED: Final = 5.0  # a worker that lived for less, and answered nothing, is as one that never started
+_SETTLED: Final = 5.0  # seconds; a worker that lived for less and answered nothing counts as not started
 _START_TIMEOUT: Final = 60.0
 
 Report = Callable[[str, int, OtahsmError | None], None]
@@ -44,23 +44,23 @@ class WorkerPool:
     """`size` workers that run `python -m <module>`, and the queue in front of them.
 
     Args:
-        name: what one worker is called in events.
+        name: a worker's name in events.
         module: the worker's main module; it calls `run_worker`.
-        setup: the first message to each worker.
-        size: how many processes.
-        depth: how many batches a worker may be given before it has answered the first.
-        environment: the workers' environment variables, all of them.
-        call_seconds: how long a batch may take before its worker counts as hung.
-        wait_seconds: how long a batch waits for a free worker before it is given up.
-        probe: a batch that each worker is given after `probe_seconds` without another, to know it works.
-        longest_pause: what the pause before a start grows to, while workers fail one after another.
+        setup: the parts of the first message to each worker.
+        size: the number of processes.
+        depth: the most requests that a worker has at a time.
+        environment: all environment variables of the workers.
+        call_seconds: how long a worker may take to make progress before it counts as hung.
+        wait_seconds: how long a request waits for a free worker before it fails.
+        probe: a request that checks a worker after `probe_seconds` without another; empty for none.
+        longest_pause: the upper limit of the pause before a start, in seconds, while workers keep failing.
         report: called with (event, pid, error) when a worker is ready, lost, or failed to start; the event is
             "<name>.ready", "<name>.lost" or "<name>.failed".
-        inherit: open files that the workers have too.
-        socket: where who listens starts a worker for each connection; None: workers are children.
+        inherit: file descriptors that the workers inherit.
+        socket: a socket where systemd starts a worker for each connection; None to start child processes.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a decision of the owner's
+    def __init__(  # noqa: PLR0913 - each is the owner's decision
         self,
         name: str,
         module: str,
@@ -79,7 +79,7 @@ class WorkerPool:
         socket: Path | None = None,
     ) -> None:
         self._name = name
-        # -P: a module of the working directory must not stand in for one of ours
+        # -P: a module in the working directory must not shadow one of ours
         command = (sys.executable, "-P", "-m", module)
         surroundings = {**environment, DAEMON_PID: str(os.getpid())}
         start = partial(start_child, command, surroundings, tuple(inherit))
@@ -105,72 +105,72 @@ class WorkerPool:
 
     @property
     def ready(self) -> int:
-        """How many workers have got ready and are alive."""
+        """The number of workers that are ready and alive."""
         return len(self._workers)
 
     @property
     def stopped(self) -> bool:
-        """Whether no worker lives, and an operator must act first: `refusal` says why."""
+        """Whether no worker is alive and an operator must act first; `refusal` says why."""
         return self.refusal is not None and not self._workers
 
     async def start(self) -> Sequence[asyncio.Task[None]]:
-        """Start the workers, and return while they get ready.
+        """Start the workers without waiting for them.
 
         Returns:
-            The tasks that keep one worker each, until `close`. Whoever starts the pool watches them:
-            each that ends earlier leaves it with a worker less.
+            The tasks that keep one worker each, until `close`. The caller must watch them: if one ends
+            earlier, the pool has one worker less.
         """
         name = f"the keeper of a {self._name}"
         self._keepers = [asyncio.create_task(self._keep_one(), name=name) for _ in range(self._size)]
         return self._keepers
 
     async def wait_until_ready(self, count: int = 1) -> None:
-        """Return when so many workers are ready.
+        """Wait until `count` workers are ready.
 
         Raises:
-            OtahsmError: none is, and none will be without an operator.
+            OtahsmError: none is ready, and none will be until an operator acts.
         """
         await self._until(lambda: len(self._workers) >= count or self.stopped)
         if not self._workers and self.refusal:
             raise self.refusal
 
     async def close(self) -> None:
-        """End all workers; a batch in hand is given up."""
+        """Stop all workers, and fail their pending requests."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         self.refusal = WorkersBusyError("the pool is closed")
         self._wake()
 
-    async def call(self, batch: Sequence[bytes], *, once: bool = False) -> list[bytes]:
-        """Give a batch to a free worker; if that one fails, once more to another.
+    async def call(self, request: Sequence[bytes], *, once: bool = False) -> list[bytes]:
+        """Send a request to a free worker, and if that fails, to another; return the response.
 
         Args:
-            batch: what to give.
-            once: give it to one worker only, and to none if none lives: somebody else may do better.
+            request: its parts.
+            once: don't retry, and don't wait for a worker if none is alive: the caller has an alternative.
 
         Raises:
-            WorkersBusyError: none was free in time.
-            WorkerLostError: two in a row died, hung or broke the protocol with this batch.
+            WorkersBusyError: no worker was free in time.
+            WorkerLostError: two workers died, hung or violated the protocol with this request.
             OtahsmError: what the second worker reported.
         """
         worker = await self._take(wait_for_life=not once)
         try:
-            return await self._give(worker, batch)
+            return await self._give(worker, request)
         except OtahsmError as error:
             if once or isinstance(error, _REFUSALS):
                 raise
             try:
                 worker = await self._take()
             except WorkersBusyError:
-                raise error from None  # it says more
-        return await self._give(worker, batch)
+                raise error from None  # the first error says more
+        return await self._give(worker, request)
 
-    async def _give(self, worker: Worker, batch: Sequence[bytes]) -> list[bytes]:
-        return await worker.exchange(Kind.BATCH, batch, self._call_seconds)
+    async def _give(self, worker: Worker, request: Sequence[bytes]) -> list[bytes]:
+        return await worker.exchange(Kind.REQUEST, request, self._call_seconds)
 
     async def _take(self, *, wait_for_life: bool = True) -> Worker:
-        """Wait for a worker with room; return the one with the least to do."""
+        """Wait for a worker with room; return the least loaded."""
 
         def decided() -> bool:
             given_up = self.stopped or not (wait_for_life or self._workers)
@@ -183,10 +183,10 @@ class WorkerPool:
             raise WorkersBusyError(f"no process was free within {self._wait_seconds:g} s") from self.refusal
         if worker := self._free():
             return worker
-        raise self.refusal or WorkersBusyError("no process lives")
+        raise self.refusal or WorkersBusyError("no process is alive")
 
     async def _until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a state of the pool; who waits longest looks first."""
+        """Wait until a condition holds; the longest waiter checks first."""
         while not condition():
             change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(change)
@@ -203,7 +203,7 @@ class WorkerPool:
         return worker if worker and worker.load < self._depth else None
 
     async def _keep_one(self) -> None:
-        """Keep one worker alive for as long as the pool is: start, watch, replace after a pause."""
+        """Keep one worker alive until the pool is closed: start, watch, replace after a pause."""
         pause = _FIRST_PAUSE
         while True:
             worker = await self._start_in_turn()
@@ -213,7 +213,7 @@ class WorkerPool:
             pause = min(2 * pause, self._longest_pause)
 
     async def _start_in_turn(self) -> Worker | None:
-        """Start a worker: at once while others live, else when it is this keeper's turn."""
+        """Start a worker: immediately if others are alive, otherwise when it is this keeper's turn."""
         async with self._breaker:
             while not self._workers:
                 if worker := await self._try_to_start():
@@ -233,7 +233,7 @@ class WorkerPool:
             return None
 
     async def _keep(self, worker: Worker) -> bool:
-        """Watch a worker until it ends; return whether it had lived for a while."""
+        """Watch a worker until it exits; return whether it had been useful for a while."""
         started = time.monotonic()
         try:
             self._report(f"{self._name}.ready", worker.pid, None)
@@ -259,7 +259,7 @@ class WorkerPool:
         return worker
 
     async def _watch(self, worker: Worker) -> OtahsmError:
-        """Wait for a worker's end, giving it the probe whenever it was idle for long; return why it ended."""
+        """Wait for a worker's exit, probing it when it is idle for long; return the reason."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._probe_seconds if self._probe else None):
@@ -272,7 +272,7 @@ class WorkerPool:
 
     async def _forget(self, worker: Worker) -> None:
         self._workers.discard(worker)
-        self._wake()  # who waits for a worker may give up if this was the last
+        self._wake()  # if this was the last worker, waiting calls may fail now
         worker.kill()
         await asyncio.shield(worker.ended())
 

@@ -1,4 +1,4 @@
-"""The daemon's side of one worker: what it was sent, what it owes, and whether it still answers."""
+"""The daemon's side of one worker: its pending requests, and whether it still responds."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from otahsm.workers import frames
 from otahsm.workers.frames import BrokenFrameError, Kind
 from otahsm.workers.handle import WorkerHandle
 
-_LAST_WORDS: Final = 1.0  # seconds that what a dead worker wrote may take to arrive
+_LAST_WORDS: Final = 1.0  # seconds to wait for the last message of a dead worker
 
 
 class Worker:
-    """One running process, which answers what it is sent in order.
+    """One running process, which handles requests in order.
 
     Args:
-        peer: it.
-        changed: called whenever it has answered, and when it has failed.
+        peer: its handle.
+        changed: called after each response, and when it has failed.
     """
 
     def __init__(self, peer: WorkerHandle, changed: Callable[[], None]) -> None:
-        self.pid = 0  # until it is ready, and says it
+        self.pid = 0  # until it is ready, and reports it
         self.last_answer = time.monotonic()
         self.answers = 0
         self.failure: OtahsmError | None = None
@@ -36,27 +36,27 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it may be given anything."""
+        """Whether it can take requests."""
         return not self._peer.gone and self.failure is None
 
     @property
     def load(self) -> int:
-        """How many answers it owes."""
+        """The number of pending requests."""
         return len(self._owed)
 
     async def exchange(self, kind: Kind, parts: Sequence[bytes], seconds: float) -> list[bytes]:
-        """Send one message and return the answer's parts; a worker that fails at it is killed.
+        """Send one message and return the parts of the response. A worker that fails is killed.
 
-        A worker counts as hung when it owes answers and gave no part of one for so many seconds.
+        A worker counts as hung if it has pending requests and made no progress for `seconds`.
 
         Raises:
-            WorkerLostError: it died, hung, or answered nonsense.
+            WorkerLostError: it died, hung, or violated the protocol.
             OtahsmError: what the worker itself reported.
         """
         if self.failure:
             raise self.failure
         if not self._owed:
-            self.last_answer = time.monotonic()  # until now it owed nothing
+            self.last_answer = time.monotonic()  # it was idle until now
         answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         self._owed.append(answer)
         self._peer.writer.write(frames.encode(kind, parts))
@@ -64,22 +64,22 @@ class Worker:
             while not answer.done():
                 silent = time.monotonic() - self.last_answer
                 if silent >= seconds:
-                    what = f"{self._peer.name} did not answer within {seconds:g} s"
+                    what = f"{self._peer.name} did not respond within {seconds:g} s"
                     self._fail(WorkerLostError(what))
                 await asyncio.wait({answer}, timeout=max(seconds - silent, 0))
         except asyncio.CancelledError:
             answer.cancel()
-            self._fail(WorkerLostError(f"{self._peer.name} was given up"))
+            self._fail(WorkerLostError(f"the call to {self._peer.name} was cancelled"))
             raise
         return answer.result()
 
     async def get_ready(self, setup: Sequence[bytes], seconds: float) -> None:
-        """Send the first message, and wait until it can take others. Raises as `exchange`."""
+        """Send the setup message, and wait until it is ready. Raises as `exchange`."""
         response = await self.exchange(Kind.SETUP, setup, seconds)
         try:
             (self.pid,) = map(int, response)
         except ValueError:
-            raise WorkerLostError(f"{self._peer.name} broke the protocol") from None
+            raise WorkerLostError(f"{self._peer.name} violated the protocol") from None
 
     async def _read(self) -> None:
         try:
@@ -99,11 +99,11 @@ class Worker:
                 self._changed()
         except (asyncio.IncompleteReadError, OSError, BrokenFrameError, IndexError):
             pass
-        finally:  # nobody reads on, whatever happened: a worker that is not heard must not look alive
-            self._fail(WorkerLostError(f"{self._peer.name} died or broke the protocol"))
+        finally:  # nothing reads its responses any more, so it must not look alive
+            self._fail(WorkerLostError(f"{self._peer.name} died or violated the protocol"))
 
     def _fail(self, failure: OtahsmError) -> None:
-        """Kill it; whoever waits for an answer gets the reason, and the first one counts."""
+        """Kill it, and fail its pending requests. Only the first reason counts."""
         self.failure = self.failure or failure
         self.kill()
         while self._owed:
@@ -113,14 +113,14 @@ class Worker:
         self._changed()
 
     def kill(self) -> None:
-        """Have it end; `ended` waits for that."""
+        """Kill it; `ended` waits for its exit."""
         self._peer.kill()
 
     async def ended(self) -> OtahsmError:
-        """Wait until the process is gone; return why it went: its own last words, if it had any."""
+        """Wait for its exit; return the reason: its own error message, if it sent one."""
         how = await self._peer.ended()
         await asyncio.wait({self._reader}, timeout=_LAST_WORDS)
-        self._reader.cancel()  # something else may hold its end of the pipe
+        self._reader.cancel()  # another process may hold its end of the pipe open
         failure = WorkerLostError(how)
         self._fail(failure)
         return self.failure or failure

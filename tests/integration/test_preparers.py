@@ -79,6 +79,6 @@ async def test_a_csr_that_kills_its_parser_is_refused_alone(
     for number, answer in enumerate(answers):
         if number in deadly:
             assert isinstance(answer, RequestRefusedError)
-            assert "broke the process that parsed it" in answer.message
+            assert "crashed the process that parsed it" in answer.message
         else:
             assert isinstance(answer, Draft)

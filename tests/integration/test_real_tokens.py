@@ -95,7 +95,7 @@ async def test_a_token_across_a_socket_that_freezes_is_given_up_within_the_time_
         async with daemon.client(patience=0) as client:
             refusal = await client.issuance.issue_one(new_request().csr)
         assert isinstance(refusal, Refusal)
-        assert "did not answer within 1 s" in refusal.message
+        assert "did not respond within 1 s" in refusal.message
         await asyncio.to_thread(daemon.wait_for, "health.changed", serving=False)
         across.thaw()
         await asyncio.to_thread(daemon.wait_for, "health.changed", serving=True, count=2)

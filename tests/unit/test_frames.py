@@ -38,7 +38,7 @@ def test_a_message_comes_back_as_it_was(kind: Kind, parts: list[bytes]) -> None:
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=5), st.data())
 def test_a_body_that_is_cut_off_or_too_long_is_broken(parts: list[bytes], data: st.DataObject) -> None:
-    message = encode(Kind.BATCH, parts)
+    message = encode(Kind.REQUEST, parts)
     header, body = decode_header(message[: HEADER.size]), message[HEADER.size :]
     shortest = 4 * len(parts)
     cut = data.draw(st.integers(shortest, len(body)))
@@ -52,24 +52,24 @@ def test_a_body_that_is_cut_off_or_too_long_is_broken(parts: list[bytes], data: 
 @given(st.integers(0, 20), st.binary(max_size=200))
 def test_any_bytes_are_a_body_or_broken(count: int, body: bytes) -> None:
     try:
-        header = decode_header(HEADER.pack(Kind.REPLY, count, len(body)))
+        header = decode_header(HEADER.pack(Kind.RESPONSE, count, len(body)))
         parts = decode_body(header, body)
     except BrokenFrameError:
         return
-    assert encode(Kind.REPLY, parts)[HEADER.size :] == body
+    assert encode(Kind.RESPONSE, parts)[HEADER.size :] == body
 
 
 def test_a_body_of_the_largest_size_is_announced_and_no_larger_one() -> None:
-    assert decode_header(HEADER.pack(Kind.REPLY, 1, MAX_BODY)) == (Kind.REPLY, 1, MAX_BODY)
+    assert decode_header(HEADER.pack(Kind.RESPONSE, 1, MAX_BODY)) == (Kind.RESPONSE, 1, MAX_BODY)
     for length in (MAX_BODY + 1, 2**32 - 1):
         with pytest.raises(BrokenFrameError):
-            decode_header(HEADER.pack(Kind.REPLY, 1, length))
+            decode_header(HEADER.pack(Kind.RESPONSE, 1, length))
 
 
 def test_more_parts_than_the_body_has_room_for_are_broken() -> None:
     for parts, length in ((1, 0), (1, 3), (2**32 - 1, MAX_BODY)):
         with pytest.raises(BrokenFrameError):
-            decode_header(HEADER.pack(Kind.REPLY, parts, length))
+            decode_header(HEADER.pack(Kind.RESPONSE, parts, length))
 
 
 @pytest.mark.parametrize("kind", [number for number in range(256) if number not in list(Kind)])

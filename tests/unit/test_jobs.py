@@ -150,7 +150,7 @@ async def test_what_nobody_foresaw_is_logged_each_time_with_its_traceback_and_co
     assert [entry["in_a_row"] for entry in failed] == [1, 2, 3]
     assert all(entry["exc_info"] is fault for entry in failed)
     assert waited(time)[:4] == [1.0, 2.0, 4.0, 1.0]
-    assert states[2].message == "a fault in otahsm: ZeroDivisionError('by zero')"
+    assert states[2].message == "internal error: ZeroDivisionError('by zero')"
     assert states[3].failing_since == NOON
     assert states[-1] == JobState("x", faults=3)
     assert [entry["event"] for entry in log][3:] == ["job.recovered", "job.waiting", "job.recovered"]
