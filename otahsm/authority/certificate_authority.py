@@ -281,15 +281,16 @@ class CertificateAuthority:
             raise unknown_batch(name)
         return state
 
-    async def list_batches(self, caller: Caller, after: int, size: int) -> BatchPage:
+    async def list_batches(self, caller: Caller, after: int, size: int, *, newest_first: bool) -> BatchPage:
         """Return those of the next `size` batches that the caller may see.
 
         Args:
             caller: the client.
             after: the id of the last batch of the previous page; 0 for the first page.
             size: the most batches to read.
+            newest_first: in reverse order of creation.
         """
-        states = await self._batches.page(after, size)
+        states = await self._batches.page(after, size, newest_first=newest_first)
         visible = [state for state in states if self._visibility.of_batch(caller, state)]
         return BatchPage(visible, states[-1].batch.id if len(states) == size else None)
 
@@ -319,7 +320,7 @@ class CertificateAuthority:
         return await self.clients.listed()
 
     async def list_audit_events(self, criteria: EventFilter, after: int, size: int) -> EventPage:
-        """Return events whose id is greater than `after`, at most `size`."""
+        """Return at most `size` of the events that come after an id, in the order that is asked for."""
         return await self._queries.ask(lambda reader: reader.events(criteria, after, size))
 
     def _chain_of(self, record: CertificateRecord) -> tuple[bytes, ...]:

@@ -55,16 +55,26 @@ class AuditEvent(NamedTuple):
 
 
 class AuditQuery(NamedTuple):
-    """Which events are wanted; a name that ends in a dot stands for all that begin with it."""
+    """Which events are wanted, and in which order.
+
+    Attributes:
+        name: one that ends in a dot stands for all that begin with it; empty for any.
+        client: empty for any.
+        after, before: when it happened, from `after` on and before `before`; with a time zone.
+        newest_first: what was written last comes first.
+    """
 
     name: str = ""
     client: str = ""
     after: datetime | None = None
     before: datetime | None = None
+    newest_first: bool = False
 
     def message(self) -> audit_pb2.ListAuditEventsRequest:
         """Write it for the wire."""
-        message = audit_pb2.ListAuditEventsRequest(name=self.name, client=self.client, page_size=_PAGE)
+        message = audit_pb2.ListAuditEventsRequest(
+            name=self.name, client=self.client, page_size=_PAGE, newest_first=self.newest_first
+        )
         if self.after is not None:
             message.happened_after.FromDatetime(self.after)
         if self.before is not None:
@@ -114,7 +124,12 @@ class AccessClient:
         return [DeniedClient.from_message(item) for item in response.clients]
 
     async def events(self, query: AuditQuery, *, follow: bool = False) -> AsyncGenerator[AuditEvent, None]:
-        """Yield events, the earlier first; with `follow`, go on with what comes, until it is stopped."""
+        """Yield events in the order in which they were written, or the other way round.
+
+        Args:
+            query: which, and in which order.
+            follow: go on with what comes, until it is stopped. Not with the newest first.
+        """
         request = query.message()
         while True:
             response = await self._calls.unary(

@@ -146,9 +146,9 @@ class BatchClient:
             (await self._calls.unary(lambda channel: _stub(channel).CloseBatch, request)).batch
         )
 
-    async def everything(self) -> AsyncGenerator[Batch, None]:
-        """Yield all batches, in the order of their creation."""
-        request = pb.ListBatchesRequest(page_size=_PAGE)
+    async def everything(self, *, newest_first: bool = False) -> AsyncGenerator[Batch, None]:
+        """Yield all batches, in the order of their creation or the other way round."""
+        request = pb.ListBatchesRequest(page_size=_PAGE, newest_first=newest_first)
         while True:
             response = await self._calls.unary(lambda channel: _stub(channel).ListBatches, request)
             for message in response.batches:

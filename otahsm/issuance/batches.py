@@ -103,14 +103,14 @@ class Batches:
     async def get(self, name: str) -> BatchState:
         """Return a batch and its progress. Raises NotFoundError, LedgerUnavailableError."""
         _check_name(name)
-        states = await self._queries.ask(lambda reader: reader.batches(0, 1, name))
-        if not states:
+        state = await self._queries.ask(lambda reader: reader.batch(name))
+        if state is None:
             raise unknown_batch(name)
-        return states[0]
+        return state
 
-    async def page(self, after: int, size: int) -> list[BatchState]:
-        """Return batches whose id is greater than `after`. Raises LedgerUnavailableError."""
-        return await self._queries.ask(lambda reader: reader.batches(after, size))
+    async def page(self, after: int, size: int, *, newest_first: bool) -> list[BatchState]:
+        """Return the batches that come after an id. Raises LedgerUnavailableError."""
+        return await self._queries.ask(lambda reader: reader.batches(after, size, newest_first=newest_first))
 
     async def close(self, name: str, make_event: EventFactory[BatchState]) -> Change[BatchState]:
         """Close a batch: nothing more is issued in it. Raises NotFoundError, LedgerUnavailableError."""

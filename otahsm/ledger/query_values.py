@@ -87,24 +87,27 @@ class CertificateRecord(NamedTuple):
 
 
 class EventFilter(NamedTuple):
-    """Which events are wanted: those that everything given fits.
+    """Which events are wanted: those that everything given fits. And in which order.
 
     Attributes:
         name: one that ends in a dot stands for all that begin with it; empty for any.
         client: empty for any.
         after, before: microseconds since the Unix epoch; from `after` on, and before `before`.
+        newest_first: what was written last comes first.
     """
 
     name: str = ""
     client: str = ""
     after: int | None = None
     before: int | None = None
+    newest_first: bool = False
 
 
 class EventPage(NamedTuple):
-    """Events in the order in which they were written, and the id after which the next page begins.
+    """Events in the order that was asked for, and the id after which, in that order, the next page begins.
 
-    There may be fewer than were asked for, also none. `at_end`: there are no more now; later there may be.
+    There may be fewer than were asked for, also none. `at_end`: there are no more now; later there may be,
+    unless the newest come first.
     """
 
     events: list[AuditEvent]

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15otahsm/v1/audit.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x01\n\nAuditEvent\x12\n\n\x02id\x18\x01 \x01(\x03\x12/\n\x0bhappen_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\x13\n\x0boccurrences\x18\x05 \x01(\x03\x12\x0f\n\x07\x64\x65tails\x18\x06 \x01(\t\"\xc6\x01\n\x16ListAuditEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\x32\n\x0ehappened_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fhappened_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x17ListAuditEventsResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.otahsm.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0e\n\x06\x61t_end\x18\x03 \x01(\x08\x32h\n\x0c\x41uditService\x12X\n\x0fListAuditEvents\x12!.otahsm.v1.ListAuditEventsRequest\x1a\".otahsm.v1.ListAuditEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15otahsm/v1/audit.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x01\n\nAuditEvent\x12\n\n\x02id\x18\x01 \x01(\x03\x12/\n\x0bhappen_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\x13\n\x0boccurrences\x18\x05 \x01(\x03\x12\x0f\n\x07\x64\x65tails\x18\x06 \x01(\t\"\xdc\x01\n\x16ListAuditEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\x32\n\x0ehappened_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fhappened_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cnewest_first\x18\x07 \x01(\x08\"i\n\x17ListAuditEventsResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.otahsm.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0e\n\x06\x61t_end\x18\x03 \x01(\x08\x32h\n\x0c\x41uditService\x12X\n\x0fListAuditEvents\x12!.otahsm.v1.ListAuditEventsRequest\x1a\".otahsm.v1.ListAuditEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITEVENT']._serialized_start=70
   _globals['_AUDITEVENT']._serialized_end=211
   _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=214
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=412
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=414
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=519
-  _globals['_AUDITSERVICE']._serialized_start=521
-  _globals['_AUDITSERVICE']._serialized_end=625
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=434
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=436
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=541
+  _globals['_AUDITSERVICE']._serialized_start=543
+  _globals['_AUDITSERVICE']._serialized_end=647
 # @@protoc_insertion_point(module_scope)

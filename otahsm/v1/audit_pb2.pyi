@@ -81,6 +81,7 @@ class ListAuditEventsRequest(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     HAPPENED_AFTER_FIELD_NUMBER: _builtins.int
     HAPPENED_BEFORE_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Set by the client, optional: the most events to return. 0 means 100; more
     than 1,000 means 1,000. A response may have fewer, or none, while more follow.
@@ -95,6 +96,8 @@ class ListAuditEventsRequest(_message.Message):
     """
     client: _builtins.str
     """Set by the client, optional: only of this client."""
+    newest_first: _builtins.bool
+    """Set by the client, optional: return the newest first instead of the oldest."""
     @_builtins.property
     def happened_after(self) -> _timestamp_pb2.Timestamp:
         """Set by the client, optional: only from this time on."""
@@ -112,10 +115,11 @@ class ListAuditEventsRequest(_message.Message):
         client: _builtins.str = ...,
         happened_after: _timestamp_pb2.Timestamp | None = ...,
         happened_before: _timestamp_pb2.Timestamp | None = ...,
+        newest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["happened_after", b"happened_after", "happened_before", b"happened_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "happened_after", b"happened_after", "happened_before", b"happened_before", "name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "happened_after", b"happened_after", "happened_before", b"happened_before", "name", b"name", "newest_first", b"newest_first", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,7 +140,9 @@ class ListAuditEventsResponse(_message.Message):
     """Set by the server: true if there are no more events now."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
-        """Set by the server: events, the oldest first."""
+        """Set by the server: events in the order in which they were written; in reverse
+        order with `newest_first`.
+        """
 
     def __init__(
         self,

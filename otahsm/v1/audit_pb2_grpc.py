@@ -53,8 +53,9 @@ class AuditServiceServicer:
     """
 
     def ListAuditEvents(self, request, context):
-        """Returns events in the order in which they were written, a page at a time.
-        The token of the last page stays valid: send it again to follow the log.
+        """Returns events in the order in which they were written, or in reverse, a page
+        at a time. Without `newest_first`, the token of the last page stays valid:
+        send it again to follow the log.
 
         Takes the role auditor or admin.
         """

@@ -38,8 +38,9 @@ class AuditServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEventsRequest, _audit_pb2.ListAuditEventsResponse]
-    """Returns events in the order in which they were written, a page at a time.
-    The token of the last page stays valid: send it again to follow the log.
+    """Returns events in the order in which they were written, or in reverse, a page
+    at a time. Without `newest_first`, the token of the last page stays valid:
+    send it again to follow the log.
 
     Takes the role auditor or admin.
     """
@@ -54,8 +55,9 @@ class AuditServiceAsyncStub(AuditServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEventsRequest, _audit_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
-    """Returns events in the order in which they were written, a page at a time.
-    The token of the last page stays valid: send it again to follow the log.
+    """Returns events in the order in which they were written, or in reverse, a page
+    at a time. Without `newest_first`, the token of the last page stays valid:
+    send it again to follow the log.
 
     Takes the role auditor or admin.
     """
@@ -73,8 +75,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ListAuditEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListAuditEventsResponse, _abc.Awaitable[_audit_pb2.ListAuditEventsResponse]]:
-        """Returns events in the order in which they were written, a page at a time.
-        The token of the last page stays valid: send it again to follow the log.
+        """Returns events in the order in which they were written, or in reverse, a page
+        at a time. Without `newest_first`, the token of the last page stays valid:
+        send it again to follow the log.
 
         Takes the role auditor or admin.
         """

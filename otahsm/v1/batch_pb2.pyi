@@ -297,6 +297,7 @@ class ListBatchesRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Set by the client, optional: the most batches to return. 0 means 100; more
     than 1,000 means 1,000.
@@ -305,15 +306,20 @@ class ListBatchesRequest(_message.Message):
     """Set by the client: `next_page_token` of the previous response; empty for the
     first page.
     """
+    newest_first: _builtins.bool
+    """Set by the client, optional: return the newest first instead of the oldest.
+    Must stay the same on every page.
+    """
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        newest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_first", b"newest_first", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,7 +337,9 @@ class ListBatchesResponse(_message.Message):
     """Set by the server: the `page_token` of the next page. Empty after the last."""
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Batch]:
-        """Set by the server: batches, in order of creation."""
+        """Set by the server: batches, in order of creation; in reverse order with
+        `newest_first`.
+        """
 
     def __init__(
         self,

@@ -162,13 +162,13 @@ def _create(request: batch_pb2.CreateBatchRequest) -> None:
 
 def _batch(request: batch_pb2.GetBatchRequest) -> None:
     _check_name(request.name)
-    assert _ledger().batches(0, 1, request.name) == []
+    assert _ledger().batch(request.name) is None
 
 
 def _list_batches(request: batch_pb2.ListBatchesRequest) -> None:
     after, size = numbered_page(request.page_token, request.page_size)
     assert 1 <= size <= 1000
-    assert _ledger().batches(after, size) == []
+    assert _ledger().batches(after, size, newest_first=request.newest_first) == []
 
 
 def _list_events(request: audit_pb2.ListAuditEventsRequest) -> None:

@@ -24,7 +24,15 @@ from otahsm.line import make_csr
 from otahsm.pki import encode_spki
 from otahsm.tlog import VerifierKey
 from otahsm.tlog.encoding import encode_base64
-from otahsm.v1 import batch_pb2, device_pb2, issuance_pb2, ledger_pb2, revocation_pb2, transparency_pb2
+from otahsm.v1 import (
+    audit_pb2,
+    batch_pb2,
+    device_pb2,
+    issuance_pb2,
+    ledger_pb2,
+    revocation_pb2,
+    transparency_pb2,
+)
 
 from fuzz.archives import NOW, SECRET
 from fuzz.csrs import EC_KEY, ED25519_KEY
@@ -193,6 +201,8 @@ def question() -> Seeds:
         (9, transparency_pb2.GetInclusionProofRequest(serial_number=b"\1")),
         (10, transparency_pb2.GetConsistencyProofRequest(old_size=3)),
         (0, ledger_pb2.ListCertificatesRequest(client="c", newest_first=True)),
+        (7, batch_pb2.ListBatchesRequest(page_token="12", newest_first=True)),
+        (11, audit_pb2.ListAuditEventsRequest(name="access.", happened_after=day, newest_first=True)),
     )  # fmt: skip
     return {
         f"{number:02}-{type(message).__name__}": bytes((kind,)) + _encoded(message)

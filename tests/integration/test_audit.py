@@ -59,7 +59,7 @@ async def test_a_batch_that_was_created_is_told_even_if_nothing_can_be_read_afte
         def fail(*_: object) -> None:
             raise LedgerUnavailableError("the ledger can't be read")
 
-        monkeypatch.setattr(LedgerReader, "batches", fail)
+        monkeypatch.setattr(LedgerReader, "batch", fail)
         new = NewBatch("b", "", 5, Scheme("uuid4"), None, ())
         with pytest.raises(LedgerUnavailableError):
             await authority.create_batch(Caller("cn:quickstart", bytes(32)), new)
@@ -457,38 +457,6 @@ async def test_what_is_being_written_when_the_daemon_ends_is_written_once() -> N
     async with asyncio.timeout(10):
         await closing
     assert [event.name for event in ledger.written] == ["daemon.started", "daemon.stopped"]
-
-
-async def test_events_are_found_by_name_client_and_time_page_by_page(home: Home) -> None:
-    ledger = ledger_in(home)
-    await ledger.open()
-    await ledger.write_events(
-        [LoggedEvent(1_000_000 + n, f"{'ab'[n % 2]}.{n % 3}", f"cn:{n % 5}", 1, "{}") for n in range(300)]
-    )
-    reader = LedgerReader(home.config)
-
-    def found(wanted: EventFilter, size: int = 7) -> list[int]:
-        after = 0
-        numbers: list[int] = []
-        while True:
-            page = reader.events(wanted, after, size)
-            assert len(page.events) <= size
-            numbers += [event.happened_at - 1_000_000 for event in page.events]
-            after = page.next_after
-            if page.at_end:
-                return numbers
-
-    everything = range(300)
-    assert found(EventFilter()) == list(everything)
-    assert found(EventFilter("a.")) == [n for n in everything if n % 2 == 0]
-    assert found(EventFilter("a.1")) == [n for n in everything if n % 2 == 0 and n % 3 == 1]
-    assert found(EventFilter("a")) == []
-    assert found(EventFilter("%.")) == []
-    assert found(EventFilter(client="cn:3")) == [n for n in everything if n % 5 == 3]
-    assert found(EventFilter(after=1_000_100, before=1_000_200)) == list(range(100, 200))
-    assert found(EventFilter(after=9_000_000)) == []
-    reader.close()
-    await ledger.close()
 
 
 async def test_who_is_cut_off_and_why_are_written_together(home: Home) -> None:

@@ -71,7 +71,10 @@ async def test_what_was_ordered_is_kept_as_it_was_written(batches: Client) -> No
     assert await batches.batches.create(wanted) == await batches.batches.get(wanted.name) == ordered
     with pytest.raises(OtahsmError, match="already exists"):
         await batches.batches.create(replace(wanted, device_count=6))
-    assert ordered in [batch async for batch in batches.batches.everything()]
+    later = await batches.batches.create(replace(wanted, name=f"{wanted.name}-later"))
+    listed = [batch async for batch in batches.batches.everything()]
+    assert listed[-2:] == [ordered, later]
+    assert [batch async for batch in batches.batches.everything(newest_first=True)] == listed[::-1]
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,12 @@ async def test_a_batch_tells_how_far_it_is(home: Home, ledger: Ledger) -> None:
     assert abs(first.last.recorded_at / 1e6 - time.time()) < 60
     assert later.first is later.last is None
     assert reader.batches(first.batch.id, 10) == [later]
-    assert [state.batch.terms.name for state in reader.batches(0, 10, "later")] == ["later"]
+    assert reader.batch("later") == later
+    assert reader.batch("never") is None
+    assert reader.batches(0, 10, newest_first=True) == [later, first]
+    assert reader.batches(0, 1, newest_first=True) == [later]
+    assert reader.batches(later.batch.id, 10, newest_first=True) == [first]
+    assert reader.batches(first.batch.id, 10, newest_first=True) == []
     await ledger.void([open_one], "gone")
     assert reader.batches(0, 1)[0].batch.taken == 3
     reader.close()

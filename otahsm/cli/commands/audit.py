@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
 
 from otahsm.cli.connect import ask
+from otahsm.cli.first import first
 from otahsm.cli.inputs import moment_of
-from otahsm.cli.newest import newest_since
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, LastOption, PatienceOption
 from otahsm.cli.output.fields import print_json_line
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
-from otahsm.client import AccessClient, AuditEvent, AuditQuery, Client
+from otahsm.client import AuditEvent, AuditQuery, Client
 
 _TABLE: Final = Table(Column("time", 23), Column("event", 20), Column("client"), Column("details"))
 
@@ -49,28 +48,23 @@ def audit(
       otahsm audit --event access.denied --after 2026-11-23
       otahsm audit --follow --json
     """  # noqa: D301 - click reads the character, not the escape
-    query = AuditQuery(event, client, moment_of(after, "--after"), moment_of(before, "--before"))
+    query = AuditQuery(
+        event,
+        client,
+        moment_of(after, "--after"),
+        moment_of(before, "--before"),
+        newest_first=last is not None,
+    )
     if last is not None and follow:
         raise typer.BadParameter("give either --last or --follow")
 
     async def show(daemon: Client) -> None:
         if not as_json:
             _TABLE.print_heading()
-        if last is not None:
-            for item in await _newest(daemon.access, query, last):
-                _show(item, as_json=as_json)
-            return
-        async for item in daemon.access.events(query, follow=follow):
+        async for item in first(daemon.access.events(query, follow=follow), last):
             _show(item, as_json=as_json)
 
     ask(config, patience, show)
-
-
-async def _newest(access: AccessClient, query: AuditQuery, count: int) -> list[AuditEvent]:
-    end = query.before or datetime.now(UTC)
-    return await newest_since(
-        lambda after: access.events(query._replace(after=after)), end, query.after, count
-    )
 
 
 def _show(item: AuditEvent, *, as_json: bool) -> None:

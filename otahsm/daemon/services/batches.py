@@ -33,7 +33,9 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
     ) -> pb.ListBatchesResponse:
         """Return a page of batches."""
         after, size = numbered_page(request.page_token, request.page_size)
-        states, next_after = await self._authority.list_batches(caller_of(context), after, size)
+        states, next_after = await self._authority.list_batches(
+            caller_of(context), after, size, newest_first=request.newest_first
+        )
         return pb.ListBatchesResponse(
             batches=map(batch_message, states), next_page_token=str(next_after or "")
         )

@@ -20,7 +20,13 @@ def event_filter_of(request: audit_pb2.ListAuditEventsRequest) -> EventFilter:
         microseconds_of(field, getattr(request, field)) if request.HasField(field) else None
         for field in ("happened_after", "happened_before")
     )
-    return EventFilter(text_of("name", request.name), text_of("client", request.client), after, before)
+    return EventFilter(
+        text_of("name", request.name),
+        text_of("client", request.client),
+        after,
+        before,
+        request.newest_first,
+    )
 
 
 def write_event(message: audit_pb2.AuditEvent, event: AuditEvent) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, select
@@ -21,19 +22,30 @@ def find(connection: Connection, name: str) -> Batch | None:
     return None if row is None else batch_of(row)
 
 
-def states(connection: Connection, after: int, size: int, name: str = "") -> list[BatchState]:
-    """Return batches and how far they are, in the order of their creation.
+def state(connection: Connection, name: str) -> BatchState | None:
+    """Return the batch of a name, and how far it is; None if there is none."""
+    batch = find(connection, name)
+    return None if batch is None else _states(connection, [batch])[0]
+
+
+def page(connection: Connection, after: int, size: int, *, newest_first: bool = False) -> list[BatchState]:
+    """Return batches and how far they are, in the order of their creation or the other way round.
 
     Args:
         connection: any.
-        after: those whose id is greater.
+        after: those that come after this id in that order; 0 for the first page.
         size: at most so many.
-        name: the one of this name alone; empty for all.
+        newest_first: the last that was created comes first.
     """
-    query = select(batches).where(batches.c.id > after).order_by(batches.c.id).limit(size)
-    if name:
-        query = query.where(batches.c.name == name)
-    found = [batch_of(row) for row in connection.execute(query)]
+    if newest_first:
+        query = select(batches).order_by(batches.c.id.desc())
+        query = query.where(batches.c.id < after) if after else query
+    else:
+        query = select(batches).order_by(batches.c.id).where(batches.c.id > after)
+    return _states(connection, [batch_of(row) for row in connection.execute(query.limit(size))])
+
+
+def _states(connection: Connection, found: Sequence[Batch]) -> list[BatchState]:
     still_open = _open_in_batches(connection) if found else Counter()
     return [
         BatchState(

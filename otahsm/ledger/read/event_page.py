@@ -4,41 +4,58 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from otahsm.ledger.query_values import EventFilter, EventPage
 from otahsm.ledger.records import AuditEvent
 from otahsm.ledger.schema import events
 
 _SCANNED: Final = 20_000  # rows that one statement looks at
-_LATE: Final = 1_000  # how far an event may be from its place in time
+_LOOKED_UP: Final = 100_000  # entries of the index of times
 
 
 def page(connection: Connection, criteria: EventFilter, after: int, size: int) -> EventPage:
-    """Return events with ids above one.
+    """Return the events that come after an id, in the order that is asked for.
 
     Args:
         connection: any.
-        criteria: which.
+        criteria: which, and in which order.
         after: 0 for the first page.
         size: at most so many.
     """
     newest = connection.execute(select(func.max(events.c.id))).scalar() or 0
-    if not after and criteria.after is not None:
-        after = _before(connection, criteria.after, newest)
-    end = min(after + _SCANNED, newest)
-    query = _matching(criteria).where(events.c.id > after, events.c.id <= end)
-    rows = connection.execute(query.order_by(events.c.id).limit(size)).all()
-    found = [_event(row) for row in rows]
-    last = found[-1].id if len(found) == size else max(end, after)
+    if criteria.newest_first:
+        floor = _floor(connection, criteria, newest)
+        high = min(after - 1, newest) if after else newest
+        low = max(high - _SCANNED, floor)
+    else:
+        low = after or _floor(connection, criteria, newest)
+        high = min(low + _SCANNED, newest)
+    ordered = events.c.id.desc() if criteria.newest_first else events.c.id
+    query = _matching(criteria).where(events.c.id > low, events.c.id <= high).order_by(ordered)
+    found = [_event(row) for row in connection.execute(query.limit(size))]
+    is_full = len(found) == size
+    if criteria.newest_first:
+        last = found[-1].id if is_full else low + 1
+        return EventPage(found, last, at_end=last <= floor + 1)
+    last = found[-1].id if is_full else max(low, high)
     return EventPage(found, last, at_end=last >= newest)
 
 
-def _before(connection: Connection, moment: int, newest: int) -> int:
-    """Return an id that no event from a moment on is below."""
-    first = select(events.c.id).where(events.c.happened_at >= moment).order_by(events.c.happened_at).limit(1)
-    found: int | None = connection.execute(first).scalar()
-    return newest if found is None else max(0, found - _LATE)
+def _floor(connection: Connection, criteria: EventFilter, newest: int) -> int:
+    """Return an id that is less than those of all events that match now.
+
+    Ids are in the order of writing, and times need not be: clocks are set, and what other processes leave
+    comes late. So all ids of the time that is asked for are looked at; if these are too many, it is 0.
+    """
+    if criteria.after is None:
+        return 0
+    in_time = select(events.c.id).where(*_times(criteria)).order_by(events.c.happened_at)
+    ids = in_time.limit(_LOOKED_UP + 1).subquery()
+    first, count = connection.execute(select(func.min(ids.c.id), func.count(ids.c.id))).one()
+    if count > _LOOKED_UP:
+        return 0
+    return int(first) - 1 if count else newest
 
 
 def _matching(criteria: EventFilter) -> Select[Any]:
@@ -49,11 +66,16 @@ def _matching(criteria: EventFilter) -> Select[Any]:
         query = query.where(events.c.name == criteria.name)
     if criteria.client:
         query = query.where(events.c.client == criteria.client)
+    return query.where(*_times(criteria))
+
+
+def _times(criteria: EventFilter) -> list[ColumnElement[bool]]:
+    bounds = []
     if criteria.after is not None:
-        query = query.where(events.c.happened_at >= criteria.after)
+        bounds.append(events.c.happened_at >= criteria.after)
     if criteria.before is not None:
-        query = query.where(events.c.happened_at < criteria.before)
-    return query
+        bounds.append(events.c.happened_at < criteria.before)
+    return bounds
 
 
 def _event(row: Any) -> AuditEvent:

@@ -113,13 +113,18 @@ class LedgerReader:
                 return _open_page(connection, criteria, after, size, full=full)
             return _page(connection, criteria, after, size, full=full)
 
-    def batches(self, after: int, size: int, name: str = "") -> list[BatchState]:
-        """Return batches and how far they are, in the order of their creation: see `batch_page.states`."""
+    def batch(self, name: str) -> BatchState | None:
+        """Return the batch of a name, and how far it is."""
         with self._reading() as connection:
-            return batch_page.states(connection, after, size, name)
+            return batch_page.state(connection, name)
+
+    def batches(self, after: int, size: int, *, newest_first: bool = False) -> list[BatchState]:
+        """Return batches and how far they are: see `batch_page.page`."""
+        with self._reading() as connection:
+            return batch_page.page(connection, after, size, newest_first=newest_first)
 
     def events(self, criteria: EventFilter, after: int, size: int) -> EventPage:
-        """Return events with ids above one: see `event_page.page`."""
+        """Return the events that come after an id: see `event_page.page`."""
         with self._reading() as connection:
             return event_page.page(connection, criteria, after, size)
 

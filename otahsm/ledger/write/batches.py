@@ -64,7 +64,7 @@ def close(
     closed = connection.execute(
         update(batches).where(which).values(closed_at=now).returning(batches.c.id)
     ).first()
-    state = next(iter(batch_page.states(connection, 0, 1, name)), None)
+    state = batch_page.state(connection, name)
     if closed is None or state is None:
         return Change(state, None)
     return events.changed(connection, state, make_event)

@@ -10,7 +10,7 @@ import typer
 
 from otahsm.cli.commands.batch.text import TABLE, NameArgument, follow, print_batch, print_line
 from otahsm.cli.connect import ask
-from otahsm.cli.newest import newest
+from otahsm.cli.first import first
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -112,11 +112,7 @@ def list_batches(
     async def show(client: Client) -> None:
         if not as_json:
             TABLE.print_heading()
-        if last is not None:
-            for batch in await newest(client.batches.everything(), last):
-                print_line(batch, as_json=as_json)
-            return
-        async for batch in client.batches.everything():
+        async for batch in first(client.batches.everything(newest_first=last is not None), last):
             print_line(batch, as_json=as_json)
 
     ask(config, patience, show)

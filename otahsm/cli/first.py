@@ -1,0 +1,18 @@
+"""The first items of a list that comes from a daemon page by page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+
+
+async def first(items: AsyncGenerator[_Item, None], count: int | None) -> AsyncGenerator[_Item, None]:
+    """Yield so many items, at least one, or all for None; no more are read than are yielded."""
+    yielded = 0
+    async for item in items:
+        yield item
+        yielded += 1
+        if yielded == count:
+            return
