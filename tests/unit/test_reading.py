@@ -33,7 +33,7 @@ from otahsm.ledger import (
 )
 from otahsm.ledger.db.sqlite import open_engine
 from otahsm.ledger.migrations import migrate
-from otahsm.ledger.read import reader as reading
+from otahsm.ledger.read import certificate_page
 from otahsm.pki import SerialNumber, make_serial
 
 from support.homes import Home, SqliteHome, ledger_in
@@ -198,7 +198,7 @@ async def test_every_filter_shows_what_fits_once_in_order_and_nothing_else(
     everything = walk(reader)
     assert serials(everything) == [item.serial for item in written]
     assert {entry.status for entry in everything} == set(Status)
-    monkeypatch.setattr(reading, "_SCANNED", 7)  # so that pages end before they are full
+    monkeypatch.setattr(certificate_page, "_SCANNED", 7)  # so that pages end before they are full
 
     @given(FILTERS, st.integers(1, 20))
     @settings(max_examples=150, deadline=None)
@@ -233,7 +233,7 @@ async def test_counts_are_those_of_the_entries(
 ) -> None:
     await fill(ledger)
     await write(ledger, Status.ISSUED, intent_at(NOON + DAY), intent_at(NOON + DAY + 1, client="cn:b"))
-    monkeypatch.setattr(reading, "_SCANNED", 7)
+    monkeypatch.setattr(certificate_page, "_SCANNED", 7)
 
     def counted(wanted: Filter) -> Counter[CountKey]:
         counts: Counter[CountKey] = Counter()
