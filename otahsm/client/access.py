@@ -7,9 +7,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-import grpc
-
-from otahsm.client.calls import Calls
+from otahsm.client.calls import Calls, Service
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
 
 _SECONDS: Final = 30.0
@@ -89,7 +87,8 @@ class AccessClient:
     """
 
     def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+        self._access = Service(calls, access_pb2_grpc.AccessServiceStub, _SECONDS)
+        self._audit = Service(calls, audit_pb2_grpc.AuditServiceStub, _SECONDS)
 
     async def deny(self, subject: str, reason: str = "") -> DeniedClient:
         """Deny a client ("uri:", "dns:", "cn:"), a key ("spki:") or a certificate ("sha256:").
@@ -100,9 +99,7 @@ class AccessClient:
         """
         wanted = access_pb2.DeniedClient(subject=subject, reason=reason)
         request = access_pb2.DenyClientRequest(client=wanted)
-        response = await self._calls.unary(
-            lambda channel: _access(channel).DenyClient, request, seconds=_SECONDS
-        )
+        response = await self._access.call(lambda stub: stub.DenyClient, request)
         return DeniedClient.from_message(response.client)
 
     async def allow(self, subject: str) -> None:
@@ -113,14 +110,12 @@ class AccessClient:
             NotAllowedError: this client may not.
         """
         request = access_pb2.AllowClientRequest(subject=subject)
-        await self._calls.unary(lambda channel: _access(channel).AllowClient, request, seconds=_SECONDS)
+        await self._access.call(lambda stub: stub.AllowClient, request)
 
     async def denied(self) -> list[DeniedClient]:
         """Return everybody whom an operator has denied."""
         request = access_pb2.ListDeniedClientsRequest()
-        response = await self._calls.unary(
-            lambda channel: _access(channel).ListDeniedClients, request, seconds=_SECONDS
-        )
+        response = await self._access.call(lambda stub: stub.ListDeniedClients, request)
         return [DeniedClient.from_message(item) for item in response.clients]
 
     async def events(self, query: AuditQuery, *, follow: bool = False) -> AsyncGenerator[AuditEvent, None]:
@@ -132,9 +127,7 @@ class AccessClient:
         """
         request = query.message()
         while True:
-            response = await self._calls.unary(
-                lambda channel: _audit(channel).ListAuditEvents, request, seconds=_SECONDS
-            )
+            response = await self._audit.call(lambda stub: stub.ListAuditEvents, request)
             for message in response.events:
                 yield AuditEvent.from_message(message)
             request.page_token = response.next_page_token
@@ -142,13 +135,3 @@ class AccessClient:
                 if not follow:
                     return
                 await asyncio.sleep(_FOLLOW_SECONDS)
-
-
-def _access(channel: grpc.aio.Channel) -> access_pb2_grpc.AccessServiceAsyncStub:
-    stub: access_pb2_grpc.AccessServiceAsyncStub = access_pb2_grpc.AccessServiceStub(channel)
-    return stub
-
-
-def _audit(channel: grpc.aio.Channel) -> audit_pb2_grpc.AuditServiceAsyncStub:
-    stub: audit_pb2_grpc.AuditServiceAsyncStub = audit_pb2_grpc.AuditServiceStub(channel)
-    return stub

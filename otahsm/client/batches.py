@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.client.calls import Calls
+from otahsm.client.calls import Calls, Service
 from otahsm.pki import SerialNumber
 from otahsm.v1 import batch_pb2 as pb
 from otahsm.v1 import batch_pb2_grpc
@@ -118,7 +117,7 @@ class BatchClient:
     """
 
     def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+        self._service = Service(calls, batch_pb2_grpc.BatchServiceStub)
 
     async def create(self, batch: Batch) -> Batch:
         """Order a batch; the same again returns the one that there is.
@@ -128,39 +127,28 @@ class BatchClient:
             ConflictError: the name was used for another batch.
         """
         request = pb.CreateBatchRequest(batch=batch.message())
-        return Batch.from_message(
-            (await self._calls.unary(lambda channel: _stub(channel).CreateBatch, request)).batch
-        )
+        return Batch.from_message((await self._service.call(lambda stub: stub.CreateBatch, request)).batch)
 
     async def get(self, name: str) -> Batch:
         """Return a batch. Raises NotFoundError: there is none of this name."""
         request = pb.GetBatchRequest(name=name)
-        return Batch.from_message(
-            (await self._calls.unary(lambda channel: _stub(channel).GetBatch, request)).batch
-        )
+        return Batch.from_message((await self._service.call(lambda stub: stub.GetBatch, request)).batch)
 
     async def close(self, name: str) -> Batch:
         """Let nothing more be issued in a batch, for good. Raises NotFoundError: there is none."""
         request = pb.CloseBatchRequest(name=name)
-        return Batch.from_message(
-            (await self._calls.unary(lambda channel: _stub(channel).CloseBatch, request)).batch
-        )
+        return Batch.from_message((await self._service.call(lambda stub: stub.CloseBatch, request)).batch)
 
     async def everything(self, *, newest_first: bool = False) -> AsyncGenerator[Batch, None]:
         """Yield all batches, in the order of their creation or the other way round."""
         request = pb.ListBatchesRequest(page_size=_PAGE, newest_first=newest_first)
         while True:
-            response = await self._calls.unary(lambda channel: _stub(channel).ListBatches, request)
+            response = await self._service.call(lambda stub: stub.ListBatches, request)
             for message in response.batches:
                 yield Batch.from_message(message)
             request.page_token = response.next_page_token
             if not request.page_token:
                 return
-
-
-def _stub(channel: grpc.aio.Channel) -> batch_pb2_grpc.BatchServiceAsyncStub:
-    stub: batch_pb2_grpc.BatchServiceAsyncStub = batch_pb2_grpc.BatchServiceStub(channel)
-    return stub
 
 
 def _serial(octets: bytes) -> SerialNumber | None:

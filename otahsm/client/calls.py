@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import grpc
 
@@ -13,46 +13,59 @@ from otahsm.client.replicas import Replicas
 from otahsm.client.rpc_errors import from_rpc
 from otahsm.errors import Code
 
+_Stub = TypeVar("_Stub")
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 
-class Calls:
+class Calls(NamedTuple):
     """What all parts of a client call through.
 
-    Args:
+    Attributes:
         replicas: whom to call.
         patience: for how many seconds without any progress is repeated what failed for a passing reason.
     """
 
-    def __init__(self, replicas: Replicas, patience: float) -> None:
-        self.replicas = replicas
-        self.patience = patience
+    replicas: Replicas
+    patience: float
 
-    async def unary(
+
+class Service(Generic[_Stub]):
+    """One service of the daemon.
+
+    Args:
+        calls: what its methods are called through.
+        stub: the class of its stubs.
+        seconds: how long a try of a call may take; None: as long as there is patience.
+    """
+
+    def __init__(
+        self, calls: Calls, stub: Callable[[grpc.aio.Channel], _Stub], seconds: float | None = None
+    ) -> None:
+        self._calls = calls
+        self._stub = stub
+        self._timeout = max(calls.patience, 1) if seconds is None else seconds
+
+    async def call(
         self,
-        method: Callable[[grpc.aio.Channel], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
+        method: Callable[[_Stub], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
         request: _Request,
-        *,
-        seconds: float | None = None,
     ) -> _Response:
         """Call a method, and if the daemon is unavailable, another one's or again.
 
         Args:
-            method: returns the method of a stub on a channel.
+            method: returns the method of a stub.
             request: what to send.
-            seconds: how long a try may take; None: as long as there is patience.
 
         Raises:
             OtahsmError: what the daemon failed with, or that none could be reached.
         """
-        deadline = time.monotonic() + self.patience
-        timeout = max(self.patience, 1) if seconds is None else seconds
+        deadline = time.monotonic() + self._calls.patience
         backoff = Backoff()
         while True:
-            target, channel = await self.replicas.choose()
+            target, channel = await self._calls.replicas.choose()
             try:
-                return await method(channel)(request, timeout=timeout)
+                return await method(self._stub(channel))(request, timeout=self._timeout)
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc(error, target)
                 if failure.code is not Code.UNAVAILABLE or time.monotonic() > deadline:

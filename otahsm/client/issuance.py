@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator
 
-import grpc
-
-from otahsm.client.calls import Calls
+from otahsm.client.calls import Calls, Service
 from otahsm.client.resumable_stream import Requests, ResumableStream
 from otahsm.client.values import Authority, CertificateRequest, Profile, Result
 from otahsm.pki import SerialNumber
@@ -24,6 +22,8 @@ class IssuanceClient:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
+        self._authorities = Service(calls, authority_pb2_grpc.AuthorityServiceStub)
+        self._devices = Service(calls, device_pb2_grpc.DeviceServiceStub)
 
     async def issue(self, requests: Requests, *, profile: str = "") -> AsyncGenerator[Result, None]:
         """Have certificates issued; yield one result for each request, as they come.
@@ -56,7 +56,7 @@ class IssuanceClient:
             OtahsmError: the daemon can't be reached.
         """
         request = authority_pb2.GetAuthorityRequest(name=name)
-        response = await self._calls.unary(lambda channel: _authorities(channel).GetAuthority, request)
+        response = await self._authorities.call(lambda stub: stub.GetAuthority, request)
         return Authority.from_message(response.authority)
 
     async def profiles(self) -> list[Profile]:
@@ -66,7 +66,7 @@ class IssuanceClient:
             OtahsmError: the daemon can't be reached.
         """
         request = authority_pb2.ListProfilesRequest()
-        response = await self._calls.unary(lambda channel: _authorities(channel).ListProfiles, request)
+        response = await self._authorities.call(lambda stub: stub.ListProfiles, request)
         return [Profile.from_message(message) for message in response.profiles]
 
     async def reset_device(self, device_id: str, *, profile: str = "") -> SerialNumber:
@@ -80,15 +80,5 @@ class IssuanceClient:
             OtahsmError: the daemon can't be reached.
         """
         request = device_pb2.ResetDeviceRequest(device_id=device_id, profile=profile)
-        response = await self._calls.unary(lambda channel: _devices(channel).ResetDevice, request)
+        response = await self._devices.call(lambda stub: stub.ResetDevice, request)
         return SerialNumber.from_key(response.serial_number)
-
-
-def _authorities(channel: grpc.aio.Channel) -> authority_pb2_grpc.AuthorityServiceAsyncStub:
-    stub: authority_pb2_grpc.AuthorityServiceAsyncStub = authority_pb2_grpc.AuthorityServiceStub(channel)
-    return stub
-
-
-def _devices(channel: grpc.aio.Channel) -> device_pb2_grpc.DeviceServiceAsyncStub:
-    stub: device_pb2_grpc.DeviceServiceAsyncStub = device_pb2_grpc.DeviceServiceStub(channel)
-    return stub

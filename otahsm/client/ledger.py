@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final, NamedTuple
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.client.calls import Calls
+from otahsm.client.calls import Calls, Service
 from otahsm.pki import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
@@ -134,7 +133,7 @@ class LedgerClient:
     """
 
     def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+        self._service = Service(calls, ledger_pb2_grpc.LedgerServiceStub, _SECONDS)
 
     async def by_serial(self, serial: SerialNumber) -> tuple[LedgerEntry, tuple[bytes, ...]]:
         """Return the entry with a serial number, and its chain in DER: the device's certificate first.
@@ -167,9 +166,7 @@ class LedgerClient:
         request.page_token = token
         request.page_size = size
         request.view = pb.CERTIFICATE_VIEW_FULL if full else pb.CERTIFICATE_VIEW_BASIC
-        response = await self._calls.unary(
-            lambda channel: _stub(channel).ListCertificates, request, seconds=_SECONDS
-        )
+        response = await self._service.call(lambda stub: stub.ListCertificates, request)
         return [LedgerEntry.from_message(item) for item in response.certificates], response.next_page_token
 
     async def everything(self, query: Query, *, full: bool = False) -> AsyncGenerator[LedgerEntry, None]:
@@ -189,21 +186,12 @@ class LedgerClient:
         for name in ("issued_after", "issued_before"):
             if asked.HasField(name):
                 getattr(request, name).CopyFrom(getattr(asked, name))
-        response = await self._calls.unary(
-            lambda channel: _stub(channel).GetLedgerStats, request, seconds=_SECONDS
-        )
+        response = await self._service.call(lambda stub: stub.GetLedgerStats, request)
         return [Count.from_message(item) for item in response.counts]
 
     async def _get(self, request: pb.GetCertificateRequest) -> tuple[LedgerEntry, tuple[bytes, ...]]:
-        response = await self._calls.unary(
-            lambda channel: _stub(channel).GetCertificate, request, seconds=_SECONDS
-        )
+        response = await self._service.call(lambda stub: stub.GetCertificate, request)
         return LedgerEntry.from_message(response.certificate), tuple(response.chain)
-
-
-def _stub(channel: grpc.aio.Channel) -> ledger_pb2_grpc.LedgerServiceAsyncStub:
-    stub: ledger_pb2_grpc.LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(channel)
-    return stub
 
 
 def _status_name(number: int) -> str:

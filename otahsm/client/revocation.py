@@ -9,10 +9,8 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Final, NamedTuple
 
-import grpc
-
 from otahsm.client.backoff import Backoff
-from otahsm.client.calls import Calls
+from otahsm.client.calls import Calls, Service
 from otahsm.client.values import Refused
 from otahsm.errors import Code, OtahsmError
 from otahsm.errors.status import from_status
@@ -82,7 +80,8 @@ class RevocationClient:
     """`Client.revocation`: revokes, and fetches CRLs."""
 
     def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+        self._patience = calls.patience
+        self._service = Service(calls, revocation_pb2_grpc.RevocationServiceStub, _CALL_SECONDS)
 
     async def revoke(
         self, targets: Iterable[ToRevoke], reason: Reason
@@ -125,9 +124,7 @@ class RevocationClient:
             request.shard = shard
         elif authorities:
             request.authorities = True
-        response = await self._calls.unary(
-            lambda channel: _stub(channel).GetCrl, request, seconds=_CALL_SECONDS
-        )
+        response = await self._service.call(lambda stub: stub.GetCrl, request)
         return FetchedCrl(
             response.crl,
             response.number,
@@ -138,13 +135,11 @@ class RevocationClient:
 
     async def _revoke(self, chunk: list[ToRevoke], reason: Reason) -> list[Revoked | NotRevoked]:
         """Revoke as many as go into a call, for as long as some of them may only be late."""
-        deadline, backoff = time.monotonic() + self._calls.patience, Backoff()
+        deadline, backoff = time.monotonic() + self._patience, Backoff()
         outcomes: list[Revoked | NotRevoked] = []
         while chunk:
             request = pb.RevokeCertificatesRequest(targets=[_message(target, reason) for target in chunk])
-            response = await self._calls.unary(
-                lambda channel: _stub(channel).RevokeCertificates, request, seconds=_CALL_SECONDS
-            )
+            response = await self._service.call(lambda stub: stub.RevokeCertificates, request)
             again: list[ToRevoke] = []
             for target, result in zip(chunk, response.results, strict=True):
                 if result.HasField("error"):
@@ -159,11 +154,6 @@ class RevocationClient:
             if again:
                 await backoff.pause()
         return outcomes
-
-
-def _stub(channel: grpc.aio.Channel) -> revocation_pb2_grpc.RevocationServiceAsyncStub:
-    stub: revocation_pb2_grpc.RevocationServiceAsyncStub = revocation_pb2_grpc.RevocationServiceStub(channel)
-    return stub
 
 
 def _message(target: ToRevoke, reason: Reason) -> pb.RevocationTarget:
