@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from otahsm.errors import BatchClientError, ConflictError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.issuance.values import IssuanceRequest
 from otahsm.ledger import Batch, BatchState, BatchTerms, Change, EventFactory, Ledger
 from otahsm.ledger.read.queries import LedgerQueries
+from otahsm.system.clock import microseconds
 from otahsm.templates import NAME
 
 MAX_DEVICES: Final = 100_000_000
@@ -21,7 +22,6 @@ _MAX_CLIENTS: Final = 64
 _MAX_VALUES: Final = 32
 _MAX_TEXT: Final = 256
 _SHA256: Final = 32
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _KNOWN: Final = 4096  # cached batches
 
 
@@ -152,7 +152,7 @@ class Batches:
             )
         _check_name(new.name, "batch.name")
         _check_scheme(new.scheme)
-        deadline = None if new.deadline is None else (new.deadline - _EPOCH) // timedelta(microseconds=1)
+        deadline = None if new.deadline is None else microseconds(new.deadline)
         return BatchTerms(
             new.name,
             profile,

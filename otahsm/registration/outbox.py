@@ -14,13 +14,14 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal, Self
 
 from otahsm.errors import FolderError
 from otahsm.line.run_state import RunState
 from otahsm.registration.backends import Registration
+from otahsm.system.clock import from_microseconds
 
 State = Literal["waiting", "done", "failed"]
 
@@ -28,7 +29,6 @@ _LOCK: Final = ".register.lock"
 _PAGE: Final = 1024
 _TRIES: Final = 3  # to connect, and to ask twice
 _SLACK_SECONDS: Final = 10.0
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ class Outbox:
 
 
 def _when(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+    return None if microseconds is None else from_microseconds(microseconds)
 
 
 def _microseconds(seconds: float) -> int:

@@ -20,6 +20,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def from_microseconds(count: int) -> datetime:
+    """Return the moment that is so many microseconds after the Unix epoch, in UTC."""
+    return _EPOCH + timedelta(microseconds=count)
+
+
 def microseconds(moment: datetime) -> int:
     """Return a moment in microseconds since the Unix epoch, as the ledger keeps it."""
     return (moment - _EPOCH) // timedelta(microseconds=1)

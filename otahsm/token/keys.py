@@ -104,7 +104,8 @@ def find_private_key(session: pkcs11.Session, wanted: Pkcs11Uri) -> pkcs11.Priva
         if len(found) == 1:
             return cast(pkcs11.PrivateKey, found[0])
         shown = found or list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
-        listing = ", ".join(str(_uri_of(key)) for key in shown[:_MOST_SHOWN]) or "none"
+        uris = (Pkcs11Uri(object=key[Attribute.LABEL], id=key[Attribute.ID]) for key in shown[:_MOST_SHOWN])
+        listing = ", ".join(map(str, uris)) or "none"
     if found:
         raise TokenRefusedError(
             f"{len(found)} private keys in the token match {wanted}: {listing}",
@@ -124,10 +125,6 @@ def _template(wanted: Pkcs11Uri) -> dict[Attribute, Any]:
     if wanted.id is not None:
         template[Attribute.ID] = wanted.id
     return template
-
-
-def _uri_of(key: pkcs11.Object) -> Pkcs11Uri:
-    return Pkcs11Uri(object=key[Attribute.LABEL], id=key[Attribute.ID])
 
 
 def label_and_id(wanted: KeyConfig) -> tuple[str, bytes]:

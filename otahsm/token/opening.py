@@ -54,7 +54,8 @@ def get_ready(login: Login, key: pkcs11.PrivateKey, wanted: KeyConfig, public_ke
     with explained("showing what the key is"):
         _check_flaws(key, wanted)
         mechanism = choose_mechanism(login.session.token.slot, algorithm, wanted.mechanism)
-        again = PinAtEachSignature(login.pin, login.guard) if _wants_pin(key) else None
+        wants_pin = read_attribute(key, Attribute.ALWAYS_AUTHENTICATE)
+        again = PinAtEachSignature(login.pin, login.guard) if wants_pin else None
     return SigningKey(key, public_key, algorithm, mechanism, again)
 
 
@@ -91,7 +92,3 @@ def read_attribute(key: pkcs11.PrivateKey, attribute: Attribute) -> bool | None:
         return bool(key[attribute])
     except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, ValueError, NotImplementedError):
         return None
-
-
-def _wants_pin(key: pkcs11.PrivateKey) -> bool:
-    return read_attribute(key, Attribute.ALWAYS_AUTHENTICATE) is True

@@ -120,9 +120,8 @@ class Transparency:
             return
         self._failure = None
         if await self._is_due():
-            self._rest_until = time.monotonic() + _interval(
-                self._config
-            )  # a token that fails is not hammered
+            interval = self._config.interval_seconds if self._config else 0.0
+            self._rest_until = time.monotonic() + interval  # a token that fails is not hammered
             try:
                 await self.make_checkpoint()
             except OtahsmError as error:
@@ -279,7 +278,3 @@ def _is_signed(note: bytes, key: VerifierKey) -> bool:
     except EvidenceError:
         return False
     return True
-
-
-def _interval(config: CheckpointConfig | None) -> float:
-    return config.interval_seconds if config else 0.0

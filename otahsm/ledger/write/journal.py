@@ -108,13 +108,9 @@ def _supersede(connection: Connection, superseded: Mapping[int, int], now: int) 
 def _claim(connection: Connection, slot: int, ids: Sequence[int], batch: Sequence[Intent]) -> int:
     """Write intents, but not what something stands against; say how many were written."""
     # In one order, whoever writes: so replicas that write the same devices seldom wait for each other.
-    numbered = sorted(zip(ids, batch, strict=True), key=_device)
+    numbered = sorted(zip(ids, batch, strict=True), key=lambda item: item[1].device_id)
     rows = [(intent_id, slot, intent.serial.key, *intent[1:]) for intent_id, intent in numbered]
     return write_rows(connection, _claim_statement(connection.dialect), _COLUMNS, rows)
-
-
-def _device(numbered: tuple[int, Intent]) -> str:
-    return numbered[1].device_id
 
 
 def take_back(connection: Connection, ids: Sequence[int]) -> None:

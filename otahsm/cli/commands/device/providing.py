@@ -174,15 +174,15 @@ def _attributes(asked: Provision, profile: Profile) -> dict[str, str]:
 
 async def _check_root(client: IssuanceClient, fleet_ca: Path | None) -> None:
     """Check the daemon's fleet root. Raises ConfigError: it is not the one wanted."""
-    if fleet_ca is not None and (await client.authority()).trust_anchor not in _roots(fleet_ca):
+    if fleet_ca is None:
+        return
+    certificates = load_certificates(read_file(fleet_ca), str(fleet_ca))
+    roots = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
+    if (await client.authority()).trust_anchor not in roots:
         raise ConfigError(
             f"the daemon's fleet root is not the one in {fleet_ca}",
             hint="Check that [client] names the right daemon.",
         )
-
-
-def _roots(path: Path) -> list[bytes]:
-    return [item.public_bytes(Encoding.DER) for item in load_certificates(read_file(path), str(path))]
 
 
 def _chosen(files: DeviceFiles, asked: Provision) -> DeviceFiles:

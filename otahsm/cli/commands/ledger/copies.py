@@ -11,9 +11,10 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, NewFile
 from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_outcome
 from otahsm.cli.output.files import new_path
-from otahsm.cli.output.times import from_microseconds, show_time
+from otahsm.cli.output.times import show_time
 from otahsm.config import load_config, section
 from otahsm.ledger import Copy, copy_ledger, path_of, vacant
+from otahsm.system.clock import from_microseconds
 
 
 def backup(
