@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from otahsm.client import Client, ClientTls
 from otahsm.config import Config, load_config
 
-from support.zygote import run_command
+from support.zygote import DAEMONS, ForkedProcess, run_command
 
 OTAHSM = (sys.executable, "-P", "-m", "otahsm")
 READY_SECONDS = (
@@ -95,7 +95,8 @@ class RunningDaemon:
     """An `otahsm serve` of a test's own, and the events that it has logged."""
 
     fleet: Fleet
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes] | ForkedProcess
+    errors: TextIO
     events: list[dict[str, Any]] = field(default_factory=list)
     other_output: list[str] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
@@ -106,8 +107,7 @@ class RunningDaemon:
         self.reader.start()
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self.errors:
             with self.news:
                 try:
                     self.events.append(json.loads(line))
@@ -230,9 +230,25 @@ def _waited_for_processor(pid: int) -> float:
     return waited / 1e9
 
 
-def _own_environment() -> dict[str, str]:
-    """Return the environment without what otahsm's client sets for itself, when a test has loaded it here."""
-    return {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+def start_daemon(fleet: Fleet, environment: dict[str, str] | None, within: Sequence[str]) -> RunningDaemon:
+    """Start `otahsm serve`: in a process that has loaded it, or as the last words of a command."""
+    own = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}  # as for a zygote
+    ours, its = os.pipe()
+    with os.fdopen(its, "wb") as errors, Path(os.devnull).open("wb") as nothing:
+        variables = {**own, **(environment or {})}
+        process: subprocess.Popen[bytes] | ForkedProcess
+        if within:
+            process = subprocess.Popen(
+                [*within, *OTAHSM, "serve"],
+                cwd=fleet.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=nothing,
+                stderr=errors,
+                env=variables,
+            )
+        else:
+            process = ForkedProcess(DAEMONS, ["serve"], fleet.folder, variables, (nothing, errors))
+    return RunningDaemon(fleet, process, os.fdopen(ours))
 
 
 @contextlib.contextmanager
@@ -240,22 +256,10 @@ def running(
     fleet: Fleet, environment: dict[str, str] | None = None, within: Sequence[str] = ()
 ) -> Iterator[RunningDaemon]:
     """Run a daemon on a fleet until the block ends; `within` is a command that runs what follows it."""
-    process = subprocess.Popen(
-        [*within, *OTAHSM, "serve"],
-        cwd=fleet.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**_own_environment(), **(environment or {})},
-    )
-    daemon = RunningDaemon(fleet, process)
+    daemon = start_daemon(fleet, environment, within)
     try:
         yield daemon
     finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(READY_SECONDS)
+        daemon.kill()
         daemon.reader.join(READY_SECONDS)
-        assert process.stderr is not None
-        process.stderr.close()
+        daemon.errors.close()

@@ -1,8 +1,9 @@
-"""Runs `otahsm` commands in processes that have loaded it already: hundreds of tests run one.
+"""Runs `otahsm` in processes that have loaded it already: hundreds of tests run a command or a daemon.
 
 A process loads all of otahsm's modules, and nothing else happens in it: no thread, no connection, no token.
-For each command it forks, and the child is an `otahsm` of its own, with its own folder, environment and
-output. Only the loading is saved. Daemons, and commands that are killed, are started as users start them.
+For each command and daemon it forks, and the child is an `otahsm` of its own, with its own folder,
+environment and output. Only the loading is saved, a third of a daemon's start. What a daemon starts itself,
+commands that are killed, and what runs under another program or as a service are started as users start them.
 """
 
 from __future__ import annotations
@@ -22,28 +23,40 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
-MODULES = ("otahsm.authority", "otahsm.install.ssh")  # what commands load while they run
+COMMANDS = "commands"
+DAEMONS = "daemons"
+# What they load while they run.
+MODULES = {
+    COMMANDS: ("otahsm.authority", "otahsm.install.ssh"),
+    DAEMONS: ("otahsm.cli.commands.serve", "otahsm.daemon.app"),
+}
 
 
 _starting = threading.Lock()  # some tests run commands in threads, and one such process is enough
 
 
-def start() -> Path:
+def start(kind: str) -> Path:
     """Start the process that loads the modules, once; return where it listens. It ends with this one."""
     with _starting:
-        return _start()
+        return _start(kind)
 
 
 @functools.cache
-def _start() -> Path:
+def _start(kind: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="otahsm-zygote-"))
     address = folder / "socket"
     ours, its = os.pipe()  # it ends when nobody holds the other end any more
-    process = subprocess.Popen([sys.executable, "-P", __file__, str(address), str(ours)], pass_fds=[ours])
+    environment = {**os.environ}
+    environment.pop("GRPC_VERBOSITY", None)  # otahsm's client sets it, when a test has loaded it here
+    if kind == COMMANDS:
+        environment["GRPC_VERBOSITY"] = "NONE"
+    command = [sys.executable, "-P", __file__, kind, str(address), str(ours)]
+    process = subprocess.Popen(command, pass_fds=[ours], env=environment)
     os.close(ours)
     while not address.exists():
-        assert process.poll() is None, "the process that runs commands does not start"
+        assert process.poll() is None, "the process that loads otahsm does not start"
         time.sleep(0.01)
 
     def end() -> None:
@@ -59,27 +72,13 @@ def run_command(
     words: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """Run `otahsm` with some arguments, as `subprocess.run` would."""
-    with (
-        tempfile.TemporaryFile() as out,
-        tempfile.TemporaryFile() as err,
-        Path(os.devnull).open("rb") as nothing,
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection,
-    ):
-        connection.settimeout(timeout)
-        connection.connect(str(start()))
-        request = {"words": list(words), "folder": str(folder), "environment": dict(environment)}
-        payload = tempfile.TemporaryFile()  # noqa: SIM115 - a request may be longer than a packet
-        with payload:
-            payload.write(json.dumps(request).encode())
-            payload.flush()
-            descriptors = [stream.fileno() for stream in (nothing, out, err, payload)]
-            socket.send_fds(connection, [b"run"], descriptors)
-            pid = int(connection.recv(64))
-            try:
-                status = int(connection.recv(64))
-            except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(list(words), timeout) from None
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = ForkedProcess(COMMANDS, words, folder, environment, (out, err))
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
         texts = []
         for stream in (out, err):
             stream.seek(0)
@@ -87,20 +86,78 @@ def run_command(
     return subprocess.CompletedProcess(["otahsm", *words], status, *texts)
 
 
-def serve(address: str, parent: int) -> None:
+class ForkedProcess:
+    """An `otahsm` that runs, as `subprocess.Popen` would have it.
+
+    Args:
+        kind: which process forks it.
+        words: its arguments.
+        folder: where it runs.
+        environment: its environment, but for what the loader of programs and Python read at their start.
+        output: its standard output and error.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        words: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        output: tuple[IO[Any], IO[Any]],
+    ) -> None:
+        self.args = ["otahsm", *words]
+        self.returncode: int | None = None
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection.connect(str(start(kind)))
+        request = {"words": list(words), "folder": str(folder), "environment": dict(environment)}
+        # A request may be longer than a packet.
+        with Path(os.devnull).open("rb") as nothing, tempfile.TemporaryFile() as payload:
+            payload.write(json.dumps(request).encode())
+            payload.flush()
+            descriptors = [stream.fileno() for stream in (nothing, *output, payload)]
+            socket.send_fds(self._connection, [b"run"], descriptors)
+            self.pid = int(self._connection.recv(64))
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; return its status, or the negative number of the signal that ended it."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            try:
+                self.returncode = int(self._connection.recv(64))
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+            self._connection.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Return its status if it has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it, if it runs."""
+        self.send_signal(signal.SIGKILL)
+
+
+def serve(kind: str, address: str, parent: int) -> None:
     """Load the modules, and fork for each connection until the parent is gone."""
     import gc  # noqa: PLC0415
     import importlib  # noqa: PLC0415
     import select  # noqa: PLC0415
 
-    from otahsm.cli.commands import COMMANDS  # noqa: PLC0415
-    from otahsm.cli.lazy import every_command  # noqa: PLC0415
+    from otahsm.cli import commands, lazy  # noqa: PLC0415
 
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as for commands; a daemon is not run here
-    for module in MODULES:
+    for module in MODULES[kind]:
         importlib.import_module(module)
-    for _, command in every_command(COMMANDS):
-        command.load()
+    if kind == COMMANDS:
+        for _, command in lazy.every_command(commands.COMMANDS):
+            command.load()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address + ".new")
@@ -122,7 +179,7 @@ def serve(address: str, parent: int) -> None:
 
 
 def answer(connection: socket.socket) -> None:
-    """Run one command in a child; tell its pid, and its status when it has ended."""
+    """Run one `otahsm` in a child; send its pid, and its status when it has ended."""
     _, descriptors, _, _ = socket.recv_fds(connection, 16, 4)
     pid = os.fork()
     if pid == 0:
@@ -135,7 +192,7 @@ def answer(connection: socket.socket) -> None:
 
 
 def be_otahsm(descriptors: Sequence[int]) -> None:
-    """Become the command, and end as it ends."""
+    """Become an `otahsm`, and end as it ends."""
     from otahsm.cli import main  # noqa: PLC0415
 
     *standard, request = descriptors
@@ -165,4 +222,4 @@ def be_otahsm(descriptors: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
