@@ -28,7 +28,7 @@ quick-tests: .venv/.ready
 	$(BIN)/pytest -n $$(nproc) --dist worksteal -m "not postgresql and not hypothesis" tests/unit
 
 tests: .venv/.ready ## every test
-	$(BIN)/pytest -n $$(( $$(nproc) * 2 )) --dist worksteal
+	$(BIN)/pytest -n $$(( $$(nproc) * 2 )) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.ready ## ruff, import-linter, buf lint
 	$(BIN)/ruff check .

@@ -27,8 +27,34 @@ sys.dont_write_bytecode = False
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# What takes longest begins first, so that no processor waits for it in the end. It mostly waits itself: for
+# tokens that hang and daemons that start. One worker runs a whole file, with one daemon for all its tests.
+LONGEST_FIRST = (
+    "faults/test_fault_table.py",
+    "faults/test_pin.py",
+    "faults/test_kills.py",
+    "fuzz/test_fuzz.py",
+    "acceptance/test_docs.py",
+    "integration/test_serve.py",
+    "faults/test_token_faults.py",
+    "integration/test_transparency.py",
+    "faults/test_token_replicas.py",
+    "faults/test_revocation.py",
+    "unit/test_verification.py",
+    "faults/test_patience.py",
+    "acceptance/test_cli_bench.py",
+    "faults/test_replicas.py",
+    "integration/test_audit.py",
+    "acceptance/test_separate_users.py",
+    "faults/test_storm.py",
+    "acceptance/test_supply_chain.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a PostgreSQL server: `make check` does without."""
+    """Put what takes longest first, and mark what needs a PostgreSQL server: `make check` does without."""
+    order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
@@ -47,12 +73,13 @@ def no_worker_is_left_behind() -> Iterator[None]:
 def fleet_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quickstart folder to copy from; nothing runs on it.
 
-    Hundreds of daemons start on copies: they find an empty ledger, and have one preparer.
+    Hundreds of daemons start on copies: they find an empty ledger, and have one preparer and one signer.
     """
     folder = tmp_path_factory.mktemp("template") / "fleet"
     create(folder, free_port())
     fleet = Fleet(folder)
     fleet.edit("preparers = 2", "preparers = 1")
+    fleet.edit("signers = 2", "signers = 1")
     ledger = fleet.config.ledger
     assert ledger is not None
     asyncio.run(make_empty(ledger))
@@ -93,7 +120,9 @@ def daemon(fleet: Fleet) -> Iterator[RunningDaemon]:
 @pytest.fixture(scope="session")
 def shared_daemon(make_fleet: Callable[[], Fleet]) -> Iterator[RunningDaemon]:
     """A daemon for tests that only ask it for certificates, of devices that nobody else asks for."""
-    with running(make_fleet()) as started:
+    fleet = make_fleet()
+    fleet.edit("signers = 1", "signers = 2")
+    with running(fleet) as started:
         started.wait_for("health.changed", serving=True)
         yield started
 

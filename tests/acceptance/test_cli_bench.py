@@ -56,7 +56,6 @@ def test_bench_issue_takes_single_requests_too(fleet: Fleet, streams: str) -> No
 
 
 def test_bench_issue_draws_throughput_by_message_size_and_by_signers(fleet: Fleet) -> None:
-    fleet.edit("signers = 2", "signers = 1")
     done = fleet.run("bench", "issue", "--certificates", "50", "--plot", "throughput.svg")
     assert done.returncode == 0, done.stderr
     assert "share of the floor" in done.stdout

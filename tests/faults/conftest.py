@@ -12,6 +12,18 @@ from support.tokens.faulty import FaultyToken, behind_shim, compile_shim
 
 
 @pytest.fixture(scope="session")
+def make_fleet(make_fleet: Callable[[], Fleet]) -> Callable[[], Fleet]:
+    """Make a fleet of one's own, with two signers: what one can't do, the other does."""
+
+    def make() -> Fleet:
+        fleet = make_fleet()
+        fleet.edit("signers = 1", "signers = 2")
+        return fleet
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def shim_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shim, compiled."""
     return compile_shim(tmp_path_factory.mktemp("shim"))
