@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -150,9 +151,36 @@ def postgres_server_of_my_own() -> Iterator[PostgresServer]:
     server.remove()
 
 
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with nothing in it, to be copied."""
+    home = SqliteHome(tmp_path_factory.mktemp("empty"))
+    asyncio.run(make_empty(home.config))
+    return home.path
+
+
+@pytest.fixture(scope="session")
+def empty_postgres(postgres_server: PostgresServer) -> str:
+    """The database of a ledger with nothing in it, to be copied."""
+    home = PostgresHome(postgres_server)
+    asyncio.run(make_empty(home.config))
+    return home.url.rpartition("/")[2]
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
-    """A place for a ledger, of both kinds in turn."""
+def bare_home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    """A place for a ledger, with none there, of both kinds in turn."""
     if request.param == "sqlite":
         return SqliteHome(tmp_path)
     return PostgresHome(request.getfixturevalue("postgres_server"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    """A place with a ledger that has nothing in it, of both kinds in turn."""
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres_server")
+        return PostgresHome(server, like=request.getfixturevalue("empty_postgres"))
+    home = SqliteHome(tmp_path)
+    shutil.copy(request.getfixturevalue("empty_sqlite"), home.path)
+    return home

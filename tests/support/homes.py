@@ -16,7 +16,7 @@ CA = bytes(20)
 
 
 class Home(Protocol):
-    """An empty ledger's place."""
+    """A place for a ledger."""
 
     config: LedgerConfig
 
@@ -43,9 +43,9 @@ class SqliteHome:
 
 
 class PostgresHome:
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, like: str = "template1") -> None:
         self.server = server
-        self.url = server.create_database()
+        self.url = server.create_database(like)
         self.config = LedgerConfig(url=self.url, password_file=server.password_file)
 
     def read(self, query: str) -> list[tuple[Any, ...]]:

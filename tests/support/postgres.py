@@ -62,12 +62,12 @@ class PostgresServer:
         self._run("pg_ctl", "stop", "--pgdata", self._data, "--mode", "immediate")
         shutil.rmtree(self._folder)
 
-    def create_database(self) -> str:
-        """Make an empty database; return its URL, without the password."""
+    def create_database(self, like: str = "template1") -> str:
+        """Make a database, an empty one or like another; return its URL, without the password."""
         self._databases += 1
         name = f"ledger{self._databases}"
         with self.connect("postgres") as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {like}")
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{name}"
 
     def connect(self, name: str) -> psycopg.Connection[Any]:

@@ -152,7 +152,8 @@ async def test_a_step_that_fails_leaves_the_outbox_and_the_tree_as_they_were(
     assert findings(home) == []
 
 
-async def test_what_an_older_ledger_holds_becomes_leaves(home: Home) -> None:
+async def test_what_an_older_ledger_holds_becomes_leaves(bare_home: Home) -> None:
+    home = bare_home
     database = database_of(home.config)
     database.hold()
     with database.engine.begin() as connection:

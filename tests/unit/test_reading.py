@@ -313,8 +313,8 @@ async def test_a_reader_needs_no_place_among_the_daemons(ledger: Ledger, home: H
     assert await ledger.tend() == 0  # nobody has closed it
 
 
-def test_a_ledger_that_is_not_there_is_said_and_not_made(home: Home) -> None:
-    config = home.config
+def test_a_ledger_that_is_not_there_is_said_and_not_made(bare_home: Home) -> None:
+    config = bare_home.config
     if config.path is None:
         config = LedgerConfig(url=f"{config.url}_missing", password_file=config.password_file)
     reader = LedgerReader(config)

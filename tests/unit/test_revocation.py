@@ -312,7 +312,8 @@ async def test_two_authorities_share_a_ledger_and_no_crl(home: Home) -> None:
         await again.close()
 
 
-async def test_the_urls_of_an_older_ledger_are_of_the_ca_that_it_had(home: Home) -> None:
+async def test_the_urls_of_an_older_ledger_are_of_the_ca_that_it_had(bare_home: Home) -> None:
+    home = bare_home
     database = database_of(home.config)
     database.hold()
     with database.engine.begin() as connection:
