@@ -1,4 +1,4 @@
-"""The only room that talks SQL: what was intended, what was issued, and to whom."""
+"""The ledger: the only package that uses SQL. It records intents, certificates, revocations and events."""
 
 from otahsm.ledger.db.database import Database, database_of, throwaway
 from otahsm.ledger.query_values import (

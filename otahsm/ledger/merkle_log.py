@@ -1,4 +1,4 @@
-"""The ledger's tree as the daemon uses it: it grows, is signed at some sizes, and gives proofs."""
+"""The ledger's tree as the daemon uses it: appending leaves, storing checkpoints, and making proofs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from otahsm.tlog import consistency_proof, inclusion_proof
 
 
 class MerkleLog:
-    """The tree of an open ledger. It grows in the writer's transactions; proofs are read beside the writer.
+    """The tree of an open ledger. It grows in the writer's transactions; proofs use a separate connection.
 
-    A proof needs no more than what is there: leaves and nodes are only added, so at any moment that has a
-    size, what proves it is the same. Whatever somebody may have done to the tables is an answer here, and no
-    exception: growing may share a transaction with the cycle's writes.
+    Leaves and nodes are only added, so the proof for a tree size never changes. If the tables were tampered
+    with, methods return that as a result instead of raising: growing may share a transaction with the cycle's
+    writes.
 
     Args:
         writer: of the ledger.
@@ -34,11 +34,11 @@ class MerkleLog:
         self._reader = reader
 
     async def grow(self) -> Step:
-        """Make leaves of some of what waits for it. Raises LedgerUnavailableError."""
+        """Append some of the pending leaves. Raises LedgerUnavailableError."""
         return await self._writer.transaction(_grow)
 
     async def head(self) -> Head | None:
-        """Return the tree and its last checkpoint; None if its state is spoilt.
+        """Return the tree and its latest checkpoint; None if its state is corrupt.
 
         Raises:
             LedgerUnavailableError: the ledger can't be read.
@@ -46,11 +46,11 @@ class MerkleLog:
         return await self._reader.ask(proofs.read_head)
 
     async def keep(self, size: int, note: bytes, now: int) -> bytes:
-        """Keep a checkpoint; return it, or the one that another replica made of the same tree before.
+        """Store a checkpoint; return it, or the one that another replica made of the same tree before.
 
         Args:
-            size: the tree's.
-            note: signed.
+            size: the size of the tree.
+            note: the signed note.
             now: microseconds since the Unix epoch.
 
         Raises:
@@ -59,7 +59,7 @@ class MerkleLog:
         return await self._writer.transaction(lambda connection: _keep(connection, size, note, now))
 
     async def find(self, serial: SerialNumber) -> LoggedLeaf | None:
-        """Find the leaf of a certificate, by its serial number; None if there is none yet.
+        """Return the leaf of a certificate, by its serial number; None if there is none yet.
 
         Raises:
             LedgerUnavailableError: the ledger can't be read.
@@ -67,7 +67,7 @@ class MerkleLog:
         return await self._reader.ask(lambda connection: proofs.find_leaf(connection, serial))
 
     async def prove_inclusion(self, index: int, size: int) -> list[bytes] | None:
-        """Prove that the tree of a size holds a leaf (RFC 9162, section 2.1.3.1); None if nodes are missing.
+        """Prove that a tree contains a leaf (RFC 9162, section 2.1.3.1); None if nodes are missing.
 
         Raises:
             LedgerUnavailableError: the ledger can't be read.

@@ -1,4 +1,4 @@
-"""What can be asked of the ledger and what it answers, as values. Needs no database to import."""
+"""The ledger's values for queries and their results. Needs no database to import."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ START: Final = bytes(SERIAL_BYTES)  # where every walk begins: not the key of an
 
 
 class Status(StrEnum):
-    """What came of an intent; what it means in SQL is in `otahsm.ledger.read.statuses`.
+    """The status of an intent; its conditions in SQL are in `otahsm.ledger.read.statuses`.
 
-    OPEN: it is being signed, or its daemon is gone and nobody has closed it yet. ISSUED: its certificate is
-    in the ledger. SUPERSEDED: so it is, and another may take its place. REVOKED: so it is, and on the CRL.
-    VOID: nothing came of it, and no client has seen a certificate.
+    OPEN: it is being signed, or its daemon died and it was not voided yet. ISSUED: its certificate is in the
+    ledger. SUPERSEDED: issued, and another may replace it. REVOKED: issued, and on the CRL. VOID: it failed,
+    and no client has seen a certificate.
     """
 
     OPEN = "open"
@@ -27,13 +27,13 @@ class Status(StrEnum):
 
 
 class Filter(NamedTuple):
-    """Which records are wanted: those that everything given fits. And in which order.
+    """Selects records, those that match every attribute that is set, and their order.
 
     Attributes:
         device_id, client, profile, batch: empty for any.
-        after, before: milliseconds since the Unix epoch, UTC, of the time that serial numbers begin with;
-            from `after` on, and before `before`.
-        newest_first: in the order of the serial numbers, but the greatest first.
+        after, before: milliseconds since the Unix epoch, UTC, of the time that serial numbers start with;
+            `after` is inclusive, `before` exclusive.
+        newest_first: whether to return the greatest serial numbers first.
     """
 
     device_id: str = ""
@@ -47,24 +47,24 @@ class Filter(NamedTuple):
 
     @property
     def first_key(self) -> bytes:
-        """The smallest key of a serial number that may be wanted."""
+        """The smallest key of a serial number that may match."""
         return first_key(self.after or 0)
 
     @property
     def end_key(self) -> bytes | None:
-        """The key from which on none is wanted; None: there is no end."""
+        """The smallest key that is too large to match; None if there is no limit."""
         return None if self.before is None else first_key(self.before)
 
 
 class CertificateRecord(NamedTuple):
-    """An intent, and what came of it.
+    """An intent, and its certificate if it was issued.
 
     Attributes:
-        request_id: the client's own name for the request, or empty.
+        request_id: the client's id for the request, or empty.
         not_before, not_after: seconds since the Unix epoch, UTC.
-        intended_at, recorded_at, voided_at: microseconds since the Unix epoch, UTC; None: it was not.
-        certificate: DER; None if there is none, or it was not asked for.
-        batch: the name of the batch that it is in; None for none.
+        intended_at, recorded_at, voided_at: microseconds since the Unix epoch, UTC; None if it was not.
+        certificate: DER; None if there is none, or it was not requested.
+        batch: the name of its batch; None for none.
     """
 
     serial: SerialNumber
@@ -87,13 +87,13 @@ class CertificateRecord(NamedTuple):
 
 
 class EventFilter(NamedTuple):
-    """Which events are wanted: those that everything given fits. And in which order.
+    """Selects events, those that match every attribute that is set, and their order.
 
     Attributes:
-        name: one that ends in a dot stands for all that begin with it; empty for any.
+        name: a name that ends in a dot matches all that start with it; empty for any.
         client: empty for any.
-        after, before: microseconds since the Unix epoch; from `after` on, and before `before`.
-        newest_first: what was written last comes first.
+        after, before: microseconds since the Unix epoch; `after` is inclusive, `before` exclusive.
+        newest_first: whether to return the latest first.
     """
 
     name: str = ""
@@ -104,9 +104,9 @@ class EventFilter(NamedTuple):
 
 
 class EventPage(NamedTuple):
-    """Events in the order that was asked for, and the id after which, in that order, the next page begins.
+    """Events in the requested order, and the id after which, in that order, the next page starts.
 
-    There may be fewer than were asked for, also none. `at_end`: there are no more now; later there may be,
+    There may be fewer than requested, or none. `at_end`: there are no more events now; there may be later,
     unless the newest come first.
     """
 
@@ -116,10 +116,10 @@ class EventPage(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Entries in the order that was asked for, and the key after which, in that order, the next page begins.
+    """Records in the requested order, and the key after which, in that order, the next page starts.
 
-    There may be fewer than were asked for, also none, and still a next page. `next_after` is None at the end;
-    it has 20 octets, unless somebody wrote a row with another serial number than otahsm does.
+    There may be fewer than requested, or none, even if there is a next page. `next_after` is None at the end.
+    It has 20 octets, unless a row was tampered with.
     """
 
     records: list[CertificateRecord]
@@ -127,7 +127,7 @@ class Page(NamedTuple):
 
 
 class CountKey(NamedTuple):
-    """What records that are counted together have in common; `day` is in days since the Unix epoch, UTC."""
+    """The attributes that records are counted by; `day` is in days since the Unix epoch, UTC."""
 
     day: int
     profile: str
@@ -136,7 +136,7 @@ class CountKey(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Counts of a part of the ledger, and the key after which the next part begins; None at the end."""
+    """Counts of a part of the ledger, and the key after which the next part starts; None at the end."""
 
     counts: dict[CountKey, int]
     next_after: bytes | None

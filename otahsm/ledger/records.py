@@ -1,4 +1,4 @@
-"""What goes into the ledger and what it answers, as values. Needs no database to import."""
+"""The ledger's values for writes and their results. Needs no database to import."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Intent(NamedTuple):
     """A certificate that is about to be signed.
 
     Attributes:
-        request_id: the client's own name for the request; empty if it gave none, or one derived from the
-            content: that can't be in conflict.
+        request_id: the client's id for the request; empty if it gave none, or one derived from the content,
+            which can't conflict.
         tbs_sha256: digest of the exact bytes that will be signed.
         not_before, not_after: seconds since the Unix epoch, UTC.
-        client: identity in the caller's TLS certificate.
+        client: the identity in the client's TLS certificate.
         intended_at: microseconds since the Unix epoch, UTC.
-        batch_id: the id of the batch that it is to count in; None for none.
+        batch_id: the id of the batch that it is requested in; None for none.
         quota_id: the id of the quota that it counts in; None for none.
     """
 
@@ -42,10 +42,7 @@ class Intent(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """When a certificate may be superseded by a new one: in the last so many seconds of its life; 0: never.
-
-    A certificate that has ended may be superseded, too.
-    """
+    """How many seconds before it expires a certificate may be superseded, and afterwards; 0 for never."""
 
     same_key_seconds: int
     new_key_seconds: int
@@ -58,7 +55,7 @@ class Accepted(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """The same was issued before: this is it. All but the certificate are as in `Intent`."""
+    """The certificate that was issued before for the same request. Other attributes are as in `Intent`."""
 
     certificate: bytes
     serial: SerialNumber
@@ -70,7 +67,7 @@ class Replay(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    """The same is being issued by another request at this moment."""
+    """Another request for the same device is being processed."""
 
 
 class Conflict(NamedTuple):
@@ -86,16 +83,16 @@ class Barred(NamedTuple):
 
 
 class BatchRefusal(NamedTuple):
-    """The batch takes no more: it is full, or else closed; `message` says it."""
+    """The batch is full, or closed if not `full`; `message` says which."""
 
     full: bool
     message: str
 
 
 class OverQuota(NamedTuple):
-    """The client has had its share: `message` says of what, and when to come back.
+    """The client has used its quota: `message` says which, and when to retry.
 
-    `retry_after` is in seconds; None: never.
+    `retry_after` is in seconds; None for never.
     """
 
     message: str
@@ -104,19 +101,19 @@ class OverQuota(NamedTuple):
 
 JournalResult: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred | BatchRefusal | OverQuota
 
-# The CRLs that have no URL of their own: what the ledger calls them.
+# The names of CRLs that have no URL of their own.
 COMPLETE: Final = ""
 AUTHORITIES: Final = "authorities"
 
 
 class BatchTerms(NamedTuple):
-    """What is ordered; it never changes.
+    """The terms of a batch, which never change.
 
     Attributes:
-        device_count: at most so many certificates.
-        scheme: where device ids come from, as clients wrote it.
-        deadline: microseconds since the Unix epoch, UTC; None: there is none.
-        clients: who may issue in it; empty for everybody.
+        device_count: the maximum number of certificates.
+        scheme: how device ids are chosen, encoded by `Scheme.text`.
+        deadline: microseconds since the Unix epoch, UTC; None for none.
+        clients: the clients that may issue in it; empty for all.
     """
 
     name: str
@@ -139,22 +136,22 @@ class Batch(NamedTuple):
 
 
 class Issue(NamedTuple):
-    """A serial number, and when its certificate was recorded (microseconds)."""
+    """A serial number, and when its certificate was recorded (microseconds since the Unix epoch)."""
 
     serial: SerialNumber
     recorded_at: int
 
 
 class AuditEvent(NamedTuple):
-    """Something that happened, other than to certificates.
+    """An event of the audit log.
 
     Attributes:
         happened_at: microseconds since the Unix epoch, UTC.
-        name: of a fixed vocabulary: see `otahsm.transparency.audit`.
-        client: whose doing it was.
-        occurrences: how often the same happened.
+        name: an `otahsm.transparency.audit.EventName`.
+        client: the client that caused it.
+        occurrences: how often it happened.
         details: a JSON object in canonical form (RFC 8785).
-        id: given by the ledger; 0 for one that is not written yet.
+        id: assigned by the ledger; 0 if it is not written yet.
     """
 
     happened_at: int
@@ -165,14 +162,14 @@ class AuditEvent(NamedTuple):
     id: int = 0
 
 
-# Makes the event that tells of a change from what the change led to. It may be called more than once.
+# Makes the audit event of a change from its result. It may be called more than once.
 EventFactory: TypeAlias = Callable[[_Result_co], AuditEvent]
 
 
 class Change(NamedTuple, Generic[_Result_co]):
-    """What an operator's change led to, and the event that was written in its transaction.
+    """The result of an operator's change, and the event that was written in its transaction.
 
-    `event` is None if nothing was changed: then nothing was written.
+    `event` is None if nothing changed: then nothing was written.
     """
 
     result: _Result_co
@@ -180,7 +177,7 @@ class Change(NamedTuple, Generic[_Result_co]):
 
 
 class BatchState(NamedTuple):
-    """A batch, how many certificates it has, and the first and last of them."""
+    """A batch, the number of its certificates, and the first and last of them."""
 
     batch: Batch
     issued: int
@@ -189,13 +186,13 @@ class BatchState(NamedTuple):
 
 
 class RevocationRequest(NamedTuple):
-    """What is to be revoked.
+    """A request to revoke a certificate, or all certificates of a device.
 
     Attributes:
-        serial: the certificate's; None to revoke the certificates of the device.
-        device_id: whose certificates; empty if there is a serial number.
-        profile: those under this profile alone; empty for all.
-        reason: why, as `otahsm.pki.Reason` calls it.
+        serial: the certificate's serial number; None to revoke by device.
+        device_id: the device; empty if there is a serial number.
+        profile: only certificates under this profile; empty for all.
+        reason: an `otahsm.pki.Reason`.
     """
 
     serial: SerialNumber | None
@@ -205,12 +202,12 @@ class RevocationRequest(NamedTuple):
 
 
 class Revocation(NamedTuple):
-    """A certificate that is revoked, durably.
+    """A durably revoked certificate.
 
     Attributes:
-        revoked_at: since when, in seconds since the Unix epoch, UTC.
-        reason: the one that stands.
-        before: whether it was revoked before this was asked.
+        revoked_at: when it was revoked, in seconds since the Unix epoch, UTC.
+        reason: the original reason.
+        before: whether it had been revoked before this request.
     """
 
     serial: SerialNumber
@@ -225,14 +222,14 @@ RevocationAnswer: TypeAlias = list[Revocation] | InProgress
 
 
 class CrlNumber(NamedTuple):
-    """A number that no CRL ever had, and the thisUpdate that goes with it, in seconds."""
+    """A new CRL number, and the thisUpdate that goes with it, in seconds since the Unix epoch."""
 
     number: int
     this_update: int
 
 
 class CrlRow(NamedTuple):
-    """What the ledger says of a CRL. Times are in seconds since 1970, UTC; `revoked` counts its entries."""
+    """Metadata of a CRL. Times are in seconds since 1970, UTC; `revoked` is the number of its entries."""
 
     number: int
     this_update: int
@@ -241,7 +238,7 @@ class CrlRow(NamedTuple):
 
 
 class StoredCrl(NamedTuple):
-    """A CRL in the ledger: what it is called, what is said of it, and it, in DER."""
+    """A CRL in the ledger: its URL or name, its metadata, and its DER."""
 
     url: str
     row: CrlRow

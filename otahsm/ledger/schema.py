@@ -1,11 +1,10 @@
-"""The ledger's tables. Rows are only ever added, and intents voided, or superseded by newer ones.
+"""The ledger's tables. Rows are only added, except that intents are voided, or superseded by newer ones.
 
 An intent is written before its signature is made (I2), a certificate before it is released (I1). An
 intent is open until it has a certificate or is voided; so every serial number that may exist has a row.
 
-Times are microseconds since the Unix epoch, in UTC; what certificates and CRLs state is in whole seconds of
-it. Digests are SHA-256, 32 octets. Serial numbers are 20 octets, big-endian, so that they sort and compare as
-numbers.
+Times are microseconds since the Unix epoch, in UTC; those in certificates and CRLs are seconds. Digests are
+SHA-256, 32 octets. Serial numbers are 20 octets, big-endian, so that they sort and compare as numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ metadata: Final = MetaData(
     }
 )
 
-# SQLite grows a rowid only for INTEGER; PostgreSQL needs the room of BIGINT.
+# SQLite assigns rowids only to INTEGER; PostgreSQL needs the range of BIGINT.
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
 intents: Final = Table(
@@ -44,7 +43,7 @@ intents: Final = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("serial", LargeBinary(20), nullable=False),
-    # The client's own name for the request; empty if it gave none, or one derived from the content.
+    # The client's id for the request; empty if it gave none, or one derived from the content.
     Column("request_id", String(128), nullable=False),
     Column("profile", Text, nullable=False),
     Column("device_id", String(128), nullable=False),
@@ -53,26 +52,26 @@ intents: Final = Table(
     Column("issuer_key_id", LargeBinary, nullable=False),
     Column("not_before", BigInteger, nullable=False),
     Column("not_after", BigInteger, nullable=False),
-    # Who asked: the identity in the client's certificate, and which certificate that was.
+    # The client: the identity in its certificate, and which certificate that was.
     Column("client", Text, nullable=False),
     Column("client_certificate_sha256", LargeBinary(32), nullable=False),
     Column("intended_at", BigInteger, nullable=False),
-    # Why no certificate will come of it; NULL while one may.
+    # Why it was voided; NULL if it was not.
     Column("void_reason", Text, nullable=True),
     Column("voided_at", BigInteger, nullable=True),
-    # Since when another may be asked for in its place (microseconds), and the id of that one; no id where an
-    # operator set the device free. NULL while it is live.
+    # Since when it is superseded (microseconds), and by which id; no id after a reset by an operator. NULL
+    # while it is live.
     Column("superseded_at", BigInteger, nullable=True),
     Column("superseded_by", BigInteger, nullable=True),
     # The slot of the replica that wrote it: see `replicas`.
     Column("place", Integer, nullable=False, server_default="1"),
-    # The batch that it counts in; NULL for none.
+    # The batch that it was requested in; NULL for none.
     Column("batch_id", BigInteger, nullable=True),
     # The quota that it counts in; NULL for none.
     Column("quota_id", BigInteger, nullable=True),
 )
 
-# One that may have a certificate, and that none has taken the place of.
+# Neither voided nor superseded.
 live: Final = (intents.c.void_reason.is_(None)) & (intents.c.superseded_at.is_(None))
 
 
@@ -83,22 +82,22 @@ def _where(condition: str) -> dict[str, Any]:
 
 _LIVE: Final = "void_reason IS NULL AND superseded_at IS NULL"
 
-# Exactly once (I3): of the intents that are live, one a device and profile, one a request id. Each index over
-# random values costs a page of the disk for each certificate: there are no more than are needed.
+# Exactly once (I3): one live intent per device and profile, and one per request id. Every index over random
+# values costs a disk page per certificate, so there are no more than are needed.
 Index("ix_intents_serial", intents.c.serial, unique=True)
 Index("ix_intents_device", intents.c.device_id, intents.c.profile, unique=True, **_where(_LIVE))
 Index("ix_intents_request", intents.c.request_id, unique=True, **_where(f"{_LIVE} AND request_id <> ''"))
-# A key stays its device's, whatever became of the certificate.
+# A key belongs to its device forever, whatever happened to the certificate.
 Index("ix_intents_key", intents.c.spki_sha256, **_where("void_reason IS NULL"))
 Index("ix_intents_superseded", intents.c.superseded_by, **_where("superseded_by IS NOT NULL"))
 Index("ix_intents_superseded_device", intents.c.device_id, **_where("superseded_at IS NOT NULL"))
 
-# What was voided is looked up by these. They cost issuing nothing: rows that are live are not in them.
+# For look-ups of voided intents. They cost nothing during issuance, since they don't contain live rows.
 Index("ix_intents_void", intents.c.serial, **_where("void_reason IS NOT NULL"))
 Index("ix_intents_void_device", intents.c.device_id, **_where("void_reason IS NOT NULL"))
 Index("ix_intents_batch", intents.c.batch_id, intents.c.serial, **_where("batch_id IS NOT NULL"))
 
-# Orders of so many certificates: see `otahsm.ledger.write.batches`.
+# Orders for N certificates: see `otahsm.ledger.write.batches`.
 batches: Final = Table(
     "batches",
     metadata,
@@ -106,20 +105,20 @@ batches: Final = Table(
     Column("name", String(64), nullable=False),
     Column("profile", Text, nullable=False),
     Column("device_count", BigInteger, nullable=False),
-    # Where device ids come from, as clients wrote it.
+    # How device ids are chosen, encoded by `Scheme.text`.
     Column("scheme", Text, nullable=False),
     Column("deadline", BigInteger, nullable=True),
-    # Who may issue in it: a JSON array; empty for everybody.
+    # The clients that may issue in it: a JSON array; empty for all.
     Column("clients", Text, nullable=False),
     Column("creator", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("closed_at", BigInteger, nullable=True),
-    # How many intents that are not void are in it.
+    # The number of its intents that are not void.
     Column("taken", BigInteger, nullable=False),
 )
 Index("ix_batches_name", batches.c.name, unique=True)
 
-# What the clients of the policy that have quotas have had: see `otahsm.access.quota`. Names are the policy's.
+# The usage of clients that have quotas: see `otahsm.access.quota`. Names are those in the policy.
 quotas: Final = Table(
     "quotas",
     metadata,
@@ -132,30 +131,30 @@ quotas: Final = Table(
 )
 Index("ix_quotas_client", quotas.c.client, unique=True)
 
-# Clients that an operator has cut off; a row goes when they are let in again. Both are events.
+# Denied clients; a row is deleted when the client is allowed again. Both are audit events.
 denied_clients: Final = Table(
     "denied_clients",
     metadata,
     # "uri:", "dns:", "cn:" and a name; "spki:" or "sha256:", of a key or a certificate, and the digest.
     Column("subject", Text, primary_key=True),
     Column("reason", Text, nullable=False),
-    # Who said so: the identity in the client's certificate.
+    # The client that denied it: the identity in its certificate.
     Column("client", Text, nullable=False),
     Column("denied_at", BigInteger, nullable=False),
 )
 
-# What happened, other than to certificates: who was let in and who was not, logins, ceremonies, changes.
+# The audit log: allowed and denied calls, logins, ceremonies, changes.
 events: Final = Table(
     "events",
     metadata,
     Column("id", _Id, primary_key=True),
     Column("happened_at", BigInteger, nullable=False),
     Column("name", String(64), nullable=False),
-    # Whose doing it was: an identity, or the daemon or a person on its host.
+    # The client that caused it: an identity, or the daemon, or a user of its host.
     Column("client", Text, nullable=False),
-    # How often the same happened, up to the next event that tells of it.
+    # How often it happened until the next event of this kind.
     Column("occurrences", BigInteger, nullable=False),
-    # What else there is to say: a JSON object in canonical form (RFC 8785).
+    # Further details: a JSON object in canonical form (RFC 8785).
     Column("details", Text, nullable=False),
 )
 Index("ix_events_time", events.c.happened_at)
@@ -168,9 +167,9 @@ certificates: Final = Table(
     Column("recorded_at", BigInteger, nullable=False),
 )
 
-# Every daemon on the ledger holds a slot (`place`), and no two the same; with SQLite there is one daemon, in
-# slot 1. Every intent of a slot with an id below `closed_below` has a certificate or is voided: nobody need
-# look at them all to find those that a daemon left open.
+# Every daemon on the ledger holds its own slot (`place`); with SQLite there is one daemon, in slot 1. Every
+# intent of a slot with an id below `closed_below` has a certificate or is voided, so that open intents are
+# found without reading all rows.
 replicas: Final = Table(
     "replicas",
     metadata,
@@ -178,8 +177,8 @@ replicas: Final = Table(
     Column("closed_below", _Id, nullable=False),
 )
 
-# What is recorded or voided goes here in the same transaction, until the sequencer makes a leaf of it. Kinds
-# are those of `otahsm.ledger.tree.log_entries`.
+# Entries that were recorded but are not leaves yet; they are written in the same transaction. Kinds are those
+# of `otahsm.ledger.tree.log_entries`.
 pending_leaves: Final = Table(
     "unlogged",
     metadata,
@@ -188,8 +187,8 @@ pending_leaves: Final = Table(
     Column("intent_id", _Id, nullable=False),
 )
 
-# The Merkle tree (RFC 9162, section 2.1): each leaf's place, what it is about, and its hash. Neither here nor
-# among the pending ones is there a foreign key: whether the rows are there is for `verify` to say.
+# The Merkle tree (RFC 9162, section 2.1): the index of each leaf, its entry, and its hash. Neither this table
+# nor that of pending leaves has foreign keys: `verify` checks whether the rows exist.
 leaves: Final = Table(
     "leaves",
     metadata,
@@ -200,7 +199,7 @@ leaves: Final = Table(
 )
 Index("ix_leaves_entry", leaves.c.intent_id, leaves.c.kind, unique=True)
 
-# Roots of complete subtrees, at every eighth level: what proofs would take too long to compute from leaves.
+# Roots of complete subtrees at every eighth level, so that proofs need not be computed from leaves.
 nodes: Final = Table(
     "nodes",
     metadata,
@@ -209,7 +208,7 @@ nodes: Final = Table(
     Column("hash", LargeBinary(32), nullable=False),
 )
 
-# One row: how many leaves there are, and what must be known to append more (`tlog.CompactTree.peaks`).
+# One row: the number of leaves, and the state for appending more (`tlog.CompactTree.peaks`).
 tree: Final = Table(
     "tree",
     metadata,
@@ -226,23 +225,23 @@ checkpoints: Final = Table(
     Column("made_at", BigInteger, nullable=False),
 )
 
-# A certificate that is here is revoked for good: no row is ever changed.
+# Revoked certificates. Revocation is permanent: rows never change.
 revocations: Final = Table(
     "revocations",
     metadata,
     Column("intent_id", _Id, ForeignKey("intents.id"), primary_key=True),
     Column("revoked_at", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
-    # Who asked: the identity in the client's certificate.
+    # The client that revoked it: the identity in its certificate.
     Column("client", Text, nullable=False),
     Column("recorded_at", BigInteger, nullable=False),
-    # Where the certificate says that its CRL is.
+    # The CRL distribution point in the certificate.
     Column("crl_url", Text, nullable=True),
 )
 Index("ix_revocations_crl_url", revocations.c.crl_url)
 
-# Every URL that certificates may state, whatever the configuration says today: a CRL must be there. It is the
-# complete one, or a shard's.
+# Every CRL URL that certificates may contain, whatever the current configuration is: each needs a CRL, either
+# the complete one or a shard's.
 crl_urls: Final = Table(
     "crl_urls",
     metadata,
@@ -251,7 +250,7 @@ crl_urls: Final = Table(
     Column("complete", Boolean, nullable=False),
 )
 
-# The last CRL of each scope of a CA: a shard's by its URL, and those in `otahsm.ledger.records`.
+# The latest CRL of each scope of a CA: a shard's by its URL, and the names in `otahsm.ledger.records`.
 crls: Final = Table(
     "crls",
     metadata,
@@ -260,12 +259,12 @@ crls: Final = Table(
     Column("number", BigInteger, nullable=False),
     Column("this_update", BigInteger, nullable=False),
     Column("next_update", BigInteger, nullable=False),
-    # How many certificates are on it. Revocations are only added: if there are as many, it has them all.
+    # The number of certificates on it. Revocations are only added, so equal numbers mean that it is complete.
     Column("revoked", BigInteger, nullable=False),
     Column("der", LargeBinary, nullable=False),
 )
 
-# The last CRL number that was taken, and the time that its CRLs state.
+# The last CRL number that was taken, and its thisUpdate.
 crl_numbers: Final = Table(
     "crl_numbers",
     metadata,

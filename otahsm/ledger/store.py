@@ -1,4 +1,4 @@
-"""The ledger as the issuance cycle uses it: durable writes, in group commits, off the event loop."""
+"""The ledger's writes: durable, in group commits, off the event loop."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _NO_LIMITS: Final[Mapping[int, Quotas]] = {}
 
 
 class Ledger:
-    """The ledger of one CA, as one daemon uses it.
+    """The ledger as one daemon uses it.
 
     Args:
-        database: where it is.
-        issuer_key_ids: the key identifiers of the CAs whose certificates it may hold.
-        renewals: by profile, when a device's certificate may be superseded; without: never.
-        clock: tells when something is written.
+        database: the database.
+        issuer_key_ids: the key identifiers of the CAs whose certificates it may contain.
+        renewals: when a device's certificate may be superseded, by profile; None for never.
+        clock: the time of writes.
     """
 
     def __init__(
@@ -62,32 +62,32 @@ class Ledger:
         self.tree = MerkleLog(self._writer, self._reader)
 
     async def open(self) -> int:
-        """Take the ledger, bring its schema up to date, and void what a crash left open.
+        """Lock the ledger, migrate its schema, and void the intents that a crash left open.
 
         Returns:
-            How many intents were voided: serials that may have been signed but were never released.
+            The number of voided intents: serials that may have been signed but were never released.
 
         Raises:
-            ConfigError: it can't be used, another daemon holds the file, or it is another CA's.
+            ConfigError: it can't be used, another daemon holds the file, or it belongs to another CA.
             LedgerUnavailableError: the server can't be reached.
         """
         return await self._writer.open()
 
     async def journal(
-        self, batch: Sequence[Intent], now: int | None = None, limits: Mapping[int, Quotas] = _NO_LIMITS
+        self, group: Sequence[Intent], now: int | None = None, limits: Mapping[int, Quotas] = _NO_LIMITS
     ) -> list[JournalResult]:
-        """Write intents durably (step 3); answer each, in order.
+        """Write intents durably (step 3); return a result for each, in order.
 
         Args:
-            batch: at least one.
-            now: for the windows of renewals, in seconds since the Unix epoch; None: when each was intended.
-            limits: for each `quota_id` of the batch, what is allowed.
+            group: at least one intent.
+            now: the time for renewal windows, in seconds since the Unix epoch; None for each intent's own.
+            limits: the limits of each `quota_id` in the group.
 
         Raises:
             LedgerUnavailableError: nothing was written.
         """
         return await self._writer.transaction(
-            lambda connection: self._write_intents(connection, batch, now, limits)
+            lambda connection: self._write_intents(connection, group, now, limits)
         )
 
     async def record(self, issued: Mapping[int, bytes]) -> None:
@@ -103,22 +103,22 @@ class Ledger:
         self._writer.recorded(issued.keys())
 
     async def void(self, intent_ids: Sequence[int], reason: str) -> None:
-        """Say that no certificate will come of these intents, so that their devices may ask again.
+        """Void intents that failed, so that their devices can be requested again.
 
-        If the ledger can't be written now, that is made up for before the next intents are.
+        If the ledger can't be written now, this is done before the next intents are written.
         """
         await self._writer.void(intent_ids, reason)
 
     async def reset(
         self, device_id: str, profile: str, make_event: EventFactory[SerialNumber]
     ) -> Change[SerialNumber | None]:
-        """Let a device have a new certificate, for a new key, whatever the profile's windows are.
+        """Allow a device a certificate for a new key, regardless of the profile's renewal windows.
 
-        The result is the serial number of the certificate that it has, which stays valid; None: it has none.
+        The result is the serial number of its current certificate, which stays valid; None if it has none.
 
         Args:
-            device_id: whose.
-            profile: under which.
+            device_id: the device.
+            profile: the profile.
             make_event: makes the audit event, which is written in the same transaction if anything is reset.
 
         Raises:
@@ -130,7 +130,7 @@ class Ledger:
         )
 
     async def write_events(self, written: Sequence[AuditEvent]) -> None:
-        """Write events durably, but for those that are there already. Raises LedgerUnavailableError."""
+        """Write events durably, except those that exist already. Raises LedgerUnavailableError."""
         await self._writer.transaction(lambda connection: events.write_new(connection, written))
 
     async def deny(self, denied: Denied, make_event: EventFactory[Denied]) -> Change[Denied]:
@@ -152,13 +152,13 @@ class Ledger:
         )
 
     async def quota_ids(self, clients: Sequence[str]) -> list[int]:
-        """Return the ids of the quotas of clients of the policy, in order. Raises LedgerUnavailableError."""
+        """Return the quota ids of the policy's clients, in order. Raises LedgerUnavailableError."""
         return await self._writer.transaction(lambda connection: quotas.ids_of(connection, clients))
 
     async def create_batch(
         self, terms: BatchTerms, creator: str, make_event: EventFactory[Batch]
     ) -> Change[Batch]:
-        """Order a batch; the result is it, or the one of the same name that there is, whatever its terms are.
+        """Create a batch; the result is the batch, or an existing one with that name, whatever its terms.
 
         `make_event` as for `reset`.
 
@@ -184,11 +184,11 @@ class Ledger:
     async def revoke(
         self, targets: Sequence[RevocationRequest], client: str, now: int
     ) -> list[RevocationAnswer]:
-        """Revoke what is not revoked yet; answer each target, in order: see `revocation.revoke`.
+        """Revoke certificates; return an answer for each target, in order: see `revocation.revoke`.
 
         Args:
             targets: at least one.
-            client: who asks.
+            client: the client that requests it.
             now: microseconds since the Unix epoch.
 
         Raises:
@@ -199,7 +199,7 @@ class Ledger:
         )
 
     async def note_crl_urls(self, issuer_key_id: bytes, urls: Sequence[str], *, complete: bool) -> None:
-        """Remember that certificates may state these URLs: see `revocation.note_urls`.
+        """Record CRL URLs that certificates may contain: see `revocation.note_urls`.
 
         Raises:
             LedgerUnavailableError: nothing was written.
@@ -211,7 +211,7 @@ class Ledger:
     async def take_crl_number(
         self, issuer_key_id: bytes, *, above: int, earliest: int, now: int
     ) -> CrlNumber:
-        """Take a number for CRLs that are about to be made: see `revocation.take_number`.
+        """Take a CRL number: see `revocation.take_number`.
 
         Raises:
             LedgerUnavailableError: none was taken, or it is lost.
@@ -221,7 +221,7 @@ class Ledger:
         )
 
     async def write_crls(self, issuer_key_id: bytes, made: Sequence[StoredCrl]) -> None:
-        """Write CRLs of a CA, each in the place of an older one of its scope; never over a newer one.
+        """Write CRLs of a CA, each replacing an older one of its scope, but never a newer one.
 
         Raises:
             LedgerUnavailableError: nothing was written.
@@ -232,37 +232,37 @@ class Ledger:
 
     @property
     def failure(self) -> LedgerUnavailableError | None:
-        """Why the last write failed; None if it didn't."""
+        """Why the last write failed; None if it succeeded."""
         return self._writer.failure
 
     async def tend(self) -> int:
-        """Void what replicas that are gone left open; and if the last write failed, see if one does now.
+        """Void the open intents of dead replicas. If the last write failed, check whether writes work again.
 
         Returns:
-            How many intents were voided.
+            The number of voided intents.
         """
         return await self._writer.tend()
 
     async def close(self) -> None:
-        """Let go of the ledger."""
+        """Close the ledger."""
         await self._reader.close()
         await self._writer.close()
 
     def _write_intents(
         self,
         connection: Connection,
-        batch: Sequence[Intent],
+        group: Sequence[Intent],
         now: int | None,
         limits: Mapping[int, Quotas],
     ) -> list[JournalResult]:
-        ids = self._database.take_ids(connection, len(batch))
-        answers = write_intents(connection, self._database.slot, ids, batch, self._renewals, now)
-        if limits:  # before batches, always: so nobody waits in a circle
-            answers = quotas.hold(connection, batch, answers, limits, microseconds(self._clock()))
-        if any(intent.batch_id is not None for intent in batch):
+        ids = self._database.take_ids(connection, len(group))
+        answers = write_intents(connection, self._database.slot, ids, group, self._renewals, now)
+        if limits:  # always before batches, to avoid deadlocks
+            answers = quotas.hold(connection, group, answers, limits, microseconds(self._clock()))
+        if any(intent.batch_id is not None for intent in group):
             seconds = int(self._clock().timestamp()) if now is None else now
-            granted = batches.reserve(connection, batch, answers, seconds)
-            quotas.give_back_denied(connection, batch, answers, granted)
+            granted = batches.reserve(connection, group, answers, seconds)
+            quotas.give_back_denied(connection, group, answers, granted)
             answers = granted
         self._writer.wrote(answer.intent_id for answer in answers if isinstance(answer, Accepted))
         return answers

@@ -118,7 +118,7 @@ def test_verify_names_what_was_changed(line: Fleet, tmp_path: Path) -> None:
     with closing(sqlite3.connect(line.folder / "ledger/ledger.sqlite3")) as database, database:
         database.execute("UPDATE intents SET client = 'cn:other' WHERE device_id = 'b'")
     said = run(line, "verify", status=1)
-    assert "device 'b', is not what was logged: it was changed" in said
+    assert "device 'b', differs from the log: it was changed" in said
     assert "1 MISMATCHES" in said
     found = json.loads(run(line, "verify", "--json", status=1))
     assert found["findings"] == 1
@@ -136,7 +136,7 @@ def test_verify_finds_a_ledger_that_was_cut_off_with_a_checkpoint_from_elsewhere
         database.execute("UPDATE tree SET size = 0, peaks = x''")
     assert "Everything matches" in run(line, "verify")
     said = run(line, "verify", "--checkpoint", "kept.note", "--key", VKEY, status=1)
-    assert "it was replaced by an older copy, or cut off" in said
+    assert "it was truncated, or replaced by an older copy" in said
 
 
 def test_init_key_makes_a_key_and_never_replaces_one(fleet: Fleet) -> None:

@@ -68,7 +68,7 @@ def test_a_ledger_that_can_not_be_written_is_named_and_can_be_read(fleet: Fleet)
 
     refused = run("serve")
     assert refused.returncode == ExitCode.USAGE
-    assert "ledger.sqlite3 can't be used: Read-only file system" in refused.stderr
+    assert "ledger.sqlite3: Read-only file system" in refused.stderr
     assert "Everything matches." in run("ledger", "verify").stdout
     assert len(rows(fleet)) == 3
     assert verified(fleet).good

@@ -106,7 +106,7 @@ async def test_a_day_of_a_daemon_is_told(fleet: Fleet) -> None:
         ("DELETE FROM events WHERE id = 1", "the event 1"),
         (
             "INSERT INTO events SELECT 99, happened_at, name, client, 1, details FROM events WHERE id = 1",
-            "event 99: the event 99 is no leaf",
+            "event 99: the event 99 has no leaf",
         ),
     ],
 )

@@ -79,7 +79,7 @@ async def victim(home: Home) -> Victim:
     return Victim(home, notary, newest)
 
 
-REWRITTEN = "has another root than the leaves; something was changed of these"
+REWRITTEN = "its root differs from that of the leaves; the change is in"
 COPY = (
     "INSERT INTO intents SELECT 9999, {serial}, '', 'p', 'intruder', {serial}, tbs_sha256, issuer_key_id,"
     " not_before, not_after, client, client_certificate_sha256, intended_at, {void}, place, NULL,"
@@ -144,7 +144,7 @@ TAMPERED: list[tuple[tuple[str, ...], str]] = [
     (("UPDATE tree SET size = 599",), "tree: its state"),
     (("UPDATE tree SET peaks = {octets}",), "tree: its state"),
     (("UPDATE checkpoints SET note = {octets} WHERE size = 300",), "checkpoint 300: "),
-    (("UPDATE checkpoints SET size = 301 WHERE size = 300",), "checkpoint 301: is of 300 leaves"),
+    (("UPDATE checkpoints SET size = 301 WHERE size = 300",), "checkpoint 301: its note is for 300 leaves"),
     (("UPDATE unlogged SET intent_id = 9999",), "unlogged {waits}: the certificate of intent 9999"),
     (("UPDATE unlogged SET intent_id = 17",), "unlogged {waits}: the certificate of intent 17, "),
     (("UPDATE unlogged SET kind = 2",), "unlogged {waits}: the void of intent 601"),
@@ -152,14 +152,14 @@ TAMPERED: list[tuple[tuple[str, ...], str]] = [
     (("DELETE FROM certificates WHERE intent_id = 17",), "leaf 16: the certificate of intent 17"),
     (
         ("DELETE FROM certificates WHERE intent_id = 17", "DELETE FROM intents WHERE id = 17"),
-        "leaf 16: the certificate of intent 17, which is not there",
+        "leaf 16: the certificate of intent 17, which does not exist",
     ),
-    (("DELETE FROM intents WHERE id = 302",), "leaf 301: the void of intent 302, which is not there"),
+    (("DELETE FROM intents WHERE id = 302",), "leaf 301: the void of intent 302, which does not exist"),
     (("DELETE FROM leaves WHERE leaf_index = 16",), "leaf 16: missing"),
     (("DELETE FROM leaves WHERE leaf_index = 16",), "intent 17: the certificate of intent 17"),
     (("DELETE FROM leaves WHERE leaf_index = 599",), "checkpoint 600: the ledger has only 599 leaves"),
     (("DELETE FROM nodes WHERE number = 0",), "node 0 of level 8: is missing"),
-    (("DELETE FROM tree",), "tree: its state is spoilt"),
+    (("DELETE FROM tree",), "tree: its state is corrupt"),
     (("DELETE FROM unlogged",), "intent 601: the certificate of intent 601"),
     # added rows
     ((COPY.format(serial="{octets}", void="'gone', 1"),), "intent 9999: the void of intent 9999"),
@@ -180,21 +180,21 @@ TAMPERED: list[tuple[tuple[str, ...], str]] = [
     ),
     (
         ("INSERT INTO leaves SELECT -1, 1, 9999, hash FROM leaves WHERE leaf_index = 0",),
-        "leaf -1: is none of this tree",
+        "leaf -1: is not part of the tree",
     ),
     (
         ("INSERT INTO nodes SELECT 8, 2, hash FROM nodes WHERE number = 0",),
-        "node 2 of level 8: is none of this tree",
+        "node 2 of level 8: is not part of the tree",
     ),
     (
         ("INSERT INTO nodes SELECT 3, 0, hash FROM nodes WHERE number = 0",),
-        "node 0 of level 3: is none of this tree",
+        "node 0 of level 3: is not part of the tree",
     ),
-    (("INSERT INTO nodes SELECT 16, 0, hash FROM nodes WHERE number = 0",), "node 0 of level 16: is none"),
-    (("INSERT INTO tree SELECT 1, peaks FROM tree",), "tree: its state is spoilt"),
+    (("INSERT INTO nodes SELECT 16, 0, hash FROM nodes WHERE number = 0",), "node 0 of level 16: is not part"),
+    (("INSERT INTO tree SELECT 1, peaks FROM tree",), "tree: its state is corrupt"),
     (
         ("INSERT INTO checkpoints SELECT 450, note, 1 FROM checkpoints WHERE size = 600",),
-        "checkpoint 450: is of 600 leaves",
+        "checkpoint 450: its note is for 600 leaves",
     ),
     (
         ("INSERT INTO checkpoints SELECT 700, note, 1 FROM checkpoints WHERE size = 600",),
@@ -209,7 +209,7 @@ TAMPERED: list[tuple[tuple[str, ...], str]] = [
     (SWAPPED_CERTIFICATES, "leaf 17: the certificate of intent 18"),
     (SWAPPED_LEAVES, "node 0 of level 8: differs from its leaves, leaves 0 to 255"),
     (SWAPPED_NODES, "node 1 of level 8: differs from its leaves, leaves 256 to 511"),
-    (SWAPPED_NOTES, "checkpoint 300: is of 600 leaves"),
+    (SWAPPED_NOTES, "checkpoint 300: its note is for 600 leaves"),
 ]
 
 
@@ -234,7 +234,7 @@ async def test_whatever_is_changed_removed_added_or_swapped_is_named(
 async def test_who_rewrites_the_whole_tree_is_caught_by_the_checkpoint(victim: Victim) -> None:
     victim.change("UPDATE intents SET device_id = 'other' WHERE id = 401")
     victim.rewrite()
-    assert victim.findings() == [f"checkpoint 600: {REWRITTEN}: leaves 300 to 599"]
+    assert victim.findings() == [f"checkpoint 600: {REWRITTEN} leaves 300 to 599"]
 
 
 async def test_who_rewrites_all_and_removes_the_checkpoints_is_caught_by_one_from_elsewhere(
@@ -244,7 +244,7 @@ async def test_who_rewrites_all_and_removes_the_checkpoints_is_caught_by_one_fro
     victim.rewrite()
     assert victim.findings() == []
     assert findings(victim.home, victim.notary, victim.newest) == [
-        f"the checkpoint of 600 leaves from elsewhere: {REWRITTEN}: leaves 0 to 599"
+        f"the checkpoint of 600 leaves from elsewhere: {REWRITTEN} leaves 0 to 599"
     ]
 
 
@@ -276,7 +276,7 @@ async def test_values_of_another_type_are_named(tmp_path: Any) -> None:
     for leaf in (2, 3, 4, 5, 6):
         assert any(line.startswith(f"leaf {leaf}: the certificate of intent {leaf + 1}") for line in found)
     assert "checkpoint 30: A note has no signature lines, or the last one is cut off." in found
-    assert any(line.startswith("tree: its state is spoilt") for line in found)
+    assert any(line.startswith("tree: its state is corrupt") for line in found)
 
 
 async def test_an_older_copy_of_the_file_is_found_with_a_newer_checkpoint(tmp_path: Any) -> None:
@@ -300,7 +300,7 @@ async def test_an_older_copy_of_the_file_is_found_with_a_newer_checkpoint(tmp_pa
     assert findings(home, notary, old) == []
     named = "the checkpoint of 20 leaves from elsewhere"
     assert findings(home, notary, newer) == [
-        f"{named}: the ledger has only 10 leaves: it was replaced by an older copy, or cut off"
+        f"{named}: the ledger has only 10 leaves: it was truncated, or replaced by an older copy"
     ]
     # The daemon goes on with the older copy, and other certificates; now it is a fork.
     ledger = await opened(home)
@@ -308,7 +308,7 @@ async def test_an_older_copy_of_the_file_is_found_with_a_newer_checkpoint(tmp_pa
     await grow(ledger)
     await ledger.close()
     (found,) = findings(home, notary, newer)
-    assert found.startswith("the checkpoint of 20 leaves from elsewhere: has another root")
+    assert found.startswith("the checkpoint of 20 leaves from elsewhere: its root differs")
 
 
 @pytest.mark.parametrize(
@@ -316,12 +316,12 @@ async def test_an_older_copy_of_the_file_is_found_with_a_newer_checkpoint(tmp_pa
     [
         (
             "UPDATE unlogged SET intent_id = 9999",
-            "the certificate of intent 9999 waits to be logged, and is not",
+            "the certificate of intent 9999 is pending, but does not",
         ),
         ("UPDATE unlogged SET kind = 7", "the entry of an unknown kind 7 of intent 1 waits"),
-        ("INSERT INTO unlogged (kind, intent_id) SELECT 1, 1", "something waits twice to be logged"),
-        ("UPDATE tree SET size = 1", "somebody spoilt the tables"),
-        ("DELETE FROM tree", "somebody spoilt the tables"),
+        ("INSERT INTO unlogged (kind, intent_id) SELECT 1, 1", "an entry is pending twice"),
+        ("UPDATE tree SET size = 1", "the tables are corrupt"),
+        ("DELETE FROM tree", "the tables are corrupt"),
     ],
 )
 async def test_what_was_tampered_with_is_not_logged_and_stops_nothing_else(
@@ -343,7 +343,7 @@ async def test_a_leaf_that_is_logged_is_not_logged_again(home: Home) -> None:
     await issue_many(ledger, 2)
     await grow(ledger)
     home.change("INSERT INTO unlogged (kind, intent_id) SELECT 1, 2")
-    assert "intent 2 waits to be logged, and is leaf 1 already" in (await ledger.tree.grow()).problem
+    assert "intent 2 is pending, but is already leaf 1" in (await ledger.tree.grow()).problem
     home.change("DELETE FROM unlogged", "DELETE FROM leaves WHERE leaf_index = 1")
     await issue_many(ledger, 1, "another")
     assert "2 leaves by its state, and 1 in the table" in (await ledger.tree.grow()).problem

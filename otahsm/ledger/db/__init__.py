@@ -1,1 +1,1 @@
-"""What differs between SQLite and PostgreSQL, and everything else about connections."""
+"""Connections, and the differences between SQLite and PostgreSQL."""

@@ -1,4 +1,4 @@
-"""Copies SQLite's write-ahead log home while the ledger is written: the writer need not wait for it."""
+"""Checkpoints SQLite's write-ahead log in the background, so that the writer need not wait for it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _EVERY: Final = 8000  # certificates: about half of what fills the log
 
 
 class Checkpointer:
-    """Runs checkpoints in a thread of its own.
+    """Runs checkpoints in its own thread.
 
-    In a large ledger every certificate changes other pages, which must be copied from the log to all over the
-    file: that takes the disk longer than the commits do. A passive checkpoint does it without stopping the
-    writer. The writer's own, at `PRAGMA wal_autocheckpoint` pages, is then left with little, and lets the log
-    begin anew; so the log stays bounded.
+    In a large ledger every certificate changes different pages, which must be copied from the log to random
+    places in the file. This takes longer than the commits. A passive checkpoint does it without blocking the
+    writer. The writer's own checkpoint, at `PRAGMA wal_autocheckpoint` pages, then has little left to do, and
+    resets the log; so the log stays bounded.
 
     Args:
         path: the ledger's file.
@@ -33,14 +33,14 @@ class Checkpointer:
         self._thread.start()
 
     def wrote(self, certificates: int) -> None:
-        """Note that so many were recorded."""
+        """Note the number of certificates that were recorded."""
         self._written += certificates
         if self._written >= _EVERY:
             self._written = 0
             self._due.set()
 
     def close(self) -> None:
-        """End the thread, and wait for it."""
+        """Stop the thread, and wait for it."""
         self._ended = True
         self._due.set()
         self._thread.join()
@@ -51,6 +51,6 @@ class Checkpointer:
             self._due.clear()
             if self._ended:
                 return
-            # A disk that fails is the writer's to report: it meets the same.
+            # Disk errors are reported by the writer, which sees them too.
             with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(self._path)) as connection:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

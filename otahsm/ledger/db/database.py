@@ -1,4 +1,4 @@
-"""Where a ledger is: an SQLite file for one daemon, or a PostgreSQL database for any number of them."""
+"""The database of a ledger: an SQLite file for one daemon, or a PostgreSQL database for several."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from otahsm.ledger.db.sqlite import SqliteDatabase
 
 
 class Database(Protocol):
-    """Where a ledger is: an SQLite file, or a PostgreSQL server.
+    """The database of a ledger.
 
     Attributes:
-        name: for messages.
-        engine: has one connection, which is the one that may write.
-        slot: which replica slot this daemon holds (see `otahsm.ledger.schema.replicas`).
-        slot_is_new: whether what an earlier holder left open there is still to be closed.
+        name: its name in messages.
+        engine: has a single connection, the only one that may write.
+        slot: the replica slot of this daemon (see `otahsm.ledger.schema.replicas`).
+        slot_is_new: whether intents that an earlier holder of the slot left open must still be voided.
     """
 
     name: str
@@ -31,48 +31,48 @@ class Database(Protocol):
     slot_is_new: bool
 
     def open_reader(self) -> Engine:
-        """Open one more connection, for reading: all that a transaction reads there is of one moment."""
+        """Open another connection, for reading: each transaction reads a consistent snapshot."""
 
     def hold(self) -> None:
-        """Take what must be held before the first connection. Raises ConfigError."""
+        """Acquire locks before the first connection. Raises ConfigError."""
 
     def take_ids(self, connection: Connection, count: int) -> list[int]:
-        """Return ids that no intent ever had, in rising order."""
+        """Return ids that no intent ever had, in ascending order."""
 
     def forget_ids(self) -> None:
-        """Use none of the ids that were taken before: the next ones are above all that there are."""
+        """Discard reserved ids, so that the next ids are above all existing ones."""
 
     def recorded(self, certificates: int) -> None:
-        """Note that so many certificates were recorded."""
+        """Note the number of certificates that were recorded."""
 
     def tend(self, connection: Connection) -> None:
-        """Do in a transaction what keeps look-ups fast; it is asked every few seconds."""
+        """Do maintenance that keeps look-ups fast, in a transaction. Called every few seconds."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the database, and release locks."""
 
 
 def database_of(config: LedgerConfig) -> Database:
     """Return the database that a configuration names. Raises ConfigError."""
     if config.url is not None:
         return PostgresDatabase(config.url, config.password_file)
-    assert config.path is not None  # noqa: S101 - the configuration was checked
+    assert config.path is not None  # noqa: S101 - the configuration was validated
     return SqliteDatabase(config.path)
 
 
 @contextmanager
 def throwaway(config: LedgerConfig) -> Iterator[LedgerConfig]:
-    """Make an empty ledger on the same disk or server, and remove it in the end.
+    """Create an empty ledger on the same disk or server, and delete it at the end.
 
     Raises:
-        ConfigError: the configuration is wrong.
-        LedgerUnavailableError: it can't be made.
+        ConfigError: the configuration is invalid.
+        LedgerUnavailableError: it can't be created.
     """
     if config.url is not None:
         with throwaway_schema(config.url, config.password_file) as url:
             yield config.model_copy(update={"url": url})
         return
-    assert config.path is not None  # noqa: S101 - the configuration was checked
+    assert config.path is not None  # noqa: S101 - the configuration was validated
     config.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=config.path.parent) as name:
         yield config.model_copy(update={"path": Path(name, "ledger.sqlite3")})

@@ -1,4 +1,4 @@
-"""Where SQLite and PostgreSQL differ. All else in SQL is the same for both."""
+"""The differences between SQLite and PostgreSQL. All other SQL is the same for both."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-LOCK_NAMESPACE: Final = 0x6F746168  # "otah": the key of our advisory locks
+LOCK_NAMESPACE: Final = 0x6F746168  # "otah": the first key of our advisory locks
 _AMONG_MANY: Final = text(f"SELECT pg_advisory_xact_lock_shared({LOCK_NAMESPACE})")
-_SEQUENCER: Final = text(f"SELECT pg_try_advisory_xact_lock({LOCK_NAMESPACE}, 0)")  # slots begin at 1
+_SEQUENCER: Final = text(f"SELECT pg_try_advisory_xact_lock({LOCK_NAMESPACE}, 0)")  # slots start at 1
 _ALONE: Final = text(f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE})")
 
 
 def begin(connection: Connection, *, closing: bool) -> None:
-    """Begin a transaction: among many that write intents and certificates, or alone, to void intents.
+    """Begin a transaction, with a shared lock to write intents and certificates, or an exclusive one to void.
 
-    SQLite has one writer anyway. In PostgreSQL, a transaction doesn't see what another has not committed: an
-    intent could be voided by one replica while its certificate is recorded by another.
+    SQLite has one writer anyway. In PostgreSQL, a transaction doesn't see what others have not committed, so
+    without the lock one replica could void an intent while another records its certificate.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_ALONE if closing else _AMONG_MANY)
 
 
 def try_to_sequence(connection: Connection) -> bool:
-    """Become the only one that adds to the tree until the transaction ends; tell whether nobody else is.
+    """Try to lock the tree for appending until the transaction ends; return whether that succeeded.
 
-    Nobody waits for it: a transaction that did might hold what the other one waits for. It does not exclude
-    those that write certificates; see `otahsm.ledger.tree.sequencer`.
+    It never blocks, to avoid deadlocks. It does not block transactions that write certificates; see
+    `otahsm.ledger.tree.sequencer`.
     """
     return connection.dialect.name != "postgresql" or bool(connection.execute(_SEQUENCER).scalar())
 
 
 def insert_into(table: Table, dialect: Dialect) -> postgresql.Insert | sqlite.Insert:
-    """Begin an INSERT that can say what becomes of a row that is there; there is none for any database."""
+    """Return an INSERT that supports ON CONFLICT, which SQLAlchemy only has per dialect."""
     return (postgresql.insert if dialect.name == "postgresql" else sqlite.insert)(table)
 
 
@@ -72,13 +72,13 @@ class _Ids(TypeDecorator[Collection[int]]):
         ids = list(value or ())
         if dialect.name == "postgresql":
             return ids
-        return json.dumps(ids, default=str)  # SQLite may hold something else, that somebody put there
+        return json.dumps(ids, default=str)  # a tampered SQLite ledger may contain other types
 
 
 class Among(FunctionElement[bool]):
-    """Says that a column is one of the ids in the parameter `ids`, which are looked up one by one.
+    """The condition that a column is one of the ids in the parameter `ids`, which are looked up one by one.
 
-    With a parameter for each id, writing the statement would take longer than finding the rows.
+    With a parameter per id, compiling the statement would take longer than finding the rows.
     """
 
     name = "among"
@@ -101,10 +101,10 @@ def _among_in_postgresql(element: Among, compiler: SQLCompiler, **options: Any) 
 
 
 def columns_given(table: Table, names: Sequence[str], dialect: Dialect) -> FromClause:
-    """Return a source of the rows that `write_rows` is given, with columns named like the table's.
+    """Return a source of the rows passed to `write_rows`, with columns named like the table's.
 
-    PostgreSQL takes a batch as an array for each column, in one statement; SQLite, which is no round trip
-    away, one row after another.
+    PostgreSQL takes all rows in one statement, as an array per column; SQLite, which needs no round trip,
+    takes one row at a time.
     """
     if dialect.name == "postgresql":
         arrays = [bindparam(name, type_=ARRAY(table.c[name].type)) for name in names]
@@ -116,7 +116,7 @@ def columns_given(table: Table, names: Sequence[str], dialect: Dialect) -> FromC
 def write_rows(
     connection: Connection, statement: Insert, names: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> int:
-    """Run a statement over `columns_given`; return how many rows it wrote.
+    """Run a statement over `columns_given`; return the number of rows written.
 
     Args:
         connection: in a transaction.
@@ -136,9 +136,9 @@ def write_rows(
 
 @lru_cache(maxsize=8)
 def _for_driver(statement: Insert, dialect: Dialect) -> tuple[str, Sequence[str]]:
-    """Write a statement as the driver wants it, with the names of its parameters in their order.
+    """Return a statement's text for the driver, and the names of its parameters in order.
 
-    SQLAlchemy's own way over many rows takes longer than SQLite does.
+    SQLAlchemy's own handling of many rows takes longer than SQLite itself.
     """
     compiled = statement.compile(dialect=dialect)
     return str(compiled), compiled.positiontup or ()

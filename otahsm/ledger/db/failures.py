@@ -1,4 +1,4 @@
-"""How what a database says becomes an error of ours."""
+"""Translates errors of the database."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from otahsm.errors import LedgerUnavailableError
 
 
 def cause_of(error: BaseException | None) -> str:
-    """Say what the database said, in one line, without the statement and SQLAlchemy's remarks."""
+    """Return the database's error message, in one line, without the statement and SQLAlchemy's remarks."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return " ".join(str(cause).split())
 
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Read a ledger; raises LedgerUnavailableError, with its name, if that can't be done."""
+    """Raise LedgerUnavailableError, with the name of the ledger, if the block can't read it."""
     try:
         yield
     except SQLAlchemyError as error:
-        raise LedgerUnavailableError(f"the ledger {name} can't be read: {cause_of(error)}") from error
+        raise LedgerUnavailableError(f"can't read the ledger {name}: {cause_of(error)}") from error

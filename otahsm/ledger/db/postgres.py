@@ -1,8 +1,8 @@
-"""The shared ledger: a PostgreSQL database, written by as many daemons as there are.
+"""The shared ledger: a PostgreSQL database, written by several daemons.
 
-The connection that writes holds the daemon's slot, by a lock of its session. So a daemon that is gone, or
-cut off, has lost its slot the moment the server notices, and another may close what it left open; and a
-daemon can't write without a slot.
+The writing connection holds the daemon's slot, by a session lock. When a daemon dies or is disconnected, it
+loses its slot as soon as the server notices, and another daemon can void its open intents. A daemon can't
+write without a slot.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from otahsm.ledger.db.dialects import LOCK_NAMESPACE
 from otahsm.ledger.db.failures import cause_of
 
 _READ_ONLY: Final = "25006"  # SQLSTATE read_only_sql_transaction
-_IDS: Final = 1024  # taken at once
+_IDS: Final = 1024  # reserved at a time
 _CONNECT_SECONDS: Final = 10
-# Whatever the server's default is: a commit has to survive a power cut. Stricter settings are kept.
+# A commit must survive a power cut, whatever the server's default is. Stricter settings are kept.
 _DURABLE: Final = (
     "SELECT set_config('synchronous_commit', 'on', false)"
     " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
 )
 _SETTINGS: Final = (
     _DURABLE,
-    # Each statement looks up rows in indexes, one by one. A plan that was made when the tables were empty, or
-    # by what it takes them for without statistics, would read them whole instead, and be kept.
+    # All statements look up rows in indexes, one by one. A plan that was made when the tables were empty, or
+    # without statistics, would scan them instead, and be cached.
     "SET enable_seqscan = off",
     "SET enable_hashjoin = off",
     "SET enable_mergejoin = off",
     "SET jit = off",
 )
-_SMALL: Final = 1000  # rows that are as well read as looked up
+_SMALL: Final = 1000  # rows; below that, a scan is as fast as an index
 _LACKS_STATISTICS: Final = text(
     "SELECT reltuples < :rows AND (SELECT max(id) FROM intents) >= :rows FROM pg_class"
     " WHERE oid = 'intents'::regclass"
@@ -56,11 +56,11 @@ class PostgresDatabase:
     """One daemon's connection to the database.
 
     Args:
-        url: `postgresql://user@host/database`; several hosts and other parameters as libpq takes them.
-        password_file: its first line is the password; None: libpq finds one (`~/.pgpass`), or needs none.
+        url: `postgresql://user@host/database`; several hosts and other parameters as in libpq.
+        password_file: a file whose first line is the password; None for libpq's own lookup (`~/.pgpass`).
 
     Raises:
-        ConfigError: the URL or the file is wrong, or psycopg is not installed.
+        ConfigError: the URL or the file is invalid, or psycopg is not installed.
     """
 
     def __init__(self, url: str, password_file: Path | None) -> None:
@@ -74,43 +74,43 @@ class PostgresDatabase:
         event.listen(self.engine, "handle_error", _leave_a_standby)
 
     def open_reader(self) -> Engine:
-        """Open one more connection, without a slot."""
+        """Open another connection, without a slot."""
         engine = engine_for(*self._address).execution_options(isolation_level="REPEATABLE READ")
         event.listen(engine, "connect", partial(configure, _SETTINGS))
         return engine
 
     def hold(self) -> None:
-        """Nothing to do: the connection holds the slot."""
+        """Do nothing: the connection holds the slot."""
 
     def take_ids(self, connection: Connection, count: int) -> list[int]:
-        """Return ids that no intent ever had, in rising order."""
+        """Return ids that no intent ever had, in ascending order."""
         while len(self._ids) < count:
             self._ids += connection.execute(_TAKE_IDS, {"count": _IDS}).scalars().all()
         taken, self._ids = self._ids[:count], self._ids[count:]
         return taken
 
     def forget_ids(self) -> None:
-        """Use none of the ids that were taken before: the next ones are above all that there are."""
+        """Discard reserved ids, so that the next ids are above all existing ones."""
         self._ids = []
 
     def recorded(self, certificates: int) -> None:
-        """Nothing to do: the server sees to its log itself."""
+        """Do nothing: the server maintains its log itself."""
 
     def tend(self, connection: Connection) -> None:
-        """Give the planner its first statistics as soon as they matter.
+        """Create the planner's first statistics as soon as they matter.
 
-        Without any, it takes one in 200 rows to be live, and for a handful of devices reads the index of
-        all that are. The server sees to them by itself, but only after minutes or millions of rows.
+        Without any, it assumes that one in 200 rows is live, and for a few devices scans the index of all
+        live rows. The server analyzes tables by itself, but only after minutes or millions of rows.
         """
         if connection.execute(_LACKS_STATISTICS, {"rows": _SMALL}).scalar():
             connection.execute(_ANALYZE)
 
     def close(self) -> None:
-        """Give the slot back."""
+        """Close the connection, and with it release the slot."""
         self.engine.dispose()
 
     def _take_slot(self, connection: Any, _: object) -> None:
-        """Take the first slot that nobody holds, for as long as this connection lives."""
+        """Take the first free slot, for the lifetime of this connection."""
         configure(_SETTINGS, connection)
         with connection.cursor() as cursor:
             for slot in count(1):
@@ -123,13 +123,13 @@ class PostgresDatabase:
 
 
 def _leave_a_standby(context: ExceptionContext) -> None:
-    """Give up a connection whose server takes no writes any more: the next one finds the one that does."""
+    """Drop a connection whose server has become read-only: the next one finds the primary."""
     if getattr(context.original_exception, "sqlstate", "") == _READ_ONLY:
         context.is_disconnect = True
 
 
 def configure(settings: Sequence[str], connection: Any, _: object = None) -> None:
-    """Run statements on a connection that is new, for all its transactions."""
+    """Run statements on a new connection, which hold for all its transactions."""
     with connection.cursor() as cursor:
         for setting in settings:
             cursor.execute(setting)
@@ -138,11 +138,11 @@ def configure(settings: Sequence[str], connection: Any, _: object = None) -> Non
 
 @contextmanager
 def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
-    """Make an empty schema in the database, and drop it in the end; yields a URL whose tables are in it.
+    """Create an empty schema in the database, and drop it at the end; yields a URL that uses it.
 
     Raises:
         ConfigError: as `PostgresDatabase`.
-        LedgerUnavailableError: the server can't be reached, or the user may not make a schema.
+        LedgerUnavailableError: the server can't be reached, or the user may not create a schema.
     """
     name = f"otahsm_bench_{secrets.token_hex(8)}"
     engine = engine_for(url, password_file)
@@ -159,13 +159,13 @@ def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
             with engine.begin() as connection:
                 connection.execute(DropSchema(name, cascade=True))
     except SQLAlchemyError as error:
-        raise LedgerUnavailableError(f"no schema could be made in the database: {cause_of(error)}") from error
+        raise LedgerUnavailableError(f"can't create a schema in the database: {cause_of(error)}") from error
     finally:
         engine.dispose()
 
 
 def engine_for(url: str, password_file: Path | None) -> Engine:
-    """Return an engine of one connection. Raises ConfigError: as `PostgresDatabase`."""
+    """Return an engine with one connection. Raises ConfigError: as `PostgresDatabase`."""
     try:
         return create_engine(
             _address(url, password_file),
@@ -185,12 +185,12 @@ def _address(url: str, password_file: Path | None) -> URL:
         address = make_url(url).set(drivername="postgresql+psycopg")
     except ArgumentError:
         raise ConfigError(
-            "[ledger] url is no URL", hint="Write it as postgresql://user@host/database."
+            "[ledger] url is not a URL", hint="Write it as postgresql://user@host/database."
         ) from None
     if password_file is None:
         return address
     try:
         password = password_file.read_text().splitlines()[0]
     except (OSError, IndexError, UnicodeDecodeError):
-        raise ConfigError(f"[ledger] password_file {password_file} can't be read, or is empty") from None
+        raise ConfigError(f"can't read [ledger] password_file {password_file}, or it is empty") from None
     return address.set(password=password)

@@ -1,4 +1,4 @@
-"""Connections that can't write: the ledger for queries, beside the one connection that writes it."""
+"""Read-only connections, for queries."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SQLITE: Final = (
 )
 _POSTGRESQL: Final = (
     "SET default_transaction_read_only = on",
-    "SET default_transaction_isolation = 'repeatable read'",  # all statements of one see one moment
+    "SET default_transaction_isolation = 'repeatable read'",  # a transaction sees one snapshot
     "SET statement_timeout = '60s'",
-    # As for the writer: without statistics the planner reads a whole table, or a whole index and sorts it.
+    # As for the writer: without statistics, the planner scans a table, or scans and sorts an index.
     "SET enable_seqscan = off",
     "SET enable_bitmapscan = off",
     "SET jit = off",
@@ -32,13 +32,13 @@ _POSTGRESQL: Final = (
 
 
 def read_only_engine(config: LedgerConfig) -> Engine:
-    """Return an engine whose connection is made when it is first used.
+    """Return an engine that connects on first use.
 
-    A transaction of it sees one moment of the ledger. It waits for no writer, and no writer for it; SQLite's
-    write-ahead log can't begin anew while one is open, so none may last.
+    Each transaction sees a consistent snapshot. Readers and writers don't block each other. SQLite can't
+    reset its write-ahead log while a transaction is open, so transactions must be short.
 
     Raises:
-        ConfigError: the URL or the password file is wrong, or psycopg is not installed.
+        ConfigError: the URL or the password file is invalid, or psycopg is not installed.
     """
     if config.url is not None:
         engine = engine_for(config.url, config.password_file)
@@ -49,10 +49,10 @@ def read_only_engine(config: LedgerConfig) -> Engine:
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open an SQLite file that exists, to read it. Raises sqlite3.Error.
+    """Open an existing SQLite file for reading. Raises sqlite3.Error.
 
-    Where no file can be made beside it, as on a medium that can't be written, one that nobody has open is
-    read all the same. A daemon that has it open has a log beside it.
+    If no file can be created beside it, as on read-only media, it can be read anyway unless a daemon has it
+    open (there is a write-ahead log then).
     """
     path = path.absolute()
     alone = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
@@ -63,7 +63,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 def sqlite_reader(path: Path) -> Engine:
-    """Return an engine over a file that exists. Its connections may be used in any thread, one at a time."""
+    """Return an engine for an existing file. Its connections may be used in any thread, one at a time."""
     engine = create_engine("sqlite://", creator=lambda: connect_read_only(path), poolclass=QueuePool)
 
     @event.listens_for(engine, "connect")
@@ -73,6 +73,6 @@ def sqlite_reader(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")  # the driver would begin for writes only
+        connection.exec_driver_sql("BEGIN")  # the driver would only do this before writes
 
     return engine

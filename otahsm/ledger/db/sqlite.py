@@ -1,4 +1,4 @@
-"""The embedded ledger: one SQLite file, one writer, held by one daemon at a time."""
+"""The embedded ledger: one SQLite file, locked by one daemon, with one writer."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from otahsm.system.durable import make_durable, make_folder
 
 _PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # WAL's default loses the last commits in a power cut
+    "PRAGMA synchronous = FULL",  # the default for WAL may lose the last commits in a power cut
     "PRAGMA foreign_keys = ON",
     "PRAGMA busy_timeout = 5000",
-    # Pages of the indexes come back again and again: keep them, and copy them home seldom (`Checkpointer`).
+    # Index pages are written repeatedly: cache them, and checkpoint them rarely (`Checkpointer`).
     "PRAGMA cache_size = -16384",  # KiB
     "PRAGMA wal_autocheckpoint = 64000",  # pages: the log grows to 256 MiB
 )
 
 
 class SqliteDatabase:
-    """The file.
+    """An SQLite file.
 
     Args:
-        path: where; it and its folder are made if they are missing.
+        path: the file; it and its folder are created if they are missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,11 +44,11 @@ class SqliteDatabase:
         self._last_id: int | None = None
 
     def open_reader(self) -> Engine:
-        """Open one more connection, which can only read; readers and the writer don't wait for each other."""
+        """Open another, read-only connection; readers and the writer don't block each other."""
         return sqlite_reader(self._path)
 
     def hold(self) -> None:
-        """Take the file for this process alone.
+        """Lock the file for this process.
 
         Raises:
             ConfigError: it can't be used, or another daemon holds it.
@@ -56,11 +56,11 @@ class SqliteDatabase:
         try:
             make_folder(self._path.parent, 0o700)
             self._lock = lock(self._path)
-            # Made here, so that it is ours alone to read whatever the umask.
+            # Created here, so that only we can read it, whatever the umask is.
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            make_durable([self._path.parent])  # SQLite makes the content durable; the name is ours to
+            make_durable([self._path.parent])  # SQLite makes the content durable, but not the name
         except OSError as error:
-            raise ConfigError(f"the ledger {self._path} can't be used: {error.strerror}") from None
+            raise ConfigError(f"can't use the ledger {self._path}: {error.strerror}") from None
 
     def take_ids(self, connection: Connection, count: int) -> list[int]:
         """Return ids that no intent ever had, in rising order."""
@@ -71,19 +71,19 @@ class SqliteDatabase:
         return list(range(first, first + count))
 
     def forget_ids(self) -> None:
-        """Nothing to do: the next ids are above all that there are anyway."""
+        """Do nothing: the next ids are above all existing ones anyway."""
 
     def recorded(self, certificates: int) -> None:
-        """Note that so many certificates were recorded."""
+        """Note the number of certificates that were recorded."""
         if self._checkpointer is None:
             self._checkpointer = Checkpointer(self._path)
         self._checkpointer.wrote(certificates)
 
     def tend(self, connection: Connection) -> None:
-        """Nothing to do: SQLite takes the index whose columns it is given."""
+        """Do nothing: SQLite needs no statistics for our look-ups."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, and release the lock."""
         if self._checkpointer is not None:
             self._checkpointer.close()
             self._checkpointer = None
@@ -97,39 +97,39 @@ _LAST_ID: Final = select(func.max(intents.c.id))
 
 
 def lock(path: Path) -> int:
-    """Take the place of a ledger for this process alone; return what holds it, to be closed.
+    """Lock the path of a ledger for this process; return the descriptor that holds the lock.
 
     Raises:
-        ConfigError: another process holds it, or the lock file can't be made.
+        ConfigError: another process holds it, or the lock file can't be created.
     """
     try:
         held = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"the ledger {path} can't be used: {error.strerror}") from None
+        raise ConfigError(f"can't use the ledger {path}: {error.strerror}") from None
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(held)
         raise ConfigError(
             f"another daemon holds the ledger {path}",
-            hint="One daemon runs on one SQLite ledger. Stop the other one, or give this one its own.",
+            hint="Only one daemon can use an SQLite ledger. Stop the other one, or give this one its own.",
         ) from None
     return held
 
 
 def open_engine(path: Path) -> Engine:
-    """Open a ledger's file, making it if it is missing, with all that durability needs."""
+    """Return an engine for a ledger's file, with the settings that durability needs."""
     engine = create_engine(f"sqlite:///{path}")
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves, below
+        connection.isolation_level = None  # we issue BEGIN ourselves, below
         for pragma in _PRAGMAS:
             connection.execute(pragma)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # What is read and what is then written is one thing (I3): take the write lock at once.
+        # Reads and the writes based on them must be atomic (I3): take the write lock at once.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine

@@ -1,1 +1,1 @@
-"""What is read beside the writer, on connections that can not write."""
+"""Queries, on read-only connections."""

@@ -1,4 +1,4 @@
-"""Copies of an SQLite ledger that are whole, also while a daemon writes it as fast as it can."""
+"""Consistent copies of an SQLite ledger, even while a daemon is writing it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from otahsm.ledger.db.sqlite import lock
 from otahsm.ledger.migrations import knows_version
 from otahsm.system.durable import make_durable
 
-# What is quickly told of both, and differs if rows are missing.
+# Cheap to compute for source and copy, and different if rows are missing.
 _MARKS = (
     "SELECT (SELECT count(*) FROM intents), (SELECT max(id) FROM intents),"
     " (SELECT max(intent_id) FROM certificates), (SELECT version_num FROM alembic_version)"
@@ -24,11 +24,11 @@ _MARKS = (
 
 
 class Copy(NamedTuple):
-    """What a copy holds.
+    """The content of a copy.
 
     Attributes:
-        certificates, void, open: how many there are.
-        newest_at: when the newest certificate was recorded, in microseconds since 1970; None: there is none.
+        certificates, void, open: their numbers.
+        newest_at: when the newest certificate was recorded, in microseconds since 1970; None for none.
         octets: the size of the file.
     """
 
@@ -40,7 +40,7 @@ class Copy(NamedTuple):
 
 
 def path_of(config: LedgerConfig) -> Path:
-    """Return the ledger's file. Raises ConfigError: it is in PostgreSQL, which has tools of its own."""
+    """Return the ledger's file. Raises ConfigError: it is in PostgreSQL, which has its own tools."""
     if config.path is None:
         raise ConfigError(
             "the ledger is in PostgreSQL, which is backed up and restored with its own tools",
@@ -50,15 +50,15 @@ def path_of(config: LedgerConfig) -> Path:
 
 
 def copy_ledger(source: Path, target: Path) -> Copy:
-    """Copy a ledger as it is at one moment into an empty file, durably, and check the copy.
+    """Copy a snapshot of a ledger into an empty file, durably, and verify the copy.
 
-    It holds everything that was committed before this was called. Whoever writes the source goes on; its
-    write-ahead log grows until the copy is made. The copy is one file, not in WAL mode: it can be read from
-    where nothing can be written.
+    It contains everything that was committed before this was called. The source can be written meanwhile; its
+    write-ahead log grows until the copy is complete. The copy is a single file, not in WAL mode, so that it
+    can be read from read-only media.
 
     Raises:
-        ConfigError: the source is no ledger, or one of a newer version.
-        LedgerUnavailableError: a disk fails or is full, or the copy is not what it should be.
+        ConfigError: the source is not a ledger, or from a newer version.
+        LedgerUnavailableError: a disk failed or is full, or the copy is incomplete.
     """
     try:
         with closing(_opened(source)) as origin:
@@ -76,10 +76,10 @@ def copy_ledger(source: Path, target: Path) -> Copy:
 
 @contextmanager
 def vacant(path: Path) -> Iterator[None]:
-    """Keep daemons away from the place of a ledger while one is put there.
+    """Lock the path of a ledger while one is put there.
 
     Raises:
-        ConfigError: there is a ledger, or what may belong to one; or a daemon runs there.
+        ConfigError: there is a ledger or one of its files already, or a daemon uses the path.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     held = lock(path)
@@ -96,7 +96,7 @@ def vacant(path: Path) -> Iterator[None]:
 
 
 def _opened(source: Path) -> sqlite3.Connection:
-    """Open a ledger at one moment."""
+    """Open a snapshot of a ledger."""
     origin: sqlite3.Connection | None = None
     try:
         origin = connect_read_only(source)

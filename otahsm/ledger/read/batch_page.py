@@ -1,4 +1,4 @@
-"""Batches and how far they are."""
+"""Batches and their progress."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from otahsm.ledger.records import Batch, BatchState, BatchTerms, Issue
 from otahsm.ledger.schema import batches, certificates, intents, replicas
 from otahsm.pki import SerialNumber
 
-_OPEN_AT_ONCE: Final = 30_000  # more than daemons have under way
+_OPEN_AT_ONCE: Final = 30_000  # more than daemons ever have open
 
 
 def find(connection: Connection, name: str) -> Batch | None:
-    """Return a batch by its name; None if there is none."""
+    """Return a batch by its name; None if it does not exist."""
     row = connection.execute(select(batches).where(batches.c.name == name)).first()
     return None if row is None else batch_of(row)
 
 
 def state(connection: Connection, name: str) -> BatchState | None:
-    """Return the batch of a name, and how far it is; None if there is none."""
+    """Return a batch and its progress; None if it does not exist."""
     batch = find(connection, name)
     return None if batch is None else _states(connection, [batch])[0]
 
 
 def page(connection: Connection, after: int, size: int, *, newest_first: bool = False) -> list[BatchState]:
-    """Return batches and how far they are, in the order of their creation or the other way round.
+    """Return batches and their progress, in order of creation or in reverse.
 
     Args:
-        connection: any.
-        after: those that come after this id in that order; 0 for the first page.
-        size: at most so many.
-        newest_first: the last that was created comes first.
+        connection: any connection.
+        after: the id of the last batch of the previous page; 0 for the first page.
+        size: the most batches to return.
+        newest_first: whether to return the latest first.
     """
     if newest_first:
         query = select(batches).order_by(batches.c.id.desc())
@@ -59,7 +59,7 @@ def _states(connection: Connection, found: Sequence[Batch]) -> list[BatchState]:
 
 
 def _open_in_batches(connection: Connection) -> Counter[int]:
-    """Count the open intents of each batch; they are where every replica has said that some may be open."""
+    """Count the open intents of each batch, among the ids that no replica has marked as closed."""
     below = connection.execute(select(func.min(replicas.c.closed_below))).scalar() or 0
     query = (
         select(intents.c.batch_id)
@@ -77,7 +77,7 @@ def _issue(connection: Connection, query: Select[Any], batch_id: int) -> Issue |
 
 
 def batch_of(row: Row[Any]) -> Batch:
-    """Make a batch of its row."""
+    """Return the batch of a row."""
     terms = BatchTerms(
         row.name, row.profile, row.device_count, row.scheme, row.deadline, tuple(json.loads(row.clients))
     )

@@ -1,9 +1,9 @@
 """Certificates and intents, page by page, and counts of them.
 
-Everything is in the order of the serial numbers, or the other way round. They are unique, they begin with the
-time, and their index is there anyway: so a page begins where the one before ended whatever is added
-meanwhile, and a time is a range of them. No statement looks at more than `_SCANNED` rows that do not match,
-and no transaction lasts longer than one such step.
+Everything is in order of serial numbers, or in reverse. They are unique, they start with the time, and they
+are indexed anyway. So a page starts where the previous one ended, whatever is added in between, and a period
+is a range of serial numbers. No statement scans more than `_SCANNED` rows that do not match, and no
+transaction lasts longer than one such step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from otahsm.ledger.schema import certificates, intents, live, replicas
 from otahsm.pki import SerialNumber
 
 _SCANNED: Final = 50_000  # rows
-_OPEN_AT_ONCE: Final = 30_000  # more than daemons have under way
+_OPEN_AT_ONCE: Final = 30_000  # more than daemons ever have open
 _A_DAY: Final = literal_column("86400000000", BigInteger)  # microseconds
 _serial: Final = intents.c.serial
 
@@ -42,19 +42,19 @@ def by_serial(connection: Connection, serial: SerialNumber) -> CertificateRecord
 
 
 def by_device(connection: Connection, device_id: str, profile: str) -> CertificateRecord | None:
-    """Return the record that a device has under a profile: neither voided nor superseded."""
+    """Return a device's current record under a profile: neither voided nor superseded."""
     return _one(connection, (intents.c.device_id == device_id) & (intents.c.profile == profile) & live)
 
 
 def page(connection: Connection, criteria: Filter, after: bytes, size: int, *, full: bool) -> Page:
-    """Return the records that come after a key, in the order that is asked for.
+    """Return the records that follow a key, in the order of a filter.
 
     Args:
-        connection: any.
-        criteria: which, and in which order.
-        after: as `Page` has it; `START` for the first page.
-        size: at most so many.
-        full: with their certificates.
+        connection: any connection.
+        criteria: which records, and in which order.
+        after: `next_after` of the previous page; `START` for the first page.
+        size: the most records to return.
+        full: whether to include the certificates.
     """
     if criteria.status is Status.OPEN:
         return _open_page(connection, criteria, after, size, full=full)
@@ -62,12 +62,12 @@ def page(connection: Connection, criteria: Filter, after: bytes, size: int, *, f
 
 
 def count(connection: Connection, criteria: Filter, after: bytes) -> Tally:
-    """Count the next records after a key, by what `CountKey` says.
+    """Count the next records after a key, by `CountKey`.
 
     Args:
-        connection: any.
-        criteria: `after` and `before` of it, and the order.
-        after: as `Tally` has it; `START` for the first part.
+        connection: any connection.
+        criteria: only its `after`, `before` and order are used.
+        after: `next_after` of the previous part; `START` for the first part.
     """
     inside, end = _step(connection, criteria, _range(_serial, criteria, after))
     return Tally(_counts(connection, inside), end)
@@ -78,7 +78,7 @@ def _page(connection: Connection, criteria: Filter, after: bytes, size: int, *, 
     query = _records(full=full).where(*_conditions(criteria))
     end: bytes | None = None
     if criteria.device_id:
-        # An index each. The serial numbers are looked at afterwards, so that no other index is tempting.
+        # One index each. Serial numbers are compared afterwards, so that the planner picks no other index.
         device = intents.c.device_id == criteria.device_id
         kinds = (live, SUPERSEDED, VOIDED)
         every = union_all(*(query.where(device & kind) for kind in kinds)).subquery()
@@ -94,7 +94,7 @@ def _page(connection: Connection, criteria: Filter, after: bytes, size: int, *, 
 
 
 def _open_page(connection: Connection, criteria: Filter, after: bytes, size: int, *, full: bool) -> Page:
-    """Find open intents where they can be: not below the ids that every replica has said are closed."""
+    """Find open intents among the ids that no replica has marked as closed."""
     below = connection.execute(select(func.min(replicas.c.closed_below))).scalar() or 0
     ids = (
         select(intents.c.id)
@@ -113,9 +113,9 @@ def _open_page(connection: Connection, criteria: Filter, after: bytes, size: int
 
 
 def _page_of(rows: Sequence[Any], size: int, end: bytes | None) -> Page:
-    """Make a page of at least one row more than fits; if there are not so many, it ends where they do.
+    """Return a page from up to `size` + 1 rows; the extra row shows that more follow.
 
-    The next page begins after the key as it is in the row: somebody may have written one of another length.
+    The next page starts after the key as it is in the row, since a tampered one may have another length.
     """
     return Page([_record(row) for row in rows[:size]], rows[size - 1].serial if len(rows) > size else end)
 
@@ -137,7 +137,7 @@ def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[C
 
 
 def _range(serial: ColumnElement[bytes], criteria: Filter, after: bytes) -> list[ColumnElement[bool]]:
-    """Return the bounds of what is still to come after a key: one below, and above at most one."""
+    """Return the bounds of the serial numbers that follow a key: a lower one, and at most one upper one."""
     above, ends = (START, [after]) if criteria.newest_first and after != START else (after, [])
     ends += [] if criteria.end_key is None else [criteria.end_key]
     bounds = [serial > above if above >= criteria.first_key else serial >= criteria.first_key]
@@ -149,7 +149,7 @@ def _ordered(serial: ColumnElement[bytes], criteria: Filter) -> ColumnElement[by
 
 
 def _conditions(criteria: Filter) -> list[ColumnElement[bool]]:
-    """Return what does not depend on serial number and device id."""
+    """Return the conditions that don't depend on serial number and device id."""
     conditions: list[ColumnElement[bool]] = []
     if criteria.batch:
         id_of = select(schema.batches.c.id).where(schema.batches.c.name == criteria.batch)

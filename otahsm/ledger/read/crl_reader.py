@@ -1,4 +1,4 @@
-"""What CRLs are made of, read beside the writer: a long list must hold up nobody who issues."""
+"""Reads revocations and CRLs on its own connection, so that a long CRL doesn't block issuance."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from otahsm.ledger.records import COMPLETE, CrlRow, StoredCrl
 from otahsm.ledger.schema import crl_urls, crls, intents, revocations
 from otahsm.pki import SerialNumber
 
-_PAGE: Final = 2000  # revocations in memory besides what is made of them
+_PAGE: Final = 2000  # revocations fetched at a time
 _TURN: Final = text(f"SELECT pg_try_advisory_lock({LOCK_NAMESPACE}, 0)")  # slots begin at 1
 _TURN_OVER: Final = text(f"SELECT pg_advisory_unlock({LOCK_NAMESPACE}, 0)")
 
 
 class ListedRevocation(NamedTuple):
-    """What a CRL tells of a certificate: its serial number, since when (seconds since 1970), and why."""
+    """An entry of a CRL: serial number, revocation time (seconds since 1970), and reason."""
 
     serial: SerialNumber
     revoked_at: int
@@ -30,12 +30,12 @@ class ListedRevocation(NamedTuple):
 
 
 class CrlState(NamedTuple):
-    """What there is, and what there should be, at one moment.
+    """The existing CRLs, and what they should contain, in one snapshot.
 
     Attributes:
-        urls: every URL that certificates may state, and whether the complete CRL is there.
+        urls: every CRL URL that certificates may contain, and whether it is that of the complete CRL.
         crls: the CRLs, by scope.
-        revoked: how many certificates are revoked, by scope.
+        revoked: the number of revoked certificates, by scope.
     """
 
     urls: dict[str, bool]
@@ -44,15 +44,15 @@ class CrlState(NamedTuple):
 
 
 class CrlReader:
-    """Reads revocations and CRLs on a connection of its own. Made for one thread.
+    """Reads revocations and CRLs on its own connection. For one thread.
 
-    It also gives turns: of all daemons on a ledger, one at a time makes CRLs. What it reads within its turn,
-    after it took a number, has all that is in any CRL with a lower number.
+    It also has the lock that lets only one daemon on a ledger make CRLs at a time. What is read while holding
+    it, after taking a number, includes everything on CRLs with lower numbers.
 
     Args:
-        database: the ledger's; open, and with today's schema.
-        issuer_key_id: the CA whose CRLs they are.
-        alone: whether the ledger has no other CA: then all that is revoked is this one's.
+        database: the ledger's database; open, and with the current schema.
+        issuer_key_id: the key identifier of the CA.
+        alone: whether the ledger has no other CA, so that all revocations belong to this one.
     """
 
     def __init__(self, database: Database, issuer_key_id: bytes, *, alone: bool = True) -> None:
@@ -63,10 +63,12 @@ class CrlReader:
         self._turn: Connection | None = None
 
     def take_turn(self) -> bool:
-        """Take the turn if no other daemon has it; it ends with `end_turn`, or with the connection.
+        """Take the lock if no other daemon has it; return whether that succeeded.
+
+        It is released by `end_turn`, or with the connection.
 
         Raises:
-            LedgerUnavailableError: the database can't be read; so do the other methods.
+            LedgerUnavailableError: the database can't be read. The other methods raise it too.
         """
         with reading(self._name):
             connection = self._engine.connect()
@@ -83,7 +85,7 @@ class CrlReader:
         return True
 
     def end_turn(self) -> None:
-        """Let others have their turn."""
+        """Release the lock."""
         connection, self._turn = self._turn, None
         if connection is None:
             return
@@ -92,12 +94,12 @@ class CrlReader:
                 with connection.begin():
                     connection.execute(_TURN_OVER)
         except SQLAlchemyError:
-            connection.invalidate()  # the turn ends with the connection
+            connection.invalidate()  # the lock is released with the connection
         finally:
             connection.close()
 
     def state(self) -> CrlState:
-        """Say what there is, and what there should be."""
+        """Return the existing CRLs, and what they should contain."""
         counted = select(revocations.c.crl_url, func.count().label("revoked")).group_by(revocations.c.crl_url)
         if not self._alone:
             counted = counted.join(intents).where(intents.c.issuer_key_id == self._issuer_key_id)
@@ -112,7 +114,7 @@ class CrlReader:
         return CrlState(urls, rows, {url: counts.get(url, 0) for url in urls} | {COMPLETE: total})
 
     def revoked(self, url: str) -> Iterator[ListedRevocation]:
-        """Read what belongs on a shard's CRL, or on the complete one; a page at a time, in no order."""
+        """Yield the revocations for a shard's CRL, or for the complete one, in no particular order."""
         query = select(intents.c.serial, revocations.c.revoked_at, revocations.c.reason).join_from(
             revocations, intents
         )
@@ -127,7 +129,7 @@ class CrlReader:
             )
 
     def crl(self, url: str) -> StoredCrl | None:
-        """Read a CRL; None if there is none for that scope."""
+        """Return a CRL; None if there is none for that scope."""
         with self._reading() as connection:
             mine = (crls.c.issuer_key_id == self._issuer_key_id) & (crls.c.url == url)
             row = connection.execute(select(crls).where(mine)).first()
@@ -136,7 +138,7 @@ class CrlReader:
         return StoredCrl(url, CrlRow(row.number, row.this_update, row.next_update, row.revoked), row.der)
 
     def close(self) -> None:
-        """Let go of the connection, and of the turn."""
+        """Close the connection, and release the lock."""
         self.end_turn()
         self._engine.dispose()
 

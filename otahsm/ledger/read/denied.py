@@ -1,4 +1,4 @@
-"""Who is cut off."""
+"""Denied clients."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from otahsm.ledger.schema import denied_clients
 
 
 def all_denied(connection: Connection) -> list[Denied]:
-    """Return everybody who is cut off, in the order in which that happened."""
+    """Return all denials, the oldest first."""
     query = select(denied_clients).order_by(denied_clients.c.denied_at, denied_clients.c.subject)
     return [denied_of(row) for row in connection.execute(query)]
 
 
 def denied_of(row: Row[Any]) -> Denied:
-    """Make who is cut off of the row that says so."""
+    """Return the denial of a row."""
     return Denied(row.subject, row.reason, row.client, row.denied_at)

@@ -1,4 +1,4 @@
-"""Looks at a ledger as `otahsm doctor` does: without changing it, also beside a running daemon."""
+"""Checks a ledger for `otahsm doctor`, without changing it, even while a daemon uses it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GIVE_PERMISSION: Final = "Give the daemon's user permission to write there, or 
 
 
 def diagnose_ledger(config: LedgerConfig, now: datetime) -> Iterator[Check]:
-    """Say whether the daemon could use a ledger, and whether the clock is behind what is in it."""
+    """Check whether the daemon could use a ledger, and whether the clock is behind its newest certificate."""
     if config.path is not None and not config.path.exists():
         yield _place_for(config.path)
         return
@@ -88,7 +88,7 @@ def _look(engine: Engine, name: str, now: datetime) -> Iterator[Check]:
 
 def _writable(engine: Engine, config: LedgerConfig) -> Check:
     if config.path is not None:
-        # A second writer waits for the first; a daemon that is writing is proof enough.
+        # If the database is locked, a daemon is writing, so it is writable.
         try:
             with closing(sqlite3.connect(config.path, timeout=2, isolation_level=None)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -132,18 +132,18 @@ def _room(path: Path) -> Check:
 
 
 class Valid(NamedTuple):
-    """How many certificates are valid and not revoked, and until when the last one is (UTC)."""
+    """The number of certificates that are valid and not revoked, and when the last one expires (UTC)."""
 
     certificates: int
     last: datetime | None
 
 
 def count_valid(config: LedgerConfig, issuer_key_id: bytes, now: datetime) -> Valid:
-    """Count the certificates of a CA that its CRLs are still needed for. Reads the whole ledger.
+    """Count the valid, unrevoked certificates of a CA, for which its CRLs are still needed. Reads all rows.
 
     Raises:
-        ConfigError: the configuration is wrong.
-        LedgerUnavailableError: it can't be read.
+        ConfigError: the configuration is invalid.
+        LedgerUnavailableError: the ledger can't be read.
     """
     database = database_of(config)
     engine = database.open_reader()

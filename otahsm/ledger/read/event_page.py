@@ -10,18 +10,18 @@ from otahsm.ledger.query_values import EventFilter, EventPage
 from otahsm.ledger.records import AuditEvent
 from otahsm.ledger.schema import events
 
-_SCANNED: Final = 20_000  # rows that one statement looks at
-_LOOKED_UP: Final = 100_000  # entries of the index of times
+_SCANNED: Final = 20_000  # rows that one statement scans
+_LOOKED_UP: Final = 100_000  # rows of the index over times
 
 
 def page(connection: Connection, criteria: EventFilter, after: int, size: int) -> EventPage:
-    """Return the events that come after an id, in the order that is asked for.
+    """Return the events that follow an id, in the order of a filter.
 
     Args:
-        connection: any.
-        criteria: which, and in which order.
-        after: 0 for the first page.
-        size: at most so many.
+        connection: any connection.
+        criteria: which events, and in which order.
+        after: `next_after` of the previous page; 0 for the first page.
+        size: the most events to return.
     """
     newest = connection.execute(select(func.max(events.c.id))).scalar() or 0
     if criteria.newest_first:
@@ -45,8 +45,8 @@ def page(connection: Connection, criteria: EventFilter, after: int, size: int) -
 def _floor(connection: Connection, criteria: EventFilter, newest: int) -> int:
     """Return an id that is less than those of all events that match now.
 
-    Ids are in the order of writing, and times need not be: clocks are set, and what other processes leave
-    comes late. So all ids of the time that is asked for are looked at; if these are too many, it is 0.
+    Ids are in the order of writing. Times need not be, since clocks are set and spooled events are written
+    late. So all ids in the requested period are read; if there are too many, the result is 0.
     """
     if criteria.after is None:
         return 0

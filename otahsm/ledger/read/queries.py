@@ -1,4 +1,4 @@
-"""The ledger for queries: in a thread of its own, one step at a time, so that issuing is not held up."""
+"""Runs queries in a separate thread, one step at a time, so that issuance is not blocked."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ _Result = TypeVar("_Result")
 
 
 class LedgerQueries:
-    """Answers questions about the ledger. Every method raises LedgerUnavailableError if it can't be read.
+    """Runs queries on the ledger. Every method raises LedgerUnavailableError if it can't be read.
 
-    Questions wait for each other: there is one connection. A long one is asked in steps, and others get
-    their turn between them.
+    Queries share one connection. A long query runs in steps, so that others can run in between.
 
     Args:
-        config: where the ledger is.
+        config: the ledger.
 
     Raises:
-        ConfigError: the configuration is wrong.
+        ConfigError: the configuration is invalid.
     """
 
     def __init__(self, config: LedgerConfig) -> None:
@@ -36,14 +35,14 @@ class LedgerQueries:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="queries")
 
     async def ask(self, question: Callable[[LedgerReader], _Result]) -> _Result:
-        """Return what a reader answers to one question."""
+        """Run a query on the reader, in the thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, question, self._reader)
 
     async def count(self, criteria: Filter) -> dict[CountKey, int]:
-        """Count all records in the time of a filter.
+        """Count all records in the period of a filter.
 
         Raises:
-            RequestRefusedError: there are more than `MAX_COUNTS` groups.
+            RequestRefusedError: there are more than `MAX_COUNTS` counts.
         """
         counts: Counter[CountKey] = Counter()
         after: bytes | None = START

@@ -1,4 +1,4 @@
-"""A connection that reads beside the writer: who asks for a proof holds up nobody who issues."""
+"""A separate connection for reading, so that proofs don't block issuance."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _Result = TypeVar("_Result")
 
 
 class ReadConnection:
-    """Asks an open ledger, in a thread of its own; each question sees one moment.
+    """Reads an open ledger in its own thread; each call sees a consistent snapshot.
 
-    A question that is asked after a write returned sees what was written: both databases show a transaction
-    that begins all that was committed before.
+    A call after a write returned sees what was written: in both databases, a new transaction sees everything
+    that was committed before.
 
     Args:
-        database: where the ledger is.
+        database: the ledger's database.
     """
 
     def __init__(self, database: Database) -> None:
@@ -33,13 +33,13 @@ class ReadConnection:
         self._is_closed = False
 
     async def ask(self, question: Callable[[Connection], _Result]) -> _Result:
-        """Have a function read. Raises LedgerUnavailableError: the ledger can't be read, or is closed."""
+        """Run a function that reads. Raises LedgerUnavailableError: the ledger is closed or unreadable."""
         if self._is_closed:
             raise LedgerUnavailableError("the ledger is closed")
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, question)
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if not self._is_closed:
             self._is_closed = True
             await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)

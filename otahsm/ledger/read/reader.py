@@ -1,4 +1,4 @@
-"""The ledger as its readers see it: one record, pages of records, counts; batches and events."""
+"""Queries on the ledger: certificates, counts, batches and events."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from otahsm.pki import SerialNumber
 
 
 class LedgerReader:
-    """A ledger to ask, over a connection of its own that can't write.
+    """Reads a ledger over its own read-only connection.
 
     For one thread at a time. Every method raises LedgerUnavailableError if the ledger can't be read.
 
     Args:
-        config: where it is.
+        config: the ledger.
 
     Raises:
-        ConfigError: the configuration is wrong.
+        ConfigError: the configuration is invalid.
     """
 
     def __init__(self, config: LedgerConfig) -> None:
@@ -44,10 +44,10 @@ class LedgerReader:
         self._name = str(config.path) if config.url is None else "[ledger] url"
 
     def check(self) -> None:
-        """See whether it is a ledger that this code can read, before anything is asked.
+        """Check that this version can read the ledger.
 
         Raises:
-            ConfigError: it is not there, or has a schema of another version.
+            ConfigError: it does not exist, or has the schema of another version.
         """
         try:
             with self._reading() as connection:
@@ -69,32 +69,32 @@ class LedgerReader:
             return certificate_page.by_serial(connection, serial)
 
     def by_device(self, device_id: str, profile: str) -> CertificateRecord | None:
-        """Return the record that a device has under a profile: neither voided nor superseded."""
+        """Return a device's current record under a profile: neither voided nor superseded."""
         with self._reading() as connection:
             return certificate_page.by_device(connection, device_id, profile)
 
     def page(self, criteria: Filter, after: bytes = START, *, size: int, full: bool = False) -> Page:
-        """Return the records that come after a key: see `certificate_page.page`."""
+        """Return the records that follow a key: see `certificate_page.page`."""
         with self._reading() as connection:
             return certificate_page.page(connection, criteria, after, size, full=full)
 
     def batch(self, name: str) -> BatchState | None:
-        """Return the batch of a name, and how far it is."""
+        """Return a batch and its progress; None if it does not exist."""
         with self._reading() as connection:
             return batch_page.state(connection, name)
 
     def batches(self, after: int, size: int, *, newest_first: bool = False) -> list[BatchState]:
-        """Return batches and how far they are: see `batch_page.page`."""
+        """Return batches and their progress: see `batch_page.page`."""
         with self._reading() as connection:
             return batch_page.page(connection, after, size, newest_first=newest_first)
 
     def events(self, criteria: EventFilter, after: int, size: int) -> EventPage:
-        """Return the events that come after an id: see `event_page.page`."""
+        """Return the events that follow an id: see `event_page.page`."""
         with self._reading() as connection:
             return event_page.page(connection, criteria, after, size)
 
     def denied(self) -> list[Denied]:
-        """Return everybody who is cut off."""
+        """Return all denials."""
         with self._reading() as connection:
             return denied.all_denied(connection)
 

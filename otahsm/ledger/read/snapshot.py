@@ -1,4 +1,4 @@
-"""Reads a ledger as it is at one moment, without writing, and without holding up the daemon that does."""
+"""Consistent snapshots of a ledger, without blocking the daemon that writes it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from otahsm.ledger.schema import metadata
 
 @contextmanager
 def snapshot(config: LedgerConfig) -> Iterator[Connection]:
-    """Open a ledger, also beside a running daemon; all that is read is of one moment.
+    """Open a consistent snapshot of a ledger, even while a daemon uses it.
 
-    With SQLite, the write-ahead log can't begin anew while this lasts, and grows.
+    With SQLite, the write-ahead log can't be reset while this is open, and grows.
 
     Raises:
-        ConfigError: there is no ledger, or one of another version.
+        ConfigError: there is no ledger, or it is from another version.
         LedgerUnavailableError: it can't be read.
     """
     name = str(config.path or config.url)
@@ -36,7 +36,7 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
             missing = set(metadata.tables) - set(inspect(connection).get_table_names())
             if missing:
                 raise ConfigError(
-                    f"the ledger {name} has no table {min(missing)}: not a ledger, or of an older otahsm",
+                    f"the ledger {name} has no table {min(missing)}: not a ledger, or from an older otahsm",
                     hint="A daemon of this version updates the ledger when it starts.",
                 )
             yield connection

@@ -1,4 +1,4 @@
-"""What an intent's status is, in SQL: the one place that says so."""
+"""The status of an intent, as SQL conditions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sqlalchemy import ColumnElement, FromClause, case, literal_column
 from otahsm.ledger.query_values import Status
 from otahsm.ledger.schema import certificates, intents, revocations
 
-# What statuses are told from. A status that needs another table joins it here.
+# The tables that determine statuses. A status that needs another table joins it here.
 JOINED: Final[FromClause] = intents.outerjoin(certificates).outerjoin(revocations)
 
-# For look-ups: the partial indexes are over rows of which this is true, or false.
+# For look-ups: the partial indexes use these conditions.
 VOIDED: Final[ColumnElement[bool]] = intents.c.void_reason.is_not(None)
 SUPERSEDED: Final[ColumnElement[bool]] = intents.c.superseded_at.is_not(None)
 
-# Of any intent, exactly one of them is true. Reason and time of a voided intent are set together; here it is
-# the time that is asked for, so that no planner takes an index over devices or keys for a range of time.
+# For any intent, exactly one of them is true. Reason and time of a voided intent are set together; the time
+# is used here so that planners don't pick an index over devices or keys for a range of time.
 _voided: Final = intents.c.voided_at.is_not(None)
 _certified: Final = certificates.c.intent_id.is_not(None)
 _revoked: Final = revocations.c.intent_id.is_not(None)

@@ -1,1 +1,1 @@
-"""The Merkle tree over what was written: leaves, the sequencer, and its verification."""
+"""The Merkle tree over the ledger's entries: leaves, the sequencer, proofs, and verification."""

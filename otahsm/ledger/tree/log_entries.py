@@ -1,8 +1,8 @@
-"""What a leaf of the tree holds: everything that the ledger keeps of one entry, in one encoding.
+"""The entries of the ledger's log, and their encoding as leaves of the tree.
 
 A leaf is a JSON object in canonical form (RFC 8785): members sorted by name, no spaces, UTF-8. One member is
 `kind`; the others are columns of the entry's rows, with the names that they have in the tables. Octet
-strings are lower-case hexadecimal, NULL is null. So an auditor needs a JSON and a SHA-256 program:
+strings are lower-case hexadecimal, NULL is null. So an auditor only needs JSON and SHA-256:
 
     {"client":"cn:line-3", ... ,"der":"308201...","device_id":"17", ... ,"kind":"certificate", ...}
 """
@@ -35,7 +35,7 @@ from otahsm.ledger.schema import certificates, events, intents, revocations
 
 
 class Kind(IntEnum):
-    """Kinds of entries, as the tables name them."""
+    """The kinds of entries, as in the tables."""
 
     CERTIFICATE = 1
     VOID = 2
@@ -44,7 +44,7 @@ class Kind(IntEnum):
 
 
 class Entry(NamedTuple):
-    """One thing that happened to an intent; no two of the same kind happen to one. Or an event, by its id."""
+    """An entry of the log: an intent has at most one of each kind; an event is identified by its own id."""
 
     kind: int
     intent_id: int
@@ -52,14 +52,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class EntryKind:
-    """Where the entries of a kind are, and what of them is in a leaf.
+    """Where the entries of a kind are stored, and which columns are in their leaves.
 
     Args:
         name: the member `kind` of the leaf.
-        columns: what else is in the leaf; one of them is `key`. Octets are never NULL.
-        source: the rows, joined.
-        condition: which of the rows are such entries.
-        key: what tells one from another; the tree's tables call it `intent_id`.
+        columns: the other members; one of them is `key`. Octets are never NULL.
+        source: the joined tables.
+        condition: selects the rows that are such entries.
+        key: identifies an entry; the tree's tables call it `intent_id`.
     """
 
     name: str
@@ -70,7 +70,7 @@ class EntryKind:
 
     @cached_property
     def ids(self) -> Select[int]:
-        """The keys of all such entries, in order."""
+        """The query for the keys of all entries of this kind, in order."""
         return select(self.key.label("id")).select_from(self.source).where(self.condition).order_by(self.key)
 
     @cached_property
@@ -85,7 +85,7 @@ class EntryKind:
 
     @cached_property
     def _template(self) -> str:
-        """The leaf, with a place for the value of each column: RFC 8785 for what is in our rows."""
+        """The leaf with a placeholder for each column's value: RFC 8785, as far as our rows need it."""
         values = {"kind": encode_basestring(self.name)}
         values |= {column.name: '"%s"' if _is_octets(column) else "%s" for column in self._members}
         return "{" + ",".join(f'"{name}":{value}' for name, value in sorted(values.items())) + "}"
@@ -95,11 +95,11 @@ class EntryKind:
         return [_encoder(column) for column in self._members]
 
     def read(self, connection: Connection, intent_ids: Sequence[int]) -> dict[int, bytes]:
-        """Read entries; return the leaf of each one that is there, by its key."""
+        """Return the leaves of the entries that exist, by their keys."""
         rows = connection.execute(self._query, {"ids": intent_ids}).all()
         if not rows:
             return {}
-        # Column by column: most of them without a step of Python for each value.
+        # Column by column, to avoid interpreting Python code for each value.
         ids, *columns = zip(*rows, strict=True)
         values = [map(encode, column) for encode, column in zip(self._encoders, columns, strict=True)]
         template = self._template
@@ -112,9 +112,9 @@ def _is_octets(column: Column[Any]) -> bool:
 
 
 def _encoder(column: Column[Any]) -> Callable[[Any], str]:
-    """Return what writes a column's values as JSON, but for the quotes around octets.
+    """Return the function that encodes a column's values as JSON, without the quotes around octets.
 
-    It raises TypeError for values of other types. `json` itself takes three times as long for a leaf.
+    It raises TypeError for values of other types. `json` takes three times as long per leaf.
     """
     if _is_octets(column):
         return bytes.hex
@@ -126,7 +126,8 @@ def _encoder(column: Column[Any]) -> Callable[[Any], str]:
     return encode
 
 
-# Named one by one: a leaf never changes, whatever columns the tables get. What is to hold more is a new kind.
+# Listed explicitly: a leaf never changes, whatever columns are added to the tables. More members need a new
+# kind.
 _intended: Final = (
     intents.c.id,
     intents.c.serial,
@@ -143,7 +144,7 @@ _intended: Final = (
     intents.c.intended_at,
     intents.c.place,
 )
-# A count is looked up for each row; with an anti-join, a planner may read all certificates.
+# A count is looked up for each row; for an anti-join, a planner may scan all certificates.
 _certificates: Final = (
     select(func.count())
     .select_from(certificates)
@@ -151,12 +152,12 @@ _certificates: Final = (
     .scalar_subquery()
 )
 
-# Not two conditions: a planner would take an index of all that is not void, and read it all.
+# Not two conditions: a planner would scan the index of all intents that are not void.
 _neither_reason_nor_time: Final = func.coalesce(intents.c.void_reason, cast(intents.c.voided_at, Text)).is_(
     None
 )
 
-# A kind that is added needs its number, its rows, and `note_entries` where they are written.
+# A new kind needs a number, its rows here, and a call of `note_entries` where they are written.
 KINDS: Final = {
     Kind.CERTIFICATE: EntryKind(
         name="certificate",
@@ -204,13 +205,13 @@ KINDS: Final = {
 
 
 def read_leaves(connection: Connection, entries: Sequence[Entry]) -> list[bytes | None]:
-    """Read what the leaves of entries hold, in order; None where the ledger has no such entry.
+    """Return the leaves of entries, in order; None for an entry that does not exist.
 
     Raises:
-        TypeError, ValueError: somebody put values into a column that are not of its type. SQLite lets them.
+        TypeError, ValueError: a tampered column has values of another type, which SQLite permits.
     """
-    wanted: dict[int, list[int]] = {}
+    by_kind: dict[int, list[int]] = {}
     for kind, intent_id in entries:
-        wanted.setdefault(kind, []).append(intent_id)
-    found = {kind: KINDS[Kind(kind)].read(connection, ids) for kind, ids in wanted.items() if kind in KINDS}
+        by_kind.setdefault(kind, []).append(intent_id)
+    found = {kind: KINDS[Kind(kind)].read(connection, ids) for kind, ids in by_kind.items() if kind in KINDS}
     return [found.get(kind, {}).get(intent_id) for kind, intent_id in entries]

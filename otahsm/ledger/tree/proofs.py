@@ -1,6 +1,6 @@
-"""What the tables know of the tree: its state, its leaves, and the hashes that prove something.
+"""Reads the tree's state, its leaves, and the hashes of proofs from the tables.
 
-It only reads, and takes whatever somebody may have done to the tables for an answer.
+If the tables were tampered with, functions return that as a result instead of raising.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from otahsm.tlog import CompactTree, Fetch, root_of
 
 
 class Head(NamedTuple):
-    """The tree as it is, and the last checkpoint that was made of it.
+    """The tree, and its latest checkpoint.
 
     Attributes:
-        tree: its state.
-        size: the checkpoint's; None if none was ever made.
-        note: the checkpoint; empty if none was ever made.
-        made_at: microseconds since the Unix epoch.
+        tree: the state of the tree.
+        size: the tree size of the checkpoint; None if there is none.
+        note: the checkpoint; empty if there is none.
+        made_at: when it was made, in microseconds since the Unix epoch.
     """
 
     tree: CompactTree
@@ -34,14 +34,14 @@ class Head(NamedTuple):
 
 
 class LoggedLeaf(NamedTuple):
-    """A leaf: where it is in the tree, and what it holds."""
+    """A leaf: its index in the tree, and its content."""
 
     leaf_index: int
     content: bytes
 
 
 def read_head(connection: Connection) -> Head | None:
-    """Return the tree and its last checkpoint; None if its state is spoilt."""
+    """Return the tree and its latest checkpoint; None if its state is corrupt."""
     row = connection.execute(_LATEST).first()
     try:
         tree = read_tree(connection)
@@ -51,7 +51,7 @@ def read_head(connection: Connection) -> Head | None:
 
 
 def find_leaf(connection: Connection, serial: SerialNumber) -> LoggedLeaf | None:
-    """Return the leaf of a certificate; None if there is none yet, or its row is spoilt."""
+    """Return the leaf of a certificate; None if there is none yet, or its row is corrupt."""
     row = connection.execute(_BY_SERIAL, {"serial": serial.key}).first()
     if row is None:
         return None
@@ -65,13 +65,13 @@ def find_leaf(connection: Connection, serial: SerialNumber) -> LoggedLeaf | None
 def prove(
     make: Callable[[int, int, Fetch], list[bytes]], first: int, size: int, connection: Connection
 ) -> list[bytes] | None:
-    """Make a proof of the hashes in the tables; None if some are missing, or spoilt.
+    """Make a proof from the hashes in the tables; None if some are missing or corrupt.
 
     Args:
         make: `inclusion_proof` or `consistency_proof`.
-        first: a leaf's index, or the size of the older tree.
-        size: the tree's.
-        connection: any.
+        first: the index of a leaf, or the size of the older tree.
+        size: the size of the tree.
+        connection: any connection.
     """
     try:
         return make(first, size, _fetcher(connection))
@@ -80,9 +80,9 @@ def prove(
 
 
 def _fetcher(connection: Connection) -> Fetch:
-    """Return what reads nodes; it raises KeyError for one that the tables don't have.
+    """Return the function that reads a node; it raises KeyError if the node is missing.
 
-    A node at a level that is not kept is computed from the nodes or leaves below it: at most 128 of them.
+    A node at a level that is not stored is computed from the nodes or leaves below it, at most 128.
     """
 
     def fetch(level: int, number: int) -> bytes:

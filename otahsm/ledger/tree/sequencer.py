@@ -1,10 +1,10 @@
-"""Makes leaves of what was recorded and voided: the one way into the tree.
+"""The sequencer: appends entries to the tree as leaves.
 
-Who records or voids adds a row to `pending_leaves` in the same transaction, and nothing else: the tree costs
-those who wait for a certificate next to nothing. A sequencer takes such rows in the order of their ids, a
-bounded number at a time, and appends them. Replicas take turns by a lock of its own. Rows of transactions
-that are not committed yet are not seen, and come later: what is logged is certain, and what is certain gets
-logged. The order of the leaves says nothing of time.
+A transaction that writes an entry only adds a row to `pending_leaves`, so that the tree costs issuance next
+to nothing. The sequencer takes these rows in order of their ids, a bounded number at a time, and appends
+them. Replicas take turns, by a separate lock. Rows of uncommitted transactions are not visible, and are
+appended later: everything in the log is committed, and everything committed gets into the log. The order of
+leaves is not the order of time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from otahsm.ledger.schema import leaves, nodes, pending_leaves, tree
 from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.tlog import HASH_BYTES, CompactTree, Row, leaf_hash
 
-CHUNK: Final = 256  # leaves in one transaction
-STORED_LEVELS: Final = 8  # of the nodes, only those are kept whose level is a multiple of it
+CHUNK: Final = 256  # leaves per transaction
+STORED_LEVELS: Final = 8  # only nodes whose level is a multiple of it are stored
 
 _ENTRY: Final = ("kind", "intent_id")
 _LEAF: Final = ("leaf_index", "kind", "intent_id", "hash")
@@ -29,12 +29,12 @@ _NODE: Final = ("level", "number", "hash")
 
 
 class Step(NamedTuple):
-    """What one transaction of the sequencer did.
+    """The result of one transaction of the sequencer.
 
     Attributes:
-        taken: how many leaves it added.
-        more: whether there may be more to take: also if another replica is taking it at this moment.
-        problem: why nothing more can be taken, ever, until somebody looks; empty if all is well.
+        taken: the number of leaves that it appended.
+        more: whether there may be more; also true if another replica has the lock.
+        problem: why nothing can be appended until an operator acts; empty if there is no problem.
     """
 
     taken: int
@@ -43,14 +43,14 @@ class Step(NamedTuple):
 
 
 def note_entries(connection: Connection, kind: Kind, intent_ids: Iterable[int]) -> None:
-    """Have entries become leaves, in the transaction that writes them."""
+    """Queue entries as pending leaves, in the transaction that writes them."""
     rows = [(int(kind), intent_id) for intent_id in intent_ids]
     if rows:
         write_rows(connection, _insert_into(pending_leaves, _ENTRY, connection.dialect), _ENTRY, rows)
 
 
 def has_pending_leaves(connection: Connection) -> bool:
-    """Return whether there is something to take."""
+    """Return whether there are pending leaves."""
     return connection.execute(select(pending_leaves.c.id).limit(1)).first() is not None
 
 
@@ -58,22 +58,22 @@ def read_tree(connection: Connection) -> CompactTree:
     """Read the tree's state.
 
     Raises:
-        ValueError: somebody spoilt it.
+        ValueError: it is corrupt.
     """
     rows = connection.execute(select(tree)).all()
     if len(rows) != 1:
         raise ValueError(f"the tree has {len(rows)} states")
     ((size, peaks),) = rows
     if not isinstance(size, int) or not isinstance(peaks, bytes):
-        raise ValueError("the tree's state is of other types than its columns")  # noqa: TRY004 - a value
+        raise ValueError("the tree's state has values of wrong types")  # noqa: TRY004 - a value
     return CompactTree(size, tuple(peaks[at : at + HASH_BYTES] for at in range(0, len(peaks), HASH_BYTES)))
 
 
 def sequence(connection: Connection, limit: int = CHUNK) -> Step:
-    """Make leaves of at most `limit` entries, in a transaction.
+    """Append at most `limit` pending leaves, in a transaction.
 
-    Nothing here raises for what somebody may have done to the tables: the transaction may be shared with
-    others' writes, which must not fail with it.
+    It never raises because the tables were tampered with: the transaction may be shared with other writes,
+    which must not fail.
     """
     if not try_to_sequence(connection):
         return Step(0, more=True)
@@ -85,7 +85,7 @@ def sequence(connection: Connection, limit: int = CHUNK) -> Step:
         held = read_leaves(connection, entries)
         old = read_tree(connection)
     except (TypeError, ValueError) as error:
-        return Step(0, more=False, problem=f"somebody spoilt the tables: {error}")
+        return Step(0, more=False, problem=f"the tables are corrupt: {error}")
     problem = _problem(connection, old, entries, held)
     if problem:
         return Step(0, more=False, problem=problem)
@@ -98,22 +98,22 @@ def sequence(connection: Connection, limit: int = CHUNK) -> Step:
 def _problem(
     connection: Connection, old: CompactTree, entries: Sequence[Entry], held: Sequence[bytes | None]
 ) -> str:
-    """Say what somebody did to the tables, so that nothing may be appended; "" if nothing."""
+    """Return how the tables were tampered with, so that nothing may be appended; "" if they were not."""
     for (kind, intent_id), leaf in zip(entries, held, strict=True):
         if leaf is None:
             name = KINDS[Kind(kind)].name if kind in KINDS else f"entry of an unknown kind {kind}"
-            return f"the {name} of intent {intent_id} waits to be logged, and is not there"
+            return f"the {name} of intent {intent_id} is pending, but does not exist"
     if len(set(entries)) < len(entries):
-        return "something waits twice to be logged"
+        return "an entry is pending twice"
     logged = connection.execute(_LOGGED, {"ids": [intent_id for _, intent_id in entries]}).all()
     for index, kind, intent_id, _ in logged:
         if (kind, intent_id) in entries:
             name = KINDS[Kind(kind)].name
-            return f"the {name} of intent {intent_id} waits to be logged, and is leaf {index} already"
+            return f"the {name} of intent {intent_id} is pending, but is already leaf {index}"
     last = connection.execute(_LAST).scalar()
     leaf_count = 0 if last is None else last + 1
     if leaf_count != old.size:
-        return f"the tree has {old.size} leaves by its state, and {leaf_count} in the table"
+        return f"the tree has {old.size} leaves according to its state, but {leaf_count} in the table"
     return ""
 
 
@@ -144,6 +144,6 @@ def _insert_into(table: Table, names: tuple[str, ...], dialect: Dialect) -> Inse
 _TAKE: Final = delete(pending_leaves).where(Among(pending_leaves.c.id))
 _LOGGED: Final = select(leaves).where(Among(leaves.c.intent_id))
 _LAST: Final = select(func.max(leaves.c.leaf_index))
-# There should be none; what is in the way of a node was put there by nobody of ours.
+# There should be none, unless the table was tampered with.
 _FORGET: Final = delete(nodes).where(nodes.c.level == bindparam("at"), nodes.c.number >= bindparam("first"))
 _GROW: Final = update(tree).values(size=bindparam("size"), peaks=bindparam("peaks"))

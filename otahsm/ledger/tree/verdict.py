@@ -1,4 +1,4 @@
-"""What a verification of the ledger finds, as values."""
+"""The result of a verification of the ledger."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ MAX_FINDINGS: Final = 100
 
 
 class Finding(NamedTuple):
-    """Something that does not fit.
+    """An inconsistency.
 
     Attributes:
-        where: the table, and the row in it.
-        what: is wrong with it.
+        where: the table and the row.
+        what: what is wrong.
     """
 
     where: str
@@ -22,16 +22,16 @@ class Finding(NamedTuple):
 
 @dataclass
 class Verdict:
-    """What a verification found.
+    """The result of a verification.
 
     Attributes:
-        leaves: how many there are.
-        root: of the tree that they make, 32 octets; None if one is missing, so that they make none.
-        waiting: entries that will become leaves; nothing vouches for those yet.
-        checkpoints: how many there are.
-        signed_size: the number of leaves that the largest good checkpoint covers; None if there is none.
-        findings: what does not fit, at most MAX_FINDINGS.
-        count: how many findings there were in all.
+        leaves: the number of leaves.
+        root: the root hash of their tree, 32 octets; None if a leaf is missing.
+        waiting: the number of pending entries, which nothing protects yet.
+        checkpoints: the number of checkpoints.
+        signed_size: the number of leaves that the largest valid checkpoint covers; None if there is none.
+        findings: the inconsistencies, at most MAX_FINDINGS.
+        count: the total number of inconsistencies.
     """
 
     leaves: int = 0
@@ -44,11 +44,11 @@ class Verdict:
 
     @property
     def good(self) -> bool:
-        """Whether everything fits."""
+        """Whether no inconsistency was found."""
         return self.count == 0
 
     def find(self, where: str, what: str) -> None:
-        """Note something that does not fit."""
+        """Record an inconsistency."""
         self.count += 1
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(where, what))

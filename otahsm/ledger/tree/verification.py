@@ -1,11 +1,11 @@
-"""Computes the tree anew from the rows, and says what does not fit: which row was changed, removed or added.
+"""Verifies the ledger: recomputes the tree, and reports which rows were changed, removed or added.
 
-Every leaf is computed from its rows and compared with its hash; the hashes are put together and compared with
-the nodes, the state of the tree and every checkpoint; and every certificate and void must be a leaf, or wait
-to become one. Who changes a row must change its hash to hide that, then all nodes above it, and then the
-checkpoints; and those are signed, and the newest of them is elsewhere too.
+Every leaf is computed from its rows and compared with its hash. The tree of these hashes is compared with the
+nodes, the state of the tree and every checkpoint. Every entry must be a leaf or pending. To hide a changed
+row, one must change its hash, all nodes above it, and the checkpoints; but these are signed, and the newest
+is also kept elsewhere.
 
-Memory is bounded: rows are read in the order of the leaves, so many at a time.
+Memory is bounded: rows are read in order of the leaves, in chunks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from otahsm.pki import SerialNumber
 from otahsm.tlog import Checkpoint, CompactTree, VerifierKey, leaf_hash, open_checkpoint, parse_note
 from otahsm.tlog import Row as NodeRow
 
-_CHUNK: Final = 1024  # leaves, and no more than a database takes parameters
+_CHUNK: Final = 1024  # leaves; databases limit the number of parameters
 
 
 def verify(
@@ -38,9 +38,9 @@ def verify(
 
     Args:
         connection: from `snapshot`.
-        keys: the log's, to verify the signatures of its checkpoints with; none: they are not verified.
-        known: checkpoints that were kept elsewhere, verified by the caller.
-        progress: called with the number of leaves done, now and then.
+        keys: the log's verifier keys; if there are none, the signatures of checkpoints are not verified.
+        known: checkpoints that were kept elsewhere, already verified by the caller.
+        progress: called from time to time with the number of leaves done.
     """
     run = _Verification(connection, tuple(keys), sorted(known, key=lambda checkpoint: checkpoint.size))
     run.read_leaves(progress)
@@ -50,7 +50,7 @@ def verify(
 
 
 class _Verification:
-    """One pass over the leaves, and what is looked at after it."""
+    """One pass over the leaves, and the checks after it."""
 
     def __init__(
         self, connection: Connection, keys: tuple[VerifierKey, ...], known: Sequence[Checkpoint]
@@ -61,11 +61,11 @@ class _Verification:
         self._known = known
         self._tree: CompactTree | None = CompactTree()
         self._end = 0  # the index that the next leaf should have
-        self._vouched = 0  # the number of leaves whose root was compared, and was right
+        self._confirmed = 0  # the number of leaves with a root that matched a checkpoint
         self._root_is_wrong = False
 
     def read_leaves(self, progress: Callable[[int], None]) -> None:
-        """Go through the leaves, in order."""
+        """Check the leaves, in order."""
         self._compare_checkpoints(-1, 0)
         while rows := self._connection.execute(_NEXT, {"first": self._end}).all():
             self._check_rows(rows)
@@ -83,22 +83,21 @@ class _Verification:
             self.verdict.root = self._tree.root
 
     def _check_rows(self, rows: Sequence[Row[Any]]) -> None:
-        """Compare each leaf's hash with the rows that it is of."""
+        """Compare each leaf's hash with its rows."""
         entries = [Entry(row.kind, row.intent_id) for row in rows]
         for row, entry, leaf in zip(rows, entries, self._read(entries), strict=True):
             if leaf is None:
                 self.verdict.find(
                     f"leaf {row.leaf_index}",
-                    f"{self._name(entry)} is not there as it was logged: it was"
-                    " removed, or is of another kind now",
+                    f"{self._name(entry)} is missing: it was removed, or changed to another kind",
                 )
             elif leaf_hash(leaf) != row.hash:
                 self.verdict.find(
-                    f"leaf {row.leaf_index}", f"{self._name(entry)} is not what was logged: it was changed"
+                    f"leaf {row.leaf_index}", f"{self._name(entry)} differs from the log: it was changed"
                 )
 
     def _read(self, entries: Sequence[Entry]) -> list[bytes | None]:
-        """Read leaves; one whose rows hold values of other types than their columns is not there."""
+        """Read leaves; a leaf whose rows have values of wrong types is None."""
         try:
             return read_leaves(self._connection, entries)
         except (TypeError, ValueError):
@@ -107,7 +106,7 @@ class _Verification:
             return [leaf for entry in entries for leaf in self._read([entry])]
 
     def _extend(self, begin: int, hashes: list[bytes]) -> None:
-        """Append to the tree, stopping at each size of which there is a checkpoint."""
+        """Append to the tree, stopping at each size that has a checkpoint."""
         stops = [size for size in self._checkpoint_sizes(begin, self._end) if size < self._end]
         for first, end in zip([begin, *stops], [*stops, self._end], strict=True):
             if self._tree is not None:
@@ -121,7 +120,7 @@ class _Verification:
             self._compare_checkpoints(first, end)
 
     def _checkpoint_sizes(self, begin: int, end: int) -> list[int]:
-        """Return the sizes, in (begin, end], of which there are checkpoints here or elsewhere."""
+        """Return the sizes in (begin, end] that have a checkpoint, here or elsewhere."""
         stored = self._connection.execute(_SIZES, {"begin": begin, "end": end}).scalars()
         return sorted({*stored, *(item.size for item in self._known if begin < item.size <= end)})
 
@@ -140,7 +139,7 @@ class _Verification:
                     )
 
     def _compare_checkpoints(self, above: int, size: int) -> None:
-        """Check the checkpoints with sizes above one and up to another, at which the tree is now."""
+        """Check the checkpoints with sizes in (above, size]; `size` is the current size of the tree."""
         for row in self._connection.execute(_CHECKPOINTS, {"begin": above, "end": size}):
             self.verdict.checkpoints += 1
             self._compare(f"checkpoint {row.size}", self._open(row), row.size)
@@ -159,36 +158,34 @@ class _Verification:
             self.verdict.find(f"checkpoint {row.size}", error.message)
             return None
         if checkpoint.size != row.size:
-            self.verdict.find(f"checkpoint {row.size}", f"is of {checkpoint.size} leaves")
+            self.verdict.find(f"checkpoint {row.size}", f"its note is for {checkpoint.size} leaves")
             return None
         return checkpoint
 
     def _compare(self, name: str, checkpoint: Checkpoint | None, size: int) -> None:
         if checkpoint is None or self._tree is None:
-            return  # reported already
+            return  # already reported
         if checkpoint.root == self._tree.root:
-            self._vouched = size
+            self._confirmed = size
             self.verdict.signed_size = size
-        elif not self._root_is_wrong:  # all that follow are wrong too
+        elif not self._root_is_wrong:  # all later roots are wrong too
             self._root_is_wrong = True
-            since = _range(self._vouched, size)
-            self.verdict.find(
-                name, f"has another root than the leaves; something was changed of these: {since}"
-            )
+            since = _range(self._confirmed, size)
+            self.verdict.find(name, f"its root differs from that of the leaves; the change is in {since}")
 
     def check_end(self) -> None:
-        """Check what is said of the tree as a whole, and what goes beyond it."""
+        """Check the stored state of the tree, and that nothing extends beyond it."""
         try:
-            said: CompactTree | None = read_tree(self._connection)
+            stored: CompactTree | None = read_tree(self._connection)
         except ValueError as error:
-            self.verdict.find("tree", f"its state is spoilt: {error}")
-            said = None
-        if said is not None and said.size != self._end:
-            self.verdict.find("tree", f"its state has {said.size} leaves, the table {self._end}")
-        elif said is not None and self._tree is not None and said != self._tree:
-            self.verdict.find("tree", "its state is not that of its leaves")
+            self.verdict.find("tree", f"its state is corrupt: {error}")
+            stored = None
+        if stored is not None and stored.size != self._end:
+            self.verdict.find("tree", f"its state has {stored.size} leaves, the table {self._end}")
+        elif stored is not None and self._tree is not None and stored != self._tree:
+            self.verdict.find("tree", "its state does not match its leaves")
         for index in self._stream(_NEGATIVE):
-            self.verdict.find(f"leaf {index}", "is none of this tree: it was added")
+            self.verdict.find(f"leaf {index}", "is not part of the tree: it was added")
         for size in self._connection.execute(_BEYOND, {"end": self._end}).scalars():
             self.verdict.checkpoints += 1
             self.verdict.find(
@@ -198,15 +195,15 @@ class _Verification:
             if checkpoint.size > self._end:
                 self.verdict.find(
                     f"the checkpoint of {checkpoint.size} leaves from elsewhere",
-                    f"the ledger has only {self._end} leaves: it was replaced by an older copy, or cut off",
+                    f"the ledger has only {self._end} leaves: it was truncated, or replaced by an older copy",
                 )
         for level in self._connection.execute(_LEVELS).scalars().all():
             end = self._end >> level if level > 0 and level % STORED_LEVELS == 0 else 0
             for number in self._stream(_EXTRA_NODES.where(nodes.c.level == level, nodes.c.number >= end)):
-                self.verdict.find(f"node {number} of level {level}", "is none of this tree: it was added")
+                self.verdict.find(f"node {number} of level {level}", "is not part of the tree: it was added")
 
     def check_entries(self) -> None:
-        """Check that everything recorded is a leaf or waits to be one, and that what waits is there."""
+        """Check that every entry is a leaf or pending, and that pending entries exist."""
         for kind, entries in KINDS.items():
             found = entries.ids.subquery()
             logged = exists().where(leaves.c.kind == kind, leaves.c.intent_id == found.c.id)
@@ -214,7 +211,7 @@ class _Verification:
             for intent_id in self._stream(select(found.c.id).where(~logged, ~waits)):
                 self.verdict.find(
                     f"{'event' if kind is Kind.EVENT else 'intent'} {intent_id}",
-                    f"{self._name(Entry(kind, intent_id))} is no leaf: it was added, or its leaf removed",
+                    f"{self._name(Entry(kind, intent_id))} has no leaf: it was added, or its leaf removed",
                 )
         waiting = self._stream(select(pending_leaves.c.id).order_by(pending_leaves.c.id))
         while ids := list(islice(waiting, _CHUNK)):
@@ -226,16 +223,16 @@ class _Verification:
         for row, entry, leaf in zip(rows, entries, self._read(entries), strict=True):
             if leaf is None:
                 self.verdict.find(
-                    f"unlogged {row.id}", f"{self._name(entry)} is not there as it was recorded"
+                    f"unlogged {row.id}", f"{self._name(entry)} is missing, or differs from what was recorded"
                 )
             if row.leaf_index is not None:
                 self.verdict.find(
                     f"unlogged {row.id}",
-                    f"{self._name(entry)} is leaf {row.leaf_index} already: it was added",
+                    f"{self._name(entry)} is already leaf {row.leaf_index}: it was added",
                 )
 
     def _stream(self, query: Select[int]) -> Iterator[int]:
-        """Read numbers without holding them all."""
+        """Yield numbers without loading them all."""
         return iter(self._connection.execute(query.execution_options(yield_per=_CHUNK)).scalars())
 
     def _name(self, entry: Entry) -> str:
@@ -245,10 +242,10 @@ class _Verification:
         if entry.kind == Kind.EVENT:
             return f"the event {entry.intent_id}"
         if self.verdict.count >= MAX_FINDINGS:
-            return f"the {name} of intent {entry.intent_id}"  # nobody will read it
+            return f"the {name} of intent {entry.intent_id}"  # it won't be reported
         row = self._connection.execute(_INTENT, {"id": entry.intent_id}).first()
         if row is None:
-            return f"the {name} of intent {entry.intent_id}, which is not there,"
+            return f"the {name} of intent {entry.intent_id}, which does not exist,"
         serial = SerialNumber.from_key(row.serial).hex() if isinstance(row.serial, bytes) else "unknown"
         return f"the {name} of intent {entry.intent_id}, serial number {serial}, device {row.device_id!a},"
 

@@ -1,1 +1,1 @@
-"""What the writer's transactions do: intents, certificates, revocations, batches, quotas and events."""
+"""The writer, and its transactions: intents, certificates, revocations, batches, quotas and events."""

@@ -1,7 +1,7 @@
-"""Batches: so many certificates, by then. Intents reserve room in the transaction that writes them.
+"""Batches: orders for N certificates. Intents reserve room in the transaction that writes them.
 
 `taken` counts the intents of a batch that are not void. So no number of daemons, crashes or retries makes
-more certificates than were ordered, and what came to nothing gives its room back.
+more certificates than were ordered, and voided intents free their room.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from otahsm.ledger.write.journal import settle
 def create(
     connection: Connection, terms: BatchTerms, creator: str, now: int, make_event: EventFactory[Batch]
 ) -> Change[Batch]:
-    """Write a batch; return it, or the one of the same name that there is.
+    """Write a batch; return it, or an existing one with that name.
 
     Args:
         connection: in a transaction.
-        terms: what is ordered.
-        creator: who orders it.
+        terms: its terms.
+        creator: the client that creates it.
         now: microseconds since the Unix epoch.
-        make_event: makes the event, if it is new.
+        make_event: makes the audit event if the batch is new.
     """
     values = terms._asdict() | {"clients": json.dumps(terms.clients)}
     row = values | {"creator": creator, "created_at": now, "taken": 0}
@@ -49,16 +49,16 @@ def create(
         insert_into(batches, connection.dialect).values(row).on_conflict_do_nothing().returning(batches.c.id)
     ).first()
     batch = batch_page.find(connection, terms.name)
-    assert batch is not None  # noqa: S101 - it was written, or stood in the way
+    assert batch is not None  # noqa: S101 - it was written, or existed
     return Change(batch, None) if new is None else events.changed(connection, batch, make_event)
 
 
 def close(
     connection: Connection, name: str, now: int, make_event: EventFactory[BatchState]
 ) -> Change[BatchState | None]:
-    """Let nobody reserve room in a batch any more; the result is None if there is none.
+    """Close a batch, so that no more room is reserved in it; the result is None if it does not exist.
 
-    How many it has is what its row says, less those that are open: however large it is, it is not counted.
+    The number of its certificates comes from its row, minus open intents, so that no rows are counted.
     """
     which = (batches.c.name == name) & batches.c.closed_at.is_(None)
     closed = connection.execute(
@@ -71,38 +71,38 @@ def close(
 
 
 def reserve(
-    connection: Connection, batch: Sequence[Intent], answers: Sequence[JournalResult], now: int
+    connection: Connection, group: Sequence[Intent], answers: Sequence[JournalResult], now: int
 ) -> list[JournalResult]:
-    """Reserve room for intents that were just written; take back those for which there is none.
+    """Reserve room for intents that were just written; delete those for which there is none.
 
     Args:
         connection: in the transaction that wrote them.
-        batch: what was asked for.
-        answers: one for each.
+        group: the intents.
+        answers: the results so far, one for each intent.
         now: seconds since the Unix epoch.
     """
-    wanted = zip((intent.batch_id for intent in batch), answers, strict=True)
+    claims = zip((intent.batch_id for intent in group), answers, strict=True)
     return settle(
-        connection, wanted, lambda batch_id, count: _reserve(connection, batch_id, count, 1_000_000 * now)
+        connection, claims, lambda batch_id, count: _reserve(connection, batch_id, count, 1_000_000 * now)
     )
 
 
 def give_back(connection: Connection, batch_ids: Iterable[int | None]) -> None:
-    """Give back the room of intents that were voided; None: it was in no batch."""
+    """Free the room of voided intents, by their batch ids; None for an intent in no batch."""
     counts = Counter(batch_id for batch_id in batch_ids if batch_id is not None)
     for batch_id, count in sorted(counts.items()):
         connection.execute(_ADD, {"which": batch_id, "more": -count})
 
 
-def _reserve(connection: Connection, batch_id: int, wanted: int, now: int) -> tuple[int, BatchRefusal]:
-    """Reserve room for up to so many; return for how many there was, and why there is no more."""
+def _reserve(connection: Connection, batch_id: int, count: int, now: int) -> tuple[int, BatchRefusal]:
+    """Reserve room for up to `count` intents; return for how many there was room, and why not for more."""
     row = connection.execute(_LOCKED, {"which": batch_id}).one()
     batch = batch_of(row)
     if batch.closed_at is not None:
         return 0, BatchRefusal(full=False, message=f"the batch {batch.terms.name} is closed")
     if batch.terms.deadline is not None and now >= batch.terms.deadline:
         return 0, BatchRefusal(full=False, message=f"the deadline of the batch {batch.terms.name} has passed")
-    granted = min(wanted, batch.terms.device_count - batch.taken)
+    granted = min(count, batch.terms.device_count - batch.taken)
     if granted:
         connection.execute(_ADD, {"which": batch_id, "more": granted})
     return granted, BatchRefusal(

@@ -1,4 +1,4 @@
-"""Clients that an operator has cut off. Who did so, and who let them in again, is an event."""
+"""Denying clients and allowing them again. Both write an audit event."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from otahsm.ledger.write import events
 
 
 def deny(connection: Connection, denied: Denied, make_event: EventFactory[Denied]) -> Change[Denied]:
-    """Cut a client off, in a transaction; the result is how it is, also if it was before."""
+    """Deny a client, in a transaction; the result is the denial, or the existing one."""
     row = {
         "subject": denied.subject,
         "reason": denied.reason,
@@ -28,7 +28,7 @@ def deny(connection: Connection, denied: Denied, make_event: EventFactory[Denied
 
 
 def allow(connection: Connection, subject: str, make_event: EventFactory[Denied]) -> Change[Denied | None]:
-    """Let a client in again, in a transaction; the result is how it was; None if it was not cut off."""
+    """Allow a client again, in a transaction; the result is the former denial, None if there was none."""
     gone = delete(denied_clients).where(denied_clients.c.subject == subject).returning(denied_clients)
     row = connection.execute(gone).first()
     if row is None:

@@ -1,4 +1,4 @@
-"""Events: what happened, other than to certificates. Each becomes a leaf of the tree, like a certificate."""
+"""Audit events. Each becomes a leaf of the tree, like a certificate."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def write(connection: Connection, written: Sequence[AuditEvent]) -> None:
 
 
 def write_new(connection: Connection, written: Sequence[AuditEvent]) -> None:
-    """Write those events that are not there yet, in a transaction.
+    """Write the events that don't exist yet, in a transaction.
 
-    An event is what it says, to the microsecond: whoever can't know whether it was written, because it was
-    killed or the answer was lost, writes it again.
+    Events are equal if all their attributes are, including the time in microseconds. So a writer that doesn't
+    know whether an event was written, after a crash or a lost answer, can write it again.
     """
     write(connection, [event for event in dict.fromkeys(written) if not _is_there(connection, event)])
 
@@ -42,7 +42,7 @@ def _is_there(connection: Connection, event: AuditEvent) -> bool:
 
 
 def changed(connection: Connection, result: _Result, make_event: EventFactory[_Result]) -> Change[_Result]:
-    """Write the event that tells of a change, in the transaction that made it."""
+    """Write the audit event of a change, in its transaction."""
     event = make_event(result)
     write(connection, [event])
     return Change(result, event)

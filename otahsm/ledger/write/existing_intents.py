@@ -1,4 +1,4 @@
-"""What stands against an intent: the same device, the same key or the same request id (I3)."""
+"""Conflicts of new intents with existing ones: the same device, the same key or the same request id (I3)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ NEVER: Final = Renewal(same_key_seconds=0, new_key_seconds=0)
 
 
 class Fresh(NamedTuple):
-    """Nothing stands against an intent; the id of the one whose certificate it supersedes, if any."""
+    """The intent has no conflict. `supersedes` is the id of the intent that it supersedes, if any."""
 
     supersedes: int | None
 
 
 class ExistingIntents:
-    """The intents that share a device id, a key or a request id with a batch, and how they answer.
+    """The existing intents that share a device id, a key or a request id with new ones.
 
     Args:
         connection: in a transaction.
-        batch: what is asked for.
-        renewals: by profile, when a device's certificate may be superseded.
-        now: for that, in seconds; None: when each was intended.
+        group: the new intents.
+        renewals: when a device's certificate may be superseded, by profile.
+        now: the time for renewals, in seconds since the Unix epoch; None for each intent's own.
     """
 
     def __init__(
         self,
         connection: Connection,
-        batch: Sequence[Intent],
+        group: Sequence[Intent],
         renewals: Mapping[str, Renewal],
         now: int | None,
     ) -> None:
@@ -63,13 +63,13 @@ class ExistingIntents:
             .select_from(intents.outerjoin(certificates).outerjoin(revocations))
             .where(intents.c.void_reason.is_(None))
         )
-        # A look-up for each index: SQLite scans the whole table for one with OR, and for an empty list.
+        # One look-up per index: SQLite scans the whole table for OR, and for an empty list.
         lookups = [
-            known.where(live, intents.c.device_id.in_([intent.device_id for intent in batch])),
-            known.where(intents.c.spki_sha256.in_([intent.spki_sha256 for intent in batch])),
+            known.where(live, intents.c.device_id.in_([intent.device_id for intent in group])),
+            known.where(intents.c.spki_sha256.in_([intent.spki_sha256 for intent in group])),
         ]
-        if names := {intent.request_id for intent in batch} - {""}:
-            # Said as the index says it: otherwise it is not used.
+        if names := {intent.request_id for intent in group} - {""}:
+            # Exactly the condition of the index; otherwise it is not used.
             lookups.append(
                 known.where(
                     live, intents.c.request_id.in_(names), intents.c.request_id != literal_column("''")
@@ -80,7 +80,7 @@ class ExistingIntents:
             self._remember(row)
 
     def _remember(self, row: Row[Any] | _Reserved) -> None:
-        # Of several under one key, one that says that it is compromised is what counts.
+        # Of several with the same key, a revocation for key compromise takes precedence.
         known = self._by_key.get(row.spki_sha256)
         if known is None or not _is_compromised(known):
             self._by_key[row.spki_sha256] = row
@@ -91,7 +91,7 @@ class ExistingIntents:
         self._by_device[row.device_id, row.profile] = row
 
     def answer(self, intent: Intent) -> JournalResult | Fresh:
-        """Say what stands against an intent; if nothing does, what it supersedes."""
+        """Return the result for an intent, or `Fresh` if it has no conflict."""
         device = self._by_device.get((intent.device_id, intent.profile))
         if refusal := self._refusal(intent, device):
             return refusal
@@ -118,7 +118,7 @@ class ExistingIntents:
         )
 
     def _refusal(self, intent: Intent, device: Any) -> Barred | Conflict | None:
-        """Say what no window and no other key would change; None if there is nothing."""
+        """Return a conflict that no renewal window resolves; None if there is none."""
         key = self._by_key.get(intent.spki_sha256)
         request = self._by_request.get(intent.request_id)
         if barred := _barred(device, key):
@@ -135,21 +135,21 @@ class ExistingIntents:
         return None
 
     def _may_supersede(self, device: Row[Any], intent: Intent, *, same_key: bool) -> bool:
-        """Return whether a certificate is so near to its end that a new one may take its place."""
+        """Return whether a certificate is within its renewal window, so that it may be superseded."""
         renewal = self._renewals.get(intent.profile, NEVER)
         window = renewal.same_key_seconds if same_key else renewal.new_key_seconds
         now = intent.intended_at // 1_000_000 if self._now is None else self._now
         left = device.not_after - now
-        # Where the CA ends soon, a new certificate would end no later, and be as near to its end.
+        # If the CA expires soon, a new certificate would not expire later, and so be in its window too.
         return window > 0 and left <= window and intent.not_after > device.not_after
 
     def reserve(self, intent: Intent) -> None:
-        """Let the rest of the batch see this intent."""
+        """Make this intent visible to the rest of the group."""
         self._remember(_Reserved(intent))
 
 
 class _Reserved:
-    """An intent of this very batch, in the shape of a row."""
+    """An intent of the same group, with the attributes of a row."""
 
     der: None = None
     superseded_at: None = None

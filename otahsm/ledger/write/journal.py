@@ -1,4 +1,4 @@
-"""Step 3 of the cycle: what stands against an intent, and if nothing does, writing it (I2, I3)."""
+"""Step 3 of the cycle: writing intents that have no conflict with existing ones (I2, I3)."""
 
 from __future__ import annotations
 
@@ -29,62 +29,62 @@ from otahsm.pki import Reason
 
 _COLUMNS: Final = ("id", "place", *Intent._fields)
 _COMPROMISED: Final[ColumnElement[str]] = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")
-_ATTEMPTS: Final = 10  # replicas that ask for the same devices at once: each look shows what others wrote
+_ATTEMPTS: Final = 10  # if replicas write the same devices at once: each attempt sees what others wrote
 
 
 def write_intents(
     connection: Connection,
     slot: int,
     ids: Sequence[int],
-    batch: Sequence[Intent],
+    group: Sequence[Intent],
     renewals: Mapping[str, Renewal],
     now: int | None = None,
 ) -> list[JournalResult]:
-    """Write the intents that nothing stands against; answer each one, in order.
+    """Write the intents that have no conflict; return a result for each, in order.
 
-    Mostly nothing stands against any of them, and one statement finds that out while it writes them. If
-    something does, what went in is taken back, and each one is looked at.
+    Usually there are no conflicts, and a single statement checks this while it writes them all. If there are,
+    the written intents are deleted, and each one is checked.
 
     Args:
         connection: in a transaction.
-        slot: the replica's (see `replicas`).
-        ids: one for each intent; none was ever used before.
-        batch: at least one.
-        renewals: by profile, when a device's certificate may be superseded.
-        now: for that, in seconds; None: when each was intended.
+        slot: the slot of the replica (see `replicas`).
+        ids: a new id for each intent.
+        group: at least one intent.
+        renewals: when a device's certificate may be superseded, by profile.
+        now: the time for renewals, in seconds since the Unix epoch; None for each intent's own.
 
     Raises:
         LedgerUnavailableError: other replicas were always faster.
     """
-    # A statement may not see what it writes itself: a key that comes twice, for two devices, is looked at.
-    if len({intent.spki_sha256 for intent in batch}) == len(batch):
-        if _claim(connection, slot, ids, batch) == len(batch):
+    # A statement may not see its own writes, so a key that occurs twice, for two devices, must be checked.
+    if len({intent.spki_sha256 for intent in group}) == len(group):
+        if _claim(connection, slot, ids, group) == len(group):
             return [Accepted(intent_id) for intent_id in ids]
         take_back(connection, ids)
     for _ in range(_ATTEMPTS):
-        answers, fresh, superseded = _look(ids, ExistingIntents(connection, batch, renewals, now), batch)
+        answers, fresh, superseded = _look(ids, ExistingIntents(connection, group, renewals, now), group)
         if not fresh:
             return answers
-        if _supersede(connection, superseded, batch[0].intended_at) and (
+        if _supersede(connection, superseded, group[0].intended_at) and (
             _claim(connection, slot, ids[: len(fresh)], fresh) == len(fresh)
         ):
             return answers
         take_back(connection, ids)
-    raise LedgerUnavailableError("other replicas ask for the same devices, and were always faster")
+    raise LedgerUnavailableError("other replicas are issuing for the same devices, and were always faster")
 
 
 def _look(
-    ids: Sequence[int], taken: ExistingIntents, batch: Sequence[Intent]
+    ids: Sequence[int], taken: ExistingIntents, group: Sequence[Intent]
 ) -> tuple[list[JournalResult], list[Intent], dict[int, int]]:
-    """Answer each intent of a batch by what is live.
+    """Check each intent of a group for conflicts.
 
     Returns:
-        The answers; the intents that nothing stands against; and what those supersede: new ids by old ones.
+        The results; the intents without conflicts; and the ids of those by the ids that they supersede.
     """
     answers: list[JournalResult] = []
     fresh: list[Intent] = []
     superseded: dict[int, int] = {}
-    for intent in batch:
+    for intent in group:
         answer = taken.answer(intent)
         if not isinstance(answer, JournalResult):
             new_id = ids[len(fresh)]
@@ -98,50 +98,50 @@ def _look(
 
 
 def _supersede(connection: Connection, superseded: Mapping[int, int], now: int) -> bool:
-    """Let certificates make way for new ones; tell whether all of them were still live."""
+    """Mark certificates as superseded; return whether all of them were still live."""
     if not superseded:
         return True
     pairs = [{"old": old, "new": new, "now": now} for old, new in sorted(superseded.items())]
     return all(connection.execute(_SUPERSEDE, pair).rowcount for pair in pairs)
 
 
-def _claim(connection: Connection, slot: int, ids: Sequence[int], batch: Sequence[Intent]) -> int:
-    """Write intents, but not what something stands against; say how many were written."""
-    # In one order, whoever writes: so replicas that write the same devices seldom wait for each other.
-    numbered = sorted(zip(ids, batch, strict=True), key=lambda item: item[1].device_id)
+def _claim(connection: Connection, slot: int, ids: Sequence[int], group: Sequence[Intent]) -> int:
+    """Write the intents that have no conflict; return the number written."""
+    # In a fixed order, so that replicas that write the same devices rarely block each other.
+    numbered = sorted(zip(ids, group, strict=True), key=lambda item: item[1].device_id)
     rows = [(intent_id, slot, intent.serial.key, *intent[1:]) for intent_id, intent in numbered]
     return write_rows(connection, _claim_statement(connection.dialect), _COLUMNS, rows)
 
 
 def take_back(connection: Connection, ids: Sequence[int]) -> None:
-    """Take back intents that this transaction has written."""
+    """Delete intents that this transaction has written."""
     connection.execute(_TAKE_BACK, {"ids": ids})
     restore_superseded(connection, ids)
 
 
 def settle(
     connection: Connection,
-    wanted: Iterable[tuple[int | None, JournalResult]],
+    claims: Iterable[tuple[int | None, JournalResult]],
     grant: Callable[[int, int], tuple[int, JournalResult]],
 ) -> list[JournalResult]:
-    """Have intents that were just written share what there is of something; take back those with no share.
+    """Charge intents that were just written to limited resources; delete those that exceed a limit.
 
     Args:
         connection: in the transaction that wrote them.
-        wanted: for each intent the id of what it wants a share of, None for nothing; and its answer so far.
-        grant: called with an id and how many want a share; returns how many get one, and what the others
-            are answered.
+        claims: for each intent the id of the resource, None for none, and its result so far.
+        grant: called with an id and the number of claims; returns the number granted, and the result of the
+            others.
     """
     answers = []
     positions: dict[int, list[int]] = {}
-    for position, (which, answer) in enumerate(wanted):
+    for position, (which, answer) in enumerate(claims):
         answers.append(answer)
         if which is not None and isinstance(answer, Accepted):
             positions.setdefault(which, []).append(position)
     denied = []
-    for which, wanting in sorted(positions.items()):  # in one order, whoever takes: none waits in a circle
-        granted, refusal = grant(which, len(wanting))
-        for position in wanting[granted:]:
+    for which, claiming in sorted(positions.items()):  # in a fixed order, to avoid deadlocks
+        granted, refusal = grant(which, len(claiming))
+        for position in claiming[granted:]:
             denied.append(answers[position])
             answers[position] = refusal
     if denied:
@@ -150,12 +150,12 @@ def settle(
 
 
 def restore_superseded(connection: Connection, ids: Sequence[int]) -> None:
-    """Make live again what intents superseded that come to nothing.
+    """Make the intents live again that were superseded by the given ones, which failed.
 
-    One whose request id another device took meanwhile stays superseded: its device may ask again.
+    One whose request id another device uses by now stays superseded; its device can be requested again.
     """
     superseded = connection.execute(_SUPERSEDED, {"ids": ids}).scalars().all()
-    for old in superseded:  # one by one: a request id may have been that of several
+    for old in superseded:  # one by one: several may have the same request id
         connection.execute(_RESTORE, {"old": old})
 
 
@@ -185,13 +185,12 @@ _SUPERSEDE: Final = (
 )
 
 
-def no_rival_of(asked: FromClause) -> ColumnElement[bool]:
-    """Say that no certificate keeps the key of a row of intents from being certified; superseded ones count.
+def no_rival_of(row: FromClause) -> ColumnElement[bool]:
+    """The condition that no other certificate, not even a superseded one, blocks the key of an intent.
 
-    That is a certificate of another device, or one that was revoked because the key is compromised. The
-    unique indexes refuse a device or a request that is taken; what holds for a key under all profiles no
-    index says. A count is looked up for each row, however the tables look; with an anti-join, PostgreSQL's
-    planner would often read all of them.
+    A key is blocked by a certificate of another device, or by one that was revoked for key compromise. The
+    unique indexes cover devices and request ids, but not keys across all profiles. A count is looked up for
+    each row: for an anti-join, PostgreSQL's planner would often scan the tables.
     """
     rival = intents.alias("rival")
     compromised = (
@@ -203,11 +202,11 @@ def no_rival_of(asked: FromClause) -> ColumnElement[bool]:
         select(func.count())
         .select_from(rival)
         .where(
-            rival.c.spki_sha256 == asked.c.spki_sha256,
-            (rival.c.device_id != asked.c.device_id) | compromised.exists(),
+            rival.c.spki_sha256 == row.c.spki_sha256,
+            (rival.c.device_id != row.c.device_id) | compromised.exists(),
             rival.c.void_reason.is_(None),
         )
-        .correlate(asked)
+        .correlate(row)
         .scalar_subquery()
     )
     return rivals == literal_column("0")

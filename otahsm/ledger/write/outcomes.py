@@ -1,6 +1,6 @@
-"""Step 5 of the cycle, and the other end of an intent: it gets a certificate (I1), or it is voided (I2).
+"""Closing an intent: it gets a certificate in step 5 of the cycle (I1), or it is voided (I2).
 
-Both close it, and only one of them can happen: see `otahsm.ledger.db.dialects.begin`.
+Only one of them can happen: see `otahsm.ledger.db.dialects.begin`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def write_certificates(connection: Connection, issued: Mapping[int, bytes], now:
     """Write certificates, DER by intent id, recorded at `now` in microseconds.
 
     Raises:
-        LedgerUnavailableError: one of the intents is open no more; the transaction must be rolled back.
+        LedgerUnavailableError: an intent is no longer open; the transaction must be rolled back.
     """
     rows = [(intent_id, der, now) for intent_id, der in issued.items()]
     written = write_rows(connection, _record_statement(connection.dialect), _CERTIFICATE, rows)
     if written < len(rows):
         raise LedgerUnavailableError(
-            f"{len(rows) - written} of {len(rows)} intents were voided by another replica meanwhile"
+            f"{len(rows) - written} of {len(rows)} intents were voided by another replica"
         )
     note_entries(connection, Kind.CERTIFICATE, issued)
 
@@ -45,9 +45,9 @@ def write_certificates(connection: Connection, issued: Mapping[int, bytes], now:
 def _record_statement(dialect: Dialect) -> Insert:
     """Return the statement that writes certificates.
 
-    Where there is one writer, nobody can have closed an intent that it holds. Among replicas somebody can:
-    the slot of a replica that lost its connection is cleared by the others. And two of them can have
-    written intents for one key and two devices, neither seeing the other's; then the later one ends here.
+    A single writer's open intents can't be closed by anyone else. Those of a replica can: if it loses its
+    connection, others clear its slot. Also, two replicas can have written intents for one key and two devices
+    without seeing each other's; then the later one fails here.
     """
     given = columns_given(certificates, _CERTIFICATE, dialect)
     certified = select(given)
@@ -59,9 +59,9 @@ def _record_statement(dialect: Dialect) -> Insert:
 
 
 def void_intents(connection: Connection, intent_ids: Sequence[int], reason: str, now: int) -> int:
-    """Void those of the intents named that are open; return how many were.
+    """Void those of the given intents that are open; return their number.
 
-    An intent that has a certificate after all is left alone: what was recorded is never taken back.
+    An intent that has a certificate is not changed: recorded certificates are never voided.
     """
     return void_where(connection, intents.c.id.in_(intent_ids), reason, now)
 
@@ -69,9 +69,9 @@ def void_intents(connection: Connection, intent_ids: Sequence[int], reason: str,
 def reset(
     connection: Connection, device_id: str, profile: str, now: int, make_event: EventFactory[SerialNumber]
 ) -> Change[SerialNumber | None]:
-    """Let a device have a new certificate, for any key of its own: what it has counts as superseded.
+    """Allow a device a certificate for another key, by marking its current one as superseded.
 
-    The result is the serial number of the certificate that it has; None if it has none.
+    The result is the serial number of its current certificate; None if it has none.
     """
     which = live & (intents.c.device_id == device_id) & (intents.c.profile == profile)
     certified = exists().where(certificates.c.intent_id == intents.c.id)
@@ -87,14 +87,14 @@ def reset(
 
 
 def issuer_of(connection: Connection) -> bytes | None:
-    """Return the key identifier of the CA whose certificates or CRLs this ledger has; None if it has none."""
+    """Return the key identifier of a CA that has certificates or CRLs in this ledger; None if it is empty."""
     issued = select(intents.c.issuer_key_id).limit(1).scalar_subquery()
     numbered = select(crl_numbers.c.issuer_key_id).limit(1).scalar_subquery()
     return connection.execute(select(func.coalesce(issued, numbered))).scalar()
 
 
 def void_where(connection: Connection, which: ColumnElement[bool], reason: str, now: int) -> int:
-    """Void the open intents of which a condition holds; return how many they were."""
+    """Void the open intents that match a condition; return their number."""
     values = {"void_reason": reason, "voided_at": now}
     voiding = update(intents).where(is_open & which).values(values)
     given = (intents.c.id, intents.c.batch_id, intents.c.quota_id, intents.c.intended_at)

@@ -1,7 +1,7 @@
-"""Quotas across all daemons on the ledger: what clients have had, counted where intents are written.
+"""Quotas across all daemons on the ledger: the usage of clients is counted when intents are written.
 
-What is over a quota is taken back in the same transaction, so no number of daemons or calls at once makes
-more than it allows. What came to nothing is given back.
+Intents over a quota are deleted in the same transaction, so that no number of daemons or concurrent calls can
+exceed it. Voided intents are refunded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from otahsm.ledger.write.journal import settle
 
 
 def ids_of(connection: Connection, clients: Sequence[str]) -> list[int]:
-    """Return the ids of clients' quotas, in order; make those that there are not."""
+    """Return the quota ids of clients, in order; create missing ones."""
     for client in sorted(clients):
         row = {"client": client} | Use()._asdict()
         connection.execute(insert_into(quotas, connection.dialect).values(row).on_conflict_do_nothing())
@@ -31,18 +31,18 @@ def ids_of(connection: Connection, clients: Sequence[str]) -> list[int]:
 
 def hold(
     connection: Connection,
-    batch: Sequence[Intent],
+    group: Sequence[Intent],
     answers: Sequence[JournalResult],
     limits: Mapping[int, Quotas],
     now: int,
 ) -> list[JournalResult]:
-    """Count intents that were just written; take back those that are over a quota.
+    """Count intents that were just written; delete those that are over a quota.
 
     Args:
         connection: in the transaction that wrote them.
-        batch: what was asked for.
-        answers: one for each.
-        limits: for each quota, what is allowed.
+        group: the intents.
+        answers: the results so far, one for each intent.
+        limits: the limits of each quota.
         now: microseconds since the Unix epoch.
     """
 
@@ -53,28 +53,28 @@ def hold(
         why, retry_after = come_back(share.why, share.again_at, now)
         return share.granted, OverQuota(f"{client} has used its {why}", retry_after)
 
-    return settle(connection, zip((intent.quota_id for intent in batch), answers, strict=True), grant)
+    return settle(connection, zip((intent.quota_id for intent in group), answers, strict=True), grant)
 
 
 def give_back_denied(
     connection: Connection,
-    batch: Sequence[Intent],
+    group: Sequence[Intent],
     before: Sequence[JournalResult],
     after: Sequence[JournalResult],
 ) -> None:
-    """Give back what was counted for intents that were then denied for another reason."""
+    """Refund intents that were counted, and then refused for another reason."""
     give_back(
         connection,
         (
             (intent.quota_id, intent.intended_at)
-            for intent, held, answer in zip(batch, before, after, strict=True)
+            for intent, held, answer in zip(group, before, after, strict=True)
             if isinstance(held, Accepted) and not isinstance(answer, Accepted)
         ),
     )
 
 
 def give_back(connection: Connection, uses: Iterable[tuple[int | None, int]]) -> None:
-    """Give back what came to nothing: for each intent its quota, None for none, and when it was intended."""
+    """Refund intents: for each its quota, None for none, and when it was intended."""
     counts = Counter((quota_id, day_of(at)) for quota_id, at in uses if quota_id is not None)
     for (quota_id, day), count in sorted(counts.items()):
         _, use = _locked(connection, quota_id)

@@ -1,6 +1,6 @@
-"""Revocations and CRLs, as SQL. What is written here is written in the transactions of `Ledger`.
+"""Writing revocations and CRLs, in the transactions of `Ledger`.
 
-Nothing takes a revocation back: there is no statement that changes or removes one.
+Revocation is permanent: no statement changes or removes one.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.sequencer import note_entries
 from otahsm.pki import SerialNumber, crl_url_in
 
-_ROWS: Final = 500  # in one statement: databases allow so many parameters
+_ROWS: Final = 500  # per statement: databases limit the number of parameters
 
 
 def revoke(
     connection: Connection, targets: Sequence[RevocationRequest], client: str, now: int
 ) -> list[RevocationAnswer]:
-    """Revoke what is not revoked yet; answer each target, in order, with what is revoked now.
+    """Revoke certificates; return the revoked certificates of each target, in order.
 
-    An empty answer: there is no such certificate. `InProgress`: one is only being issued, and will not be
-    revoked unless this is asked again; what is issued already is.
+    An empty list means that there is no such certificate. `InProgress` means that one is still being issued
+    and was not revoked; certificates that were already issued are revoked.
 
     Args:
         connection: in a transaction.
         targets: at least one.
-        client: who asks.
+        client: the client that requests it.
         now: microseconds since the Unix epoch.
     """
     chosen = _choose(_look_up(connection, targets), targets)
@@ -51,12 +51,12 @@ def revoke(
     if not reasons:
         return [_answer(rows, set()) for rows in chosen]
     new = _insert(connection, reasons, client, now)
-    # Again: another replica may have been faster with some, and then its reason stands.
+    # Read again: another replica may have revoked some first, and then its reason counts.
     return [_answer(rows, new) for rows in _choose(_look_up(connection, targets), targets)]
 
 
 def _look_up(connection: Connection, targets: Sequence[RevocationRequest]) -> Sequence[Row[Any]]:
-    """Find the intents, of those that are not void, that the targets may mean."""
+    """Return the intents that targets may refer to, except voided ones."""
     query = (
         select(
             intents.c.id,
@@ -74,7 +74,7 @@ def _look_up(connection: Connection, targets: Sequence[RevocationRequest]) -> Se
     keys = [target.serial.key for target in targets if target.serial]
     devices = [target.device_id for target in targets if target.serial is None]
     found: dict[int, Row[Any]] = {}
-    # An index each: what a device has, and what it had.
+    # One index each: a device's current certificates, and its superseded ones.
     for which, values in (
         (intents.c.serial.in_(keys), keys),
         (intents.c.device_id.in_(devices) & live, devices),
@@ -86,7 +86,7 @@ def _look_up(connection: Connection, targets: Sequence[RevocationRequest]) -> Se
 
 
 def _choose(rows: Sequence[Row[Any]], targets: Sequence[RevocationRequest]) -> list[list[Row[Any]]]:
-    """Divide what was found among the targets."""
+    """Assign the found intents to the targets."""
     by_serial: dict[bytes, list[Row[Any]]] = {}
     by_device: dict[str, list[Row[Any]]] = {}
     for row in rows:
@@ -103,7 +103,7 @@ def _choose(rows: Sequence[Row[Any]], targets: Sequence[RevocationRequest]) -> l
 
 
 def _answer(rows: Sequence[Row[Any]], new: set[int]) -> RevocationAnswer:
-    """Say what became of a target; whoever named a certificate first revoked it."""
+    """Return the answer for a target. If several name a certificate, the first one revoked it."""
     if not all(row.recorded for row in rows):
         return InProgress()
     answer = [
@@ -122,12 +122,12 @@ def _answer(rows: Sequence[Row[Any]], new: set[int]) -> RevocationAnswer:
 
 
 def _insert(connection: Connection, reasons: Mapping[int, str], client: str, now: int) -> set[int]:
-    """Write revocations, by intent id; return the ids of those that nobody had written before."""
-    wanted = select(certificates.c.intent_id, certificates.c.der)
+    """Write revocations, by intent id; return the ids of the new ones."""
+    query = select(certificates.c.intent_id, certificates.c.der)
     written: set[int] = set()
-    ids = sorted(reasons)  # in one order, whoever writes: replicas seldom wait for each other
+    ids = sorted(reasons)  # in a fixed order, so that replicas rarely block each other
     for part in (ids[at : at + _ROWS] for at in range(0, len(ids), _ROWS)):
-        ders = connection.execute(wanted.where(certificates.c.intent_id.in_(part)))
+        ders = connection.execute(query.where(certificates.c.intent_id.in_(part)))
         rows = [
             {
                 "intent_id": intent_id,
@@ -150,17 +150,17 @@ def _url_in(der: bytes) -> str | None:
     try:
         return crl_url_in(der)
     except ValueError:
-        return None  # revoked all the same, in the complete CRL
+        return None  # it is in the complete CRL anyway
 
 
 def note_urls(connection: Connection, issuer_key_id: bytes, urls: Sequence[str], *, complete: bool) -> None:
-    """Remember that certificates may state these URLs; what was once said of one of them stays.
+    """Record CRL URLs that certificates may contain; known URLs are not changed.
 
     Args:
         connection: in a transaction.
-        issuer_key_id: the CA's.
+        issuer_key_id: the key identifier of the CA.
         urls: at least one.
-        complete: whether the complete CRL is there, or each has a shard's.
+        complete: whether they are URLs of the complete CRL, otherwise of shards.
     """
     rows = [{"issuer_key_id": issuer_key_id, "url": url, "complete": complete} for url in urls]
     connection.execute(_insert_new(connection, crl_urls), rows)
@@ -169,17 +169,17 @@ def note_urls(connection: Connection, issuer_key_id: bytes, urls: Sequence[str],
 def take_number(
     connection: Connection, issuer_key_id: bytes, above: int, earliest: int, now: int
 ) -> CrlNumber:
-    """Take a number for CRLs that are about to be made, and decide what thisUpdate they state.
+    """Take a number for CRLs that are about to be made, and choose their thisUpdate.
 
-    A number is higher than any before. The time does not go back either, unless it would lie in the future
-    for the clock of now: verifiers refuse a CRL that is not valid yet, and with it every device.
+    The number is higher than all before. thisUpdate doesn't go back either, unless it would be in the future
+    by the current clock: verifiers refuse a CRL that is not valid yet, and with it every device.
 
     Args:
         connection: in a transaction; others that take a number wait until it ends.
-        issuer_key_id: the CA's.
-        above: a number that was used, whatever the ledger knows.
-        earliest: the time that is stated is not before this, in seconds since the Unix epoch.
-        now: nor is it after this.
+        issuer_key_id: the key identifier of the CA.
+        above: a number that was used, even if the ledger doesn't know it.
+        earliest: the lower bound of thisUpdate, in seconds since the Unix epoch.
+        now: its upper bound.
     """
     first = {"issuer_key_id": issuer_key_id, "number": 0, "this_update": 0}
     connection.execute(_insert_new(connection, crl_numbers), first)
@@ -197,7 +197,7 @@ def take_number(
 
 
 def write_crls(connection: Connection, issuer_key_id: bytes, made: Sequence[StoredCrl]) -> None:
-    """Write CRLs of a CA, each in the place of an older one of its scope; never over a newer one."""
+    """Write CRLs of a CA, each replacing an older one of its scope, but never a newer one."""
     insert = insert_into(crls, connection.dialect)
     put = insert.values(
         {name: bindparam(name) for name in ("issuer_key_id", "url", *CrlRow._fields, "der")}
@@ -211,5 +211,5 @@ def write_crls(connection: Connection, issuer_key_id: bytes, made: Sequence[Stor
 
 
 def _insert_new(connection: Connection, table: Table) -> Any:
-    """Begin a statement that writes rows, but leaves those alone that are there."""
+    """Return an INSERT that ignores rows that exist."""
     return insert_into(table, connection.dialect).on_conflict_do_nothing()

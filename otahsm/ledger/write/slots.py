@@ -1,6 +1,6 @@
-"""The slots of replicas: who holds one, and from which id on its intents may be open.
+"""The slots of replicas, and the ids from which on their intents may be open.
 
-Only PostgreSQL has more than one; see `otahsm.ledger.db.postgres`.
+Only PostgreSQL has more than one slot; see `otahsm.ledger.db.postgres`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,17 @@ from otahsm.ledger.schema import intents, replicas
 from otahsm.ledger.write.outcomes import is_open, void_where
 
 _LEFT: Final = "the daemon stopped before the certificate was recorded"
-_FAR: Final = 1_000  # ids: so many are soon looked at
+_FAR: Final = 1_000  # ids; fewer are quickly scanned
 
 
 def enter(connection: Connection, slot: int) -> None:
-    """Make the row of a slot, if nobody ever held it."""
+    """Create the row of a slot, if it doesn't exist."""
     insert_slot = insert_into(replicas, connection.dialect).values(place=slot, closed_below=0)
     connection.execute(insert_slot.on_conflict_do_nothing())
 
 
 def anything_left(connection: Connection, own: int) -> bool:
-    """Return whether replicas that are gone left anything open.
-
-    Where they did not, the rows that there are now need not be looked at again.
-    """
+    """Return whether dead replicas left any intent open. If not, note that so far all are closed."""
     left = False
     for slot in _left_slots(connection, own):
         if connection.execute(select(intents.c.id).where(_left_open(slot)).limit(1)).first():
@@ -39,13 +36,13 @@ def anything_left(connection: Connection, own: int) -> bool:
 
 
 def clear_left_slots(connection: Connection, own: int, now: int, *, also_own: bool) -> int:
-    """Void what replicas that are gone left open; return how many intents that were.
+    """Void the open intents of dead replicas; return their number.
 
     Args:
-        connection: in a transaction that began with `dialects.begin` and `closing`.
+        connection: in a transaction that started with `dialects.begin` and `closing`.
         own: the slot of this replica.
         now: microseconds since the Unix epoch.
-        also_own: whether this replica has only just taken its slot, and has nothing open there itself.
+        also_own: whether to clear this slot too, which this replica has just taken.
     """
     left = [*_left_slots(connection, own), *([own] if also_own else [])]
     highest = _highest(connection)
@@ -57,23 +54,23 @@ def clear_left_slots(connection: Connection, own: int, now: int, *, also_own: bo
 
 
 def is_far_behind(connection: Connection, slot: int) -> bool:
-    """Return whether others wrote many intents since this replica last noted that none of its own is open."""
+    """Return whether many intents were written since this replica last noted that its own are closed."""
     closed = select(replicas.c.closed_below).where(replicas.c.place == slot)
     return _highest(connection) - (connection.execute(closed).scalar() or 0) > _FAR
 
 
 def note_all_closed(connection: Connection, slot: int) -> None:
-    """Note that no intent of a slot is open; those that it will write have ids above all that there are."""
+    """Note that no intent of a slot is open. Its future intents must have ids above all existing ones."""
     note_closed(connection, slot, _highest(connection) + 1)
 
 
 def note_closed(connection: Connection, slot: int, below: int) -> None:
-    """Note that no intent of a slot with a smaller id is open."""
+    """Note that no intent of a slot with an id smaller than `below` is open."""
     connection.execute(_PROGRESS, {"at": slot, "below": below})
 
 
 def touch(connection: Connection, slot: int) -> None:
-    """Write without changing anything: to see whether that can be done."""
+    """Write without changing anything, to check whether writes work."""
     same = update(replicas).where(replicas.c.place == slot).values(closed_below=replicas.c.closed_below)
     connection.execute(same)
 
@@ -84,7 +81,7 @@ def _highest(connection: Connection) -> int:
 
 
 def _left_slots(connection: Connection, own: int) -> list[int]:
-    """Return the slots that nobody holds."""
+    """Return the slots that no replica holds."""
     others = select(replicas.c.place).where(replicas.c.place != own).order_by(replicas.c.place)
     slots: Sequence[int] = connection.execute(others).scalars().all()
     return [slot for slot in slots if connection.execute(_IS_LEFT, {"slot": slot}).scalar()]
@@ -95,7 +92,7 @@ def _left_open(slot: int) -> ColumnElement[bool]:
     return (intents.c.id >= below) & (intents.c.place == slot) & is_open
 
 
-# Who holds a slot has locked its number in a session; see `otahsm.ledger.db.postgres`.
+# The holder of a slot has a session lock on its number; see `otahsm.ledger.db.postgres`.
 _IS_LEFT: Final = text(f"SELECT pg_try_advisory_xact_lock({LOCK_NAMESPACE}, :slot)")
 _PROGRESS: Final = (
     update(replicas).where(replicas.c.place == bindparam("at")).values(closed_below=bindparam("below"))

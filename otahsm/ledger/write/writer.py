@@ -1,4 +1,4 @@
-"""The one writer of a ledger: durable transactions, in group commits, off the event loop."""
+"""The writer of a ledger: durable transactions, in group commits, off the event loop."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _UNKNOWN: Final = "it is not known whether the intent was written; nothing was s
 
 
 class Writer:
-    """Writes a ledger, and knows which intents may be open.
+    """Writes a ledger, and tracks which intents may be open.
 
     Args:
-        database: where it is.
-        issuer_key_ids: the key identifiers of the CAs whose certificates it may hold.
-        clock: tells when intents are voided.
+        database: the ledger's database.
+        issuer_key_ids: the key identifiers of the CAs whose certificates it may contain.
+        clock: the time of voiding.
     """
 
     def __init__(self, database: Database, issuer_key_ids: Collection[bytes], clock: Clock) -> None:
@@ -42,34 +42,34 @@ class Writer:
         self._issuer_key_ids = frozenset(issuer_key_ids)
         self._clock = clock
         self.is_open = False
-        # Ids of intents that may be open: entered before a commit, removed after one, so never too few.
+        # Ids of intents that may be open: added before a commit and removed after one, so none is missing.
         self._open_ids: set[int] = set()
-        self._owed: list[tuple[tuple[int, ...], str]] = []
-        self._written: list[int] = []  # ids of intents in the transaction that runs
+        self._to_void: list[tuple[tuple[int, ...], str]] = []
+        self._written: list[int] = []  # ids of intents in the current transaction
         self._something_left = False
         self._closed = 0
         self._failure: LedgerUnavailableError | None = None
         self._waiting: SimpleQueue[_Write] = SimpleQueue()
-        # One thread makes the batches queue here, where they can be joined, and not in the database.
+        # A single thread, so that writes queue here, where they can be grouped, and not in the database.
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
 
     async def open(self) -> int:
-        """Take the ledger; see `Ledger.open`."""
+        """Lock and open the ledger; see `Ledger.open`."""
         return await self._on_writer(self._open)
 
     @property
     def failure(self) -> LedgerUnavailableError | None:
-        """Why the last write failed; None if it didn't."""
+        """Why the last write failed; None if it succeeded."""
         return self._failure
 
     async def transaction(self, work: Callable[[Connection], _Result]) -> _Result:
-        """Have a function do its work in a transaction that is durable when this returns.
+        """Run a function in a transaction that is durable when this returns.
 
-        What waits while the disk is busy goes into one transaction: the disk is waited for once.
+        Functions that wait while the disk is busy share one transaction, and so one flush.
 
         Args:
-            work: it may be done more than once; only what the last time wrote is kept. It must not raise
-                for what it finds: it may share the transaction with the cycle's writes.
+            work: it may run more than once, but only the last run is committed. It must not raise because of
+                what it reads: it may share the transaction with the cycle's writes.
 
         Raises:
             LedgerUnavailableError: nothing was written, or it is not known whether it was.
@@ -77,11 +77,11 @@ class Writer:
         done: Future[_Result] = Future()
         self._waiting.put((work, done))
         self.thread.submit(self._commit_waiting)
-        # Shielded: a write that has begun is finished, and its result kept, whoever stops waiting.
+        # Shielded: a write that has started is finished even if the caller is cancelled.
         return await asyncio.shield(asyncio.wrap_future(done))
 
     def wrote(self, intent_ids: Iterable[int]) -> None:
-        """Note, inside a transaction, that it has written intents."""
+        """Note, in a transaction, that it has written intents."""
         ids = list(intent_ids)
         self._written += ids
         self._open_ids.update(ids)
@@ -93,15 +93,15 @@ class Writer:
 
     async def void(self, intent_ids: Sequence[int], reason: str) -> None:
         """Void intents, now or before the next transaction; see `Ledger.void`."""
-        self._owed.append((tuple(intent_ids), reason))
+        self._to_void.append((tuple(intent_ids), reason))
         with contextlib.suppress(LedgerUnavailableError):
             await self.transaction(lambda _: None)
 
     async def tend(self) -> int:
-        """Void what replicas that are gone left open; and if the last write failed, see if one does now.
+        """Void the open intents of dead replicas. If the last write failed, check whether writes work again.
 
         Returns:
-            How many intents were voided.
+            The number of voided intents.
         """
         with contextlib.suppress(LedgerUnavailableError):
             self._something_left = await self.transaction(self._look)
@@ -111,7 +111,7 @@ class Writer:
         return 0
 
     async def close(self) -> None:
-        """Let go of the ledger."""
+        """Close the ledger."""
         await self._on_writer(self._close)
         self.thread.shutdown()
 
@@ -119,7 +119,7 @@ class Writer:
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.thread, work))
 
     def _commit_waiting(self) -> None:
-        """Commit all that waits; nothing, if an earlier call took it along."""
+        """Commit all waiting writes, if an earlier call has not done so."""
         group: list[_Write] = []
         with contextlib.suppress(Empty):
             while True:
@@ -130,13 +130,13 @@ class Writer:
     def _commit_or_fail(self, group: Sequence[_Write], attempts: int = _ATTEMPTS) -> None:
         try:
             self._commit(group)
-        except Exception as error:  # noqa: BLE001 - the edge of the thread: whoever waits gets it
+        except Exception as error:  # noqa: BLE001 - the edge of the thread: the waiting caller gets it
             if _is_lost_race(error.__cause__) and attempts > 1:
                 self._commit_or_fail(group, attempts - 1)
             elif len(group) == 1:
                 group[0][1].set_exception(error)
             else:
-                for write in group:  # one may have spoilt it for the others
+                for write in group:  # one write may have failed the others
                     self._commit_or_fail([write])
 
     def _commit(self, group: Sequence[_Write]) -> None:
@@ -145,13 +145,13 @@ class Writer:
         self._written.clear()
         try:
             with self._database.engine.begin() as connection:
-                owed = self._begin(connection)
+                voided = self._begin(connection)
                 results = [work(connection) for work, _ in group]
                 if self._open_ids:
                     slots.note_closed(connection, self._database.slot, min(self._open_ids))
         except SQLAlchemyError as error:
-            if self._written:  # and perhaps durably: it may be the answer that was lost, and not the commit
-                self._owed.append((tuple(self._written), _UNKNOWN))
+            if self._written:  # the commit may have succeeded, and only its answer been lost
+                self._to_void.append((tuple(self._written), _UNKNOWN))
             failure = LedgerUnavailableError(
                 f"can't write the ledger {self._database.name}: {cause_of(error)}"
             )
@@ -163,25 +163,25 @@ class Writer:
             raise
         self._failure = None
         self._database.slot_is_new = self._something_left = False
-        for intent_ids, _ in self._owed[:owed]:
+        for intent_ids, _ in self._to_void[:voided]:
             self._open_ids.difference_update(intent_ids)
-        del self._owed[:owed]
+        del self._to_void[:voided]
         for (_, done), result in zip(group, results, strict=True):
             done.set_result(result)
 
     def _begin(self, connection: Connection) -> int:
-        """Close first what is to be closed; return how many of the debts that pays."""
-        owed, now = len(self._owed), microseconds(self._clock())
+        """Begin a transaction by voiding what must be voided; return how much of `_to_void` that is."""
+        pending, now = len(self._to_void), microseconds(self._clock())
         slot, slot_is_new = self._database.slot, self._database.slot_is_new
         left = slot_is_new or self._something_left
-        dialects.begin(connection, closing=left or owed > 0)
+        dialects.begin(connection, closing=left or pending > 0)
         if slot_is_new:
             slots.enter(connection, slot)
         if left:
             self._closed = slots.clear_left_slots(connection, slot, now, also_own=slot_is_new)
-        for intent_ids, reason in self._owed[:owed]:
+        for intent_ids, reason in self._to_void[:pending]:
             outcomes.void_intents(connection, intent_ids, reason, now)
-        return owed
+        return pending
 
     def _look(self, connection: Connection) -> bool:
         slot = self._database.slot
@@ -189,7 +189,7 @@ class Writer:
             slots.touch(connection, slot)
         self._database.tend(connection)
         if not self._open_ids and slots.is_far_behind(connection, slot):
-            # An idle replica: who looks for open intents begins at the lowest `closed_below` of all.
+            # An idle replica must keep up: open intents are searched from the lowest `closed_below` of all.
             self._database.forget_ids()
             slots.note_all_closed(connection, slot)
         return slots.anything_left(connection, slot)
@@ -212,7 +212,7 @@ class Writer:
                 raise LedgerUnavailableError(f"can't reach the ledger {name}: {cause_of(error)}") from error
             raise ConfigError(f"{name} is not a writable ledger: {cause_of(error)}") from error
         if issuer is not None and issuer not in self._issuer_key_ids:
-            # A certificate that is asked for again would come with the chain of a CA that did not sign it.
+            # A certificate that is requested again would be returned with the chain of the wrong CA.
             raise ConfigError(
                 f"the ledger {name} holds certificates of another CA, {issuer.hex(':')}",
                 hint="Restore the previous [ledger] or [ca], or name that CA in [authorities.NAME].",
@@ -227,5 +227,5 @@ class Writer:
 
 
 def _is_lost_race(error: BaseException | None) -> bool:
-    """Return whether this transaction and another replica's waited for each other, and this one gave way."""
+    """Return whether the database aborted the transaction after a deadlock or a serialization failure."""
     return isinstance(error, DatabaseError) and getattr(error.orig, "sqlstate", "") in _LOST_RACES
