@@ -1,6 +1,6 @@
-"""What the daemon and its commands want of the operating system.
+"""Operating system services for the daemon and its commands.
 
-Its modules are imported by name: `durable` writes files so that they are on the disk, `file_modes` looks at
-who else may write or read them, `secret_files` reads secrets, `hardening` gives up privileges, `spool` keeps
-events of processes that have no ledger, and `clock` is the time of day.
+Its modules are imported by name: `durable` writes files durably, `file_modes` checks their permissions,
+`secret_files` reads secrets, `hardening` drops privileges, `spool` stores events of processes that have no
+ledger, and `clock` is the time of day.
 """

@@ -1,6 +1,6 @@
-"""The time of day, from one place: whoever needs it is given a clock, and tests give their own.
+"""The time of day. It is passed as a `Clock`, so that tests can use their own.
 
-How long something takes is another matter: `time.monotonic` never jumps.
+Durations are measured with `time.monotonic` instead, which never jumps.
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ def from_microseconds(count: int) -> datetime:
 
 
 def microseconds(moment: datetime) -> int:
-    """Return a moment in microseconds since the Unix epoch, as the ledger keeps it."""
+    """Return a time in microseconds since the Unix epoch, as in the ledger."""
     return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -1,11 +1,11 @@
-"""Writes files so that they are on the disk when it says so, whole or not at all.
+"""Writes files durably and atomically.
 
-A file, or a few that belong together, get their names when all of them are on the disk: `replace_files`, and
-`create_file` and `new_path`, which never write over another. Thousands are written first (`write`) and then
-waited for together (`make_durable`), which is fast; who does so renames them.
+One or a few files get their names when all of them are on the disk: `replace_files`, and `create_file` and
+`new_path`, which never overwrite a file. Thousands of files are first written (`write`), and then flushed
+together (`make_durable`), which is faster; the caller renames them.
 
-An OSError names the file that was to be written, never a temporary one. What fails leaves no temporary file;
-what is killed leaves one that starts with `TEMPORARY`, which nobody reads.
+An OSError names the target file, never a temporary one. A failed write leaves no temporary file; a killed one
+leaves a file that starts with `TEMPORARY`, which nobody reads.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from otahsm.errors import FolderError
 TEMPORARY: Final = ".new-"
 
 _FLUSHERS: Final = 16
-_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})  # link(2); FAT, say
+_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})  # link(2), such as on FAT
 
 
 def replace_file(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Write a file, in the place of one that is there; as `replace_files`."""
+    """Write a file, replacing an existing one; as `replace_files`."""
     replace_files({path: content}, mode)
 
 
 def replace_files(contents: Mapping[Path, bytes], mode: int | None = None) -> None:
-    """Write files, in the place of those that are there; none is replaced before all are on the disk.
+    """Write files, replacing existing ones; none is replaced before all are on the disk.
 
-    A symbolic link is replaced itself, not what it points to.
+    A symbolic link is replaced itself, not its target.
 
     Args:
-        contents: by path.
-        mode: of each, whatever the umask is; None: that of the file that is replaced, or else 0644 less what
-            the umask takes.
+        contents: the content of each file, by path.
+        mode: the mode of each file, whatever the umask is; None for that of the replaced file, otherwise 0644
+            minus the umask.
 
     Raises:
-        OSError: one can't be written.
+        OSError: a file can't be written.
     """
     with contextlib.ExitStack() as stack:
         temporary = {path: stack.enter_context(_staged(path, mode)) for path in contents}
@@ -57,15 +57,15 @@ def replace_files(contents: Mapping[Path, bytes], mode: int | None = None) -> No
 
 
 def create_file(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Write a file that is not there yet.
+    """Write a new file.
 
     Args:
-        path: where.
-        content: of the file.
-        mode: whatever the umask is; None: 0644 less what the umask takes.
+        path: the file.
+        content: its content.
+        mode: its mode, whatever the umask is; None for 0644 minus the umask.
 
     Raises:
-        FileExistsError: there is something, were it a symbolic link to nothing.
+        FileExistsError: the path exists, even as a dangling symbolic link.
         OSError: it can't be written.
     """
     with new_path(path, mode) as temporary:
@@ -74,10 +74,9 @@ def create_file(path: Path, content: bytes, mode: int | None = None) -> None:
 
 @contextlib.contextmanager
 def new_path(path: Path, mode: int | None = 0o600) -> Iterator[Path]:
-    """Give an empty file to write to, which is at `path`, and on the disk, when the block has ended well.
+    """Yield the path of an empty file to write to, which becomes `path`, durably, after the block.
 
-    If the block fails, nothing is left. For arguments and errors see `create_file`; what the block raises
-    passes.
+    If the block raises, nothing is left. For arguments and errors see `create_file`.
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -89,7 +88,7 @@ def new_path(path: Path, mode: int | None = 0o600) -> Iterator[Path]:
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Make a folder if it is missing, and those above it, so that they are on the disk. Raises OSError."""
+    """Create a folder and its parents durably, if they are missing. Raises OSError."""
     if not path.is_dir():
         if not path.parent.exists():
             make_folder(path.parent)
@@ -98,7 +97,7 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
 
 
 def write(path: Path, content: bytes, mode: int = 0o644) -> Path:
-    """Write a file, not yet durably; return its path. The umask takes from the mode. Raises OSError."""
+    """Write a file, not yet durably; return its path. The umask applies to the mode. Raises OSError."""
     with _naming(path):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags, mode), "wb") as file:
@@ -107,10 +106,10 @@ def write(path: Path, content: bytes, mode: int = 0o644) -> Path:
 
 
 def make_durable(paths: Sequence[Path]) -> None:
-    """Wait until files, and folders' lists of names, are on the disk; many at once share a disk flush.
+    """Flush files and folders to the disk; many at once share a disk flush.
 
     Raises:
-        OSError: one is not there, or can't be written.
+        OSError: one does not exist, or can't be written.
     """
     if len(paths) == 1:
         _flush(paths[0])
@@ -131,7 +130,7 @@ def explained() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _staged(path: Path, mode: int | None) -> Iterator[Path]:
-    """Make an empty file beside `path`; it is gone when the block has ended, if it was not renamed."""
+    """Create an empty file beside `path`, which is deleted after the block unless it was renamed."""
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     with _naming(path, temporary):
         _make_empty(temporary, _mode_of(path) if mode is None else mode)
@@ -146,7 +145,7 @@ def _make_empty(path: Path, mode: int | None) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o644 if mode is None else mode)
     try:
-        # Only what the umask took is given back: FAT knows no modes, and refuses to change them.
+        # Only if the umask removed bits: FAT has no modes, and refuses to change them.
         if mode is not None and mode & ~os.fstat(descriptor).st_mode:
             os.fchmod(descriptor, mode)
     finally:
@@ -154,7 +153,7 @@ def _make_empty(path: Path, mode: int | None) -> None:
 
 
 def _mode_of(path: Path) -> int | None:
-    """Return the mode of a file; None if there is no such."""
+    """Return the mode of a file; None if it does not exist."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -163,9 +162,9 @@ def _mode_of(path: Path) -> int | None:
 
 
 def _name(temporary: Path, path: Path) -> None:
-    """Give a complete file its name, but never another file's."""
+    """Give a complete file its name, without overwriting another file."""
     try:
-        os.link(temporary, path)  # a rename would replace what has come there meanwhile
+        os.link(temporary, path)  # a rename would replace a file created in the meantime
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
@@ -184,7 +183,7 @@ def _flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Have an OSError that names no file, or the temporary one, name `path`."""
+    """Make an OSError that names no file, or the temporary one, name `path`."""
     try:
         yield
     except OSError as error:

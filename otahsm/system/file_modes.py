@@ -1,4 +1,4 @@
-"""Who else may write what the daemon believes, or read what it keeps secret: looked at before it starts."""
+"""Checks that other users can't change files that the daemon trusts, or read its secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROOT: Final = 0
 
 
 class GuardedFile(NamedTuple):
-    """A file that the daemon believes, or keeps secret, and what it is, for messages."""
+    """A file that the daemon trusts or keeps secret, and its description for messages."""
 
     what: str
     path: Path
@@ -27,20 +27,19 @@ def check_file_modes(files: Iterable[GuardedFile]) -> None:
     """Refuse files that users other than root and this one can change, and secrets that they can read.
 
     Raises:
-        ConfigError: the first problem that is found.
+        ConfigError: the first problem.
     """
     for problem in _problems(files, {_ROOT, os.geteuid()}):
         raise problem
 
 
 def find_open_files(files: Iterable[GuardedFile]) -> Iterator[ConfigError]:
-    """Yield what is wrong with the modes and owners of files.
+    """Yield the problems with the modes and owners of files.
 
-    Secrets are for their owner alone, with no exception for a group, whose members no file tells. What
-    systemd hands over as a credential is for the service alone whatever its mode says: that is the mask of
-    an access list. Nobody but root and this user may own or write anything. Root may look at the daemon of
-    another user, and does not know whose files are its own: it looks at modes alone. Files that are missing,
-    and the folders above, are not looked at.
+    Only its owner may read a secret, not even a group, since its members are unknown. systemd credentials are
+    private to the service whatever their mode is: it is the mask of an access list. Only root and this user
+    may own or write files. If this is root, it may be checking the daemon of another user, whose files it
+    can't recognise; then owners are not checked. Missing files and parent folders are not checked.
     """
     user = os.geteuid()
     yield from _problems(files, None if user == _ROOT else {_ROOT, user})
@@ -52,7 +51,7 @@ def _problems(files: Iterable[GuardedFile], owners: Collection[int] | None) -> I
             continue
         try:
             status = path.stat()
-        except OSError:  # who needs it says so
+        except OSError:  # reported when the file is read
             continue
         if secret and not is_private(status.st_mode):
             yield ConfigError(f"other users can read {what} {path}", hint=f"chmod 600 {path}")

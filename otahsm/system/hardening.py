@@ -1,4 +1,4 @@
-"""What a process that holds a PIN, or faces the network, gives up for good before it does anything else."""
+"""Privileges that a process with a PIN, or on the network, drops permanently at its start."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 def harden() -> None:
-    """Leave no core dump, let nobody attach but root, and gain no privilege by what is executed.
+    """Disable core dumps, ptrace by anyone but root, and gaining privileges through exec.
 
-    What this process executes has no core dumps and gains no privilege either (sudo fails), but can be
-    attached to until it calls this itself: prctl(2), PR_SET_DUMPABLE and PR_SET_NO_NEW_PRIVS.
+    Child processes have no core dumps and can't gain privileges either (sudo fails), but they can be traced
+    until they call this themselves: prctl(2), PR_SET_DUMPABLE and PR_SET_NO_NEW_PRIVS.
 
     Raises:
-        OSError: the kernel refuses.
+        OSError: the kernel refused.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     for option, value in ((_PR_SET_DUMPABLE, 0), (_PR_SET_NO_NEW_PRIVS, 1)):

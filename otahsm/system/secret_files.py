@@ -1,6 +1,6 @@
-"""Reads secrets from where an operator keeps them: a file of his own, or what a command prints.
+"""Reads secrets from private files, or from the output of commands.
 
-No error quotes what was read.
+No error contains what was read.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _COMMAND_SECONDS: Final = 30.0
 
 
 def is_private(mode: int) -> bool:
-    """Return whether a file's mode lets nobody but its owner do anything."""
+    """Return whether a file's mode gives access to its owner only."""
     return not mode & (stat.S_IRWXG | stat.S_IRWXO)
 
 
 def read_secret_file(path: Path, what: str) -> bytes:
-    """Read a file that only its owner may read, at most one octet more than a secret may have.
+    """Read a file that only its owner may read, up to one octet more than the limit for secrets.
 
     Args:
         path: the file.
-        what: what it is, for errors.
+        what: its description, for errors.
 
     Raises:
         ConfigError: it can't be read, or others could read it too.
@@ -46,25 +46,25 @@ def read_secret_file(path: Path, what: str) -> bytes:
 
 
 def read_secret_line(path: Path, what: str) -> str:
-    """Read a secret of one line from a file that only its owner may read.
+    """Read a one-line secret from a file that only its owner may read.
 
     Args:
         path: the file.
-        what: what the secret is, for errors.
+        what: the description of the secret, for errors.
 
     Raises:
-        ConfigError: it can't be read, others could read it too, or it is no line of text.
+        ConfigError: it can't be read, others could read it too, or it is not a line of text.
     """
     named = f"{what} in {path}"
     return one_line(read_secret_file(path, named), named)
 
 
 def run_for_secret(command: str, what: str) -> bytes:
-    """Return what a command prints. No shell runs it.
+    """Return the output of a command. It is not run by a shell.
 
     Args:
-        command: a program and its arguments, quoted as a shell would.
-        what: what it prints, for errors.
+        command: a program and its arguments, quoted as for a shell.
+        what: the description of the secret, for errors.
 
     Raises:
         ConfigError: it can't be run, fails, or takes more than 30 seconds.
@@ -89,14 +89,14 @@ def run_for_secret(command: str, what: str) -> bytes:
 
 
 def one_line(octets: bytes, what: str) -> str:
-    """Return a secret without the line end after it.
+    """Return a secret without its line end.
 
     Raises:
-        ConfigError: it is empty, too long, or no text.
+        ConfigError: it is empty, too long, or not text.
     """
     try:
         secret = octets.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:  # it would quote the secret
+    except UnicodeDecodeError:  # its message would contain the secret
         raise ConfigError(f"{what} is not UTF-8 text") from None
     if not secret or len(octets) > MAX_SECRET_BYTES:
         raise ConfigError(f"{what} is {'too long' if secret else 'empty'}")

@@ -1,8 +1,8 @@
-"""Events of processes that have no ledger: logins, ceremonies. They leave them in a folder for the daemon.
+"""A spool of audit events (logins, ceremonies) from processes that have no ledger, for the daemon.
 
-It is `events/` in a token's guard_dir, which every process that logs in can write. The daemon writes them
-into the ledger's log within seconds, or when it starts. What is there and is no event is moved to
-`events/unreadable/`: it is kept for people to look at, and is in nobody's way.
+It is `events/` in a token's guard_dir, which every process that logs in can write. The daemon writes the
+events to the ledger's log within seconds, or when it starts. Files that are not events are moved to
+`events/unreadable/`, for an operator to inspect.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _MAX_CLIENT: Final = 256
 _MAX_DETAILS: Final = 64
 _MAX_DETAIL: Final = 4096
 _END_OF_TIME: Final = 253_402_300_800_000_000  # the year 10000, in microseconds since the Unix epoch
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # neither followed nor waited for
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # no links, no blocking on FIFOs
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# What the file itself is to blame for, and not the machine: no permission, a link, a socket.
+# Errors caused by the file itself, not by the machine: no permission, a link, a socket.
 _OF_THE_FILE: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR})
 
 
 class SpooledEvent(NamedTuple):
-    """An event that was left: its file, when it happened (microseconds), what, whose doing, and the rest."""
+    """A spooled event: its file, its time (microseconds since the Unix epoch), name, client and details."""
 
     path: Path
     at: int
@@ -55,21 +55,21 @@ class SpooledEvent(NamedTuple):
 
 
 class NotAnEvent(NamedTuple):
-    """Something that was left and is no event: where it is, and why it can't be one."""
+    """A file that is not an event, and why."""
 
     path: Path
     why: str
 
 
 class Unread(NamedTuple):
-    """Something that can't be read at this moment, through no fault of its own."""
+    """A file that can't be read now, because of an error of the machine."""
 
     path: Path
     error: OSError
 
 
 def write(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
-    """Leave an event for the daemon. Raises OSError."""
+    """Spool an event for the daemon. Raises OSError."""
     folder = guard_dir / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     now = time.time_ns()
@@ -85,17 +85,17 @@ def write(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
 
 
 def write_if_possible(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
-    """Leave an event; if that fails, what it tells of goes on all the same."""
+    """Spool an event; ignore errors, since they must not stop what it is about."""
     with contextlib.suppress(OSError):
         write(guard_dir, name, details)
 
 
 def read(guard_dir: Path, passing_over: Collection[Path] = ()) -> list[SpooledEvent | NotAnEvent | Unread]:
-    """Return `AT_ONCE` at most of what was left, the oldest first; who has written one down removes its file.
+    """Return at most `AT_ONCE` spooled files, the oldest first; the caller deletes those it has processed.
 
     Args:
-        guard_dir: the token's; it need not be there.
-        passing_over: files that are not looked at.
+        guard_dir: the guard folder of the token; it need not exist.
+        passing_over: files to ignore.
 
     Raises:
         OSError: the folder can't be read.
@@ -111,11 +111,11 @@ def read(guard_dir: Path, passing_over: Collection[Path] = ()) -> list[SpooledEv
 
 
 def set_aside(path: Path) -> None:
-    """Move what is no event out of the way, to `aside`. Raises OSError."""
+    """Move a file that is not an event to `aside`. Raises OSError."""
     with _opened(path.parent) as folder:
         with contextlib.suppress(FileExistsError):
             os.mkdir(UNREADABLE, mode=0o700, dir_fd=folder)
-        # A link in its place would have files moved to wherever it points.
+        # Don't follow a link, which could move files anywhere.
         target = os.open(UNREADABLE, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=folder)
         try:
             os.rename(path.name, path.name, src_dir_fd=folder, dst_dir_fd=target)
@@ -129,13 +129,13 @@ def aside(path: Path) -> Path:
 
 
 def storable(text: str) -> str:
-    """Return a text as every database takes it: without NUL, and without what is no character."""
+    """Return a text that every database accepts: NUL and lone surrogates are escaped."""
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[int | None]:
-    """Open a folder; yields its descriptor, or None if it is not there."""
+    """Open a folder; yields its descriptor, or None if it does not exist."""
     try:
         descriptor = os.open(folder, _OPEN_FOLDER)
     except FileNotFoundError:
@@ -150,11 +150,11 @@ def _opened(folder: Path) -> Iterator[int | None]:
 def _read(folder: int, path: Path) -> SpooledEvent | NotAnEvent | Unread | None:
     try:
         descriptor = os.open(path.name, _READ, dir_fd=folder)
-    except FileNotFoundError:  # taken by somebody else
+    except FileNotFoundError:  # another process has taken it
         return None
     except OSError as error:
         at_fault = error.errno in _OF_THE_FILE
-        return NotAnEvent(path, f"can't be opened: {error.strerror}") if at_fault else Unread(path, error)
+        return NotAnEvent(path, f"can't open it: {error.strerror}") if at_fault else Unread(path, error)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return NotAnEvent(path, "not a regular file")
@@ -171,12 +171,12 @@ def _read(folder: int, path: Path) -> SpooledEvent | NotAnEvent | Unread | None:
 
 
 def _parse(path: Path, content: bytes) -> SpooledEvent:
-    """Read an event as `write` writes them. Raises ValueError, RecursionError."""
+    """Parse an event that `write` wrote. Raises ValueError, RecursionError."""
     if len(content) > _MAX_BYTES:
         raise ValueError(f"larger than {_MAX_BYTES} bytes")
     event: Any = json.loads(content)
     if not isinstance(event, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - a value of the file's, not a caller's type
+        raise ValueError("not a JSON object")  # noqa: TRY004 - bad content, not a wrong argument type
     at, details = event.get("at"), event.get("details")
     if type(at) is not int or not 0 <= at < _END_OF_TIME:
         raise ValueError("at: not a number of microseconds from the years 1970 to 9999")

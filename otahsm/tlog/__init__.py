@@ -1,7 +1,7 @@
 """A transparency log as pure functions: Merkle trees, signed notes, checkpoints, proofs.
 
-Bytes in, bytes out. No clock, no I/O, no token, no database. The formats are public, so that others' programs
-can verify what we make: RFC 9162, section 2.1, and C2SP's signed-note, tlog-checkpoint, tlog-proof and
+Bytes in, bytes out. No clock, no I/O, no token, no database. The formats are public, so that other programs
+can verify our output: RFC 9162, section 2.1, and C2SP's signed-note, tlog-checkpoint, tlog-proof and
 tlog-witness.
 """
 

@@ -1,4 +1,4 @@
-"""Checkpoints as c2sp.org/tlog-checkpoint specifies them: the text that a log signs about its tree."""
+"""Checkpoints as specified in c2sp.org/tlog-checkpoint: the text that a log signs about its tree."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Checkpoint:
     """The state of a log's tree at one size.
 
     Args:
-        origin: names the log. Where otahsm signs and verifies, it is also the name of the key.
+        origin: identifies the log. In otahsm, it is also the name of the key.
         size: the number of leaves.
         root: the root hash at that size, 32 octets.
         extensions: further lines. The specification advises against any.
 
     Raises:
-        EvidenceError: no checkpoint has such values.
+        EvidenceError: a value is invalid.
     """
 
     origin: str
@@ -35,43 +35,43 @@ class Checkpoint:
     def __post_init__(self) -> None:
         lines = (self.origin, *self.extensions)
         if not all(lines) or any("\n" in line for line in lines):
-            raise EvidenceError("A line of a checkpoint is empty, or is two.")
+            raise EvidenceError("A line of a checkpoint is empty, or contains a newline.")
         if not 0 <= self.size <= MAX_SIZE or len(self.root) != HASH_BYTES:
-            raise EvidenceError("The tree of a checkpoint has no such size or no such root.")
+            raise EvidenceError("The tree size or the root hash of a checkpoint is invalid.")
         if self.size == 0 and self.root != EMPTY_ROOT:
-            raise EvidenceError("A checkpoint has another root for the empty tree than RFC 9162.")
-        self.encode()  # refuses what no note can have
+            raise EvidenceError("A checkpoint has a wrong root hash for the empty tree (RFC 9162).")
+        self.encode()  # refuses what can't be in a note
 
     def encode(self) -> bytes:
-        """Encode as the text of a note: these are the octets to sign."""
+        """Encode as the text of a note. These octets are signed."""
         lines = (self.origin, str(self.size), encode_base64(self.root), *self.extensions)
         return text_to_sign("\n".join(lines) + "\n")
 
     @classmethod
     def parse(cls, text: bytes) -> Checkpoint:
-        """Parse the text of a note, which has been verified or will be.
+        """Parse the text of a note, without verifying it.
 
         Raises:
-            EvidenceError: it is not exactly what `encode` makes.
+            EvidenceError: it is not exactly in the format of `encode`.
         """
         try:
             *lines, rest = text.decode().split("\n")
         except UnicodeDecodeError:
             raise EvidenceError("A checkpoint is not UTF-8.") from None
         if rest or len(lines) < _FIXED_LINES:
-            raise EvidenceError("A checkpoint is cut off.")
+            raise EvidenceError("A checkpoint is truncated.")
         origin, size, root, *extensions = lines
         return cls(origin, decode_number(size), decode_hash(root), tuple(extensions))
 
 
 def open_checkpoint(note: bytes, *keys: VerifierKey) -> Checkpoint:
-    """Verify a signed checkpoint with the log's keys: usually one, more after a change of keys.
+    """Verify a signed checkpoint with the log's keys: usually one, more after a key change.
 
-    The origin must be the name of a key that signed. So the checkpoint of one log never passes for another's,
-    even if a verifier trusts the keys of both.
+    The origin must be the name of a key that signed it. So a checkpoint of one log is never accepted for
+    another, even if a verifier trusts the keys of both.
 
     Raises:
-        EvidenceError: it is not signed by one of the keys, or is not a checkpoint, or is another log's.
+        EvidenceError: it is not signed by one of the keys, not a checkpoint, or from another log.
     """
     text, signers = open_note(note, *keys)
     checkpoint = Checkpoint.parse(text)

@@ -1,4 +1,4 @@
-"""How notes, checkpoints and proofs write hashes and numbers: each value in exactly one way."""
+"""The encodings of hashes and numbers in notes, checkpoints and proofs: exactly one per value."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def encode_base64(octets: bytes) -> str:
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode what `encode_base64` makes. Raises EvidenceError also for another spelling of the same."""
+    """Decode what `encode_base64` returns. Raises EvidenceError, also for non-canonical base64."""
     try:
         octets = b64decode(text, validate=True)
     except ValueError:
         octets = None
     if octets is None or encode_base64(octets) != text:
-        raise EvidenceError("What should be base64 is not.")
+        raise EvidenceError("Invalid base64.")
     return octets
 
 
@@ -37,8 +37,8 @@ def decode_hash(text: str) -> bytes:
 
 
 def decode_number(text: str) -> int:
-    """Decode an ASCII decimal without leading zeroes, of at most 19 digits. Raises EvidenceError."""
-    # The length is bounded before `int` sees it: its time is quadratic.
+    """Decode an ASCII decimal without leading zeros, of at most 19 digits. Raises EvidenceError."""
+    # The length is limited first: `int` takes quadratic time.
     if not _DECIMAL.fullmatch(text):
-        raise EvidenceError("What should be a size or an index is not.")
+        raise EvidenceError("Invalid size or index.")
     return int(text)

@@ -1,4 +1,4 @@
-"""What a leaf of the ledger's log holds: a JSON object in the one encoding of RFC 8785."""
+"""The leaves of the ledger's log: JSON objects in canonical form (RFC 8785)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Leaf: TypeAlias = dict[str, str | int | None]
 
 
 def parse_leaf(octets: bytes) -> Leaf:
-    """Parse a leaf. Whether a log has it is for a proof to say.
+    """Parse a leaf, without verifying that a log contains it.
 
     Raises:
-        EvidenceError: it is no such object, or not in canonical form: a member may be there twice.
+        EvidenceError: it is not such an object, or not in canonical form (such as with a duplicate member).
     """
     try:
         leaf = json.loads(octets)
@@ -25,6 +25,6 @@ def parse_leaf(octets: bytes) -> Leaf:
     ):
         raise EvidenceError("A leaf is not an object of strings and numbers.")
     canonical = json.dumps(leaf, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    if canonical.encode(errors="replace") != octets:  # lone surrogates are in no UTF-8
+    if canonical.encode(errors="replace") != octets:  # UTF-8 can't contain lone surrogates
         raise EvidenceError("A leaf is not in canonical form (RFC 8785).")
     return leaf

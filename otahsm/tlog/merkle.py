@@ -1,12 +1,11 @@
 """The Merkle tree of RFC 9162, section 2.1, over SHA-256: roots, growth, proofs, and their verification.
 
 A node has a level, 0 for leaves, and an index in its level: the node (level, index) is the root of the
-complete subtree over 2**level leaves, from index * 2**level on. Here only complete subtrees are nodes: once
-made, a node never changes. The root of a tree of any size is made of O(log n) nodes, those that the binary
-digits of its size name.
+complete subtree over 2**level leaves, from index * 2**level on. Only complete subtrees are nodes here, so a
+node never changes. The root of a tree of any size is computed from O(log n) nodes, one for each bit set in
+its size.
 
-Hashes are 32 octets everywhere. Callers' mistakes raise ValueError; evidence that proves nothing raises
-EvidenceError.
+Hashes are always 32 octets. Invalid arguments raise ValueError; invalid evidence raises EvidenceError.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from otahsm.errors import EvidenceError
 
 HASH_BYTES: Final = 32
 EMPTY_ROOT: Final = sha256().digest()
-MAX_SIZE: Final = 2**63 - 1  # leaves: what a signed integer of 64 bits holds, in SQL and in other verifiers
-MAX_PROOF_HASHES: Final = 63  # no tree of MAX_SIZE has a longer path
+MAX_SIZE: Final = 2**63 - 1  # leaves: the range of a signed 64-bit integer, in SQL and in other verifiers
+MAX_PROOF_HASHES: Final = 63  # the longest path in a tree of MAX_SIZE
 
 _SIZE_BYTES: Final = 8
 
@@ -30,7 +29,7 @@ Fetch: TypeAlias = Callable[[int, int], bytes]
 
 
 class Row(NamedTuple):
-    """Nodes of one level, side by side: hashes[i] is the node (level, first + i)."""
+    """Adjacent nodes of one level: hashes[i] is the node (level, first + i)."""
 
     level: int
     first: int
@@ -38,7 +37,7 @@ class Row(NamedTuple):
 
 
 def leaf_hash(leaf: bytes) -> bytes:
-    """Hash what a leaf holds (RFC 9162, section 2.1.1)."""
+    """Hash the content of a leaf (RFC 9162, section 2.1.1)."""
     return sha256(b"\x00" + leaf).digest()
 
 
@@ -49,16 +48,16 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class CompactTree:
-    """What must be kept of a tree in order to append to it: O(log n) hashes.
+    """The state of a tree that is needed to append to it: O(log n) hashes.
 
-    A value: appending makes another one, so that a transaction that fails leaves the old one as it was.
+    It is immutable: appending returns a new one, so that a failed transaction leaves the old one unchanged.
 
     Args:
         size: the number of leaves.
         peaks: the hashes of the largest complete subtrees, from the left: one for each bit set in size.
 
     Raises:
-        ValueError: size and peaks don't belong together.
+        ValueError: the number of peaks doesn't match the size.
     """
 
     size: int = 0
@@ -80,7 +79,7 @@ class CompactTree:
         """Append leaves.
 
         Returns:
-            The larger tree, and every node that is new in it: one row for each level, leaves first.
+            The larger tree, and all new nodes: one row for each level, leaves first.
 
         Raises:
             ValueError: a hash is not 32 octets, or the tree would get larger than MAX_SIZE.
@@ -96,7 +95,7 @@ class CompactTree:
             if len(hashes) & 1:
                 alone.append(hashes[-1])
             lefts, rights = hashes[::2], hashes[1::2]
-            # `node_hash` written out: its calls would take a fifth of the time.
+            # `node_hash` inlined: its calls would take a fifth of the time.
             hashes = [
                 sha256(b"\x01" + left + right).digest() for left, right in zip(lefts, rights, strict=False)
             ]
@@ -109,9 +108,9 @@ class CompactTree:
 
     @classmethod
     def decode(cls, encoded: bytes) -> CompactTree:
-        """Decode what `encode` made. Raises ValueError for anything else."""
+        """Decode what `encode` returned. Raises ValueError for anything else."""
         if len(encoded) < _SIZE_BYTES:
-            raise ValueError("the encoding of a tree is cut off")
+            raise ValueError("the encoding of a tree is truncated")
         return cls(
             int.from_bytes(encoded[:_SIZE_BYTES], "big"),
             tuple(encoded[at : at + HASH_BYTES] for at in range(_SIZE_BYTES, len(encoded), HASH_BYTES)),
@@ -119,7 +118,7 @@ class CompactTree:
 
 
 def root_of(leaf_hashes: Iterable[bytes]) -> bytes:
-    """Compute the root over leaves (RFC 9162, section 2.1.1); of 2**level of them, it is that level's node.
+    """Compute the root of leaves (RFC 9162, section 2.1.1); for 2**level leaves, it is a node of that level.
 
     Raises:
         ValueError: a hash is not 32 octets.
@@ -129,12 +128,12 @@ def root_of(leaf_hashes: Iterable[bytes]) -> bytes:
 
 
 def inclusion_proof(index: int, size: int, fetch: Fetch) -> list[bytes]:
-    """Make the proof that the tree of the first `size` leaves holds a leaf (RFC 9162, section 2.1.3.1).
+    """Make the proof that the tree of the first `size` leaves contains a leaf (RFC 9162, section 2.1.3.1).
 
     Args:
-        index: the leaf's, from 0.
+        index: the index of the leaf, from 0.
         size: a size that the tree has or had.
-        fetch: is asked for at most 2 * log2(size) nodes, all of them complete at that size.
+        fetch: called for at most 2 * log2(size) nodes, which are complete at that size.
 
     Returns:
         The hashes from the leaf's sibling up to the root's child.
@@ -164,7 +163,7 @@ def consistency_proof(old_size: int, new_size: int, fetch: Fetch) -> list[bytes]
     Args:
         old_size: the smaller size.
         new_size: the larger one.
-        fetch: is asked for nodes that are complete at the larger size, O(log n) of them.
+        fetch: called for O(log n) nodes, which are complete at the larger size.
 
     Raises:
         ValueError: the sizes are not in order.
@@ -207,23 +206,23 @@ def verify_inclusion(hashed_leaf: bytes, index: int, size: int, proof: Sequence[
     for sibling, is_left in _climb(index, size - 1, proof):
         reached = node_hash(sibling, reached) if is_left else node_hash(reached, sibling)
     if reached != root:
-        raise EvidenceError("The inclusion proof leads to another root: the tree has something else there.")
+        raise EvidenceError("The inclusion proof leads to another root: the tree has another leaf there.")
 
 
 def verify_consistency(
     old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]
 ) -> None:
-    """Verify that the new tree begins with all leaves of the old one (RFC 9162, section 2.1.4.2).
+    """Verify that the new tree starts with all leaves of the old one (RFC 9162, section 2.1.4.2).
 
-    The RFC begins at size 1. Here every tree also follows from the empty one, with an empty proof, and from
-    itself, as c2sp.org/tlog-witness has it.
+    The RFC starts at size 1. Here every tree is also consistent with the empty one and with itself, with an
+    empty proof, as in c2sp.org/tlog-witness.
 
     Args:
         old_size: the number of leaves, from a checkpoint that was verified before.
-        old_root: from the same checkpoint.
+        old_root: the root hash, from the same checkpoint.
         new_size: the number of leaves, from the checkpoint to be verified.
-        new_root: from the same checkpoint.
-        proof: the hashes that `consistency_proof` makes.
+        new_root: the root hash, from the same checkpoint.
+        proof: the hashes from `consistency_proof`.
 
     Raises:
         EvidenceError: it is not proven.
@@ -233,13 +232,13 @@ def verify_consistency(
         raise EvidenceError(f"The tree went from {old_size} to {new_size} leaves: it must never shrink.")
     if old_size in (0, new_size):
         if proof or old_root != (new_root if old_size else EMPTY_ROOT):
-            raise EvidenceError(f"There are two roots for {old_size} leaves, or a proof where none is due.")
+            raise EvidenceError(f"There are two roots for {old_size} leaves, or an unneeded proof.")
         return
     # A complete old tree is itself the first hash.
     path = [old_root, *proof] if old_size.bit_count() == 1 else proof
     if not path:
         raise EvidenceError("The consistency proof is empty.")
-    level = (old_size & -old_size).bit_length() - 1  # that of the old tree's last peak, where the path begins
+    level = (old_size & -old_size).bit_length() - 1  # of the old tree's last peak, where the path starts
     old = new = path[0]
     for sibling, is_left in _climb((old_size - 1) >> level, (new_size - 1) >> level, path[1:]):
         old = node_hash(sibling, old) if is_left else old
@@ -249,12 +248,12 @@ def verify_consistency(
 
 
 def _climb(index: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Go from a node to the root, where `last` is the index of the last node in its level.
+    """Walk from a node to the root, where `last` is the index of the last node in its level.
 
-    The loop of RFC 9162, sections 2.1.3.2 and 2.1.4.2, whose names for the two numbers are fn and sn.
+    This is the loop in RFC 9162, sections 2.1.3.2 and 2.1.4.2, which call the two numbers fn and sn.
 
     Yields:
-        Each hash of the path, and whether it is the left sibling of what was reached.
+        Each hash of the path, and whether it is the left sibling of the current node.
 
     Raises:
         EvidenceError: the path does not end at the root.
@@ -264,7 +263,7 @@ def _climb(index: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[bytes
             raise EvidenceError("The proof is too long.")
         is_left = index & 1 == 1 or index == last
         yield sibling, is_left
-        while is_left and index and not index & 1:  # no siblings at these levels: it is on the right edge
+        while is_left and index and not index & 1:  # no siblings at these levels, on the right edge
             index, last = index >> 1, last >> 1
         index, last = index >> 1, last >> 1
     if last:
@@ -287,7 +286,7 @@ def _subtree(begin: int, end: int, fetch: Fetch) -> bytes:
 
 
 def _fold(peaks: Sequence[bytes]) -> bytes:
-    """Hash the complete subtrees of a tree, given from the left, into its root."""
+    """Compute the root of a tree from its complete subtrees, given from the left."""
     *others, root = peaks
     for peak in reversed(others):
         root = node_hash(peak, root)
@@ -300,6 +299,6 @@ def _check_lengths(hashes: Iterable[bytes]) -> None:
 
 
 def _check_evidence(*hashes: bytes) -> None:
-    """Refuse other lengths: two hashes of 31 and 33 octets would pass for two of 32."""
+    """Check lengths: two hashes of 31 and 33 octets would be taken for two of 32."""
     if not set(map(len, hashes)) <= {HASH_BYTES}:
         raise EvidenceError(f"A hash is not {HASH_BYTES} octets.")

@@ -1,17 +1,17 @@
-"""Signed notes as c2sp.org/signed-note specifies them: a text, an empty line, and lines with signatures.
+"""Signed notes as specified in c2sp.org/signed-note: a text, an empty line, and signature lines.
 
-What is signed are the octets of the text, its last newline included. Signatures are made elsewhere: here is
-what to sign, and how text and signature become a note. A key is given as a verifier key string (vkey):
+The signature is over the octets of the text, including its last newline. It is made elsewhere; this module
+returns what to sign, and assembles the note. A key is given as a verifier key string (vkey):
 
     <name>+<key id in hex>+<base64 of the signature type and the public key>
 
-Two signature types are known. Where the specification only names transparency-dev's implementation for the
-second one, we follow that: SHA-256, signature in DER, key in the vkey as SubjectPublicKeyInfo.
+Two signature types are supported. For the second one, the specification only refers to transparency-dev's
+implementation, which we follow: SHA-256, signature in DER, key in the vkey as SubjectPublicKeyInfo.
 
 | type | algorithm                  | public key           | key id is the first 4 octets of the SHA-256 of  |
 | ---- | -------------------------- | -------------------- | ----------------------------------------------- |
 | 0x01 | Ed25519                    | 32 octets (RFC 8032) | name, newline, type, public key                 |
-| 0x02 | ECDSA P-256 with SHA-256   | SPKI in DER          | public key: neither name nor type is in it      |
+| 0x02 | ECDSA P-256 with SHA-256   | SPKI in DER          | public key, without name and type               |
 """
 
 from __future__ import annotations
@@ -31,25 +31,26 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from otahsm.errors import EvidenceError
 from otahsm.tlog.encoding import decode_base64, encode_base64
 
-MAX_NOTE_BYTES: Final = 1_000_000  # both limits are those of Go's reference implementation; far more than
-MAX_SIGNATURES: Final = 100  # the 16 signatures that a verifier must accept
+# The limits of Go's reference implementation; a verifier must accept at least 16 signatures.
+MAX_NOTE_BYTES: Final = 1_000_000
+MAX_SIGNATURES: Final = 100
 
 _KEY_ID_BYTES: Final = 4
 _P256_SPKI_BYTES: Final = 91
 _DASH: Final = "\N{EM DASH} "
-_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")  # all below U+0020 but the newline
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")  # all below U+0020 except the newline
 _VKEY: Final = re.compile(r"([^+]+)\+([0-9a-f]{8})\+(.+)", re.DOTALL)
 
 
 class SignatureType(IntEnum):
-    """The signature types of c2sp.org/signed-note that otahsm handles."""
+    """The signature types of c2sp.org/signed-note that otahsm supports."""
 
     ED25519 = 0x01
     ECDSA_P256_SHA256 = 0x02
 
 
 class NoteSignature(NamedTuple):
-    """One signature line: who is said to have signed, and the signature as its type encodes it."""
+    """One signature line: the name and id of the key, and the signature as encoded by its type."""
 
     name: str
     key_id: bytes
@@ -57,14 +58,14 @@ class NoteSignature(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A note as parsed: nothing of it is verified."""
+    """A parsed note, not verified."""
 
     text: bytes
     signatures: tuple[NoteSignature, ...]
 
 
 class OpenedNote(NamedTuple):
-    """A note's text, and the known keys that signed it: at least one."""
+    """The text of a note, and the trusted keys that signed it, at least one."""
 
     text: bytes
     signers: tuple[VerifierKey, ...]
@@ -72,15 +73,15 @@ class OpenedNote(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class VerifierKey:
-    """A name and a public key: what a verifier must know of a signer.
+    """The name and public key of a signer, for verifiers.
 
     Args:
-        name: the signer's, without spaces and plus signs; the specification advises a URL without its scheme.
-        signature_type: how it signs.
-        public_key: encoded as the signature type wants it.
+        name: without spaces and plus signs; the specification recommends a URL without its scheme.
+        signature_type: the type of its signatures.
+        public_key: encoded as required by the signature type.
 
     Raises:
-        EvidenceError: the name can't be a key's, or the key is not one of this type.
+        EvidenceError: the name is invalid, or the key is not of this type.
     """
 
     name: str
@@ -93,7 +94,7 @@ class VerifierKey:
 
     @classmethod
     def from_spki(cls, name: str, spki: bytes) -> VerifierKey:
-        """Make one from a SubjectPublicKeyInfo in DER, Ed25519 or P-256. Raises EvidenceError."""
+        """Return the key of a SubjectPublicKeyInfo in DER, Ed25519 or P-256. Raises EvidenceError."""
         key = _load(spki)
         if isinstance(key, ed25519.Ed25519PublicKey):
             return cls(name, SignatureType.ED25519, key.public_bytes_raw())
@@ -104,22 +105,20 @@ class VerifierKey:
         """Parse a verifier key string. Raises EvidenceError."""
         match = _VKEY.fullmatch(vkey)
         if match is None:
-            raise EvidenceError(
-                "What should be a verifier key is not: it is name, key id and key, joined by +."
-            )
+            raise EvidenceError("Invalid verifier key: it must be a name, a key id and a key, joined by +.")
         encoded = decode_base64(match[3])
         if encoded[0] not in list(SignatureType):
             raise EvidenceError(
-                f"A verifier key has the signature type {encoded[0]:#04x}, which otahsm does not know."
+                f"A verifier key has the signature type {encoded[0]:#04x}, which otahsm does not support."
             )
         key = cls(match[1], SignatureType(encoded[0]), encoded[1:])
         if key.key_id.hex() != match[2]:
-            raise EvidenceError("A verifier key has the id of another key: it was changed or cut off.")
+            raise EvidenceError("A verifier key has the id of another key: it was changed or truncated.")
         return key
 
     @property
     def key_id(self) -> bytes:
-        """The 4 octets that a signature line names the key by. They identify; they prove nothing."""
+        """The 4 octets that identify the key in a signature line. They don't authenticate it."""
         hashed = self.public_key
         if self.signature_type is SignatureType.ED25519:
             hashed = self.name.encode() + b"\n" + bytes((self.signature_type,)) + hashed
@@ -137,12 +136,12 @@ class VerifierKey:
             _verifier(self.signature_type, self.public_key)(signature, text)
         except InvalidSignature:
             raise EvidenceError(
-                f"The signature of {self.name} is not valid: it or the text was changed."
+                f"The signature of {self.name} is not valid: the signature or the text was changed."
             ) from None
 
 
 def text_to_sign(text: str) -> bytes:
-    """Return the octets that a key has to sign for a note with this text.
+    """Return the octets to sign for a note with this text.
 
     Raises:
         EvidenceError: the text does not end in a newline, or has other control characters or lone surrogates.
@@ -158,15 +157,15 @@ def text_to_sign(text: str) -> bytes:
 
 
 def assemble(text: bytes, key: VerifierKey, signature: bytes) -> bytes:
-    """Make a note.
+    """Assemble a note.
 
     Args:
-        text: what `text_to_sign` returned.
-        key: whose signature it is.
+        text: the result of `text_to_sign`.
+        key: the key of the signature.
         signature: over the text; DER for ECDSA, raw for Ed25519.
 
     Raises:
-        EvidenceError: the signature is not valid, or the text can't be a note's.
+        EvidenceError: the signature or the text is not valid.
     """
     text_to_sign(_decode(text))
     key.verify(text, signature)
@@ -175,31 +174,31 @@ def assemble(text: bytes, key: VerifierKey, signature: bytes) -> bytes:
 
 
 def parse_note(note: bytes) -> Note:
-    """Take a note apart without verifying anything.
+    """Parse a note without verifying it.
 
     Raises:
-        EvidenceError: it is not exactly as specified, or exceeds MAX_NOTE_BYTES or MAX_SIGNATURES.
+        EvidenceError: it does not follow the specification, or exceeds MAX_NOTE_BYTES or MAX_SIGNATURES.
     """
     if len(note) > MAX_NOTE_BYTES:
         raise EvidenceError(f"A note has {len(note)} octets; {MAX_NOTE_BYTES} is the limit.")
-    # The last empty line divides: a text may have some of its own.
+    # The last empty line separates them: the text may contain others.
     text, empty_line, lines = _decode(note).rpartition("\n\n")
     if not empty_line or not lines.endswith("\n"):
-        raise EvidenceError("A note has no signature lines, or the last one is cut off.")
+        raise EvidenceError("A note has no signature lines, or the last one is truncated.")
     if lines.count("\n") > MAX_SIGNATURES:
         raise EvidenceError(f"A note has more than {MAX_SIGNATURES} signatures.")
-    # Not `splitlines`, here and elsewhere: it takes U+2028 and others for the end of a line.
+    # Not `splitlines`, here and elsewhere: it also splits at U+2028 and others.
     signatures = tuple(_parse_signature(line) for line in lines[:-1].split("\n"))
     return Note(text_to_sign(text + "\n"), signatures)
 
 
 def open_note(note: bytes, *keys: VerifierKey) -> OpenedNote:
-    """Verify a note with the keys that one trusts.
+    """Verify a note with trusted keys.
 
-    Signatures of others are ignored, as they must be: a note may carry those of witnesses, or of a newer key.
+    Signatures of other keys are ignored, as specified: a note may have those of witnesses, or of a newer key.
 
     Raises:
-        EvidenceError: none of the keys signed it, or a signature that names one of them is not valid.
+        EvidenceError: none of the keys signed it, or a signature by one of them is not valid.
     """
     known = {(key.name, key.key_id): key for key in keys}
     if len(known) < len(set(keys)):
@@ -219,16 +218,16 @@ def open_note(note: bytes, *keys: VerifierKey) -> OpenedNote:
 def _parse_signature(line: str) -> NoteSignature:
     name, _, encoded = line.removeprefix(_DASH).partition(" ")
     if not line.startswith(_DASH):
-        raise EvidenceError("A line among the signatures of a note is none.")
+        raise EvidenceError("Invalid signature line in a note.")
     _check_name(name)
     octets = decode_base64(encoded)
     if len(octets) <= _KEY_ID_BYTES:
-        raise EvidenceError("A signature of a note is cut off.")
+        raise EvidenceError("A signature of a note is truncated.")
     return NoteSignature(name, octets[:_KEY_ID_BYTES], octets[_KEY_ID_BYTES:])
 
 
 def _check_name(name: str) -> None:
-    """Refuse names that are empty, or have a Unicode space, a plus sign, or what no note can have."""
+    """Refuse names that are empty, or contain a Unicode space, a plus sign, or a control character."""
     if not name or "+" in name or any(character.isspace() for character in name):
         raise EvidenceError("The name of a key is empty, or has a space or a plus sign.")
     text_to_sign(name + "\n")
@@ -242,9 +241,9 @@ def _decode(octets: bytes) -> str:
 
 
 def _load(spki: bytes) -> ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey:
-    """Load a key of one of the two types, in the one encoding that hashes to its key id."""
+    """Load a key of one of the two types, in the canonical encoding that hashes to its key id."""
     try:
-        # No larger key is even parsed.
+        # Larger keys are not even parsed.
         key = load_der_public_key(spki) if len(spki) <= _P256_SPKI_BYTES else None
     except (ValueError, UnsupportedAlgorithm):
         key = None
@@ -258,7 +257,7 @@ def _load(spki: bytes) -> ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey:
 
 
 def _verifier(signature_type: SignatureType, public_key: bytes) -> Callable[[bytes, bytes], None]:
-    """Return what verifies (signature, text), or raises InvalidSignature. EvidenceError: no such key."""
+    """Return a verifier of (signature, text), which raises InvalidSignature. Raises EvidenceError."""
     if signature_type is SignatureType.ED25519:
         try:
             return ed25519.Ed25519PublicKey.from_public_bytes(public_key).verify
@@ -266,5 +265,5 @@ def _verifier(signature_type: SignatureType, public_key: bytes) -> Callable[[byt
             raise EvidenceError("An Ed25519 key is not 32 octets.") from None
     key = _load(public_key)
     if isinstance(key, ed25519.Ed25519PublicKey):
-        raise EvidenceError("What should be a P-256 key is an Ed25519 key.")
+        raise EvidenceError("The key is an Ed25519 key, not a P-256 key.")
     return lambda signature, text: key.verify(signature, text, ec.ECDSA(SHA256()))

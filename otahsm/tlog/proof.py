@@ -1,16 +1,16 @@
-"""Proofs as text files, to be verified by anybody, anywhere, with the log's verifier key alone.
+"""Proofs as text files, which anybody can verify offline with the log's verifier key alone.
 
-Inclusion proofs are as c2sp.org/tlog-proof specifies them:
+Inclusion proofs follow c2sp.org/tlog-proof:
 
     c2sp.org/tlog-proof@v1
-    extra <base64>                  (only if there is some)
+    extra <base64>                  (optional)
     index <number>
-    <hashes in base64, one a line>
+    <hashes in base64, one per line>
 
     <checkpoint, a signed note>
 
-Consistency proofs are as a witness takes them (c2sp.org/tlog-witness, add-checkpoint): the same, but that
-`old <size>` is the only line before the hashes.
+Consistency proofs follow c2sp.org/tlog-witness, add-checkpoint: the same, except that `old <size>` is the
+only line before the hashes.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ MAX_EXTRA_BYTES: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class InclusionProof:
-    """Proves that a log holds a leaf.
+    """Proves that a log contains a leaf.
 
     Args:
-        index: the leaf's, from 0.
+        index: the index of the leaf, from 0.
         hashes: the inclusion proof (RFC 9162, section 2.1.3.1), from the leaf's sibling up.
-        checkpoint: a signed checkpoint of a tree that holds the leaf.
-        extra: what else the user may need. Nobody vouches for it: it is not signed.
+        checkpoint: a signed checkpoint of a tree that contains the leaf.
+        extra: additional data, which is not signed.
 
     Raises:
-        EvidenceError: no proof has such values.
+        EvidenceError: a value is invalid.
     """
 
     index: int
@@ -64,13 +64,13 @@ class InclusionProof:
             )
 
     def encode(self) -> bytes:
-        """Encode as a text file; the specification advises the ending `.tlog-proof`."""
+        """Encode as a text file; the specification recommends the extension `.tlog-proof`."""
         extra = [f"extra {encode_base64(self.extra)}"] if self.extra else []
         return _join([INCLUSION_HEADER, *extra, f"index {self.index}"], self.hashes, self.checkpoint)
 
     @classmethod
     def parse(cls, encoded: bytes) -> InclusionProof:
-        """Parse without verifying. Raises EvidenceError for what `encode` would not make."""
+        """Parse without verifying. Raises EvidenceError if it is not exactly in the format of `encode`."""
         header, *lines, checkpoint = _split(encoded)
         if header != INCLUSION_HEADER.encode():
             raise EvidenceError(f"The first line of an inclusion proof is not {INCLUSION_HEADER}.")
@@ -78,7 +78,7 @@ class InclusionProof:
         if lines and lines[0].startswith(b"extra "):
             extra = decode_base64(_value(lines.pop(0), "extra"))
             if not extra:
-                raise EvidenceError("A proof has an extra line with nothing in it.")
+                raise EvidenceError("A proof has an empty extra line.")
         index, hashes = _number_and_hashes(lines, "index")
         return cls(index, hashes, checkpoint, extra)
 
@@ -86,14 +86,14 @@ class InclusionProof:
         """Verify signature and inclusion.
 
         Args:
-            leaf: what the leaf should hold: not its hash.
-            keys: the log's.
+            leaf: the expected content of the leaf, not its hash.
+            keys: the log's keys.
 
         Returns:
-            The checkpoint, which should be compared with another one from elsewhere, for its consistency.
+            The checkpoint. Its consistency with one from another source should be checked.
 
         Raises:
-            EvidenceError: it is not proven that the log holds the leaf.
+            EvidenceError: it is not proven that the log contains the leaf.
         """
         checkpoint = open_checkpoint(self.checkpoint, *keys)
         verify_inclusion(leaf_hash(leaf), self.index, checkpoint.size, self.hashes, checkpoint.root)
@@ -105,12 +105,12 @@ class ConsistencyProof:
     """Proves that a log only grew since an older checkpoint.
 
     Args:
-        old_size: the older checkpoint's.
+        old_size: the tree size of the older checkpoint.
         hashes: the consistency proof (RFC 9162, section 2.1.4.1).
         checkpoint: the newer checkpoint, signed.
 
     Raises:
-        EvidenceError: no proof has such values.
+        EvidenceError: a value is invalid.
     """
 
     old_size: int
@@ -126,7 +126,7 @@ class ConsistencyProof:
 
     @classmethod
     def parse(cls, encoded: bytes) -> ConsistencyProof:
-        """Parse without verifying. Raises EvidenceError for what `encode` would not make."""
+        """Parse without verifying. Raises EvidenceError if it is not exactly in the format of `encode`."""
         *lines, checkpoint = _split(encoded)
         old_size, hashes = _number_and_hashes(lines, "old")
         return cls(old_size, hashes, checkpoint)
@@ -135,8 +135,8 @@ class ConsistencyProof:
         """Verify signature and consistency.
 
         Args:
-            old: the older checkpoint, verified before: from `open_checkpoint`.
-            keys: the log's.
+            old: the older checkpoint, already verified by `open_checkpoint`.
+            keys: the log's keys.
 
         Returns:
             The newer checkpoint.
@@ -146,10 +146,10 @@ class ConsistencyProof:
         """
         new = open_checkpoint(self.checkpoint, *keys)
         if new.origin != old.origin:
-            raise EvidenceError("The two checkpoints are of different logs.")
+            raise EvidenceError("The two checkpoints are from different logs.")
         if self.old_size != old.size:
             raise EvidenceError(
-                f"The proof begins at {self.old_size} leaves, the older checkpoint has {old.size}."
+                f"The proof starts at {self.old_size} leaves, but the older checkpoint has {old.size}."
             )
         verify_consistency(old.size, old.root, new.size, new.root, self.hashes)
         return new
@@ -157,7 +157,7 @@ class ConsistencyProof:
 
 def _check(number: int, hashes: tuple[bytes, ...], checkpoint: bytes) -> None:
     if not 0 <= number <= MAX_SIZE:
-        raise EvidenceError(f"A proof is about leaf {number}, which no tree has.")
+        raise EvidenceError(f"A proof has the invalid index or size {number}.")
     if len(hashes) > MAX_PROOF_HASHES or any(len(each) != HASH_BYTES for each in hashes):
         raise EvidenceError(
             f"A proof has more than {MAX_PROOF_HASHES} hashes, or one that is not {HASH_BYTES} octets."

@@ -168,7 +168,7 @@ def test_a_checkpoint_about_another_log_is_refused() -> None:
 def test_a_signed_note_that_is_no_checkpoint_is_refused() -> None:
     log = Log()
     text = text_to_sign("no checkpoint\n")
-    with pytest.raises(EvidenceError, match="cut off"):
+    with pytest.raises(EvidenceError, match="truncated"):
         open_checkpoint(assemble(text, log.verifier, sign(log.key, text)), log.verifier)
 
 

@@ -126,7 +126,7 @@ def test_the_published_history_of_a_log_is_verified() -> None:
         (empty, FROM_1_TO_3),
         (fifth, FROM_1_TO_3),
     ):
-        with pytest.raises(EvidenceError, match="proof begins at"):
+        with pytest.raises(EvidenceError, match="proof starts at"):
             ConsistencyProof.parse(proof.encode()).verify(old, SIGSUM_KEY)
     for proof in (FROM_0_TO_1, FROM_1_TO_3, FROM_1_TO_5):
         assert ConsistencyProof.parse(proof.encode()).encode() == proof.encode()

@@ -190,7 +190,7 @@ TAMPERED: list[tuple[tuple[str, ...], str]] = [
         ("INSERT INTO nodes SELECT 3, 0, hash FROM nodes WHERE number = 0",),
         "node 0 of level 3: is not part of the tree",
     ),
-    (("INSERT INTO nodes SELECT 16, 0, hash FROM nodes WHERE number = 0",), "node 0 of level 16: is not part"),
+    (("INSERT INTO nodes SELECT 16, 0, hash FROM nodes WHERE number = 0",), "node 0 of level 16: is not"),
     (("INSERT INTO tree SELECT 1, peaks FROM tree",), "tree: its state is corrupt"),
     (
         ("INSERT INTO checkpoints SELECT 450, note, 1 FROM checkpoints WHERE size = 600",),
@@ -275,7 +275,7 @@ async def test_values_of_another_type_are_named(tmp_path: Any) -> None:
     found = findings(home)
     for leaf in (2, 3, 4, 5, 6):
         assert any(line.startswith(f"leaf {leaf}: the certificate of intent {leaf + 1}") for line in found)
-    assert "checkpoint 30: A note has no signature lines, or the last one is cut off." in found
+    assert "checkpoint 30: A note has no signature lines, or the last one is truncated." in found
     assert any(line.startswith("tree: its state is corrupt") for line in found)
 
 
