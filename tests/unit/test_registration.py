@@ -364,7 +364,7 @@ def test_a_backend_that_comes_up_later_gets_everything(tmp_path: Path) -> None:
                 assert one.answer.startswith("no answer: ")
                 up.append(stack.enter_context(backend_running(port=port)))
 
-        run(tmp_path, f"http://127.0.0.1:{port}", log_event=start)
+        run(tmp_path, f"http://127.0.0.1:{port}", tell=start)
         assert set(up[0].times) == {f"d{number}" for number in range(30)}
     assert {one.state for one in known(tmp_path).values()} == {"done"}
 
@@ -375,7 +375,7 @@ def test_a_backend_that_is_away_is_asked_for_one_device_at_a_time_and_named_in_t
     fill(tmp_path, *(f"d{number}" for number in range(1000)))
     told: list[Registered] = []
     with pytest.raises(BackendUnavailableError, match=r"http://127\.0\.0\.1:\d+ can't be reached: no answer"):
-        run(tmp_path, f"http://127.0.0.1:{free_port()}", patience=1, log_event=told.append)
+        run(tmp_path, f"http://127.0.0.1:{free_port()}", patience=1, tell=told.append)
     assert 1 <= len(told) < 20
     assert {one.state for one in known(tmp_path).values()} == {"waiting"}
     assert all(row["certificate"] == DER for row in rows(tmp_path))
