@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.line.keys import load_key
 from otahsm.line.layouts import LAYOUTS, File, Layout
-from otahsm.pki import check_device_id
+from otahsm.pki import check_device_id, encode_spki
 
 _NAMES: Final = {
     File.KEY: "pkey.pem",
@@ -113,11 +112,7 @@ def _check(device_id: str, contents: dict[str, bytes], key_path: Path, now: date
         )
     if "pkey.pem" in contents:
         public = load_key(key_path).public_key()
-        if _spki(public) != _spki(certificate.public_key()):
+        if encode_spki(public) != encode_spki(certificate.public_key()):
             raise ConfigError(
                 f"pkey.pem and client.pem of {device_id} don't belong together", hint="Was a file replaced?"
             )
-
-
-def _spki(key: object) -> bytes:
-    return bytes(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from otahsm.errors import ConfigError
 from otahsm.pki import (
     KeyType,
     PrivateKey,
-    assemble_request,
+    assemble,
     build_request_info,
     encode_spki,
     generate_key,
@@ -79,4 +79,4 @@ def make_csr(device_id: str, key: PrivateKey) -> bytes:
     """Make a CSR in DER, `CN=<device_id>` and nothing else."""
     public_key = key.public_key()
     info = build_request_info(device_id, encode_spki(public_key))
-    return assemble_request(info, signature_algorithm(public_key), sign(key, info))
+    return assemble(info, signature_algorithm(public_key), sign(key, info))

@@ -15,7 +15,7 @@ from otahsm.pki.anchor import (
 )
 from otahsm.pki.bundle import find_chain_problems, order_bundle
 from otahsm.pki.certificate import Validity, assemble, build_tbs, validity_at, validity_of
-from otahsm.pki.chain import Chain, Issuer, check_signs_crls, load_chain, load_issuer
+from otahsm.pki.chain import Chain, Issuer, check_signs_crls, load_chain, load_issuer, signed
 from otahsm.pki.crl import (
     CrlDescription,
     Reason,
@@ -25,6 +25,7 @@ from otahsm.pki.crl import (
     describe_crl,
 )
 from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr, derive_request_id
+from otahsm.pki.der import PARSE_ERRORS
 from otahsm.pki.descriptions import Description, describe
 from otahsm.pki.distribution import SHARD, CrlLocation, crl_url_in
 from otahsm.pki.keys import load_public_key
@@ -51,7 +52,7 @@ from otahsm.pki.keytypes.rsa import PSS_SALT_BYTES
 from otahsm.pki.names import check_device_id
 from otahsm.pki.pkcs12 import load_p12_authorities
 from otahsm.pki.profile import DEFAULT_DEVICE_ID, CsrExtras, ExtendedKeyUsage, KeyUsage, Profile
-from otahsm.pki.request import assemble_request, build_ca_request_info, build_request_info
+from otahsm.pki.request import build_ca_request_info, build_request_info
 from otahsm.pki.root import RootKind, build_possession_tbs, build_root_tbs
 from otahsm.pki.serial import SERIAL_BYTES, SERIAL_RANDOM_BYTES, SerialNumber, first_key, make_serial
 from otahsm.pki.subject import SubjectKind, SubjectPart, SubjectTemplate
@@ -62,6 +63,7 @@ __all__ = [
     "DEFAULT_DEVICE_ID",
     "FAMILIES",
     "MAX_CSR_BYTES",
+    "PARSE_ERRORS",
     "PSS_SALT_BYTES",
     "SERIAL_BYTES",
     "SERIAL_RANDOM_BYTES",
@@ -96,7 +98,6 @@ __all__ = [
     "Validity",
     "ancestors",
     "assemble",
-    "assemble_request",
     "build_ca_request_info",
     "build_possession_tbs",
     "build_request_info",
@@ -138,6 +139,7 @@ __all__ = [
     "sign",
     "signature_algorithm",
     "signature_is_valid",
+    "signed",
     "validity_at",
     "validity_of",
 ]

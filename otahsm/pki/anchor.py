@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from otahsm.errors import ConfigError
-from otahsm.pki.chain import find_extension
+from otahsm.pki.chain import find_extension, signed
 from otahsm.pki.der import PARSE_ERRORS
 
 
@@ -109,15 +108,6 @@ def is_ca(certificate: x509.Certificate) -> bool:
 def is_valid(certificate: x509.Certificate, now: datetime) -> bool:
     """Return whether a certificate is valid `now` (RFC 5280, section 4.1.2.5)."""
     return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
-
-
-def signed(parent: x509.Certificate, child: x509.Certificate) -> bool:
-    """Return whether a certificate names another as its issuer, and has its signature."""
-    try:
-        child.verify_directly_issued_by(parent)
-    except (*PARSE_ERRORS, InvalidSignature):
-        return False
-    return True
 
 
 def describe_left_out(

@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from otahsm.errors import ConfigError
-from otahsm.pki.chain import Chain, find_extension
-from otahsm.pki.der import PARSE_ERRORS
+from otahsm.pki.chain import Chain, find_extension, signed
 
 
 def order_bundle(files: Iterable[bytes]) -> bytes:
@@ -36,7 +34,7 @@ def order_bundle(files: Iterable[bytes]) -> bytes:
         raise ConfigError(f"a file contains no PEM certificate: {error}") from None
     everyone = list(certificates.values())
     lowest = [
-        one for one in everyone if not any(_signs(one, other) for other in everyone if other is not one)
+        one for one in everyone if not any(signed(one, other) for other in everyone if other is not one)
     ]
     if len(lowest) != 1:
         names = ", ".join(one.subject.rfc4514_string() for one in lowest) or "none"
@@ -44,8 +42,8 @@ def order_bundle(files: Iterable[bytes]) -> bytes:
             f"the files must form one chain with one lowest certificate, not {len(lowest)}: {names}"
         )
     chain = lowest
-    while not _signs(chain[-1], chain[-1]):
-        above = [one for one in everyone if one not in chain and _signs(one, chain[-1])]
+    while not signed(chain[-1], chain[-1]):
+        above = [one for one in everyone if one not in chain and signed(one, chain[-1])]
         if not above:
             raise ConfigError(
                 f"the certificate of {chain[-1].issuer.rfc4514_string()} is missing, which signed"
@@ -83,11 +81,3 @@ def find_chain_problems(chain: Chain, now: datetime) -> list[str]:
                 " device under it"
             )
     return problems
-
-
-def _signs(parent: x509.Certificate, child: x509.Certificate) -> bool:
-    try:
-        child.verify_directly_issued_by(parent)
-    except (*PARSE_ERRORS, InvalidSignature):
-        return False
-    return True

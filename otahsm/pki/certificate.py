@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from asn1crypto import algos, core, keys
+from asn1crypto import algos, keys
 from asn1crypto import x509 as asn1_x509
 
 from otahsm.errors import AuthorityUnusableError
@@ -13,8 +13,7 @@ from otahsm.pki.chain import Issuer
 from otahsm.pki.csr import CheckedCsr
 from otahsm.pki.der import BIT_STRING, SEQUENCE, tlv
 from otahsm.pki.distribution import crl_distribution_points
-from otahsm.pki.extensions import extended_key_usage, extension, key_usage
-from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.extensions import extended_key_usage, extension, key_identifiers, key_usage
 from otahsm.pki.keytypes.family import SignatureAlgorithm
 from otahsm.pki.names import subject_of
 from otahsm.pki.profile import Profile
@@ -85,11 +84,7 @@ def build_tbs(
         extensions=[
             extension("key_usage", key_usage(profile.key_usage), critical=True),
             extension("extended_key_usage", extended_key_usage(profile.extended_key_usage), critical=True),
-            extension("key_identifier", core.OctetString(subject_key_identifier(csr.spki))),
-            extension(
-                "authority_key_identifier",
-                asn1_x509.AuthorityKeyIdentifier({"key_identifier": issuer.key_identifier}),
-            ),
+            *key_identifiers(csr.spki, issuer.key_identifier),
             *([extension("crl_distribution_points", crl_distribution_points([crl_url]))] if crl_url else []),
         ],
     )
@@ -125,7 +120,7 @@ def encode_tbs(
 def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:
     """Join a TBS, its algorithm and its signature into a DER Certificate (RFC 5280, section 4.1).
 
-    A CertificateList has the same shape (section 5.1).
+    A CertificateList (section 5.1) and a CSR (RFC 2986, section 4.2) have the same shape.
     """
     return tlv(SEQUENCE, tbs, algorithm.identifier, tlv(BIT_STRING, b"\0", signature))
 

@@ -98,15 +98,13 @@ def load_chain(pem: bytes, *, pss: bool = False) -> Chain:
         raise ConfigError(f"the CA certificate file contains no PEM certificate: {error}") from error
     for child, parent in pairwise([*certificates, certificates[-1]]):
         _check_is_ca(parent)
-        try:
-            child.verify_directly_issued_by(parent)
-        except (*PARSE_ERRORS, InvalidSignature):
+        if not signed(parent, child):
             raise ConfigError(
                 f"{child.subject.rfc4514_string()} is not signed by the next certificate in the file,"
                 f" {parent.subject.rfc4514_string()}",
                 hint="The file must contain the signing CA first, each certificate's issuer after it, and a"
                 " self-signed root last.",
-            ) from None
+            )
     chain = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
     return Chain(load_issuer(chain[0], pss=pss), tuple(chain[:-1]), chain[-1])
 
@@ -137,6 +135,15 @@ def _check_is_ca(certificate: x509.Certificate) -> None:
         raise ConfigError(f"{name} is not a CA certificate: it has no basicConstraints with CA:TRUE")
     if usage is not None and not usage.key_cert_sign:
         raise ConfigError(f"{name} may not sign certificates: its keyUsage lacks keyCertSign")
+
+
+def signed(parent: x509.Certificate, child: x509.Certificate) -> bool:
+    """Return whether a certificate names another as its issuer, and has its signature."""
+    try:
+        child.verify_directly_issued_by(parent)
+    except (*PARSE_ERRORS, InvalidSignature):
+        return False
+    return True
 
 
 _T = TypeVar("_T", bound=x509.ExtensionType)

@@ -8,6 +8,7 @@ from typing import Final
 from asn1crypto import core
 from asn1crypto import x509 as asn1_x509
 
+from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.profile import ExtendedKeyUsage, KeyUsage, Profile
 
 KEY_USAGE: Final = "2.5.29.15"
@@ -22,6 +23,14 @@ def extension(name: str, value: core.Asn1Value, *, critical: bool = False) -> as
     return asn1_x509.Extension(
         {"extn_id": name, "critical": critical, "extn_value": core.ParsableOctetString(value.dump())}
     )
+
+
+def key_identifiers(spki: bytes, issuers: bytes) -> list[asn1_x509.Extension]:
+    """Build the identifiers of a certificate's key and its issuer's (RFC 5280, 4.2.1.2 and 4.2.1.1)."""
+    return [
+        extension("key_identifier", core.OctetString(subject_key_identifier(spki))),
+        extension("authority_key_identifier", asn1_x509.AuthorityKeyIdentifier({"key_identifier": issuers})),
+    ]
 
 
 def key_usage(usages: frozenset[KeyUsage]) -> asn1_x509.KeyUsage:

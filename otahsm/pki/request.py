@@ -7,10 +7,8 @@ from typing import Final
 from asn1crypto import csr, keys
 from asn1crypto import x509 as asn1_x509
 
-from otahsm.pki.certificate import assemble
 from otahsm.pki.der import SEQUENCE, tlv
 from otahsm.pki.extensions import extension
-from otahsm.pki.keytypes.family import SignatureAlgorithm
 from otahsm.pki.names import subject_of
 
 _VERSION_1: Final = bytes.fromhex("020100")
@@ -54,8 +52,3 @@ def build_ca_request_info(common_name: str, organization: str, spki: bytes) -> b
     )
     encoded: bytes = info.dump()
     return encoded
-
-
-def assemble_request(request_info: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:
-    """Join a CertificationRequestInfo and its signature into a DER CSR."""
-    return assemble(request_info, algorithm, signature)  # the same shape: RFC 2986, 4.2 and RFC 5280, 4.1

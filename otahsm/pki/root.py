@@ -16,7 +16,7 @@ from asn1crypto import x509 as asn1_x509
 
 from otahsm.pki.certificate import Validity, encode_tbs
 from otahsm.pki.chain import Issuer
-from otahsm.pki.extensions import extension
+from otahsm.pki.extensions import extension, key_identifiers
 from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.keytypes.family import SignatureAlgorithm
 
@@ -39,10 +39,7 @@ def build_root_tbs(
         extensions = [
             extension("basic_constraints", ca, critical=True),
             extension("key_usage", asn1_x509.KeyUsage({"key_cert_sign", "crl_sign"}), critical=True),
-            extension("key_identifier", core.OctetString(identifier)),
-            extension(
-                "authority_key_identifier", asn1_x509.AuthorityKeyIdentifier({"key_identifier": identifier})
-            ),
+            *key_identifiers(spki, identifier),
         ]
     else:
         extensions = [
@@ -79,10 +76,6 @@ def build_possession_tbs(code: str, spki: bytes, issuer: Issuer, *, serial: int,
         extensions=[
             extension("basic_constraints", asn1_x509.BasicConstraints({"ca": False}), critical=True),
             extension("key_usage", asn1_x509.KeyUsage({"digital_signature"}), critical=True),
-            extension("key_identifier", core.OctetString(subject_key_identifier(spki))),
-            extension(
-                "authority_key_identifier",
-                asn1_x509.AuthorityKeyIdentifier({"key_identifier": issuer.key_identifier}),
-            ),
+            *key_identifiers(spki, issuer.key_identifier),
         ],
     )

@@ -7,7 +7,6 @@ from typing import Annotated, Final
 
 import typer
 from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 
 from otahsm.cli.connect import ask
 from otahsm.cli.inputs import read_file
@@ -16,6 +15,7 @@ from otahsm.cli.output.fields import print_json, print_outcome
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
 from otahsm.errors import ConfigError
+from otahsm.pki import fingerprint_text
 
 SubjectArgument = Annotated[
     str | None,
@@ -98,4 +98,4 @@ def _subject(subject: str | None, certificate: Path | None) -> str:
         read = x509.load_pem_x509_certificate(read_file(certificate))
     except ValueError as error:
         raise ConfigError(f"{certificate} is not a PEM certificate: {error}") from None
-    return f"sha256:{read.fingerprint(SHA256()).hex()}"
+    return fingerprint_text(read)

@@ -18,23 +18,14 @@ import grpc
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from otahsm.authority import Caller
 from otahsm.config import TlsConfig
 from otahsm.errors import ConfigError
-from otahsm.pki import Chain
+from otahsm.pki import PARSE_ERRORS, Chain, encode_spki, fingerprint_text
 
-# What a certificate can be besides readable, for a library that is stricter than the one that verified it.
-UNREADABLE: Final = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
 _SPIFFE: Final = "spiffe:"
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -115,8 +106,7 @@ def load_tls(tls: TlsConfig, fleet: Sequence[Chain], now: datetime) -> TlsFiles:
             f"[tls] client_ca {tls.client_ca} is the fleet CA: every device could issue certificates",
             hint="Operators need a CA of their own; `otahsm quickstart` makes one.",
         )
-    sha256 = own.fingerprint(SHA256())
-    return TlsFiles(certificate, key, client_ca, operators, f"sha256:{sha256.hex()}")
+    return TlsFiles(certificate, key, client_ca, operators, fingerprint_text(own))
 
 
 def chain_of(context: Context) -> tuple[bytes, bytes]:
@@ -138,7 +128,7 @@ def read_caller(path: Path) -> Caller:
     """Say who a client with the certificate in a file, in PEM, would be. Raises ConfigError."""
     try:
         return _read_caller(path.read_bytes())
-    except (OSError, *UNREADABLE) as error:
+    except (OSError, *PARSE_ERRORS) as error:
         raise ConfigError(f"{path} is no certificate in PEM: {error}") from None
 
 
@@ -146,7 +136,7 @@ def read_caller(path: Path) -> Caller:
 def _caller(pem: bytes) -> Caller:
     try:
         return _read_caller(pem)
-    except UNREADABLE:  # TLS has verified it, and yet: it has neither a name nor a key that a policy knows
+    except PARSE_ERRORS:  # TLS has verified it, and yet: it has neither a name nor a key that a policy knows
         sha256 = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).digest()
         return Caller(f"sha256:{sha256.hex()}", sha256)
 
@@ -154,7 +144,7 @@ def _caller(pem: bytes) -> Caller:
 def _read_caller(pem: bytes) -> Caller:
     certificate = x509.load_pem_x509_certificate(pem)
     fingerprint = certificate.fingerprint(SHA256())
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    spki = encode_spki(certificate.public_key())
     return Caller(
         identity=_identity(certificate) or f"sha256:{fingerprint.hex()}",
         certificate_sha256=fingerprint,

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
-from otahsm.daemon.edge.tls import UNREADABLE
 from otahsm.errors import ConfigError
+from otahsm.pki import PARSE_ERRORS, signed
 
 _LONGEST: Final = 8  # certificates in a chain
 _KNOWN: Final = 16_384  # more than there are connections
@@ -70,7 +69,7 @@ class Trust:
                 x509.load_pem_x509_certificate(own),
                 x509.load_pem_x509_certificates(above) if above else [],
             )
-        except UNREADABLE:
+        except PARSE_ERRORS:
             return "its certificates can't be read"
 
     def _judge_chain(self, certificate: x509.Certificate, others: Sequence[x509.Certificate]) -> str:
@@ -83,9 +82,9 @@ class Trust:
                     return (
                         f"the certificate of {certificate.subject.rfc4514_string()} is on the CRL of its CA"
                     )
-            if any(_issued(certificate, authority) for authority in self._authorities):
+            if any(signed(authority, certificate) for authority in self._authorities):
                 return ""
-            issuer = next((other for other in others if _issued(certificate, other)), None)
+            issuer = next((other for other in others if signed(other, certificate)), None)
             if issuer is None:
                 break
             certificate = issuer
@@ -112,7 +111,7 @@ def _read(path: Path, authorities: Sequence[x509.Certificate], now: datetime) ->
         ours = all(any(_signed(crl, authority) for authority in authorities) for crl in crls)
     except OSError as error:
         raise ConfigError(f"the CRL {path} can't be read: {error.strerror}") from None
-    except UNREADABLE as error:
+    except PARSE_ERRORS as error:
         raise ConfigError(f"{path} is no CRL: {error}") from None
     if any(crl.next_update_utc is not None and crl.next_update_utc <= now for crl in crls):
         raise ConfigError(
@@ -131,11 +130,3 @@ def _signed(crl: Crl, authority: x509.Certificate) -> bool:
     if crl.issuer != authority.subject:
         return False
     return crl.is_signature_valid(authority.public_key())  # type: ignore[arg-type] # checked by it
-
-
-def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, *UNREADABLE):
-        return False
-    return True

@@ -19,7 +19,6 @@ from otahsm.pki import (
     PublicKey,
     Validity,
     assemble,
-    assemble_request,
     build_ca_request_info,
     build_possession_tbs,
     encode_spki,
@@ -56,7 +55,7 @@ def create_request(
     opening = existing_key(token, ca) if key_type is None else new_key(token, ca, key_type)
     with opening as key:
         info = build_ca_request_info(common_name, organization, encode_spki(key.public_key))
-        return Made(assemble_request(info, key.signing.algorithm, key.signing.sign(info)), key.facts)
+        return Made(assemble(info, key.signing.algorithm, key.signing.sign(info)), key.facts)
 
 
 def check_key(token: ReplicaConfig, ca: KeyConfig, public_key: PublicKey) -> KeyFacts:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pkcs11
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from pkcs11 import Attribute, ObjectClass
 from pkcs11.util.x509 import decode_x509_certificate
@@ -121,7 +120,7 @@ def _value(certificate: Any) -> bytes:
 def _belongs(der: bytes, public_key: PublicKey, device_id: str) -> bool:
     try:
         certificate = x509.load_der_x509_certificate(der)
-        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        spki = encode_spki(certificate.public_key())
         names = list(_common_names(certificate))
     except PARSE_ERRORS:
         return False

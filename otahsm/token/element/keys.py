@@ -19,7 +19,7 @@ from otahsm.errors import OtahsmError, TokenRefusedError
 from otahsm.pki import (
     KeyType,
     PublicKey,
-    assemble_request,
+    assemble,
     build_request_info,
     describe_key,
     encode_spki,
@@ -121,7 +121,7 @@ class SecureElement:
         config = KeyConfig(key=Pkcs11Uri(id=self._wanted.key_id), accept=_EVERY_FLAW)
         signing = get_ready(self._login, key.private, config, key.public_key)
         info = build_request_info(self._wanted.device_id, encode_spki(key.public_key))
-        return assemble_request(info, signing.algorithm, signing.sign(info))
+        return assemble(info, signing.algorithm, signing.sign(info))
 
     def forget(self, key: ElementKey) -> None:
         """Destroy a key pair if it was made just now; there must be no certificate for it."""
