@@ -1,4 +1,4 @@
-"""Who is denied at a daemon, and its audit log."""
+"""Denied clients of a daemon, and its audit log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FOLLOW_SECONDS: Final = 1.0
 
 
 class DeniedClient(NamedTuple):
-    """Somebody who is denied: who, why, by whom, and since when (UTC)."""
+    """A denied subject, the reason, the client that denied it, and since when (UTC)."""
 
     subject: str
     reason: str
@@ -25,12 +25,12 @@ class DeniedClient(NamedTuple):
 
     @classmethod
     def from_message(cls, message: access_pb2.DeniedClient) -> DeniedClient:
-        """Read it from the wire."""
+        """Return the value of a message."""
         return cls(message.subject, message.reason, message.client, message.deny_time.ToDatetime(tzinfo=UTC))
 
 
 class AuditEvent(NamedTuple):
-    """Something that happened; `details` is a JSON object."""
+    """An event of the audit log; `details` is a JSON object."""
 
     id: int
     at: datetime
@@ -41,7 +41,7 @@ class AuditEvent(NamedTuple):
 
     @classmethod
     def from_message(cls, message: audit_pb2.AuditEvent) -> AuditEvent:
-        """Read it from the wire."""
+        """Return the value of a message."""
         return cls(
             message.id,
             message.happen_time.ToDatetime(tzinfo=UTC),
@@ -53,13 +53,13 @@ class AuditEvent(NamedTuple):
 
 
 class AuditQuery(NamedTuple):
-    """Which events are wanted, and in which order.
+    """Selects audit events, and their order.
 
     Attributes:
         name: one that ends in a dot stands for all that begin with it; empty for any.
         client: empty for any.
-        after, before: when it happened, from `after` on and before `before`; with a time zone.
-        newest_first: what was written last comes first.
+        after, before: the range of time, with a time zone; `after` is inclusive, `before` exclusive.
+        newest_first: whether to return the latest first.
     """
 
     name: str = ""
@@ -69,7 +69,7 @@ class AuditQuery(NamedTuple):
     newest_first: bool = False
 
     def message(self) -> audit_pb2.ListAuditEventsRequest:
-        """Write it for the wire."""
+        """Return it as a message."""
         message = audit_pb2.ListAuditEventsRequest(
             name=self.name, client=self.client, page_size=_PAGE, newest_first=self.newest_first
         )
@@ -94,16 +94,16 @@ class AccessClient:
         """Deny a client ("uri:", "dns:", "cn:"), a key ("spki:") or a certificate ("sha256:").
 
         Raises:
-            RequestRefusedError: the subject is none of these.
+            RequestRefusedError: the subject is malformed.
             NotAllowedError: this client may not.
         """
-        wanted = access_pb2.DeniedClient(subject=subject, reason=reason)
-        request = access_pb2.DenyClientRequest(client=wanted)
+        denied = access_pb2.DeniedClient(subject=subject, reason=reason)
+        request = access_pb2.DenyClientRequest(client=denied)
         response = await self._access.call(lambda stub: stub.DenyClient, request)
         return DeniedClient.from_message(response.client)
 
     async def allow(self, subject: str) -> None:
-        """Allow again what was denied.
+        """Allow a denied subject again.
 
         Raises:
             NotFoundError: it is not denied.
@@ -113,13 +113,13 @@ class AccessClient:
         await self._access.call(lambda stub: stub.AllowClient, request)
 
     async def denied(self) -> list[DeniedClient]:
-        """Return everybody whom an operator has denied."""
+        """Return all subjects that operators have denied."""
         request = access_pb2.ListDeniedClientsRequest()
         response = await self._access.call(lambda stub: stub.ListDeniedClients, request)
         return [DeniedClient.from_message(item) for item in response.clients]
 
     async def events(self, query: AuditQuery, *, follow: bool = False) -> AsyncGenerator[AuditEvent, None]:
-        """Yield events in the order in which they were written, or the other way round.
+        """Yield events in the order in which they were written, or in reverse.
 
         Args:
             query: which, and in which order.

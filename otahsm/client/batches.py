@@ -19,14 +19,14 @@ _PAGE: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class IdScheme:
-    """Where the device ids of a batch come from.
+    """How the device ids of a batch are chosen.
 
     Attributes:
         kind: "uuid4", "uuid5", "template" or "list".
-        value: the namespace of "uuid5", the text of "template".
-        first: the first number of a template.
-        digest: SHA-256 of the list of devices, hexadecimal; empty if there is none.
-        values: what holds for every device.
+        value: the namespace for "uuid5" or the template for "template".
+        first: the first number for "template".
+        digest: SHA-256 of the list of devices, in hexadecimal; empty if there is none.
+        values: values that are the same for all devices.
     """
 
     kind: str
@@ -38,15 +38,15 @@ class IdScheme:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch: what was ordered, and how far it is. Times are in UTC; None: there is none.
+    """A batch and its progress. Times are in UTC.
 
     Attributes:
         name: 1 to 64 letters, digits, dots, underscores and hyphens.
-        device_count: at most so many certificates.
-        profile: empty in an order for the daemon's default profile.
-        deadline: no certificate is issued from then on.
-        clients: who may issue in it, as in "cn:line-3"; empty for everybody.
-        remaining: how many more may be asked for now.
+        device_count: the maximum number of certificates.
+        profile: the profile of its certificates; empty in a new batch for the daemon's default profile.
+        deadline: from this time on, no certificates are issued; None for no deadline.
+        clients: the clients that may issue in it, such as "cn:line-3"; empty for all.
+        remaining: how many more certificates can be requested now.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Batch:
     last_issued_at: datetime | None = None
 
     def message(self) -> pb.Batch:
-        """Write what is ordered."""
+        """Return the fields that a client sets, as a message."""
         scheme = self.scheme
         message = pb.Batch(
             name=self.name,
@@ -87,7 +87,7 @@ class Batch:
 
     @classmethod
     def from_message(cls, message: pb.Batch) -> Batch:
-        """Read it from the wire."""
+        """Return the value of a message."""
         scheme = message.id_scheme
         return cls(
             name=message.name,
@@ -111,7 +111,7 @@ class Batch:
 
 
 class BatchClient:
-    """`Client.batches`: orders batches.
+    """`Client.batches`: creates, reads and closes batches.
 
     Every method raises OtahsmError: the daemon can't be reached or refuses.
     """
@@ -120,27 +120,27 @@ class BatchClient:
         self._service = Service(calls, batch_pb2_grpc.BatchServiceStub)
 
     async def create(self, batch: Batch) -> Batch:
-        """Order a batch; the same again returns the one that there is.
+        """Create a batch; if one with the same terms exists, return it.
 
         Raises:
-            RequestRefusedError: a field is wrong.
+            RequestRefusedError: a field is invalid.
             ConflictError: the name was used for another batch.
         """
         request = pb.CreateBatchRequest(batch=batch.message())
         return Batch.from_message((await self._service.call(lambda stub: stub.CreateBatch, request)).batch)
 
     async def get(self, name: str) -> Batch:
-        """Return a batch. Raises NotFoundError: there is none of this name."""
+        """Return a batch. Raises NotFoundError: it does not exist."""
         request = pb.GetBatchRequest(name=name)
         return Batch.from_message((await self._service.call(lambda stub: stub.GetBatch, request)).batch)
 
     async def close(self, name: str) -> Batch:
-        """Let nothing more be issued in a batch, for good. Raises NotFoundError: there is none."""
+        """Close a batch permanently: nothing more is issued in it. Raises NotFoundError."""
         request = pb.CloseBatchRequest(name=name)
         return Batch.from_message((await self._service.call(lambda stub: stub.CloseBatch, request)).batch)
 
     async def everything(self, *, newest_first: bool = False) -> AsyncGenerator[Batch, None]:
-        """Yield all batches, in the order of their creation or the other way round."""
+        """Yield all batches, in order of creation or in reverse."""
         request = pb.ListBatchesRequest(page_size=_PAGE, newest_first=newest_first)
         while True:
             response = await self._service.call(lambda stub: stub.ListBatches, request)

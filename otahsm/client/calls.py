@@ -1,4 +1,4 @@
-"""One unary call: to the replica whose turn it is, and again while that fails for a passing reason."""
+"""Unary calls, which are retried on the next replica after temporary failures."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _Response = TypeVar("_Response")
 
 
 class Calls(NamedTuple):
-    """What all parts of a client call through.
+    """The settings for the calls of all parts of a client.
 
     Attributes:
-        replicas: whom to call.
-        patience: for how many seconds without any progress is repeated what failed for a passing reason.
+        replicas: the daemons to call.
+        patience: for how many seconds without any progress temporary failures are retried.
     """
 
     replicas: Replicas
@@ -34,9 +34,9 @@ class Service(Generic[_Stub]):
     """One service of the daemon.
 
     Args:
-        calls: what its methods are called through.
+        calls: the client's settings.
         stub: the class of its stubs.
-        seconds: how long a try of a call may take; None: as long as there is patience.
+        seconds: the timeout of each try; None for the client's patience.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Service(Generic[_Stub]):
         method: Callable[[_Stub], grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]],
         request: _Request,
     ) -> _Response:
-        """Call a method, and if the daemon is unavailable, another one's or again.
+        """Call a method, and retry while the daemon is unavailable.
 
         Args:
             method: returns the method of a stub.
-            request: what to send.
+            request: the request.
 
         Raises:
-            OtahsmError: what the daemon failed with, or that none could be reached.
+            OtahsmError: the error of the daemon, or none can be reached.
         """
         deadline = time.monotonic() + self._calls.patience
         backoff = Backoff()

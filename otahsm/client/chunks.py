@@ -1,4 +1,4 @@
-"""Cuts any source of requests into messages, without holding a slow source's requests back."""
+"""Splits a source of requests into chunks, without delaying requests from a slow source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 _Item = TypeVar("_Item")
 
-_LINGER: Final = 0.002  # seconds that a chunk waits for more from an asynchronous source
+_LINGER: Final = 0.002  # seconds that a chunk waits for more items from an asynchronous source
 
 
 async def chunks_of(
@@ -18,8 +18,8 @@ async def chunks_of(
 ) -> AsyncGenerator[list[_Item], None]:
     """Yield lists of 1 to `size` items, in order.
 
-    A plain iterable is advanced in a thread: making keys, say, must not stop the event loop. From an
-    asynchronous one, what has come is not kept waiting for a list to get full.
+    A plain iterable is advanced in a thread, so that slow work, such as generating keys, doesn't block the
+    event loop. Items of an asynchronous one are not delayed until a list is full.
     """
     if isinstance(source, AsyncIterable):
         async with contextlib.aclosing(_from_asynchronous(source, size)) as chunks:

@@ -31,16 +31,16 @@ class Client:
 
     Args:
         targets: the daemon's address, `host:port`, or the addresses of several. A host may be a name with
-            several addresses. A daemon's TLS certificate must be for the host of its own address. Daemons
-            that can't sign, or are gone, are left out; what they did not answer is asked elsewhere.
+            several addresses. A daemon's TLS certificate must be valid for the host in its own address.
+            Daemons that can't sign or be reached are skipped; their unanswered requests are sent to others.
         tls: the operator CA, and this client's certificate and key.
-        patience: for how many seconds without any progress is repeated what failed for a passing reason.
+        patience: for how many seconds without any progress temporary failures are retried.
 
     Attributes:
-        issuance: has certificates issued; knows CAs and profiles.
-        ledger: reads what was issued.
-        batches: orders batches.
-        revocation: revokes, and fetches CRLs.
+        issuance: issues certificates; lists CAs and profiles.
+        ledger: queries the ledger.
+        batches: creates, reads and closes batches.
+        revocation: revokes certificates, and fetches CRLs.
         access: denies clients, and reads the audit log.
         transparency: fetches checkpoints and proofs.
 
@@ -67,10 +67,10 @@ class Client:
         await self._replicas.close()
 
     async def wait_until_serving(self, seconds: float) -> bool:
-        """Return whether a daemon can sign now, waiting for that at most so long.
+        """Wait up to `seconds` for a daemon that can sign; return whether there is one.
 
         Raises:
-            OtahsmError: the daemon can't be reached, or does not take this client.
+            OtahsmError: the daemon can't be reached, or refuses this client.
         """
         deadline = time.monotonic() + seconds
         while True:

@@ -13,10 +13,10 @@ from otahsm.errors import ConfigError
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    # gRPC waits up to two minutes before it tries a lost daemon again; a line can't.
+    # gRPC waits up to two minutes before it reconnects, which is too long for a line.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # A machine that is switched off says nothing. The daemon allows a ping every 5 seconds.
+    # Detects a machine that is switched off. The daemon allows a ping every 5 seconds.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),  # of the pings that measure a busy connection
@@ -26,7 +26,7 @@ _OPTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """The files a client needs: the operator CA, its own certificate (chain) and key; all PEM."""
+    """A client's TLS files: the operator CA, its own certificate (chain) and key, all in PEM."""
 
     ca: Path
     certificate: Path
@@ -36,13 +36,13 @@ class ClientTls:
 def open_channel(
     target: str, tls: ClientTls, server_name: str = "", *, options: Sequence[tuple[str, str | int]] = ()
 ) -> grpc.aio.Channel:
-    """Open a channel to `host:port`; it connects when it is used.
+    """Open a channel to `host:port`; it connects on first use.
 
     Args:
-        target: where the daemon listens.
+        target: the daemon's address.
         tls: the client's files.
-        server_name: whom the daemon's certificate must be for; empty for the host in `target`.
-        options: gRPC's channel arguments, besides ours.
+        server_name: the name in the daemon's certificate; empty for the host in `target`.
+        options: additional channel arguments of gRPC.
 
     Raises:
         ConfigError: a file can't be read.
@@ -50,7 +50,7 @@ def open_channel(
     try:
         ca, certificate, key = (path.read_bytes() for path in (tls.ca, tls.certificate, tls.key))
     except OSError as error:
-        raise ConfigError(f"the client's TLS file {error.filename} can't be read: {error.strerror}") from None
+        raise ConfigError(f"can't read the client's TLS file {error.filename}: {error.strerror}") from None
     name = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
     return grpc.aio.secure_channel(
         target, grpc.ssl_channel_credentials(ca, key, certificate), options=(*_OPTIONS, *options, *name)

@@ -1,8 +1,8 @@
-"""Certificates: requests stream in, results stream out.
+"""Issuing certificates: requests stream in, results stream out.
 
-A bounded number of requests is kept under way, in messages of 64. What the daemon could not answer for a
-passing reason is asked again by itself: a lost connection, a token that is away, a daemon that restarts. That
-is safe, because the same request always gets the same certificate.
+A bounded number of requests is in flight, in messages of 64. Temporary failures are retried automatically: a
+lost connection, an unavailable token, a daemon that restarts. That is safe, because a repeated request always
+gets the same certificate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_
 
 
 class IssuanceClient:
-    """`Client.issuance`: has certificates issued; knows the daemon's CAs and profiles."""
+    """`Client.issuance`: issues certificates; lists the daemon's CAs and profiles."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -26,14 +26,14 @@ class IssuanceClient:
         self._devices = Service(calls, device_pb2_grpc.DeviceServiceStub)
 
     async def issue(self, requests: Requests, *, profile: str = "") -> AsyncGenerator[Result, None]:
-        """Have certificates issued; yield one result for each request, as they come.
+        """Issue certificates; yield one result for each request, as they become ready.
 
         Args:
-            requests: any number of them, also without end; taken only as fast as results come.
-            profile: what to issue under; empty for the daemon's default.
+            requests: any number, even infinite; consumed only as fast as results arrive.
+            profile: the profile; empty for the daemon's default.
 
         Raises:
-            OtahsmError: the daemon refuses the stream as a whole.
+            OtahsmError: the daemon refuses the whole stream.
         """
         stream = ResumableStream(self._calls.replicas, requests, profile, self._calls.patience)
         async with contextlib.aclosing(stream.results()) as results:
@@ -41,18 +41,18 @@ class IssuanceClient:
                 yield result
 
     async def issue_one(self, csr: bytes, *, device_id: str = "", profile: str = "") -> Result:
-        """Have one certificate issued."""
+        """Issue one certificate."""
         (result,) = [item async for item in self.issue([CertificateRequest(csr, device_id)], profile=profile)]
         return result
 
     async def authority(self, name: str = "") -> Authority:
-        """Return the CA that signs, trying for as long as the client has patience.
+        """Return a CA that signs device certificates.
 
         Args:
-            name: which, as in the daemon's configuration; "" for that of profiles that name none.
+            name: its name, as in the daemon's configuration; "" for the CA of profiles that don't name one.
 
         Raises:
-            NotFoundError: there is none of that name.
+            NotFoundError: it does not exist.
             OtahsmError: the daemon can't be reached.
         """
         request = authority_pb2.GetAuthorityRequest(name=name)
@@ -60,7 +60,7 @@ class IssuanceClient:
         return Authority.from_message(response.authority)
 
     async def profiles(self) -> list[Profile]:
-        """Return what may be issued.
+        """Return all profiles.
 
         Raises:
             OtahsmError: the daemon can't be reached.
@@ -70,10 +70,10 @@ class IssuanceClient:
         return [Profile.from_message(message) for message in response.profiles]
 
     async def reset_device(self, device_id: str, *, profile: str = "") -> SerialNumber:
-        """Let a device have a new certificate, for another key, at once.
+        """Allow a device to get a new certificate for another key at once.
 
         Returns:
-            The serial number of the certificate that it has; that stays valid until it expires or is revoked.
+            The serial number of its current certificate, which stays valid until it expires or is revoked.
 
         Raises:
             NotFoundError: it has none.

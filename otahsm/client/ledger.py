@@ -1,4 +1,4 @@
-"""What is in a daemon's ledger."""
+"""Queries on a daemon's ledger."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
 _PAGE: Final = 1000
-_SECONDS: Final = 120.0  # counting ten million takes some twenty
+_SECONDS: Final = 120.0  # counting ten million certificates takes about twenty
 _PREFIX: Final = "CERTIFICATE_STATUS_"
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is wanted, and in which order: what fits everything that is given.
+    """Selects certificates, those that match every attribute that is set, and their order.
 
     Attributes:
         device_id, client, profile, batch: empty for any.
-        status: "open", "issued", "void"; empty for any.
-        after, before: when it was intended, from `after` on and before `before`; with a time zone.
-        newest_first: what was intended last comes first.
+        status: "open", "issued", "void", "superseded", "revoked"; empty for any.
+        after, before: the range of the intent's time, with a time zone; `after` is inclusive, `before`
+            exclusive.
+        newest_first: whether to return the latest first.
     """
 
     device_id: str = ""
@@ -40,7 +41,7 @@ class Query:
     newest_first: bool = False
 
     def message(self) -> pb.ListCertificatesRequest:
-        """Write it. Raises ValueError: there is no such status."""
+        """Return it as a message. Raises ValueError: the status is invalid."""
         message = pb.ListCertificatesRequest(
             device_id=self.device_id,
             client=self.client,
@@ -58,14 +59,15 @@ class Query:
 
 
 class LedgerEntry(NamedTuple):
-    """An intention to issue a certificate, and what came of it.
+    """The ledger's record of a certificate, or of the intent to issue it.
 
     Attributes:
-        status: "open", "issued", "void", or what a newer daemon may say.
-        client: who asked, as in "cn:line-3"; `client_certificate_sha256` tells with which TLS certificate.
-        request_id: the client's own name for the request, or empty.
-        intended_at, issued_at, voided_at: UTC; None: it was not.
-        certificate: DER; empty if there is none, or it was not asked for.
+        status: as in `Query`, or a status of a newer daemon.
+        client: the client that requested it, such as "cn:line-3"; `client_certificate_sha256` is the SHA-256
+            of its TLS certificate.
+        request_id: the client's id for the request, or empty.
+        intended_at, issued_at, voided_at: UTC; None if it was not.
+        certificate: DER; empty if there is none, or it was not requested.
     """
 
     serial: SerialNumber
@@ -88,7 +90,7 @@ class LedgerEntry(NamedTuple):
 
     @classmethod
     def from_message(cls, message: pb.Certificate) -> LedgerEntry:
-        """Read it from the wire."""
+        """Return the value of a message."""
         return cls(
             SerialNumber.from_key(message.serial_number),
             _status_name(message.status),
@@ -111,7 +113,7 @@ class LedgerEntry(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How many entries have a day (UTC), a profile, a client and a status in common."""
+    """The number of certificates with the same day (UTC), profile, client and status."""
 
     day: date
     profile: str
@@ -121,13 +123,13 @@ class Count(NamedTuple):
 
     @classmethod
     def from_message(cls, message: pb.CertificateCount) -> Count:
-        """Read it from the wire."""
+        """Return the value of a message."""
         day = date(message.date.year, message.date.month, message.date.day)
         return cls(day, message.profile, message.client, _status_name(message.status), message.count)
 
 
 class LedgerClient:
-    """`Client.ledger`: reads what was issued.
+    """`Client.ledger`: queries the ledger.
 
     Every method raises OtahsmError: the daemon can't be reached or refuses.
     """
@@ -144,7 +146,7 @@ class LedgerClient:
         return await self._get(pb.GetCertificateRequest(serial_number=serial.octets))
 
     async def by_device(self, device_id: str, profile: str = "") -> tuple[LedgerEntry, tuple[bytes, ...]]:
-        """Return the entry that a device has under a profile (empty: the daemon's default), and its chain.
+        """Return a device's current entry under a profile (empty for the default), and its chain.
 
         Raises:
             NotFoundError: there is none, or it was voided.
@@ -154,13 +156,13 @@ class LedgerClient:
     async def page(
         self, query: Query, token: str = "", *, size: int = 100, full: bool = False
     ) -> tuple[list[LedgerEntry], str]:
-        """Return a page and the token of the next; empty at the end.
+        """Return a page, and the token of the next page; empty at the end.
 
         Args:
-            query: what is wanted, and in which order.
-            token: empty for the first page.
-            size: at most so many, up to 1,000; there may be fewer, also none, before the end.
-            full: with their certificates.
+            query: which certificates, and in which order.
+            token: the token of the page; empty for the first.
+            size: the most entries to return, up to 1,000; there may be fewer, or none, before the end.
+            full: whether to include the certificates.
         """
         request = query.message()
         request.page_token = token
@@ -170,7 +172,7 @@ class LedgerClient:
         return [LedgerEntry.from_message(item) for item in response.certificates], response.next_page_token
 
     async def everything(self, query: Query, *, full: bool = False) -> AsyncGenerator[LedgerEntry, None]:
-        """Yield all that is wanted, in its order, page by page."""
+        """Yield all matching entries in the query's order, page by page."""
         token = ""
         while True:
             entries, token = await self.page(query, token, size=_PAGE, full=full)
@@ -180,12 +182,12 @@ class LedgerClient:
                 return
 
     async def counts(self, query: Query) -> list[Count]:
-        """Count what is in the time of a query, by day, profile, client and status."""
-        asked = query.message()
+        """Count the certificates in the period of a query, by day, profile, client and status."""
+        message = query.message()
         request = pb.GetLedgerStatsRequest()
         for name in ("issued_after", "issued_before"):
-            if asked.HasField(name):
-                getattr(request, name).CopyFrom(getattr(asked, name))
+            if message.HasField(name):
+                getattr(request, name).CopyFrom(getattr(message, name))
         response = await self._service.call(lambda stub: stub.GetLedgerStats, request)
         return [Count.from_message(item) for item in response.counts]
 

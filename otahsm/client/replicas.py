@@ -1,8 +1,8 @@
-"""The daemons that a client may ask, and which of them it asks next.
+"""The daemons that a client can call, and the choice of the next one.
 
-Each address has a channel of its own, so that a daemon's certificate is checked against the host name of
-its own address. The channel balances between the daemons behind one name (`round_robin`), and watches the
-health of each: it is ready when one of them can sign.
+Each address has its own channel, so that a daemon's certificate is checked against the host name in its own
+address. A channel balances between the daemons behind one name (`round_robin`), and watches their health: it
+is ready when one of them can sign.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _LOOK_SECONDS: Final = 0.01
 
 
 class Replicas:
-    """All addresses; they take turns.
+    """All addresses, which are used in turn.
 
     Args:
-        targets: `host:port` each; the certificate of the daemon there must be for that host.
+        targets: `host:port` each; the certificate of the daemon there must be valid for that host.
         tls: the client's files.
 
     Raises:
@@ -48,20 +48,20 @@ class Replicas:
 
     def __init__(self, targets: Sequence[str], tls: ClientTls) -> None:
         if not targets:
-            raise ConfigError("there is no daemon to ask", hint="Give at least one host:port.")
+            raise ConfigError("there is no daemon to call", hint="Give at least one host:port.")
         self._targets = targets
-        # These lead to daemons that can sign, and to no other.
+        # Only to daemons that can sign.
         self._serving = [open_channel(target, tls, options=BALANCED) for target in targets]
-        # And these to any: one that can't sign says why.
+        # To any daemon: one that can't sign reports why.
         self._reachable = [open_channel(target, tls) for target in targets]
-        # Lines that start with the same list begin at different places of it.
+        # Clients with the same list start at different positions.
         self._turn: int = random.randrange(len(targets))  # noqa: S311 - no secret
 
     async def choose(self) -> tuple[str, grpc.aio.Channel]:
         """Return the target and the channel for the next call.
 
-        It is the next one that can sign. If none can, it is the next one that can be reached, which says why;
-        and if there is none, just the next one, for the call's own error.
+        It is the next daemon that can sign. If there is none, it is the next one that can be reached, which
+        reports why; otherwise just the next one, so that the call fails with its own error.
         """
         for channels in (self._serving, self._reachable):
             turn = await self._next_ready(channels)
@@ -74,7 +74,7 @@ class Replicas:
         return self._targets[turn], channels[turn]
 
     async def _next_ready(self, channels: Sequence[grpc.aio.Channel]) -> int | None:
-        """Connect; return the next in turn that is ready, or None if all fail, or are silent for too long."""
+        """Connect; return the next channel that is ready, or None if all fail or time out."""
         give_up = time.monotonic() + _CONNECT_SECONDS
         turns: list[int] = [*range(self._turn, len(channels)), *range(self._turn)]
         while time.monotonic() < give_up:

@@ -1,17 +1,17 @@
-"""One `issue` call: a stream, and another when that one breaks, until every request has its result.
+"""One `issue` call: a stream, and another if it breaks, until every request has its result.
 
 Between its source and its result a request is in one of three states:
 
-    source --> WAITING ------> UNDER WAY ------> result
+    source --> WAITING ------> IN FLIGHT ------> result
                   ^             |      |
                   |             v      |
                   |         POSTPONED  |
                   |             |      |
-                  +-------------+------+   the stream has ended, or broke
+                  +-------------+------+   the stream ended or broke
 
-WAITING is to be sent. UNDER WAY was sent on the stream that is open, and has no result yet. POSTPONED was
-answered with a failure that passes, or has a twin under way: it is sent again on the next stream. `_Backlog`
-alone moves requests; what it doesn't hold is still the source's, or has its result.
+WAITING: to be sent. IN FLIGHT: sent on the open stream, without a result yet. POSTPONED: failed temporarily,
+or a duplicate is in flight; it is sent on the next stream. Only `_Backlog` changes states. Requests that are
+not in it are still in the source, or have their result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from otahsm.pki import derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 _CHUNK: Final = 64  # requests a message
-_WINDOW: Final = 16 * _CHUNK  # requests under way
+_WINDOW: Final = 16 * _CHUNK  # requests in flight
 
 Requests = Iterable[CertificateRequest] | AsyncIterable[CertificateRequest]
 _Stream = grpc.aio.StreamStreamCall[
@@ -45,55 +45,55 @@ _Stream = grpc.aio.StreamStreamCall[
 
 
 class _Backlog:
-    """Every request that was taken from the source and has no result, in its state.
+    """The requests that were taken from the source and have no result, by state.
 
     Attributes:
-        under_way: by request id.
-        postponed: in the order of their failures.
+        in_flight: by request id.
+        postponed: in order of their failures.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[CertificateRequest] = deque()
-        self.under_way: dict[str, CertificateRequest] = {}
+        self.in_flight: dict[str, CertificateRequest] = {}
         self.postponed: list[CertificateRequest] = []
 
     @property
     def has_waiting(self) -> bool:
-        """Whether some are to be sent."""
+        """Whether there are requests to send."""
         return bool(self._waiting)
 
     def next_waiting(self) -> list[CertificateRequest]:
-        """Take as many as go into a message from those that are to be sent."""
+        """Take the requests for the next message."""
         return [self._waiting.popleft() for _ in range(min(_CHUNK, len(self._waiting)))]
 
     def wait(self, requests: Iterable[CertificateRequest]) -> None:
-        """Have requests sent later: they were taken, and not sent."""
+        """Put back requests that were taken, but not sent."""
         self._waiting.extend(requests)
 
     def send(self, request_id: str, request: CertificateRequest) -> bool:
-        """Put a request under way; return False if a twin is, and it is postponed."""
-        if request_id in self.under_way:
+        """Mark a request as in flight; if a duplicate is, postpone it and return False."""
+        if request_id in self.in_flight:
             self.postponed.append(request)
             return False
-        self.under_way[request_id] = request
+        self.in_flight[request_id] = request
         return True
 
     def answered(self, request_id: str) -> CertificateRequest | None:
-        """Take out the request that an answer is for; None if it is for none."""
-        return self.under_way.pop(request_id, None)
+        """Remove and return the request with an id; None if there is none."""
+        return self.in_flight.pop(request_id, None)
 
     def postpone(self, request: CertificateRequest) -> None:
-        """Keep a request that was answered for the next stream."""
+        """Keep a request that failed temporarily for the next stream."""
         self.postponed.append(request)
 
     def stream_ended(self) -> None:
-        """Have everything sent again that has no result."""
-        self.wait((*self.under_way.values(), *self.postponed))
-        self.under_way.clear()
+        """Mark all requests without a result as waiting."""
+        self.wait((*self.in_flight.values(), *self.postponed))
+        self.in_flight.clear()
         self.postponed.clear()
 
     def give_up(self) -> list[CertificateRequest]:
-        """Take out what waits."""
+        """Remove and return the waiting requests."""
         requests = list(self._waiting)
         self._waiting.clear()
         return requests
@@ -104,9 +104,9 @@ class ResumableStream:
 
     Args:
         replicas: the daemons.
-        requests: where requests come from.
-        profile: what to issue under.
-        patience: seconds that requests wait without any progress before passing failures become results.
+        requests: the source of requests.
+        profile: the profile.
+        patience: seconds without any progress before temporary failures become results.
     """
 
     def __init__(self, replicas: Replicas, requests: Requests, profile: str, patience: float) -> None:
@@ -116,7 +116,7 @@ class ResumableStream:
         self._patience = patience
         self._waiting_since = time.monotonic()
         self._backoff = Backoff()
-        # A pull outlives the stream that it was made for: nothing taken from the source is lost.
+        # A pull survives the stream that it was made for, so that nothing taken from the source is lost.
         self._pull: asyncio.Future[list[CertificateRequest]] | None = None
         self._exhausted = False
         self._backlog = _Backlog()
@@ -129,16 +129,16 @@ class ResumableStream:
             async with contextlib.aclosing(self._streams()) as results:
                 async for result in results:
                     yield result
-        finally:  # also when the caller stops listening: let the source go
+        finally:  # also if the caller stops early: close the source
             if self._pull is not None:
                 self._pull.cancel()
                 await asyncio.wait({self._pull})
             await self._source.aclose()
 
     async def _streams(self) -> AsyncGenerator[Result, None]:
-        """Open streams, one after another, until there is nothing to ask, or no patience to ask it.
+        """Open streams, one after another, until all requests have a result, or the patience is over.
 
-        When there are several daemons, each stream is another one's turn.
+        With several daemons, each stream goes to the next one.
         """
         while not self._exhausted or self._backlog.has_waiting:
             failure: OtahsmError | None = None
@@ -172,13 +172,13 @@ class ResumableStream:
                 self._pause = 0.0
 
     async def _send(self, stream: _Stream) -> None:
-        """Write requests until the source ends, or until too many wait to be asked again."""
+        """Write requests until the source ends, or until too many are postponed."""
         try:
             while chunk := await self._next_chunk():
                 if message := await self._enter(chunk):
                     await stream.write(message)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            return  # the stream broke: who reads it knows why
+            return  # the stream broke; its reader gets the error
         finally:
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await stream.done_writing()
@@ -194,15 +194,15 @@ class ResumableStream:
         pulled, self._pull = self._pull, None
         chunk = pulled.result()
         self._exhausted = not chunk
-        if not (self._backlog.under_way or self._backlog.postponed):
+        if not (self._backlog.in_flight or self._backlog.postponed):
             self._waiting_since = time.monotonic()
         return chunk
 
     async def _enter(self, chunk: list[CertificateRequest]) -> issuance_pb2.IssueCertificatesRequest | None:
-        """Wait for room, put a chunk under way, and make its message."""
+        """Wait for room, mark a chunk as in flight, and return its message."""
         try:
             async with self._room:
-                await self._room.wait_for(lambda: len(self._backlog.under_way) + len(chunk) <= _WINDOW)
+                await self._room.wait_for(lambda: len(self._backlog.in_flight) + len(chunk) <= _WINDOW)
         except asyncio.CancelledError:
             self._backlog.wait(chunk)
             raise
@@ -214,7 +214,7 @@ class ResumableStream:
         return issuance_pb2.IssueCertificatesRequest(requests=messages) if messages else None
 
     async def _take(self, response: issuance_pb2.IssueCertificatesResponse) -> list[Result]:
-        """Match results to requests; keep what is to be asked again."""
+        """Match results to requests; postpone those to retry."""
         results: list[Result] = []
         for message in response.results:
             request = self._backlog.answered(message.request_id)

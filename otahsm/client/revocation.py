@@ -1,4 +1,4 @@
-"""Revocation: certificates to revoke go in, what became of each comes out; and CRLs."""
+"""Revoking certificates, and fetching CRLs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from otahsm.pki import Reason, SerialNumber
 from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc
 
-_AT_ONCE: Final = 256  # targets in a call: the daemon's limit
+_AT_ONCE: Final = 256  # targets per call, the daemon's limit
 _CALL_SECONDS: Final = 60.0
 _REASONS: Final = {reason.code: reason for reason in Reason}
 
 
 @dataclass(frozen=True, slots=True)
 class ToRevoke:
-    """A certificate to revoke, by its serial number; or all of a device.
+    """A certificate to revoke, by its serial number, or all certificates of a device.
 
     Attributes:
-        serial: the certificate's; None to name the device.
-        device_id: whose certificates; empty if there is a serial number.
-        profile: those under this profile alone; empty for all.
+        serial: the certificate's serial number; None to revoke by device.
+        device_id: the device; empty if there is a serial number.
+        profile: only certificates under this profile; empty for all.
     """
 
     serial: SerialNumber | None = None
@@ -40,13 +40,13 @@ class ToRevoke:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """A certificate that is durably revoked.
+    """A durably revoked certificate.
 
     Attributes:
-        target: what it was revoked by.
-        revoked_at: since when, UTC.
-        reason: why; if it was revoked before, as was said then.
-        before: it was revoked before this was asked.
+        target: the target that matched it.
+        revoked_at: when it was revoked, in UTC.
+        reason: the reason; if it was already revoked, the original one.
+        before: whether it was already revoked.
     """
 
     target: ToRevoke
@@ -67,7 +67,7 @@ class NotRevoked(Refused):
 
 
 class FetchedCrl(NamedTuple):
-    """A CRL in DER, and what the daemon says of it; its signature is not checked. Times are in UTC."""
+    """A CRL in DER, and the daemon's metadata; its signature is not verified. Times are in UTC."""
 
     der: bytes
     number: int
@@ -77,7 +77,7 @@ class FetchedCrl(NamedTuple):
 
 
 class RevocationClient:
-    """`Client.revocation`: revokes, and fetches CRLs."""
+    """`Client.revocation`: revokes certificates, and fetches CRLs."""
 
     def __init__(self, calls: Calls) -> None:
         self._patience = calls.patience
@@ -86,14 +86,14 @@ class RevocationClient:
     async def revoke(
         self, targets: Iterable[ToRevoke], reason: Reason
     ) -> AsyncIterator[Revoked | NotRevoked]:
-        """Revoke certificates; yield each one that is revoked now, and each target that can't be.
+        """Revoke certificates; yield each revoked certificate, and each target that can't be revoked.
 
-        A target that is only being issued is asked for again. Everything may be asked again: what is revoked
-        stays as it is.
+        A target that is still being issued is retried. It is safe to repeat this: revoked certificates don't
+        change.
 
         Args:
-            targets: any number of them.
-            reason: why.
+            targets: any number.
+            reason: the revocation reason.
 
         Raises:
             OtahsmError: the daemon can't be reached, or refuses the call.
@@ -109,13 +109,13 @@ class RevocationClient:
         """Return a CRL: the complete one, or that of a URL, of a shard, or of the CA certificates.
 
         Args:
-            url: as certificates state it.
-            shard: from 0.
-            authorities: that of CA certificates.
-            ca: which CA's, as in the daemon's configuration; "" for that of [ca].
+            url: as in certificates.
+            shard: the number of the shard, from 0.
+            authorities: whether to return that of CA certificates.
+            ca: the name of the CA, as in the daemon's configuration; "" for [ca].
 
         Raises:
-            OtahsmError: there is none, or the daemon can't be reached.
+            OtahsmError: it does not exist, or the daemon can't be reached.
         """
         request = pb.GetCrlRequest(ca=ca)
         if url:
@@ -134,7 +134,7 @@ class RevocationClient:
         )
 
     async def _revoke(self, chunk: list[ToRevoke], reason: Reason) -> list[Revoked | NotRevoked]:
-        """Revoke as many as go into a call, for as long as some of them may only be late."""
+        """Revoke one chunk; retry targets that are temporarily unavailable."""
         deadline, backoff = time.monotonic() + self._patience, Backoff()
         outcomes: list[Revoked | NotRevoked] = []
         while chunk:

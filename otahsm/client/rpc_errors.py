@@ -1,7 +1,7 @@
-"""What an RPC failed with, as an error of ours. Here alone it is judged what was the daemon and what the way.
+"""Translates RPC errors. Only this module distinguishes errors of the daemon from errors of the connection.
 
-A daemon says itself what went wrong: that error comes back as it was (`otahsm.errors.status`). A status that
-it did not write is gRPC's own: about the connection, or about a daemon that does not know the call.
+A daemon attaches its error to the status, and it is restored as it was (`otahsm.errors.status`). A status
+without one is gRPC's own: about the connection, or from a daemon that does not have the method.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from otahsm.errors import Code, DaemonUnavailableError, OtahsmError, UnknownErro
 from otahsm.errors.status import from_status
 
 _DETAILS: Final = "grpc-status-details-bin"
-# gRPC's own codes for a connection that broke in the middle of a call: a stream that HTTP/2 reset, or that
-# the server ended while a message was being written.
+# gRPC's codes for a connection that broke during a call: HTTP/2 reset the stream, or the server closed it
+# while a message was being written.
 _BROKEN: Final = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 _TLS_HINT: Final = (
     "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"
@@ -26,10 +26,10 @@ _TLS_HINT: Final = (
 
 
 def from_rpc(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
-    """Return what an RPC to a target failed with: the daemon's own error, or what hindered the call."""
-    said = _daemons_own(error)
-    if said is not None:
-        return said
+    """Return the error of an RPC to a target: the daemon's own, or one about the connection."""
+    own = _daemons_own(error)
+    if own is not None:
+        return own
     details = error.details() or "no details"
     match error.code():
         case grpc.StatusCode.UNAVAILABLE:
@@ -39,7 +39,7 @@ def from_rpc(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
                 f"can't reach the daemon at {target}: {details}", hint=_TLS_HINT if tls else None
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DaemonUnavailableError(f"the daemon at {target} did not answer in time")
+            return DaemonUnavailableError(f"the daemon at {target} did not respond in time")
         case code if code in _BROKEN:
             return DaemonUnavailableError(f"the connection to the daemon at {target} broke: {details}")
         case code:
@@ -48,7 +48,7 @@ def from_rpc(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
 
 
 def _daemons_own(error: grpc.aio.AioRpcError) -> OtahsmError | None:
-    """Return the error that the daemon ended the call with; None if it wrote none."""
+    """Return the error that the daemon attached to the status; None if there is none."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS and isinstance(value, bytes):
             try:

@@ -1,6 +1,6 @@
-"""Checkpoints and proofs of a daemon's log. The client believes none of them.
+"""Checkpoints and proofs of a daemon's log. The client does not verify them.
 
-What it returns is to be verified with `otahsm.tlog` and the log's verifier key.
+The caller must verify them with `otahsm.tlog` and the log's verifier key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class TransparencyClient:
         self._service = Service(calls, transparency_pb2_grpc.TransparencyServiceStub)
 
     async def checkpoint(self, *, make_new: bool = False) -> bytes:
-        """Return the last checkpoint, a signed note; or have one made of all that is recorded by now.
+        """Return the latest checkpoint, a signed note; or make one of everything recorded so far.
 
         Raises:
             OtahsmError: the daemon has none, or can't be reached.
@@ -27,7 +27,7 @@ class TransparencyClient:
         return (await self._service.call(lambda stub: stub.GetCheckpoint, request)).checkpoint
 
     async def prove_inclusion(self, serial: SerialNumber) -> bytes:
-        """Return the proof that a certificate is in the log (c2sp.org/tlog-proof); its extra is the leaf.
+        """Return an inclusion proof for a certificate (c2sp.org/tlog-proof); its extra data is the leaf.
 
         Raises:
             NotFoundError: there is no such certificate.
@@ -37,7 +37,7 @@ class TransparencyClient:
         return (await self._service.call(lambda stub: stub.GetInclusionProof, request)).proof
 
     async def prove_consistency(self, old_size: int) -> bytes:
-        """Return the proof that the log only grew since it had so many leaves (c2sp.org/tlog-witness).
+        """Return a consistency proof since the log had `old_size` leaves (c2sp.org/tlog-witness).
 
         Raises:
             OtahsmError: the daemon can't prove it, or can't be reached.

@@ -1,4 +1,4 @@
-"""What a client sends and receives, as values."""
+"""The values that a client sends and receives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from otahsm.errors import Code, NotAllowedError, OtahsmError
 from otahsm.pki import MAX_CSR_BYTES, SerialNumber
 from otahsm.v1 import authority_pb2, issuance_pb2
 
-# Of these, what the policy refuses does not last: an operator can change it.
+# Permanent refusals. Except those of the policy, which an operator can change.
 _LASTING: Final = {Code.INVALID_ARGUMENT, Code.ALREADY_EXISTS, Code.PERMISSION_DENIED}
 
 
@@ -20,10 +20,10 @@ class CertificateRequest:
 
     Attributes:
         csr: PKCS#10 in DER, at most 16 KiB.
-        device_id: what the CSR's common name must be; empty to take it as it is.
-        request_id: 1 to 128 printable ASCII characters; empty to have one made from profile and CSR.
-        batch: the name of the batch that the certificate counts in; empty for none.
-        attributes: names and values of what the profile's subject needs to know.
+        device_id: what the CSR's common name must be; empty to accept any.
+        request_id: 1 to 128 printable ASCII characters; empty to derive one from profile and CSR.
+        batch: the name of the batch to issue in; empty for none.
+        attributes: names and values for the profile's subject.
     """
 
     csr: bytes
@@ -33,12 +33,12 @@ class CertificateRequest:
     attributes: tuple[tuple[str, str], ...] = ()
 
     def message(self, request_id: str, profile: str) -> issuance_pb2.CertificateRequest:
-        """Write it, under a request id and a profile."""
+        """Return it as a message, with a request id and a profile."""
         return issuance_pb2.CertificateRequest(
             request_id=request_id,
             profile=profile,
             device_id=self.device_id,
-            # One byte too many is refused as surely as a million, and must not sink its neighbours.
+            # Truncated, so that an oversized CSR is refused alone, and not the whole message.
             csr=self.csr[: MAX_CSR_BYTES + 1],
             batch=self.batch,
             attributes=dict(self.attributes),
@@ -50,11 +50,11 @@ class IssuedCertificate:
     """A certificate.
 
     Attributes:
-        request: what it was issued for.
+        request: the request that it was issued for.
         device_id: the certificate's common name.
         chain: DER certificates, the device's first, without the trust anchor.
-        replayed: it had been issued before, and is returned again.
-        trust_anchor: the root in DER, if it is another than `Authority.trust_anchor`; else empty.
+        replayed: whether it was issued earlier, and is returned again.
+        trust_anchor: the root in DER, if it differs from `Authority.trust_anchor`; otherwise empty.
     """
 
     request: CertificateRequest
@@ -70,7 +70,7 @@ class IssuedCertificate:
     def from_message(
         cls, request: CertificateRequest, message: issuance_pb2.IssuedCertificate
     ) -> IssuedCertificate:
-        """Read it from the wire."""
+        """Return the value of a message."""
         return cls(
             request=request,
             device_id=message.device_id,
@@ -84,10 +84,10 @@ class IssuedCertificate:
 
 
 class Refused:
-    """What was refused, by the error that the daemon answered with, or that kept the client from asking.
+    """A failed request, with the error of the daemon or of the connection.
 
     Attributes:
-        error: of the class that it has at the daemon.
+        error: an instance of the same class as at the daemon.
     """
 
     __slots__ = ()
@@ -96,22 +96,22 @@ class Refused:
 
     @property
     def code(self) -> str:
-        """The canonical code's name, as in "INVALID_ARGUMENT"."""
+        """The name of the gRPC code, such as "INVALID_ARGUMENT"."""
         return self.error.code.name
 
     @property
     def reason(self) -> str:
-        """Stable, for programs, as in "BAD_REQUEST"."""
+        """A stable reason for programs, such as "BAD_REQUEST"."""
         return self.error.reason
 
     @property
     def message(self) -> str:
-        """What is wrong, for people."""
+        """A human-readable description of what is wrong."""
         return self.error.message
 
     @property
     def hint(self) -> str:
-        """What to do about it."""
+        """A human-readable hint about what to do."""
         return self.error.hint
 
 
@@ -124,17 +124,17 @@ class Refusal(Refused):
 
     @property
     def retry_after(self) -> float | None:
-        """The seconds after which there will be room in a quota; None: nobody knows, or never."""
+        """The seconds until the quota allows a retry; None if unknown, or never."""
         return self.error.retry_after
 
     def passes_within(self, seconds: float) -> bool:
-        """Return whether the same request may be granted if it is made again a little later."""
+        """Return whether the same request may succeed if it is retried within `seconds`."""
         after = self.error.retry_after
         return self.error.code is Code.UNAVAILABLE or (after is not None and after <= seconds)
 
     @property
     def lasting(self) -> bool:
-        """Whether the request itself is refused, and not the CA, the daemon or the moment to blame."""
+        """Whether the request itself is refused, so that a retry can't succeed."""
         return self.error.code in _LASTING and not isinstance(self.error, NotAllowedError)
 
 
@@ -142,12 +142,12 @@ Result: TypeAlias = IssuedCertificate | Refusal
 
 
 class Job(NamedTuple):
-    """Something that the daemon does again and again, beside answering calls.
+    """A periodic background job of the daemon.
 
     Attributes:
-        failing_reason: why it fails now; "" while it doesn't.
-        failing_since: None while it doesn't.
-        fault_count: how often it failed by a fault in otahsm, since the daemon started.
+        failing_reason: why it is failing; "" if it is not.
+        failing_since: when it started to fail; None if it is not failing.
+        fault_count: the number of internal errors since the daemon started.
     """
 
     name: str
@@ -157,7 +157,7 @@ class Job(NamedTuple):
 
     @classmethod
     def from_message(cls, message: authority_pb2.Job) -> Job:
-        """Read it from the wire."""
+        """Return the value of a message."""
         has_since = message.HasField("failing_since_time")
         since = message.failing_since_time.ToDatetime(tzinfo=UTC) if has_since else None
         return cls(message.name, message.failing_reason, since, message.fault_count)
@@ -177,7 +177,7 @@ class Authority(NamedTuple):
 
     @classmethod
     def from_message(cls, message: authority_pb2.Authority) -> Authority:
-        """Read it from the wire."""
+        """Return the value of a message."""
         return cls(
             message.subject,
             tuple(message.chain),
@@ -191,15 +191,15 @@ class Authority(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """What may be issued.
+    """A profile.
 
     Attributes:
-        is_default: the one that an empty name stands for.
-        device_id_pattern: a regular expression for whole device ids.
-        key_types: that CSRs may have.
-        subject: what follows the common name, as in "OU={plant}".
-        attributes: what a request must say.
-        validity: how long a certificate is valid, unless the CA ends before.
+        is_default: whether it is used when a request names no profile.
+        device_id_pattern: a regular expression that must match the whole device id.
+        key_types: the key types that CSRs may have.
+        subject: the attributes that follow the common name, such as "OU={plant}".
+        attributes: the names of the values that a request must give.
+        validity: how long a certificate is valid; it never outlives the CA certificate.
     """
 
     name: str
@@ -212,7 +212,7 @@ class Profile(NamedTuple):
 
     @classmethod
     def from_message(cls, message: authority_pb2.Profile) -> Profile:
-        """Read it from the wire."""
+        """Return the value of a message."""
         return cls(
             message.name,
             message.is_default,

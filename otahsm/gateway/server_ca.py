@@ -65,7 +65,7 @@ def read_pem(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(_MAX_CA_FILE_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}", hint="Is the path right?") from None
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint="Is the path right?") from None
     if len(content) > _MAX_CA_FILE_BYTES:
         raise ConfigError(f"{path} has more than {_MAX_CA_FILE_BYTES} bytes", hint="Is it the right file?")
     if _PRIVATE in content:

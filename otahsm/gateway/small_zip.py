@@ -114,7 +114,7 @@ class SmallZip:
                 raise self._wrong(f"{name!r} is a link or something else that is no file", "Leave it out.")
 
     def _wrong(self, message: str, hint: str) -> ConfigError:
-        return ConfigError(f"{self._path} can't be used: {message}", hint=hint)
+        return ConfigError(f"can't use {self._path}: {message}", hint=hint)
 
 
 def _read(path: Path) -> bytes:
@@ -127,7 +127,7 @@ def _read(path: Path) -> bytes:
             content = file.read(MAX_ARCHIVE_BYTES + 1)
     except OSError as error:
         raise ConfigError(
-            f"{path} can't be read: {error.strerror}", hint="Give the path of credentials.zip."
+            f"can't read {path}: {error.strerror}", hint="Give the path of credentials.zip."
         ) from None
     if len(content) > MAX_ARCHIVE_BYTES:
         raise ConfigError(

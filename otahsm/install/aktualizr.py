@@ -83,7 +83,7 @@ def _section(name: str, fields: dict[str, str]) -> str:
 def _checked(key: str, value: str) -> str:
     if not value.isprintable() or _UNSAFE & set(value):
         raise ConfigError(
-            f"{key} can't be written into aktualizr's configuration",
+            f"can't write {key} to aktualizr's configuration",
             hint="It may hold no quote, no backslash and no control character: aktualizr would not read it.",
         )
     return value

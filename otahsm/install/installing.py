@@ -191,7 +191,7 @@ async def _run(shell: Shell, script: str) -> _Seen:
     status, printed = await shell.run(script)
     if status:
         last = printed.strip().splitlines()[-1:] or [f"it ended with {status}"]
-        raise DeviceRefusedError(f"{shell.directory} can't be written: {EXPLAINED.get(status, last[0])}")
+        raise DeviceRefusedError(f"can't write {shell.directory}: {EXPLAINED.get(status, last[0])}")
     try:
         return _Seen.read(printed)
     except ValueError:

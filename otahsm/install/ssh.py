@@ -131,7 +131,7 @@ async def connected(host: Host, login: Login) -> AsyncIterator[SshShell]:
         ) from None
     except (asyncssh.Error, OSError) as error:
         said = error.strerror if isinstance(error, OSError) else str(error)
-        raise DeviceUnreachableError(f"{host} can't be reached: {said or type(error).__name__}") from None
+        raise DeviceUnreachableError(f"can't reach {host}: {said or type(error).__name__}") from None
 
 
 async def _connect(host: Host, login: Login) -> asyncssh.SSHClientConnection:
@@ -202,7 +202,7 @@ def _locked(path: Path) -> Iterator[str]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield path.read_text(errors="replace") if path.exists() else ""
     except OSError as error:
-        raise FolderError(f"{path} can't be used: {error.strerror}") from None
+        raise FolderError(f"can't use {path}: {error.strerror}") from None
 
 
 def _append(path: Path, text: str, line: str) -> None:

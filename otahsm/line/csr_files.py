@@ -26,7 +26,7 @@ def load_csr(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}", hint="Is the path right?") from None
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint="Is the path right?") from None
     if not pem.detect(content):
         return content
     try:

@@ -73,7 +73,7 @@ class DeviceFiles:
                         hint="Copy it there; for new devices, set gateway_url and server_ca in [client].",
                     ) from None
             except OSError as error:
-                raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+                raise ConfigError(f"can't read {path}: {error.strerror}") from None
         _check(device_id, contents, _path(devices, layout, File.KEY, device_id), now)
         return cls(device_id, contents)
 

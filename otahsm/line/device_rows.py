@@ -52,7 +52,7 @@ def read_rows(path: Path, column: str) -> Iterator[Row]:
                 raise _wrong(path, row.line, f"there is no {column}")
             yield row
     except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}", hint="Is the path right?") from None
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint="Is the path right?") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -76,7 +76,7 @@ class DeviceFolders:
                 hint="Wait for it, or give this one its own folder with --out.",
             ) from None
         except OSError as error:
-            raise FolderError(f"{error.filename} can't be used: {error.strerror}") from None
+            raise FolderError(f"can't use {error.filename}: {error.strerror}") from None
         if gateway_url is not None:
             self._common[File.GATEWAY_URL] = gateway_url.encode()
 
@@ -129,7 +129,7 @@ class DeviceFolders:
         except ConfigError as error:
             raise self._unreadable(device_id, error.message) from None
         if self._layout.folder and self._own(device_id).exists():
-            raise self._unreadable(device_id, f"{path or key} can't be read: it is not there")
+            raise self._unreadable(device_id, f"can't read {path or key}: it does not exist")
         return None
 
     def _unreadable(self, device_id: str, message: str) -> RequestRefusedError:

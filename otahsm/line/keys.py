@@ -64,7 +64,7 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     try:
         key = load_pem_private_key(path.read_bytes(), passphrase)
     except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+        raise ConfigError(f"can't read {path}: {error.strerror}") from None
     except TypeError:
         said = "is encrypted" if passphrase is None else "is not encrypted, and a passphrase was given"
         raise ConfigError(f"{path} {said}", hint="Give the passphrase that the run began with.") from None

@@ -142,7 +142,7 @@ class RunState:
         except sqlite3.IntegrityError:
             raise  # the caller's to explain
         except sqlite3.OperationalError as error:
-            raise FolderError(f"{self.path} can't be used: {error}") from error
+            raise FolderError(f"can't use {self.path}: {error}") from error
         except sqlite3.DatabaseError as error:
             raise FolderError(
                 f"{self.path} is damaged: {error}",

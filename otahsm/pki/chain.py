@@ -63,7 +63,7 @@ def load_issuer(der: bytes, *, pss: bool = False) -> Issuer:
         key_type = key_type_of(key)
         identifier = find_extension(certificate, x509.SubjectKeyIdentifier)
     except PARSE_ERRORS as error:
-        raise ConfigError(f"the CA certificate can't be read: {error}") from error
+        raise ConfigError(f"can't read the CA certificate: {error}") from error
     name = certificate.subject.rfc4514_string()
     if key_type is None:
         raise ConfigError(f"the CA certificate {name} holds a key that can't sign here: {describe_key(key)}")
@@ -130,7 +130,7 @@ def _check_is_ca(certificate: x509.Certificate) -> None:
         constraints = find_extension(certificate, x509.BasicConstraints)
         usage = find_extension(certificate, x509.KeyUsage)
     except PARSE_ERRORS as error:
-        raise ConfigError(f"the CA certificate can't be read: {error}") from error
+        raise ConfigError(f"can't read the CA certificate: {error}") from error
     if constraints is None or not constraints.ca:
         raise ConfigError(f"{name} is not a CA certificate: it has no basicConstraints with CA:TRUE")
     if usage is not None and not usage.key_cert_sign:

@@ -109,7 +109,7 @@ def _public_key(csr: x509.CertificateSigningRequest) -> object:
     try:
         return csr.public_key()
     except PARSE_ERRORS as error:
-        raise RequestRefusedError("csr.public_key", f"the key can't be read: {error}") from None
+        raise RequestRefusedError("csr.public_key", f"can't read the key: {error}") from None
 
 
 def _check_requested_extensions(csr: x509.CertificateSigningRequest, profile: Profile, spki: bytes) -> None:

@@ -21,7 +21,7 @@ def load_public_key(spki: bytes) -> PublicKey:
     try:
         key = load_der_public_key(spki)
     except PARSE_ERRORS as error:
-        raise ConfigError(f"a public key can't be read: {error}") from error
+        raise ConfigError(f"can't read a public key: {error}") from error
     if key_type_of(key) is None:
         raise ConfigError(f"otahsm does not sign with {describe_key(key)}")
     return cast(PublicKey, key)

@@ -203,6 +203,6 @@ def _tls(config: RegistrationConfig) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=config.ca)
     except (OSError, ssl.SSLError):
         raise ConfigError(
-            f"[registration] ca, {config.ca}, can't be read or holds no certificate",
+            f"can't read [registration] ca {config.ca}, or it contains no certificate",
             hint="It is a PEM file with the CA of the backend's certificate.",
         ) from None

@@ -125,7 +125,7 @@ class Outbox:
                     )
             fcntl.flock(self._lock, fcntl.LOCK_SH)
         except OSError as error:
-            raise FolderError(f"{self.folder / _LOCK} can't be used: {error.strerror}") from None
+            raise FolderError(f"can't use {self.folder / _LOCK}: {error.strerror}") from None
         return self
 
     def __exit__(self, *_: object) -> None:

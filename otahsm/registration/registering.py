@@ -105,9 +105,7 @@ class _Run:
                 return True
             if patience is not None and now + (0 if others_at_work else pause) > self._settled_at + patience:
                 if self._unanswered and not self._answered:
-                    raise BackendUnavailableError(
-                        f"{self._backend.name} can't be reached: {self._unanswered}"
-                    )
+                    raise BackendUnavailableError(f"can't reach {self._backend.name}: {self._unanswered}")
                 return False
             time.sleep(_POLL_SECONDS if due_in is None else min(pause, _POLL_SECONDS))
         return True

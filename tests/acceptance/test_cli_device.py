@@ -366,5 +366,5 @@ def test_a_missing_credential_is_named(fleet: Fleet) -> None:
     fleet.tls.key.unlink()
     done = fleet.run("device", "issue", "--count", "1")
     assert done.returncode == 2
-    assert "tls/client.key can't be read: No such file or directory" in done.stderr
+    assert "tls/client.key: No such file or directory" in done.stderr
     assert "Traceback" not in done.stderr

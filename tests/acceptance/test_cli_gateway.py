@@ -215,8 +215,8 @@ def test_a_server_ca_that_no_device_should_get_is_refused(tmp_path: Path) -> Non
             tmp_path / "old-servers.pem", old.server([], NOW - timedelta(9), NOW - timedelta(2))
         ): "no CA",
         written(tmp_path / "empty.pem"): "contains no readable PEM certificate",
-        str(tmp_path / "missing.pem"): "can't be read",
-        str(tmp_path): "can't be read",
+        str(tmp_path / "missing.pem"): "can't read",
+        str(tmp_path): "can't read",
     }
     (tmp_path / "key.pem").write_bytes(ROOT.pem + ROOT.key_pem)
     cases[str(tmp_path / "key.pem")] = "holds a private key"

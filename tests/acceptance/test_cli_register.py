@@ -109,7 +109,7 @@ def test_with_a_backend_configured_what_is_issued_waits_for_it_even_if_its_folde
         shutil.rmtree(folder)
     tried = line.run("device", "register", *config, "--devices", str(devices), "--patience", "0", "--json")
     assert tried.returncode == 3
-    assert "http://127.0.0.1:9 can't be reached" in tried.stderr
+    assert "can't reach http://127.0.0.1:9" in tried.stderr
     *_, summary = map(json.loads, tried.stdout.splitlines())
     assert (summary["registered"], summary["waiting"], summary["missing"]) == (0, 2, 0)
 

@@ -118,7 +118,7 @@ def test_a_devices_folder_that_can_not_be_written_is_named(fleet: Fleet) -> None
             check=False,
         )
     assert done.returncode == ExitCode.USAGE
-    assert "out/.lock can't be used: Read-only file system" in done.stderr
+    assert "out/.lock: Read-only file system" in done.stderr
     assert not rows(fleet)
 
 

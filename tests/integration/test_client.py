@@ -152,7 +152,7 @@ async def test_a_client_without_a_daemon_says_so(fleet: Fleet) -> None:
 
 def test_a_missing_tls_file_is_said(fleet: Fleet) -> None:
     tls = ClientTls(fleet.tls.ca, fleet.tls.certificate, fleet.folder / "missing.key")
-    with pytest.raises(ConfigError, match=r"missing\.key can't be read"):
+    with pytest.raises(ConfigError, match=r"can't read .*missing\.key"):
         Client("localhost:1", tls)
 
 

@@ -175,7 +175,7 @@ async def test_one_name_with_several_addresses_is_balanced_and_its_daemons_healt
 
 
 def test_a_client_needs_an_address(fleet: Fleet) -> None:
-    with pytest.raises(ConfigError, match="no daemon to ask"):
+    with pytest.raises(ConfigError, match="no daemon to call"):
         Client([], fleet.tls)
 
 

@@ -60,7 +60,7 @@ def copy(source: str, target: str) -> Callable[[Fleet], None]:
         ),
         (replace_line("libsofthsm2.so", "libnone.so"), 2, "libnone.so does not exist"),
         (remove("ca/fleet-root.pem"), 2, "otahsm ca init"),
-        (remove("tls/server.key"), 2, "tls/server.key can't be read"),
+        (remove("tls/server.key"), 2, "tls/server.key: No such file"),
         (remove("secrets/pin"), 2, "can't read the PIN file"),
         (copy("tls/server.pem", "ca/fleet-root.pem"), 2, "is not a CA certificate"),
         (crls_from_a_root_that_signs_none, 2, "may not sign CRLs, which [crl] requires"),

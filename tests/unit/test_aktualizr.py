@@ -57,8 +57,8 @@ def test_keys_in_a_token_are_named_as_in_aktualizrs_own_example() -> None:
 
 @pytest.mark.parametrize("value", ['a"b', "a\\b", "a\nb", "a\0b", "\u202e"])
 def test_what_aktualizr_could_not_read_is_refused_by_its_key(value: str) -> None:
-    with pytest.raises(ConfigError, match="primary_ecu_hardware_id can't be written"):
+    with pytest.raises(ConfigError, match=r"can't write .*primary_ecu_hardware_id"):
         sota_toml(value)
-    with pytest.raises(ConfigError, match="pass can't be written") as refused:
+    with pytest.raises(ConfigError, match=r"can't write .*pass") as refused:
         sota_toml(token=TokenKeys("/x", value))
     assert value not in refused.value.message

@@ -166,7 +166,7 @@ def test_what_is_no_namespace_is_refused(name: str) -> None:
         ("a.txt", "a\nb\n\n a \n", "line 4: 'a' is on line 1 already"),
         ("a.txt", b"a\nb\r\n\xff\xfe\n", "line 3: it is not UTF-8"),
         ("a.txt", "\n\r\n", "names no device"),
-        ("a.txt", None, "can't be read: No such file"),
+        ("a.txt", None, "a.txt: No such file"),
     ],
 )
 def test_a_bad_file_is_told_by_its_line(

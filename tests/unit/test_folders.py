@@ -143,7 +143,7 @@ def test_two_commands_do_not_write_to_one_folder_at_once(tmp_path: Path) -> None
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/notes.txt").write_text("mine")
-    with opened(tmp_path) as folders, pytest.raises(RequestRefusedError, match=r"a\.csr can't be read"):
+    with opened(tmp_path) as folders, pytest.raises(RequestRefusedError, match=r"can't read .*a\.csr"):
         folders.saved_csr("a")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["notes.txt"]
 
@@ -174,9 +174,9 @@ def test_an_output_folder_may_be_a_link(tmp_path: Path) -> None:
 
 def test_an_output_folder_that_can_not_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FolderError, match="can't be used"):
+    with pytest.raises(FolderError, match="can't use"):
         DeviceFolders(tmp_path / "file" / "devices", ANCHOR)
-    with pytest.raises(FolderError, match="can't be used"):
+    with pytest.raises(FolderError, match="can't use"):
         DeviceFolders(tmp_path / "devices", ANCHOR, server_ca=tmp_path / "missing.pem")
 
 

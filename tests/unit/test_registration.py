@@ -374,7 +374,7 @@ def test_a_backend_that_is_away_is_asked_for_one_device_at_a_time_and_named_in_t
 ) -> None:
     fill(tmp_path, *(f"d{number}" for number in range(1000)))
     told: list[Registered] = []
-    with pytest.raises(BackendUnavailableError, match=r"http://127\.0\.0\.1:\d+ can't be reached: no answer"):
+    with pytest.raises(BackendUnavailableError, match=r"can't reach http://127\.0\.0\.1:\d+: no answer"):
         run(tmp_path, f"http://127.0.0.1:{free_port()}", patience=1, tell=told.append)
     assert 1 <= len(told) < 20
     assert {one.state for one in known(tmp_path).values()} == {"waiting"}
@@ -862,5 +862,5 @@ def test_a_secret_may_go_to_this_machine_without_tls(url: str, tmp_path: Path) -
 def test_a_ca_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").touch()
     for name in ("missing.pem", "empty.pem"):
-        with pytest.raises(ConfigError, match=f"ca, .*/{name}, can't be read"):
+        with pytest.raises(ConfigError, match=f"ca .*/{name}, or it"):
             Backend(settings(tmp_path, HTTPS, ca=name))

@@ -188,7 +188,7 @@ def test_a_full_disk_is_said_and_what_was_written_before_is_kept(folders: Device
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
     try:
-        with pytest.raises(FolderError, match="can't be used"):
+        with pytest.raises(FolderError, match="can't use"):
             run.record([issued("b")])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)

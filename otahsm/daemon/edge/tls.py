@@ -174,4 +174,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"the [tls] file {path} can't be read: {error.strerror}") from None
+        raise ConfigError(f"can't read the [tls] file {path}: {error.strerror}") from None

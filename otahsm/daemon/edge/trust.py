@@ -110,7 +110,7 @@ def _read(path: Path, authorities: Sequence[x509.Certificate], now: datetime) ->
             crls = [x509.load_der_x509_crl(content)]
         ours = all(any(_signed(crl, authority) for authority in authorities) for crl in crls)
     except OSError as error:
-        raise ConfigError(f"the CRL {path} can't be read: {error.strerror}") from None
+        raise ConfigError(f"can't read the CRL {path}: {error.strerror}") from None
     except PARSE_ERRORS as error:
         raise ConfigError(f"{path} is no CRL: {error}") from None
     if any(crl.next_update_utc is not None and crl.next_update_utc <= now for crl in crls):
