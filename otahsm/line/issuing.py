@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -97,20 +98,23 @@ class _Work:
 
     async def follow(
         self, client: IssuanceClient, requests: Iterator[CertificateRequest]
-    ) -> AsyncIterator[Done | Failed]:
-        async for results in chunks_of(client.issue(requests, profile=self.options.profile), _BATCH):
-            await asyncio.to_thread(self._settle, results)
-            for result in results:
-                request = result.request
-                name = request.device_id or self.paths.pop(request.csr)
-                self.devices.pop(request.device_id, None)
-                if isinstance(result, Refusal):
-                    yield Failed(name, result)
-                else:
-                    folder = self.folders.path(result.device_id)
-                    yield Done(result.device_id, folder, result.serial, result.replayed)
-            while self.reports:
-                yield self.reports.popleft()
+    ) -> AsyncGenerator[Done | Failed, None]:
+        # Closed here, whatever fails: left to the garbage collector, it may outlive its event loop.
+        results_of = client.issue(requests, profile=self.options.profile)
+        async with contextlib.aclosing(chunks_of(results_of, _BATCH)) as chunks:
+            async for results in chunks:
+                await asyncio.to_thread(self._settle, results)
+                for result in results:
+                    request = result.request
+                    name = request.device_id or self.paths.pop(request.csr)
+                    self.devices.pop(request.device_id, None)
+                    if isinstance(result, Refusal):
+                        yield Failed(name, result)
+                    else:
+                        folder = self.folders.path(result.device_id)
+                        yield Done(result.device_id, folder, result.serial, result.replayed)
+                while self.reports:
+                    yield self.reports.popleft()
         while self.reports:
             yield self.reports.popleft()
 
@@ -152,14 +156,14 @@ class _Work:
         return False
 
 
-async def issue_devices(
+def issue_devices(
     client: IssuanceClient,
     folders: DeviceFolders,
     devices: Iterable[Device],
     options: IssueOptions,
     *,
     run: Run,
-) -> AsyncIterator[Done | Failed]:
+) -> AsyncGenerator[Done | Failed, None]:
     """Make keys, have certificates issued, write folders; yield one report for each device.
 
     A folder that is complete is left alone, and one that was begun goes on with the key it has. So the
@@ -172,8 +176,7 @@ async def issue_devices(
     """
     work = _Work(folders, options, run)
     folders.share()
-    async for report in work.follow(client, _requests_for(work, iter(devices))):
-        yield report
+    return work.follow(client, _requests_for(work, iter(devices)))
 
 
 def _requests_for(work: _Work, devices: Iterator[Device]) -> Iterator[CertificateRequest]:
@@ -207,14 +210,14 @@ def _requests_for(work: _Work, devices: Iterator[Device]) -> Iterator[Certificat
             yield work.options.request(csr, work.devices[name])
 
 
-async def sign_csrs(
+def sign_csrs(
     client: IssuanceClient,
     folders: DeviceFolders,
     paths: Iterable[Path],
     options: IssueOptions,
     *,
     run: Run,
-) -> AsyncIterator[Done | Failed]:
+) -> AsyncGenerator[Done | Failed, None]:
     """Have CSRs signed that exist already, and write the devices' folders, without keys.
 
     Each of `paths` is a PEM or DER file with one CSR. Those that have an answer in the `run` are not
@@ -226,8 +229,7 @@ async def sign_csrs(
     """
     work = _Work(folders, options, run)
     folders.share()
-    async for report in work.follow(client, _requests_from(work, paths)):
-        yield report
+    return work.follow(client, _requests_from(work, paths))
 
 
 def _requests_from(work: _Work, paths: Iterable[Path]) -> Iterator[CertificateRequest]:

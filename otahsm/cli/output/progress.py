@@ -5,8 +5,9 @@ Every failure is always printed.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -109,15 +110,16 @@ class RunProgress:
         self._out, self._err = plain_console(), plain_console(stderr=True)
         self._issued = self._before = self._failed = 0
 
-    async def follow(self, reports: AsyncIterator[Done | Failed], run: Run) -> bool:
+    async def follow(self, reports: AsyncGenerator[Done | Failed, None], run: Run) -> bool:
         """Show reports as they come, then the totals; return whether nothing failed, which ends the run."""
         started = time.monotonic()
         try:
             with Meter("certificates", self._total, self._output_mode, self._err) as meter:
-                async for report in reports:
-                    self._count(report)
-                    done = self._issued + self._before + self._failed
-                    meter.show(done, self._issued + self._failed)
+                async with contextlib.aclosing(reports):
+                    async for report in reports:
+                        self._count(report)
+                        done = self._issued + self._before + self._failed
+                        meter.show(done, self._issued + self._failed)
         finally:
             self._summarise(time.monotonic() - started)
         if self._failed:

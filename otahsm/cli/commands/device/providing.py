@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -107,10 +108,13 @@ async def provide(
             run = Run.open(folders, ["cert-provider", asked.device_id, meant.name], [device])
             if registers(config):
                 run.announce(meant.name)
-            async for report in issue_devices(client.issuance, folders, [device], options, run=run):
-                if not isinstance(report, Done):
-                    typer.echo(failure_line(report.name, report.refusal), err=True)
-                    return False
+            async with contextlib.aclosing(
+                issue_devices(client.issuance, folders, [device], options, run=run)
+            ) as reports:
+                async for report in reports:
+                    if not isinstance(report, Done):
+                        typer.echo(failure_line(report.name, report.refusal), err=True)
+                        return False
             run.end()
             root = folders.root
     files = _chosen(DeviceFiles.load(root, asked.device_id, datetime.now(UTC)), asked)
