@@ -80,7 +80,7 @@ def fleet_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     create(folder, free_port())
     fleet = Fleet(folder)
     fleet.edit("preparers = 2", "preparers = 1")
-    fleet.edit("signers = 2", "signers = 1")
+    fleet.set_signers(1)
     ledger = fleet.config.ledger
     assert ledger is not None
     asyncio.run(make_empty(ledger))
@@ -122,7 +122,7 @@ def daemon(fleet: Fleet) -> Iterator[RunningDaemon]:
 def shared_daemon(make_fleet: Callable[[], Fleet]) -> Iterator[RunningDaemon]:
     """A daemon for tests that only ask it for certificates, of devices that nobody else asks for."""
     fleet = make_fleet()
-    fleet.edit("signers = 1", "signers = 2")
+    fleet.set_signers(2)
     with running(fleet) as started:
         started.wait_for("health.changed", serving=True)
         yield started

@@ -26,6 +26,7 @@ def token_before(fleet: Fleet) -> list[str]:
 def test_bench_issue_tells_rate_floor_latency_cost_memory_and_calls(
     fleet: Fleet, token_before: list[str]
 ) -> None:
+    fleet.set_signers(2)
     done = fleet.run("bench", "issue", *FEW, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

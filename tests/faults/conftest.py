@@ -17,7 +17,7 @@ def make_fleet(make_fleet: Callable[[], Fleet]) -> Callable[[], Fleet]:
 
     def make() -> Fleet:
         fleet = make_fleet()
-        fleet.edit("signers = 1", "signers = 2")
+        fleet.set_signers(2)
         return fleet
 
     return make

@@ -25,7 +25,7 @@ def put_wrong_pin(faulty: FaultyToken) -> str:
 
 
 def test_a_wrong_pin_is_tried_once_with_four_signers_and_five_restarts(faulty: FaultyToken) -> None:
-    faulty.fleet.edit("signers = 2", "signers = 4")
+    faulty.fleet.set_signers(4)
     right = put_wrong_pin(faulty)
     logins_before = faulty.calls("login")
     for _ in range(5):

@@ -19,7 +19,7 @@ from support.tokens.faulty import FaultyToken
 async def test_a_slow_token_is_kept_full_by_as_many_sessions_as_it_has(
     faulty: FaultyToken, signers: int, sessions: int, most: int
 ) -> None:
-    faulty.fleet.edit("signers = 2", f"signers = {signers}")
+    faulty.fleet.set_signers(signers)
     faulty.fleet.edit("sessions = 1", f"sessions = {sessions}")
     requests = new_requests(400)
     with running(faulty.fleet) as daemon:

@@ -73,6 +73,10 @@ class Fleet:
         assert old in text
         self.toml.write_text(text.replace(old, new))
 
+    def set_signers(self, count: int) -> None:
+        """Have its daemon start so many signers."""
+        self.toml.write_text(re.sub(r"(?m)^signers = \d+$", f"signers = {count}", self.toml.read_text()))
+
     def copy_to(self, folder: Path) -> Fleet:
         """Copy it, with its token, into a folder that doesn't exist yet; its daemon takes a free port."""
         shutil.copytree(self.folder, folder)
@@ -143,7 +147,7 @@ class RunningDaemon:
         toml = self.fleet.toml
         toml.write_text(re.sub(r'target = ".*"', f'target = "{self.address}"', toml.read_text()))
 
-    def client(self, *, patience: float = 10, tls: ClientTls | None = None) -> Client:
+    def client(self, *, patience: float = 60, tls: ClientTls | None = None) -> Client:
         return Client(self.address, tls or self.fleet.tls, patience=patience)
 
     def workers(self, module: str) -> list[int]:
