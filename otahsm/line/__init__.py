@@ -1,6 +1,6 @@
-"""A factory line: device lists, keys, device folders, and runs that go on where they ended.
+"""A factory line: device lists, keys, device folders, and resumable runs.
 
-It drives the SDK (`otahsm.client`); it needs neither token nor database.
+It uses the SDK (`otahsm.client`); it needs neither token nor database.
 """
 
 from otahsm.line.archives import pack

@@ -1,4 +1,4 @@
-"""Tar archives (POSIX.1-2001, pax) of device files; the same files make the same octets."""
+"""Reproducible tar archives (POSIX.1-2001, pax) of device files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMPLETE: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of an archive, or a symbolic link."""
+    """A file or a symbolic link in an archive."""
 
     name: str
     content: bytes = b""
@@ -27,7 +27,7 @@ class Member:
 
 
 def tar_archive(members: Iterable[Member]) -> bytes:
-    """Return an archive; its files belong to root, and have no times."""
+    """Return an archive; its files belong to root, and their times are zero."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for member in members:
@@ -48,14 +48,17 @@ def add(archive: tarfile.TarFile, member: Member) -> None:
 
 
 def pack(folders: Iterable[Path], packed: BinaryIO) -> int:
-    """Write the files of complete device folders to one archive, in which each keeps its own folder.
+    """Write the files of complete device folders to one archive, with a folder for each device.
 
     Args:
-        folders: of the layouts `seed` or `aktualizr`; what is hidden or not complete is left out.
-        packed: where the archive goes.
+        folders: folders in the layouts `seed` or `aktualizr`; hidden and incomplete ones are skipped.
+        packed: the archive file.
 
     Returns:
-        How many devices are in it. Raises OSError.
+        The number of devices in it.
+
+    Raises:
+        OSError: a file can't be read or written.
     """
     count = 0
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -64,7 +67,7 @@ def pack(folders: Iterable[Path], packed: BinaryIO) -> int:
                 continue
             for path in sorted(folder.rglob("*")):
                 name = str(PurePosixPath(folder.name, *path.relative_to(folder).parts))
-                if path.is_symlink():  # ca.pem, which may lead out of the folder
+                if path.is_symlink():  # ca.pem, which may point outside of the folder
                     add(archive, Member(name, link="root.crt"))
                 elif path.is_file():
                     add(archive, Member(name, path.read_bytes(), path.stat().st_mode & 0o777))

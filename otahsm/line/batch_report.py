@@ -1,4 +1,4 @@
-"""What is said of a batch in the end, as one HTML page that needs nothing else, and as CSV."""
+"""The report on a batch, as a self-contained HTML page and as CSV."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ svg line { stroke: currentColor; } svg .bars { fill: #2f6fab; }
 
 @dataclass(slots=True)
 class Tally:
-    """What a batch's certificates come to; they are counted one by one.
+    """Statistics of the certificates in a batch.
 
     Attributes:
-        issued: how many there are.
-        seconds: how many, by second of the Unix epoch.
-        clients: how many, by who asked.
-        first, last: the first and the last that was issued.
+        issued: the number of certificates.
+        seconds: the number of certificates per second of the Unix epoch.
+        clients: the number of certificates per client.
+        first, last: the first and the last certificate.
     """
 
     issued: int = 0
@@ -44,7 +44,7 @@ class Tally:
     last: LedgerEntry | None = None
 
     def add(self, entry: LedgerEntry) -> None:
-        """Count a certificate that was issued."""
+        """Count a certificate, if it was issued."""
         if entry.issued_at is None:
             return
         self.issued += 1
@@ -59,14 +59,14 @@ class Tally:
 def report_html(
     batch: Batch, tally: Tally, failures: Sequence[tuple[str, Refusal]], checkpoint: str, now: datetime
 ) -> str:
-    """Write the report.
+    """Return the report as HTML.
 
     Args:
-        batch: what was ordered.
-        tally: what was issued.
-        failures: device ids or CSRs of this folder, and how they were refused.
-        checkpoint: the ledger's last signed checkpoint; empty if it has none.
-        now: when the report is made.
+        batch: the batch.
+        tally: its statistics.
+        failures: device ids or CSRs of this folder, and why they were refused.
+        checkpoint: the ledger's latest signed checkpoint; empty if it has none.
+        now: the time of the report.
     """
     title = f"Batch {batch.name}"
     missing = batch.device_count - tally.issued
@@ -105,13 +105,13 @@ def _ordered(batch: Batch) -> Mapping[str, str]:
 
 
 def _issued(tally: Tally) -> Mapping[str, str]:
-    said = {}
+    fields = {}
     for name, entry in (("first", tally.first), ("last", tally.last)):
         if entry is not None:
-            said[f"{name} serial number"] = entry.serial.hex()
-            said[f"{name} issued"] = f"{_time(entry.issued_at)} for {entry.device_id}"
-    said |= {f"by {client}": f"{count:,}" for client, count in tally.clients.most_common()}
-    return said or {"certificates": "none"}
+            fields[f"{name} serial number"] = entry.serial.hex()
+            fields[f"{name} issued"] = f"{_time(entry.issued_at)} for {entry.device_id}"
+    fields |= {f"by {client}": f"{count:,}" for client, count in tally.clients.most_common()}
+    return fields or {"certificates": "none"}
 
 
 def _failures(failures: Sequence[tuple[str, Refusal]]) -> str:
@@ -142,7 +142,7 @@ def _time(moment: datetime | None) -> str:
 
 
 def report_row(entry: LedgerEntry) -> Sequence[str]:
-    """Return a line of the table: device, serial number, status, when it was issued, its end, who asked."""
+    """Return a row of the CSV: device, serial number, status, time of issuance, expiry, client."""
     return (
         entry.device_id,
         entry.serial.hex(),

@@ -1,4 +1,4 @@
-"""CSRs as files, and whose they are."""
+"""Reading CSR files."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from otahsm.errors import ConfigError
 
 
 def public_key_sha256(csr: bytes) -> bytes:
-    """Return the SHA-256 of the public key (SubjectPublicKeyInfo) of a CSR in DER, as the ledger has it."""
+    """Return the SHA-256 of the public key (SubjectPublicKeyInfo) of a CSR in DER, as in the ledger."""
     info = Asn1Csr.load(csr)["certification_request_info"]["subject_pk_info"]
     return hashlib.sha256(info.dump()).digest()
 
 
 def load_csr(path: Path) -> bytes:
-    """Read a CSR file, PEM or DER, and return what is in it as DER, unchecked.
+    """Read a CSR file, PEM or DER; return its content as DER, unchecked.
 
     Raises:
-        ConfigError: it can't be read, or is PEM but no CSR.
+        ConfigError: it can't be read, or is PEM but not a CSR.
     """
     try:
         content = path.read_bytes()
@@ -32,7 +32,7 @@ def load_csr(path: Path) -> bytes:
     try:
         kind, _, der = pem.unarmor(content)
     except ValueError as error:
-        raise ConfigError(f"{path} is no PEM file: {error}") from None
+        raise ConfigError(f"{path} is not a PEM file: {error}") from None
     if kind not in ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"):
-        raise ConfigError(f"{path} holds a {kind}, not a CERTIFICATE REQUEST")
+        raise ConfigError(f"{path} contains a {kind}, not a CERTIFICATE REQUEST")
     return bytes(der)

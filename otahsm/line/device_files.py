@@ -1,4 +1,4 @@
-"""The files that go to a device, read from its folder and checked before anything is sent."""
+"""The files for a device, read from its folder and checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _PLACES: Final = (LAYOUTS["seed"], LAYOUTS["aktualizr"])
 
 @dataclass(frozen=True, slots=True)
 class DeviceFiles:
-    """What a device gets.
+    """The files for a device.
 
     Attributes:
         device_id: its id.
-        contents: octets by name; without `pkey.pem` the key is in the device already.
+        contents: the content of each file, by name; without `pkey.pem`, the key is already in the device.
     """
 
     device_id: str
@@ -41,12 +41,12 @@ class DeviceFiles:
         """Read a device's files.
 
         Args:
-            devices: the folder of all devices; of the layout `seed` or `aktualizr`.
+            devices: the folder of all devices, in the layout `seed` or `aktualizr`.
             device_id: the device.
-            now: the certificate must be valid then.
+            now: the time at which the certificate must be valid.
 
         Raises:
-            ConfigError: something is missing, or does not belong together.
+            ConfigError: a file is missing, or the files don't belong together.
         """
         try:
             check_device_id(device_id)  # it becomes a path
@@ -79,7 +79,7 @@ class DeviceFiles:
 
 
 def identity_in(certificate: bytes) -> str | None:
-    """Return the common name of a certificate in PEM; None if there is none to read."""
+    """Return the common name of a certificate in PEM; None if it has none or is invalid."""
     try:
         subject = x509.load_pem_x509_certificate(certificate).subject
     except ValueError:
@@ -95,24 +95,26 @@ def _path(devices: Path, layout: Layout, file: File, device_id: str) -> Path:
 
 
 def _check(device_id: str, contents: dict[str, bytes], key_path: Path, now: datetime) -> None:
-    """Check that key, certificate and device id belong together, now. Raises ConfigError."""
+    """Check that key, certificate and device id belong together, and the validity. Raises ConfigError."""
     try:
         certificate = x509.load_pem_x509_certificate(contents["client.pem"])
     except ValueError:
-        raise ConfigError(f"client.pem of {device_id} is no certificate") from None
+        raise ConfigError(f"client.pem of {device_id} is not a certificate") from None
     if (named := identity_in(contents["client.pem"])) != device_id:
         raise ConfigError(
-            f"client.pem of {device_id} is the certificate of {named}", hint="Was a folder copied or renamed?"
+            f"client.pem of {device_id} is the certificate of {named}",
+            hint="Check whether a folder was copied or renamed.",
         )
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise ConfigError(
-            f"the certificate of {device_id} is valid until {certificate.not_valid_after_utc:%Y-%m-%d},"
-            f" and from {certificate.not_valid_before_utc:%Y-%m-%d}",
-            hint="Have a new one issued, or check this machine's clock.",
+            f"the certificate of {device_id} is valid from {certificate.not_valid_before_utc:%Y-%m-%d}"
+            f" to {certificate.not_valid_after_utc:%Y-%m-%d}",
+            hint="Issue a new one, or check this machine's clock.",
         )
     if "pkey.pem" in contents:
         public = load_key(key_path).public_key()
         if encode_spki(public) != encode_spki(certificate.public_key()):
             raise ConfigError(
-                f"pkey.pem and client.pem of {device_id} don't belong together", hint="Was a file replaced?"
+                f"pkey.pem and client.pem of {device_id} don't belong together",
+                hint="Check whether a file was replaced.",
             )

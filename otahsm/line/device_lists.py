@@ -1,7 +1,7 @@
-"""Where device ids come from: random, from serial numbers, from a file, or from a template.
+"""Sources of device ids: random, from serial numbers, from a file, or from a template.
 
-A list is read to its end and checked before anything is done with it. It is kept in a temporary file of
-SQLite's, so that a million devices need no more memory than a thousand.
+A list is read completely and checked before it is used. It is stored in a temporary SQLite file, so that a
+million devices need no more memory than a thousand.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _PAGE: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that is to have a certificate.
+    """A device to issue a certificate for.
 
     Attributes:
         device_id: its id, unchecked.
-        attributes: what else is known of it, for a profile's subject, its configuration or its backend.
+        attributes: further values, for a profile's subject, its configuration or a backend.
     """
 
     device_id: str
@@ -43,10 +43,10 @@ class Device:
 
 
 class DeviceList:
-    """Devices, each once, in order.
+    """A list of distinct devices.
 
     Attributes:
-        digest: SHA-256 of the ids and attributes, hexadecimal; the same list has the same.
+        digest: SHA-256 of the ids and attributes, in hexadecimal.
     """
 
     def __init__(self) -> None:
@@ -59,14 +59,14 @@ class DeviceList:
 
     @classmethod
     def of(cls, devices: Iterable[tuple[int, Device]], source: str) -> Self:
-        """Collect devices.
+        """Return a list of devices.
 
         Args:
-            devices: the line that each is on, and the device.
-            source: what they come from, for errors.
+            devices: line numbers and devices.
+            source: the name of the source, for errors.
 
         Raises:
-            ConfigError: there is none, or two have one id.
+            ConfigError: there are none, or two have the same id.
         """
         made = cls()
         digest = hashlib.sha256()
@@ -83,11 +83,11 @@ class DeviceList:
                     "SELECT line FROM devices WHERE device_id = ?", (device.device_id,)
                 ).fetchone()
                 raise ConfigError(
-                    f"{source}, line {line}: {device.device_id!r} is on line {first} already",
-                    hint="Two devices with one id can't both connect: correct the file.",
+                    f"{source}, line {line}: {device.device_id!r} is already on line {first}",
+                    hint="Two devices with the same id can't both connect: correct the file.",
                 ) from None
         if not len(made):
-            raise ConfigError(f"{source} names no device", hint="Write one device id a line.")
+            raise ConfigError(f"{source} names no device", hint="Write one device id per line.")
         made.digest = digest.hexdigest()
         return made
 
@@ -107,16 +107,16 @@ class DeviceList:
 
 
 def random_devices(count: int, attributes: Mapping[str, str] | None = None) -> Iterator[Device]:
-    """Draw UUIDs of version 4 (RFC 9562, section 5.4), as the seed guide does."""
+    """Yield devices with UUIDs of version 4 (RFC 9562, section 5.4), as in the seed guide."""
     for _ in range(count):
         yield Device(str(uuid.uuid4()), attributes or {})
 
 
 def listed_devices(path: Path, attributes: Mapping[str, str]) -> DeviceList:
-    """Take the ids of a file, and its further columns as attributes; `attributes` are every device's.
+    """Return the devices of a file, with its other columns and `attributes` as attributes.
 
     Raises:
-        ConfigError: it can't be read, a line is wrong, or two lines have one id.
+        ConfigError: it can't be read, a line is invalid, or two lines have the same id.
     """
 
     def devices() -> Iterator[tuple[int, Device]]:
@@ -128,10 +128,10 @@ def listed_devices(path: Path, attributes: Mapping[str, str]) -> DeviceList:
 
 
 def devices_of_serials(path: Path, namespace: uuid.UUID, attributes: Mapping[str, str]) -> DeviceList:
-    """Make UUIDs of version 5 (RFC 9562, section 5.5) from the `serial` column of a file.
+    """Return devices with UUIDs of version 5 (RFC 9562, section 5.5) from the `serial` column of a file.
 
     Raises:
-        ConfigError: it can't be read, a line is wrong, or two lines have one serial number.
+        ConfigError: it can't be read, a line is invalid, or two lines have the same serial number.
     """
 
     def devices() -> Iterator[tuple[int, Device]]:
@@ -148,12 +148,12 @@ def numbered_devices(
     """Fill a template with numbers from `first` on, as `seq`.
 
     Raises:
-        ConfigError: a value is missing, or the template does not tell devices apart.
+        ConfigError: a value is missing, or the template gives all devices the same id.
     """
     if SEQUENCE not in template.names and count > 1:
         raise ConfigError(
             f"the template {template.text!r} gives every device the same id",
-            hint=f"Put {{{SEQUENCE}}} into it, or name a file with --ids.",
+            hint=f"Put {{{SEQUENCE}}} into it, or give a file with --ids.",
         )
     devices = (
         (number, Device(template.fill({**attributes, SEQUENCE: number}), attributes))
@@ -177,7 +177,7 @@ def templated_devices(
 
 
 def parse_namespace(text: str) -> uuid.UUID:
-    """Read a namespace: a UUID, or "dns", "url", "oid" or "x500" (RFC 9562, section 6.6).
+    """Parse a namespace: a UUID, or "dns", "url", "oid" or "x500" (RFC 9562, section 6.6).
 
     Raises:
         ConfigError: it is neither.
@@ -186,14 +186,14 @@ def parse_namespace(text: str) -> uuid.UUID:
         return _NAMESPACES.get(text.lower()) or uuid.UUID(text)
     except ValueError:
         raise ConfigError(
-            f"{text[:64]!r} is no namespace for UUIDs",
-            hint=f"Give a UUID that your company keeps for this, or one of {', '.join(_NAMESPACES)}.",
+            f"{text[:64]!r} is not a namespace for UUIDs",
+            hint=f"Give your company's UUID for this purpose, or one of {', '.join(_NAMESPACES)}.",
         ) from None
 
 
 def _known(path: Path, row: Row, attributes: Mapping[str, str]) -> dict[str, str]:
     if both := sorted(row.values.keys() & attributes.keys()):
         raise ConfigError(
-            f"{path}, line {row.line}: {both[0]} has a value from --set too", hint="Leave one of both out."
+            f"{path}, line {row.line}: {both[0]} also has a value from --set", hint="Remove one of them."
         )
     return {**row.values, **attributes}

@@ -1,6 +1,6 @@
-"""Reads files that list devices: text with an id a line, CSV, or JSON Lines.
+"""Reads files that list devices: text with an id per line, CSV, or JSON Lines.
 
-What a file says of a device besides its id are its attributes, by the name of their column.
+The other columns of a file are attributes of the devices.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Row:
     """One device of a file.
 
     Attributes:
-        line: where it is, from 1.
-        values: by column.
+        line: its line number, from 1.
+        values: its values by column.
     """
 
     line: int
@@ -34,15 +34,15 @@ class Row:
 
 
 def read_rows(path: Path, column: str) -> Iterator[Row]:
-    """Yield the devices of a file, line by line; empty lines don't count.
+    """Yield the rows of a file, ignoring empty lines.
 
     Args:
-        path: CSV with a header if it ends in .csv, JSON Lines if it ends in .jsonl or .ndjson, else text
-            with one value a line. UTF-8, with or without a byte order mark; any line ends.
-        column: what the value of a line of text is, and what every row must have.
+        path: CSV with a header if it ends in .csv, JSON Lines if it ends in .jsonl or .ndjson, otherwise text
+            with one value per line. UTF-8, with or without a byte order mark, and any line ends.
+        column: the required column; in text, the column of the values.
 
     Raises:
-        ConfigError: it can't be read, or a line of it is wrong: the message says which.
+        ConfigError: it can't be read, or a line is invalid: the message says which.
     """
     suffix = path.suffix.lower()
     reader = _from_csv if suffix in _CSV else _from_json_lines if suffix in _JSON_LINES else _from_text
@@ -80,11 +80,11 @@ def _from_json_lines(path: Path, column: str) -> Iterator[Row]:  # noqa: ARG001 
         except (ValueError, RecursionError) as error:
             raise _wrong(path, number, f"it is not JSON: {error}") from None
         if not isinstance(record, dict):
-            raise _wrong(path, number, "it is no JSON object")
+            raise _wrong(path, number, "it is not a JSON object")
         values = {}
         for name, value in record.items():
             if not isinstance(value, str | int) or isinstance(value, bool):
-                raise _wrong(path, number, f"{name!r} is neither a text nor a whole number")
+                raise _wrong(path, number, f"{name!r} is neither a string nor a whole number")
             values[_column(path, number, name)] = _text(path, number, str(value))
         yield Row(number, values)
 
@@ -100,12 +100,12 @@ def _from_csv(path: Path, column: str) -> Iterator[Row]:
                 header = [_column(path, rows.line_num, name) for name in fields]
                 if column not in header or len(set(header)) < len(header):
                     raise _wrong(
-                        path, rows.line_num, f"the first line must name columns, each once, with {column}"
+                        path, rows.line_num, f"the first line must name the columns, with {column}, each once"
                     )
                 continue
             if len(fields) != len(header):
                 raise _wrong(
-                    path, rows.line_num, f"it has {len(fields)} fields, and the first line {len(header)}"
+                    path, rows.line_num, f"it has {len(fields)} fields, but the first line has {len(header)}"
                 )
             yield Row(rows.line_num, dict(zip(header, (text.strip() for text in fields), strict=True)))
     except csv.Error as error:
@@ -113,16 +113,16 @@ def _from_csv(path: Path, column: str) -> Iterator[Row]:
 
 
 def _text(path: Path, line: int, value: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in value):  # JSON can write half a character
-        raise _wrong(path, line, "it holds half a character")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # JSON can contain lone surrogates
+        raise _wrong(path, line, "it contains half a character (a lone surrogate)")
     return value
 
 
 def _column(path: Path, line: int, name: str) -> str:
-    """Return the name of a column as attributes are called: "Serial No" is serial_no."""
+    """Return the attribute name of a column: "Serial No" is serial_no."""
     tidy = name.strip().lower().replace(" ", "_").replace("-", "_")
     if not NAME.fullmatch(tidy):
-        raise _wrong(path, line, f"{name[:64]!r} is no name for a column: use letters, digits, underscores")
+        raise _wrong(path, line, f"invalid column name {name[:64]!r}: use letters, digits, underscores")
     return tidy
 
 

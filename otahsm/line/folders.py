@@ -1,8 +1,8 @@
-"""Device folders, as the seed guide makes them or in another layout, but never half made.
+"""Device folders, as in the seed guide or in another layout, written atomically.
 
-A device is written in two acts. Before the request, key and CSR: under a temporary name, made durable, then
-renamed, so that a key whose certificate was asked for is never lost. After it, the certificates: the one that
-tells that the device is complete comes last. Both acts take whole batches and make them durable together.
+A device is written in two steps. Before the request, key and CSR: under a temporary name, flushed, then
+renamed, so that a key whose certificate was requested is never lost. After it, the certificates: the file
+that marks the device as complete comes last. Both steps handle many devices at once and flush them together.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class DeviceFolders:
     """The folder of all devices.
 
     Args:
-        root: where it is; made when it is missing.
+        root: its path; it is created if it is missing.
         trust_anchor: the fleet root in DER, the last certificate of every chain file.
-        server_ca: the gateway's CA: a PEM file, or what is in it, if it is known.
-        gateway_url: the gateway's address, if it is known.
-        layout: where the files of a device are.
-        passphrase: of private keys, if they are encrypted.
+        server_ca: the gateway's CA: a PEM file, or its content; None if unknown.
+        gateway_url: the gateway's address; None if unknown.
+        layout: the layout of device files.
+        passphrase: the passphrase of private keys, if they are encrypted.
 
     Raises:
         FolderError: the folder can't be used, another command is using it, or the server CA can't be read.
@@ -81,20 +81,20 @@ class DeviceFolders:
             self._common[File.GATEWAY_URL] = gateway_url.encode()
 
     def close(self) -> None:
-        """Let another command write here."""
+        """Release the folder for other commands."""
         if self._book is not None:
             self._book.close()
         os.close(self._lock)
 
     @property
     def book(self) -> RunState:
-        """The folder's book. Raises FolderError."""
+        """The state of the folder's runs. Raises FolderError."""
         if self._book is None:
             self._book = RunState(self.root)
         return self._book
 
     def path(self, device_id: str) -> Path:
-        """Return where a complete device is or will be: its folder, its archive or its certificate."""
+        """Return the path of a complete device: its folder, its archive or its certificate."""
         if self._layout.folder and not self._is_tar:
             return self.root / self._layout.folder_of(device_id)
         return self.root / self._layout.complete.format(device_id)
@@ -104,7 +104,7 @@ class DeviceFolders:
         return (self.root / self._layout.complete.format(device_id)).exists()
 
     def is_gone(self, device_id: str) -> bool:
-        """Return whether nothing of a device is here."""
+        """Return whether no file of a device exists."""
         begun = (self._file(File.CSR, device_id), self._file(File.KEY, device_id))
         there = [self.path(device_id), *(path for path in begun if path is not None)]
         if self._layout.folder:
@@ -112,12 +112,12 @@ class DeviceFolders:
         return not any(path.exists() for path in there)
 
     def saved_csr(self, device_id: str) -> bytes | None:
-        """Return the CSR in DER of a device that was begun earlier; None if there is none.
+        """Return the CSR in DER of a device that was started earlier; None if there is none.
 
-        A layout without CSRs has it made anew from the key; so has one whose CSR was not written any more.
+        If there is no CSR file, because of the layout or an interruption, it is made from the key.
 
         Raises:
-            RequestRefusedError: there is something of the device, but no CSR or key that can be read.
+            RequestRefusedError: there are files of the device, but no readable CSR or key.
         """
         try:
             path = self._file(File.CSR, device_id)
@@ -133,14 +133,14 @@ class DeviceFolders:
         return None
 
     def _unreadable(self, device_id: str, message: str) -> RequestRefusedError:
-        hint = f"Move {self._own(device_id)} away; the device gets a new key."
+        hint = f"Move {self._own(device_id)} away; the device will get a new key."
         return RequestRefusedError("folder", message, hint=hint)
 
     def begin(self, keys: Mapping[str, DeviceKey]) -> None:
-        """Write key and CSR of new devices durably; all or, if this fails, none that counts.
+        """Write key and CSR of new devices durably; if it fails, temporary files are ignored.
 
         Raises:
-            FolderError: the disk is full, say.
+            FolderError: a file can't be written.
         """
         with explained():
             written: list[Path] = []
@@ -172,12 +172,12 @@ class DeviceFolders:
 
         Args:
             chains: DER certificates by device id, the device's first, without the trust anchor.
-            csrs: CSRs in DER by device id, for devices that hold their keys themselves.
-            anchors: trust anchors in DER by device id, for devices of another CA than most.
+            csrs: CSRs in DER by device id, for devices that made their own keys.
+            anchors: trust anchors in DER by device id, where they differ from the default.
             configurations: aktualizr's sota.toml by device id, for layouts that have one.
 
         Raises:
-            FolderError: the disk is full, say.
+            FolderError: a file can't be written.
         """
         with explained():
             renames: list[tuple[Path, Path]] = []
@@ -203,7 +203,7 @@ class DeviceFolders:
                     shutil.rmtree(self._own(device_id), ignore_errors=True)
 
     def discard(self, device_id: str) -> None:
-        """Remove what was begun of a device that is to have no certificate; a complete one is left alone."""
+        """Delete the files of a device that gets no certificate, unless it is complete."""
         if self.is_complete(device_id):
             return
         with explained():
@@ -222,7 +222,7 @@ class DeviceFolders:
                     replace_file(self.root / name, self._common[file])
 
     def certificate(self, device_id: str) -> bytes | None:
-        """Return a device's certificate as PEM; None if it is not here, or in an archive."""
+        """Return a device's certificate in PEM; None if it doesn't exist, or is in an archive."""
         path = self._file(File.CERTIFICATE, device_id)
         try:
             return path.read_bytes() if path else None
@@ -252,7 +252,7 @@ class DeviceFolders:
         yield from made
 
     def _write_beside(self, device_id: str, files: Files) -> list[tuple[Path, Path]]:
-        """Write files under temporary names in the folders where they belong."""
+        """Write files under temporary names in their final folders."""
         renames = []
         for file, content in files.items():
             if (final := self._file(file, device_id)) is not None:
@@ -278,7 +278,7 @@ class DeviceFolders:
         return write(self.root / f"{TEMPORARY}{final.name}", tar_archive(members), 0o600), final
 
     def _link_server_ca(self, folder: Path) -> None:
-        """Link ca.pem to the file that was named, or else to the copy beside it."""
+        """Link ca.pem to the given file, or otherwise to the copy beside it."""
         if self._server_ca is None or File.SERVER_CA_LINK not in self._layout.paths:
             return
         target = self._layout.paths[File.SERVER_CA]
@@ -291,7 +291,7 @@ class DeviceFolders:
         temporary.rename(folder / name)
 
     def _folders_of(self, paths: Iterator[Path]) -> set[Path]:
-        """Return every folder from those of `paths` up to the root."""
+        """Return all folders from those of `paths` up to the root."""
         return {self.root} | {
             parent for path in paths for parent in path.parents if self.root in parent.parents
         }
@@ -304,7 +304,7 @@ class DeviceFolders:
         return None if path is None else self.root / path
 
     def _clear(self) -> None:
-        """Remove what a crash left. Raises OSError."""
+        """Delete temporary files of a crash. Raises OSError."""
         for leftover in self.root.glob(TEMPORARY + "*"):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover)

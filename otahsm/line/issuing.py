@@ -1,4 +1,4 @@
-"""The line: devices or CSRs in, device folders out, one report for each."""
+"""Issuing for devices or CSRs: writes device folders, and yields one report for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from otahsm.line.keys import DeviceKey, make_device_key
 from otahsm.line.run import DeviceOutcome, Run, name_of
 from otahsm.pki import KeyType, SerialNumber, check_device_id
 
-_BATCH: Final = 64
+_CHUNK: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Done:
 
     Attributes:
         name: its id.
-        folder: where its files are.
-        serial: the certificate's; None if it was complete before.
-        replayed: the certificate had been issued before, and was returned again.
+        folder: the path of its files.
+        serial: the serial number of the certificate; None if the device was already complete.
+        replayed: whether the certificate was issued earlier, and is returned again.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A device without one.
+    """A device that got no certificate.
 
     Attributes:
         name: its id, or the path of its CSR.
         refusal: why.
-        remembered: an earlier run was refused, and this one did not ask again.
+        remembered: whether it was refused earlier in this run, and not requested again.
     """
 
     name: str
@@ -59,14 +59,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class IssueOptions:
-    """How devices are made.
+    """Options for issuing.
 
     Attributes:
-        key_type: of the keys that are made here.
-        profile: what to issue under; empty for the daemon's default.
-        batch: the batch that certificates count in; empty for none.
-        subject: names of the attributes that the profile's subject needs; others are not sent.
-        passphrase: to encrypt private keys with; None leaves them as they are.
+        key_type: the type of new keys.
+        profile: the profile; empty for the daemon's default.
+        batch: the batch to issue in; empty for none.
+        subject: the names of the attributes that the profile's subject needs; others are not sent.
+        passphrase: encrypts private keys; None for no encryption.
         configure: makes the sota.toml of a device whose key is a file, for layouts that have one.
     """
 
@@ -78,7 +78,7 @@ class IssueOptions:
     configure: Callable[[Device], bytes] | None = None
 
     def request(self, csr: bytes, device: Device | None = None) -> CertificateRequest:
-        """Return what is asked for; without a device, the CSR says which it is."""
+        """Return the request for a CSR; without a device, the CSR determines the device id."""
         if device is None:
             return CertificateRequest(csr, batch=self.batch)
         needed = ((name, value) for name, value in sorted(device.attributes.items()) if name in self.subject)
@@ -87,7 +87,7 @@ class IssueOptions:
 
 @dataclass(slots=True)
 class _Work:
-    """What a run has in hand: devices that were asked for by id or CSR, and reports that need no request."""
+    """The work in progress: requested devices by id or CSR, and reports that need no request."""
 
     folders: DeviceFolders
     options: IssueOptions
@@ -101,7 +101,7 @@ class _Work:
     ) -> AsyncGenerator[Done | Failed, None]:
         # Closed here, whatever fails: left to the garbage collector, it may outlive its event loop.
         results_of = client.issue(requests, profile=self.options.profile)
-        async with contextlib.aclosing(chunks_of(results_of, _BATCH)) as chunks:
+        async with contextlib.aclosing(chunks_of(results_of, _CHUNK)) as chunks:
             async for results in chunks:
                 await asyncio.to_thread(self._settle, results)
                 for result in results:
@@ -119,15 +119,15 @@ class _Work:
             yield self.reports.popleft()
 
     def _settle(self, results: Sequence[Result]) -> None:
-        """Complete folders, and only then write down what became of their devices."""
+        """Complete folders, and only then record the outcomes of their devices."""
         issued = {result.device_id: result for result in results if isinstance(result, IssuedCertificate)}
         for device_id in issued:
-            check_device_id(device_id)  # it becomes a path here, whoever says so
+            check_device_id(device_id)  # it becomes a path, so the daemon is not trusted
         devices = {name: self.devices[name] for name in issued if name in self.devices}
         configure = self.options.configure
         self.folders.finish(
             {name: result.chain for name, result in issued.items()},
-            # The others wrote their CSRs when they made their keys.
+            # The others' CSRs were written with their keys.
             {name: result.request.csr for name, result in issued.items() if not result.request.device_id},
             {name: result.trust_anchor for name, result in issued.items() if result.trust_anchor},
             {name: configure(device) for name, device in devices.items()} if configure else None,
@@ -135,15 +135,14 @@ class _Work:
         self.run.record(results, devices)
 
     def answered(self, name: str, device_id: str, outcome: DeviceOutcome | None) -> bool:
-        """Return whether a device needs no request, and report it then.
+        """Return whether a device needs no request; if so, report it.
 
-        What was refused is not asked for again. A complete folder is done, and so is one that was complete
-        and was taken away.
+        A refused device is not requested again. A complete device is done, even if its folder was moved away.
 
         Args:
-            name: for the report.
-            device_id: empty if only the CSR says it.
-            outcome: what the run knows.
+            name: the name in the report.
+            device_id: the device id; empty if only the CSR contains it.
+            outcome: the outcome in the run's state.
         """
         if isinstance(outcome, Refusal):
             self.reports.append(Failed(name, outcome, remembered=True))
@@ -164,11 +163,11 @@ def issue_devices(
     *,
     run: Run,
 ) -> AsyncGenerator[Done | Failed, None]:
-    """Make keys, have certificates issued, write folders; yield one report for each device.
+    """Make keys, issue certificates, write folders; yield one report for each device.
 
-    A folder that is complete is left alone, and one that was begun goes on with the key it has. So the
-    same call again finishes what an earlier one left. The `run` remembers what was refused, too, and a
-    device whose complete folder was taken away meanwhile.
+    Complete folders are not changed, and incomplete ones are continued with their key. So repeating the call
+    finishes an interrupted one. The `run` also records refusals, and devices whose complete folder was moved
+    away.
 
     Raises:
         FolderError: folders can't be written.
@@ -180,18 +179,18 @@ def issue_devices(
 
 
 def _requests_for(work: _Work, devices: Iterator[Device]) -> Iterator[CertificateRequest]:
-    """Begin folders, a batch at a time; what needs no request is reported at once."""
-    while batch := list(islice(devices, _BATCH)):
+    """Start folders, a chunk at a time; devices that need no request are reported at once."""
+    while chunk := list(islice(devices, _CHUNK)):
         csrs: dict[str, bytes] = {}
         keys: dict[str, DeviceKey] = {}
-        outcomes = work.run.outcomes([device.device_id for device in batch])
+        outcomes = work.run.outcomes([device.device_id for device in chunk])
         complete = []
-        for device in batch:
+        for device in chunk:
             name = device.device_id
             try:
                 check_device_id(name)
                 if work.options.configure is not None:
-                    work.options.configure(device)  # sees to it that it can be written
+                    work.options.configure(device)  # checks that it can be written
                 if work.answered(name, name, outcomes.get(name)):
                     complete += [] if name in outcomes else [device]
                     continue
@@ -218,10 +217,10 @@ def sign_csrs(
     *,
     run: Run,
 ) -> AsyncGenerator[Done | Failed, None]:
-    """Have CSRs signed that exist already, and write the devices' folders, without keys.
+    """Issue certificates for existing CSRs, and write the devices' folders, without keys.
 
-    Each of `paths` is a PEM or DER file with one CSR. Those that have an answer in the `run` are not
-    asked for again.
+    Each of `paths` is a PEM or DER file with one CSR. Those that have an outcome in the `run` are not
+    requested again.
 
     Raises:
         FolderError: folders can't be written.

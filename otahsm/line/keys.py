@@ -1,4 +1,4 @@
-"""Device keys, made where the command runs. A private key never leaves its device's folder."""
+"""Device keys, generated locally. A private key never leaves its device's folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from otahsm.pki import (
 
 @dataclass(frozen=True, slots=True)
 class DeviceKey:
-    """A new device's key, in the forms that its folder holds, and its CSR.
+    """A new device's key, in the formats for its folder, and its CSR.
 
     Attributes:
         pkcs8: PEM, encrypted or not (`pkey.pem`; RFC 5958).
@@ -45,7 +45,7 @@ class DeviceKey:
 
 
 def make_device_key(device_id: str, key_type: KeyType, passphrase: bytes | None = None) -> DeviceKey:
-    """Make a key pair and its CSR (steps 1 and 2 of the seed guide); with a passphrase, encrypted (PBES2)."""
+    """Generate a key pair and its CSR (steps 1 and 2 of the seed guide), with PBES2 if encrypted."""
     key = generate_key(key_type)
     traditional = None
     if passphrase is None and isinstance(key, ec.EllipticCurvePrivateKey):
@@ -59,24 +59,26 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     """Read a private key that `make_device_key` made.
 
     Raises:
-        ConfigError: it can't be read, is of no type that devices have, or has another passphrase or none.
+        ConfigError: it can't be read, has an unsupported type, or another passphrase or none.
     """
     try:
         key = load_pem_private_key(path.read_bytes(), passphrase)
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}") from None
     except TypeError:
-        said = "is encrypted" if passphrase is None else "is not encrypted, and a passphrase was given"
-        raise ConfigError(f"{path} {said}", hint="Give the passphrase that the run began with.") from None
+        problem = "is encrypted" if passphrase is None else "is not encrypted, but a passphrase was given"
+        raise ConfigError(
+            f"{path} {problem}", hint="Give the passphrase that the run started with."
+        ) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError(f"{path} is no private key, or has another passphrase") from None
+        raise ConfigError(f"{path} is not a private key, or has another passphrase") from None
     if not is_private_key(key):
-        raise ConfigError(f"{path} holds a key of a type that devices don't have")
+        raise ConfigError(f"{path} contains a key of an unsupported type")
     return key
 
 
 def make_csr(device_id: str, key: PrivateKey) -> bytes:
-    """Make a CSR in DER, `CN=<device_id>` and nothing else."""
+    """Make a CSR in DER with only `CN=<device_id>`."""
     public_key = key.public_key()
     info = build_request_info(device_id, encode_spki(public_key))
     return assemble(info, signature_algorithm(public_key), sign(key, info))

@@ -1,26 +1,26 @@
-"""Layouts: where the files of a device are, relative to the folder of all devices.
+"""Layouts: the paths of a device's files, relative to the folder of all devices.
 
-`seed` is the seed guide's and the Community Edition's folder:
+`seed` is the folder of the seed guide and the Community Edition:
 
-    <id>/pkey.ec.pem    private key, traditional EC form   (0600; EC keys that are not encrypted)
+    <id>/pkey.ec.pem    private key, traditional EC format (0600; unencrypted EC keys only)
          pkey.pem       private key, PKCS#8                (0600)
          <id>.csr       certificate signing request
          client.pem     the device's certificate
          <id>.chain.pem client.pem, intermediates, fleet root
-         ca.pem         -> the gateway's (server) CA       (if it is known)
-         root.crt       the same CA, as a file             (if it is known)
-         gateway.url    the gateway's address              (if it is known)
+         ca.pem         -> the gateway's (server) CA       (if known)
+         root.crt       the same CA, as a file             (if known)
+         gateway.url    the gateway's address              (if known)
 
-`aktualizr` can be copied into a device's image as it is:
+`aktualizr` can be copied directly into a device's image:
 
     <id>/var/sota/import/pkey.pem, client.pem, root.crt, gateway.url
     <id>/var/sota/sota.toml
 
-`flat` is one folder for all, with root.crt and gateway.url once:
+`flat` is one folder for all devices, with one root.crt and gateway.url:
 
     <id>.pkey.pem, <id>.csr, <id>.client.pem, <id>.chain.pem
 
-`tar` is one archive a device, <id>.tar (0600), with a `seed` folder in it whose ca.pem links to root.crt.
+`tar` is one archive per device, <id>.tar (0600), with a `seed` folder in it whose ca.pem links to root.crt.
 Until it is complete, its key and CSR are in a hidden folder.
 """
 
@@ -38,7 +38,7 @@ LayoutName = Literal["seed", "aktualizr", "flat", "tar"]
 
 
 class File(StrEnum):
-    """What a device can have."""
+    """The files of a device."""
 
     SEC1 = "sec1"
     KEY = "key"
@@ -53,13 +53,13 @@ class File(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where files are; `{}` stands for the device id.
+    """Paths of files; `{}` stands for the device id.
 
     Attributes:
-        folder: the device's own folder, which is made as a whole; empty if it has none.
-        paths: of each file that the layout has, within `folder`.
-        complete: what is there when the device is complete.
-        common: files that all devices share, by name.
+        folder: the device's own folder, which is created atomically; empty if there is none.
+        paths: the paths of the layout's files within `folder`.
+        complete: the path that exists when the device is complete.
+        common: the names of files that all devices share.
     """
 
     folder: str
@@ -72,7 +72,7 @@ class Layout:
         return PurePosixPath(self.folder.format(device_id))
 
     def path_of(self, file: File, device_id: str) -> PurePosixPath | None:
-        """Return the path of a file from the folder of all devices; None if the layout has none such."""
+        """Return the path of a file in the folder of all devices; None if the layout doesn't have it."""
         if file not in self.paths:
             return None
         return self.folder_of(device_id) / self.paths[file].format(device_id)

@@ -1,8 +1,8 @@
-"""Runs: what a command asked for in a devices folder, and what became of it, to go on after a crash.
+"""Runs: what a command requested in a devices folder, and the outcomes, to resume it after a crash.
 
-A run is written into the folder's book, whole or not at all, before any key is made. It is named after
-what the command asks for: the same words go on with it until every device has its certificate. The device
-ids that were drawn for it are in it, so that a run that goes on draws none again.
+A run is written to the folder's state file atomically, before any key is made. Its key is the command's
+request: the same request resumes it until every device has its certificate. It contains the device ids that
+were generated for it, so that resuming generates no new ones.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ DeviceOutcome: TypeAlias = str | Refusal
 
 
 class Run:
-    """A run; `open` goes on with one or begins it.
+    """A run; `open` resumes or starts one.
 
     Attributes:
-        number: its place among the runs of the folder.
+        number: its number among the runs of the folder.
     """
 
     def __init__(self, book: RunState, number: int) -> None:
@@ -52,18 +52,18 @@ class Run:
         resume: bool = True,
         retry_refused: bool = False,
     ) -> Self:
-        """Go on with the run that an earlier command left, or begin one.
+        """Resume the unfinished run of the same request, or start a new one.
 
         Args:
             folders: the devices folder.
-            asked: what is asked for, in words; the same words name the same run.
-            devices: those of a new run, each once; none if they come with their own CSRs.
-            drawn: their ids are not in `asked`: nobody else knows them.
-            resume: go on; else what an earlier command left is given up.
-            retry_refused: forget refusals.
+            asked: the request, as words, which identify the run.
+            devices: the devices of a new run, distinct; none if they come with their own CSRs.
+            drawn: whether their ids were generated, and so don't follow from `asked`.
+            resume: whether to resume; otherwise an unfinished run is abandoned.
+            retry_refused: whether to retry refused devices.
 
         Raises:
-            FolderError: the book can't be read or written, is damaged, or is another version's.
+            FolderError: the state file can't be read or written, is damaged, or from another version.
         """
         words = json.dumps(list(asked))
         with folders.book.transaction(durable=True) as connection:
@@ -79,17 +79,17 @@ class Run:
         return cls(folders.book, number)
 
     def announce(self, profile: str) -> None:
-        """From now on, enter every certificate of this run for registration with a backend too."""
+        """From now on, also queue every certificate of this run for registration with a backend."""
         self._announce, self._profile = True, profile
 
     @property
     def count(self) -> int:
-        """How many devices it has. Raises FolderError."""
+        """The number of devices. Raises FolderError."""
         ((count,),) = self._book.read("SELECT count(*) FROM devices WHERE order_id = ?", self.number)
         return int(count)
 
     def devices(self) -> Iterator[Device]:
-        """Yield its devices, in order; those that made their own CSRs are not among them."""
+        """Yield its devices, in order, without those that made their own CSRs."""
         last, page = 0, True
         while page:
             rows = self._book.read(
@@ -105,10 +105,10 @@ class Run:
             last = rows[-1]["number"] if rows else last
 
     def outcomes(self, names: Sequence[str]) -> Mapping[str, DeviceOutcome]:
-        """Return what became of devices: the id of one that has its certificate, or how it was refused.
+        """Return the outcomes of devices: the device id if it has its certificate, or the refusal.
 
         Args:
-            names: as `name_of` gives them, at most some hundreds.
+            names: names from `name_of`, at most a few hundred.
         """
         rows = self._book.read(
             "SELECT * FROM devices WHERE state <> 'asked' AND order_id = ?"
@@ -119,14 +119,14 @@ class Run:
         return {row["name"]: _outcome(row) for row in rows}
 
     def record(self, results: Iterable[Result], devices: Mapping[str, Device] | None = None) -> None:
-        """Write down outcomes; folders must be complete already.
+        """Record outcomes; folders must already be complete.
 
         Args:
-            results: what the daemon answered.
-            devices: what is known of the devices, by id.
+            results: the results from the daemon.
+            devices: the devices by id, for their attributes.
 
         Raises:
-            FolderError: the disk is full, say.
+            FolderError: the state file can't be written.
         """
         known = devices or {}
         with self._book.transaction() as connection:
@@ -148,19 +148,19 @@ class Run:
                     self._refused(connection, result)
 
     def record_complete(self, device_ids: Iterable[str]) -> None:
-        """Write down devices that turned out to have their certificates. Raises as `record`."""
+        """Record devices that already have their certificates. Raises as `record`."""
         with self._book.transaction() as connection:
             for device_id in device_ids:
                 self._issued(connection, device_id, device_id, None)
 
     def record_elsewhere(self, serials: Mapping[str, SerialNumber]) -> None:
-        """Write down those of its devices that have certificates which were asked for elsewhere.
+        """Record those of its devices whose certificates were requested elsewhere.
 
         Args:
-            serials: serial numbers by device id; of devices that are not in this run, too.
+            serials: serial numbers by device id; devices that are not in this run are ignored.
 
         Raises:
-            FolderError: the disk is full, say.
+            FolderError: the state file can't be written.
         """
         with self._book.transaction() as connection:
             connection.executemany(
@@ -170,7 +170,7 @@ class Run:
             )
 
     def end(self) -> None:
-        """Let the same words be a new run: every device has its certificate. Raises FolderError."""
+        """Mark the run as finished, so that the same request starts a new one. Raises FolderError."""
         with self._book.transaction(durable=True) as connection:
             connection.execute("UPDATE orders SET ended_at = ? WHERE id = ?", (_now(), self.number))
 
@@ -216,20 +216,20 @@ class Run:
 
 
 def unfinished_runs(folders: DeviceFolders) -> Iterator[Sequence[str]]:
-    """Yield what was asked for by each run whose ids were drawn for it and that has not ended."""
+    """Yield the requests of unfinished runs whose ids were generated."""
     for row in folders.book.read("SELECT asked FROM orders WHERE drawn AND ended_at IS NULL ORDER BY id"):
         yield json.loads(row["asked"])
 
 
 def refusals_of(root: Path, asked: Sequence[str]) -> list[tuple[str, Refusal]]:
-    """Return the devices of the last run of this name that were refused, and how; none without a book.
+    """Return the refused devices of the last run of a request, and the refusals; none without a state file.
 
     Args:
         root: the devices folder.
-        asked: the words that name it.
+        asked: the request.
 
     Raises:
-        FolderError: the book can't be read.
+        FolderError: the state file can't be read.
     """
     if not (root / RUN_STATE).exists():
         return []
@@ -244,7 +244,7 @@ def refusals_of(root: Path, asked: Sequence[str]) -> list[tuple[str, Refusal]]:
 
 
 def name_of(request: CertificateRequest) -> str:
-    """Return what an outcome is found by: the device id, or, if only the CSR says it, the CSR's digest."""
+    """Return the key of an outcome: the device id, or if only the CSR contains it, the digest of the CSR."""
     return request.device_id or hashlib.sha256(request.csr).hexdigest()
 
 

@@ -1,8 +1,8 @@
-"""The book of a devices folder: what was asked for there, and what became of it.
+"""The state file of a devices folder: its runs, their devices and outcomes, and the outbox of registrations.
 
-It is an SQLite file beside the device folders, `.otahsm.sqlite3`, that any number of commands may have open.
-A device folder is complete before its outcome is written, and is the truth: so outcomes need no disk flush of
-their own, and what a power cut takes of them is seen in the folders. Orders and registrations are durable
+It is an SQLite file beside the device folders, `.otahsm.sqlite3`, which several commands may have open. A
+device folder is complete before its outcome is written, and is authoritative: so outcomes need no separate
+flush, and outcomes lost in a power cut are recovered from the folders. Runs and registrations are durable
 when the call returns.
 
 Times are microseconds since the Unix epoch, in UTC.
@@ -24,32 +24,32 @@ RUN_STATE: Final = ".otahsm.sqlite3"
 _VERSION: Final = 1
 _WAIT_SECONDS: Final = 30.0
 _SCHEMA: Final = """
--- What commands asked for. The words name an order until it has ended.
+-- The runs of commands. The request identifies a run until it has ended.
 CREATE TABLE orders (
     id INTEGER PRIMARY KEY,
-    asked TEXT NOT NULL,        -- a JSON array of words
-    drawn INTEGER NOT NULL,     -- 1: its device ids were drawn for it
+    asked TEXT NOT NULL,        -- the request: a JSON array of words
+    drawn INTEGER NOT NULL,     -- 1: its device ids were generated
     begun_at INTEGER NOT NULL,
-    ended_at INTEGER            -- every device has its certificate, or it was given up
+    ended_at INTEGER            -- every device has its certificate, or it was abandoned
 );
 CREATE UNIQUE INDEX ix_orders_open ON orders (asked) WHERE ended_at IS NULL;
 
--- The devices of orders. A device that made its own CSR comes in with its outcome.
+-- The devices of runs. A device that made its own CSR is added with its outcome.
 CREATE TABLE devices (
     order_id INTEGER NOT NULL,
     name TEXT NOT NULL,         -- the device id, or the SHA-256 of the device's own CSR
-    number INTEGER NOT NULL,    -- its place in the order, from 1
-    attributes TEXT NOT NULL,   -- a JSON object of strings: what else is known of it
+    number INTEGER NOT NULL,    -- its number in the run, from 1
+    attributes TEXT NOT NULL,   -- a JSON object of strings
     state TEXT NOT NULL,        -- 'asked', 'issued', 'refused'
     settled_at INTEGER,
     device_id TEXT,             -- once it is known
-    serial TEXT,                -- hexadecimal, if the certificate came in this order
+    serial TEXT,                -- hexadecimal, if the certificate was issued in this run
     code TEXT, reason TEXT, message TEXT, hint TEXT,
     PRIMARY KEY (order_id, name)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX ix_devices_number ON devices (order_id, number);
 
--- The outbox: certificates that a backend is to know of. It holds what a registration needs.
+-- The outbox: certificates to register with a backend, and what a registration needs.
 CREATE TABLE registrations (
     id INTEGER PRIMARY KEY,
     device_id TEXT NOT NULL,
@@ -60,9 +60,9 @@ CREATE TABLE registrations (
     state TEXT NOT NULL,        -- 'waiting', 'done', 'failed'
     attempts INTEGER NOT NULL DEFAULT 0,
     due_at INTEGER NOT NULL,    -- not before then
-    claimed INTEGER NOT NULL DEFAULT 0,  -- 1: a run has it in hand, and until due_at it is that run's
+    claimed INTEGER NOT NULL DEFAULT 0,  -- 1: a command is sending it, and owns it until due_at
     answered_at INTEGER,
-    answer TEXT                 -- the backend's last one, in words
+    answer TEXT                 -- the backend's last answer, human-readable
 );
 CREATE UNIQUE INDEX ix_registrations_certificate ON registrations (device_id, serial);
 CREATE INDEX ix_registrations_due ON registrations (due_at) WHERE state = 'waiting';
@@ -70,13 +70,13 @@ CREATE INDEX ix_registrations_due ON registrations (due_at) WHERE state = 'waiti
 
 
 class RunState:
-    """An open book. Any thread may use it.
+    """An open state file. It is thread-safe.
 
     Args:
-        folder: the devices folder; must exist.
+        folder: the devices folder; it must exist.
 
     Raises:
-        FolderError: the file can't be read or written, is damaged, or is another version's.
+        FolderError: the file can't be read or written, is damaged, or from another version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,24 +100,24 @@ class RunState:
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise FolderError(
-                    f"{self.path} is another otahsm's: it has version {version}",
-                    hint="Use the otahsm that made it, or give this one its own folder with --out.",
+                    f"{self.path} is from another version of otahsm: it has version {version}",
+                    hint="Use the otahsm that created it, or give this one its own folder with --out.",
                 )
 
     def close(self) -> None:
-        """Close it; what was written is in the one file then."""
+        """Close the file, and merge its write-ahead log."""
         with self._lock:
             self._connection.close()
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """Do all that the block does, or nothing.
+        """Run the block in a transaction.
 
         Args:
-            durable: it is on the disk when the block has ended.
+            durable: whether to flush it to the disk.
 
         Raises:
-            FolderError: the disk is full, say.
+            FolderError: the file can't be written.
         """
         with self._lock, self._explained():
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -140,7 +140,7 @@ class RunState:
         try:
             yield
         except sqlite3.IntegrityError:
-            raise  # the caller's to explain
+            raise  # for the caller to explain
         except sqlite3.OperationalError as error:
             raise FolderError(f"can't use {self.path}: {error}") from error
         except sqlite3.DatabaseError as error:
@@ -159,7 +159,7 @@ def enter_registration(
     certificate: bytes,
     due_at: int,
 ) -> int:
-    """Put a certificate into the outbox; return 0 if it was there before, else 1."""
+    """Put a certificate into the outbox; return 1, or 0 if it is already there."""
     return connection.execute(
         "INSERT INTO registrations (device_id, serial, profile, attributes, certificate, state, due_at)"
         " VALUES (?, ?, ?, ?, ?, 'waiting', ?) ON CONFLICT DO NOTHING",

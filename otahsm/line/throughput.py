@@ -1,4 +1,4 @@
-"""A plot of certificates over time, as SVG that needs nothing else."""
+"""A plot of certificates over time, as self-contained SVG."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _STEPS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 
 
 
 def bucketed(seconds: Mapping[int, int]) -> tuple[int, list[tuple[int, int]]]:
-    """Put counts by the second into at most 120 buckets of equal, round width.
+    """Put counts per second into at most 120 buckets of equal, round width.
 
     Args:
-        seconds: how many, by second of the Unix epoch; not empty.
+        seconds: counts by second of the Unix epoch; not empty.
 
     Returns:
-        The width in seconds, and every bucket from the first to the last: where it begins, and how many.
+        The width in seconds, and every bucket from the first to the last: its start, and its count.
     """
     first, last = min(seconds), max(seconds)
     days = 86400 * (1 + (last - first) // (86400 * _BARS))
@@ -35,10 +35,10 @@ def bucketed(seconds: Mapping[int, int]) -> tuple[int, list[tuple[int, int]]]:
 
 
 def throughput_svg(seconds: Mapping[int, int]) -> str:
-    """Draw certificates a second over time; empty if there are none.
+    """Return a plot of certificates per second over time; empty if there are none.
 
     Args:
-        seconds: how many, by second of the Unix epoch.
+        seconds: counts by second of the Unix epoch.
     """
     if not seconds:
         return ""

@@ -104,7 +104,7 @@ def test_what_is_no_csr_is_listed_with_its_reason_and_costs_no_neighbour(line: F
         "missing.csr": "FAILED_PRECONDITION",
     }
     assert all(report["message"] and report["hint"] for report in failed.values())
-    assert "holds a CERTIFICATE, not a CERTIFICATE REQUEST" in failed["certificate.pem"]["message"]
+    assert "contains a CERTIFICATE, not a CERTIFICATE REQUEST" in failed["certificate.pem"]["message"]
     assert "No such file or directory" in failed["missing.csr"]["message"]
     assert (summary["issued"], summary["failed"]) == (3, 7)
     assert {path.name for path in (tmp_path / "out").iterdir()} == good | {".lock", ".otahsm.sqlite3"}

@@ -97,7 +97,7 @@ def test_an_id_file_that_names_a_device_twice_is_refused_with_both_lines(line: F
     ids.write_text("twice-1\n\ntwice-2\ntwice-1\n")
     done = line.run("device", "issue", "--ids", str(ids), "--out", str(tmp_path / "devices"))
     assert done.returncode == 2
-    assert "line 4: 'twice-1' is on line 1 already" in done.stderr
+    assert "line 4: 'twice-1' is already on line 1" in done.stderr
     assert not (tmp_path / "devices").exists()
 
 

@@ -116,7 +116,7 @@ def test_a_device_whose_key_is_in_its_token_gets_a_configuration_that_says_so(
         ("device_id,host,port\ninst-0,a:22,23\n", "line 2: '23' is not a port for a:22"),
         ("device_id,host,user\ninst-0,root@a,me\n", "line 2 names two users"),
         ("device_id,host\ninst-0,a\nnobody,b\n", "nobody is not complete"),
-        ("host\na\n", "line 1: the first line must name columns"),
+        ("host\na\n", "line 1: the first line must name the columns"),
         ("\ufeffdevice_id,host\r\ninst-0,a\r\n\r\ninst-1\r\n", "line 4: it has 1 fields"),
     ],
 )

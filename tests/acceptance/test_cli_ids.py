@@ -54,7 +54,7 @@ def test_a_template_goes_on_where_the_last_one_ended(line: Fleet, tmp_path: Path
         (("--ids", "units.csv", "--uuid5", "dns", "--template", "{serial}"), "either --uuid5 or"),
         (("--count", "1", "--set", "Plant=ulm"), "write NAME=VALUE"),
         (("--count", "1", "--set", "a=1", "--set", "a=2"), "each name once"),
-        (("--ids", "units.csv"), "line 1: the first line must name columns, each once, with device_id"),
+        (("--ids", "units.csv"), "line 1: the first line must name the columns, with device_id, each once"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_made(

@@ -134,7 +134,7 @@ def test_a_template_that_does_not_tell_devices_apart_is_refused(tmp_path: Path) 
     with pytest.raises(ConfigError, match="the same id"):
         numbered_devices(template("cam"), 2, {})
     rows = written(tmp_path / "a.csv", "plant,unit\nulm,1\n\nulm,2\n")
-    with pytest.raises(ConfigError, match=r"line 4: 'ulm' is on line 2 already"):
+    with pytest.raises(ConfigError, match=r"line 4: 'ulm' is already on line 2"):
         templated_devices(rows, template("{plant}"), {})
 
 
@@ -147,23 +147,23 @@ def test_what_is_no_namespace_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "device_id,x\na,1\nb\nc,3\n", "line 3: it has 1 fields, and the first line 2"),
+        ("a.csv", "device_id,x\na,1\nb\nc,3\n", "line 3: it has 1 fields, but the first line has 2"),
         ("a.csv", "device_id,x\na,1\n,2\n", "line 3: there is no device_id"),
         ("a.csv", 'device_id\na\n"b\nc\n', "line 4: it is not CSV"),
-        ("a.csv", "plant\nulm\n", "line 1: the first line must name columns"),
-        ("a.csv", "device_id,x,X\na,1,2\n", "line 1: the first line must name columns"),
-        ("a.csv", "device_id,#\na,1\n", "line 1: '#' is no name for a column"),
+        ("a.csv", "plant\nulm\n", "line 1: the first line must name the columns"),
+        ("a.csv", "device_id,x,X\na,1,2\n", "line 1: the first line must name the columns"),
+        ("a.csv", "device_id,#\na,1\n", "line 1: invalid column name '#'"),
         ("a.csv", b"device_id\na\n\xff\n", "line 3: it is not UTF-8"),
         ("a.csv", "device_id\n" + "a" * 200_000, "line 2: it is not CSV"),
         ("a.csv", "device_id\n", "names no device"),
-        ("a.csv", "device_id,x\na,1\n\nb,2\na,3\n", "line 5: 'a' is on line 2 already"),
+        ("a.csv", "device_id,x\na,1\n\nb,2\na,3\n", "line 5: 'a' is already on line 2"),
         ("a.jsonl", '{"device_id": "a"}\n{"device_id"\n', "line 2: it is not JSON"),
         ("a.jsonl", '{"device_id": "a"}\n' + "[" * 100_000, "line 2: it is not JSON"),
-        ("a.jsonl", '{"device_id": "a"}\n["b"]\n', "line 2: it is no JSON object"),
+        ("a.jsonl", '{"device_id": "a"}\n["b"]\n', "line 2: it is not a JSON object"),
         ("a.jsonl", '{"device_id": "a", "x": null}\n', "line 1: 'x' is neither"),
-        ("a.jsonl", '{"device_id": "\\ud800"}\n', "line 1: it holds half a character"),
+        ("a.jsonl", '{"device_id": "\\ud800"}\n', "line 1: it contains half a character"),
         ("a.ndjson", '{"x": "a"}\n', "line 1: there is no device_id"),
-        ("a.txt", "a\nb\n\n a \n", "line 4: 'a' is on line 1 already"),
+        ("a.txt", "a\nb\n\n a \n", "line 4: 'a' is already on line 1"),
         ("a.txt", b"a\nb\r\n\xff\xfe\n", "line 3: it is not UTF-8"),
         ("a.txt", "\n\r\n", "names no device"),
         ("a.txt", None, "a.txt: No such file"),
