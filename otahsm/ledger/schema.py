@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    cast,
     text,
 )
 
@@ -70,6 +71,10 @@ intents: Final = Table(
     # The quota that it counts in; NULL for none.
     Column("quota_id", BigInteger, nullable=True),
 )
+
+# Serial numbers as octets. SQLite also stores text or numbers that somebody wrote: one such row must not hide
+# the others. Leaves are read from the plain columns, so that `verify` reports it.
+serial_octets: Final = cast(intents.c.serial, LargeBinary).label("serial")
 
 # Neither voided nor superseded.
 live: Final = (intents.c.void_reason.is_(None)) & (intents.c.superseded_at.is_(None))

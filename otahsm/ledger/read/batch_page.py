@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, bindparam, func, select
 
 from otahsm.ledger.records import Batch, BatchState, BatchTerms, Issue
-from otahsm.ledger.schema import batches, certificates, intents, replicas
+from otahsm.ledger.schema import batches, certificates, intents, replicas, serial_octets
 from otahsm.pki import SerialNumber
 
 _OPEN_AT_ONCE: Final = 30_000  # more than daemons ever have open
@@ -85,7 +85,7 @@ def batch_of(row: Row[Any]) -> Batch:
 
 
 _ISSUES: Final = (
-    select(intents.c.serial, certificates.c.recorded_at)
+    select(serial_octets, certificates.c.recorded_at)
     .select_from(intents.join(certificates))
     .where(intents.c.batch_id == bindparam("which"))
 )

@@ -9,7 +9,7 @@ transaction lasts longer than one such step.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -27,13 +27,14 @@ from sqlalchemy import (
 from otahsm.ledger import schema
 from otahsm.ledger.query_values import START, CertificateRecord, CountKey, Filter, Page, Status, Tally
 from otahsm.ledger.read.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
-from otahsm.ledger.schema import certificates, intents, live, replicas
+from otahsm.ledger.schema import certificates, intents, live, replicas, serial_octets
 from otahsm.pki import SerialNumber
 
 _SCANNED: Final = 50_000  # rows
 _OPEN_AT_ONCE: Final = 30_000  # more than daemons ever have open
 _A_DAY: Final = literal_column("86400000000", BigInteger)  # microseconds
 _serial: Final = intents.c.serial
+_is_stray: Final = _serial < b""  # text or a number: SQLite stores what it is given, and sorts blobs last
 
 
 def by_serial(connection: Connection, serial: SerialNumber) -> CertificateRecord | None:
@@ -58,6 +59,8 @@ def page(connection: Connection, criteria: Filter, after: bytes, size: int, *, f
     """
     if criteria.status is Status.OPEN:
         return _open_page(connection, criteria, after, size, full=full)
+    if criteria.device_id:
+        return _device_page(connection, criteria, after, size, full=full)
     return _page(connection, criteria, after, size, full=full)
 
 
@@ -69,28 +72,38 @@ def count(connection: Connection, criteria: Filter, after: bytes) -> Tally:
         criteria: only its `after`, `before` and order are used.
         after: `next_after` of the previous part; `START` for the first part.
     """
-    inside, end = _step(connection, criteria, _range(_serial, criteria, after))
-    return Tally(_counts(connection, inside), end)
+    end = _end_of_step(connection, criteria, after)
+    counts = _counts(connection, _range(_serial, criteria, after, end))
+    if _has_strays(connection):
+        counts += _counts(connection, [_is_stray, *_range(serial_octets, criteria, after, end)])
+    return Tally(counts, end)
 
 
 def _page(connection: Connection, criteria: Filter, after: bytes, size: int, *, full: bool) -> Page:
-    inside = _range(_serial, criteria, after)
     query = _records(full=full).where(*_conditions(criteria))
     end: bytes | None = None
-    if criteria.device_id:
-        # One index each. Serial numbers are compared afterwards, so that the planner picks no other index.
-        device = intents.c.device_id == criteria.device_id
-        kinds = (live, SUPERSEDED, VOIDED)
-        every = union_all(*(query.where(device & kind) for kind in kinds)).subquery()
-        query = select(every).where(*_range(every.c.serial, criteria, after))
-        query = query.order_by(_ordered(every.c.serial, criteria))
-    else:
-        if criteria.status is Status.VOID:
-            inside.append(VOIDED)
-        elif not criteria.batch and (criteria.client or criteria.profile or criteria.status):
-            inside, end = _step(connection, criteria, inside)
-        query = query.where(*inside).order_by(_ordered(_serial, criteria))
-    return _page_of(connection.execute(query.limit(size + 1)).all(), size, end)
+    if criteria.status is Status.VOID:
+        query = query.where(VOIDED)
+    elif not criteria.batch and (criteria.client or criteria.profile or criteria.status):
+        end = _end_of_step(connection, criteria, after)
+    inside = _range(_serial, criteria, after, end)
+    rows = connection.execute(
+        query.where(*inside).order_by(_ordered(_serial, criteria)).limit(size + 1)
+    ).all()
+    if _has_strays(connection):
+        inside = [_is_stray, *_range(serial_octets, criteria, after, end)]
+        strays = query.where(*inside).order_by(_ordered(serial_octets, criteria)).limit(size + 1)
+        rows = _sorted([*rows, *connection.execute(strays)], criteria)
+    return _page_of(rows, size, end)
+
+
+def _device_page(connection: Connection, criteria: Filter, after: bytes, size: int, *, full: bool) -> Page:
+    # One index each. Serial numbers are compared afterwards, so that the planner picks no other index.
+    query = _records(full=full).where(*_conditions(criteria), intents.c.device_id == criteria.device_id)
+    every = union_all(*(query.where(kind) for kind in (live, SUPERSEDED, VOIDED))).subquery()
+    found = select(every).where(*_range(every.c.serial, criteria, after))
+    found = found.order_by(_ordered(every.c.serial, criteria)).limit(size + 1)
+    return _page_of(connection.execute(found).all(), size, None)
 
 
 def _open_page(connection: Connection, criteria: Filter, after: bytes, size: int, *, full: bool) -> Page:
@@ -104,12 +117,11 @@ def _open_page(connection: Connection, criteria: Filter, after: bytes, size: int
         .limit(_OPEN_AT_ONCE)
     )
     found = connection.execute(ids).scalars().all()
-    conditions = [*_range(_serial, criteria, after), *_conditions(criteria)]
+    conditions = [*_range(serial_octets, criteria, after), *_conditions(criteria)]
     if criteria.device_id:
         conditions.append(intents.c.device_id == criteria.device_id)
     query = _records(full=full).where(intents.c.id.in_(found), *conditions)
-    rows = sorted(connection.execute(query), key=lambda row: row.serial, reverse=criteria.newest_first)
-    return _page_of(rows, size, None)
+    return _page_of(_sorted(connection.execute(query), criteria), size, None)
 
 
 def _page_of(rows: Sequence[Any], size: int, end: bytes | None) -> Page:
@@ -120,7 +132,18 @@ def _page_of(rows: Sequence[Any], size: int, end: bytes | None) -> Page:
     return Page([_record(row) for row in rows[:size]], rows[size - 1].serial if len(rows) > size else end)
 
 
-def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[CountKey, int]:
+def _sorted(rows: Iterable[Any], criteria: Filter) -> Sequence[Any]:
+    return sorted(rows, key=lambda row: row.serial, reverse=criteria.newest_first)
+
+
+def _has_strays(connection: Connection) -> bool:
+    return (
+        connection.execute(select(intents.c.id).where(_is_stray).order_by(_serial).limit(1)).first()
+        is not None
+    )
+
+
+def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> Counter[CountKey]:
     groups: list[ColumnElement[Any]] = [
         (intents.c.intended_at // _A_DAY).label("day"),
         intents.c.profile,
@@ -136,12 +159,18 @@ def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> dict[C
     return counts
 
 
-def _range(serial: ColumnElement[bytes], criteria: Filter, after: bytes) -> list[ColumnElement[bool]]:
-    """Return the bounds of the serial numbers that follow a key: a lower one, and at most one upper one."""
+def _range(
+    serial: ColumnElement[bytes], criteria: Filter, after: bytes, last: bytes | None = None
+) -> list[ColumnElement[bool]]:
+    """Return the bounds of the serial numbers that follow a key, up to the last one of a step, if any."""
     above, ends = (START, [after]) if criteria.newest_first and after != START else (after, [])
     ends += [] if criteria.end_key is None else [criteria.end_key]
     bounds = [serial > above if above >= criteria.first_key else serial >= criteria.first_key]
-    return [*bounds, serial < min(ends)] if ends else bounds
+    if ends:
+        bounds.append(serial < min(ends))
+    if last is not None:
+        bounds.append(serial >= last if criteria.newest_first else serial <= last)
+    return bounds
 
 
 def _ordered(serial: ColumnElement[bytes], criteria: Filter) -> ColumnElement[bytes]:
@@ -163,20 +192,15 @@ def _conditions(criteria: Filter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _step(
-    connection: Connection, criteria: Filter, inside: list[ColumnElement[bool]]
-) -> tuple[list[ColumnElement[bool]], bytes | None]:
-    """Return the bounds of a step over rows that may not match, and its last key; None: to the end."""
-    last = select(_serial).where(*inside).order_by(_ordered(_serial, criteria)).offset(_SCANNED - 1).limit(1)
-    end = connection.execute(last).scalar()
-    if end is None:
-        return inside, None
-    return [*inside, _serial >= end if criteria.newest_first else _serial <= end], end
+def _end_of_step(connection: Connection, criteria: Filter, after: bytes) -> bytes | None:
+    """Return the last key of a step over rows that may not match; None: to the end."""
+    step = select(_serial).where(*_range(_serial, criteria, after)).order_by(_ordered(_serial, criteria))
+    return connection.execute(step.offset(_SCANNED - 1).limit(1)).scalar()
 
 
 def _records(*, full: bool) -> Select[Any]:
     return select(
-        _serial,
+        serial_octets,
         STATUS,
         intents.c.device_id,
         intents.c.profile,

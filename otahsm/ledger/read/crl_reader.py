@@ -13,7 +13,7 @@ from otahsm.ledger.db.database import Database
 from otahsm.ledger.db.dialects import LOCK_NAMESPACE
 from otahsm.ledger.db.failures import reading
 from otahsm.ledger.records import COMPLETE, CrlRow, StoredCrl
-from otahsm.ledger.schema import crl_urls, crls, intents, revocations
+from otahsm.ledger.schema import crl_urls, crls, intents, revocations, serial_octets
 from otahsm.pki import SerialNumber
 
 _PAGE: Final = 2000  # revocations fetched at a time
@@ -115,7 +115,7 @@ class CrlReader:
 
     def revoked(self, url: str) -> Iterator[ListedRevocation]:
         """Yield the revocations for a shard's CRL, or for the complete one, in no particular order."""
-        query = select(intents.c.serial, revocations.c.revoked_at, revocations.c.reason).join_from(
+        query = select(serial_octets, revocations.c.revoked_at, revocations.c.reason).join_from(
             revocations, intents
         )
         if url != COMPLETE:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, Row, literal_column, select, union_all
 
 from otahsm.ledger.records import Barred, Conflict, InProgress, Intent, JournalResult, Renewal, Replay
-from otahsm.ledger.schema import certificates, intents, live, revocations
+from otahsm.ledger.schema import certificates, intents, live, revocations, serial_octets
 from otahsm.pki import Reason, SerialNumber
 
 NEVER: Final = Renewal(same_key_seconds=0, new_key_seconds=0)
@@ -46,7 +46,7 @@ class ExistingIntents:
         known = (
             select(
                 intents.c.id,
-                intents.c.serial,
+                serial_octets,
                 intents.c.request_id,
                 intents.c.profile,
                 intents.c.device_id,

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Dialect, Insert, exists, func,
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.db.dialects import columns_given, write_rows
 from otahsm.ledger.records import Change, EventFactory
-from otahsm.ledger.schema import certificates, crl_numbers, intents, live
+from otahsm.ledger.schema import certificates, crl_numbers, intents, live, serial_octets
 from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.sequencer import note_entries
 from otahsm.ledger.write import batches, events, quotas
@@ -79,7 +79,7 @@ def reset(
         update(intents)
         .where(which & certified)
         .values(superseded_at=now, superseded_by=None)
-        .returning(intents.c.serial)
+        .returning(serial_octets)
     ).scalar()
     if key is None:
         return Change(None, None)

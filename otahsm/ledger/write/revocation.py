@@ -20,7 +20,16 @@ from otahsm.ledger.records import (
     RevocationRequest,
     StoredCrl,
 )
-from otahsm.ledger.schema import certificates, crl_numbers, crl_urls, crls, intents, live, revocations
+from otahsm.ledger.schema import (
+    certificates,
+    crl_numbers,
+    crl_urls,
+    crls,
+    intents,
+    live,
+    revocations,
+    serial_octets,
+)
 from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.sequencer import note_entries
 from otahsm.pki import SerialNumber, crl_url_in
@@ -60,7 +69,7 @@ def _look_up(connection: Connection, targets: Sequence[RevocationRequest]) -> Se
     query = (
         select(
             intents.c.id,
-            intents.c.serial,
+            serial_octets,
             intents.c.device_id,
             intents.c.profile,
             certificates.c.intent_id.is_not(None).label("recorded"),
