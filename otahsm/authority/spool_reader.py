@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from otahsm.errors import FolderError
-from otahsm.system.spool import AT_ONCE, NotAnEvent, SpooledEvent, Unread, aside, read, set_aside
+from otahsm.system.spool import AT_ONCE, NotAnEvent, SpooledEvent, Unread, aside, read, reserved, set_aside
 from otahsm.transparency.audit import AuditLog, EventName
 
 _HINT: Final = "Give the daemon's user permission to read and write that folder, or free some space there."
@@ -45,23 +45,30 @@ class SpoolReader:
         more = None
         for guard_dir, is_ours in self._guard_dirs.items():
             try:
-                found = await asyncio.to_thread(read, guard_dir, self._to_remove | self._to_set_aside)
+                with reserved(guard_dir) as is_reserved:
+                    # Otherwise another daemon is processing the same folder.
+                    found = await self._process(guard_dir, troubles) if is_reserved else 0
             except OSError as error:
                 if is_ours or not isinstance(error, PermissionError):
                     troubles.append(error)
                 continue
-            if len(found) == AT_ONCE:
+            if found == AT_ONCE:
                 more = 0.0
-            troubles += [item.error for item in found if isinstance(item, Unread)]
-            await self._take_in(
-                [item for item in found if isinstance(item, SpooledEvent)],
-                [item for item in found if isinstance(item, NotAnEvent)],
-            )
-        troubles += await _each(self._to_remove, lambda path: path.unlink(missing_ok=True))
-        troubles += await _each(self._to_set_aside, set_aside)
         if troubles:
             raise FolderError(f"can't process the events of other processes: {troubles[0]}", hint=_HINT)
         return more
+
+    async def _process(self, guard_dir: Path, troubles: list[OSError]) -> int:
+        """Record some events of a folder and remove their files; return the number of files it read."""
+        found = await asyncio.to_thread(read, guard_dir, self._to_remove | self._to_set_aside)
+        troubles += [item.error for item in found if isinstance(item, Unread)]
+        await self._take_in(
+            [item for item in found if isinstance(item, SpooledEvent)],
+            [item for item in found if isinstance(item, NotAnEvent)],
+        )
+        troubles += await _each(self._to_remove, lambda path: path.unlink(missing_ok=True))
+        troubles += await _each(self._to_set_aside, set_aside)
+        return len(found)
 
     async def _take_in(self, events: Sequence[SpooledEvent], others: Sequence[NotAnEvent]) -> None:
         refused = await self._audit.take_in(events)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import getpass
 import json
 import os
@@ -88,6 +89,33 @@ def write_if_possible(guard_dir: Path, name: str, details: Mapping[str, str]) ->
     """Spool an event; ignore errors, since they must not stop what it is about."""
     with contextlib.suppress(OSError):
         write(guard_dir, name, details)
+
+
+@contextlib.contextmanager
+def reserved(guard_dir: Path) -> Iterator[bool]:
+    """Keep other processes from reading a spool meanwhile; yields False if one does, or there is no spool.
+
+    Two that read the same file at the same time would both record its event.
+
+    Args:
+        guard_dir: the token's.
+
+    Raises:
+        OSError: the folder can't be opened.
+    """
+    with _opened(guard_dir / FOLDER) as folder:
+        yield folder is not None and _locked(folder)
+
+
+def _locked(folder: int) -> bool:
+    """Lock a folder until its descriptor is closed; return whether no other process has."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # its file system can't lock folders
+        return True
+    return True
 
 
 def read(guard_dir: Path, passing_over: Collection[Path] = ()) -> list[SpooledEvent | NotAnEvent | Unread]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -21,7 +22,8 @@ from otahsm.transparency.audit import AuditLog
 
 from support.audit_trail import trail, until
 from support.harness import READY_SECONDS, Fleet, eventually, running
-from support.homes import Home, ledger_in
+from support.homes import Home, PostgresHome, ledger_in
+from support.postgres import PostgresServer
 
 
 async def test_a_ceremony_beside_the_daemon_gets_into_the_trail(fleet: Fleet) -> None:
@@ -219,3 +221,41 @@ async def test_what_was_left_is_written_once_also_if_the_daemon_is_killed_before
         assert [json.loads(item.details)["n"] for item in events if item.name == "ceremony"] == ["1", "2"]
         assert len({(item.name, item.at, item.details) for item in events}) == len(events)
         assert daemon.stop() == 0
+
+
+async def test_two_daemons_that_share_a_folder_and_a_ledger_write_an_event_once(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    home = PostgresHome(postgres_server)
+    write(tmp_path, CEREMONY, {"n": "1"})
+    ledgers = [ledger_in(home), ledger_in(home)]
+    for ledger in ledgers:
+        await ledger.open()
+    one, other = (
+        SpoolReader({tmp_path: True}, AuditLog(ledger, lambda *_: None, utc_now)) for ledger in ledgers
+    )
+    with postgres_server.connect(home.url.rpartition("/")[2]) as connection, connection.transaction():
+        connection.execute("LOCK TABLE unlogged IN EXCLUSIVE MODE")  # the last that an event needs
+        first = asyncio.create_task(one.run_once())
+        async with asyncio.timeout(READY_SECONDS):
+            while not waiting(home):
+                await asyncio.sleep(0.05)
+            second = asyncio.create_task(other.run_once())
+            while not second.done() and waiting(home) < 2:
+                await asyncio.sleep(0.05)
+    await asyncio.gather(first, second)
+    assert home.read("SELECT name FROM events") == [(CEREMONY,)]
+    write(tmp_path, CEREMONY, {"n": "2"})
+    await other.run_once()
+    assert len(home.read("SELECT name FROM events")) == 2, "the folder is still reserved"
+    for ledger in ledgers:
+        await ledger.close()
+
+
+def waiting(home: PostgresHome) -> int:
+    """Return the number of connections that wait for a lock."""
+    ((count,),) = home.read(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return int(count)
