@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.line.keys import load_key
 from otahsm.line.layouts import LAYOUTS, File, Layout
-from otahsm.pki import check_device_id, encode_spki
+from otahsm.pki import check_device_id, encode_spki, is_valid
 
 _NAMES: Final = {
     File.KEY: "pkey.pem",
@@ -105,7 +105,7 @@ def _check(device_id: str, contents: dict[str, bytes], key_path: Path, now: date
             f"client.pem of {device_id} is the certificate of {named}",
             hint="Check whether a folder was copied or renamed.",
         )
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+    if not is_valid(certificate, now):
         raise ConfigError(
             f"the certificate of {device_id} is valid from {certificate.not_valid_before_utc:%Y-%m-%d}"
             f" to {certificate.not_valid_after_utc:%Y-%m-%d}",

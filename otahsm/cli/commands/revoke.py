@@ -102,7 +102,7 @@ class _Shown:
             self.failed += 1
             target = outcome.target
             name = target.device_id if target.serial is None else target.serial.hex()
-            print_failure(name, outcome.code, outcome, as_json=self._as_json)
+            print_failure(name, outcome.error, as_json=self._as_json)
             return
         self.revoked += not outcome.before
         self.before += outcome.before

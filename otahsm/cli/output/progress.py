@@ -130,12 +130,10 @@ class RunProgress:
     def _count(self, report: Done | Failed) -> None:
         if isinstance(report, Failed):
             self._failed += 1
-            refusal = report.refusal
-            self._line(
-                {**failure_fields(report.name, refusal.code, refusal), "remembered": report.remembered}
-            )
+            error = report.refusal.error
+            self._line({**failure_fields(report.name, error), "remembered": report.remembered})
             if not self._output_mode.as_json:
-                text = failure_line(repr(report.name), refusal)
+                text = failure_line(repr(report.name), error)
                 if report.remembered:
                     text += " (Refused in an earlier run; --retry-refused requests it again.)"
                 self._err.print(text, markup=False)

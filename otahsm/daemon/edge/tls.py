@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from otahsm.authority import Caller
 from otahsm.config import TlsConfig
 from otahsm.errors import ConfigError
-from otahsm.pki import PARSE_ERRORS, Chain, encode_spki, fingerprint_text
+from otahsm.pki import PARSE_ERRORS, Chain, encode_spki, fingerprint_text, is_valid
 
 _SPIFFE: Final = "spiffe:"
 
@@ -93,7 +93,7 @@ def load_tls(tls: TlsConfig, fleet: Sequence[Chain], now: datetime) -> TlsFiles:
         raise ConfigError(f"a [tls] file is not what it should be: {error}") from error
     if own.public_key() != private_key.public_key():
         raise ConfigError(f"[tls] certificate {tls.certificate} and key {tls.key} don't belong together")
-    if not own.not_valid_before_utc <= now <= own.not_valid_after_utc:
+    if not is_valid(own, now):
         raise ConfigError(
             f"[tls] certificate {tls.certificate} is not valid now:"
             f" it is from {own.not_valid_before_utc:%Y-%m-%d} to {own.not_valid_after_utc:%Y-%m-%d}"

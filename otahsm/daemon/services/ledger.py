@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context, caller_of
 from otahsm.daemon.wire.ledger import (
@@ -14,13 +12,10 @@ from otahsm.daemon.wire.ledger import (
     write_certificate,
     write_counts,
 )
-from otahsm.daemon.wire.paging import page_start, page_token
+from otahsm.daemon.wire.paging import page_size, page_start, page_token
 from otahsm.errors import RequestRefusedError
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
-
-MAX_PAGE: Final = 1000
-_PAGE: Final = 100
 
 
 class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
@@ -43,15 +38,14 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         caller = caller_of(context)
         criteria = self._authority.visible(caller, filter_of(request))
         after = page_start(criteria, request.page_token)
-        if request.page_size < 0:
-            raise RequestRefusedError("page_size", "a page has no negative size")
+        size = page_size(request.page_size)
         if request.view not in pb.CertificateView.values():
             raise RequestRefusedError("view", f"there is no view {request.view}")
         page = await self._authority.list_certificates(
             caller,
             criteria,
             after,
-            size=min(request.page_size or _PAGE, MAX_PAGE),
+            size=size,
             full=request.view == pb.CERTIFICATE_VIEW_FULL,
         )
         response = pb.ListCertificatesResponse()

@@ -59,9 +59,14 @@ def numbered_page(token: str, size: int) -> tuple[int, int]:
     """
     if token and not (token.isascii() and token.isdecimal() and len(token) <= _MAX_NUMBER):
         raise RequestRefusedError("page_token", "invalid page token")
-    if size < 0:
+    return int(token or 0), page_size(size)
+
+
+def page_size(asked: int) -> int:
+    """Return how long a page is; 0 asks for the usual one. Raises RequestRefusedError."""
+    if asked < 0:
         raise RequestRefusedError("page_size", "a page has no negative size")
-    return int(token or 0), min(size or _USUAL, _LONGEST)
+    return min(asked or _USUAL, _LONGEST)
 
 
 def _digest(criteria: Filter, after: bytes) -> bytes:

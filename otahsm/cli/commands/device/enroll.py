@@ -113,7 +113,7 @@ def enroll(
                 if isinstance(result, Refusal):
                     if result.lasting:
                         element.forget(key)
-                    print_failure(device_id, result.code, result, as_json=as_json)
+                    print_failure(device_id, result.error, as_json=as_json)
                     return False
                 written = element.certificate.write(key.public_key, result.chain[0])
             anchors = {device_id: result.trust_anchor} if result.trust_anchor else {}

@@ -208,6 +208,6 @@ def _work(job: Job, connect: Connect | None, *, replace: bool) -> Callable[[], A
 def _print_failure(report: NotInstalled, output_mode: OutputMode, console: Console) -> None:
     error = report.error
     if output_mode.as_json:
-        print_json_line({**failure_fields(report.device_id, error.code.name, error), "where": report.where})
+        print_json_line({**failure_fields(report.device_id, error), "where": report.where})
         return
     console.print(failure_line(f"{report.device_id!r} at {report.where}", error), markup=False)

@@ -113,7 +113,7 @@ async def provide(
             ) as reports:
                 async for report in reports:
                     if not isinstance(report, Done):
-                        typer.echo(failure_line(report.name, report.refusal), err=True)
+                        typer.echo(failure_line(report.name, report.refusal.error), err=True)
                         return False
             run.end()
             root = folders.root

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Final, Self
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from otahsm.cli.commands.ledger.evidence import KeysOption, known_checkpoints, trusted_keys
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
@@ -17,8 +16,6 @@ from otahsm.config import load_config, section
 from otahsm.errors import ExitCode
 from otahsm.ledger import Verdict, snapshot
 from otahsm.ledger import verify as verify_ledger
-
-_EVERY: Final = 1.0  # second
 
 
 def verify(
@@ -38,9 +35,14 @@ def verify(
     settings = load_config(config)
     keys = trusted_keys(key, settings.checkpoint)
     known = known_checkpoints(checkpoint or [], keys)
-    with Counter("leaves") as counter, snapshot(section(settings.ledger, "ledger")) as connection:
-        verdict = verify_ledger(connection, keys, known, counter.show)
-    print_verdict(verdict, seconds=counter.seconds, signed=bool(keys), as_json=as_json)
+    began = time.monotonic()
+    with (
+        Console(stderr=True).status("0 leaves") as shown,
+        snapshot(section(settings.ledger, "ledger")) as connection,
+    ):
+        verdict = verify_ledger(connection, keys, known, lambda count: shown.update(f"{count} leaves"))
+    seconds = time.monotonic() - began
+    print_verdict(verdict, seconds=seconds, signed=bool(keys), as_json=as_json)
     if not verdict.good:
         raise typer.Exit(ExitCode.SOME_FAILED)
 
@@ -77,35 +79,3 @@ def print_verdict(verdict: Verdict, *, seconds: float, signed: bool, as_json: bo
         f" a second); {covered}; {verdict.waiting} entries are not leaves yet"
     )
     typer.echo("Everything matches." if verdict.good else f"{verdict.count} MISMATCHES.")
-
-
-class Counter:
-    """Shows progress on a terminal; use it as a context manager.
-
-    Attributes:
-        seconds: how long it took.
-    """
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._began = self._shown = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self.seconds = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.seconds = time.monotonic() - self._began
-        if self._terminal:
-            sys.stderr.write("\r\033[K")
-
-    def show(self, count: int) -> None:
-        """Show a count, but not more than once a second."""
-        now = time.monotonic()
-        if self._terminal and now - self._shown >= _EVERY:
-            self._shown = now
-            sys.stderr.write(f"\r{count} {self._what} ({count / (now - self._began):.0f} a second)")
-            sys.stderr.flush()
