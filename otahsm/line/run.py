@@ -17,13 +17,21 @@ from pathlib import Path
 from typing import Final, Self, TypeAlias
 
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
-from otahsm.errors import Code, from_reason
+from otahsm.errors import Code, OtahsmError, from_reason
 from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.run_state import RUN_STATE, RunState, enter_registration
 from otahsm.pki import SerialNumber
 
 _PAGE: Final = 1024
+_SETTLE: Final = (
+    "INSERT INTO devices (order_id, name, number, attributes, state, settled_at, device_id, serial,"
+    " code, reason, message, hint) VALUES (?, ?, (SELECT coalesce(max(number), 0) + 1 FROM devices WHERE"
+    " order_id = ?), '{}', ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (order_id, name) DO UPDATE SET"
+    " state = excluded.state, settled_at = excluded.settled_at, device_id = excluded.device_id,"
+    " serial = coalesce(excluded.serial, serial), code = excluded.code, reason = excluded.reason,"
+    " message = excluded.message, hint = excluded.hint"
+)
 
 DeviceOutcome: TypeAlias = str | Refusal
 
@@ -132,7 +140,7 @@ class Run:
         with self._book.transaction() as connection:
             for result in results:
                 if isinstance(result, IssuedCertificate):
-                    self._issued(connection, name_of(result.request), result.device_id, result.serial)
+                    self._settle(connection, name_of(result.request), result.device_id, result.serial)
                     if self._announce:
                         device = known.get(result.device_id) or Device(result.device_id)
                         enter_registration(
@@ -145,13 +153,14 @@ class Run:
                             _now(),
                         )
                 elif result.lasting:
-                    self._refused(connection, result)
+                    request = result.request
+                    self._settle(connection, name_of(request), request.device_id, error=result.error)
 
     def record_complete(self, device_ids: Iterable[str]) -> None:
         """Record devices that already have their certificates. Raises as `record`."""
         with self._book.transaction() as connection:
             for device_id in device_ids:
-                self._issued(connection, device_id, device_id, None)
+                self._settle(connection, device_id, device_id)
 
     def record_elsewhere(self, serials: Mapping[str, SerialNumber]) -> None:
         """Record those of its devices whose certificates were requested elsewhere.
@@ -174,45 +183,19 @@ class Run:
         with self._book.transaction(durable=True) as connection:
             connection.execute("UPDATE orders SET ended_at = ? WHERE id = ?", (_now(), self.number))
 
-    def _issued(
-        self, connection: sqlite3.Connection, name: str, device_id: str, serial: SerialNumber | None
+    def _settle(
+        self,
+        connection: sqlite3.Connection,
+        name: str,
+        device_id: str,
+        serial: SerialNumber | None = None,
+        error: OtahsmError | None = None,
     ) -> None:
-        connection.execute(
-            "INSERT INTO devices (order_id, name, number, attributes, state, settled_at, device_id, serial)"
-            " VALUES (?, ?, (SELECT coalesce(max(number), 0) + 1 FROM devices WHERE order_id = ?), '{}',"
-            " 'issued', ?, ?, ?) ON CONFLICT (order_id, name) DO UPDATE SET"
-            " state = 'issued', settled_at = excluded.settled_at, device_id = excluded.device_id,"
-            " serial = coalesce(excluded.serial, serial)",
-            (
-                self.number,
-                name,
-                self.number,
-                _now(),
-                device_id,
-                None if serial is None else serial.hex(),
-            ),
-        )
-
-    def _refused(self, connection: sqlite3.Connection, refusal: Refusal) -> None:
-        connection.execute(
-            "INSERT INTO devices"
-            " (order_id, name, number, attributes, state, settled_at, device_id, code, reason, message, hint)"
-            " VALUES (?, ?, (SELECT coalesce(max(number), 0) + 1 FROM devices WHERE order_id = ?), '{}',"
-            " 'refused', ?, ?, ?, ?, ?, ?) ON CONFLICT (order_id, name) DO UPDATE SET state = 'refused',"
-            " settled_at = excluded.settled_at, code = excluded.code, reason = excluded.reason,"
-            " message = excluded.message, hint = excluded.hint",
-            (
-                self.number,
-                name_of(refusal.request),
-                self.number,
-                _now(),
-                refusal.request.device_id,
-                refusal.code,
-                refusal.reason,
-                refusal.message,
-                refusal.hint,
-            ),
-        )
+        """Write down what became of a device: it was refused if there is an error, else issued."""
+        said = (error.code.name, error.reason, error.message, error.hint) if error else (None,) * 4
+        state = "refused" if error else "issued"
+        digits = serial.hex() if serial else None
+        connection.execute(_SETTLE, (self.number, name, self.number, state, _now(), device_id, digits, *said))
 
 
 def unfinished_runs(folders: DeviceFolders) -> Iterator[Sequence[str]]:

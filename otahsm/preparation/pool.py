@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -18,7 +17,7 @@ _WAIT_SECONDS: Final = 10.0
 _LONGEST_PAUSE: Final = 0.25
 
 
-class Preparers:
+class Preparers(WorkerPool):
     """Checks CSRs and drafts certificates in `size` processes.
 
     Args:
@@ -46,7 +45,7 @@ class Preparers:
         for name, profile in profiles.items():
             _check_subject(name, profile)
         terms = {name: Terms(profile, issuers[name], crls[name]) for name, profile in profiles.items()}
-        self._pool = WorkerPool(
+        super().__init__(
             "preparer",
             module,
             encode_terms(terms),
@@ -58,32 +57,6 @@ class Preparers:
             report=report,
         )
 
-    @property
-    def ready(self) -> int:
-        """The number of ready preparers."""
-        return self._pool.ready
-
-    @property
-    def failure(self) -> OtahsmError | None:
-        """Why no preparer is ready, if one has failed."""
-        return None if self.ready else self._pool.failure
-
-    async def start(self) -> Sequence[asyncio.Task[None]]:
-        """Start the preparers without waiting for them; returns as `WorkerPool.start`."""
-        return await self._pool.start()
-
-    async def wait_until_ready(self) -> None:
-        """Wait until a preparer is ready.
-
-        Raises:
-            OtahsmError: none will be.
-        """
-        await self._pool.wait_until_ready()
-
-    async def close(self) -> None:
-        """End the preparers."""
-        await self._pool.close()
-
     async def prepare(self, tasks: Sequence[Task]) -> list[Draft | OtahsmError]:
         """Check CSRs and draft certificates; return one result for each task, in order.
 
@@ -92,7 +65,7 @@ class Preparers:
         if not tasks:
             return []
         try:
-            answers: list[Draft | OtahsmError] = [*decode_answers(await self._pool.call(encode_tasks(tasks)))]
+            answers: list[Draft | OtahsmError] = [*decode_answers(await self.call(encode_tasks(tasks)))]
         except WorkersBusyError as error:
             return [error for _ in tasks]
         except WorkerLostError:

@@ -101,12 +101,17 @@ class WorkerPool:
         self._breaker = asyncio.Lock()
         self._pause = _FIRST_PAUSE
         self.refusal: OtahsmError | None = None
-        self.failure: OtahsmError | None = None
+        self._failure: OtahsmError | None = None
 
     @property
     def ready(self) -> int:
         """The number of workers that are ready and alive."""
         return len(self._workers)
+
+    @property
+    def failure(self) -> OtahsmError | None:
+        """Why no worker is ready; None if one is, or none has failed yet."""
+        return None if self._workers else self._failure
 
     @property
     def stopped(self) -> bool:
@@ -226,7 +231,7 @@ class WorkerPool:
         try:
             return await self._start_one()
         except OtahsmError as error:
-            self.failure = error
+            self._failure = error
             self.refusal = error if isinstance(error, _REFUSALS) else None
             self._report(f"{self._name}.failed", 0, error)
             self._wake()
@@ -241,7 +246,7 @@ class WorkerPool:
         finally:
             await self._forget(worker)
         if not self._workers:
-            self.failure = failure
+            self._failure = failure
         self._report(f"{self._name}.lost", worker.pid, failure)
         return worker.answers > 1 or time.monotonic() - started > _SETTLED
 
@@ -254,7 +259,7 @@ class WorkerPool:
             await worker.ended()
             raise
         self._workers.add(worker)
-        self.refusal = self.failure = None
+        self.refusal = self._failure = None
         self._wake()
         return worker
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context, caller_of
+from otahsm.daemon.services.service import Service
 from otahsm.daemon.wire.access import denied_client, event_filter_of, write_event
 from otahsm.daemon.wire.ledger import text_of
 from otahsm.daemon.wire.paging import numbered_page
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
 
 
-class AccessService(access_pb2_grpc.AccessServiceServicer):
+class AccessService(Service, access_pb2_grpc.AccessServiceServicer):
     """`otahsm.v1.AccessService`."""
-
-    def __init__(self, authority: CertificateAuthority) -> None:
-        self._authority = authority
 
     async def DenyClient(  # noqa: N802 - the name is the wire's
         self, request: access_pb2.DenyClientRequest, context: Context
@@ -39,11 +36,8 @@ class AccessService(access_pb2_grpc.AccessServiceServicer):
         return access_pb2.ListDeniedClientsResponse(clients=map(denied_client, denied))
 
 
-class AuditService(audit_pb2_grpc.AuditServiceServicer):
+class AuditService(Service, audit_pb2_grpc.AuditServiceServicer):
     """`otahsm.v1.AuditService`."""
-
-    def __init__(self, authority: CertificateAuthority) -> None:
-        self._authority = authority
 
     async def ListAuditEvents(  # noqa: N802
         self, request: audit_pb2.ListAuditEventsRequest, context: Context

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context
+from otahsm.daemon.services.service import Service
 from otahsm.daemon.wire.authority import authority_message, profile_message
 from otahsm.v1 import authority_pb2 as pb
 from otahsm.v1 import authority_pb2_grpc
 
 
-class AuthorityService(authority_pb2_grpc.AuthorityServiceServicer):
+class AuthorityService(Service, authority_pb2_grpc.AuthorityServiceServicer):
     """`otahsm.v1.AuthorityService`."""
-
-    def __init__(self, authority: CertificateAuthority) -> None:
-        self._authority = authority
 
     async def GetAuthority(  # noqa: N802 - the name is the wire's
         self, request: pb.GetAuthorityRequest, context: Context

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context, caller_of
+from otahsm.daemon.services.service import Service
 from otahsm.daemon.wire.batches import batch_message, new_batch_of
 from otahsm.daemon.wire.paging import numbered_page
 from otahsm.v1 import batch_pb2 as pb
 from otahsm.v1 import batch_pb2_grpc
 
 
-class BatchService(batch_pb2_grpc.BatchServiceServicer):
+class BatchService(Service, batch_pb2_grpc.BatchServiceServicer):
     """`otahsm.v1.BatchService`."""
-
-    def __init__(self, authority: CertificateAuthority) -> None:
-        self._authority = authority
 
     async def CreateBatch(  # noqa: N802 - the name is the wire's
         self, request: pb.CreateBatchRequest, context: Context

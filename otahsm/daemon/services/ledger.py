@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context, caller_of
+from otahsm.daemon.services.service import Service
 from otahsm.daemon.wire.ledger import (
     certificate_message,
     filter_of,
@@ -18,11 +18,8 @@ from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 
 
-class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
+class LedgerService(Service, ledger_pb2_grpc.LedgerServiceServicer):
     """`otahsm.v1.LedgerService`."""
-
-    def __init__(self, authority: CertificateAuthority) -> None:
-        self._authority = authority
 
     async def GetCertificate(  # noqa: N802 - the name is the wire's
         self, request: pb.GetCertificateRequest, context: Context

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context, caller_of, limits
+from otahsm.daemon.services.service import Service
 from otahsm.daemon.wire.ledger import text_of
 from otahsm.daemon.wire.revocation import crl_name_of, revocation_of, write_revocation
 from otahsm.errors import RequestRefusedError
@@ -13,11 +13,8 @@ from otahsm.v1 import device_pb2, device_pb2_grpc, revocation_pb2_grpc
 from otahsm.v1 import revocation_pb2 as pb
 
 
-class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
+class RevocationService(Service, revocation_pb2_grpc.RevocationServiceServicer):
     """`otahsm.v1.RevocationService`."""
-
-    def __init__(self, authority: CertificateAuthority) -> None:
-        self._authority = authority
 
     async def RevokeCertificates(  # noqa: N802 - the name is the wire's
         self, request: pb.RevokeCertificatesRequest, context: Context
@@ -46,11 +43,8 @@ class RevocationService(revocation_pb2_grpc.RevocationServiceServicer):
         )
 
 
-class DeviceService(device_pb2_grpc.DeviceServiceServicer):
+class DeviceService(Service, device_pb2_grpc.DeviceServiceServicer):
     """`otahsm.v1.DeviceService`."""
-
-    def __init__(self, authority: CertificateAuthority) -> None:
-        self._authority = authority
 
     async def ResetDevice(  # noqa: N802
         self, request: device_pb2.ResetDeviceRequest, context: Context

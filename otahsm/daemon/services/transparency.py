@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from otahsm.authority import CertificateAuthority
 from otahsm.daemon.edge import Context, caller_of
+from otahsm.daemon.services.service import Service
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import SerialNumber
 from otahsm.v1 import transparency_pb2 as pb
@@ -14,11 +14,8 @@ from otahsm.v1 import transparency_pb2_grpc
 _MAX_SIZE: Final = 2**63 - 1
 
 
-class TransparencyService(transparency_pb2_grpc.TransparencyServiceServicer):
+class TransparencyService(Service, transparency_pb2_grpc.TransparencyServiceServicer):
     """`otahsm.v1.TransparencyService`."""
-
-    def __init__(self, authority: CertificateAuthority) -> None:
-        self._authority = authority
 
     async def GetCheckpoint(  # noqa: N802 - the name is the wire's
         self, request: pb.GetCheckpointRequest, context: Context
