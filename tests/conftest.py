@@ -46,6 +46,7 @@ LONGEST_FIRST = (
     "acceptance/test_cli_bench.py",
     "faults/test_replicas.py",
     "integration/test_audit.py",
+    "integration/test_spool.py",
     "acceptance/test_separate_users.py",
     "faults/test_storm.py",
     "acceptance/test_supply_chain.py",
