@@ -318,7 +318,7 @@ async def test_an_older_copy_of_the_file_is_found_with_a_newer_checkpoint(tmp_pa
             "UPDATE unlogged SET intent_id = 9999",
             "the certificate of intent 9999 is pending, but does not",
         ),
-        ("UPDATE unlogged SET kind = 7", "the entry of an unknown kind 7 of intent 1 waits"),
+        ("UPDATE unlogged SET kind = 7", "the entry of an unknown kind 7 of intent 1 is pending"),
         ("INSERT INTO unlogged (kind, intent_id) SELECT 1, 1", "an entry is pending twice"),
         ("UPDATE tree SET size = 1", "the tables are corrupt"),
         ("DELETE FROM tree", "the tables are corrupt"),
@@ -346,7 +346,7 @@ async def test_a_leaf_that_is_logged_is_not_logged_again(home: Home) -> None:
     assert "intent 2 is pending, but is already leaf 1" in (await ledger.tree.grow()).problem
     home.change("DELETE FROM unlogged", "DELETE FROM leaves WHERE leaf_index = 1")
     await issue_many(ledger, 1, "another")
-    assert "2 leaves by its state, and 1 in the table" in (await ledger.tree.grow()).problem
+    assert "2 leaves according to its state, but 1 in the table" in (await ledger.tree.grow()).problem
     await ledger.close()
 
 
