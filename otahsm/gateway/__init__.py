@@ -1,1 +1,1 @@
-"""The OTA gateway: its URL, its CA, and what devices are told to trust."""
+"""The OTA gateway: its address and its CA, which devices trust."""

@@ -1,14 +1,14 @@
-"""Reads from credentials.zip what a device may have: the gateway's address and the gateway's CA.
+"""Reads from credentials.zip what a device may get: the gateway's address and CA.
 
 | entry                                    | use                                                      |
 | ---                                      | ---                                                      |
-| `autoprov.url`, or else `autoprov`       | the gateway's address                                    |
+| `autoprov.url`, otherwise `autoprov`     | the gateway's address                                    |
 | `server_ca.pem`                          | the gateway's CA (Community Edition)                     |
-| `autoprov_credentials.p12`               | the gateway's CA, where there is no `server_ca.pem`      |
+| `autoprov_credentials.p12`               | the gateway's CA, if there is no `server_ca.pem`         |
 | everything else                          | stays on this machine; not read                          |
 
-The rest has keys and passwords of the build server and of whoever provisions. It is known by not being on the
-list: a new secret needs no new name here.
+The rest contains keys and passwords of the build server and of provisioning. Since this is an allowlist, new
+kinds of secrets stay here too.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _P12: Final = "autoprov_credentials.p12"
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a device may have of a credentials.zip.
+    """The contents of a credentials.zip that a device may get.
 
     Attributes:
         url: the gateway's address.
-        ca: the gateway's CA; None if the archive holds none.
-        stays_here: names of the entries that no device gets anything of, but a CA certificate.
+        ca: the gateway's CA; None if the archive has none.
+        stays_here: the names of the files that devices get nothing of, except a CA certificate.
     """
 
     url: GatewayUrl
@@ -49,10 +49,10 @@ def read_credentials(path: Path, now: datetime) -> Credentials:
 
     Args:
         path: the archive.
-        now: the CA must be valid then.
+        now: the time at which the CA must be valid.
 
     Raises:
-        ConfigError: it can't be read, or what is in it can't be used.
+        ConfigError: it can't be read, or its content is invalid.
     """
     archive = SmallZip(path)
     url = _read_url(archive, path)
@@ -69,7 +69,7 @@ def _read_url(archive: SmallZip, path: Path) -> GatewayUrl:
     for name in _URLS:
         content = archive.read(name)
         if content is not None:
-            # What is not UTF-8 becomes what is in no address.
+            # Invalid UTF-8 becomes a character that no address contains.
             return parse_gateway_url(content.decode(errors="replace"), f"{path}: {name}")
     raise ConfigError(
         f"{path} has no gateway address: neither {' nor '.join(_URLS)} is in it",

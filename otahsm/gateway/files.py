@@ -1,4 +1,4 @@
-"""The files that devices get of the gateway: root.crt and gateway.url."""
+"""The gateway's files for devices: root.crt and gateway.url."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from otahsm.system.durable import explained, make_folder, replace_files
 
 @dataclass(frozen=True, slots=True)
 class GatewayFiles:
-    """What device folders get of the gateway.
+    """The gateway's files for device folders.
 
     Attributes:
-        url: the content of gateway.url; None if it is not known.
-        ca: the content of root.crt, PEM; None if it is not known.
-        ca_path: where that is on this machine, if it is a file of its own.
+        url: the content of gateway.url; None if unknown.
+        ca: the content of root.crt, in PEM; None if unknown.
+        ca_path: the path of that file on this machine, if there is one.
     """
 
     url: str | None
@@ -31,27 +31,27 @@ class GatewayFiles:
 
 
 def gateway_files(config: ClientConfig, now: datetime) -> GatewayFiles | None:
-    """Read what the [client] section says of the gateway; nobody is connected to.
+    """Read the gateway's files that the [client] section names, without connecting to it.
 
-    Of `credentials` it is the one root (see `read_credentials`). `server_ca` is taken as it is: a file with
-    two CAs, for the time in which one follows the other, is the operator's to make.
+    From `credentials`, the CA is the one root (see `read_credentials`). `server_ca` is used unchanged: it may
+    contain two CAs, during a rollover.
 
     Args:
         config: the section.
-        now: the CA must be valid then; of several in `server_ca`, one.
+        now: the time at which the CA must be valid; of several in `server_ca`, at least one.
 
     Returns:
-        None if the section says nothing of a gateway.
+        None if the section configures no gateway.
 
     Raises:
-        ConfigError: a file can't be read, or what is in it can't be used.
+        ConfigError: a file can't be read, or its content is invalid.
     """
     if config.credentials is not None:
         found = read_credentials(config.credentials, now)
         if found.ca is None:
             raise ConfigError(
-                f"{config.credentials} has no CA of the gateway in it",
-                hint="Fetch it (`otahsm gateway fetch --help`), and name gateway_url and server_ca instead.",
+                f"{config.credentials} doesn't contain the gateway's CA",
+                hint="Fetch it (`otahsm gateway fetch --help`), and set gateway_url and server_ca instead.",
             )
         return GatewayFiles(str(found.url), found.ca.pem, None)
     if config.gateway_url is None and config.server_ca is None:
@@ -65,19 +65,19 @@ def gateway_files(config: ClientConfig, now: datetime) -> GatewayFiles | None:
 
 
 def write_gateway(folder: Path, url: GatewayUrl, ca: ServerCa, *, replace: bool) -> list[Path]:
-    """Write root.crt and gateway.url, each whole and durable or not at all.
+    """Write root.crt and gateway.url, durably and atomically.
 
     Args:
-        folder: where; it is made if it is not there.
-        url: what gateway.url holds.
-        ca: what root.crt holds.
-        replace: whether files that hold something else are replaced.
+        folder: the folder; it is created if it does not exist.
+        url: the content of gateway.url.
+        ca: the content of root.crt.
+        replace: whether to replace files with other content.
 
     Returns:
-        Those that were written, and were not there already.
+        The files that were written, without those that existed with the same content.
 
     Raises:
-        FolderError: there is something else, and nothing was written; or the disk is full, say.
+        FolderError: a file has other content, and nothing was written; or a file can't be written.
     """
     contents = {folder / "root.crt": ca.pem, folder / "gateway.url": str(url).encode()}
     with explained():
@@ -86,7 +86,7 @@ def write_gateway(folder: Path, url: GatewayUrl, ca: ServerCa, *, replace: bool)
         others = [path.name for path in missing if path.exists() or path.is_symlink()]
         if others and not replace:
             raise FolderError(
-                f"{' and '.join(others)} in {folder} held something else; nothing was written",
+                f"{' and '.join(others)} in {folder} already exists with other content; nothing was written",
                 hint="If the gateway has moved or has a new CA, add --replace; or choose another --out.",
             )
         replace_files(missing)
@@ -102,5 +102,5 @@ def _read_server_ca(path: Path, now: datetime) -> bytes:
     certificates = load_certificates(content, str(path))
     if not any(is_valid(certificate, now) for certificate in certificates):
         ServerCa.choose(certificates, now, str(path))
-        raise ConfigError(f"no certificate in {path} is valid now", hint="Get the gateway's present CA.")
+        raise ConfigError(f"no certificate in {path} is valid now", hint="Get the gateway's current CA.")
     return content

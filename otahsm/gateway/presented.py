@@ -1,11 +1,11 @@
-"""What a gateway presents in TLS, and whether a device would take it.
+"""The certificates that a gateway presents in TLS, and whether a device would accept them.
 
-Both are asked of the program `openssl`: it is what the OTA Connect guide uses, Python 3.11 has no public way
-to a peer's chain, and aktualizr's libcurl judges with the same library. So what passes here passes on the
-device: also a CA with a basicConstraints that is not critical, and a server certificate with its name in the
-common name alone, as the Community Edition makes them. Stricter verifiers refuse those.
+Both use the program `openssl`: it is what the OTA Connect guide uses, Python 3.11 has no public API for a
+peer's chain, and aktualizr's libcurl verifies with the same library. So what passes here passes on the
+device: even a CA with a basicConstraints that is not critical, and a server certificate with its name only in
+the common name, as in the Community Edition. Stricter verifiers refuse those.
 
-A gateway demands a client's certificate, and we have none. Its own arrives before that.
+A gateway requires a client certificate, and we have none. But its own arrives before that.
 """
 
 from __future__ import annotations
@@ -36,64 +36,67 @@ _VERDICT: Final = re.compile(r"^error \d+ at (\d+) depth lookup: ?(.+)$", re.MUL
 
 
 def fetch_chain(url: GatewayUrl, seconds: float = PATIENCE_SECONDS) -> list[x509.Certificate]:
-    """Connect, with the host's name in TLS (SNI), and return what the gateway presents.
+    """Connect, with the host name in TLS (SNI), and return the chain that the gateway presents.
 
     Args:
-        url: the gateway's.
-        seconds: the longest time for the connection, and again for the handshake.
+        url: the gateway's address.
+        seconds: the timeout of the connection, and again of the handshake.
 
     Returns:
-        Certificates, the gateway's own first. Nothing about them is verified.
+        The certificates, the gateway's own first, not verified.
 
     Raises:
-        GatewayUnavailableError: it can't be reached, says nothing in time, or does not speak TLS.
-        GatewayUntrustedError: what it presents can't be read.
-        ConfigError: there is no `openssl`.
+        GatewayUnavailableError: it can't be reached, does not respond in time, or does not speak TLS.
+        GatewayUntrustedError: the certificates can't be read.
+        ConfigError: `openssl` is not installed.
     """
     _try_to_connect(url, seconds)
     name = ["-noservername"] if url.is_address else ["-servername", url.host]
     try:
-        status, said, complaints = _openssl(
+        status, output, errors = _openssl(
             "s_client", "-connect", url.endpoint, *name, "-showcerts", seconds=seconds
         )
     except subprocess.TimeoutExpired:
-        raise _unavailable(url, f"accepts the connection, and does not speak TLS for {seconds:g} s") from None
-    found = _CHAIN.search(said)
+        raise _unavailable(url, f"accepts connections, but did not speak TLS within {seconds:g} s") from None
+    found = _CHAIN.search(output)
     if found is None:
-        reasons = _SSL_ERROR.findall(complaints)
+        reasons = _SSL_ERROR.findall(errors)
         raise _unavailable(
-            url, f"presents no certificate ({reasons[-1] if reasons else f'openssl ended with {status}'})"
+            url,
+            f"presents no certificate ({reasons[-1] if reasons else f'openssl exited with status {status}'})",
         )
     try:
-        chain = load_certificates(found[1].encode(), f"what {url.endpoint} presents")
+        chain = load_certificates(found[1].encode(), f"the chain of {url.endpoint}")
     except ConfigError as error:
         raise GatewayUntrustedError(error.message) from None
     if len(chain) > _MAX_CERTIFICATES:
-        raise GatewayUntrustedError(f"{url.endpoint} presents {len(chain)} certificates: none needs so many")
+        raise GatewayUntrustedError(
+            f"{url.endpoint} presents {len(chain)} certificates; at most {_MAX_CERTIFICATES} are accepted"
+        )
     return chain
 
 
 def check_chain(
     url: GatewayUrl, chain: Sequence[x509.Certificate], root: x509.Certificate, now: datetime
 ) -> None:
-    """Check that a device which trusts `root` alone would take what the gateway presents.
+    """Check that a device which only trusts `root` would accept the chain of the gateway.
 
     Args:
         url: its host must be in the gateway's certificate: in subjectAltName, or in the common name if
             that has no DNS names.
-        chain: as presented, the gateway's own certificate first.
+        chain: the chain as presented, the gateway's own certificate first.
         root: the trust anchor.
-        now: all of them must be valid then.
+        now: the time at which all certificates must be valid.
 
     Raises:
         GatewayUntrustedError: it would not; with OpenSSL's reason.
-        ConfigError: there is no `openssl`.
+        ConfigError: `openssl` is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="otahsm-") as folder:
         files = {"root": [root], "others": chain[1:], "own": chain[:1]}
         for name, certificates in files.items():
             _write_pem(Path(folder, name), certificates)
-        status, _, complaints = _openssl(
+        status, _, errors = _openssl(
             "verify",
             *("-no-CAfile", "-no-CApath", "-no-CAstore", "-trusted", f"{folder}/root"),
             *(("-untrusted", f"{folder}/others") if chain[1:] else ()),
@@ -103,31 +106,31 @@ def check_chain(
             seconds=PATIENCE_SECONDS,
         )
     if status:
-        verdict = _VERDICT.search(complaints)
-        reason = f"{verdict[2]} (at depth {verdict[1]})" if verdict else "OpenSSL does not say why"
+        verdict = _VERDICT.search(errors)
+        reason = f"{verdict[2]} (at depth {verdict[1]})" if verdict else "OpenSSL gives no reason"
         presented = "; ".join(f"{name_of(one)} {dates_of(one)}" for one in chain)
         raise GatewayUntrustedError(
             f"a device would refuse {url.endpoint}: {reason}. It presents: {presented}. The CA:"
             f" {name_of(root)} {dates_of(root)}, {fingerprint_text(root)}",
-            hint="Have the gateway's certificates renewed, or give its right name or CA.",
+            hint="Have the gateway's certificates renewed, or give its correct name or CA.",
         )
 
 
 def _try_to_connect(url: GatewayUrl, seconds: float) -> None:
-    """See whether somebody listens; its errors say more than openssl's. Raises GatewayUnavailableError."""
+    """Try to connect, since the errors say more than openssl's. Raises GatewayUnavailableError."""
     try:
         with socket.create_connection((url.host, url.port), seconds):
             pass
     except TimeoutError:
-        raise _unavailable(url, f"does not answer within {seconds:g} s") from None
-    except OSError as error:  # also a name that is not known
+        raise _unavailable(url, f"did not respond within {seconds:g} s") from None
+    except OSError as error:  # also an unknown name
         raise _unavailable(url, f"can't be reached: {error.strerror or error}") from None
     except UnicodeError:
-        raise _unavailable(url, "can't be reached: its name is none that the DNS could have") from None
+        raise _unavailable(url, "can't be reached: its name is not a valid DNS name") from None
 
 
 def _openssl(*arguments: str, seconds: float) -> tuple[int, str, str]:
-    """Run openssl; return its exit status and what it said. Raises subprocess.TimeoutExpired."""
+    """Run openssl; return its exit status, standard output and standard error. Raises TimeoutExpired."""
     program = shutil.which("openssl")
     if program is None:
         raise ConfigError("the program openssl is not installed", hint="Install it: apt-get install openssl")

@@ -20,12 +20,12 @@ _PRIVATE: Final = b"PRIVATE KEY-----"
 
 @dataclass(frozen=True, slots=True)
 class ServerCa:
-    """One root, and where it is from.
+    """A root certificate, and its source.
 
     Attributes:
         certificate: the root.
-        source: in words.
-        left_out: what came with it and is not given to devices, each with the reason.
+        source: its source, for messages.
+        left_out: the other certificates, which devices don't get, each with the reason.
     """
 
     certificate: x509.Certificate
@@ -45,22 +45,22 @@ class ServerCa:
 
     @property
     def pem(self) -> bytes:
-        """Return what root.crt holds: the one certificate, and no other byte of where it is from."""
+        """The content of root.crt: this certificate alone, in PEM."""
         return self.certificate.public_bytes(Encoding.PEM)
 
     @property
     def subject(self) -> str:
-        """Return its name."""
+        """Its subject."""
         return name_of(self.certificate)
 
     @property
     def fingerprint(self) -> str:
-        """Return its SHA-256, as `sha256:` and hexadecimal digits."""
+        """Its SHA-256, as `sha256:` and hexadecimal digits."""
         return fingerprint_text(self.certificate)
 
 
 def read_pem(path: Path) -> bytes:
-    """Read a file of certificates. Raises ConfigError; also if there is a private key in it."""
+    """Read a file of certificates. Raises ConfigError, also if it contains a private key."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_CA_FILE_BYTES + 1)
@@ -70,7 +70,7 @@ def read_pem(path: Path) -> bytes:
         raise ConfigError(f"{path} has more than {_MAX_CA_FILE_BYTES} bytes", hint="Is it the right file?")
     if _PRIVATE in content:
         raise ConfigError(
-            f"{path} holds a private key, which devices must not get",
-            hint="Leave the certificates in it, and nothing else.",
+            f"{path} contains a private key, which devices must not get",
+            hint="Remove everything except the certificates.",
         )
     return content

@@ -1,7 +1,7 @@
-"""Reads a few small files from a ZIP archive that may be anybody's.
+"""Reads a few small files from an untrusted ZIP archive.
 
-Nothing is unpacked to the disk. What an archive of credentials never has is refused before anything is read:
-folders, links, names that come twice, sizes that are out of proportion.
+Nothing is unpacked to the disk. What an archive of credentials never contains is refused before anything is
+read: folders, links, duplicate names, excessive sizes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MAX_ENTRIES: Final = 256
 MAX_ENTRY_BYTES: Final = 64 << 10
 MAX_UNPACKED_BYTES: Final = 16 << 20
 _ENCRYPTED: Final = 0x1  # general purpose bit 0 (APPNOTE.TXT, section 4.4.4)
-# The others that `zipfile` knows unpack as much as they like before they can be stopped.
+# For other methods, `zipfile` may unpack any amount of data before it can be stopped.
 _METHODS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _UNIX: Final = 3
-# What `zipfile` raises for archives that are not what they should be.
+# What `zipfile` raises for malformed archives.
 _ZIP_ERRORS: Final = (
     zipfile.BadZipFile,
     zlib.error,
@@ -39,13 +39,13 @@ _ZIP_ERRORS: Final = (
 
 
 class SmallZip:
-    """An archive in memory, whose list of entries is in order.
+    """An archive in memory, whose list of files was checked.
 
     Args:
-        path: the file.
+        path: the archive.
 
     Raises:
-        ConfigError: it can't be read, is no ZIP archive, or holds what it must not.
+        ConfigError: it can't be read, is not a ZIP archive, or contains something that is not allowed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,18 +54,18 @@ class SmallZip:
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(content))
         except _ZIP_ERRORS:
-            what = "is empty" if not content else "is no ZIP archive, or only a part of one"
+            what = "is empty" if not content else "is not a ZIP archive, or is truncated"
             raise ConfigError(f"{path} {what}", hint="Download it again, and compare its size.") from None
         self._entries = {entry.filename: entry for entry in self._zip.infolist()}
         self._check()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the names of all entries, in order."""
+        """The names of all files, sorted."""
         return tuple(sorted(self._entries))
 
     def read(self, name: str) -> bytes | None:
-        """Return an entry's content; None if there is no such entry.
+        """Return the content of a file; None if it does not exist.
 
         Raises:
             ConfigError: it is encrypted, too large, or damaged.
@@ -74,10 +74,10 @@ class SmallZip:
         if entry is None:
             return None
         if entry.flag_bits & _ENCRYPTED:
-            raise self._wrong(f"{name} is encrypted", "Make it again without a password.")
+            raise self._wrong(f"{name} is encrypted", "Create the archive without a password.")
         if entry.compress_type not in _METHODS:
             raise self._wrong(
-                f"{name} is compressed in a way that is not supported", "Make it again with `zip`."
+                f"{name} is compressed with an unsupported method", "Create the archive with `zip`."
             )
         try:
             with self._zip.open(entry) as file:
@@ -86,32 +86,32 @@ class SmallZip:
             raise self._wrong(f"{name} is damaged", "Download the archive again.") from None
         if len(content) > MAX_ENTRY_BYTES:
             raise self._wrong(
-                f"{name} has more than {MAX_ENTRY_BYTES} bytes", "Is it the right archive? Download it again."
+                f"{name} has more than {MAX_ENTRY_BYTES} bytes", "Check that it is the right archive."
             )
         return content
 
     def _check(self) -> None:
-        """Refuse what a person would not want to have read at all. Raises ConfigError."""
+        """Check the list of files. Raises ConfigError."""
         entries = self._zip.infolist()
         if len(entries) > MAX_ENTRIES or sum(entry.file_size for entry in entries) > MAX_UNPACKED_BYTES:
             raise self._wrong(
-                f"it says that it holds {len(entries)} files of"
-                f" {sum(entry.file_size for entry in entries)} bytes, which no credentials have",
-                "Is it the right archive? Download it again.",
+                f"it claims to contain {len(entries)} files of"
+                f" {sum(entry.file_size for entry in entries)} bytes, too many for credentials",
+                "Check that it is the right archive.",
             )
         twice = [name for name, count in Counter(entry.filename for entry in entries).items() if count > 1]
         if twice:
-            raise self._wrong(f"{twice[0]!r} is in it twice", "Whoever made it must say which is right.")
+            raise self._wrong(f"it contains {twice[0]!r} twice", "Ask its author which one is right.")
         for entry in entries:
             name = entry.orig_filename
             if "/" in name or "\\" in name or "\0" in name or name in {"", ".", ".."}:
                 raise self._wrong(
-                    f"the name {name!r} is not that of a file at its top",
-                    "Make it of the files alone, without their folder: zip -j credentials.zip FOLDER/*",
+                    f"{name!r} is not at the top level",
+                    "Create it without folders: zip -j credentials.zip FOLDER/*",
                 )
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if entry.create_system == _UNIX and kind not in {0, stat.S_IFREG}:
-                raise self._wrong(f"{name!r} is a link or something else that is no file", "Leave it out.")
+                raise self._wrong(f"{name!r} is not a regular file", "Create the archive without it.")
 
     def _wrong(self, message: str, hint: str) -> ConfigError:
         return ConfigError(f"can't use {self._path}: {message}", hint=hint)
@@ -120,9 +120,9 @@ class SmallZip:
 def _read(path: Path) -> bytes:
     """Read a file that is not too large. Raises ConfigError."""
     try:
-        if not path.is_file():  # a pipe would keep us waiting
+        if not path.is_file():  # a pipe would block
             path.stat()
-            raise ConfigError(f"{path} is no file", hint="Give the path of credentials.zip.")
+            raise ConfigError(f"{path} is not a file", hint="Give the path of credentials.zip.")
         with path.open("rb") as file:
             content = file.read(MAX_ARCHIVE_BYTES + 1)
     except OSError as error:
@@ -131,7 +131,7 @@ def _read(path: Path) -> bytes:
         ) from None
     if len(content) > MAX_ARCHIVE_BYTES:
         raise ConfigError(
-            f"{path} has more than {MAX_ARCHIVE_BYTES} bytes, which no credentials.zip has",
-            hint="Is it the right file?",
+            f"{path} has more than {MAX_ARCHIVE_BYTES} bytes, too many for a credentials.zip",
+            hint="Check that it is the right file.",
         )
     return content

@@ -1,1 +1,1 @@
-"""Installs certificates on devices: over SSH, or into the root of an image."""
+"""Installs certificates on devices, over SSH or into the root folder of an image."""

@@ -1,10 +1,9 @@
-"""The configuration of aktualizr, the device's update client, for the files that a device gets here.
+"""The configuration of aktualizr, the device's update client, for the files that otahsm installs.
 
-aktualizr reads its files as INI, in which nothing can be escaped, and strips quotes from values
-(src/libaktualizr/config and src/libaktualizr/utilities/config_utils.h of uptane/aktualizr). So a value with a
-quote, a backslash or a line end can't be written. Paths are taken as they are: `server_url_path` is absolute,
-those of `[import]` start from `base_path`. Without `--config` it reads /usr/lib/sota/conf.d, then
-/var/sota/sota.toml, then /etc/sota/conf.d.
+aktualizr reads its files as INI without escapes, and strips quotes from values (src/libaktualizr/config and
+src/libaktualizr/utilities/config_utils.h of uptane/aktualizr). So a value with a quote, a backslash or a line
+end can't be written. `server_url_path` is an absolute path; those of `[import]` are relative to `base_path`.
+Without `--config` it reads /usr/lib/sota/conf.d, then /var/sota/sota.toml, then /etc/sota/conf.d.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ _UNSAFE: Final = frozenset('"\\')
 
 @dataclass(frozen=True, slots=True)
 class TokenKeys:
-    """Where a device's key and certificate are in its own PKCS#11 token.
+    """The location of a device's key and certificate in its own PKCS#11 token.
 
     Attributes:
-        module: path of the PKCS#11 library, on the device.
-        pin: the user PIN, which aktualizr wants in its configuration; empty to leave it out.
-        key_id: of the TLS key (CKA_ID), two hexadecimal digits.
-        certificate_id: of its certificate.
-        uptane_key_id: of the key that aktualizr makes for Uptane.
+        module: the path of the PKCS#11 library on the device.
+        pin: the user PIN, which aktualizr reads from its configuration; empty to omit it.
+        key_id: the CKA_ID of the TLS key, two hexadecimal digits.
+        certificate_id: the CKA_ID of its certificate.
+        uptane_key_id: the CKA_ID of the key that aktualizr makes for Uptane.
     """
 
     module: str
@@ -39,14 +38,14 @@ class TokenKeys:
 
 
 def sota_toml(hardware_id: str = "", token: TokenKeys | None = None) -> str:
-    """Write a sota.toml.
+    """Return the content of a sota.toml.
 
     Args:
-        hardware_id: the hardware id of the primary ECU; empty to let aktualizr take the host name.
-        token: where key and certificate are; None: in files.
+        hardware_id: the hardware id of the primary ECU; empty for aktualizr's default, the host name.
+        token: the location of key and certificate; None if they are files.
 
     Raises:
-        ConfigError: a value can't be written so that aktualizr reads it.
+        ConfigError: a value contains characters that aktualizr can't read.
     """
     source = "pkcs11" if token else "file"
     sections: dict[str, dict[str, str]] = {
@@ -84,6 +83,6 @@ def _checked(key: str, value: str) -> str:
     if not value.isprintable() or _UNSAFE & set(value):
         raise ConfigError(
             f"can't write {key} to aktualizr's configuration",
-            hint="It may hold no quote, no backslash and no control character: aktualizr would not read it.",
+            hint="It must not contain quotes, backslashes or control characters: aktualizr can't read them.",
         )
     return value

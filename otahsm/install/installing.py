@@ -1,4 +1,4 @@
-"""Installs devices: into the root folder of an image, or over SSH onto many devices at once."""
+"""Installs files into the root folder of an image, or over SSH on many devices concurrently."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _LOCAL_SECONDS: Final = 60.0
 
 
 class Shell(Protocol):
-    """Runs scripts where a device's files are to be."""
+    """Runs scripts on a device, or for the root folder of an image."""
 
     directory: str
 
     async def run(self, script: str) -> tuple[int, str]:
-        """Feed a script to `sh`; return its exit status and what it printed. Raises OtahsmError."""
+        """Run a script with `sh`; return its exit status and its output. Raises OtahsmError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A device that has its files; `before`: it had them already."""
+    """A device that has its files; `before`: it already had them."""
 
     device_id: str
     where: str
@@ -39,7 +39,7 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class NotInstalled:
-    """A device that has not, and why."""
+    """A device that could not be installed, and why."""
 
     device_id: str
     where: str
@@ -48,14 +48,14 @@ class NotInstalled:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What is on a device: digest, mode and owner by name; and whose certificate."""
+    """The files on a device: digest, mode and owner by name; and the device id in its certificate."""
 
     files: dict[str, tuple[str, str, str]]
     identity: str | None
 
     @classmethod
-    def read(cls, printed: str) -> _Seen:
-        lines, _, certificate = printed.partition("certificate\n")
+    def read(cls, output: str) -> _Seen:
+        lines, _, certificate = output.partition("certificate\n")
         files = {}
         for line in lines.splitlines():
             _, name, digest, mode, owner = line.split()
@@ -63,7 +63,7 @@ class _Seen:
         return cls(files, identity_in(certificate.encode()) if certificate else None)
 
     def has(self, contents: dict[str, bytes]) -> bool:
-        """Return whether the files are those, and nobody else may read the key."""
+        """Return whether the device has exactly these files, with the right modes."""
         return self.files.keys() & IDENTITY == contents.keys() & IDENTITY and all(
             name in self.files
             and self.files[name][0] == hashlib.sha256(content).hexdigest()
@@ -73,43 +73,43 @@ class _Seen:
 
 
 async def install(shell: Shell, files: DeviceFiles, sota_toml: str = "", *, replace: bool = False) -> bool:
-    """Put a device's files in place, and check that they are.
+    """Install a device's files, and verify them.
 
     Args:
-        shell: reaches the device.
-        files: what it gets.
-        sota_toml: aktualizr's configuration, if it is to be written too.
-        replace: also where there are the files of another device, or another sota.toml.
+        shell: runs scripts on the device.
+        files: the files.
+        sota_toml: aktualizr's configuration; empty to write none.
+        replace: whether to replace the files of another device, or another sota.toml.
 
     Returns:
-        Whether all of it was there before.
+        Whether everything was already there.
 
     Raises:
         OtahsmError: the device can't be reached, has another identity, or can't be written.
     """
-    wanted = dict(files.contents)
+    expected = dict(files.contents)
     if sota_toml:
-        wanted[_SOTA_TOML] = sota_toml.encode()
+        expected[_SOTA_TOML] = sota_toml.encode()
     seen = await _run(shell, look_script(shell.directory))
-    if seen.has(wanted):
+    if seen.has(expected):
         return True
     if seen.identity not in (None, files.device_id) and not replace:
         raise DeviceRefusedError(
-            f"it is the device {seen.identity} already",
-            hint="Is this the right host? If it is to become another device: --replace.",
+            f"it is already the device {seen.identity}",
+            hint="Check the host. If it should become another device, add --replace.",
         )
     if sota_toml and not replace:
         there = seen.files.get(_SOTA_TOML)
         if there is not None and there[0] != hashlib.sha256(sota_toml.encode()).hexdigest():
             raise DeviceRefusedError(
-                f"{_SOTA_TOML} is there beside {shell.directory}, and another",
-                hint="Leave out --sota-toml, or write over it: --replace.",
+                f"another {_SOTA_TOML} already exists beside {shell.directory}",
+                hint="Omit --sota-toml, or add --replace.",
             )
     seen = await _run(shell, install_script(shell.directory, files.contents, sota_toml))
-    if not seen.has(wanted):
+    if not seen.has(expected):
         raise DeviceRefusedError(
-            "what is on the device now is not what was sent",
-            hint="Is its disk full or failing? Run it again.",
+            "the files on the device differ from those that were sent",
+            hint="Check whether its disk is full or failing, and run the command again.",
         )
     return False
 
@@ -117,11 +117,11 @@ async def install(shell: Shell, files: DeviceFiles, sota_toml: str = "", *, repl
 async def install_all(
     jobs: Iterable[tuple[str, str, Callable[[], Awaitable[bool]]]], parallel: int
 ) -> AsyncIterator[Installed | NotInstalled]:
-    """Install devices at the same time; yield one report for each, as they come.
+    """Install devices concurrently; yield one report for each, as they finish.
 
     Args:
-        jobs: device id, where it is, and what installs it and tells whether all was there before.
-        parallel: at most so many at once.
+        jobs: device id, location, and the function that installs it and returns whether it was already done.
+        parallel: the most devices at a time.
     """
     room = asyncio.Semaphore(parallel)
 
@@ -151,25 +151,25 @@ class ImageRoot:
         directory: the absolute path of `import` in it.
 
     Raises:
-        ConfigError: it is none, or a symbolic link in it leads elsewhere.
+        ConfigError: it is not a folder, or the path contains a symbolic link.
     """
 
     def __init__(self, root: Path, directory: str = IMPORT) -> None:
         if not root.is_dir():
-            raise ConfigError(f"{root} is no folder", hint="Name the root folder of an image with --root.")
+            raise ConfigError(f"{root} is not a folder", hint="Give the root folder of an image with --root.")
         path = root
         *above, last = PurePosixPath(directory).parts[1:]
         for part in above:
             path /= part
             if path.is_symlink():
                 raise ConfigError(
-                    f"{path} is a symbolic link, which may lead out of the image",
-                    hint="Make it a folder, or install over SSH when the device runs.",
+                    f"{path} is a symbolic link, which may point outside of the image",
+                    hint="Replace it with a folder, or install over SSH when the device runs.",
                 )
         self.directory = str(path / last)
 
     async def run(self, script: str) -> tuple[int, str]:
-        """Run a script here. Raises DeviceUnreachableError: it takes too long."""
+        """Run a script locally. Raises DeviceUnreachableError: it took too long."""
         process = await asyncio.create_subprocess_exec(
             "sh",
             "-s",
@@ -179,20 +179,20 @@ class ImageRoot:
         )
         try:
             async with asyncio.timeout(_LOCAL_SECONDS):
-                printed, said = await process.communicate(script.encode())
+                output, errors = await process.communicate(script.encode())
         except TimeoutError:
             process.kill()
             raise DeviceUnreachableError(f"{self.directory} took more than {_LOCAL_SECONDS:g} s") from None
         status = process.returncode or 0
-        return status, (printed if not status else said).decode(errors="replace")
+        return status, (errors if status else output).decode(errors="replace")
 
 
 async def _run(shell: Shell, script: str) -> _Seen:
-    status, printed = await shell.run(script)
+    status, output = await shell.run(script)
     if status:
-        last = printed.strip().splitlines()[-1:] or [f"it ended with {status}"]
+        last = output.strip().splitlines()[-1:] or [f"it exited with status {status}"]
         raise DeviceRefusedError(f"can't write {shell.directory}: {EXPLAINED.get(status, last[0])}")
     try:
-        return _Seen.read(printed)
+        return _Seen.read(output)
     except ValueError:
-        raise DeviceRefusedError("the device's shell prints something of its own") from None
+        raise DeviceRefusedError("the device's shell prints extra output") from None

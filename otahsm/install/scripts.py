@@ -1,9 +1,9 @@
-"""The shell scripts that run on a device. POSIX sh, with the tools that busybox has.
+"""The shell scripts that run on a device: POSIX sh, with the tools of busybox.
 
-`import`, or what it is called, is replaced as a whole: the new folder is written beside it, and takes its
-place by two renames. What a crash leaves between them, the next script mends: the device has the old files,
-the new ones or, for that moment, none, but never a mix. Nothing secret is in an argument of any program:
-octets come in on standard input.
+The folder `import` is replaced as a whole: the new folder is written beside it, and takes its place by two
+renames. After a crash between them, the next script repairs it: the device has the old files, the new ones
+or, for that moment, none, but never a mix. No secret is in an argument of a program: they come in on standard
+input.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Final
 
 from otahsm.errors import ConfigError
 
-# What makes a device's identity: where one of them is not sent, it is not left from before.
+# The identity of a device: if one of them is not sent, the old one is deleted.
 IDENTITY: Final = frozenset({"pkey.pem", "client.pem"})
 _NO_TOOL: Final = 41
 _IN_THE_WAY: Final = 42
 EXPLAINED: Final = {
-    _NO_TOOL: "a program that is needed is not there: mkdir, mv, cp, chmod, rm, sync, sha256sum",
-    _IN_THE_WAY: "something that is no folder is in the way of import, or it is a symbolic link",
+    _NO_TOOL: "a required program is missing: mkdir, mv, cp, chmod, rm, sync, sha256sum",
+    _IN_THE_WAY: "import or its parent is not a folder, or it is a symbolic link",
 }
 
 _BEGIN: Final = f"""
@@ -60,10 +60,10 @@ fi
 
 
 def look_script(directory: str) -> str:
-    """Write the script that tells what there is.
+    """Return the script that lists the installed files.
 
     It prints a line `file NAME SHA256 MODE UID` for each of our files, and then `certificate` and the
-    certificate, if there is one. What a crash left is mended first.
+    certificate, if there is one. It first repairs what a crash left.
 
     Args:
         directory: the absolute path of `import`, on the device.
@@ -72,12 +72,12 @@ def look_script(directory: str) -> str:
 
 
 def install_script(directory: str, contents: Mapping[str, bytes], sota_toml: str) -> str:
-    """Write the script that puts files there, and then tells what there is, as `look_script`.
+    """Return the script that installs files, and then lists them as `look_script`.
 
     Args:
         directory: the absolute path of `import`, on the device.
-        contents: octets by name; they end with a line end, but for gateway.url.
-        sota_toml: what is written there; empty for nothing.
+        contents: contents by name; all except gateway.url end with a line end.
+        sota_toml: the content of sota.toml; empty to write none.
 
     Raises:
         ConfigError: a file is not text.
@@ -96,7 +96,7 @@ def install_script(directory: str, contents: Mapping[str, bytes], sota_toml: str
     parts += [
         'chmod 700 "$new"\n',
         f'if [ "$(id -u)" = 0 ]; then chown 0:0 "$new" {ours}; fi\n',
-        # Files and folders by name; an old BusyBox flushes everything, and says that it does.
+        # Files and folders by name; an old BusyBox flushes everything, with a warning.
         f'sync {ours} "$new" 2>/dev/null\n',
         'if [ -d "$import" ]; then mv "$import" "$old"; fi\n',
         'mv "$new" "$import"\n',
@@ -113,12 +113,12 @@ def install_script(directory: str, contents: Mapping[str, bytes], sota_toml: str
 
 
 def _write(path: str, content: bytes) -> str:
-    """Write a file; `cat` gets the octets from the shell, on its standard input."""
+    """Return the commands that write a file; `cat` gets the content on its standard input."""
     try:
         text = content.decode("ascii")
     except UnicodeDecodeError:
         raise ConfigError(f"{path.rpartition('/')[2]} is not ASCII text") from None
-    if not text.endswith("\n"):  # gateway.url, which is no secret
+    if not text.endswith("\n"):  # gateway.url, which is not a secret
         return f'printf %s {shlex.quote(text)} >"{path}"\n'
     end = f"END-{secrets.token_hex(8)}"
     return f"cat >\"{path}\" <<'{end}'\n{text}{end}\n"

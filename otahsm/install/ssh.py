@@ -1,4 +1,4 @@
-"""Reaches devices over SSH. Host keys are always checked; who answers instead of a device gets nothing."""
+"""Connects to devices over SSH. Host keys are always verified before anything is sent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_PORT: Final = 65535
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Where a device is: `[user@]host[:port]`; IPv6 addresses in brackets. None: the default."""
+    """The address of a device: `[user@]host[:port]`, IPv6 addresses in brackets. None for the default."""
 
     name: str
     port: int | None = None
@@ -35,7 +35,7 @@ class Host:
 
     @classmethod
     def parse(cls, text: str) -> Host:
-        """Read it. Raises ConfigError: it is none."""
+        """Parse an address. Raises ConfigError: it is invalid."""
         match = _HOST.fullmatch(text)
         name = match and (match["six"] or match["host"])
         if (
@@ -45,7 +45,8 @@ class Host:
             or int(match["port"] or 1) not in range(1, _MAX_PORT + 1)
         ):
             raise ConfigError(
-                f"{text[:64]!r} is no host", hint="Write [user@]host[:port], and IPv6 addresses in brackets."
+                f"invalid host {text[:64]!r}",
+                hint="Write [user@]host[:port], and IPv6 addresses in brackets.",
             )
         return cls(name, int(match["port"]) if match["port"] else None, match["user"])
 
@@ -56,18 +57,18 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How devices are logged into.
+    """How to log in to devices.
 
     Attributes:
-        user, port: where a host says none; None: as in ~/.ssh/config, or the own name, and 22.
-        identity: a private key file; None for the agent's, and those in ~/.ssh.
-        password: of the user, if keys are not to be tried.
+        user, port: the defaults for hosts; None for those of ~/.ssh/config, or the local user name and 22.
+        identity: a private key file; None for those of the agent and in ~/.ssh.
+        password: the user's password; None to use keys.
         known_hosts: the file of host keys.
-        accept_new: enter the key of a host that is not in it yet.
-        sudo: become root with sudo.
-        sudo_password: what sudo asks for; None if it asks for nothing.
-        seconds: that a device may take, in all.
-        directory: the absolute path of `import` on them.
+        accept_new: whether to add the key of a host that is not in it.
+        sudo: whether to become root with sudo.
+        sudo_password: the password for sudo; None if it needs none.
+        seconds: the time limit for a device.
+        directory: the absolute path of `import` on the devices.
     """
 
     user: str | None = None
@@ -91,7 +92,7 @@ class SshShell:
         self._login = login
 
     async def run(self, script: str) -> tuple[int, str]:
-        """Feed a script to `sh` on the device."""
+        """Run a script with `sh` on the device."""
         command = "sh -s"
         if self._login.sudo:
             asks = self._login.sudo_password is not None
@@ -105,18 +106,18 @@ class SshShell:
 
 
 def over_ssh(login: Login) -> Callable[[str], AbstractAsyncContextManager[SshShell]]:
-    """Return what connects to `[user@]host[:port]` as `connected` does. Raises ConfigError: it is none."""
+    """Return a function that connects to `[user@]host[:port]` like `connected`, or raises ConfigError."""
     login = replace(login, known_hosts=login.known_hosts.expanduser())
     return lambda host: connected(Host.parse(host), login)
 
 
 @contextlib.asynccontextmanager
 async def connected(host: Host, login: Login) -> AsyncIterator[SshShell]:
-    """Connect to a device; the block and the connecting together may take `login.seconds`.
+    """Connect to a device; connecting and the block together may take `login.seconds`.
 
     Raises:
         DeviceUnreachableError: it can't be reached, or is too slow.
-        DeviceRefusedError: its host key is not known or another, or it takes neither key nor password.
+        DeviceRefusedError: its host key is unknown or changed, or it accepts neither key nor password.
     """
     try:
         async with asyncio.timeout(login.seconds):
@@ -126,12 +127,12 @@ async def connected(host: Host, login: Login) -> AsyncIterator[SshShell]:
         raise DeviceUnreachableError(f"{host} took more than {login.seconds:g} s") from None
     except asyncssh.PermissionDenied:
         raise DeviceRefusedError(
-            f"{host} takes neither our key nor a password for this user",
+            f"{host} accepts neither our key nor a password for this user",
             hint="Check the user, --identity or --password-file, and the device's authorized_keys.",
         ) from None
     except (asyncssh.Error, OSError) as error:
-        said = error.strerror if isinstance(error, OSError) else str(error)
-        raise DeviceUnreachableError(f"can't reach {host}: {said or type(error).__name__}") from None
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DeviceUnreachableError(f"can't reach {host}: {reason or type(error).__name__}") from None
 
 
 async def _connect(host: Host, login: Login) -> asyncssh.SSHClientConnection:
@@ -163,15 +164,15 @@ async def _open(host: Host, login: Login) -> asyncssh.SSHClientConnection:
 
 
 async def _learn_host_key(host: Host, login: Login) -> None:
-    """See why a host key is not accepted; enter a new one if that is wanted.
+    """Check why a host key is not accepted; add a new one if `login.accept_new`.
 
     Raises:
-        DeviceRefusedError: it is another than it was, or new and not wanted.
+        DeviceRefusedError: the key has changed, or is new and must not be added.
     """
     port = host.port or login.port or _PORT
     key = await asyncssh.get_server_host_key(host.name, port)
     if key is None:
-        raise DeviceRefusedError(f"{host} shows no host key that can be checked")
+        raise DeviceRefusedError(f"{host} has no host key of a supported type")
     name = host.name if port == _PORT else f"[{host.name}]:{port}"
     with _locked(login.known_hosts) as text:
         known, *_ = asyncssh.import_known_hosts(text).match(host.name, host.name, port)
@@ -180,14 +181,14 @@ async def _learn_host_key(host: Host, login: Login) -> None:
             return  # another task was faster
         if known:
             raise DeviceRefusedError(
-                f"{host} shows another host key than it did: {fingerprint}",
-                hint=f"If it was made anew: ssh-keygen -R '{name}' -f {login.known_hosts}. If not, somebody"
-                " stands between.",
+                f"the host key of {host} has changed: {fingerprint}",
+                hint=f"If the device was reinstalled: ssh-keygen -R '{name}' -f {login.known_hosts}. If not,"
+                " this may be an attack.",
             )
         if not login.accept_new:
             raise DeviceRefusedError(
-                f"the host key of {host} is not known: {fingerprint}",
-                hint="Compare it with the device's; then run it again with --accept-new.",
+                f"the host key of {host} is unknown: {fingerprint}",
+                hint="Compare it with the device's; then run the command again with --accept-new.",
             )
         line = f"{name} {key.export_public_key('openssh').decode().strip()}\n"
         _append(login.known_hosts, text, line)
@@ -195,7 +196,7 @@ async def _learn_host_key(host: Host, login: Login) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[str]:
-    """Hold the file of host keys, and give what is in it. Raises FolderError."""
+    """Lock the file of host keys, and yield its content. Raises FolderError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.with_name(f".{path.name}.otahsm-lock").open("w") as lock:
@@ -206,6 +207,6 @@ def _locked(path: Path) -> Iterator[str]:
 
 
 def _append(path: Path, text: str, line: str) -> None:
-    """Write the file anew with one more line: whole or not at all. Raises OSError."""
+    """Append a line to the file, atomically. Raises OSError."""
     before = text if not text or text.endswith("\n") else f"{text}\n"
     replace_file(path.resolve(), (before + line).encode())

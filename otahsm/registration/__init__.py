@@ -1,1 +1,1 @@
-"""Tells an OTA backend about the devices that got certificates."""
+"""Registers devices that got certificates with an OTA backend."""

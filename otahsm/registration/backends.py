@@ -1,6 +1,6 @@
-"""What a backend is told of a device, and how: one request each, filled in from templates.
+"""Backends: one request per device, made from templates.
 
-Secrets are in the requests' headers alone. They are taken out of what the backend answers.
+Secrets are only in the headers of requests. They are removed from the backend's answers.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ _BODIES: Final[Mapping[BackendKind, Mapping[str, str]]] = {
     },
 }
 _HIDDEN: Final = "[secret]"
-_SHOWN: Final = 200  # characters of an answer
+_SHOWN: Final = 200  # characters of an answer that are kept
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A certificate that a backend is to know of.
+    """A certificate to register.
 
     Attributes:
-        number: its place in the outbox.
-        device_id: the device's id.
-        serial: hexadecimal.
-        profile: what it was issued under; empty for the daemon's default.
-        attributes: what else is known of the device.
-        certificate: DER.
-        attempts: how often it was asked for already.
+        number: its number in the outbox.
+        device_id: the device id.
+        serial: the serial number in hexadecimal.
+        profile: the profile it was issued under; empty for the daemon's default.
+        attributes: further attributes of the device.
+        certificate: the certificate in DER.
+        attempts: the number of earlier attempts.
     """
 
     number: int
@@ -70,7 +70,7 @@ class Registration:
 
     @property
     def values(self) -> dict[str, str]:
-        """What templates can name. What a column of the operator's is called can't hide what we know."""
+        """The values for templates. The device's attributes can't override ours."""
         return {
             **self.attributes,
             "device_id": self.device_id,
@@ -81,10 +81,10 @@ class Registration:
 
 
 class Backend:
-    """A backend. Any thread may ask it.
+    """A backend. It is thread-safe.
 
     Args:
-        config: where it is and what it is told.
+        config: the [registration] section.
 
     Raises:
         ConfigError: a secret or the CA can't be read.
@@ -110,11 +110,11 @@ class Backend:
         )
 
     def close(self) -> None:
-        """Close its connections. No thread may ask it any more."""
+        """Close its connections. It must not be used afterwards."""
         self._exchanges.close()
 
     def request(self, registration: Registration) -> HttpRequest:
-        """Return what it is to be asked.
+        """Return the request for a registration.
 
         Raises:
             ConfigError: the device lacks a value that a template names.
@@ -130,7 +130,7 @@ class Backend:
         )
 
     def ask(self, request: HttpRequest) -> HttpResponse:
-        """Ask it, and return its answer without secrets; one without a status if none came.
+        """Send a request, and return the response without secrets; its status is 0 if there was none.
 
         Raises:
             BackendUntrustedError: its certificate can't be trusted, and nothing was sent.
@@ -138,13 +138,13 @@ class Backend:
         try:
             answer = self._exchanges.make(request)
         except TlsError as error:
-            raise BackendUntrustedError(f"{self.name} was told nothing: {error}") from None
+            raise BackendUntrustedError(f"nothing was sent to {self.name}: {error}") from None
         return replace(
             answer, text=self._shown(answer.text, request), location=self._shown(answer.location, request)
         )
 
     def renew(self, refused: HttpRequest) -> bool:
-        """Read the secrets again after a request was refused; tell whether they have changed since.
+        """Read the secrets again after a request was refused; return whether they have changed.
 
         Raises:
             ConfigError: a secret can't be read.
@@ -155,7 +155,7 @@ class Backend:
             return not self._headers.items() <= refused.headers.items()
 
     def _shown(self, text: str, request: HttpRequest) -> str:
-        """Return the beginning of a text as one line that can be printed, without secrets."""
+        """Return the start of a text as one printable line, without secrets."""
         for name, header in self._config.headers.items():
             secret = request.headers[name].removeprefix(header.prefix)
             if header.is_secret:
@@ -180,7 +180,7 @@ def _read_headers(headers: Mapping[str, HeaderConfig]) -> dict[str, str]:
 
 
 def _read_header(name: str, header: HeaderConfig) -> str:
-    """Return a header's value. Raises ConfigError, which never quotes a secret."""
+    """Return the value of a header. Raises ConfigError, which never contains a secret."""
     if header.value is not None:
         return header.value
     what = f"the secret of the header {name}"
@@ -194,7 +194,7 @@ def _read_header(name: str, header: HeaderConfig) -> str:
         what += f" in the environment variable {header.env}"
     secret = header.prefix + one_line(octets, what)
     if not is_header_value(secret):
-        raise ConfigError(f"{what} holds what no header may have", hint="Keep the token alone there.")
+        raise ConfigError(f"{what} is not a valid header value", hint="Store only the token there.")
     return secret
 
 
@@ -204,5 +204,5 @@ def _tls(config: RegistrationConfig) -> ssl.SSLContext:
     except (OSError, ssl.SSLError):
         raise ConfigError(
             f"can't read [registration] ca {config.ca}, or it contains no certificate",
-            hint="It is a PEM file with the CA of the backend's certificate.",
+            hint="It must be a PEM file with the CA of the backend's certificate.",
         ) from None

@@ -1,6 +1,6 @@
-"""Enters devices for registration that nobody has entered: their certificates are in their folders.
+"""Queues devices for registration that are not in the outbox, with the certificates in their folders.
 
-They were issued when there was no [registration] section, or a power cut took what the book knew of them.
+They were issued without a [registration] section, or their records were lost in a power cut.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _TAR: Final[LayoutName] = "tar"
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """How many devices were entered, and how many could not be: their certificates are not here."""
+    """The number of queued devices, and of those whose certificates are missing."""
 
     entered: int
     missing: int
 
 
 def collect(book: RunState) -> Collected:
-    """Enter every device that has its certificate and no registration of it.
+    """Queue every device whose certificate has no registration.
 
     Args:
-        book: of a devices folder.
+        book: the state file of a devices folder.
 
     Raises:
-        FolderError: the book can't be read or written.
+        FolderError: the state file can't be read or written.
     """
     folder = book.path.parent
     entered = missing = 0
@@ -72,7 +72,7 @@ def collect(book: RunState) -> Collected:
 
 
 def certificate_of(folder: Path, device_id: str) -> x509.Certificate | None:
-    """Return a device's certificate, whatever layout its files have; None if it is not there or broken."""
+    """Return a device's certificate, in any layout; None if it is missing or broken."""
     for name, layout in LAYOUTS.items():
         path = folder / layout.complete.format(device_id)
         try:
@@ -93,5 +93,5 @@ def _from_archive(path: Path, device_id: str) -> bytes:
 
 
 def _profile(asked: list[str]) -> str:
-    """Return the profile that an order names; empty for the daemon's default."""
+    """Return the profile in a run's request; empty for the daemon's default."""
     return asked[asked.index("--profile") + 1] if "--profile" in asked else ""

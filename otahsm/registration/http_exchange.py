@@ -1,7 +1,7 @@
-"""One HTTP/1.1 request and its answer, within a time, however slowly and however much the server talks.
+"""HTTP/1.1 requests with a time limit for the whole exchange, and a size limit for responses.
 
-Connections are kept for the next request. Redirects are not followed: what they name is not what was
-configured. TLS is verified always.
+Connections are reused. Redirects are not followed, since their targets are not configured. TLS is always
+verified.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import Any, Final
 from urllib.parse import SplitResult
 
 MAX_BODY_BYTES: Final = 65536
-LONGEST_WAIT: Final = 86400.0  # seconds: no server can ask for more
+LONGEST_WAIT: Final = 86400.0  # seconds, the upper limit for Retry-After
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """What is asked.
+    """A request.
 
     Attributes:
-        method: "PUT", say.
+        method: such as "PUT".
         target: path and query.
-        headers: by name.
+        headers: the headers by name.
         body: the JSON.
     """
 
@@ -45,13 +45,13 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What came of it.
+    """A response.
 
     Attributes:
-        status: HTTP's; 0 if there was no answer.
-        text: it in words, as they came.
-        retry_after: seconds to wait before the next try, if the server says so.
-        location: where a redirect leads, without its query.
+        status: the HTTP status; 0 if there was no response.
+        text: the status line and the body, or why there is no response.
+        retry_after: the seconds to wait before the next attempt, if the server gave any.
+        location: the target of a redirect, without its query.
     """
 
     status: int
@@ -61,16 +61,16 @@ class HttpResponse:
 
 
 class TlsError(Exception):
-    """The server's certificate is not trusted, or no TLS can be spoken with it."""
+    """The server's certificate is not trusted, or the TLS handshake failed."""
 
 
 class Exchanges:
-    """Exchanges with one server. Any thread may make them.
+    """Exchanges with one server. It is thread-safe.
 
     Args:
-        server: an http or https URL; only scheme, host and port count.
-        tls: how the server is verified, for https.
-        seconds: for one request, from the connection to the end of the answer.
+        server: an http or https URL, of which only scheme, host and port are used.
+        tls: verifies the server, for https.
+        seconds: the time limit of a request, from the connection to the end of the response.
     """
 
     def __init__(self, server: SplitResult, tls: ssl.SSLContext | None, seconds: float) -> None:
@@ -80,13 +80,13 @@ class Exchanges:
         self._idle: queue.LifoQueue[http.client.HTTPConnection] = queue.LifoQueue()
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the idle connections."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().close()
 
     def make(self, request: HttpRequest) -> HttpResponse:
-        """Ask, and return the answer; one without a status if none came.
+        """Send a request, and return the response; its status is 0 if there was none.
 
         Raises:
             TlsError: nothing was sent.
@@ -138,7 +138,7 @@ class Exchanges:
 
 
 def _connect(connection: http.client.HTTPConnection) -> None:
-    """Connect. Raises OSError, or TlsError for what no further try would mend."""
+    """Connect. Raises OSError, or TlsError if a retry can't help."""
     try:
         connection.connect()
     except ssl.SSLCertVerificationError as error:
@@ -150,7 +150,7 @@ def _connect(connection: http.client.HTTPConnection) -> None:
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """Return the body as far as it came, which is only for people to read."""
+    """Return the body as far as it was received; it is only shown to users."""
     body = b""
     with contextlib.suppress(OSError, http.client.HTTPException):
         while len(body) < MAX_BODY_BYTES and (piece := response.read1(MAX_BODY_BYTES - len(body))):
@@ -167,7 +167,7 @@ def _answer(response: http.client.HTTPResponse, body: bytes) -> HttpResponse:
 
 
 def _retry_after(value: str) -> float | None:
-    """Read the header (RFC 9110, section 10.2.3): seconds, or a date."""
+    """Parse the header (RFC 9110, section 10.2.3): seconds, or a date."""
     if _SECONDS.fullmatch(value.strip()):
         return min(float(value), LONGEST_WAIT)
     try:
@@ -186,7 +186,7 @@ def _left(deadline: float) -> float:
 
 
 class _Timed:
-    """A socket that can be read until a deadline: an octet a minute is no better than none."""
+    """A socket that can only be read until a deadline, so that a slow server can't keep it open."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock, self._deadline = sock, deadline

@@ -1,8 +1,8 @@
-"""The outbox: what a backend is to learn, in the book of a devices folder, and who has what in hand.
+"""The outbox: certificates to register, in the state file of a devices folder, with the claims on them.
 
-A run claims what it asks for: nobody else asks for that until the claim has ended, or the run. A run that was
-killed has ended too: its lock is gone. So what it had in hand is asked for again at once, and a backend may
-be told twice, but never not at all.
+A command claims the registrations that it sends: no other sends them until the claim expires or the command
+ends. A killed command has ended too, since its lock is gone. So its claims are sent again at once: delivery
+is at least once.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ State = Literal["waiting", "done", "failed"]
 
 _LOCK: Final = ".register.lock"
 _PAGE: Final = 1024
-_TRIES: Final = 3  # to connect, and to ask twice
+_TRIES: Final = 3  # connecting, and two requests
 _SLACK_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class TryOutcome:
-    """What came of a try.
+    """The outcome of an attempt.
 
     Attributes:
-        registration: what was asked for.
-        state: what it is now; None if it counts as not asked for.
-        answer: the backend's, in words.
-        seconds: until it is due again, if it waits.
+        registration: the registration.
+        state: its new state; None if the attempt doesn't count.
+        answer: the backend's answer, human-readable.
+        seconds: the time until the next attempt, if it is waiting.
     """
 
     registration: Registration
@@ -50,16 +50,16 @@ class TryOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """How it is with a registration.
+    """The state of a registration.
 
     Attributes:
-        device_id: the device's id.
-        serial: the certificate's, hexadecimal.
+        device_id: the device id.
+        serial: the certificate's serial number in hexadecimal.
         state: "waiting", "done" or "failed".
-        attempts: how often the backend was asked.
-        answer: its last one, in words; empty if there is none.
-        answered_at: when that was.
-        due_at: when it is asked next, if it waits.
+        attempts: the number of attempts.
+        answer: the backend's last answer, human-readable; empty if there is none.
+        answered_at: the time of that answer.
+        due_at: the time of the next attempt, if it is waiting.
     """
 
     device_id: str
@@ -72,7 +72,7 @@ class Registered:
 
     @classmethod
     def of(cls, row: sqlite3.Row) -> Self:
-        """Make it of a row of the book."""
+        """Return the state of a row."""
         return cls(
             row["device_id"],
             row["serial"],
@@ -85,21 +85,21 @@ class Registered:
 
 
 class Outbox:
-    """The outbox of a devices folder, for reading; inside a `with` block, for a run.
+    """The outbox of a devices folder. Use it in a `with` block to claim registrations.
 
     Args:
-        folder: the devices folder; must exist.
-        try_seconds: how long a try may take.
+        folder: the devices folder; it must exist.
+        try_seconds: how long an attempt may take.
 
     Raises:
-        FolderError: the folder or its book can't be used.
+        FolderError: the folder or its state file can't be used.
     """
 
     def __init__(self, folder: Path, try_seconds: float = 0.0) -> None:
         if not folder.is_dir():
             raise FolderError(
-                f"{folder} is no folder",
-                hint="Name the devices folder with --devices, or issue devices first.",
+                f"{folder} is not a folder",
+                hint="Give the devices folder with --devices, or issue devices first.",
             )
         self.folder = folder
         self.book = RunState(folder)
@@ -107,11 +107,11 @@ class Outbox:
         self._lock = -1
 
     def close(self) -> None:
-        """Close the book."""
+        """Close the state file."""
         self.book.close()
 
     def __enter__(self) -> Self:
-        """Begin a run; if it is the only one, what others had in hand is nobody's."""
+        """Lock the outbox; if no other command is running, release all claims."""
         try:
             self._lock = os.open(self.folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
@@ -129,11 +129,11 @@ class Outbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the run."""
+        """Release the lock."""
         os.close(self._lock)
 
     def claim(self, count: int) -> list[Registration]:
-        """Take at most so many registrations that are due. Raises FolderError."""
+        """Claim at most `count` registrations that are due. Raises FolderError."""
         now = _now()
         with self.book.transaction() as connection:
             rows = connection.execute(
@@ -159,7 +159,7 @@ class Outbox:
         ]
 
     def release(self, numbers: Iterable[int]) -> None:
-        """Give back what was claimed and not asked for. Raises FolderError."""
+        """Release claims on registrations that were not sent. Raises FolderError."""
         with self.book.transaction() as connection:
             connection.executemany(
                 "UPDATE registrations SET claimed = 0, due_at = ? WHERE id = ? AND claimed",
@@ -167,12 +167,12 @@ class Outbox:
             )
 
     def settle(self, outcomes: Sequence[TryOutcome]) -> list[Registered]:
-        """Write down durably what came of tries; return how it is with each that counts.
+        """Record the outcomes of attempts durably; return the state of each that counts.
 
-        What is done stays done, whatever another run brings. Its certificate is kept no longer.
+        A registration that is done stays done, whatever another command records. Its certificate is deleted.
 
         Raises:
-            FolderError: the disk is full, say.
+            FolderError: the state file can't be written.
         """
         if not outcomes:
             return []
@@ -201,9 +201,9 @@ class Outbox:
         return [Registered.of(row) for row in rows]
 
     def due_in(self) -> tuple[float | None, bool]:
-        """Return the seconds until something is due, and whether runs have something in hand.
+        """Return the seconds until a registration is due, and whether there are claims.
 
-        The seconds are None if nothing waits. Raises FolderError.
+        The seconds are None if none is waiting. Raises FolderError.
         """
         ((due_at, claimed),) = self.book.read(
             "SELECT min(due_at), max(claimed) FROM registrations WHERE state = 'waiting'"
@@ -211,21 +211,21 @@ class Outbox:
         return None if due_at is None else (due_at - _now()) / 1_000_000, bool(claimed)
 
     def retry_failed(self) -> None:
-        """Let what has failed wait again, and be due now. Raises FolderError."""
+        """Make failed registrations wait again, due now. Raises FolderError."""
         with self.book.transaction(durable=True) as connection:
             connection.execute(
                 "UPDATE registrations SET state = 'waiting', due_at = ? WHERE state = 'failed'", (_now(),)
             )
 
     def counts(self) -> Mapping[State, int]:
-        """Return how many there are in each state. Raises FolderError."""
+        """Return the number of registrations by state. Raises FolderError."""
         counts: dict[State, int] = {"waiting": 0, "done": 0, "failed": 0}
         for row in self.book.read("SELECT state, count(*) AS n FROM registrations GROUP BY state"):
             counts[row["state"]] = row["n"]
         return counts
 
     def all(self) -> Iterator[Registered]:
-        """Yield how it is with each, in the order in which they came. Raises FolderError."""
+        """Yield the states of all registrations, the oldest first. Raises FolderError."""
         last = 0
         while rows := self.book.read(
             "SELECT * FROM registrations WHERE id > ? ORDER BY id LIMIT ?", last, _PAGE

@@ -1,15 +1,15 @@
-"""Registration: a backend learns of every device that was issued, sooner or later, and at least once.
+"""Registration: every device that was issued is registered with a backend, eventually and at least once.
 
-What it is to learn of waits in the outbox, the table `registrations` of a folder's book. A run takes what is
-due, asks the backend, and writes down what came of it:
+Registrations wait in the outbox, the table `registrations` of a folder's state file. A run claims those that
+are due, sends requests to the backend, and records the outcomes:
 
     2xx, 409               done: the backend knows the device
-    408, 425, 429, 5xx     passing, as is no answer: asked again, later and later, or when the backend says
-    401, 403, 3xx          the run ends: token or URL are wrong, and nothing else would be answered otherwise
-    all others             failed: kept with the answer until somebody wants them asked again
+    408, 425, 429, 5xx     temporary, like no response: retried with backoff, or when the backend says
+    401, 403, 3xx          the run ends: token or URL are wrong, and all other requests would fail too
+    all others             failed: kept with the answer until an operator retries them
 
-Runs may be killed at any moment, and several may be at work at once: what one has in hand the others leave
-alone for a while. A backend that fails is asked one thing at a time, until it answers.
+Runs may be killed at any time, and several may run concurrently, since claims are respected. While a backend
+is failing, it gets one request at a time.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from otahsm.registration.outbox import Outbox, Registered, TryOutcome
 
 _FIRST_WAIT: Final = 1.0  # seconds
 _LONGEST_WAIT: Final = 30.0
-_POLL_SECONDS: Final = 1.0  # how soon what comes into the outbox is seen
+_POLL_SECONDS: Final = 1.0  # how often the outbox is checked
 _PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 _TOKEN_REFUSED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a thread brings back: an answer, or why the backend could not be asked."""
+    """The result of a request in a thread: a response, or an error."""
 
     registration: Registration
     request: HttpRequest | None = None
@@ -49,30 +49,30 @@ class _Asked:
 def register(
     outbox: Outbox,
     backend: Backend,
-    tell: Callable[[Registered], None],
+    on_result: Callable[[Registered], None],
     *,
     parallel: int,
     patience: float,
     watch: bool = False,
 ) -> None:
-    """Tell the backend of what waits, until nothing does, or the patience is over.
+    """Register what is waiting, until nothing is, or the patience is over.
 
     Args:
-        outbox: what waits.
-        backend: who is to know; closed in the end.
-        tell: is called with what came of each try, once it is written down.
-        parallel: how many are asked for at once.
-        patience: seconds to go on while nothing is settled.
-        watch: go on when nothing waits any more, and for ever.
+        outbox: the outbox.
+        backend: the backend; it is closed at the end.
+        on_result: called with the state after each attempt, once it is recorded.
+        parallel: the number of concurrent requests.
+        patience: seconds to continue without any progress.
+        watch: whether to continue forever, waiting for new registrations.
 
     Raises:
         BackendRefusedError: the backend refuses the token, or redirects.
         BackendUntrustedError: its certificate can't be trusted.
-        BackendUnavailableError: it did not answer at all until the patience was over.
+        BackendUnavailableError: it did not respond at all until the patience was over.
         ConfigError: a secret can't be read any more.
-        FolderError: the book can't be written.
+        FolderError: the state file can't be written.
     """
-    run = _Run(outbox, backend, tell, parallel)
+    run = _Run(outbox, backend, on_result, parallel)
     try:
         while run.has_work(None if watch else patience):
             run.go_on()
@@ -82,9 +82,9 @@ def register(
 
 class _Run:
     def __init__(
-        self, outbox: Outbox, backend: Backend, tell: Callable[[Registered], None], parallel: int
+        self, outbox: Outbox, backend: Backend, on_result: Callable[[Registered], None], parallel: int
     ) -> None:
-        self._outbox, self._backend, self._tell = outbox, backend, tell
+        self._outbox, self._backend, self._on_result = outbox, backend, on_result
         self._parallel = parallel
         self._pool = ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="register")
         self._asking: dict[Future[_Asked], int] = {}
@@ -94,7 +94,7 @@ class _Run:
         self._unanswered, self._answered = "", False
 
     def has_work(self, patience: float | None) -> bool:
-        """Wait until something is to be done; tell whether there is. None is patience without an end."""
+        """Wait until there is work; return whether there is. With a patience of None, wait forever."""
         while not self._asking:
             due_in, others_at_work = self._outbox.due_in()
             if due_in is None and patience is not None:
@@ -111,7 +111,7 @@ class _Run:
         return True
 
     def go_on(self) -> None:
-        """Ask for what is due, wait for answers, and write down what came."""
+        """Send what is due, wait for responses, and record the outcomes."""
         free = self._width - len(self._asking)
         if free > 0 and time.monotonic() >= self._not_before:
             for registration in self._outbox.claim(free):
@@ -119,11 +119,11 @@ class _Run:
         self._settle(wait(self._asking, _POLL_SECONDS, FIRST_COMPLETED).done)
 
     def end(self) -> None:
-        """Wait for the answers that are to come, and leave the rest to the next run."""
+        """Wait for pending responses, and leave the rest to the next run."""
         unasked = [number for future, number in self._asking.items() if future.cancel()]
         self._pool.shutdown()
         self._outbox.release(unasked)
-        with contextlib.suppress(BackendRefusedError, BackendUntrustedError):  # it is being raised
+        with contextlib.suppress(BackendRefusedError, BackendUntrustedError):  # already being raised
             self._settle([future for future in self._asking if not future.cancelled()])
         self._backend.close()
 
@@ -136,7 +136,7 @@ class _Run:
             return _Asked(registration, request, error=error)
 
     def _settle(self, futures: Collection[Future[_Asked]]) -> None:
-        """Write down what came. Raises what ends the run."""
+        """Record outcomes. Raises an error that ends the run."""
         outcomes, ending = [], None
         for future in futures:
             asked = future.result()
@@ -148,29 +148,29 @@ class _Run:
             outcomes.append(outcome)
         settled = self._outbox.settle(outcomes)
         for future in futures:
-            self._asking.pop(future, None)  # not before: an interrupted run settles what is left
+            self._asking.pop(future, None)  # only now: an interrupted run settles the rest
         for one in settled:
-            self._tell(one)
+            self._on_result(one)
         if ending is not None:
             raise ending
 
     def _judge(self, asked: _Asked) -> TryOutcome:
-        """Tell what is to become of a registration. Raises OtahsmError: it waits, and the run ends."""
+        """Return the outcome of an attempt. Raises OtahsmError: it stays waiting, and the run ends."""
         registration, answer = asked.registration, asked.answer
         if answer is None or asked.request is None:
             assert asked.error is not None  # noqa: S101 - one of both is there
-            if asked.request is None:  # it can't be asked for
+            if asked.request is None:  # no request can be made
                 return TryOutcome(registration, "failed", asked.error.message)
             raise asked.error
         status = answer.status
         if status in _TOKEN_REFUSED:
             if self._backend.renew(asked.request):
                 return TryOutcome(registration, None, "")
-            raise BackendRefusedError(f"{self._backend.name} refuses the token: {answer.text}")
+            raise BackendRefusedError(f"{self._backend.name} refused the token: {answer.text}")
         if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
             raise BackendRefusedError(
-                f"{self._backend.name} redirects to {answer.location or 'nowhere'}: that is not followed",
-                hint="Correct url in the [registration] section. What waits is kept.",
+                f"{self._backend.name} redirects to {answer.location or 'nowhere'}, which is not followed",
+                hint="Correct url in the [registration] section. Waiting registrations are kept.",
             )
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or status == HTTPStatus.CONFLICT:
             return TryOutcome(registration, "done", answer.text)
@@ -183,7 +183,7 @@ class _Run:
         return TryOutcome(registration, "waiting", answer.text, seconds)
 
     def _pace(self, answer: HttpResponse | None, outcome: TryOutcome) -> None:
-        """Go on at full width after an answer that settles something; else slowly, one at a time."""
+        """Continue with full concurrency after a final outcome; otherwise slowly, one at a time."""
         now = time.monotonic()
         if outcome.state in {"done", "failed"}:
             self._settled_at, self._width = now, self._parallel

@@ -79,7 +79,7 @@ def test_many_hosts_are_installed_at_once_and_a_bad_one_costs_only_itself(
     # A host that is another device already is left alone.
     swapped = install(line, folders, "inst-1", "--host", hosts.host(0), *hosts.options)
     assert swapped.returncode == 1
-    assert "it is the device inst-0 already" in swapped.stderr
+    assert "it is already the device inst-0" in swapped.stderr
 
 
 def test_a_device_whose_key_is_in_its_token_gets_a_configuration_that_says_so(

@@ -158,7 +158,7 @@ def test_other_files_are_not_replaced_unless_that_is_asked_for(
     (folder / "gateway.url").write_text("https://old.example:8000")
     refused = run("fetch", "--credentials", archive)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "gateway.url in gateway held something else; nothing was written" in refused.stderr
+    assert "gateway.url in gateway already exists with other content; nothing was written" in refused.stderr
     assert [path.name for path in folder.iterdir()] == ["gateway.url"]
     assert run("fetch", "--credentials", archive, "--replace").returncode == 0
     again = json.loads(run("fetch", "--credentials", archive, "--json").stdout)
@@ -193,7 +193,7 @@ def test_an_archive_and_an_address_beside_it_are_refused(tmp_path: Path) -> None
 
 def test_an_archive_without_a_ca_is_no_configuration(tmp_path: Path) -> None:
     make_zip(tmp_path / "c.zip", {"autoprov.url": URL.encode()})
-    with pytest.raises(ConfigError, match="has no CA of the gateway"):
+    with pytest.raises(ConfigError, match="doesn't contain the gateway's CA"):
         gateway_files(configured(tmp_path, credentials="c.zip"), NOW)
 
 

@@ -123,4 +123,4 @@ def test_what_is_missing_is_named(line: Fleet, tmp_path: Path) -> None:
         "device", "register", "--config", str(config), "--devices", str(tmp_path / "devices"), "--json"
     )
     assert nowhere.returncode == 2
-    assert "devices is no folder" in nowhere.stderr
+    assert "devices is not a folder" in nowhere.stderr

@@ -322,5 +322,5 @@ def test_a_server_that_says_nothing_is_left_in_time() -> None:
         listener.listen()
         began = time.monotonic()
         message = unavailable(f"127.0.0.1:{listener.getsockname()[1]}", seconds=0.5)
-        assert "does not speak TLS for 0.5 s" in message
+        assert "did not speak TLS within 0.5 s" in message
         assert time.monotonic() - began < SECONDS

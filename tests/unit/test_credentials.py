@@ -129,7 +129,7 @@ def test_an_address_becomes_what_aktualizr_puts_its_paths_behind(text: str, url:
     ],
 )
 def test_what_is_no_address_is_refused_and_not_repeated(text: str) -> None:
-    with pytest.raises(ConfigError, match="the gateway's address in a file is wrong") as caught:
+    with pytest.raises(ConfigError, match="the gateway's address in a file is invalid") as caught:
         parse_gateway_url(text, "a file")
     assert "hunter2" not in caught.value.message
 

@@ -87,7 +87,7 @@ def test_a_broken_certificate_is_none(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match=r"/devices is no folder") as raised:
+    with pytest.raises(FolderError, match=r"/devices is not a folder") as raised:
         Outbox(tmp_path / "devices")
     assert "--devices" in raised.value.hint
     assert not (tmp_path / "devices").exists()

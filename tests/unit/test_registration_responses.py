@@ -195,7 +195,7 @@ def test_a_refused_token_ends_the_run_and_loses_nothing(status: int, tmp_path: P
     (tmp_path / "token").chmod(0o600)
     headers = {"Authorization": {"file": "token"}}
     with backend_running(script(Reply(status, b"who are you?"))) as backend:
-        with pytest.raises(BackendRefusedError, match=f"refuses the token: {status} .*who are you") as raised:
+        with pytest.raises(BackendRefusedError, match=f"refused the token: {status} .*who are you") as raised:
             run(tmp_path, backend.url, headers=headers)
         assert len(backend.seen) == 1
         assert "Pending devices are kept" in raised.value.hint
