@@ -1,19 +1,16 @@
-"""What is installed, what is known against it, and what is built: locked, audited, listed, reproducible."""
+"""What is installed and what is built: locked, listed, reproducible."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import subprocess
 import sys
 import tarfile
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
-from http import HTTPStatus
+from collections.abc import Mapping
 from importlib.metadata import distribution
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -27,17 +24,10 @@ from packaging.utils import canonicalize_name
 
 import otahsm
 
-from support.advisories import Advisories, proxied, serving
-from support.harness import READY_SECONDS, free_port
+from support.supply_chain import LOCKS, PINNED, ROOT, script, succeeded
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-LOCKS: Final = (ROOT / "requirements.lock", ROOT / "scripts/uv.lock")
 EPOCH: Final = 1_700_000_000
 
-_PINNED: Final = re.compile(
-    r"(?P<name>[a-z0-9.-]+)==(?P<version>[^\s*]+)(?: ; [^\\\n]+)?"
-    r"(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n"
-)
 _INSTALLS: Final = re.compile(
     r"\b(?:pip3?|pipx|uv|npm|pnpm|yarn|cargo|gem|go)[\")]* +"
     r"(?:add|build|download|get|install|run|sync|tool|wheel)\b"
@@ -45,40 +35,11 @@ _INSTALLS: Final = re.compile(
 )
 
 
-def ran(
-    *command: str | Path,
-    folder: Path = ROOT,
-    umask: int = 0o022,
-    environment: Mapping[str, str] | None = None,
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(word) for word in command],
-        cwd=folder,
-        umask=umask,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=READY_SECONDS,
-        check=False,
-        env={**os.environ, **(environment or {})},
-    )
-
-
-def succeeded(*command: str | Path, **settings: Any) -> str:
-    done = ran(*command, **settings)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def script(name: str) -> tuple[str, Path]:
-    return sys.executable, ROOT / "scripts" / name
-
-
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
 def test_a_lock_file_has_nothing_but_exact_versions_with_hashes(lock: Path) -> None:
     text = lock.read_text()
     assert text
-    assert _PINNED.sub("", text) == ""
+    assert PINNED.sub("", text) == ""
 
 
 def test_nothing_is_installed_from_a_registry_without_hashes_or_built_with_what_is_not_locked() -> None:
@@ -100,149 +61,6 @@ def test_make_knows_the_target_and_gives_it_the_locked_tools(target: str) -> Non
     said = succeeded("make", "--dry-run", "--always-make", target)
     assert "pip sync --quiet --no-build --require-hashes requirements.lock" in said
     assert {"audit": "audit.py", "sbom": "sbom.py", "wheel": "build"}[target] in said.splitlines()[-1]
-
-
-@pytest.fixture
-def advisories(tmp_path: Path) -> Iterator[Advisories]:
-    with serving(tmp_path) as service:
-        yield service
-
-
-@pytest.fixture
-def lock(tmp_path: Path) -> Path:
-    path = tmp_path / "small.lock"
-    path.write_text(
-        f"safe==1.0 \\\n    --hash=sha256:{'0' * 64}\nfrail==2.0 \\\n    --hash=sha256:{'1' * 64}\n"
-    )
-    return path
-
-
-FRAIL: Final[Mapping[str, Any]] = {
-    "id": "GHSA-xxxx",
-    "aliases": ["PYSEC-2026-7", "CVE-2026-7"],
-    "summary": "It breaks",
-    "fixed_in": ["2.1"],
-}
-
-
-def audit(
-    service: Advisories, *options: str | Path, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return ran(*script("audit.py"), *options, environment=environment or service.environment)
-
-
-def accepting(folder: Path, name: str, until: date) -> Path:
-    path = folder / "accepted.toml"
-    path.write_text(f'[[accepted]]\nid = "{name}"\nreason = "We never call it."\nuntil = {until}\n')
-    return path
-
-
-def test_everything_that_is_locked_for_any_system_is_audited(advisories: Advisories) -> None:
-    done = audit(advisories)
-    pinned = [match for lock in LOCKS for match in _PINNED.finditer(lock.read_text())]
-    assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(advisories.asked) == sorted({(match["name"], match["version"]) for match in pinned})
-    assert done.stdout == f"{len(pinned)} packages audited, 0 vulnerabilities known\n"
-
-
-@pytest.mark.parametrize("service", ["pypi", "osv"])
-def test_a_known_vulnerability_fails_the_audit(advisories: Advisories, lock: Path, service: str) -> None:
-    advisories.vulnerable["frail"] = dict(FRAIL)
-    options = ("--service", service) + (("--osv-url", advisories.osv_url) if service == "osv" else ())
-    done = audit(advisories, "--lock", lock, *options)
-    assert done.returncode == 1
-    assert done.stderr == "audit: frail 2.0: PYSEC-2026-7 (CVE-2026-7, GHSA-xxxx): It breaks [fixed in 2.1]\n"
-    assert sorted(advisories.asked) == [("frail", "2.0"), ("safe", "1.0")]
-
-
-@pytest.mark.parametrize("name", ["PYSEC-2026-7", "GHSA-xxxx"])
-def test_an_accepted_vulnerability_passes_by_any_of_its_ids_until_the_end_of_its_day(
-    advisories: Advisories, lock: Path, tmp_path: Path, name: str
-) -> None:
-    advisories.vulnerable["frail"] = dict(FRAIL)
-    # Midnight may come while it runs.
-    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
-    done = audit(advisories, "--lock", lock, "--accepted", accepting(tmp_path, name, tomorrow))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"accepted until {tomorrow}, We never call it.: frail 2.0: PYSEC-2026-7" in done.stdout
-
-
-def test_what_was_accepted_until_yesterday_fails_the_audit(
-    advisories: Advisories, lock: Path, tmp_path: Path
-) -> None:
-    advisories.vulnerable["frail"] = dict(FRAIL)
-    yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    done = audit(advisories, "--lock", lock, "--accepted", accepting(tmp_path, "CVE-2026-7", yesterday))
-    assert done.returncode == 1
-    assert f"CVE-2026-7 was accepted until {yesterday} only" in done.stderr
-    assert "frail 2.0: PYSEC-2026-7" in done.stderr
-
-
-def test_accepting_another_vulnerability_is_of_no_use(
-    advisories: Advisories, lock: Path, tmp_path: Path
-) -> None:
-    advisories.vulnerable["frail"] = dict(FRAIL)
-    accepted = accepting(tmp_path, "CVE-2026-8", date(9999, 12, 31))
-    assert audit(advisories, "--lock", lock, "--accepted", accepted).returncode == 1
-
-
-@pytest.mark.parametrize(
-    ("entry", "what"),
-    [
-        ('id = "CVE-2026-7"\nuntil = 9999-12-31', "needs an id, a reason and until"),
-        ('id = "CVE-2026-7"\nreason = " "\nuntil = 9999-12-31', "needs an id, a reason and until"),
-        ('id = "CVE-2026-7"\nreason = "It is old."', "needs an id, a reason and until"),
-        ('id = "CVE-2026-7"\nreason = "It is old."\nuntil = "2030"', "needs an id, a reason and until"),
-        ('id = "CVE-2026-7"\nreason = "It is old."\nuntil = 9999-12-31\nwho = "me"', "needs an id"),
-        ('id = "CVE-2026-7"\nid = "CVE-2026-8"', "accepted.toml"),
-    ],
-)
-def test_nothing_is_accepted_without_an_id_a_reason_and_a_day(
-    advisories: Advisories, lock: Path, tmp_path: Path, entry: str, what: str
-) -> None:
-    accepted = tmp_path / "accepted.toml"
-    accepted.write_text(f"[[accepted]]\n{entry}\n")
-    done = audit(advisories, "--lock", lock, "--accepted", accepted)
-    assert done.returncode == 2
-    assert what in done.stderr
-    assert advisories.asked == []
-
-
-def test_a_lock_file_without_a_hash_is_not_audited(advisories: Advisories, tmp_path: Path) -> None:
-    lock = tmp_path / "open.lock"
-    lock.write_text("safe==1.0\n")
-    done = audit(advisories, "--lock", lock)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"audit: {lock}: safe==1.0 is not an exact version with hashes\n"
-
-
-def test_an_audit_says_in_one_line_that_nobody_answers(
-    advisories: Advisories, lock: Path, tmp_path: Path
-) -> None:
-    nobody = proxied(f"http://127.0.0.1:{free_port()}", tmp_path / "ca.pem")
-    done = audit(advisories, "--lock", lock, environment=nobody)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(
-        r"audit: nothing was audited, since the vulnerability service did not answer: .*refused.*\n",
-        done.stderr,
-    )
-
-
-def test_an_audit_says_in_one_line_that_the_service_is_out_of_order(
-    advisories: Advisories, lock: Path
-) -> None:
-    advisories.status = HTTPStatus.SERVICE_UNAVAILABLE
-    done = audit(advisories, "--lock", lock)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"audit: nothing was audited, .* did not answer: .*503.*\n", done.stderr)
-
-
-def test_a_package_that_the_service_does_not_know_fails_the_audit(advisories: Advisories, lock: Path) -> None:
-    advisories.unknown.add("safe")
-    done = audit(advisories, "--lock", lock)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "1 of 2 packages were not audited" in done.stderr
-    assert "safe 1.0" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +132,7 @@ def test_the_sbom_lists_what_a_server_installs_and_no_development_tool(sbom: dic
 def test_the_sbom_has_versions_and_hashes_as_they_are_locked_and_a_licence_of_each(
     sbom: dict[str, Any],
 ) -> None:
-    pinned = {match["name"]: match for match in _PINNED.finditer(LOCKS[0].read_text())}
+    pinned = {match["name"]: match for match in PINNED.finditer(LOCKS[0].read_text())}
     for component in sbom["components"]:
         pin = pinned[component["name"]]
         assert component["purl"] == f"pkg:pypi/{component['name']}@{pin['version']}"
