@@ -92,7 +92,9 @@ class Grant(NamedTuple):
             NotAllowedError: the client may not.
         """
         if "issuer" not in self.roles:
-            raise NotAllowedError(f"{self.name} lacks the role issuer (it has: {_listed(self.roles)})")
+            raise NotAllowedError(
+                f"{self.name} lacks the role issuer (it has: {', '.join(sorted(self.roles))})"
+            )
         if profile not in self.profiles and EVERY_PROFILE not in self.profiles:
             raise NotAllowedError(f"{self.name} may not issue under the profile {profile[:64]!a}")
         if self.batches is not None and not self.batches.fullmatch(batch):
@@ -147,7 +149,3 @@ class Policy:
             ),
             None,
         )
-
-
-def _listed(names: frozenset[Role]) -> str:
-    return ", ".join(sorted(names))

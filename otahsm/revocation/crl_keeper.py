@@ -60,10 +60,10 @@ class CrlKeeper:
         database: Database,
         ledger: Ledger,
         signers: SignerPool,
-        key: int = 0,
+        key: int,
         clock: Clock,
         log_event: EventLogger,
-        alone: bool = True,
+        alone: bool,
     ) -> None:
         self._unable: ConfigError | None = None
         try:

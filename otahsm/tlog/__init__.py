@@ -9,7 +9,6 @@ from otahsm.tlog.checkpoint import Checkpoint, open_checkpoint
 from otahsm.tlog.leaf import parse_leaf
 from otahsm.tlog.merkle import (
     EMPTY_ROOT,
-    HASH_BYTES,
     MAX_SIZE,
     CompactTree,
     Fetch,
@@ -27,7 +26,6 @@ from otahsm.tlog.proof import ConsistencyProof, InclusionProof
 
 __all__ = [
     "EMPTY_ROOT",
-    "HASH_BYTES",
     "MAX_SIZE",
     "Checkpoint",
     "CompactTree",

@@ -22,8 +22,6 @@ EMPTY_ROOT: Final = sha256().digest()
 MAX_SIZE: Final = 2**63 - 1  # leaves: the range of a signed 64-bit integer, in SQL and in other verifiers
 MAX_PROOF_HASHES: Final = 63  # the longest path in a tree of MAX_SIZE
 
-_SIZE_BYTES: Final = 8
-
 Fetch: TypeAlias = Callable[[int, int], bytes]
 """Returns the hash of the node (level, index)."""
 
@@ -102,19 +100,10 @@ class CompactTree:
             level, first = level + 1, first >> 1
         return CompactTree(size, (*peaks, *reversed(alone))), rows
 
-    def encode(self) -> bytes:
-        """Encode for storage: the size in 8 octets, big-endian, then the peaks from the left."""
-        return self.size.to_bytes(_SIZE_BYTES, "big") + b"".join(self.peaks)
-
     @classmethod
-    def decode(cls, encoded: bytes) -> CompactTree:
-        """Decode what `encode` returned. Raises ValueError for anything else."""
-        if len(encoded) < _SIZE_BYTES:
-            raise ValueError("the encoding of a tree is truncated")
-        return cls(
-            int.from_bytes(encoded[:_SIZE_BYTES], "big"),
-            tuple(encoded[at : at + HASH_BYTES] for at in range(_SIZE_BYTES, len(encoded), HASH_BYTES)),
-        )
+    def of(cls, size: int, peaks: bytes) -> CompactTree:
+        """Return the tree whose size and concatenated peaks were stored. Raises ValueError."""
+        return cls(size, tuple(peaks[at : at + HASH_BYTES] for at in range(0, len(peaks), HASH_BYTES)))
 
 
 def root_of(leaf_hashes: Iterable[bytes]) -> bytes:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Dialect, Insert, Table, bindparam, delete, fu
 from otahsm.ledger.db.dialects import Among, columns_given, try_to_sequence, write_rows
 from otahsm.ledger.schema import leaves, nodes, pending_leaves, tree
 from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
-from otahsm.tlog import HASH_BYTES, CompactTree, Row, leaf_hash
+from otahsm.tlog import CompactTree, Row, leaf_hash
 
 CHUNK: Final = 256  # leaves per transaction
 STORED_LEVELS: Final = 8  # only nodes whose level is a multiple of it are stored
@@ -66,18 +66,18 @@ def read_tree(connection: Connection) -> CompactTree:
     ((size, peaks),) = rows
     if not isinstance(size, int) or not isinstance(peaks, bytes):
         raise ValueError("the tree's state has values of wrong types")  # noqa: TRY004 - a value
-    return CompactTree(size, tuple(peaks[at : at + HASH_BYTES] for at in range(0, len(peaks), HASH_BYTES)))
+    return CompactTree.of(size, peaks)
 
 
-def sequence(connection: Connection, limit: int = CHUNK) -> Step:
-    """Append at most `limit` pending leaves, in a transaction.
+def sequence(connection: Connection) -> Step:
+    """Append at most `CHUNK` pending leaves, in a transaction.
 
     It never raises because the tables were tampered with: the transaction may be shared with other writes,
     which must not fail.
     """
     if not try_to_sequence(connection):
         return Step(0, more=True)
-    waiting = connection.execute(select(pending_leaves).order_by(pending_leaves.c.id).limit(limit)).all()
+    waiting = connection.execute(select(pending_leaves).order_by(pending_leaves.c.id).limit(CHUNK)).all()
     if not waiting:
         return Step(0, more=False)
     entries = [Entry(kind, intent_id) for _, kind, intent_id in waiting]
@@ -92,7 +92,7 @@ def sequence(connection: Connection, limit: int = CHUNK) -> Step:
     new, rows = old.extend(leaf_hash(leaf) for leaf in held if leaf is not None)
     _append(connection, old, new, entries, rows)
     connection.execute(_TAKE, {"ids": [row.id for row in waiting]})
-    return Step(len(waiting), more=len(waiting) == limit)
+    return Step(len(waiting), more=len(waiting) == CHUNK)
 
 
 def _problem(
