@@ -1,4 +1,4 @@
-"""The gRPC daemon: services, TLS, health, lifecycle. Thin; it has no rules of its own."""
+"""The gRPC daemon: services, TLS, health, lifecycle. It contains no business logic."""
 
 from otahsm.daemon.app import serve
 

@@ -1,4 +1,4 @@
-"""The daemon's life: start, serve, drain, end."""
+"""The daemon's lifecycle: start, serve, drain, stop."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Daemon:
 
     Args:
         config: the whole configuration; it needs [tls], [token], [ca] and [ledger].
-        clock: tells the time of day to all of it.
+        clock: the time of day, for all parts.
 
     Raises:
-        ConfigError: something in it, or a file that it names, is wrong.
+        ConfigError: the configuration, or a file that it names, is invalid.
     """
 
     def __init__(self, config: Config, clock: Clock = utc_now) -> None:
@@ -65,8 +65,8 @@ class Daemon:
             port = self._server.add_secure_port(listen, self._reloading.credentials.credentials())
         except RuntimeError as error:
             raise ConfigError(
-                f"[daemon] listen: {listen} can't be listened on",
-                hint="Is another daemon running there? `ss -ltnp` shows who listens.",
+                f"[daemon] listen: can't listen on {listen}",
+                hint="Check whether another daemon is running there: `ss -ltnp` shows who listens.",
             ) from error
         self.address = f"{listen.rpartition(':')[0]}:{port}"
 
@@ -87,12 +87,12 @@ class Daemon:
         }
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then finish what is in hand.
+        """Serve until SIGTERM or SIGINT, then finish the work in progress.
 
         Raises:
             ConfigError: the ledger can't be used.
-            OtahsmError: no signer got ready and none will, until an operator acts.
-            DaemonFailedError: it can't go on; started again, it may.
+            OtahsmError: no signer became ready, and none will until an operator acts.
+            DaemonFailedError: it can't continue; a restart may help.
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -105,7 +105,7 @@ class Daemon:
                 _log.warning("ledger.recovered", voided_intents=voided)
             await self._server.start()
             self._log_listening()
-            # What is there now stays: the collector need not look at it again with every batch.
+            # These objects are permanent, so the garbage collector need not scan them again.
             gc.collect()
             gc.freeze()
             await self._serve_until(stop)
@@ -128,16 +128,16 @@ class Daemon:
             await asyncio.wait((stopping, ending, failing), return_when=asyncio.FIRST_COMPLETED)
             if failing.done():
                 failing.result()
-            if ending.done():  # without being told to: a daemon that serves nobody must not look alive
+            if ending.done():  # unexpectedly: a daemon that serves nobody must not look alive
                 raise DaemonFailedError("gRPC's server ended") from ending.exception()
         finally:
-            # Not `ending`: gRPC would take it for its own end.
+            # Not `ending`: its cancellation would stop gRPC's server.
             for task in (stopping, starting, failing):
                 task.cancel()
 
     def _jobs(self) -> Iterator[Job]:
         yield Job(name="health", run_once=self._update_health, interval=_LOOK_SECONDS, woken=self._changed)
-        # Certificates expire, and times end, without anybody telling.
+        # Clients' certificates and access times expire without an event.
         yield Job(name="open calls", run_once=self._boundary.look, interval=_LOOK_SECONDS)
         yield Job(
             name="reloading",
@@ -155,7 +155,7 @@ class Daemon:
         started = time.monotonic()
         try:
             await self._server.stop(seconds)
-        finally:  # whatever fails: workers that are only given up keep the process from its end
+        finally:  # in any case: workers that are not closed keep the process from exiting
             await self._life.close(max(0.0, seconds - (time.monotonic() - started)))
         _log.info("daemon.stopped")
 
@@ -163,7 +163,10 @@ class Daemon:
         config, issuer = self._config, self._authority.authorities.by_name[""].chain.issuer
         token, ca = section(config.token, "token"), section(config.ca, "ca")
         if token.pin_source.kind == "env":
-            _log.warning("pin.in_environment", hint="Who may look at this process sees the PIN: use another.")
+            _log.warning(
+                "pin.in_environment",
+                hint="Whoever can inspect this process sees the PIN: use another pin-source.",
+            )
         self._authority.audit.note(EventName.DAEMON_STARTED, "daemon", {"address": self.address})
         _log.info(
             "daemon.listening",
@@ -186,7 +189,7 @@ class Daemon:
         self._changed.set()
 
     async def _update_health(self) -> None:
-        """Have the health service say whether anything can be signed."""
+        """Set the health status by whether anything can be signed."""
         if self._life.serving != self._is_serving:
             self._is_serving = not self._is_serving
             reason = {} if self._is_serving else {"reason": self._life.trouble}
@@ -199,5 +202,5 @@ def _log_event(event: str, fields: Mapping[str, int | str]) -> None:
 
 
 async def serve(config: Config) -> None:
-    """Run a daemon until it is told to stop. Raises as `Daemon` and `Daemon.run`."""
+    """Run a daemon until it is stopped. Raises as `Daemon` and `Daemon.run`."""
     await Daemon(config).run()

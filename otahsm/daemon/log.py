@@ -1,4 +1,4 @@
-"""One line an event: for people on a terminal, as JSON otherwise."""
+"""Logging, one line per event: human-readable on a terminal, otherwise JSON."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import structlog
 
 from otahsm.daemon.edge import limits
 
-# What any client can cause as often as it likes, and what changes nothing: a flood of these must not hide
-# the others, nor fill a disk. What was issued, revoked, reset or ordered is always said.
+# Events that any client can cause at any rate, and that change nothing: a flood of these must not hide
+# others, nor fill the disk. Issuance, revocations, resets and new batches are always logged.
 _AT_WILL: Final = frozenset({"call.refused", "requests.refused", "stderr", "stream.ended", "stream.stalled"})
-_LONGEST_LINE: Final = 8192  # characters of standard error in one event
-_LAST_WORDS: Final = 1.0  # seconds that the end of the daemon waits for lines still in the pipe
+_LONGEST_LINE: Final = 8192  # characters of standard error per event
+_LAST_WORDS: Final = 1.0  # seconds to wait at exit for lines that are still in the pipe
 
 _log = structlog.get_logger()
 
@@ -28,8 +28,8 @@ _log = structlog.get_logger()
 def logging_to_stderr() -> Iterator[None]:
     """Log to standard error while the block runs.
 
-    Where that is no terminal, all that comes out of it is JSON: what gRPC's core, vendor libraries and
-    dying workers print to standard error becomes events of the name "stderr", a line each.
+    If that is not a terminal, all output is JSON: whatever gRPC's core, vendor libraries and dying workers
+    print to standard error becomes events named "stderr", one per line.
     """
     if sys.stderr.isatty():
         _configure(structlog.dev.ConsoleRenderer(), _Lines(sys.stderr.fileno()))
@@ -46,22 +46,22 @@ def logging_to_stderr() -> Iterator[None]:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(real, sys.stderr.fileno())  # and so the pipe ends, when the last worker has
+        os.dup2(real, sys.stderr.fileno())  # closes the pipe, once the last worker has exited
         relay.join(_LAST_WORDS)
 
 
 class _Lines(io.TextIOBase):
-    """Writes lines, unless they can't be written: a log that is full, or that nobody reads, stops nothing.
+    """Writes lines, and ignores errors: a log that is full, or that nobody reads, must not stop the daemon.
 
     Args:
-        descriptor: where to.
+        descriptor: the file descriptor.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def write(self, text: str) -> int:
-        """Write a line at once; nothing of it is kept if that fails."""
+        """Write a line immediately; drop it if that fails."""
         octets = text.encode(errors="backslashreplace")
         with contextlib.suppress(OSError):
             while octets:
@@ -70,9 +70,9 @@ class _Lines(io.TextIOBase):
 
 
 class Bounded:
-    """Lets through so many lines of each event that clients can cause at will; a processor of structlog's.
+    """A structlog processor that limits the rate of each event that clients can cause at will.
 
-    The next line that gets through says how many did not.
+    The next line of an event has the number of suppressed ones.
     """
 
     def __init__(self) -> None:
@@ -80,11 +80,11 @@ class Bounded:
         self._since: dict[str, float] = {}
         self._suppressed: dict[str, int] = {}
 
-    def __call__(self, _: object, __: str, said: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        """Pass an event on, or drop it."""
-        event = said["event"]
+    def __call__(self, _: object, __: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Return an event, or drop it."""
+        event = fields["event"]
         if event not in _AT_WILL:
-            return said
+            return fields
         now = time.monotonic()
         earned = (now - self._since.get(event, now)) * limits.LOG_LINES_A_SECOND
         left = min(self._left.get(event, limits.LOG_BURST) + earned, limits.LOG_BURST)
@@ -95,8 +95,8 @@ class Bounded:
             raise structlog.DropEvent
         self._left[event] = left - 1
         if suppressed := self._suppressed.pop(event, 0):
-            said["suppressed"] = suppressed
-        return said
+            fields["suppressed"] = suppressed
+        return fields
 
 
 def _configure(renderer: structlog.typing.Processor, lines: _Lines) -> None:
@@ -114,5 +114,5 @@ def _configure(renderer: structlog.typing.Processor, lines: _Lines) -> None:
 
 def _relay(source: int) -> None:
     with os.fdopen(source, encoding="utf-8", errors="replace") as lines:
-        while line := lines.readline(_LONGEST_LINE):  # a library that never ends a line must not fill memory
+        while line := lines.readline(_LONGEST_LINE):  # limited: output without line ends must not fill memory
             _log.info("stderr", text=line.rstrip())

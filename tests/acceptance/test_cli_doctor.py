@@ -180,7 +180,7 @@ def ended_crl(fleet: Fleet) -> None:
         (no_access, "policy", "fail", "no [access] section"),
         (wrong_policy, "policy", "fail", "an issuer needs profiles"),
         (no_admin, "policy", "warning", "no client has the role admin"),
-        (ended_crl, "[access] client_crls", "fail", "has ended"),
+        (ended_crl, "[access] client_crls", "fail", "has expired"),
         (ledger_of_the_future, "ledger", "fail", "of a newer otahsm"),
         (no_ledger, "ledger", "fail", "file is not a database"),
     ],

@@ -78,7 +78,7 @@ def test_a_certificate_is_explained_by_its_file(fleet: Fleet) -> None:
     (fleet.folder / "no.pem").write_text("no certificate")
     wrong = fleet.run("policy", "explain", "no.pem")
     assert wrong.returncode == 2
-    assert "no.pem is no certificate in PEM" in wrong.stderr
+    assert "no.pem is not a certificate in PEM" in wrong.stderr
 
 
 def test_a_call_that_there_is_not_is_wrong_use(fleet: Fleet) -> None:

@@ -253,7 +253,7 @@ async def test_a_client_has_only_so_many_calls_open_and_all_of_them_again_when_t
                 connection.send(one_more)
                 said = status_of(connection, one_more.stream_id)
                 assert said["grpc-status"] == "8"
-                assert "64 calls open" in said["grpc-message"]
+                assert "limit of 64 open calls" in said["grpc-message"]
             eventually_takes_a_call(attacked)
         await assert_serves(attacked)
 

@@ -66,7 +66,7 @@ def copy(source: str, target: str) -> Callable[[Fleet], None]:
         (crls_from_a_root_that_signs_none, 2, "may not sign CRLs, which [crl] requires"),
         (copy("gateway/server.key", "tls/server.key"), 2, "don't belong together"),
         (copy("ca/fleet-root.pem", "tls/operator-ca.pem"), 2, "every device could issue"),
-        (copy("otahsm.toml", "tls/operator-ca.pem"), 2, "a [tls] file is not what it should be"),
+        (copy("otahsm.toml", "tls/operator-ca.pem"), 2, "a [tls] file is invalid"),
     ],
 )
 def test_a_daemon_that_can_not_serve_says_why_in_one_sentence_and_what_to_do(
@@ -109,7 +109,7 @@ def test_a_port_that_is_taken_is_said(fleet: Fleet) -> None:
         with running(fleet) as daemon:
             assert daemon.process.wait(READY_SECONDS) == 2
             daemon.reader.join(10)
-            assert "can't be listened on" in "".join(daemon.other_output)
+            assert "can't listen on" in "".join(daemon.other_output)
 
 
 def test_a_ca_certificate_of_another_key_never_serves(fleet: Fleet) -> None:

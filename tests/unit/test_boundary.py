@@ -134,7 +134,7 @@ async def test_a_fault_that_nobody_foresaw_is_logged_with_its_call_and_told_with
             failure = await failure_of(edge.reset(channel))
     assert failure.code() is grpc.StatusCode.INTERNAL
     assert "1234" not in str(failure)
-    assert "its log says how" in str(failure.details())
+    assert "its log has the details" in str(failure.details())
     (line,) = lines
     assert (line["event"], line["client"], line["call"]) == ("call.fault", "cn:a", RESET)
     assert line["exc_info"]
@@ -264,7 +264,7 @@ async def test_a_response_that_is_not_taken_ends_the_call(monkeypatch: pytest.Mo
             await ended.wait()
             failure = await failure_of(read_to_the_end(call))
     assert failure.code() is grpc.StatusCode.UNAVAILABLE
-    assert "no result was taken for 0.2 s" in str(failure.details())
+    assert "no result was read for 0.2 s" in str(failure.details())
     assert [(line["event"], line["client"], line["call"]) for line in lines] == [
         ("stream.stalled", "cn:a", STREAM)
     ]
@@ -280,7 +280,7 @@ async def test_a_service_that_is_not_in_the_table_is_not_registered() -> None:
 async def test_a_method_that_nobody_implements_is_named() -> None:
     edge = Edge(no_reset, no_stream)
     del edge.services["otahsm.v1.DeviceService"]
-    with pytest.raises(LookupError, match=f"{RESET} is in the table and is not implemented"):
+    with pytest.raises(LookupError, match=f"{RESET} is in the table, but not implemented"):
         edge.boundary.register(new_server(), edge.services)
 
 

@@ -21,7 +21,10 @@ from support.harness import READY_SECONDS, eventually
 def test_a_client_has_so_many_calls_open_and_others_have_theirs() -> None:
     calls = OpenCalls(2, "calls")
     with calls.one_more("a"), calls.one_more("a"):
-        with pytest.raises(TooManyCallsError, match="a has 2 calls open") as refused, calls.one_more("a"):
+        with (
+            pytest.raises(TooManyCallsError, match="a has reached its limit of 2 open calls") as refused,
+            calls.one_more("a"),
+        ):
             pass
         assert refused.value.code is Code.RESOURCE_EXHAUSTED
         assert refused.value.hint

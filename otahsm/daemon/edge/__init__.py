@@ -1,4 +1,4 @@
-"""What stands before the services: TLS, trust, limits, one boundary for every call, and gRPC's server."""
+"""The edge of the daemon: TLS, trust, limits, the boundary of every call, and gRPC's server."""
 
 from otahsm.daemon.edge import limits
 from otahsm.daemon.edge.boundary import CallBoundary, internal_error

@@ -1,20 +1,20 @@
-"""What stands between gRPC and the services: every call passes it, in and out.
+"""The boundary between gRPC and the services, which every call passes.
 
-A call goes, in this order:
+The steps of a call, in order:
 
-1. *counted*: from its first frame among the open calls of its client, until its status is sent. One too
-   many is refused, whoever's it is.
-2. *heard*: the message of a call that carries one has come, within so many seconds. grpc.aio would wait for
-   it before any code of ours runs, for as long as the client likes; so unary calls are taken as streams of
-   one message, which is what they are on the wire.
-3. *let in*: its client's certificate counts, and the policy allows the call. Both are looked at again while
-   the call is open: when a client is denied, the policy changes or a certificate expires, the call ends
-   within a second with PERMISSION_DENIED. What it has handed to the cycle is looked at there once more.
-4. *decoded*: bytes that are no message are refused like any bad request. grpc.aio would name a Python class.
-5. *at work*: the service answers. Responses are written here, so that a call that is ended while its client
-   takes one can still be given its status.
-6. *ended*: with one status. What the steps before raise becomes it here and nowhere else: an `OtahsmError`
-   as it is, whatever nobody foresaw as INTERNAL, without its text.
+1. *counted* among the open calls of its client, from its first frame until its status is sent. If the client
+   has too many, the call is refused.
+2. *received*: the message of a unary call must arrive within a time limit. grpc.aio would wait for it forever
+   before running any of our code; so unary calls are handled as streams of one message, which they are on the
+   wire.
+3. *allowed*: the client's certificate is trusted, and the policy allows the call. Both are checked again
+   while it is open: when a client is denied, the policy changes or a certificate expires, the call ends
+   within a second with PERMISSION_DENIED. The cycle checks queued requests once more.
+4. *decoded*: malformed messages are refused like any bad request. grpc.aio would expose a Python class name.
+5. *handled* by the service. Responses are written here, so that a call that is ended while its client is
+   reading one still gets a status.
+6. *ended* with one status. Only here, errors of the previous steps become a status: an `OtahsmError` as it
+   is, any other exception as INTERNAL, without its text.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from otahsm.system.clock import Clock
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
-# Called with who asked, for which path, and why not; None: it was let in.
+# Called with the caller, the path, and the reason for a denial, or None if the call was allowed.
 Decided = Callable[[Caller, str, NotAllowedError | None], None]
 
 _log = structlog.get_logger()
@@ -53,8 +53,8 @@ class _Call:
     """One call.
 
     Attributes:
-        task: what works on it.
-        denial: why the policy has ended it; None: it has not.
+        task: the task that handles it.
+        denial: why the policy ended it; None if it did not.
     """
 
     def __init__(self, method: Method, context: Context) -> None:
@@ -63,67 +63,67 @@ class _Call:
         self.caller = caller_of(context)
         self.denial: NotAllowedError | None = None
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - gRPC runs each call in a task of its own
+        assert task is not None  # noqa: S101 - gRPC runs each call in its own task
         self.task = task
 
     async def hear(self) -> bytes:
-        """Wait for the message of a call that carries one."""
+        """Wait for the message of a unary call."""
         try:
             async with asyncio.timeout(limits.MESSAGE_SECONDS):
                 message = await self.context.read()
         except TimeoutError:
             raise self.refused(
-                TimeOverError(f"the call's message did not come in {limits.MESSAGE_SECONDS:g} s")
+                TimeOverError(f"the call's message did not arrive within {limits.MESSAGE_SECONDS:g} s")
             ) from None
         if message is grpc.aio.EOF:
-            raise self.refused(RequestRefusedError("request", "the call came without a message"))
+            raise self.refused(RequestRefusedError("request", "the call has no message"))
         return bytes(message)
 
     def decode(self, octets: bytes) -> Any:
-        """Read a message."""
+        """Decode a message."""
         try:
             return read_message(self.method.request_type, octets)
         except RequestRefusedError as error:
             raise self.refused(error) from None
 
     async def decode_all(self, messages: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        """Read messages as they come."""
+        """Decode messages as they arrive."""
         async for octets in messages:
             yield self.decode(octets)
 
     async def send_all(self, responses: AsyncIterator[Any] | Awaitable[None]) -> None:
-        """Send responses as they come; a service that writes by itself, as that of health, has none."""
+        """Send responses as they are ready; a service that writes by itself, such as health, yields none."""
         if isinstance(responses, Awaitable):
             await responses
             return
         sent = False
         async with contextlib.aclosing(responses):  # type: ignore[type-var]
             async for response in responses:
-                if not sent:  # on its own, or a call that stalls at once could be given no status
+                if not sent:  # separately; otherwise a call that stalls at once could not get a status
                     await self.context.send_initial_metadata(())
                     sent = True
                 await self._send(response)
 
     async def _send(self, response: Any) -> None:
-        """Send a response, unless the client does not take it for so long.
+        """Send a response. Raises TimeOverError if the client doesn't read it within the time limit.
 
-        gRPC can't take a message back: client and status meet when the client reads again. Until then, or
-        until its connection ends, the call stays among the client's open ones.
+        gRPC can't withdraw a message, so the client gets the status when it reads again. Until then, or until
+        its connection is closed, the call counts as open.
         """
         try:
             async with asyncio.timeout(limits.STALLED_STREAM_SECONDS):
                 await self.context.write(response)
         except TimeoutError:
             _log.warning("stream.stalled", client=self.caller.identity, call=self.method.path)
-            raise TimeOverError(f"no result was taken for {limits.STALLED_STREAM_SECONDS:g} s") from None
+            raise TimeOverError(f"no result was read for {limits.STALLED_STREAM_SECONDS:g} s") from None
 
     def deny(self, denial: NotAllowedError) -> None:
-        """End the call while it is at work."""
+        """End the call while it is being handled."""
         self.denial = denial
         self.task.cancel()
 
     def refused(self, error: OtahsmError) -> OtahsmError:
-        """Log that a call is refused before a service has seen it, or its message; return the error."""
+        """Log that a call is refused before it reaches a service; return the error."""
         _log.warning(
             "call.refused",
             client=self.caller.identity,
@@ -135,13 +135,13 @@ class _Call:
 
 
 class CallBoundary:
-    """Stands before every method of every service.
+    """Wraps every method of every service.
 
     Args:
-        access: who may do what.
-        trust: judges clients' certificates.
+        access: decides which client may do what.
+        trust: verifies clients' certificates.
         decided: called with each decision of the policy.
-        clock: tells by when to decide.
+        clock: the time of decisions.
     """
 
     def __init__(self, access: AccessControl, trust: Trust, decided: Decided, clock: Clock) -> None:
@@ -155,14 +155,14 @@ class CallBoundary:
         access.on_change(self._end_denied)
 
     def register(self, server: grpc.aio.Server, services: Mapping[str, object]) -> None:
-        """Have a server serve every method of the table.
+        """Register every method of the table with a server.
 
         Args:
-            server: not started yet.
-            services: what implements each service of the table, by its name.
+            server: must not be started yet.
+            services: the implementations of the services in the table, by name.
 
         Raises:
-            LookupError: a service or method is not implemented, or not in the table; it is named.
+            LookupError: a service or method is not implemented, or not in the table; the message names it.
         """
         if strangers := sorted(services.keys() - {service.name for service in SERVICES}):
             raise LookupError(f"the service {strangers[0]} is not in the table of methods")
@@ -175,7 +175,7 @@ class CallBoundary:
             server.add_registered_method_handlers(service.name, handlers)
 
     async def look(self) -> None:
-        """End the calls at work that would not be let in any more."""
+        """End the open calls that are no longer allowed."""
         self._end_denied()
 
     def _handler(self, method: Method, work: Any, calls: OpenCalls) -> grpc.RpcMethodHandler[Any, Any]:
@@ -213,12 +213,12 @@ class CallBoundary:
                 failure = error
             except asyncio.CancelledError:
                 if call.denial is None:
-                    raise  # the client is gone, or the daemon waits no longer
+                    raise  # the client is gone, or the daemon is shutting down
                 call.task.uncancel()
                 failure = call.denial
             except grpc.aio.BaseError:
-                raise  # the call has a status already, or its client is gone
-            except Exception:  # noqa: BLE001 - the edge of the process: no fault of ours may reach a client raw
+                raise  # the call already has a status, or its client is gone
+            except Exception:  # noqa: BLE001 - the edge of the process: internal errors must not reach clients
                 _log.exception("call.fault", client=call.caller.identity, call=call.method.path)
                 failure = internal_error()
             else:
@@ -228,11 +228,11 @@ class CallBoundary:
 
     @contextlib.contextmanager
     def _let_in(self, call: _Call) -> Iterator[None]:
-        """Have the policy look at a call now, and for as long as the block runs."""
+        """Check a call against the policy now, and repeatedly while the block runs."""
         caller, method = call.caller, call.method
         self._trust.verify_new_client(caller.certificate_sha256, *chain_of(call.context))
         self._verify_allowed(call, self._clock())
-        if method.callers is not Open.TRUSTED:  # how a daemon is, is no secret, and asked every second
+        if method.callers is not Open.TRUSTED:  # health checks are not secret, and frequent
             self._decided(caller, method.path, None)
         self._at_work.add(call)
         try:
@@ -241,7 +241,7 @@ class CallBoundary:
             self._at_work.discard(call)
 
     def _end_denied(self) -> None:
-        """End the calls that would not be let in any more."""
+        """End the calls that are no longer allowed."""
         now = self._clock()
         for call in list(self._at_work):
             try:
@@ -260,10 +260,10 @@ class CallBoundary:
 
 
 def _work_of(service: object, method: Method) -> Any:
-    """Return what does a method's work; generated classes have functions for those without any."""
+    """Return the implementation of a method; generated classes have plain functions instead."""
     work = getattr(service, method.name, None)
     if not inspect.iscoroutinefunction(work) and not inspect.isasyncgenfunction(work):
-        raise LookupError(f"the method {method.path} is in the table and is not implemented")
+        raise LookupError(f"the method {method.path} is in the table, but not implemented")
     return work
 
 
@@ -274,5 +274,5 @@ async def abort(context: Context, error: OtahsmError) -> NoReturn:
 
 
 def internal_error() -> OtahsmError:
-    """Return what a client is told of a fault of ours."""
-    return OtahsmError("the daemon failed in an unforeseen way; its log says how")
+    """Return the error that a client gets for an internal error."""
+    return OtahsmError("internal error of the daemon; its log has the details")

@@ -1,4 +1,4 @@
-"""`grpc.health.v1.Health` of the services in the table of methods."""
+"""`grpc.health.v1.Health` for the services in the table of methods."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class Health(health.aio.HealthServicer):
-    """Knows which services can serve."""
+    """Tracks which services can serve."""
 
     async def start(self) -> None:
-        """Say that what needs no signer serves, and that nothing can be signed yet."""
+        """Set the services that need no signer to SERVING, and the others to NOT_SERVING."""
         for name in _OTHERS:
             await self.set(name, _Status.SERVING)
         await self.set_signing(possible=False)
 
     async def set_signing(self, *, possible: bool) -> None:
-        """Say whether what needs a signer serves."""
+        """Set the status of the services that need a signer."""
         for name in _SIGNING:
             await self.set(name, _Status.SERVING if possible else _Status.NOT_SERVING)
 
     async def List(  # noqa: N802 - the name is the wire's; upstream's class has no such method
         self, request: Message, context: Context
     ) -> Message:
-        """Return what `Check` says of each service."""
+        """Return the status of each service."""
         questions = [health_pb2.HealthCheckRequest(service=name) for name in (*_SIGNING, *_OTHERS)]
         statuses = {question.service: await self.Check(question, context) for question in questions}
         response: Message = health_pb2.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined] # stale types

@@ -1,7 +1,7 @@
-"""Every method of every service of the daemon, and what there is to know about it: one table.
+"""One table of all methods of all services, with what the protocols don't say about them.
 
-Registration, health, reflection, roles and the reference pages follow from it. An RPC that is in the
-protocols and not in the table, or the other way round, keeps the daemon from starting.
+Registration, health, reflection, roles and the reference pages are derived from it. If an RPC is only in the
+protocols or only in the table, the daemon doesn't start.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Facts(NamedTuple):
     """What the protocols don't say about a method.
 
     Attributes:
-        callers: who may call it.
-        leaves: the kind of leaf, or the name of the event, that what it does leaves in the ledger's log;
-            empty if it changes nothing.
+        callers: the roles that may call it.
+        leaves: the kind of leaf, or the name of the audit event, that it writes to the ledger's log; empty if
+            it changes nothing.
     """
 
     callers: Call | Open
@@ -64,8 +64,8 @@ class ServiceFacts(NamedTuple):
     """What the protocols don't say about a service.
 
     Attributes:
-        needs_signer: its health is that of the signers; otherwise it serves for as long as the daemon runs.
-        methods: by their names.
+        needs_signer: whether it is only SERVING while a signer is ready; otherwise always.
+        methods: its methods by name.
     """
 
     needs_signer: bool
@@ -76,12 +76,12 @@ class Method(NamedTuple):
     """One method.
 
     Attributes:
-        name: in its service.
-        path: as on the wire, "/otahsm.v1.LedgerService/GetCertificate".
+        name: its name in the service.
+        path: its path on the wire, such as "/otahsm.v1.LedgerService/GetCertificate".
         callers, leaves: as in `Facts`.
         request_type, response_type: its messages.
-        takes_stream: its requests are a stream; otherwise there is exactly one.
-        gives_stream: its responses are a stream.
+        takes_stream: whether its requests are a stream.
+        gives_stream: whether its responses are a stream.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Method(NamedTuple):
 
 
 class Service(NamedTuple):
-    """One service; its name is "otahsm.v1.LedgerService", the others are as in `ServiceFacts`."""
+    """One service; `name` is such as "otahsm.v1.LedgerService", the rest as in `ServiceFacts`."""
 
     name: str
     needs_signer: bool
@@ -103,7 +103,7 @@ class Service(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is one of otahsm's; the others tell of health and services."""
+        """Whether it is otahsm's own; the others are health and reflection."""
         return self.name.startswith("otahsm.")
 
 
@@ -189,10 +189,10 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
 
 
 def services_of(files: Iterable[FileDescriptor], facts: Mapping[str, ServiceFacts]) -> tuple[Service, ...]:
-    """Join what the protocols say with what they don't.
+    """Combine the protocols with the table.
 
     Raises:
-        LookupError: a service or method is in one of the two alone; it is named.
+        LookupError: a service or method is only in one of the two; the message names it.
     """
     described = {service.full_name: service for file in files for service in file.services_by_name.values()}
     _verify_same("service", facts.keys(), described.keys())
@@ -222,9 +222,9 @@ def _method(path: str, descriptor: MethodDescriptor, facts: Facts) -> Method:
 def _verify_same(what: str, known: Iterable[str], described: Iterable[str]) -> None:
     known, described = set(known), set(described)
     if unknown := sorted(described - known):
-        raise LookupError(f"the {what} {unknown[0]} is in the protocols, and has no facts")
+        raise LookupError(f"the {what} {unknown[0]} is in the protocols, but has no facts")
     if undescribed := sorted(known - described):
-        raise LookupError(f"the {what} {undescribed[0]} has facts, and is in no protocol")
+        raise LookupError(f"the {what} {undescribed[0]} has facts, but is not in the protocols")
 
 
 SERVICES: Final = services_of(FILES, FACTS)

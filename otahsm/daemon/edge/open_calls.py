@@ -13,8 +13,8 @@ class OpenCalls:
     """Counts the open calls of each client.
 
     Args:
-        limit: how many a client may have open.
-        what: what they are called.
+        limit: the most open calls of a client.
+        what: their name in messages.
     """
 
     def __init__(self, limit: int, what: str) -> None:
@@ -24,13 +24,13 @@ class OpenCalls:
 
     @contextlib.contextmanager
     def one_more(self, client: str) -> Iterator[None]:
-        """Count a call of a client's as open until the block ends.
+        """Count a call of a client as open until the block ends.
 
         Raises:
-            TooManyCallsError: the client has as many as it may.
+            TooManyCallsError: the client has reached the limit.
         """
         if self._open[client] >= self._limit:
-            raise TooManyCallsError(f"{client} has {self._limit} {self._what} open, which is all it may")
+            raise TooManyCallsError(f"{client} has reached its limit of {self._limit} open {self._what}")
         self._open[client] += 1
         try:
             yield

@@ -1,8 +1,8 @@
-"""Takes in changed files while the daemon runs: its TLS files, the operator CA's CRLs, and the policy.
+"""Reloads changed files while the daemon runs: its TLS files, the operator CA's CRLs, and the policy.
 
-TLS files and CRLs are looked at every second, and all three are loaded anew on SIGHUP. Nothing is
-interrupted: connections keep the certificate that they have seen, and calls that are allowed go on. A file
-that is wrong is refused as a whole, and what was before stays.
+TLS files and CRLs are checked every second, and all three are reloaded on SIGHUP. Nothing is interrupted:
+open connections keep their certificate, and allowed calls continue. If a file is invalid, the previous
+content stays in use.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from otahsm.system.clock import Clock
 
 _DAEMON: Final = "daemon"
 
-_Stamp = tuple[int, int, int, int] | None  # device, inode, size and time of change; None: it is not there
+_Stamp = tuple[int, int, int, int] | None  # device, inode, size and time of change; None if it doesn't exist
 
 
 class Reloading:
-    """What can change while the daemon runs.
+    """The files that can change while the daemon runs.
 
     Args:
-        config: where the files are.
-        authority: decides by them.
-        clock: tells whether certificates and CRLs are valid now.
+        config: names the files.
+        authority: uses the policy and the denied certificates.
+        clock: the time at which certificates and CRLs must be valid.
 
     Attributes:
-        woken: set when everything is to be loaded anew.
+        woken: set when everything must be reloaded.
 
     Raises:
-        ConfigError: one of the files is wrong.
+        ConfigError: one of the files is invalid.
     """
 
     def __init__(self, config: Config, authority: CertificateAuthority, clock: Clock) -> None:
@@ -58,11 +58,11 @@ class Reloading:
         self.woken = asyncio.Event()
 
     def listen(self) -> None:
-        """Load everything anew on SIGHUP, from now on."""
+        """From now on, reload everything on SIGHUP."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._ask)
 
     async def run_once(self) -> None:
-        """Take in what has changed; all of it, if somebody asked for that."""
+        """Reload what has changed, or everything after SIGHUP."""
         if self._is_asked:
             self._is_asked = False
             self._try(self._load_policy, EventName.POLICY_LOADED, EventName.POLICY_REFUSED)
@@ -80,13 +80,13 @@ class Reloading:
         self.woken.set()
 
     def _reload(self, new: set[Path]) -> None:
-        """Take in what is new since files were taken last; what is refused stays new."""
+        """Reload files that changed since they were last loaded; refused files stay new."""
         crls = new & set(self._crl_paths)
         taken = set()
         if new - crls and self._try(self._load_tls, EventName.TLS_LOADED, EventName.TLS_REFUSED):
             taken = new
         elif crls and self._try(self._load_crls, EventName.CRL_LOADED, EventName.CRL_REFUSED):
-            taken = crls  # whatever is wrong with the others: who is revoked must not go on
+            taken = crls  # even if other files are invalid: revocations must take effect
         self._taken |= {path: self._seen[path] for path in taken}
 
     def _look(self) -> dict[Path, _Stamp]:
@@ -108,7 +108,7 @@ class Reloading:
         return {"file": str(self._policy), "clients": str(len(policy.grants))}
 
     def _load_tls(self) -> Mapping[str, str]:
-        """Load TLS files with the CRLs: who is let in, and who counts, is by the same operator CAs."""
+        """Load TLS files together with the CRLs, so that both use the same operator CAs."""
         files = load_tls(self._tls, self._fleet, self._clock())
         revoked = self._trust_by(files)
         self.credentials.use(files)

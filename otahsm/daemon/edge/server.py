@@ -1,11 +1,11 @@
-"""gRPC's server, which takes calls of methods with any name. Nothing else uses grpc.aio's private names.
+"""gRPC's server, made robust against malformed method names. Only this module uses private names of grpc.aio.
 
-grpc.aio reads the name of a method that nobody has registered as UTF-8, in the loop that takes calls: one
-call of a client whose path is no text ends that loop, and with it the server. Every method of ours is
-registered, so a call that comes without one is answered here, and nobody reads its name.
+grpc.aio decodes the name of an unregistered method as UTF-8, in the loop that accepts calls: a single call
+with an invalid path ends that loop, and with it the server. All our methods are registered, so calls of
+unregistered methods are answered here, without decoding their names.
 
-That takes names of grpc.aio that may change with any version. So they are looked at before the server is
-made: a grpcio that has others would either fail at the first call or serve without this protection.
+This needs private names of grpc.aio, which may change with any version. So they are checked before the server
+is created: another grpcio would either fail at the first call or serve without this protection.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from otahsm.daemon.edge.limits import MAX_CALLS, options
 from otahsm.errors import ConfigError
 
-# As in pyproject.toml. Those before take calls in another way, and those after are not known.
+# As in pyproject.toml. Older versions accept calls differently, and newer ones are unknown.
 FITTING: Final = ">=1.85.1,<1.86"
 
 _UNKNOWN: Final = "the daemon has no such method"
 
-# What is used here and in which shape; `method_bytes` is None for calls of unknown methods.
+# The private names used here, and their signatures; `method_bytes` is None for calls of unknown methods.
 _SHAPES: Final[Mapping[str, tuple[str, ...]]] = {
     "AioServer._make_request_call_future": ("self", "method_bytes"),
     "AioServer._request_call": ("self",),
@@ -37,10 +37,10 @@ _SHAPES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def new_server() -> grpc.aio.Server:
-    """Return a server within our limits.
+    """Return a server with our limits.
 
     Raises:
-        ConfigError: it can't be made of the grpcio that is installed.
+        ConfigError: the installed grpcio does not fit.
     """
     try:
         _verify_shapes()
@@ -53,22 +53,22 @@ def new_server() -> grpc.aio.Server:
 
 
 def _verify_shapes() -> None:
-    """Raise AttributeError or TypeError if grpc.aio lacks what is used here, or has it in another shape."""
+    """Raise AttributeError or TypeError if grpc.aio lacks the private names, or their signatures differ."""
     for name, parameters in _SHAPES.items():
         used = cygrpc
         for part in name.split("."):
             used = getattr(used, part)
         found = tuple(inspect.signature(used).parameters)
         if found != parameters:
-            raise TypeError(f"{name} takes ({', '.join(found)}), and not ({', '.join(parameters)})")
-    cygrpc._ServicerContext(None, None, None, None)  # noqa: SLF001 - its parameters can't be asked for
+            raise TypeError(f"{name} takes ({', '.join(found)}), not ({', '.join(parameters)})")
+    cygrpc._ServicerContext(None, None, None, None)  # noqa: SLF001 - its parameters can't be inspected
 
 
 def _server() -> grpc.aio.Server:
-    """Return grpc.aio's server around a core that answers calls of unknown methods itself."""
+    """Return grpc.aio's server with a core that answers calls of unknown methods itself."""
 
     class Core(cygrpc.AioServer):  # type: ignore[misc] # no type information upstream
-        """Takes calls; those of unknown methods never reach grpc.aio's loop."""
+        """Accepts calls; those of unknown methods never reach grpc.aio's loop."""
 
         def __init__(self, loop: asyncio.AbstractEventLoop, *rest: object) -> None:
             super().__init__(loop, *rest)
@@ -81,7 +81,7 @@ def _server() -> grpc.aio.Server:
             return self._event_loop.create_task(self._refuse_all())
 
         async def _refuse_all(self) -> None:
-            """Answer calls of unknown methods until the server stops, which `_request_call` raises."""
+            """Answer calls of unknown methods until the server stops, when `_request_call` raises."""
             while True:
                 call = await self._request_call()
                 context = cygrpc._ServicerContext(call, None, None, self._event_loop)  # noqa: SLF001

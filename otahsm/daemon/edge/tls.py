@@ -1,7 +1,7 @@
-"""Mutual TLS, always: the daemon's credentials, and who a client is.
+"""Mutual TLS: the daemon's credentials, and the identities of clients.
 
-There is no plaintext port and no switch for one. gRPC's TLS stack accepts TLS 1.2 and 1.3 only, and
-takes a client certificate only with the clientAuth purpose.
+There is no plaintext port, and no option for one. gRPC's TLS stack only accepts TLS 1.2 and 1.3, and only
+client certificates with the clientAuth purpose.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TlsFiles(NamedTuple):
-    """What the daemon shows and whom it lets in, in PEM; the operator CAs, and the certificate's SHA-256."""
+    """The daemon's certificate and key and the operator CA, in PEM; the operator CAs, and the fingerprint."""
 
     certificate: bytes
     key: bytes
@@ -42,10 +42,10 @@ class TlsFiles(NamedTuple):
 
 
 class ServerTls:
-    """The daemon's TLS, which may change: connections that begin later see what is used then.
+    """The daemon's TLS credentials, which may change; new connections use the current ones.
 
     Args:
-        files: to begin with.
+        files: the initial files.
     """
 
     def __init__(self, files: TlsFiles) -> None:
@@ -53,20 +53,20 @@ class ServerTls:
         self._new: grpc.ServerCertificateConfiguration | None = None
 
     def use(self, files: TlsFiles) -> None:
-        """Use other files from now on."""
+        """Use other files for new connections."""
         self.files = files
         self._new = _configuration(files)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return what a server listens with."""
+        """Return the credentials for a server."""
         return grpc.dynamic_ssl_server_credentials(
             _configuration(self.files),
-            self._fetch,  # type: ignore[arg-type] # upstream's type forgets that nothing may be new
+            self._fetch,  # type: ignore[arg-type] # upstream's type lacks None
             require_client_authentication=True,
         )
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what has changed since it was last asked, in gRPC's thread; None: nothing."""
+        """Return a new configuration, or None if it has not changed since the last call. In gRPC's thread."""
         new, self._new = self._new, None
         return new
 
@@ -78,7 +78,7 @@ def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
 
 
 def load_tls(tls: TlsConfig, fleet: Sequence[Chain], now: datetime) -> TlsFiles:
-    """Load the daemon's certificate and key, and the operator CA whose clients may come in.
+    """Load the daemon's certificate and key, and the operator CA.
 
     Raises:
         ConfigError: a file can't be read, certificate and key don't belong together, the certificate is
@@ -90,13 +90,13 @@ def load_tls(tls: TlsConfig, fleet: Sequence[Chain], now: datetime) -> TlsFiles:
         private_key = load_pem_private_key(key, password=None)
         operators = x509.load_pem_x509_certificates(client_ca)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"a [tls] file is not what it should be: {error}") from error
+        raise ConfigError(f"a [tls] file is invalid: {error}") from error
     if own.public_key() != private_key.public_key():
         raise ConfigError(f"[tls] certificate {tls.certificate} and key {tls.key} don't belong together")
     if not is_valid(own, now):
         raise ConfigError(
             f"[tls] certificate {tls.certificate} is not valid now:"
-            f" it is from {own.not_valid_before_utc:%Y-%m-%d} to {own.not_valid_after_utc:%Y-%m-%d}"
+            f" it is valid from {own.not_valid_before_utc:%Y-%m-%d} to {own.not_valid_after_utc:%Y-%m-%d}"
         )
     fleet_keys = [
         x509.load_der_x509_certificate(der).public_key() for chain in fleet for der in chain.certificates
@@ -104,39 +104,39 @@ def load_tls(tls: TlsConfig, fleet: Sequence[Chain], now: datetime) -> TlsFiles:
     if any(operator.public_key() in fleet_keys for operator in operators):
         raise ConfigError(
             f"[tls] client_ca {tls.client_ca} is the fleet CA: every device could issue certificates",
-            hint="Operators need a CA of their own; `otahsm quickstart` makes one.",
+            hint="Operators need their own CA; `otahsm quickstart` makes one.",
         )
     return TlsFiles(certificate, key, client_ca, operators, fingerprint_text(own))
 
 
 def chain_of(context: Context) -> tuple[bytes, bytes]:
-    """Return the client's certificate, and what it sent besides, in PEM."""
-    said = context.auth_context()
-    return next(iter(said["x509_pem_cert"])), b"".join(said.get("x509_pem_cert_chain", ()))
+    """Return the client's certificate, and the other certificates it sent, in PEM."""
+    properties = context.auth_context()
+    return next(iter(properties["x509_pem_cert"])), b"".join(properties.get("x509_pem_cert_chain", ()))
 
 
 def caller_of(context: Context) -> Caller:
-    """Say who the client is, from the certificate that TLS has verified.
+    """Return the client of a call, from the certificate that TLS has verified.
 
-    The identity is the first URI name of the certificate (a SPIFFE id, say), else its first DNS name,
-    else its common name. One that has none, or a SPIFFE id beside other URIs, is known by its fingerprint.
+    Its identity is the first URI in the certificate (such as a SPIFFE id), otherwise the first DNS name,
+    otherwise the common name. If there is none, or a SPIFFE id with other URIs, it is the fingerprint.
     """
     return _caller(next(iter(context.auth_context()["x509_pem_cert"])))
 
 
 def read_caller(path: Path) -> Caller:
-    """Say who a client with the certificate in a file, in PEM, would be. Raises ConfigError."""
+    """Return the client that a certificate in a PEM file identifies. Raises ConfigError."""
     try:
         return _read_caller(path.read_bytes())
     except (OSError, *PARSE_ERRORS) as error:
-        raise ConfigError(f"{path} is no certificate in PEM: {error}") from None
+        raise ConfigError(f"{path} is not a certificate in PEM: {error}") from None
 
 
 @lru_cache(maxsize=1024)
 def _caller(pem: bytes) -> Caller:
     try:
         return _read_caller(pem)
-    except PARSE_ERRORS:  # TLS has verified it, and yet: it has neither a name nor a key that a policy knows
+    except PARSE_ERRORS:  # TLS verified it, but it has no usable name or key
         sha256 = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).digest()
         return Caller(f"sha256:{sha256.hex()}", sha256)
 

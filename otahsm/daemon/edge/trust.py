@@ -1,7 +1,7 @@
-"""Whether a client's certificate still counts, after TLS has let it in.
+"""Checks whether clients' certificates are still trusted after the TLS handshake.
 
-TLS looks at a certificate once, when a connection begins, and a connection may last for weeks. Meanwhile the
-operator CA's CRL names it, or its CA is taken out of the configuration.
+TLS verifies a certificate once, when a connection starts. While it is open, the certificate may be put on the
+operator CA's CRL, or its CA may be removed from the configuration.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from otahsm.errors import ConfigError
 from otahsm.pki import PARSE_ERRORS, signed
 
 _LONGEST: Final = 8  # certificates in a chain
-_KNOWN: Final = 16_384  # more than there are connections
+_KNOWN: Final = 16_384  # more than the limit on connections
 _PEM: Final = b"-----BEGIN X509 CRL-----"
 _END: Final = b"-----END X509 CRL-----"
 
@@ -25,10 +25,10 @@ Crl = x509.CertificateRevocationList
 
 
 class Trust:
-    """Judges the certificates of clients.
+    """Verifies the certificates of clients.
 
     Args:
-        changed: called with the SHA-256 of those that don't count any more, and why.
+        changed: called with the SHA-256 of all certificates that are no longer trusted, and why.
     """
 
     def __init__(self, changed: Callable[[Mapping[bytes, str]], None]) -> None:
@@ -39,19 +39,19 @@ class Trust:
         self._distrusted: dict[bytes, str] = {}
 
     def use(self, authorities: Sequence[x509.Certificate], crls: Sequence[Crl]) -> None:
-        """Judge everybody who is known by these operator CAs and CRLs, and from now on."""
+        """Verify all known clients against these operator CAs and CRLs, and new ones from now on."""
         self._authorities, self._crls = authorities, crls
         judged = {sha256: self._judge(*chain) for sha256, chain in self._known.items()}
         self._distrusted = {sha256: why for sha256, why in judged.items() if why}
         self._changed(self._distrusted)
 
     def verify_new_client(self, sha256: bytes, own: bytes, above: bytes) -> None:
-        """Judge a client, if it is a new one.
+        """Verify a client, if it is new.
 
         Args:
-            sha256: its certificate's.
+            sha256: the SHA-256 of its certificate.
             own: its certificate, in PEM.
-            above: what it sent besides, in PEM; may be empty.
+            above: the other certificates that it sent, in PEM; may be empty.
         """
         if sha256 in self._known:
             return
@@ -63,7 +63,7 @@ class Trust:
             self._changed(self._distrusted)
 
     def _judge(self, own: bytes, above: bytes) -> str:
-        """Say why a certificate does not count; "" if it does."""
+        """Return why a certificate is not trusted; "" if it is."""
         try:
             return self._judge_chain(
                 x509.load_pem_x509_certificate(own),
@@ -88,14 +88,14 @@ class Trust:
             if issuer is None:
                 break
             certificate = issuer
-        return "its certificate comes from no operator CA that the daemon trusts now"
+        return "its certificate is not from an operator CA that the daemon trusts"
 
 
 def read_crls(paths: Sequence[Path], authorities: Sequence[x509.Certificate], now: datetime) -> list[Crl]:
-    """Read the CRLs of operator CAs, in PEM, one or several in a file, or DER.
+    """Read the CRLs of operator CAs, in PEM (one or several per file) or DER.
 
     Raises:
-        ConfigError: one can't be read, or is of none of these CAs.
+        ConfigError: one can't be read, has expired, or is not from one of these CAs.
     """
     return [crl for path in paths for crl in _read(path, authorities, now)]
 
@@ -112,16 +112,16 @@ def _read(path: Path, authorities: Sequence[x509.Certificate], now: datetime) ->
     except OSError as error:
         raise ConfigError(f"can't read the CRL {path}: {error.strerror}") from None
     except PARSE_ERRORS as error:
-        raise ConfigError(f"{path} is no CRL: {error}") from None
+        raise ConfigError(f"{path} is not a CRL: {error}") from None
     if any(crl.next_update_utc is not None and crl.next_update_utc <= now for crl in crls):
         raise ConfigError(
-            f"the CRL {path} has ended: its nextUpdate is over",
-            hint="Fetch a new one from the operator CA. One that ends while the daemon runs goes on to hold.",
+            f"the CRL {path} has expired: its nextUpdate has passed",
+            hint="Fetch a new one from the operator CA. If it expires while the daemon runs, it still holds.",
         )
     if not ours:
         raise ConfigError(
-            f"the CRL {path} is not of a CA in [tls] client_ca",
-            hint="A CRL of an intermediate CA needs that CA's certificate in client_ca, besides.",
+            f"the CRL {path} is not from a CA in [tls] client_ca",
+            hint="For a CRL of an intermediate CA, client_ca must also contain that CA's certificate.",
         )
     return crls
 

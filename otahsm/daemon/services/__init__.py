@@ -1,4 +1,4 @@
-"""The services of `otahsm.v1`: each method reads values, calls the authority, and writes what it answers."""
+"""The services of `otahsm.v1`: each method decodes values, calls the authority, and encodes the result."""
 
 from otahsm.daemon.services.access import AccessService, AuditService
 from otahsm.daemon.services.authority import AuthorityService

@@ -31,7 +31,7 @@ class AccessService(Service, access_pb2_grpc.AccessServiceServicer):
     async def ListDeniedClients(  # noqa: N802
         self, request: access_pb2.ListDeniedClientsRequest, context: Context
     ) -> access_pb2.ListDeniedClientsResponse:
-        """Return who is denied."""
+        """Return the denied clients."""
         denied = await self._authority.list_denied_clients()
         return access_pb2.ListDeniedClientsResponse(clients=map(denied_client, denied))
 

@@ -23,7 +23,7 @@ class AuthorityService(Service, authority_pb2_grpc.AuthorityServiceServicer):
     async def ListProfiles(  # noqa: N802
         self, request: pb.ListProfilesRequest, context: Context
     ) -> pb.ListProfilesResponse:
-        """Return what may be issued."""
+        """Return all profiles."""
         profiles, default = self._authority.list_profiles()
         return pb.ListProfilesResponse(
             profiles=[

@@ -16,7 +16,7 @@ class BatchService(Service, batch_pb2_grpc.BatchServiceServicer):
     async def CreateBatch(  # noqa: N802 - the name is the wire's
         self, request: pb.CreateBatchRequest, context: Context
     ) -> pb.CreateBatchResponse:
-        """Order a batch."""
+        """Create a batch."""
         state = await self._authority.create_batch(caller_of(context), new_batch_of(request.batch))
         return pb.CreateBatchResponse(batch=batch_message(state))
 
@@ -40,6 +40,6 @@ class BatchService(Service, batch_pb2_grpc.BatchServiceServicer):
     async def CloseBatch(  # noqa: N802
         self, request: pb.CloseBatchRequest, context: Context
     ) -> pb.CloseBatchResponse:
-        """Let nothing more be issued in a batch."""
+        """Close a batch."""
         state = await self._authority.close_batch(caller_of(context), request.name)
         return pb.CloseBatchResponse(batch=batch_message(state))

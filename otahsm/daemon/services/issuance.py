@@ -27,7 +27,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         self._streams: set[Stream] = set()
 
     def drain(self) -> None:
-        """Take nothing new; let every stream answer what it has read, and end it."""
+        """Refuse new requests; end every stream after it has answered what it has read."""
         self._draining = True
         for stream in self._streams:
             stream.stop_reading(_draining())
@@ -63,7 +63,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
             raise stream.failure
 
     async def _issue_message(self, requests: Sequence[IssuanceRequest], caller: Caller) -> list[Outcome]:
-        """Have the requests of a message issued; a fault of ours costs this message, and not the stream."""
+        """Issue for the requests of a message; an internal error fails this message, but not the stream."""
         try:
             return await self._authority.issue(caller, requests)
         except Exception:  # noqa: BLE001 - the edge of the process, as for a call

@@ -19,11 +19,11 @@ class RevocationService(Service, revocation_pb2_grpc.RevocationServiceServicer):
     async def RevokeCertificates(  # noqa: N802 - the name is the wire's
         self, request: pb.RevokeCertificatesRequest, context: Context
     ) -> pb.RevokeCertificatesResponse:
-        """Revoke certificates; a target that can't be read costs its own result."""
+        """Revoke certificates; a malformed target fails alone."""
         count = len(request.targets)
         if not 1 <= count <= limits.MAX_REQUESTS:
             raise RequestRefusedError(
-                "targets", f"a call carries 1 to {limits.MAX_REQUESTS} targets, not {count}"
+                "targets", f"a call must have 1 to {limits.MAX_REQUESTS} targets, not {count}"
             )
         outcomes = await self._authority.revoke(caller_of(context), list(map(revocation_of, request.targets)))
         response = pb.RevokeCertificatesResponse()
@@ -49,7 +49,7 @@ class DeviceService(Service, device_pb2_grpc.DeviceServiceServicer):
     async def ResetDevice(  # noqa: N802
         self, request: device_pb2.ResetDeviceRequest, context: Context
     ) -> device_pb2.ResetDeviceResponse:
-        """Let a device have a new certificate."""
+        """Allow a device a certificate for another key."""
         device_id, profile = text_of("device_id", request.device_id), text_of("profile", request.profile)
         serial = await self._authority.reset_device(caller_of(context), device_id, profile)
         return device_pb2.ResetDeviceResponse(serial_number=serial.octets)

@@ -1,4 +1,4 @@
-"""One stream of a client's: it reads ahead so many requests, and answers each when it is done."""
+"""One stream of a client: reads a bounded number of requests, and sends results as they become ready."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Stream:
     """One `IssueCertificates` call.
 
     Args:
-        issue: has orders issued.
-        caller: whose stream it is.
-        above: the CAs above the devices' certificates.
+        issue: issues certificates for requests.
+        caller: the client.
+        above: the intermediates and trust anchors, by the name of the CA.
 
     Attributes:
-        failure: what the call must end with, when `serve` has ended; None if all is well.
+        failure: the error that the call must end with after `serve`; None for success.
     """
 
     def __init__(
@@ -42,25 +42,25 @@ class Stream:
         self._issue = issue
         self._caller = caller
         self._above = above
-        self._in_hand = 0  # requests that were read and whose results the client has not taken
-        self._octets = 0  # of requests that were read and not answered
-        self._moved = asyncio.Event()  # one of the two has sunk
+        self._in_flight = 0  # requests that were read, and whose results the client has not read
+        self._octets = 0  # of requests that were read and have no result
+        self._moved = asyncio.Event()  # one of the two has decreased
         self._answers: deque[tuple[str, Outcome]] = deque()
         self._answered = asyncio.Event()
-        self._ended = False  # there will be no more answers
-        self._in_work: set[asyncio.Task[None]] = set()
-        self._stirred = time.monotonic()  # when something was asked or taken
+        self._ended = False  # there will be no more results
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._active_at = time.monotonic()  # when the client last sent a request or read a result
         self._reader: asyncio.Task[None] | None = None
         self._is_reading = True
-        self._silence: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
         self.failure: OtahsmError | None = None
 
     async def serve(self, messages: Requests) -> Responses:
-        """Answer messages until there are no more, or until the client is silent for too long."""
+        """Yield results until there are no more messages, or until the client is idle for too long."""
         self._reader = asyncio.create_task(self._read_all(messages))
-        self._reader.add_done_callback(self._end_answers)  # however it ends, and if it never began
-        # A timer and not a task: a client may open and cancel thousands of streams.
-        self._look_for_silence()
+        self._reader.add_done_callback(self._end_answers)  # however it ends, even before it starts
+        # A timer, not a task: a client may open and cancel thousands of streams.
+        self._check_idle()
         answered = issued = 0
         try:
             while answers := await self._ready_answers():
@@ -70,27 +70,27 @@ class Stream:
                     issued += isinstance(outcome, Issued)
                 answered += len(answers)
                 yield response
-                # A result counts as in hand until the client has taken it: a slow reader slows only itself.
-                self._in_hand -= len(answers)
-                self._stirred = time.monotonic()
+                # In flight until the client has read the result: a slow reader only slows itself.
+                self._in_flight -= len(answers)
+                self._active_at = time.monotonic()
                 self._moved.set()
             if self.failure is None:
                 await self._reader
         finally:
-            if self._silence is not None:
-                self._silence.cancel()
-            for task in (self._reader, *self._in_work):
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
+            for task in (self._reader, *self._tasks):
                 task.cancel()
             _log.info("stream.ended", client=self._caller.identity, issued=issued, refused=answered - issued)
 
     def stop_reading(self, failure: OtahsmError) -> None:
-        """Take nothing new, answer what was read, and end the call with an error."""
+        """Stop reading, answer what was read, and end the call with an error."""
         if self._is_reading and self.failure is None and self._reader is not None:
             self.failure = failure
             self._reader.cancel()
 
     async def _ready_answers(self) -> list[tuple[str, Outcome]]:
-        """Wait for an answer, and take along what others there are; none when the stream is at its end."""
+        """Wait for results; return those that are ready, or none at the end of the stream."""
         while not self._answers and not self._ended:
             self._answered.clear()
             await self._answered.wait()
@@ -105,8 +105,8 @@ class Stream:
             if self.failure is None:
                 raise  # not by `stop_reading`
         self._is_reading = False
-        while self._in_work:
-            await asyncio.wait(self._in_work)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _end_answers(self, _: asyncio.Task[None]) -> None:
         self._ended = True
@@ -117,20 +117,20 @@ class Stream:
             count, octets = len(message.requests), message.ByteSize()
             if not 1 <= count <= limits.MAX_REQUESTS:
                 raise RequestRefusedError(
-                    "requests", f"a message carries 1 to {limits.MAX_REQUESTS} requests, not {count}"
+                    "requests", f"a message must have 1 to {limits.MAX_REQUESTS} requests, not {count}"
                 )
-            self._stirred = time.monotonic()
+            self._active_at = time.monotonic()
             while not self._has_room(count, octets):
                 self._moved.clear()
                 await self._moved.wait()
-            self._in_hand += count
+            self._in_flight += count
             self._octets += octets
             task = asyncio.create_task(self._answer(message.requests, octets))
-            self._in_work.add(task)
-            task.add_done_callback(self._in_work.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _has_room(self, count: int, octets: int) -> bool:
-        if self._in_hand + count > limits.MAX_IN_HAND:
+        if self._in_flight + count > limits.MAX_IN_HAND:
             return False
         return not self._octets or self._octets + octets <= limits.MAX_IN_HAND_BYTES
 
@@ -141,17 +141,17 @@ class Stream:
             self._answers.append(("", nameless))
         if named:
             outcomes = await self._issue(named, self._caller)
-            request_ids = (order.request_id for order in named)
+            request_ids = (request.request_id for request in named)
             self._answers.extend(zip(request_ids, outcomes, strict=True))
         self._octets -= octets
         self._moved.set()
         self._answered.set()
 
-    def _look_for_silence(self) -> None:
-        """Stop reading when nothing was asked, and nothing was owed, for so long."""
-        quiet = 0.0 if self._in_hand else time.monotonic() - self._stirred
-        if quiet >= limits.IDLE_STREAM_SECONDS:
-            self.stop_reading(TimeOverError(f"nothing was asked for {limits.IDLE_STREAM_SECONDS:g} s"))
+    def _check_idle(self) -> None:
+        """Stop reading if the stream has been idle for `IDLE_STREAM_SECONDS`."""
+        idle = 0.0 if self._in_flight else time.monotonic() - self._active_at
+        if idle >= limits.IDLE_STREAM_SECONDS:
+            self.stop_reading(TimeOverError(f"no request was sent for {limits.IDLE_STREAM_SECONDS:g} s"))
         else:
             loop = asyncio.get_running_loop()
-            self._silence = loop.call_later(limits.IDLE_STREAM_SECONDS - quiet, self._look_for_silence)
+            self._idle_timer = loop.call_later(limits.IDLE_STREAM_SECONDS - idle, self._check_idle)

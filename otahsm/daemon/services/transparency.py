@@ -20,14 +20,14 @@ class TransparencyService(Service, transparency_pb2_grpc.TransparencyServiceServ
     async def GetCheckpoint(  # noqa: N802 - the name is the wire's
         self, request: pb.GetCheckpointRequest, context: Context
     ) -> pb.GetCheckpointResponse:
-        """Return the last checkpoint, or a new one."""
+        """Return the latest checkpoint, or a new one."""
         size, note = await self._authority.get_checkpoint(make_new=request.make_new)
         return pb.GetCheckpointResponse(checkpoint=note, size=size)
 
     async def GetInclusionProof(  # noqa: N802
         self, request: pb.GetInclusionProofRequest, context: Context
     ) -> pb.GetInclusionProofResponse:
-        """Prove that the log has a certificate."""
+        """Prove that the log contains a certificate."""
         serial = SerialNumber.from_octets(request.serial_number)
         leaf, proof = await self._authority.prove_inclusion(caller_of(context), serial)
         return pb.GetInclusionProofResponse(leaf=leaf, proof=proof)
@@ -37,6 +37,6 @@ class TransparencyService(Service, transparency_pb2_grpc.TransparencyServiceServ
     ) -> pb.GetConsistencyProofResponse:
         """Prove that the log only grew."""
         if request.old_size > _MAX_SIZE:
-            raise RequestRefusedError("old_size", "no log has so many leaves")
+            raise RequestRefusedError("old_size", "old_size is too large")
         proof = await self._authority.prove_consistency(request.old_size)
         return pb.GetConsistencyProofResponse(proof=proof)

@@ -1,4 +1,4 @@
-"""The wire's messages, read into values and written from them. No rules: those are of the rooms below."""
+"""Conversions between protobuf messages and values, without business logic."""
 
 from otahsm.daemon.wire.issuance import IssuerChain, request_of, write_certificate, write_result
 from otahsm.daemon.wire.messages import read_message

@@ -1,4 +1,4 @@
-"""Between messages about clients and events, and values."""
+"""Conversions of messages about denied clients and audit events."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from otahsm.v1 import access_pb2, audit_pb2
 
 
 def denied_client(denied: Denied) -> access_pb2.DeniedClient:
-    """Write who is denied."""
+    """Return a denial as a message."""
     message = access_pb2.DeniedClient(subject=denied.subject, reason=denied.reason, client=denied.client)
     message.deny_time.FromMicroseconds(denied.at)
     return message
 
 
 def event_filter_of(request: audit_pb2.ListAuditEventsRequest) -> EventFilter:
-    """Read which events are wanted. Raises RequestRefusedError."""
+    """Return the filter of a request. Raises RequestRefusedError."""
     after, before = (
         microseconds_of(field, getattr(request, field)) if request.HasField(field) else None
         for field in ("happened_after", "happened_before")
@@ -30,7 +30,7 @@ def event_filter_of(request: audit_pb2.ListAuditEventsRequest) -> EventFilter:
 
 
 def write_event(message: audit_pb2.AuditEvent, event: AuditEvent) -> None:
-    """Write an event."""
+    """Write an event to a message."""
     message.id = event.id
     message.name = event.name
     message.client = event.client

@@ -1,4 +1,4 @@
-"""Between messages about CAs and profiles, and values."""
+"""Conversions of messages about CAs and profiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from otahsm.v1 import authority_pb2 as pb
 
 
 def authority_message(state: AuthorityState) -> pb.Authority:
-    """Write a CA."""
+    """Return a CA as a message."""
     issuer = state.chain.issuer
     return pb.Authority(
         subject=issuer.subject_text,
@@ -28,7 +28,7 @@ def authority_message(state: AuthorityState) -> pb.Authority:
 
 
 def profile_message(name: str, profile: Profile, *, is_default: bool) -> pb.Profile:
-    """Write a profile."""
+    """Return a profile as a message."""
     return pb.Profile(
         name=name,
         is_default=is_default,

@@ -1,4 +1,4 @@
-"""Between messages about batches, and values."""
+"""Conversions of messages about batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from otahsm.v1 import batch_pb2 as pb
 
 
 def new_batch_of(batch: pb.Batch) -> NewBatch:
-    """Read a batch that is to be ordered. Raises RequestRefusedError."""
+    """Return the batch to create from a message. Raises RequestRefusedError."""
     scheme = batch.id_scheme
     return NewBatch(
         batch.name,
@@ -34,11 +34,11 @@ def _deadline(batch: pb.Batch) -> datetime | None:
     try:
         return batch.deadline_time.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):
-        raise RequestRefusedError("batch.deadline_time", "it is no time of the years 1 to 9999") from None
+        raise RequestRefusedError("batch.deadline_time", "it must be in the years 1 to 9999") from None
 
 
 def batch_message(state: BatchState) -> pb.Batch:
-    """Write a batch and how far it is."""
+    """Return a batch and its progress as a message."""
     batch, terms = state.batch, state.batch.terms
     scheme = Scheme.read(terms.scheme)
     message = pb.Batch(

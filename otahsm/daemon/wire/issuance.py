@@ -1,4 +1,4 @@
-"""Between the wire's messages about certificates and the cycle's values. No rules: those are the cycle's."""
+"""Conversions of messages about issuance."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from otahsm.v1 import issuance_pb2 as pb
 
 
 def request_of(request: pb.CertificateRequest, caller: Caller) -> IssuanceRequest:
-    """Read one request."""
+    """Return a request from a message."""
     attributes = tuple(request.attributes.items())
     names = (request.request_id, request.profile, request.device_id)
     return IssuanceRequest(caller, *names, request.csr, request.batch, attributes)
 
 
 class IssuerChain(NamedTuple):
-    """What is above the devices of a CA: intermediates, and the trust anchor if it is not that of [ca]."""
+    """The intermediates of a CA, and its trust anchor if it is not that of [ca]."""
 
     intermediates: tuple[bytes, ...]
     other_anchor: bytes
 
     @classmethod
     def of(cls, authorities: Authorities) -> dict[str, IssuerChain]:
-        """Say it for every CA, by its name."""
+        """Return the chains of all CAs, by name."""
         usual = authorities.by_name[""].chain.trust_anchor
         return {
             name: cls(
@@ -41,7 +41,7 @@ class IssuerChain(NamedTuple):
 def write_result(
     result: pb.IssueResult, request_id: str, outcome: Outcome, above: Mapping[str, IssuerChain]
 ) -> None:
-    """Write one outcome into a result."""
+    """Write an outcome to a result."""
     result.request_id = request_id
     if isinstance(outcome, Issued):
         write_certificate(result.certificate, outcome, above)
@@ -52,7 +52,7 @@ def write_result(
 def write_certificate(
     certificate: pb.IssuedCertificate, issued: Issued, above: Mapping[str, IssuerChain]
 ) -> None:
-    """Write one certificate and its chain, field by field: a constructor takes four times as long."""
+    """Write a certificate and its chain, field by field, since a constructor takes four times as long."""
     certificate.device_id = issued.device_id
     certificate.serial_number = issued.serial.octets
     certificate.chain.append(issued.certificate)

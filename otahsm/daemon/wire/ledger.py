@@ -1,4 +1,4 @@
-"""Between the ledger service's messages and the ledger's values."""
+"""Conversions of messages of the ledger service."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _SECONDS: Final = range(-62_135_596_800, 253_402_300_800)  # years 1 to 9999, as
 _NANOS: Final = range(1_000_000_000)
 _MAX_TEXT: Final = 1024
 
-_Asked: TypeAlias = pb.ListCertificatesRequest | pb.GetLedgerStatsRequest
+_PeriodRequest: TypeAlias = pb.ListCertificatesRequest | pb.GetLedgerStatsRequest
 
 
 def text_of(field: str, text: str) -> str:
-    """Check a text that is looked for. Raises RequestRefusedError."""
+    """Check a string of a query. Raises RequestRefusedError."""
     if len(text) > _MAX_TEXT or "\0" in text:
-        raise RequestRefusedError(field, f"{field} is at most {_MAX_TEXT} characters, none of them NUL")
+        raise RequestRefusedError(field, f"{field} must have at most {_MAX_TEXT} characters, without NUL")
     return text
 
 
 def key_of(request: pb.GetCertificateRequest) -> CertificateKey:
-    """Read which certificate is wanted. Raises RequestRefusedError."""
+    """Return the key of the requested certificate. Raises RequestRefusedError."""
     if request.WhichOneof("key") == "serial_number":
         if request.profile:
-            raise RequestRefusedError("profile", "a profile goes with a device id")
+            raise RequestRefusedError("profile", "a profile requires a device id")
         return SerialNumber.from_octets(request.serial_number)
     if not request.device_id:
         raise RequestRefusedError("key", "give either a serial number or a device id")
@@ -48,7 +48,7 @@ def key_of(request: pb.GetCertificateRequest) -> CertificateKey:
 
 
 def filter_of(request: pb.ListCertificatesRequest) -> Filter:
-    """Read what is wanted. Raises RequestRefusedError."""
+    """Return the filter of a request. Raises RequestRefusedError."""
     return time_of(request)._replace(
         device_id=text_of("device_id", request.device_id),
         client=text_of("client", request.client),
@@ -59,8 +59,8 @@ def filter_of(request: pb.ListCertificatesRequest) -> Filter:
     )
 
 
-def time_of(request: _Asked) -> Filter:
-    """Read which time is wanted. Raises RequestRefusedError."""
+def time_of(request: _PeriodRequest) -> Filter:
+    """Return a filter for the period of a request. Raises RequestRefusedError."""
     after, before = (
         _milliseconds(field, getattr(request, field)) if request.HasField(field) else None
         for field in ("issued_after", "issued_before")
@@ -76,7 +76,7 @@ def certificate_message(record: CertificateRecord) -> pb.Certificate:
 
 
 def write_certificate(message: pb.Certificate, record: CertificateRecord) -> None:
-    """Write a record."""
+    """Write a record to a message."""
     message.serial_number = record.serial.octets
     message.status = STATUSES[record.status]
     message.device_id = record.device_id
@@ -99,14 +99,14 @@ def write_certificate(message: pb.Certificate, record: CertificateRecord) -> Non
 
 
 def write_counts(response: pb.GetLedgerStatsResponse, counts: Mapping[CountKey, int]) -> None:
-    """Write counts, in order."""
-    for group, count in sorted(counts.items()):
+    """Write counts to a response, sorted."""
+    for key, count in sorted(counts.items()):
         message = response.counts.add()
-        day = _EPOCH + timedelta(days=group.day)
+        day = _EPOCH + timedelta(days=key.day)
         message.date.year, message.date.month, message.date.day = day.year, day.month, day.day
-        message.profile = group.profile
-        message.client = group.client
-        message.status = STATUSES[group.status]
+        message.profile = key.profile
+        message.client = key.client
+        message.status = STATUSES[key.status]
         message.count = count
 
 
@@ -120,16 +120,16 @@ def _status_of(number: int) -> Status | None:
 
 
 def microseconds_of(field: str, moment: Timestamp) -> int:
-    """Read a time into microseconds since the Unix epoch, upwards. Raises RequestRefusedError."""
+    """Return a time in microseconds since the Unix epoch, rounded up. Raises RequestRefusedError."""
     _check_time(field, moment)
     return moment.seconds * 1_000_000 - -moment.nanos // 1000
 
 
 def _check_time(field: str, moment: Timestamp) -> None:
     if moment.seconds not in _SECONDS or moment.nanos not in _NANOS:
-        raise RequestRefusedError(field, f"{field} is no time of the years 1 to 9999")
+        raise RequestRefusedError(field, f"{field} must be in the years 1 to 9999")
 
 
 def _milliseconds(field: str, moment: Timestamp) -> int:
     _check_time(field, moment)
-    return moment.seconds * 1000 - -moment.nanos // 1_000_000  # upwards: from the first full millisecond on
+    return moment.seconds * 1000 - -moment.nanos // 1_000_000  # rounded up

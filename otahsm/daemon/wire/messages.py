@@ -1,4 +1,4 @@
-"""Reads bytes as messages."""
+"""Decoding messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Message = TypeVar("_Message", bound=Message)
 
 
 def read_message(kind: type[_Message], octets: bytes) -> _Message:
-    """Return the message of a kind that octets are. Raises RequestRefusedError."""
+    """Decode a message of a type. Raises RequestRefusedError."""
     try:
         return kind.FromString(octets)
     except DecodeError:

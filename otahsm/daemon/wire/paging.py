@@ -1,8 +1,9 @@
-"""Page tokens: where a page of the ledger begins, and of which question.
+"""Page tokens: the start of a page of the ledger, for a filter.
 
-A token is a serial number and the first octets of a SHA-256 over it and the filter, as URL-safe base64. It
-is no secret and gives no right: who makes one up can only begin somewhere else in what may be read anyway.
-The digest finds what was cut, altered, or sent with another filter. Every daemon understands it, for ever.
+A token is a serial number and the first octets of a SHA-256 over it and the filter, as URL-safe base64. It is
+neither secret nor a capability: a forged one only starts elsewhere in what the client may read anyway. The
+digest detects tokens that were truncated, changed, or sent with another filter. Tokens don't expire, and
+every daemon accepts them.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ _DIGEST_OCTETS: Final = 10
 _MAX_NUMBER: Final = 18  # digits
 _USUAL: Final = 100
 _LONGEST: Final = 1000
-# Of (20 + 10) octets, in base64; only a row that somebody else wrote, and that is listed too, makes others.
+# Usually (20 + 10) octets in base64; only a tampered row gives tokens of another length.
 _FORM: Final = re.compile(r"(?:[A-Za-z0-9_-]{4}){3,1024}(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?")
 
 
 def page_token(criteria: Filter, after: bytes) -> str:
-    """Write the token of the page that begins after the key of a serial number."""
+    """Return the token of the page that starts after the key of a serial number."""
     return urlsafe_b64encode(after + _digest(criteria, after)).decode()
 
 
 def page_start(criteria: Filter, token: str) -> bytes:
-    """Return the key of the serial number after which a page begins; the first one for an empty token.
+    """Return the key of the serial number after which a page starts; `START` for an empty token.
 
     Raises:
-        RequestRefusedError: it is no token, or one for another filter.
+        RequestRefusedError: the token is invalid, or for another filter.
     """
     if not token:
         return START
@@ -42,20 +43,20 @@ def page_start(criteria: Filter, token: str) -> bytes:
             return after
     raise RequestRefusedError(
         "page_token",
-        "the page token is damaged, or another request's",
-        hint="Send it as it came, with the same fields as before; or omit it to start over.",
+        "the page token is damaged, or from another request",
+        hint="Send it unchanged, with the same fields as before; or omit it to start over.",
     )
 
 
 def numbered_page(token: str, size: int) -> tuple[int, int]:
-    """Read after which row a page begins, and how long it is, where rows have numbers.
+    """Return the number of the row after which a page starts, and the size of the page.
 
     Args:
         token: the number, or empty for the first page.
-        size: as it was asked for; 0 for the usual one.
+        size: the requested size; 0 for the default.
 
     Raises:
-        RequestRefusedError: one of them is none.
+        RequestRefusedError: the token or the size is invalid.
     """
     if token and not (token.isascii() and token.isdecimal() and len(token) <= _MAX_NUMBER):
         raise RequestRefusedError("page_token", "invalid page token")
@@ -65,7 +66,7 @@ def numbered_page(token: str, size: int) -> tuple[int, int]:
 def page_size(asked: int) -> int:
     """Return how long a page is; 0 asks for the usual one. Raises RequestRefusedError."""
     if asked < 0:
-        raise RequestRefusedError("page_size", "a page has no negative size")
+        raise RequestRefusedError("page_size", "page_size must not be negative")
     return min(asked or _USUAL, _LONGEST)
 
 

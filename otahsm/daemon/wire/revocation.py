@@ -1,4 +1,4 @@
-"""Between messages about revocation, and values."""
+"""Conversions of messages about revocation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REASONS: Final = {reason.code: reason for reason in Reason}
 
 
 def revocation_of(target: pb.RevocationTarget) -> RevocationRequest | RequestRefusedError:
-    """Read what is to be revoked, or return why it can't be read."""
+    """Return the request of a target, or the error if it is malformed."""
     if target.reason not in _REASONS:
         return RequestRefusedError("reason", f"there is no reason {target.reason}")
     serial: SerialNumber | None = None
@@ -29,7 +29,7 @@ def revocation_of(target: pb.RevocationTarget) -> RevocationRequest | RequestRef
 
 
 def write_revocation(result: pb.RevocationResult, outcome: RevocationOutcome) -> None:
-    """Write what came of a target."""
+    """Write the outcome of a target to a result."""
     if isinstance(outcome, OtahsmError):
         result.error.CopyFrom(to_status(outcome))
     else:
@@ -37,7 +37,7 @@ def write_revocation(result: pb.RevocationResult, outcome: RevocationOutcome) ->
 
 
 def crl_name_of(request: pb.GetCrlRequest) -> CrlName:
-    """Read which CRL is wanted."""
+    """Return the name of the requested CRL."""
     match request.WhichOneof("scope"):
         case "url":
             return CrlName(request.ca, url=request.url)
