@@ -177,7 +177,7 @@ def test_another_versions_book_is_refused_and_left_alone(tmp_path: Path) -> None
     folders = DeviceFolders(tmp_path, b"")
     with pytest.raises(FolderError, match="version 99") as raised:
         open_run(folders)
-    assert "the otahsm that made it" in raised.value.hint
+    assert "the otahsm that created it" in raised.value.hint
     folders.close()
     assert (tmp_path / RUN_STATE).read_bytes()[100:] == content[100:]
 
