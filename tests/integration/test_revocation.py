@@ -2,156 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 from asn1crypto import pem
-from cryptography import x509
-from structlog.testing import capture_logs
 
 from otahsm.authority import (
     AUTHORITIES,
-    COMPLETE,
-    Caller,
-    CertificateAuthority,
     CrlName,
-    IssuanceRequest,
     Issued,
     Revocation,
     RevocationRequest,
     assemble,
 )
-from otahsm.errors import ConfigError, NotFoundError, OtahsmError, RequestRefusedError, RevokedError
-from otahsm.pki import CrlDescription, Reason, SerialNumber, check_crl_signature, crl_url_in, describe_crl
+from otahsm.errors import ConfigError, NotFoundError, RequestRefusedError, RevokedError
+from otahsm.pki import Reason, SerialNumber, crl_url_in, describe_crl
 from otahsm.system.clock import utc_now
 
 from support.authority import root_of
-from support.devices import new_request
-from support.harness import READY_SECONDS, Fleet
-
-CALLER = Caller("cn:quickstart", bytes(32))
-START = datetime(2030, 6, 1, 12, 0, 0, 500_000, tzinfo=UTC)
-TEN_MINUTES = timedelta(minutes=10)
-URL = "http://crl.example.com/fleet.crl"
-SHARDED = "http://crl.example.com/fleet-{shard}.crl"
-
-
-def order() -> IssuanceRequest:
-    request = new_request()
-    return IssuanceRequest(CALLER, "", "", request.device_id, request.csr)
-
-
-def configure(fleet: Fleet, *, url: str = URL, shards: int = 1, more: str = "") -> None:
-    """Give a fleet a [crl], or another one."""
-    before = fleet.toml.read_text().partition("\n[crl]\n")[0]
-    lines = f'url = "{url}"\nshards = {shards}\ndirectory = "crl"\n{more}'
-    fleet.toml.write_text(f"{before}\n[crl]\n{lines}")
-
-
-@dataclass
-class Station:
-    """A running CertificateAuthority, its clock, and what it has reported."""
-
-    fleet: Fleet
-    now: datetime = START
-    events: list[tuple[str, dict[str, int | str]]] = field(default_factory=list)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    log: list[MutableMapping[str, Any]] = field(default_factory=list)
-    authority: CertificateAuthority = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.authority = assemble(
-            self.fleet.config, self._report, clock=lambda: self.now, log_event=self._tell
-        )
-
-    def _report(self, event: str, pid: int, error: OtahsmError | None) -> None:
-        del pid, error
-        self._tell(event, {})
-
-    def _tell(self, event: str, fields: Mapping[str, int | str]) -> None:
-        self.events.append((event, dict(fields)))
-        self.news.set()
-
-    async def said(self, event: str, **fields: int | str) -> None:
-        """Wait until an event was reported."""
-        async with asyncio.timeout(READY_SECONDS):
-            while not any(name == event and fields.items() <= said.items() for name, said in self.events):
-                self.news.clear()
-                await self.news.wait()
-
-    async def failed(self) -> str:
-        """Wait until it was logged that CRLs can't be kept; return why not."""
-        async with asyncio.timeout(30):
-            while not (messages := self.failures()):
-                await asyncio.sleep(0.01)
-        return messages[-1]
-
-    def failures(self) -> list[str]:
-        return [entry["message"] for entry in self.log if entry["event"] == "crl.failed"]
-
-    async def issue(self, count: int = 1) -> list[Issued]:
-        outcomes = await self.authority.issue(CALLER, [order() for _ in range(count)])
-        assert all(isinstance(outcome, Issued) for outcome in outcomes)
-        return [outcome for outcome in outcomes if isinstance(outcome, Issued)]
-
-    async def revoke(self, *issued: Issued, reason: Reason = Reason.SUPERSEDED) -> list[Revocation]:
-        orders = [RevocationRequest(item.serial, "", "", reason) for item in issued]
-        outcomes = await self.authority.revoke(CALLER, orders)
-        revoked = []
-        for outcome in outcomes:
-            assert not isinstance(outcome, OtahsmError)
-            revoked += outcome
-        return revoked
-
-    async def crl(self, scope: str = COMPLETE) -> tuple[CrlDescription, set[int]]:
-        """Return what a CRL says, and the serial numbers on it."""
-        crl = await self.authority.get_crl(named(scope))
-        check_crl_signature(crl.der, self.authority.authorities.by_name[""].chain.issuer)
-        return describe_crl(crl.der), serials_on(crl.der)
-
-    async def looked(self) -> None:
-        """Wait until it was looked whether anything is due, by the clock of now."""
-        for _ in range(2):  # one look may be under way
-            await self.authority._crls.keepers[""]._wait_for_a_pass()
-
-    async def next_crl(self, after: int) -> CrlDescription:
-        """Wait for a CRL that was made by the clock of now."""
-        self.authority._crls.keepers[""].woken.set()
-        async with asyncio.timeout(READY_SECONDS):
-            while (await self.crl())[0].number == after:
-                await asyncio.sleep(0.01)
-        return (await self.crl())[0]
-
-    @property
-    def folder(self) -> Path:
-        return self.fleet.folder / "crl"
-
-
-def named(scope: str) -> CrlName:
-    fixed = {COMPLETE: CrlName(), AUTHORITIES: CrlName(authorities=True)}
-    return fixed.get(scope) or CrlName(url=scope)
-
-
-def serials_on(crl: bytes) -> set[int]:
-    return {item.serial_number for item in x509.load_der_x509_crl(crl)}
-
-
-@asynccontextmanager
-async def station(fleet: Fleet, now: datetime = START) -> AsyncIterator[Station]:
-    with capture_logs() as log:
-        running = Station(fleet, now, log=log)
-        await running.authority.life.start()
-        try:
-            await running.authority.life.wait_until_serving()
-            yield running
-        finally:
-            await running.authority.life.close(30)
+from support.harness import Fleet
+from support.revoking import (
+    CALLER,
+    SHARDED,
+    START,
+    TEN_MINUTES,
+    URL,
+    configure,
+    named,
+    order,
+    serials_on,
+    station,
+)
 
 
 async def test_a_revocation_is_on_the_next_crl_which_is_made_at_once(fleet: Fleet) -> None:
@@ -396,78 +277,3 @@ async def test_what_names_nothing_is_refused_and_costs_no_neighbour(fleet: Fleet
         assert isinstance(last, list)
         assert [item.serial for item in last] == [issued.serial]
         assert await running.authority.revoke(CALLER, []) == []
-
-
-def lose(folder: Path) -> None:
-    (folder / "complete.pem").unlink()
-
-
-def damage(folder: Path) -> None:
-    (folder / "complete.pem").write_bytes(b"")
-
-
-@pytest.mark.parametrize("spoil", [lose, damage])
-async def test_a_file_that_is_lost_or_damaged_is_written_again_by_the_next_daemon(
-    fleet: Fleet, spoil: Callable[[Path], None]
-) -> None:
-    configure(fleet)
-    async with station(fleet) as running:
-        await running.said("crl.written", number=1)
-        content = (running.folder / "complete.pem").read_bytes()
-    spoil(running.folder)
-    async with station(fleet) as running:
-        await running.said("crl.written", number=1)
-        assert (running.folder / "complete.pem").read_bytes() == content
-
-
-async def test_a_ledger_that_was_restored_uses_no_number_again_that_a_file_has(fleet: Fleet) -> None:
-    configure(fleet)
-    async with station(fleet) as running:
-        issued = await running.issue(2)
-        await running.revoke(issued[0])
-        before, _ = await running.crl()
-        await running.said("crl.written", revoked=1)
-    for path in (fleet.folder / "ledger").glob("ledger.sqlite3*"):
-        path.unlink()
-    async with station(fleet) as running:
-        await running.said("crl.made")
-        assert before.number is not None
-        assert (await running.crl())[0].number == before.number + 1
-
-
-async def test_a_folder_that_can_not_be_written_is_reported_once_and_written_later(fleet: Fleet) -> None:
-    configure(fleet)
-    async with station(fleet) as running:
-        await running.said("crl.written", number=1)
-        folder, aside = running.folder, fleet.folder / "aside"
-        folder.rename(aside)
-        folder.write_text("a file in the way")
-        (issued,) = await running.issue()
-        await running.revoke(issued)
-        assert "[crl] directory" in await running.failed()
-        assert (await running.crl())[1] == {issued.serial}  # gRPC has it
-        await running.looked()
-        assert len(running.failures()) == 1
-        folder.unlink()
-        aside.rename(folder)
-        running.authority._crls.keepers[""].woken.set()
-        await running.said("crl.written", number=2)
-        assert serials_on((folder / "fleet.crl").read_bytes()) == {issued.serial}
-
-
-async def test_a_crl_that_is_too_large_for_a_signer_is_reported_and_costs_the_others_nothing(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("otahsm.revocation.crl_maker._MAX_OCTETS", 1000)
-    configure(fleet, url=SHARDED, shards=4)
-    async with station(fleet) as running:
-        issued = await running.issue(30)
-        await running.revoke(*issued)  # some 1,600 octets, and a quarter of that in a shard
-        assert "30 certificates is too large" in await running.failed()
-        await running.looked()
-        shards = [SHARDED.replace("{shard}", str(shard)) for shard in range(4)]
-        lists = [serials_on((running.folder / url.rpartition("/")[2]).read_bytes()) for url in shards]
-        assert set().union(*lists) == {item.serial for item in issued}
-        assert serials_on((running.folder / "complete.crl").read_bytes()) == set()
-        monkeypatch.setattr("otahsm.revocation.crl_maker._MAX_OCTETS", 10_000)
-        assert (await running.crl())[1] == {item.serial for item in issued}
