@@ -2,68 +2,23 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from otahsm.config import (
-    CaConfig,
-    ClientConfig,
     Config,
-    CrlConfig,
-    DaemonConfig,
-    IssuanceConfig,
     PinSource,
-    ProfileConfig,
-    RegistrationConfig,
-    TokenConfig,
     load_config,
-    parse_config,
     section,
 )
 from otahsm.errors import ConfigError
-from otahsm.pki import Profile
+
+from support.configurations import BASE, TOKEN_URI, parse, refusal, shipped
 
 SECRET = "hunter2-the-pin"
-BASE = Path("/etc/otahsm")
-TOKEN_URI = "pkcs11:token=T?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:secrets/pin"
-TEMPLATE = resources.files("otahsm.quickstart").joinpath("otahsm.toml.in").read_text()
-
-
-def shipped() -> dict[str, Any]:
-    """Parse the configuration that quickstart writes."""
-    text = TEMPLATE
-    for name, value in {
-        "PORT": "7443",
-        "TOKEN": TOKEN_URI,
-        "SOFTHSM2_CONF": "/etc/otahsm/token/softhsm2.conf",
-        "ORIGIN": "ota.example/ledger",
-    }.items():
-        assert f"@{name}@" in text
-        text = text.replace(f"@{name}@", value)
-    assert not re.search("@[A-Z]", text)
-    return tomllib.loads(text)
-
-
-def parse(table: dict[str, Any]) -> Config:
-    return parse_config(table, base=BASE, source="otahsm.toml")
-
-
-def refusal(table: dict[str, Any]) -> ConfigError:
-    with pytest.raises(ConfigError) as raised:
-        parse(table)
-    return raised.value
-
-
-def shown(model: type[BaseModel], *but: str) -> set[str]:
-    return set(model.model_fields) - set(but)
-
-
 SECTIONS = [
     ("daemon",),
     ("tls",),
@@ -254,69 +209,12 @@ def test_an_empty_file_is_all_defaults_and_misses_what_has_none(tmp_path: Path) 
         assert "quickstart" in raised.value.hint
 
 
-def test_the_shipped_file_shows_the_defaults() -> None:
-    config = parse(shipped())
-    assert config.daemon == DaemonConfig()
-    assert config.issuance == IssuanceConfig()
-    assert config.profiles == {"ota-connect": ProfileConfig()} == Config().profiles
-    assert ProfileConfig().build() == Profile()
-    token = section(config.token, "token")
-    assert token.signers == TokenConfig.model_fields["signers"].default
-    assert token.sign_timeout_seconds == TokenConfig.model_fields["sign_timeout_seconds"].default
-
-
 def test_nobody_can_type_a_pin_for_signers_at_a_socket() -> None:
     table = shipped()
     table["token"]["signer_socket"] = "/run/otahsm/signer.sock"
     parse(table)
     table["token"]["uri"] = table["token"]["uri"].replace("file:secrets/pin", "prompt:")
     assert "can't prompt for the PIN" in refusal(table).message
-
-
-def test_the_shipped_file_shows_every_key() -> None:
-    table = shipped()
-    # [crl] and [registration] are shown in comments: a quickstart publishes none, and has no backend.
-    assert set(table) == shown(Config, "crl", "authorities", "registration")
-    assert set(as_shown("crl")) == shown(CrlConfig)
-    assert set(as_shown("registration")) == shown(RegistrationConfig)
-    # These are shown in comments: SoftHSM2 needs none of them.
-    assert set(table["token"]) == shown(TokenConfig, "weight", "replica", "signer_socket")
-    assert set(table["ca"]) == shown(CaConfig, "mechanism", "accept")
-    in_comments = set(re.findall("# [a-z_]+ = ", TEMPLATE))
-    assert {"# mechanism = ", "# accept = ", "# weight = ", "# credentials = "} <= in_comments
-    assert "# signer_socket = " in in_comments
-    assert "# [[token.replica]]" in TEMPLATE
-    assert "# [authorities.2027]" in TEMPLATE
-    assert set(table["client"]) == shown(ClientConfig, "credentials")
-    assert set(table["daemon"]) == shown(DaemonConfig)
-    assert set(table["issuance"]) == shown(IssuanceConfig)
-    assert set(table["profiles"]["ota-connect"]) == shown(ProfileConfig)
-
-
-def as_shown(name: str) -> dict[str, Any]:
-    """Parse a section that the shipped file shows in comments."""
-    _, _, rest = TEMPLATE.partition(f"# [{name}]\n")
-    lines = [line.removeprefix("# ") for line in rest.partition("\n\n")[0].splitlines()]
-    return tomllib.loads("\n".join(line for line in lines if re.match("[a-z_]+ = ", line)))
-
-
-def test_what_the_shipped_file_shows_of_crls_are_the_defaults() -> None:
-    crl = section(parse({"crl": as_shown("crl")}).crl, "crl")
-    shown_defaults = crl.model_dump(exclude={"url", "directory"})
-    assert shown_defaults == {name: CrlConfig.model_fields[name].default for name in shown_defaults}
-    assert crl.directory == BASE / "crl"
-
-
-def test_what_the_shipped_file_shows_of_registration_is_right() -> None:
-    table = as_shown("registration")
-    del table["group"]  # of another kind
-    registration = section(parse({"registration": table}).registration, "registration")
-    defaults = {
-        name: RegistrationConfig.model_fields[name].default for name in ("timeout_seconds", "parallel")
-    }
-    assert registration.model_dump(include=set(defaults)) == defaults
-    assert registration.ca == BASE / "registry-ca.pem"
-    assert registration.headers["Authorization"].file == BASE / "secrets/registry-token"
 
 
 URL = "http://crl.example.com/fleet.crl"
