@@ -1,6 +1,6 @@
-"""A SoftHSM2 token of one's own, for tests, demos and `otahsm quickstart`.
+"""A private SoftHSM2 token, for tests, demos and `otahsm quickstart`.
 
-Everything lives in one folder: configuration, token, nothing in the system's own places.
+Configuration and token are in one folder; the system's own are not used.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class SoftToken:
 
     Attributes:
         module: the PKCS#11 library.
-        environment: what a process that loads the library needs in its environment.
+        environment: the environment variables that the library needs.
         label: the token's label.
-        user_pin: the PIN of who signs.
-        so_pin: the PIN of who administers.
+        user_pin: the user PIN, for signing.
+        so_pin: the security officer's PIN, for administration.
     """
 
     module: Path
@@ -50,10 +50,10 @@ class SoftToken:
 
 
 def find_module() -> Path:
-    """Find SoftHSM2's PKCS#11 library where distributions put it.
+    """Return the path of SoftHSM2's PKCS#11 library in the places where distributions install it.
 
     Raises:
-        MissingSoftHsmError: it is nowhere.
+        MissingSoftHsmError: it is not installed.
     """
     for path in map(Path, _MODULES):
         if path.is_file():
@@ -62,11 +62,11 @@ def find_module() -> Path:
 
 
 def provision(folder: Path, label: str) -> SoftToken:
-    """Make a SoftHSM2 token with random PINs in `folder`, which must not exist.
+    """Create a SoftHSM2 token with random PINs in `folder`, which must not exist.
 
     Raises:
         MissingSoftHsmError: SoftHSM2 is not installed.
-        OSError: the folder can't be made.
+        OSError: the folder can't be created.
         subprocess.CalledProcessError: SoftHSM2 refused.
     """
     module = find_module()
@@ -89,7 +89,7 @@ def provision(folder: Path, label: str) -> SoftToken:
         f"{secrets.randbelow(10**8):08}",
     )
     command = [tool, "--module", str(module), "--init-token", "--free", "--label", label]
-    # softhsm2-util takes PINs only as arguments; these are random, and the token is new.
+    # softhsm2-util only accepts PINs as arguments, but these are random, and the token is new.
     command += ["--pin", token.user_pin, "--so-pin", token.so_pin]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, **token.environment})
     return token

@@ -1,7 +1,7 @@
-"""Measures a token, and a daemon on it: what `otahsm bench` does.
+"""Benchmarks of a token and of a daemon on it, for `otahsm bench`.
 
-Nothing here touches the fleet's CA or its ledger: keys are made for the purpose and destroyed, and so is a
-ledger. Only a daemon that is named with `--target` issues what it always issues.
+They don't touch the fleet's CA or its ledger: they create their own keys and ledger, and destroy them. Only a
+daemon that is named with `--target` issues real certificates.
 """
 
 from otahsm.bench.issuing import LoadPlan, bench_issue, bench_target, count_calls

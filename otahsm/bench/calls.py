@@ -1,4 +1,4 @@
-"""Counts the PKCS#11 calls that a certificate costs, with OpenSC's pkcs11-spy."""
+"""Counts PKCS#11 calls per certificate, with OpenSC's pkcs11-spy."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _CALL: Final = re.compile(rb"^\d+: C_", re.MULTILINE)
 
 
 def find_spy() -> Path | None:
-    """Find pkcs11-spy where distributions put it."""
+    """Return the path of pkcs11-spy in the places where distributions install it."""
     return next((path for path in map(Path, _PLACES) if path.is_file()), None)
 
 
 class CallCounter:
-    """Stands between a signer and the token's module, and counts.
+    """A spy between a signer and the token's module, which counts calls.
 
-    pkcs11-spy writes every argument down, the PIN too. So it writes into a pipe that is read here, counted
-    and forgotten, and never into a file.
+    pkcs11-spy logs every argument, including the PIN. So it writes to a pipe, whose content is counted and
+    discarded, never to a file.
 
     Args:
-        folder: where the pipe is made; only its owner may look into it.
+        folder: a private folder for the pipe.
     """
 
     def __init__(self, folder: Path) -> None:
         self.calls = 0
         self._pipe = folder / "calls"
         os.mkfifo(self._pipe, 0o600)
-        # Opened for both, so that opening waits for nobody, and reading does not end between two writers.
+        # Opened for reading and writing, so that opening doesn't block, and there is no EOF between writers.
         self._descriptor = os.open(self._pipe, os.O_RDWR | os.O_CLOEXEC)
         threading.Thread(target=self._count, daemon=True).start()
 
     def watch(self, token: TokenConfig, spy: Path) -> TokenConfig:
-        """Return the token, seen through the spy, with one session."""
+        """Return the token configured with the spy as its module, and one session."""
         environment = {
             **token.environment,
             "PKCS11SPY": str(token.module),

@@ -1,4 +1,4 @@
-"""Measures a whole daemon: how many certificates a second, how soon, at what cost, and against what floor."""
+"""Measures a whole daemon: throughput, latency, resource use, and the crypto floor."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from otahsm.token.ceremony import throwaway_ca
 _WARM_UP: Final = 256  # certificates
 _COUNTED: Final = 256  # certificates whose calls are counted
 _FLOOR_CSRS: Final = 256
-_FLOOR_CERTIFICATES: Final = 5000  # a second, for the length of the floor's measurement
+_FLOOR_CERTIFICATES: Final = 5000  # per second, to choose the duration of the floor's measurement
 
 
 class LoadPlan(NamedTuple):
-    """What to ask for.
+    """The parameters of a load.
 
     Attributes:
-        certificates: how many.
-        streams: over how many streams; 0: one after another with the unary call.
-        requests_per_message: CSRs in a message.
-        profile: what to issue under; empty for the daemon's default.
+        certificates: the number of certificates.
+        streams: the number of concurrent streams; 0 for sequential unary calls.
+        requests_per_message: the number of CSRs per message.
+        profile: the profile; empty for the daemon's default.
     """
 
     certificates: int
@@ -48,20 +48,20 @@ class LoadPlan(NamedTuple):
 
     @property
     def floor_seconds(self) -> float:
-        """How long the crypto floor is measured, before and after: some such time as the load will take."""
+        """The seconds to measure the crypto floor, before and after: about as long as the load takes."""
         return min(max(self.certificates / _FLOOR_CERTIFICATES, 0.2), 2.0)
 
     @property
     def message_size(self) -> int:
-        """CSRs in a message; the unary call takes one."""
+        """The number of CSRs per message; 1 for unary calls."""
         return self.requests_per_message if self.streams else 1
 
 
 class IssueBench:
-    """A daemon on a throwaway CA and a ledger of its own, and gauges beside it.
+    """A daemon on a throwaway CA and ledger, and gauges.
 
     Attributes:
-        config: the daemon's.
+        config: the daemon's configuration.
         running: the daemon.
     """
 
@@ -75,15 +75,15 @@ class IssueBench:
         self._measuring = measuring
 
     async def load(self, plan: LoadPlan, csrs: Sequence[bytes]) -> tuple[float, list[float]]:
-        """Put a load on the daemon; return how long it took in all, and for each message, in seconds.
+        """Run a load; return the seconds that it took in total, and for each message.
 
         Raises:
-            OtahsmError: the daemon refuses, or can't be reached.
+            OtahsmError: the daemon refused, or can't be reached.
         """
         return await _load(self._channel, self.running.address, csrs, plan)
 
     async def run(self, plan: LoadPlan) -> IssueResult:
-        """Put a load on the daemon, and measure it. Raises as `load`."""
+        """Run a load, and measure it. Raises as `load`."""
         csrs = make_csrs(plan.certificates)
         sample = csrs[:_FLOOR_CSRS]
         await self.load(plan, make_csrs(_WARM_UP))
@@ -112,16 +112,16 @@ class IssueBench:
 async def bench_issue(
     config: Config, key_type: KeyType, prepare: Callable[[Config], Config] = lambda settings: settings
 ) -> AsyncIterator[IssueBench]:
-    """Start a daemon like the configured one, but on a throwaway CA and a new ledger, and gauges beside it.
+    """Start a daemon as configured, but on a throwaway CA and ledger, and gauges.
 
     Args:
-        config: [tls], [token], [ledger] and [client]; the ledger says on which disk or server the new one is.
-        key_type: the CA's.
+        config: [tls], [token], [ledger] and [client]; the new ledger is on the same disk or server.
+        key_type: the type of the CA's key.
         prepare: called with the daemon's configuration before the daemon starts; returns the one to use. It
-            may fill the ledger, say.
+            may fill the ledger, for example.
 
     Raises:
-        OtahsmError: token or daemon fail.
+        OtahsmError: the token or the daemon failed.
     """
     token = section(config.token, "token")
     with (
@@ -133,7 +133,7 @@ async def bench_issue(
             changes = {
                 "ca": ca,
                 "ledger": ledger,
-                "checkpoint": None,  # its key signs for one ledger, and never for another
+                "checkpoint": None,  # its key must only sign for one ledger
                 "daemon": config.daemon.model_copy(update={"listen": "127.0.0.1:0"}),
             }
             settings = config.model_copy(update=changes)
@@ -147,7 +147,7 @@ async def bench_issue(
 
 
 async def count_calls(config: Config, key_type: KeyType) -> float | None:
-    """Return how many PKCS#11 calls a certificate costs; None if pkcs11-spy is not installed."""
+    """Return the number of PKCS#11 calls per certificate; None if pkcs11-spy is not installed."""
     spy = find_spy()
     if spy is None:
         return None
@@ -165,10 +165,10 @@ async def count_calls(config: Config, key_type: KeyType) -> float | None:
 
 
 async def bench_target(client: ClientConfig, plan: LoadPlan) -> IssueResult:
-    """Put a load on a daemon that runs already; its certificates are real ones.
+    """Run a load on a running daemon, which issues real certificates.
 
     Raises:
-        OtahsmError: the daemon refuses, or can't be reached.
+        OtahsmError: the daemon refused, or can't be reached.
     """
     csrs = make_csrs(plan.certificates)
     target = client.target[0]
@@ -189,7 +189,7 @@ async def bench_target(client: ClientConfig, plan: LoadPlan) -> IssueResult:
 async def _load(
     channel: grpc.aio.Channel, target: str, csrs: Sequence[bytes], plan: LoadPlan
 ) -> tuple[float, list[float]]:
-    """Ask for certificates; return how long it took in all, and how long each message took, in seconds."""
+    """Request certificates; return the seconds that it took in total, and for each message."""
     messages = make_messages(csrs, plan.message_size, plan.profile)
     began = time.perf_counter()
     try:
@@ -204,7 +204,7 @@ async def _load(
 
 @asynccontextmanager
 async def _channel(client: ClientConfig, address: str) -> AsyncIterator[grpc.aio.Channel]:
-    """Connect to a daemon whose certificate is for the host in [client] target."""
+    """Connect to a daemon whose certificate is valid for the host in [client] target."""
     tls = ClientTls(client.ca, client.certificate, client.key)
     async with open_channel(address, tls, client.target[0].rpartition(":")[0]) as channel:
         yield channel
@@ -215,7 +215,7 @@ def _signers(config: Config) -> int:
 
 
 def write_toml(config: Config, path: Path) -> Path:
-    """Write a configuration as TOML, whose strings, numbers and lists are those of JSON."""
+    """Write a configuration as TOML, whose strings, numbers and lists have the same syntax as in JSON."""
     lines: list[str] = []
     _write_table(config.model_dump(mode="json", exclude_none=True), (), lines)
     path.write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""The load: streams of messages that were made before, over mutual TLS, and how long each took."""
+"""The load: streams of prepared messages over mutual TLS, and the latency of each."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from otahsm.line import make_device_key
 from otahsm.pki import derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
-_IN_HAND: Final = 1024  # requests, of all streams together
+_IN_FLIGHT: Final = 1024  # requests, of all streams together
 _PREFIX: Final = "bench-"
 
 
 class BenchMessage(NamedTuple):
-    """One message, ready to be sent."""
+    """One encoded message."""
 
     message: issuance_pb2.IssueCertificatesRequest
     ids: tuple[str, ...]
 
 
 def make_csrs(count: int) -> list[bytes]:
-    """Make CSRs of as many new devices, with P-256 keys that nobody keeps."""
+    """Return CSRs of new devices, with P-256 keys that are discarded."""
     return [make_device_key(f"{_PREFIX}{uuid.uuid4()}", "ec-p256").csr for _ in range(count)]
 
 
@@ -49,14 +49,14 @@ def make_messages(csrs: Sequence[bytes], size: int, profile: str) -> list[BenchM
 async def stream_all(
     channel: grpc.aio.Channel, messages: Sequence[BenchMessage], streams: int
 ) -> list[float]:
-    """Send messages over so many streams at once; return how long each message took, in seconds.
+    """Send messages over concurrent streams; return the seconds that each message took.
 
     Raises:
         OtahsmError: a certificate was refused.
         AioRpcError: the daemon can't be reached.
     """
     size = max((len(message.ids) for message in messages), default=1)
-    window = max(1, _IN_HAND // (size * streams))
+    window = max(1, _IN_FLIGHT // (size * streams))
     runs = (_stream(channel, messages[number::streams], window) for number in range(streams))
     return [seconds for run in await asyncio.gather(*runs) for seconds in run]
 
@@ -93,7 +93,7 @@ async def _stream(channel: grpc.aio.Channel, messages: Sequence[BenchMessage], a
         sending.cancel()
         call.cancel()
     if any(left):
-        raise OtahsmError("the daemon ended a stream before it had answered all of it")
+        raise OtahsmError("the daemon ended a stream before it had answered all requests")
     return took
 
 
@@ -102,12 +102,12 @@ def _check(result: issuance_pb2.IssueResult) -> None:
         error = result.error
         raise OtahsmError(
             f"the daemon refused a CSR of the bench: {Code.Name(error.code)}: {error.message}",
-            hint="Is the profile one that takes P-256 keys, and device ids like bench-<UUID>?",
+            hint="Check that the profile accepts P-256 keys, and device ids like bench-<UUID>.",
         )
 
 
 async def ask_one_by_one(channel: grpc.aio.Channel, messages: Sequence[BenchMessage]) -> list[float]:
-    """Ask for one certificate after another with the unary call; return how long each took, in seconds.
+    """Request certificates one by one with the unary call; return the seconds that each took.
 
     Raises:
         AioRpcError: it was refused, or the daemon can't be reached.

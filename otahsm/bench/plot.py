@@ -1,4 +1,4 @@
-"""Draws what a bench found, with matplotlib (`pip install 'otahsm[plot]'`)."""
+"""Plots the results of benchmarks, with matplotlib (`pip install 'otahsm[plot]'`)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from otahsm.bench.results import IssueResult
 
 
 def plot(by_message: Sequence[IssueResult], by_signers: Sequence[IssueResult], path: Path) -> None:
-    """Draw throughput against requests a message, and against signers, with the crypto floor of each.
+    """Plot throughput against requests per message, and against signers, with the crypto floor of each.
 
     Args:
         by_message: results that differ in `requests_per_message`.
         by_signers: results that differ in `signers`.
-        path: where to; its ending says in which format: .png or .svg.
+        path: the file; its extension determines the format: .png or .svg.
 
     Raises:
         OSError: it can't be written.

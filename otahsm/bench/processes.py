@@ -1,4 +1,4 @@
-"""A daemon of the bench's own, and what its processes use of the machine."""
+"""A daemon for a benchmark, and the resource use of its processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Daemon(NamedTuple):
     seconds_to_serving: float
 
     def processes(self) -> dict[int, str]:
-        """Say what each process is: the daemon's own, its workers', and ours, which is the client."""
+        """Return the kind of each process: the daemon, its workers, and ours, which is the client."""
         kinds = {self.pid: "daemon", os.getpid(): "client"}
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         for pid in map(int, children.split()):
@@ -39,10 +39,10 @@ class Daemon(NamedTuple):
 
 
 class Meter:
-    """Reads what processes have used, twice.
+    """Measures the resource use of processes between two moments.
 
     Args:
-        kinds: what each process is, by its id.
+        kinds: the kind of each process, by its id.
     """
 
     def __init__(self, kinds: Mapping[int, str]) -> None:
@@ -50,7 +50,7 @@ class Meter:
         self._before = {pid: _processor_seconds(pid) for pid in kinds}
 
     def use(self, certificates: int) -> dict[str, ProcessUse]:
-        """Say what was used since, by kind."""
+        """Return the use since the start, by kind."""
         result: dict[str, ProcessUse] = {}
         for pid, kind in self._kinds.items():
             seconds = _processor_seconds(pid) - self._before[pid]
@@ -69,7 +69,7 @@ def _processor_seconds(pid: int) -> float:
 
 
 def peak_mebibytes(pid: int) -> float:
-    """Return the most memory that a process has had."""
+    """Return the peak memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     (line,) = (line for line in status if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
@@ -77,10 +77,10 @@ def peak_mebibytes(pid: int) -> float:
 
 @asynccontextmanager
 async def daemon(config: Path, signers: int) -> AsyncIterator[Daemon]:
-    """Run `otahsm serve` on a configuration while the block runs, from when all its signers are ready.
+    """Run `otahsm serve` with a configuration; the block starts when all its signers are ready.
 
     Raises:
-        OtahsmError: it does not get ready; the message is the daemon's.
+        OtahsmError: it does not become ready; the message is the daemon's.
     """
     began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
@@ -109,12 +109,12 @@ async def daemon(config: Path, signers: int) -> AsyncIterator[Daemon]:
 
 async def _until_ready(log: asyncio.StreamReader, signers: int, began: float) -> tuple[str, float]:
     address, ready, seconds = "", 0, 0.0
-    said: list[str] = []
+    output: list[str] = []
     while line := await log.readline():
         try:
             event = json.loads(line)
         except ValueError:
-            said.append(line.decode(errors="replace").strip())
+            output.append(line.decode(errors="replace").strip())
             continue
         if event["event"] == "daemon.listening":
             address = event["address"]
@@ -122,15 +122,15 @@ async def _until_ready(log: asyncio.StreamReader, signers: int, began: float) ->
             seconds = time.monotonic() - began
         ready += event["event"] == "signer.ready"
         if event["level"] == "error":
-            said = [event.get("message", event["event"])]
+            output = [event.get("message", event["event"])]
         if address and seconds and ready == signers:
             return address, seconds
     raise ConfigError(
-        f"the daemon of the bench ended: {' '.join(said)}", hint="Does `otahsm serve` run with this file?"
+        f"the daemon of the bench ended: {' '.join(output)}", hint="Does `otahsm serve` run with this file?"
     )
 
 
 async def _read_on(log: asyncio.StreamReader) -> None:
-    """Let the daemon say what it wants: a full pipe would stop it."""
+    """Discard the daemon's output: a full pipe would block it."""
     while await log.readline():
         pass

@@ -1,4 +1,4 @@
-"""What a bench finds out, as values."""
+"""The results of benchmarks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class TokenRate(NamedTuple):
-    """Signatures a second of one kind of key, in so many processes with so many sessions each."""
+    """Signatures per second for a key type, with a number of processes and of sessions in each."""
 
     key_type: str
     processes: int
@@ -17,7 +17,7 @@ class TokenRate(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """How long messages took to be answered, in milliseconds."""
+    """The latency of messages, in milliseconds."""
 
     p50: float
     p95: float
@@ -25,15 +25,15 @@ class Latency(NamedTuple):
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Latency:
-        """Sum up what was seen; at least one."""
+        """Return the quantiles of latencies, at least one."""
         if len(seconds) == 1:
-            seconds = [*seconds, *seconds]  # `quantiles` wants two
+            seconds = [*seconds, *seconds]  # `quantiles` requires two
         percentiles = statistics.quantiles(seconds, n=100, method="inclusive")
         return cls(*(1000 * percentiles[percent - 1] for percent in (50, 95, 99)))
 
 
 class ProcessUse(NamedTuple):
-    """What the processes of one kind used: processor time for each certificate, and their highest memory."""
+    """The resource use of one kind of process: processor time per certificate, and peak memory."""
 
     processes: int
     microseconds_per_certificate: float
@@ -41,12 +41,12 @@ class ProcessUse(NamedTuple):
 
 
 class IssueResult(NamedTuple):
-    """One load on one daemon.
+    """The results of one load on one daemon.
 
     Attributes:
-        key_type: the CA's; empty if it is not known.
-        requests_per_message: CSRs in a message.
-        floor_before, floor_after: certificates a second of the crypto floor, of the same run.
+        key_type: the type of the CA's key; empty if unknown.
+        requests_per_message: the number of CSRs per message.
+        floor_before, floor_after: the crypto floor in the same run, in certificates per second.
         use: by kind: "daemon", "signers", "preparers", "client".
     """
 
@@ -72,5 +72,5 @@ class IssueResult(NamedTuple):
 
     @property
     def share_of_floor(self) -> float | None:
-        """How much of the crypto floor was reached."""
+        """The throughput as a fraction of the crypto floor."""
         return self.certificates_per_second / self.floor if self.floor else None

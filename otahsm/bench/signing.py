@@ -1,4 +1,4 @@
-"""Measures what the token signs, and the crypto floor, with gauges: processes like signers."""
+"""Measures the token's signatures and the crypto floor, with gauges: processes like signers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from otahsm.token.pool import TokenKey, signer_setup
 from otahsm.token.probe import FLOOR, SIGN
 from otahsm.workers import WorkerPool
 
-_SLACK: Final = 60.0  # seconds that a gauge may take longer than it was told: a slow token's last signature
+_SLACK: Final = 60.0  # seconds that a gauge may overrun, for the last signature of a slow token
 
 
 class Gauges:
-    """Some processes that measure at once.
+    """Processes that measure concurrently.
 
     Args:
         pool: the processes, all ready.
-        size: how many they are.
+        size: their number.
     """
 
     def __init__(self, pool: WorkerPool, size: int) -> None:
@@ -38,11 +38,11 @@ class Gauges:
         self._size = size
 
     async def signatures(self, seconds: float) -> float:
-        """Return how many signatures a second they make together."""
+        """Return their total throughput, in signatures per second."""
         return await self._measure([SIGN, b"%f" % seconds])
 
     async def floor(self, seconds: float, csrs: Sequence[bytes]) -> float:
-        """Return the crypto floor, in certificates a second."""
+        """Return the crypto floor, in certificates per second."""
         return await self._measure([FLOOR, b"%f" % seconds, *csrs])
 
     async def _measure(self, batch: Sequence[bytes]) -> float:
@@ -52,7 +52,7 @@ class Gauges:
 
 @asynccontextmanager
 async def gauges(token: TokenConfig, ca: CaConfig, size: int, seconds: float) -> AsyncIterator[Gauges]:
-    """Run gauges on a CA's key. Raises OtahsmError if one does not get ready."""
+    """Run gauges on a CA's key. Raises OtahsmError if one does not become ready."""
     issuer = read_chain(ca).issuer
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -93,17 +93,17 @@ async def bench_token(
     sessions: Iterable[int],
     seconds: float,
 ) -> AsyncIterator[TokenRate]:
-    """Measure raw signatures a second, for each type of key and each setting; yield each as it is known.
+    """Measure raw signatures per second, for each key type and each setting; yield each result.
 
     Args:
-        token: where; its own `signers` and `sessions` don't count.
-        only: the types of keys; empty for all that the token has a mechanism for.
-        processes: how many processes, each.
-        sessions: how many sessions of each process, each.
-        seconds: how long each is measured.
+        token: the token; its own `signers` and `sessions` are ignored.
+        only: the key types; empty for all that the token has a mechanism for.
+        processes: the numbers of processes to measure.
+        sessions: the numbers of sessions per process to measure.
+        seconds: the duration of each measurement.
 
     Raises:
-        OtahsmError: the token fails, or has not so many sessions.
+        OtahsmError: the token failed, or doesn't have enough sessions.
     """
     sizes, counts = list(processes), list(sessions)
     for kind in only or await asyncio.to_thread(key_types, token):
