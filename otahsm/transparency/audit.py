@@ -100,7 +100,13 @@ class AuditLog:
         self.arrived = asyncio.Event()
 
     def note(
-        self, name: EventName, client: str, details: Mapping[str, int | str], *, is_logged: bool = False
+        self,
+        name: EventName,
+        client: str,
+        details: Mapping[str, int | str],
+        *,
+        occurrences: int = 1,
+        is_logged: bool = False,
     ) -> None:
         """Record an event.
 
@@ -108,9 +114,16 @@ class AuditLog:
             name: the event.
             client: the client that caused it.
             details: further details; never a secret.
+            occurrences: how often it happened.
             is_logged: whether the daemon's log already has it.
         """
-        self._put(name, client, 1, details, is_logged=is_logged)
+        if not is_logged:
+            self._log_event(name, {"client": client, "occurrences": occurrences, **details, "audit": 1})
+        if len(self._waiting) >= _KEPT:
+            self._lost += occurrences
+            return
+        self._waiting.append(self.event(name, client, details, occurrences))
+        self.arrived.set()
 
     def count(self, name: EventName, client: str, about: Mapping[str, str], **details: int | str) -> None:
         """Record an event that may be very frequent.
@@ -128,7 +141,7 @@ class AuditLog:
             return
         if len(self._counts) < _OPEN_KINDS:
             self._counts[kind] = _Count(time.monotonic() + WINDOW)
-        self._put(name, client, 1, {**about, **details})
+        self.note(name, client, {**about, **details})
 
     def done(self, event: AuditEvent | None) -> None:
         """Log an event that was written in the transaction of its change; None if nothing changed."""
@@ -137,13 +150,18 @@ class AuditLog:
         details: Mapping[str, int | str] = json.loads(event.details)
         self._log_event(event.name, {"client": event.client, **details, "audit": 1})
 
-    def event(self, name: EventName, client: str, details: Mapping[str, int | str]) -> AuditEvent:
+    def event(
+        self, name: EventName, client: str, details: Mapping[str, int | str], occurrences: int = 1
+    ) -> AuditEvent:
         """Return an event with the current time, to be written in the transaction of its change."""
-        return self._event(name, client, 1, details)
+        # Untrusted: the client's name is from its certificate, and details may be from its request.
+        texts = {key: storable(value) if isinstance(value, str) else value for key, value in details.items()}
+        now = microseconds(self._clock())
+        return AuditEvent(now, name.value, storable(client), occurrences, _canonical(texts))
 
     async def record(self, name: EventName, client: str, details: Mapping[str, int | str]) -> None:
         """Record an event durably. Raises LedgerUnavailableError."""
-        await self._ledger.write_events([self._event(name, client, 1, details)])
+        await self._ledger.write_events([self.event(name, client, details)])
 
     async def write(self) -> None:
         """Write the queued events. Raises LedgerUnavailableError: the rest stays queued."""
@@ -177,29 +195,12 @@ class AuditLog:
                 break  # they are in order of their ends
             del self._counts[kind]
             if count.more:
-                self._put(kind.name, kind.client, count.more, dict(kind.about))
-
-    def _put(
-        self,
-        name: EventName,
-        client: str,
-        occurrences: int,
-        details: Mapping[str, int | str],
-        *,
-        is_logged: bool = False,
-    ) -> None:
-        if not is_logged:
-            self._log_event(name, {"client": client, "occurrences": occurrences, **details, "audit": 1})
-        if len(self._waiting) >= _KEPT:
-            self._lost += occurrences
-            return
-        self._waiting.append(self._event(name, client, occurrences, details))
-        self.arrived.set()
+                self.note(kind.name, kind.client, dict(kind.about), occurrences=count.more)
 
     async def _write_some(self) -> None:
         async with self._writing:
             chunk, lost = list(self._waiting)[:_AT_ONCE], self._lost
-            more = [self._event(EventName.EVENTS_LOST, "daemon", lost, {})] if lost else []
+            more = [self.event(EventName.EVENTS_LOST, "daemon", {}, lost)] if lost else []
             refused = await self._write_or_refuse([*chunk, *more])
             self._lost += sum(chunk[at].occurrences for at in refused if at < len(chunk)) - lost
             for _ in chunk:
@@ -230,14 +231,6 @@ class AuditLog:
             else:
                 return False
         return True
-
-    def _event(
-        self, name: EventName, client: str, occurrences: int, details: Mapping[str, int | str]
-    ) -> AuditEvent:
-        # Untrusted: the client's name is from its certificate, and details may be from its request.
-        texts = {key: storable(value) if isinstance(value, str) else value for key, value in details.items()}
-        now = microseconds(self._clock())
-        return AuditEvent(now, name.value, storable(client), occurrences, _canonical(texts))
 
 
 def _canonical(details: Mapping[str, int | str]) -> str:
