@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 from otahsm.config import CrlConfig
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, TokenUnavailableError
@@ -28,7 +27,6 @@ _SOON_SECONDS: Final = 0.5
 _FIRST_CRL_SECONDS: Final = 15.0
 
 EventLogger: TypeAlias = Callable[[str, Mapping[str, int | str]], None]
-_Result = TypeVar("_Result")
 
 
 class CrlKeeper:
@@ -74,10 +72,7 @@ class CrlKeeper:
             self._unable = error
         self._config = config
         self._ledger = ledger
-        self._signers = signers
         self._log_event = log_event
-        # Reading, building and writing take long, so they run in a thread, not on the event loop.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
         self._issuer_key_id = issuer.key_identifier
         self._reader = CrlReader(database, issuer.key_identifier, alone=alone)
         self._maker = CrlMaker(
@@ -87,7 +82,6 @@ class CrlKeeper:
             key=key,
             ledger=ledger,
             reader=self._reader,
-            thread=self._thread,
             clock=clock,
         )
         self._folder = CrlFolder(config.directory, issuer) if config else None
@@ -109,7 +103,7 @@ class CrlKeeper:
             urls = self._config.location.urls
             complete = self._config.shards == 1
             await self._ledger.note_crl_urls(self._issuer_key_id, urls, complete=complete)
-            self._maker.above = await self._off_the_loop(self._folder.highest_number)
+            self._maker.above = await self._maker.off_the_loop(self._folder.highest_number)
 
     @property
     def can_sign(self) -> bool:
@@ -147,7 +141,7 @@ class CrlKeeper:
         """
         if self._unable is not None:
             raise self._unable
-        state = await self._off_the_loop(self._reader.state)
+        state = await self._maker.off_the_loop(self._reader.state)
         if state.urls.get(scope):
             scope = COMPLETE
         if scope != COMPLETE and scope not in _scopes(state):
@@ -155,19 +149,19 @@ class CrlKeeper:
         if scope == COMPLETE:
             self._needs_complete = True
         revoked = state.revoked.get(scope, 0)
-        crl = await self._off_the_loop(partial(self._reader.crl, scope))
+        crl = await self._maker.off_the_loop(partial(self._reader.crl, scope))
         for _ in range(2):  # a running pass may have started before this request
             if crl is None or crl.row.revoked < revoked:
                 await self._wait_for_a_pass()
-                crl = await self._off_the_loop(partial(self._reader.crl, scope))
+                crl = await self._maker.off_the_loop(partial(self._reader.crl, scope))
         if crl is None:
             raise self._failure or TokenUnavailableError("the first CRL is not ready yet")
         return crl
 
     async def close(self) -> None:
         """Close the connection and the thread; no pass may be running."""
-        await self._off_the_loop(self._reader.close)
-        self._thread.shutdown()
+        await self._maker.off_the_loop(self._reader.close)
+        self._maker.thread.shutdown()
 
     async def _pass(self) -> float:
         """Make and write what is due; return the seconds until the next check."""
@@ -180,10 +174,10 @@ class CrlKeeper:
         except OtahsmError as error:
             failure = error  # CRLs of other daemons are written anyway
         if state is None:
-            state = await self._off_the_loop(self._reader.state)
+            state = await self._maker.off_the_loop(self._reader.state)
         for scope in (COMPLETE, AUTHORITIES):
             self._log_crl(scope, state)
-        if files := await self._off_the_loop(partial(self._write, state)):
+        if files := await self._maker.off_the_loop(partial(self._write, state)):
             complete, number = state.crls.get(COMPLETE), max(row.number for row in state.crls.values())
             revoked = complete.revoked if complete else 0
             self._log_event("crl.written", {"files": files, "number": number, "revoked": revoked})
@@ -233,9 +227,6 @@ class CrlKeeper:
             async with asyncio.timeout(_FIRST_CRL_SECONDS), self._passed:
                 self.woken.set()
                 await self._passed.wait()
-
-    async def _off_the_loop(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def _scopes(state: CrlState) -> set[str]:

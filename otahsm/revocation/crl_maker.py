@@ -77,12 +77,11 @@ class CrlMaker:
         signers: sign the CRLs.
         key: the index of the CA's key among the signers' keys.
         ledger: where CRLs are recorded.
-        reader: reads the revocations, in `thread`.
-        thread: a single thread, in which CRLs are built.
+        reader: reads the revocations, in the thread.
         clock: returns the time, with a time zone.
     """
 
-    def __init__(  # noqa: PLR0913 - one for each part
+    def __init__(
         self,
         *,
         issuer: Issuer,
@@ -91,7 +90,6 @@ class CrlMaker:
         key: int,
         ledger: Ledger,
         reader: CrlReader,
-        thread: ThreadPoolExecutor,
         clock: Clock,
     ) -> None:
         self._issuer = issuer
@@ -100,7 +98,8 @@ class CrlMaker:
         self._key = key
         self._ledger = ledger
         self._reader = reader
-        self._thread = thread
+        # Reading, building and writing take long, so they run in a thread, not on the event loop.
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
         self._clock = clock
         self._too_large: TokenUnavailableError | None = None
         self.above = 0  # a number that was used, even if the ledger doesn't know it
@@ -132,19 +131,23 @@ class CrlMaker:
             TokenRefusedError: the token refused, and an operator must act.
             AuthorityUnusableError: the CA certificate is not valid now, by the clock of this machine.
         """
-        state = await self._off_the_loop(self._reader.state)
+        state = await self.off_the_loop(self._reader.state)
         if not self.due(state, complete=complete):
             return state
-        if not await self._off_the_loop(self._reader.take_turn):
+        if not await self.off_the_loop(self._reader.take_turn):
             return None
         try:
-            state = await self._off_the_loop(self._reader.state)
+            state = await self.off_the_loop(self._reader.state)
             scopes = self.due(state, complete=complete)
             if scopes:
                 await self._make(scopes)
-            return await self._off_the_loop(self._reader.state)
+            return await self.off_the_loop(self._reader.state)
         finally:
-            await self._off_the_loop(self._reader.end_turn)
+            await self.off_the_loop(self._reader.end_turn)
+
+    async def off_the_loop(self, work: Callable[[], _Result]) -> _Result:
+        """Run something in the thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.thread, work)
 
     async def _make(self, scopes: list[str]) -> None:
         """Make CRLs with the same number, since they have different scopes (RFC 5280, section 5.2.3).
@@ -158,9 +161,9 @@ class CrlMaker:
         )
         self._too_large = None
         drafts = self._drafts(scopes, number, now + self._schedule.validity)
-        while chunk := await self._off_the_loop(partial(_take, drafts)):
+        while chunk := await self.off_the_loop(partial(_take, drafts)):
             signatures = await self._signers.sign([draft.tbs for draft in chunk], key=self._key)
-            made = await self._off_the_loop(partial(self._assemble, chunk, signatures))
+            made = await self.off_the_loop(partial(self._assemble, chunk, signatures))
             await self._ledger.write_crls(self._issuer.key_identifier, made)
         if self._too_large is not None:
             raise self._too_large
@@ -214,9 +217,6 @@ class CrlMaker:
 
     def _now(self) -> int:
         return int(self._clock().timestamp())
-
-    async def _off_the_loop(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 class _Draft(NamedTuple):
