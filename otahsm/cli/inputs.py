@@ -1,24 +1,15 @@
-"""Reads what options name: files, times, serial numbers."""
+"""Reads the values of options: choices, times, serial numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, get_args
 
 import typer
 
-from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.errors import RequestRefusedError
 from otahsm.pki import SerialNumber
-
-
-def read_file(path: Path) -> bytes:
-    """Read a whole file. Raises ConfigError: it can't be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}", hint="Check the path.") from None
 
 
 def choices_of(kind: Any, given: Sequence[str] | None, option: str) -> list[Any]:

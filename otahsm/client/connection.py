@@ -9,7 +9,7 @@ from typing import Final
 
 import grpc
 
-from otahsm.errors import ConfigError
+from otahsm.system.files import read_file
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -47,10 +47,9 @@ def open_channel(
     Raises:
         ConfigError: a file can't be read.
     """
-    try:
-        ca, certificate, key = (path.read_bytes() for path in (tls.ca, tls.certificate, tls.key))
-    except OSError as error:
-        raise ConfigError(f"can't read the client's TLS file {error.filename}: {error.strerror}") from None
+    ca, certificate, key = (
+        read_file(path, f"the client's TLS file {path}") for path in (tls.ca, tls.certificate, tls.key)
+    )
     name = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
     return grpc.aio.secure_channel(
         target, grpc.ssl_channel_credentials(ca, key, certificate), options=(*_OPTIONS, *options, *name)

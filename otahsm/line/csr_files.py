@@ -9,6 +9,7 @@ from asn1crypto import pem
 from asn1crypto.csr import CertificationRequest as Asn1Csr
 
 from otahsm.errors import ConfigError
+from otahsm.system.files import read_file
 
 
 def public_key_sha256(csr: bytes) -> bytes:
@@ -23,10 +24,7 @@ def load_csr(path: Path) -> bytes:
     Raises:
         ConfigError: it can't be read, or is PEM but not a CSR.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}", hint="Is the path right?") from None
+    content = read_file(path)
     if not pem.detect(content):
         return content
     try:

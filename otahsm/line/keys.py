@@ -27,6 +27,7 @@ from otahsm.pki import (
     sign,
     signature_algorithm,
 )
+from otahsm.system.files import read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,7 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
         ConfigError: it can't be read, has an unsupported type, or another passphrase or none.
     """
     try:
-        key = load_pem_private_key(path.read_bytes(), passphrase)
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}") from None
+        key = load_pem_private_key(read_file(path), passphrase)
     except TypeError:
         problem = "is encrypted" if passphrase is None else "is not encrypted, but a passphrase was given"
         raise ConfigError(

@@ -10,6 +10,7 @@ from otahsm.config import CaConfig
 from otahsm.errors import ConfigError
 from otahsm.pki import Chain, load_chain
 from otahsm.system.durable import create_file, make_folder
+from otahsm.system.files import read_file
 
 
 def read_chain(ca: CaConfig, section: str = "ca") -> Chain:
@@ -22,13 +23,11 @@ def read_chain(ca: CaConfig, section: str = "ca") -> Chain:
     Raises:
         ConfigError: the file can't be read, or holds no chain.
     """
-    try:
-        content = ca.certificate.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"can't read [{section}] certificate {ca.certificate}: {error.strerror}",
-            hint="Create the CA with `otahsm ca init`, or with `otahsm ca csr` and `otahsm ca import`.",
-        ) from None
+    content = read_file(
+        ca.certificate,
+        f"[{section}] certificate {ca.certificate}",
+        hint="Create the CA with `otahsm ca init`, or with `otahsm ca csr` and `otahsm ca import`.",
+    )
     return load_chain(content, pss=ca.signs_with_pss)
 
 

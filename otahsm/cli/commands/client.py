@@ -9,13 +9,13 @@ import typer
 from cryptography import x509
 
 from otahsm.cli.connect import ask
-from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_json, print_outcome
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
 from otahsm.errors import ConfigError
 from otahsm.pki import fingerprint_text
+from otahsm.system.files import read_file
 
 SubjectArgument = Annotated[
     str | None,

@@ -9,13 +9,13 @@ import typer
 from asn1crypto import pem as armour
 
 from otahsm.cli.connect import ask
-from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_fields, print_json, print_outcome
 from otahsm.cli.output.times import show_time
 from otahsm.client import Client, FetchedCrl
 from otahsm.pki import check_crl_signature, describe_crl, load_issuer
 from otahsm.system.durable import explained, replace_file
+from otahsm.system.files import read_file
 
 UrlOption = Annotated[str, typer.Option(help="The CRL at this URL, as a certificate names it.")]
 ShardOption = Annotated[int | None, typer.Option(min=0, help="A shard of the current configuration.")]

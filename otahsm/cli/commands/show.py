@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.inputs import read_file
 from otahsm.cli.options import JsonOption
 from otahsm.cli.output.fields import print_descriptions
 from otahsm.pki import describe
+from otahsm.system.files import read_file
 
 
 def show(

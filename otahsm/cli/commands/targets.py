@@ -6,10 +6,10 @@ import csv
 from pathlib import Path
 from typing import Final
 
-from otahsm.cli.inputs import read_file
 from otahsm.client import ToRevoke
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.pki import SerialNumber
+from otahsm.system.files import read_file
 
 _COLUMNS: Final = ("serial", "device_id")
 

@@ -25,6 +25,7 @@ from otahsm.authority import Caller
 from otahsm.config import TlsConfig
 from otahsm.errors import ConfigError
 from otahsm.pki import PARSE_ERRORS, Chain, encode_spki, fingerprint_text, is_valid
+from otahsm.system.files import read_file
 
 _SPIFFE: Final = "spiffe:"
 
@@ -84,7 +85,9 @@ def load_tls(tls: TlsConfig, fleet: Sequence[Chain], now: datetime) -> TlsFiles:
         ConfigError: a file can't be read, certificate and key don't belong together, the certificate is
             not valid now, or the operator CA is the fleet CA (every device would be an issuing client).
     """
-    certificate, key, client_ca = (_read(path) for path in (tls.certificate, tls.key, tls.client_ca))
+    certificate, key, client_ca = (
+        read_file(path, f"the [tls] file {path}") for path in (tls.certificate, tls.key, tls.client_ca)
+    )
     try:
         own = x509.load_pem_x509_certificates(certificate)[0]
         private_key = load_pem_private_key(key, password=None)
@@ -168,10 +171,3 @@ def _identity(certificate: x509.Certificate) -> str | None:
     for common_name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
         return f"cn:{common_name.value!s}"
     return None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"can't read the [tls] file {path}: {error.strerror}") from None

@@ -15,6 +15,7 @@ from cryptography import x509
 
 from otahsm.errors import ConfigError
 from otahsm.pki import PARSE_ERRORS, signed
+from otahsm.system.files import read_file
 
 _LONGEST: Final = 8  # certificates in a chain
 _KNOWN: Final = 16_384  # more than the limit on connections
@@ -102,15 +103,13 @@ def read_crls(paths: Sequence[Path], authorities: Sequence[x509.Certificate], no
 
 def _read(path: Path, authorities: Sequence[x509.Certificate], now: datetime) -> list[Crl]:
     try:
-        content = path.read_bytes()
+        content = read_file(path, f"the CRL {path}")
         if _PEM in content:
             parts = content.split(_END)[:-1]
             crls = [x509.load_pem_x509_crl(part[part.index(_PEM) :] + _END) for part in parts]
         else:
             crls = [x509.load_der_x509_crl(content)]
         ours = all(any(_signed(crl, authority) for authority in authorities) for crl in crls)
-    except OSError as error:
-        raise ConfigError(f"can't read the CRL {path}: {error.strerror}") from None
     except PARSE_ERRORS as error:
         raise ConfigError(f"{path} is not a CRL: {error}") from None
     if any(crl.next_update_utc is not None and crl.next_update_utc <= now for crl in crls):

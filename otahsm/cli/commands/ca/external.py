@@ -18,13 +18,13 @@ from otahsm.cli.commands.ca.options import (
     token_and_authority,
 )
 from otahsm.cli.commands.ca.record import certificate_fields, fingerprint, write_record
-from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, NewFileOption
 from otahsm.cli.output.fields import print_descriptions
 from otahsm.cli.output.files import write_output
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ConfigError
 from otahsm.pki import describe, find_chain_problems, load_chain, order_bundle
+from otahsm.system.files import read_file
 from otahsm.token.ceremony import MAX_NAME, check_key, create_request
 from otahsm.token.ceremony import prove_possession as prove
 from otahsm.token.files import read_chain

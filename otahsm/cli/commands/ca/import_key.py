@@ -18,12 +18,12 @@ from otahsm.cli.commands.ca.options import (
     token_and_authority,
 )
 from otahsm.cli.commands.ca.record import write_record
-from otahsm.cli.inputs import read_file
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.failures import warn
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ConfigError
 from otahsm.pki import PrivateKey, encode_spki, is_private_key
+from otahsm.system.files import read_file
 from otahsm.token import ceremony
 from otahsm.token.files import read_chain
 

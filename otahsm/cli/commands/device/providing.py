@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.cli.commands.device.installing import Connect
 from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
-from otahsm.cli.inputs import read_file
 from otahsm.cli.output.failures import failure_line
 from otahsm.cli.output.fields import print_outcome
 from otahsm.cli.output.progress import OutputMode
@@ -26,6 +25,7 @@ from otahsm.install.installing import ImageRoot, Shell, install
 from otahsm.line import Device, Done, Run, issue_devices
 from otahsm.line.device_files import DeviceFiles
 from otahsm.pki import KeyType, load_certificates
+from otahsm.system.files import read_file
 
 _NAMES: Final = {
     "tls_pkey_path": "pkey.pem",

@@ -10,10 +10,10 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from otahsm.cli.inputs import read_file
 from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.config import CheckpointConfig
 from otahsm.errors import ConfigError, EvidenceError
+from otahsm.system.files import read_file
 from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, VerifierKey, open_checkpoint, parse_leaf
 
 KeysOption = Annotated[

@@ -9,9 +9,10 @@ import typer
 
 from otahsm.cli.commands.ledger.evidence import check_consistency, check_inclusion, read_key
 from otahsm.cli.connect import ask
-from otahsm.cli.inputs import read_file, serial_of
+from otahsm.cli.inputs import serial_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutputOption, PatienceOption
 from otahsm.cli.output.files import write_output
+from otahsm.system.files import read_file
 from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, parse_note
 
 
