@@ -50,7 +50,7 @@ def test_a_template_goes_on_where_the_last_one_ended(line: Fleet, tmp_path: Path
         (("--count", "2", "--template", "cam"), "gives every device the same id"),
         (("--count", "2", "--template", "{seq"), "invalid template"),
         (("--count", "2", "--uuid5", "dns"), "needs serial numbers"),
-        (("--ids", "units.csv", "--uuid5", "ulm"), "no namespace"),
+        (("--ids", "units.csv", "--uuid5", "ulm"), "is not a namespace"),
         (("--ids", "units.csv", "--uuid5", "dns", "--template", "{serial}"), "either --uuid5 or"),
         (("--count", "1", "--set", "Plant=ulm"), "write NAME=VALUE"),
         (("--count", "1", "--set", "a=1", "--set", "a=2"), "each name once"),

@@ -260,7 +260,7 @@ async def test_a_host_key_that_is_not_known_is_shown_and_entered_only_if_that_is
     devices.add(2)
     files, known = files_of(tmp_path, "a"), tmp_path / "ssh/known_hosts"
     shown = run_program("ssh-keygen", "-lf", devices.folder / "host_key.pub").stdout.decode().split()[1]
-    with pytest.raises(DeviceRefusedError, match="is not known") as refused:
+    with pytest.raises(DeviceRefusedError, match=r"the host key of \S+ is unknown: SHA256:") as refused:
         await onto(devices, 2, files, known_hosts=known)
     assert shown in refused.value.message
     assert "--accept-new" in refused.value.hint
@@ -293,7 +293,7 @@ async def test_a_host_key_that_has_changed_is_refused_always(devices: Devices, t
     other = (tmp_path / "other.pub").read_text()
     known.write_text(f"[{devices.address(3)}]:{devices.port} {other}")
     for accept_new in (False, True):
-        with pytest.raises(DeviceRefusedError, match="another host key than it did"):
+        with pytest.raises(DeviceRefusedError, match="has changed: SHA256:"):
             await onto(devices, 3, files, known_hosts=known, accept_new=accept_new)
     assert known.read_text() == f"[{devices.address(3)}]:{devices.port} {other}"
     assert not devices.imported(3).exists()
@@ -389,7 +389,7 @@ def test_files_that_do_not_belong_together_are_not_sent(tmp_path: Path) -> None:
     (devices / "a").rename(devices / "c")
     with pytest.raises(ConfigError, match="is the certificate of a"):
         DeviceFiles.load(devices, "c", NOW)
-    with pytest.raises(ConfigError, match="valid until"):
+    with pytest.raises(ConfigError, match="is valid from 2020-01-01 to 2090-12-31"):
         DeviceFiles.load(devices, "b", CA_LIFE.not_before.replace(year=1990))
     (devices / "b/root.crt").unlink()
     with pytest.raises(ConfigError, match=r"root\.crt is missing"):

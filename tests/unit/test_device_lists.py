@@ -140,7 +140,7 @@ def test_a_template_that_does_not_tell_devices_apart_is_refused(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["ulm", "", "6ba7b810"])
 def test_what_is_no_namespace_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="no namespace"):
+    with pytest.raises(ConfigError, match="is not a namespace"):
         parse_namespace(name)
 
 
@@ -184,7 +184,7 @@ def test_a_bad_file_is_told_by_its_line(
 
 def test_a_value_has_one_source(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "device_id,plant\na,ulm\n")
-    with pytest.raises(ConfigError, match="line 2: plant has a value from --set too"):
+    with pytest.raises(ConfigError, match="line 2: plant also has a value from --set"):
         listed_devices(path, {"plant": "ulm"})
 
 
