@@ -76,7 +76,7 @@ def graph_of(name: str, extras: Iterable[str]) -> dict[NormalizedName, set[Norma
 
 
 def licence_of(package: Distribution) -> License | None:
-    """Tell the licence that a package declares: by its SPDX name if it can be found, or as it is called."""
+    """Return the licence that a package declares: its SPDX name if found, else the package's name for it."""
     if concluded := CONCLUDED.get(canonicalize_name(package.name)):
         return LicenseFactory().make_from_string(
             concluded, license_acknowledgement=LicenseAcknowledgement.CONCLUDED

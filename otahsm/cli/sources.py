@@ -33,14 +33,14 @@ class Source:
         count: how many devices.
         devices: read and checked, or drawn as they are taken.
         digest: of the list, hexadecimal; empty if ids are drawn.
-        told: what every device has.
+        shared: values that all devices share.
     """
 
     kind: str
     count: int
     devices: Iterable[Device]
     digest: str
-    told: Mapping[str, str]
+    shared: Mapping[str, str]
 
     @property
     def drawn(self) -> bool:
@@ -55,7 +55,7 @@ class Source:
         return [
             "--count",
             str(self.count),
-            *(f"--set={name}={value}" for name, value in sorted(self.told.items())),
+            *(f"--set={name}={value}" for name, value in sorted(self.shared.items())),
         ]
 
 
@@ -79,12 +79,12 @@ def devices_from(
         raise typer.BadParameter("give either --uuid5 or --template")
     if uuid5 and ids is None:
         raise typer.BadParameter("--uuid5 needs serial numbers: name their file with --ids")
-    told = read_values(values or ())
+    shared = read_values(values or ())
     if count is not None and not template:
-        return Source("uuid4", count, random_devices(count, told), "", told)
+        return Source("uuid4", count, random_devices(count, shared), "", shared)
     kind = "template" if template else "uuid5" if uuid5 else "list"
-    devices = devices_of(IdScheme(kind, template or uuid5, first, values=told), ids, count or 0)
-    return Source(kind, len(devices), devices, devices.digest, told)
+    devices = devices_of(IdScheme(kind, template or uuid5, first, values=shared), ids, count or 0)
+    return Source(kind, len(devices), devices, devices.digest, shared)
 
 
 def devices_of(scheme: IdScheme, ids: Path | None, count: int) -> DeviceList:

@@ -117,7 +117,7 @@ def find_gateway(
 def _ask(
     address: GatewayUrl, trust: Trust, known: ServerCa | None, now: datetime, seconds: float
 ) -> ServerCa:
-    """Have the gateway present its chain, and find the CA that it is under and that is trusted."""
+    """Read the gateway's chain, and return the trusted CA that it ends in."""
     fingerprint = None if trust.fingerprint is None else _parse_fingerprint(trust.fingerprint)
     if trust.authorities is not None:
         source = str(trust.authorities)

@@ -81,7 +81,7 @@ live: Final = (intents.c.void_reason.is_(None)) & (intents.c.superseded_at.is_(N
 
 
 def _where(condition: str) -> dict[str, Any]:
-    """Have an index hold only the rows of which a condition is true, in both databases."""
+    """Return the arguments of an index with only the rows that meet a condition, for both databases."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 

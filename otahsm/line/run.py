@@ -192,10 +192,12 @@ class Run:
         error: OtahsmError | None = None,
     ) -> None:
         """Write down what became of a device: it was refused if there is an error, else issued."""
-        said = (error.code.name, error.reason, error.message, error.hint) if error else (None,) * 4
+        error_fields = (error.code.name, error.reason, error.message, error.hint) if error else (None,) * 4
         state = "refused" if error else "issued"
         digits = serial.hex() if serial else None
-        connection.execute(_SETTLE, (self.number, name, self.number, state, _now(), device_id, digits, *said))
+        connection.execute(
+            _SETTLE, (self.number, name, self.number, state, _now(), device_id, digits, *error_fields)
+        )
 
 
 def unfinished_runs(folders: DeviceFolders) -> Iterator[Sequence[str]]:

@@ -118,7 +118,8 @@ def build_tbs_crl(
 
     Raises:
         ValueError: a serial number comes twice, a time is not in the form, `next_update` is not after
-            `this_update`, the number is out of range, or the CRL is said to hold only devices and only CAs.
+            `this_update`, the number is out of range, or both
+            `distribution_point` and `only_authorities` are set.
     """
     if not this_update < next_update:
         raise ValueError(f"a CRL of {this_update} can't be followed by the next at {next_update}")
@@ -149,7 +150,7 @@ def build_tbs_crl(
 
 
 def describe_crl(crl: bytes) -> CrlDescription:
-    """Say what a CRL says, whoever made it, without believing it: see `check_crl_signature`.
+    """Return what a CRL contains, without checking its signature: see `check_crl_signature`.
 
     Args:
         crl: DER, or PEM with one CRL.

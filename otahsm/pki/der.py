@@ -74,7 +74,7 @@ def contents(der: bytes) -> bytes:
 
 
 def _contents(der: bytes, at: int) -> tuple[int, int]:
-    """Say where the contents of the value at `at` begin and end."""
+    """Return the start and end of the contents of the value at `at`."""
     start = at + 2
     if start > len(der) or der[at] & _HIGH_TAG == _HIGH_TAG:
         raise ValueError("a DER value is cut off, or has a tag of several octets")

@@ -32,7 +32,7 @@ def build_ca_request_info(common_name: str, organization: str, spki: bytes) -> b
         spki: the CA's public key.
     """
     names = {"organization_name": organization} if organization else {}
-    wanted = [
+    extensions = [
         extension(
             "basic_constraints",
             asn1_x509.BasicConstraints({"ca": True, "path_len_constraint": 0}),
@@ -46,7 +46,12 @@ def build_ca_request_info(common_name: str, organization: str, spki: bytes) -> b
             "subject": asn1_x509.Name.build({**names, "common_name": common_name}),
             "subject_pk_info": keys.PublicKeyInfo.load(spki),
             "attributes": csr.CRIAttributes(
-                [{"type": "extension_request", "values": csr.SetOfExtensions([asn1_x509.Extensions(wanted)])}]
+                [
+                    {
+                        "type": "extension_request",
+                        "values": csr.SetOfExtensions([asn1_x509.Extensions(extensions)]),
+                    }
+                ]
             ),
         }
     )

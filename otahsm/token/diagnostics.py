@@ -56,10 +56,10 @@ def diagnose(config: Config, token: ReplicaConfig, name: str) -> Iterator[Check]
         with logged_in(token) as login:
             yield ok(f"{name} login", f"the token accepted the PIN (from {token.pin_source.kind})")
             yield from _sessions(login, token, name)
-            for key, wanted, public_key in _keys(config):
+            for key, key_config, public_key in _keys(config):
                 # A session on which a call failed may be of no use to the next key.
                 another = login._replace(session=login.open_another())
-                yield from _key(another, f"{name} {key}", wanted, public_key)
+                yield from _key(another, f"{name} {key}", key_config, public_key)
     except OtahsmError as error:
         yield failed(f"{name} login", error)
     except pkcs11.PKCS11Error as error:
@@ -127,17 +127,17 @@ def _keys(config: Config) -> Iterator[tuple[str, KeyConfig, PublicKey]]:
         yield "[checkpoint] key", config.checkpoint, load_public_key(key.public_key)
 
 
-def _key(login: Login, subject: str, wanted: KeyConfig, public_key: PublicKey) -> Iterator[Check]:
+def _key(login: Login, subject: str, key_config: KeyConfig, public_key: PublicKey) -> Iterator[Check]:
     try:
-        private = find_private_key(login.session, wanted.key)
+        private = find_private_key(login.session, key_config.key)
         facts = read_facts(login, private, public_key)
         yield ok(subject, str(facts.key))
         for flaw, why in facts.flaws.items():
-            if flaw in wanted.accept:
+            if flaw in key_config.accept:
                 yield warning(
                     subject, f"{why}; `accept` allows it", "Generate a key in the token when you can."
                 )
-        signing = get_ready(login, private, wanted, public_key)
+        signing = get_ready(login, private, key_config, public_key)
         if not facts.flaws:
             yield ok(
                 f"{subject} attributes",

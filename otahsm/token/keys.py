@@ -22,14 +22,14 @@ _MOST_SHOWN: Final = 8
 _OTHER_USES: Final = (Attribute.SIGN_RECOVER, Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE)
 
 
-def refuse_existing(session: pkcs11.Session, wanted: KeyConfig) -> None:
+def refuse_existing(session: pkcs11.Session, key_config: KeyConfig) -> None:
     """Make sure that no object carries the key's label or id yet.
 
     Raises:
         ConfigError: the key's URI lacks one of both.
         TokenRefusedError: an object has one.
     """
-    label, key_id = label_and_id(wanted)
+    label, key_id = label_and_id(key_config)
     either: tuple[dict[Attribute, Any], ...] = ({Attribute.LABEL: label}, {Attribute.ID: key_id})
     for attributes in either:
         for found in session.get_objects(attributes):
@@ -42,7 +42,7 @@ def refuse_existing(session: pkcs11.Session, wanted: KeyConfig) -> None:
 
 
 def generate(
-    session: pkcs11.Session, wanted: KeyConfig, key_type: KeyType
+    session: pkcs11.Session, key_config: KeyConfig, key_type: KeyType
 ) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
     """Generate a key pair: token object, private, sensitive, not extractable, for signing alone.
 
@@ -52,11 +52,11 @@ def generate(
         TokenRefusedError: the token can't make or use such a key.
     """
     try:
-        return _generate(session, wanted, key_type, dict.fromkeys(_OTHER_USES, False))
+        return _generate(session, key_config, key_type, dict.fromkeys(_OTHER_USES, False))
     except pkcs11.PKCS11Error:
         pass
     try:
-        return _generate(session, wanted, key_type, dict.fromkeys(_OTHER_USES, DEFAULT))
+        return _generate(session, key_config, key_type, dict.fromkeys(_OTHER_USES, DEFAULT))
     except pkcs11.PKCS11Error as error:
         raise TokenRefusedError(
             f"the token can't generate a key of type {key_type} ({type(error).__name__})",
@@ -66,11 +66,11 @@ def generate(
 
 def _generate(
     session: pkcs11.Session,
-    wanted: KeyConfig,
+    key_config: KeyConfig,
     key_type: KeyType,
     unused: Mapping[Attribute, object],
 ) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
-    label, key_id = label_and_id(wanted)
+    label, key_id = label_and_id(key_config)
     arguments: dict[str, Any] = {
         "label": label,
         "id": key_id,
@@ -92,7 +92,7 @@ def _generate(
     return domain.generate_keypair(**arguments)
 
 
-def find_private_key(session: pkcs11.Session, wanted: Pkcs11Uri) -> pkcs11.PrivateKey:
+def find_private_key(session: pkcs11.Session, uri: Pkcs11Uri) -> pkcs11.PrivateKey:
     """Find the one private key that a URI names, by label, id or both.
 
     Raises:
@@ -100,7 +100,7 @@ def find_private_key(session: pkcs11.Session, wanted: Pkcs11Uri) -> pkcs11.Priva
         TokenRefusedError: there is more than one.
     """
     with explained("looking for the key"):
-        found = list(session.get_objects(_template(wanted)))
+        found = list(session.get_objects(_template(uri)))
         if len(found) == 1:
             return cast(pkcs11.PrivateKey, found[0])
         shown = found or list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
@@ -108,56 +108,56 @@ def find_private_key(session: pkcs11.Session, wanted: Pkcs11Uri) -> pkcs11.Priva
         listing = ", ".join(map(str, uris)) or "none"
     if found:
         raise TokenRefusedError(
-            f"{len(found)} private keys in the token match {wanted}: {listing}",
+            f"{len(found)} private keys in the token match {uri}: {listing}",
             hint="Name exactly one: give both label (object) and id in the section that names it.",
         )
     raise TokenUnavailableError(
-        f"no private key in the token matches {wanted}; the token shows {listing}",
+        f"no private key in the token matches {uri}; the token shows {listing}",
         hint="Correct `key` in the section that names it. `otahsm ca init` creates the CA's key, and"
         " `otahsm ledger init-key` the checkpoint key.",
     )
 
 
-def _template(wanted: Pkcs11Uri) -> dict[Attribute, Any]:
+def _template(uri: Pkcs11Uri) -> dict[Attribute, Any]:
     template: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
-    if wanted.object is not None:
-        template[Attribute.LABEL] = wanted.object
-    if wanted.id is not None:
-        template[Attribute.ID] = wanted.id
+    if uri.object is not None:
+        template[Attribute.LABEL] = uri.object
+    if uri.id is not None:
+        template[Attribute.ID] = uri.id
     return template
 
 
-def label_and_id(wanted: KeyConfig) -> tuple[str, bytes]:
+def label_and_id(key_config: KeyConfig) -> tuple[str, bytes]:
     """Return what a new key is called; both, so that nothing else is taken for it. Raises ConfigError."""
-    if not wanted.key.object or not wanted.key.id:
+    if not key_config.key.object or not key_config.key.id:
         raise ConfigError(
-            f"a new key needs a label and an id, and {wanted.key} lacks one",
+            f"a new key needs a label and an id, and {key_config.key} lacks one",
             hint="Write it as in pkcs11:object=fleet-root;id=%01.",
         )
-    return wanted.key.object, wanted.key.id
+    return key_config.key.object, key_config.key.id
 
 
-def destroy_throwaway(session: pkcs11.Session, wanted: KeyConfig) -> None:
+def destroy_throwaway(session: pkcs11.Session, key_config: KeyConfig) -> None:
     """Destroy a throwaway key pair, and no other.
 
     Raises:
         ValueError: its label is not that of a throwaway.
         PKCS11Error: the token failed.
     """
-    label, _ = label_and_id(wanted)
+    label, _ = label_and_id(key_config)
     if not label.startswith(THROWAWAY_LABEL):
         raise ValueError(f"{label!r} is not the label of a throwaway key")
-    destroy_pair(session, wanted)
+    destroy_pair(session, key_config)
 
 
-def destroy_pair(session: pkcs11.Session, wanted: KeyConfig) -> None:
+def destroy_pair(session: pkcs11.Session, key_config: KeyConfig) -> None:
     """Destroy every object with a key's label and id: the private key, and the public one beside it.
 
     Raises:
         ConfigError: the key's URI lacks one of both.
         PKCS11Error: the token failed.
     """
-    label, key_id = label_and_id(wanted)
+    label, key_id = label_and_id(key_config)
     for key in list(session.get_objects({Attribute.LABEL: label, Attribute.ID: key_id})):
         key.destroy()
 

@@ -81,7 +81,7 @@ def _preparing(way: TokenMechanism, algorithm: SignatureAlgorithm) -> Callable[[
 
 
 def choose_mechanism(
-    slot: pkcs11.Slot, algorithm: SignatureAlgorithm, wanted: MechanismName | None
+    slot: pkcs11.Slot, algorithm: SignatureAlgorithm, requested: MechanismName | None
 ) -> SigningMechanism:
     """Choose how a key signs: as the configuration says, or with the first mechanism that the token has.
 
@@ -91,20 +91,20 @@ def choose_mechanism(
     Args:
         slot: where the token is.
         algorithm: what must come out.
-        wanted: the `mechanism` of the key's section, if it has one.
+        requested: the `mechanism` of the key's section, if it has one.
 
     Raises:
-        ConfigError: what is wanted does not make what must come out.
+        ConfigError: the requested mechanism does not make the signature algorithm.
         PKCS11Error: the token failed.
     """
     possible = mechanisms_for(algorithm)
-    if wanted is not None:
-        if wanted not in possible:
+    if requested is not None:
+        if requested not in possible:
             raise ConfigError(
-                f"mechanism {wanted} does not fit the key, which needs {' or '.join(possible)}",
+                f"mechanism {requested} does not fit the key, which needs {' or '.join(possible)}",
                 hint="Correct `mechanism`, or omit it to use one that the token supports.",
             )
-        return possible[wanted]
+        return possible[requested]
     present = signing_mechanisms(slot)
     return next((way for name, way in possible.items() if name in present), next(iter(possible.values())))
 

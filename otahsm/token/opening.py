@@ -32,12 +32,12 @@ _RULES: Final[Mapping[KeyFlaw, _Rule]] = {
 }
 
 
-def open_key(login: Login, wanted: KeyConfig, public_key: PublicKey) -> SigningKey:
+def open_key(login: Login, key_config: KeyConfig, public_key: PublicKey) -> SigningKey:
     """Find a key in the token and get it ready to sign.
 
     Args:
         login: where, and how to log in again if the key wants that for every signature.
-        wanted: the key's section of the configuration.
+        key_config: the key's section of the configuration.
         public_key: what its signatures must verify with.
 
     Raises:
@@ -45,15 +45,17 @@ def open_key(login: Login, wanted: KeyConfig, public_key: PublicKey) -> SigningK
         TokenRefusedError: several are, or it could leave the token and the configuration doesn't accept that.
         ConfigError: `mechanism` does not go with it.
     """
-    return get_ready(login, find_private_key(login.session, wanted.key), wanted, public_key)
+    return get_ready(login, find_private_key(login.session, key_config.key), key_config, public_key)
 
 
-def get_ready(login: Login, key: pkcs11.PrivateKey, wanted: KeyConfig, public_key: PublicKey) -> SigningKey:
+def get_ready(
+    login: Login, key: pkcs11.PrivateKey, key_config: KeyConfig, public_key: PublicKey
+) -> SigningKey:
     """Check a key that was found, and choose how it signs. Raises as `open_key`."""
-    algorithm = signature_algorithm(public_key, pss=wanted.signs_with_pss)
+    algorithm = signature_algorithm(public_key, pss=key_config.signs_with_pss)
     with explained("showing what the key is"):
-        _check_flaws(key, wanted)
-        mechanism = choose_mechanism(login.session.token.slot, algorithm, wanted.mechanism)
+        _check_flaws(key, key_config)
+        mechanism = choose_mechanism(login.session.token.slot, algorithm, key_config.mechanism)
         wants_pin = read_attribute(key, Attribute.ALWAYS_AUTHENTICATE)
         again = PinAtEachSignature(login.pin, login.guard) if wants_pin else None
     return SigningKey(key, public_key, algorithm, mechanism, again)
@@ -70,17 +72,17 @@ def find_flaws(key: pkcs11.PrivateKey) -> dict[KeyFlaw, str]:
     return flaws
 
 
-def _check_flaws(key: pkcs11.PrivateKey, wanted: KeyConfig) -> None:
+def _check_flaws(key: pkcs11.PrivateKey, key_config: KeyConfig) -> None:
     """Refuse a key that could leave the token, or that came from outside.
 
     Raises:
         TokenRefusedError: what the token reports is not good, and `accept` doesn't name it.
     """
-    found = {flaw: why for flaw, why in find_flaws(key).items() if flaw not in wanted.accept}
+    found = {flaw: why for flaw, why in find_flaws(key).items() if flaw not in key_config.accept}
     if found:
-        names = ", ".join(f'"{flaw}"' for flaw in sorted({*found, *wanted.accept}))
+        names = ", ".join(f'"{flaw}"' for flaw in sorted({*found, *key_config.accept}))
         raise TokenRefusedError(
-            f"the key {wanted.key} is unfit as a root of trust: {'; '.join(found.values())}",
+            f"the key {key_config.key} is unfit as a root of trust: {'; '.join(found.values())}",
             hint="Generate a key in the token with `otahsm ca init`. If you must use this one (some tokens"
             f" report wrongly), accept it in the section that names it: accept = [{names}].",
         )

@@ -43,9 +43,9 @@ def read_pin(source: PinSource) -> str:
 
 
 def ask_for_pin() -> None:
-    """Have a process of its own ask for the PIN on the terminal, and keep it in a memory file for signers.
+    """Ask for the PIN on the terminal in a child process, which keeps it in a memory file for the signers.
 
-    This process never sees what is in it.
+    This process never reads the file.
 
     Raises:
         ConfigError: there is no terminal, or nothing was typed.

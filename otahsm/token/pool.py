@@ -103,8 +103,8 @@ class SignerPool:
         self._closing: set[asyncio.Task[None]] = set()
 
     def _member(self, number: int, token: ReplicaConfig, keys: Sequence[TokenKey]) -> _Member:
-        def told(event: str, pid: int, error: OtahsmError | None) -> None:
-            self._told(member, event, pid, error)
+        def report(event: str, pid: int, error: OtahsmError | None) -> None:
+            self._report_event(member, event, pid, error)
 
         pool = WorkerPool(
             "signer",
@@ -118,7 +118,7 @@ class SignerPool:
             probe=batch_for(0, [PROBE]),
             probe_seconds=_PROBE_SECONDS,
             longest_pause=_LONGEST_PAUSE,
-            report=told,
+            report=report,
             inherit=typed_pin(),
             socket=token.signer_socket,
         )
@@ -212,7 +212,7 @@ class SignerPool:
         """Return the tokens in service: those that can sign first, and of those who has the least to do."""
         return sorted(self._serving(), key=lambda member: (not member.pool.ready, member.load))
 
-    def _told(self, member: _Member, event: str, pid: int, error: OtahsmError | None) -> None:
+    def _report_event(self, member: _Member, event: str, pid: int, error: OtahsmError | None) -> None:
         if len(self._members) > 1 and error is not None:
             which = f"token {self._members.index(member) + 1}, {member.token.name}"
             error = type(error)(f"{which}: {error.message}", hint=error.hint)

@@ -88,7 +88,7 @@ def _open(config: ReplicaConfig, *, read_write: bool) -> Login:
             return Login(token.open(rw=read_write, user_pin=pin), pin, guard, read_write)
 
 
-def find_token(library: Library, wanted: Pkcs11Uri) -> pkcs11.Token:
+def find_token(library: Library, uri: Pkcs11Uri) -> pkcs11.Token:
     """Find the one token that a URI names, whatever slot it is in (RFC 7512, section 2.3).
 
     Raises:
@@ -97,12 +97,12 @@ def find_token(library: Library, wanted: Pkcs11Uri) -> pkcs11.Token:
         PKCS11Error: the module failed.
     """
     present = [(token, describe_token(token)) for token in library.get_tokens()]
-    required = wanted.token_attributes.items()
+    required = uri.token_attributes.items()
     matches = [token for token, uri in present if required <= uri.token_attributes.items()]
     if len(matches) == 1:
         return matches[0]
     listing = ", ".join(str(uri) for _, uri in present if uri.token) or "none"
-    what = wanted.only_token()
+    what = uri.only_token()
     if matches:
         raise TokenRefusedError(
             f"{len(matches)} tokens match {what}; the module shows {listing}",

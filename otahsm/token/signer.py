@@ -53,13 +53,13 @@ def start_at_socket(config: Config, setup: list[bytes]) -> Handler:
         token = tokens[int(number)]
         keys = [config.token_keys[uri.decode()] for uri in parts[::2]]
         public_keys = [load_public_key(spki) for spki in parts[1::2]]
-        wanted = list(zip(keys, public_keys, strict=True))
+        pairs = list(zip(keys, public_keys, strict=True))
     except (ValueError, LookupError, OtahsmError):
         raise ConfigError(
             "the daemon requires a token or key that the signers' configuration does not name",
             hint="Let the daemon and the signers read the same otahsm.toml, and restart the daemon.",
         ) from None
-    return _handler(_open(token, wanted))
+    return _handler(_open(token, pairs))
 
 
 def _handler(sessions: list[list[SigningKey]]) -> Handler:
@@ -94,12 +94,12 @@ def open_keys(setup: list[bytes]) -> list[list[SigningKey]]:
     )
 
 
-def _open(token: ReplicaConfig, wanted: Sequence[tuple[KeyConfig, PublicKey]]) -> list[list[SigningKey]]:
+def _open(token: ReplicaConfig, pairs: Sequence[tuple[KeyConfig, PublicKey]]) -> list[list[SigningKey]]:
     login = _for_life.enter_context(logged_in(token))
     first = login.session
     with explained(f"opening {token.sessions} sessions"):
         sessions = [first, *(login.open_another() for _ in range(token.sessions - 1))]
-    opened = [[open_key(login._replace(session=session), *key) for key in wanted] for session in sessions]
+    opened = [[open_key(login._replace(session=session), *key) for key in pairs] for session in sessions]
     for key in chain.from_iterable(opened):
         key.sign(PROBE)
     return opened

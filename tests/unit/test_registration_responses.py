@@ -229,7 +229,9 @@ def test_a_redirect_is_not_followed_and_ends_the_run(tmp_path: Path) -> None:
         to = {"Location": f"{elsewhere.url}/devices?token={SECRET}"}
         with (
             backend_running(script(Reply(307, headers=to))) as backend,
-            pytest.raises(BackendRefusedError, match=f"redirects to {elsewhere.url}/devices: ") as raised,
+            pytest.raises(
+                BackendRefusedError, match=f"redirects to {elsewhere.url}/devices, which is not followed"
+            ) as raised,
         ):
             run(tmp_path, backend.url)
     assert len(backend.seen) == 1

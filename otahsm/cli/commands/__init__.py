@@ -94,7 +94,7 @@ COMMANDS: Final = (
     Group(
         "csr",
         "Have existing CSRs signed.",
-        (Command("sign", "csr", "Have CSRs signed, write device folders."),),
+        (Command("sign", "csr", "Request certificates for CSRs, write device folders."),),
     ),
     Group(
         "crl",

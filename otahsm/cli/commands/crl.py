@@ -55,21 +55,23 @@ def show(
         content = read_file(file)
     else:
         content = _fetch(config, patience, ca, url, shard, authorities).der
-    said = describe_crl(content)
+    description = describe_crl(content)
     scope = "complete"
-    if said.distribution_point or said.only_devices:
-        scope = f"devices whose certificate names {said.distribution_point or 'no URL'}"
-    elif said.only_authorities:
+    if description.distribution_point or description.only_devices:
+        scope = f"devices whose certificate names {description.distribution_point or 'no URL'}"
+    elif description.only_authorities:
         scope = "CA certificates only"
-    ends = show_time(said.next_update) or "none"
+    ends = show_time(description.next_update) or "none"
     fields = {
-        "issuer": said.issuer,
-        "number": "none" if said.number is None else str(said.number),
-        "this update": show_time(said.this_update),
+        "issuer": description.issuer,
+        "number": "none" if description.number is None else str(description.number),
+        "this update": show_time(description.this_update),
         "next update": ends,
         "scope": scope,
-        "issuer's key identifier": said.key_identifier.hex(":") if said.key_identifier else "none",
-        "revoked certificates": str(said.revoked),
+        "issuer's key identifier": description.key_identifier.hex(":")
+        if description.key_identifier
+        else "none",
+        "revoked certificates": str(description.revoked),
     }
     if as_json:
         print_json({"kind": "CRL", **fields})

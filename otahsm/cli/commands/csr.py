@@ -42,7 +42,7 @@ def sign(
     quiet: QuietOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Have CSRs signed whose keys are elsewhere, such as in the devices. Writes device folders without keys.
+    """Request certificates for CSRs, such as of keys in the devices. Writes device folders without keys.
 
     In a folder, and in folders in it, files that end in .csr, .pem, .der, .req or .p10 are used.
 

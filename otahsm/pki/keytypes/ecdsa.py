@@ -81,7 +81,7 @@ class Ecdsa(KeyFamily[Name, ec.EllipticCurvePublicKey, ec.EllipticCurvePrivateKe
         return f"EC on {key.curve.name}"
 
     def is_canonical(self, spki: bytes, key: ec.EllipticCurvePublicKey) -> bool:
-        """Look at the beginning: two coordinates of fixed length follow, in range, or it was no key."""
+        """Compare the beginning only: parsing has checked that two coordinates of fixed length follow."""
         return spki.startswith(_CANONICAL_BEGINNINGS) or spki == encode_spki(key)
 
     def verify(

@@ -59,7 +59,7 @@ def create_request(
 
 
 def check_key(token: ReplicaConfig, ca: KeyConfig, public_key: PublicKey) -> KeyFacts:
-    """Have the key in the token sign, and check that the signature is of a certificate's public key.
+    """Sign with the key in the token, and check the signature with the public key of a certificate.
 
     Raises:
         BadSignatureError: it is not.
@@ -85,13 +85,13 @@ def prove_possession(token: ReplicaConfig, ca: CaConfig, issuer: Issuer, code: s
 
 @contextlib.contextmanager
 def existing_key(
-    token: ReplicaConfig, wanted: KeyConfig, public_key: PublicKey | None = None
+    token: ReplicaConfig, key_config: KeyConfig, public_key: PublicKey | None = None
 ) -> Iterator[NewKey]:
     """Log in and open a key that exists.
 
     Args:
         token: where.
-        wanted: which.
+        key_config: which key.
         public_key: what its signatures must verify with; None reads it from the token.
 
     Raises:
@@ -99,16 +99,16 @@ def existing_key(
     """
     with logged_in(token) as login:
         with explained("showing the key"):
-            private = find_private_key(login.session, wanted.key)
+            private = find_private_key(login.session, key_config.key)
             known = public_key or _public_key_of(login.session, private)
-            signing = get_ready(login, private, wanted, known)
+            signing = get_ready(login, private, key_config, known)
             facts = read_facts(login, private, known)
         yield NewKey(known, signing, facts)
 
 
 def _public_key_of(session: pkcs11.Session, private: pkcs11.PrivateKey) -> PublicKey:
-    wanted = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: private[Attribute.ID]}
-    found = list(session.get_objects(wanted))
+    template = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: private[Attribute.ID]}
+    found = list(session.get_objects(template))
     if len(found) != 1:
         raise TokenRefusedError(
             f"the token has {len(found)} public keys with the id of the private key, and needs exactly one",

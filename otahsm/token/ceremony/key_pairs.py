@@ -89,7 +89,7 @@ def create_root(
         return Made(_self_sign(key, common_name, now, days, kind), key.facts)
 
 
-def create_checkpoint_key(token: ReplicaConfig, wanted: KeyConfig) -> Made:
+def create_checkpoint_key(token: ReplicaConfig, key_config: KeyConfig) -> Made:
     """Generate the key pair that signs checkpoints, on P-256, and have it sign once.
 
     Returns:
@@ -99,13 +99,13 @@ def create_checkpoint_key(token: ReplicaConfig, wanted: KeyConfig) -> Made:
         TokenRefusedError: an object with the key's label or id exists, or the token can't make such a key.
         OtahsmError: as `logged_in`. A key that was made before a failure is destroyed again.
     """
-    with new_key(token, wanted, CHECKPOINT_KEY_TYPE) as key:
+    with new_key(token, key_config, CHECKPOINT_KEY_TYPE) as key:
         key.signing.sign(PROBE)
         return Made(encode_spki(key.public_key), key.facts)
 
 
 @contextlib.contextmanager
-def new_key(token: ReplicaConfig, wanted: KeyConfig, key_type: KeyType) -> Iterator[NewKey]:
+def new_key(token: ReplicaConfig, key_config: KeyConfig, key_type: KeyType) -> Iterator[NewKey]:
     """Log in and generate a key pair; destroy it again if the block fails.
 
     Raises:
@@ -114,11 +114,11 @@ def new_key(token: ReplicaConfig, wanted: KeyConfig, key_type: KeyType) -> Itera
     """
     with logged_in(token, read_write=True) as login:
         with explained("looking for existing keys"):
-            keys.refuse_existing(login.session, wanted)
-        public, private = keys.generate(login.session, wanted, key_type)
+            keys.refuse_existing(login.session, key_config)
+        public, private = keys.generate(login.session, key_config, key_type)
         with explained("reading the new public key"), keys.destroyed_on_failure((public, private)):
             public_key = keys.decode_public_key(public)
-            signing = get_ready(login, private, wanted, public_key)
+            signing = get_ready(login, private, key_config, public_key)
             yield NewKey(public_key, signing, read_facts(login, private, public_key))
 
 
@@ -160,7 +160,7 @@ def destroy_key(token: ReplicaConfig, ca: CaConfig, issuer: Issuer) -> KeyFacts:
     """Destroy a CA's key pair, after it has shown with a signature that it is the certificate's.
 
     Returns:
-        What the token said of the key before.
+        The flaws of the key that the token reported before.
 
     Raises:
         BadSignatureError: it is another key; nothing was destroyed.

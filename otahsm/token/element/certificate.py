@@ -105,8 +105,8 @@ class CertificatePlace:
         return there
 
     def _find(self) -> Sequence[Any]:
-        wanted = {Attribute.CLASS: ObjectClass.CERTIFICATE, Attribute.ID: self.object_id}
-        return list(self.session.get_objects(wanted))
+        template = {Attribute.CLASS: ObjectClass.CERTIFICATE, Attribute.ID: self.object_id}
+        return list(self.session.get_objects(template))
 
 
 def _value(certificate: Any) -> bytes:

@@ -37,7 +37,7 @@ _OR_DELETE: Final = "Delete it if it is not needed (pkcs11-tool --delete-object)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class KeySpec:
     """What a device's token is to hold.
 
     Attributes:
@@ -84,18 +84,16 @@ class ElementKey:
 class SecureElement:
     """A device's token, in a session that is logged in; see `element_opened`."""
 
-    def __init__(self, login: Login, wanted: Wanted) -> None:
+    def __init__(self, login: Login, spec: KeySpec) -> None:
         self._login = login
         self._session = login.session
-        self._wanted = wanted
-        self._key_id = wanted.key_id.hex()
+        self._spec = spec
+        self._key_id = spec.key_id.hex()
         self.token = describe_token(login.session.token)
-        self.certificate = CertificatePlace(
-            login.session, wanted.device_id, wanted.certificate_id, wanted.label
-        )
+        self.certificate = CertificatePlace(login.session, spec.device_id, spec.certificate_id, spec.label)
 
     def find_or_make_key(self) -> ElementKey:
-        """Return the key pair with the wanted id; generate it if there is none.
+        """Return the key pair with the requested id; generate it if there is none.
 
         Raises:
             TokenRefusedError: what is there can't be used, or a certificate is another's; nothing was
@@ -104,7 +102,7 @@ class SecureElement:
         """
         with explained("looking for key and certificate"):
             found = self._find_key()
-            if not self._wanted.replace:
+            if not self._spec.replace:
                 self.certificate.refuse_others(found.public_key if found else None)
             if found:
                 return found
@@ -112,15 +110,15 @@ class SecureElement:
         return self._make_key()
 
     def make_csr(self, key: ElementKey) -> bytes:
-        """Have the token sign the CSR `CN=<device id>`, verify that, and return it in DER.
+        """Return a CSR for `CN=<device id>` in DER, signed by the token and verified.
 
         Raises:
             BadSignatureError: the signature is not of the public key in the token.
             OtahsmError: as `SigningKey.sign`.
         """
-        config = KeyConfig(key=Pkcs11Uri(id=self._wanted.key_id), accept=_EVERY_FLAW)
+        config = KeyConfig(key=Pkcs11Uri(id=self._spec.key_id), accept=_EVERY_FLAW)
         signing = get_ready(self._login, key.private, config, key.public_key)
-        info = build_request_info(self._wanted.device_id, encode_spki(key.public_key))
+        info = build_request_info(self._spec.device_id, encode_spki(key.public_key))
         return assemble(info, signing.algorithm, signing.sign(info))
 
     def forget(self, key: ElementKey) -> None:
@@ -157,14 +155,14 @@ class SecureElement:
 
     def _check_fitness(self, key: ElementKey) -> None:
         """Refuse a key that was there, if it is of another type than is wanted, or may be elsewhere, too."""
-        if self._wanted.key_type not in (None, key.key_type):
+        if self._spec.key_type not in (None, key.key_type):
             raise TokenRefusedError(
                 f"the key with id {self._key_id} in the token is {describe_key(key.public_key)}, not"
-                f" {self._wanted.key_type}; nothing was changed",
+                f" {self._spec.key_type}; nothing was changed",
                 hint=f"Omit --key-type to use it. {_OR_DELETE}",
             )
         found = find_flaws(key.private)
-        flaws = {flaw: why for flaw, why in found.items() if flaw not in self._wanted.accept}
+        flaws = {flaw: why for flaw, why in found.items() if flaw not in self._spec.accept}
         if flaws:
             options = " ".join(f"--accept {flaw}" for flaw in sorted(flaws))
             raise TokenRefusedError(
@@ -181,7 +179,7 @@ class SecureElement:
             PKCS11Error: the token failed.
         """
         for public in self._find(ObjectClass.PUBLIC_KEY):
-            if public[Attribute.LABEL] != self._wanted.label:
+            if public[Attribute.LABEL] != self._spec.label:
                 raise TokenRefusedError(
                     f"the token holds a public key with id {self._key_id} and label"
                     f" {public[Attribute.LABEL]!r}, but not its private key; nothing was changed",
@@ -190,9 +188,11 @@ class SecureElement:
             public.destroy()
 
     def _make_key(self) -> ElementKey:
-        wanted = KeyConfig(key=Pkcs11Uri(object=self._wanted.label, id=self._wanted.key_id))
+        key_config = KeyConfig(key=Pkcs11Uri(object=self._spec.label, id=self._spec.key_id))
         try:
-            public, private = keys.generate(self._session, wanted, self._wanted.key_type or _DEFAULT_KEY_TYPE)
+            public, private = keys.generate(
+                self._session, key_config, self._spec.key_type or _DEFAULT_KEY_TYPE
+            )
         except TokenRefusedError as error:
             raise self._explain_generation(error) from None
         with explained("reading the new public key"), keys.destroyed_on_failure((public, private)):
@@ -210,4 +210,4 @@ class SecureElement:
         )
 
     def _find(self, kind: ObjectClass) -> Sequence[Any]:
-        return list(self._session.get_objects({Attribute.CLASS: kind, Attribute.ID: self._wanted.key_id}))
+        return list(self._session.get_objects({Attribute.CLASS: kind, Attribute.ID: self._spec.key_id}))

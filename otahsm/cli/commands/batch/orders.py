@@ -68,8 +68,8 @@ def create(
     source = devices_from(count, ids, uuid5, template, first, values)
     scheme = IdScheme(source.kind, uuid5 or template, first, source.digest, read_values(values or ()))
     ends = deadline and deadline.replace(tzinfo=UTC)
-    wanted = Batch(name, source.count, scheme, profile, ends, tuple(clients or ()))
-    print_batch(ask(config, patience, lambda client: client.batches.create(wanted)), as_json=as_json)
+    batch = Batch(name, source.count, scheme, profile, ends, tuple(clients or ()))
+    print_batch(ask(config, patience, lambda client: client.batches.create(batch)), as_json=as_json)
 
 
 def status(

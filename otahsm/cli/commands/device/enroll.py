@@ -25,7 +25,7 @@ from otahsm.client import IssuedCertificate, Refusal
 from otahsm.config import KeyFlaw
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import KeyType, check_device_id
-from otahsm.token.element import ElementKey, SecureElement, Wanted, element_opened, read_element_uri
+from otahsm.token.element import ElementKey, KeySpec, SecureElement, element_opened, read_element_uri
 
 _LOGINS = ".logins"  # beside the device folders; no device id starts with a dot
 
@@ -89,7 +89,7 @@ def enroll(
         check_device_id(device_id)  # the profile's own pattern is the daemon's to apply
     except RequestRefusedError as error:
         raise typer.BadParameter(error.message) from None
-    wanted = Wanted(
+    spec = KeySpec(
         device_id,
         _octet(key_id, "--key-id"),
         _octet(certificate_id, "--certificate-id"),
@@ -106,7 +106,7 @@ def enroll(
             open_folders(client.issuance, settings, out) as folders,
         ):
             with element_opened(token) as login:
-                element = SecureElement(login, wanted)
+                element = SecureElement(login, spec)
                 key = element.find_or_make_key()
                 csr = element.make_csr(key)
                 result = await client.issuance.issue_one(csr, device_id=device_id, profile=profile)

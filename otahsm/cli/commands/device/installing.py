@@ -39,7 +39,7 @@ class Configuration:
     token: TokenKeys | None = None
 
     def of(self, files: DeviceFiles, hardware_id: str = "") -> str:
-        """Return a device's, or nothing if none is wanted. Raises ConfigError: its key is elsewhere."""
+        """Return a device's, or nothing if none is installed. Raises ConfigError: the key is elsewhere."""
         if not self.wanted:
             return ""
         if (self.token is None) != ("pkey.pem" in files.contents):
@@ -146,13 +146,13 @@ def print_jobs(jobs: Sequence[Job], *, as_json: bool) -> None:
         if job.toml:
             files.append({"path": f"{SOTA}/sota.toml", "mode": "0644", "octets": len(job.toml)})
         if as_json:
-            told = {
+            fields = {
                 "type": "would-install",
                 "device_id": job.files.device_id,
                 "where": job.where,
                 "files": files,
             }
-            print_json_line(told)
+            print_json_line(fields)
             continue
         typer.echo(f"{printable(job.files.device_id)} -> {printable(job.where)}")
         for file in files:

@@ -164,20 +164,20 @@ def _attributes(asked: Provision, profile: Profile) -> dict[str, str]:
     for kind, value in asked.subject.items():
         if not value:
             continue
-        said = says.get(kind, "")
-        if said.startswith("{") and said[1:-1] in profile.attributes:
-            attributes[said[1:-1]] = value
-        elif said != value:
+        expected = says.get(kind, "")
+        if expected.startswith("{") and expected[1:-1] in profile.attributes:
+            attributes[expected[1:-1]] = value
+        elif expected != value:
             raise RequestRefusedError(
                 "subject",
-                f"the profile {profile.name} has {kind}={said or 'nothing'}, not {value}",
+                f"the profile {profile.name} has {kind}={expected or 'nothing'}, not {value}",
                 hint=f"Omit --certificate-{kind.lower()}, or add it to the profile's subject.",
             )
     return attributes
 
 
 async def _check_root(client: IssuanceClient, fleet_ca: Path | None) -> None:
-    """Check the daemon's fleet root. Raises ConfigError: it is not the one wanted."""
+    """Check the daemon's fleet root. Raises ConfigError: it is not the expected one."""
     if fleet_ca is None:
         return
     certificates = load_certificates(read_file(fleet_ca), str(fleet_ca))

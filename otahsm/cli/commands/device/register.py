@@ -61,13 +61,13 @@ def register(
         with contextlib.closing(Outbox(folder)) as outbox:
             show_all(outbox, output_mode)
         return
-    wanted = section(settings.registration, "registration")
+    registration = section(settings.registration, "registration")
     if patience is None:
         patience = section(settings.client, "client").patience_seconds
-    backend = Backend(wanted)
-    with contextlib.closing(Outbox(folder, wanted.timeout_seconds)) as outbox, outbox:
+    backend = Backend(registration)
+    with contextlib.closing(Outbox(folder, registration.timeout_seconds)) as outbox, outbox:
         if retry_failed:
             outbox.retry_failed()
         run = RegistrationRun(outbox, output_mode)
-        if not run.follow(backend, wanted.parallel, patience, watch=watch):
+        if not run.follow(backend, registration.parallel, patience, watch=watch):
             raise typer.Exit(1)

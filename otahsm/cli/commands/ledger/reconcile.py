@@ -61,14 +61,14 @@ def reconcile(
             if record.status is Status.OPEN:
                 oldest = max(oldest, time.time() - record.intended_at / 1e6)
     reader.close()
-    said = f"{counts[Status.OPEN]} open, {counts[Status.VOID]} void"
+    summary = f"{counts[Status.OPEN]} open, {counts[Status.VOID]} void"
     if oldest > limit:
         typer.echo(
-            f"{said}; one has been open for {oldest:.0f} s, and a signature takes at most {limit:.0f} s",
+            f"{summary}; one has been open for {oldest:.0f} s, and a signature takes at most {limit:.0f} s",
             err=True,
         )
         raise typer.Exit(1)
-    typer.echo(said, err=True)
+    typer.echo(summary, err=True)
 
 
 def _never_released(reader: LedgerReader, criteria: Filter) -> Iterator[CertificateRecord]:
