@@ -517,7 +517,7 @@ def error_list() -> list[str]:
         "On the wire, an error is a `google.rpc.Status`: the gRPC code, a message that says what is wrong,",
         "and a `google.rpc.ErrorInfo` with the domain `otahsm`, the reason below and, in its metadata, a",
         "`hint`. `BAD_REQUEST` also has a `google.rpc.BadRequest` that names the field. Programs should",
-        "check the code and the reason: they are stable. Messages and hints are meant for people, and may",
+        "check the code and the reason: they are stable. Messages and hints are for users, and may",
         "change.",
         "",
         "`UNAVAILABLE` means that the same request may succeed later. With any other code, it won't.",

@@ -1,4 +1,4 @@
-"""Who may ask for what: decisions as pure functions of a policy, a caller and the time. No clock, no I/O."""
+"""Access control: decisions as pure functions of a policy, a caller and the time. No clock, no I/O."""
 
 from otahsm.access.caller import Caller
 from otahsm.access.calls import Call, Open

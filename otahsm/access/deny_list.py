@@ -19,7 +19,7 @@ class Denied(NamedTuple):
 
     Attributes:
         subject: one of `SUBJECTS`, and a name or the SHA-256 in hexadecimal.
-        reason: why, for people.
+        reason: a free text.
         client: the operator who denied it.
         at: when, in microseconds since the Unix epoch.
     """

@@ -130,7 +130,7 @@ class ReplicaConfig(Section):
 
     @property
     def name(self) -> str:
-        """The token's name for people."""
+        """The token's display name."""
         return str(self.uri.only_token())
 
 

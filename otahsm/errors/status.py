@@ -24,7 +24,7 @@ _Detail = TypeVar("_Detail", bound=Message)
 
 
 def to_status(error: OtahsmError) -> Status:
-    """Write an error: its code and message, why for programs, what to do for people."""
+    """Write an error: its code and message, its reason for programs, and its hint for users."""
     details: list[Message] = [ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata={_HINT: error.hint})]
     if error.retry_after is not None:
         delay = Duration()

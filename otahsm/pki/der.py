@@ -77,7 +77,7 @@ def _contents(der: bytes, at: int) -> tuple[int, int]:
     """Return the start and end of the contents of the value at `at`."""
     start = at + 2
     if start > len(der) or der[at] & _HIGH_TAG == _HIGH_TAG:
-        raise ValueError("a DER value is cut off, or has a tag of several octets")
+        raise ValueError("a DER value is truncated, or has a tag of several octets")
     length = der[at + 1]
     if length > _SHORT_FORM_MAX:
         start += length & _SHORT_FORM_MAX

@@ -1,6 +1,6 @@
 """A small CA with its key in a file: quickstart's operator CA and gateway CA.
 
-The operator CA issues the certificates of daemon and clients; the gateway CA stands in for the OTA gateway's.
+The operator CA issues the certificates of daemon and clients; the gateway CA replaces the OTA gateway's.
 Neither issues device certificates. Production installations have their own.
 """
 

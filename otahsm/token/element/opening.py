@@ -1,7 +1,6 @@
-"""Opens a device's own secure element at the line: one PIN each, one guard each.
+"""Opens a device's own secure element on the line, with a PIN and a guard for each.
 
-It is the same as opening the CA's token, with other words where something is wrong: who reads them is at the
-line, and has a URI on a command line and a device in hand.
+It works like opening the CA's token, but its errors name the URI on the command line and the device.
 """
 
 from __future__ import annotations

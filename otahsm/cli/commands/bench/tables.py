@@ -1,4 +1,4 @@
-"""Prints the results of `otahsm bench`, for people or as JSON."""
+"""Prints the results of `otahsm bench` as text or JSON."""
 
 from __future__ import annotations
 

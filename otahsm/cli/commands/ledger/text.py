@@ -1,4 +1,4 @@
-"""Writes entries of the ledger: lines for people, CSV, JSON Lines, PEM."""
+"""Writes entries of the ledger as text, CSV, JSON Lines or PEM."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _text(value: SerialNumber | str | bytes | datetime | None) -> str:
 
 
 def line_of(entry: LedgerEntry) -> str:
-    """Write an entry as one line for people."""
+    """Write an entry as one line of text."""
     return TABLE.line(
         entry.serial.hex(),
         entry.status,

@@ -1,4 +1,4 @@
-"""Quotas of clients, clients that are cut off, and events."""
+"""Client quotas, denied clients, and events."""
 
 from __future__ import annotations
 
