@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Final, NamedTuple
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import SERIAL_BYTES, SerialNumber, Validity, validity_of
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _OK: Final = b"ok"
 _REFUSED: Final = b"refused"
@@ -43,7 +41,7 @@ class Draft(NamedTuple):
 def encode_tasks(tasks: Iterable[Task]) -> list[bytes]:
     """Encode tasks as the parts of a request."""
     parts: list[bytes] = []
-    terms = _cached(_encode_terms)
+    terms = cache(_encode_terms)  # of this request only
     for profile, device_id, csr, validity, milliseconds, attributes in tasks:
         encoded = json.dumps(attributes).encode() if attributes else b""
         parts += (terms(profile, validity, milliseconds), device_id.encode("utf-8", "replace"), csr, encoded)
@@ -52,7 +50,7 @@ def encode_tasks(tasks: Iterable[Task]) -> list[bytes]:
 
 def decode_tasks(parts: Sequence[bytes]) -> Iterator[Task]:
     """Decode the parts of a request."""
-    terms = _cached(_decode_terms)
+    terms = cache(_decode_terms)
     for head, device_id, csr, encoded in _groups(parts, 4):
         profile, validity, milliseconds = terms(head)
         attributes = tuple((name, value) for name, value in json.loads(encoded)) if encoded else ()
@@ -97,11 +95,6 @@ def _encode_terms(profile: str, validity: Validity, milliseconds: int) -> bytes:
 def _decode_terms(terms: bytes) -> tuple[str, Validity, int]:
     not_before, not_after, milliseconds, profile = terms.split(b" ", 3)
     return profile.decode(), validity_of(int(not_before), int(not_after)), int(milliseconds)
-
-
-def _cached(function: _Function) -> _Function:
-    """Cache a function's results for the duration of one request."""
-    return cast(_Function, cache(function))
 
 
 def _groups(parts: Sequence[bytes], size: int) -> Iterator[tuple[bytes, ...]]:
