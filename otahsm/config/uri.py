@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 _SCHEME: Final = "pkcs11:"
-_ATTRIBUTES: Final[Mapping[str, str]] = {
-    "token": "token",
-    "serial": "serial",
-    "manufacturer": "manufacturer",
-    "model": "model",
-    "object": "object",
-    "id": "id",
-    "type": "type",
-}
-_QUERY: Final[Mapping[str, str]] = {"module-path": "module_path", "pin-source": "pin_source"}
+_OF_TOKENS: Final = ("token", "serial", "manufacturer", "model")
+_ATTRIBUTES: Final = (*_OF_TOKENS, "object", "id", "type")
+_QUERY: Final = ("module-path", "pin-source")
 _REFUSED: Final[Mapping[str, str]] = {
     "slot-id": "slot numbers change from start to start; name the token by token, serial or manufacturer",
     "pin-value": "a PIN must not be in a file that others read; use pin-source",
@@ -75,7 +68,7 @@ class Pkcs11Uri:
         values = _read(path, ";", _ATTRIBUTES) | _read(query, "&", _QUERY)
         id_ = values.pop("id", None)
         try:
-            decoded = {name: value.decode() for name, value in values.items()}
+            decoded = {_field(name): value.decode() for name, value in values.items()}
         except UnicodeDecodeError:
             raise ValueError("a value in a PKCS#11 URI is not UTF-8") from None
         if decoded.get("type", _TYPES[0]) not in _TYPES:
@@ -84,23 +77,14 @@ class Pkcs11Uri:
 
     def __str__(self) -> str:
         """Return it as a URI."""
-        path = [
-            f"{name}={_quote_id(value) if isinstance(value, bytes) else quote(value, safe=_PATH_SAFE)}"
-            for name, field in _ATTRIBUTES.items()
-            if (value := getattr(self, field)) is not None
-        ]
-        query = [
-            f"{name}={quote(value, safe=_QUERY_SAFE)}"
-            for name, field in _QUERY.items()
-            if (value := getattr(self, field)) is not None
-        ]
-        return _SCHEME + ";".join(path) + ("?" + "&".join(query) if query else "")
+        path = ";".join(self._written(_ATTRIBUTES, _PATH_SAFE))
+        query = "&".join(self._written(_QUERY, _QUERY_SAFE))
+        return f"{_SCHEME}{path}?{query}" if query else f"{_SCHEME}{path}"
 
     @property
     def token_attributes(self) -> dict[str, str]:
         """The attributes that name a token: token, serial, manufacturer and model, where given."""
-        named = {name: getattr(self, name) for name in ("token", "serial", "manufacturer", "model")}
-        return {name: value for name, value in named.items() if value is not None}
+        return {name: value for name in _OF_TOKENS if (value := getattr(self, name)) is not None}
 
     def only_token(self) -> Pkcs11Uri:
         """Return a URI with the attributes of the token only."""
@@ -111,8 +95,18 @@ class Pkcs11Uri:
         """Whether it names an object, by label or id."""
         return self.object is not None or self.id is not None
 
+    def _written(self, names: Iterable[str], safe: str) -> Iterator[str]:
+        for name in names:
+            value = getattr(self, _field(name))
+            if value is not None:
+                yield f"{name}={_quote_id(value) if isinstance(value, bytes) else quote(value, safe=safe)}"
 
-def _read(part: str, separator: str, known: Mapping[str, str]) -> dict[str, bytes]:
+
+def _field(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _read(part: str, separator: str, known: Collection[str]) -> dict[str, bytes]:
     values: dict[str, bytes] = {}
     for attribute in part.split(separator) if part else ():
         name, equals, value = attribute.partition("=")
@@ -122,11 +116,11 @@ def _read(part: str, separator: str, known: Mapping[str, str]) -> dict[str, byte
             shown = equals and re.fullmatch(r"[A-Za-z0-9-]{1,40}", name)  # without "=" it may be a PIN
             what = f"attribute {name!r}" if shown else "such attribute"
             raise ValueError(f"there is no {what} here; use {', '.join(known)}")
-        if known[name] in values:
+        if name in values:
             raise ValueError(f"{name} is given twice")
         if re.search(r"%(?![0-9A-Fa-f]{2})", value):
             raise ValueError(f"{name} has a % without two hexadecimal digits after it")
-        values[known[name]] = unquote_to_bytes(value)
+        values[name] = unquote_to_bytes(value)
     return values
 
 

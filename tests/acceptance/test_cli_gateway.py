@@ -219,7 +219,7 @@ def test_a_server_ca_that_no_device_should_get_is_refused(tmp_path: Path) -> Non
         str(tmp_path): "can't read",
     }
     (tmp_path / "key.pem").write_bytes(ROOT.pem + ROOT.key_pem)
-    cases[str(tmp_path / "key.pem")] = "holds a private key"
+    cases[str(tmp_path / "key.pem")] = "contains a private key"
     for path, reason in cases.items():
         with pytest.raises(ConfigError, match=reason):
             gateway_files(configured(tmp_path, server_ca=path), NOW)
