@@ -9,7 +9,7 @@ _Item = TypeVar("_Item")
 
 
 async def first(items: AsyncGenerator[_Item, None], count: int | None) -> AsyncGenerator[_Item, None]:
-    """Yield so many items, at least one, or all for None; no more are read than are yielded."""
+    """Yield the first items, at least one, or all for None; no more are read than are yielded."""
     yielded = 0
     async for item in items:
         yield item

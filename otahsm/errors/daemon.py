@@ -133,7 +133,7 @@ class AuthorityUnusableError(OtahsmError):
 
 
 class TokenUnavailableError(OtahsmError):
-    """No signer can sign now; the token may recover by itself."""
+    """No signer can sign now; the token may recover without an operator."""
 
     code = Code.UNAVAILABLE
     reason = "TOKEN_UNAVAILABLE"

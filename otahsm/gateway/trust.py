@@ -34,7 +34,7 @@ from otahsm.pki import (
 
 _FINGERPRINT: Final = re.compile(r"(?:sha-?256[:=])?((?:[0-9a-f]{2}:?){32})", re.IGNORECASE)
 _NO_ROOT_HINT: Final = (
-    "It does not present its root: get the root's certificate from whoever runs the gateway, and give it with"
+    "It does not present its root: get the root's certificate from the gateway's operator, and give it with"
     " --ca."
 )
 

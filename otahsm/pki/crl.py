@@ -103,8 +103,8 @@ def build_tbs_crl(
 ) -> bytes:
     """Build a TBSCertList in DER (RFC 5280, section 5.1.2), which the CA's key is to sign.
 
-    Without the last two arguments it is complete: it tells of every certificate of the issuer, and a verifier
-    that has it needs no other. A shard tells of the devices that state its URL. A verifier that checks whole
+    Without the last two arguments it is complete: it covers every certificate of the issuer, and a verifier
+    needs no other. A shard covers the devices whose certificates state its URL. A verifier that checks whole
     chains, as nginx does, wants a CRL for the root too, and takes no shard for it: hence `only_authorities`.
 
     Args:

@@ -46,7 +46,7 @@ class SerialNumber(int):
     def from_key(cls, key: bytes) -> Self:
         """Read one that is in the ledger, or that a daemon read there.
 
-        What somebody else wrote there is taken as it is: one bad row must not hide those beside it.
+        A value of another type is returned as it is: one bad row must not hide those beside it.
         """
         return super().__new__(cls, int.from_bytes(key, "big"))
 

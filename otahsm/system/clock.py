@@ -21,7 +21,7 @@ def utc_now() -> datetime:
 
 
 def from_microseconds(count: int) -> datetime:
-    """Return the moment that is so many microseconds after the Unix epoch, in UTC."""
+    """Return the time that is this number of microseconds after the Unix epoch, in UTC."""
     return _EPOCH + timedelta(microseconds=count)
 
 

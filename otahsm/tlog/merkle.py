@@ -179,7 +179,7 @@ def verify_inclusion(hashed_leaf: bytes, index: int, size: int, proof: Sequence[
     """Verify that a leaf is in the tree with this size and root (RFC 9162, section 2.1.3.2).
 
     Args:
-        hashed_leaf: `leaf_hash` of what the leaf holds. Never take it from whoever made the proof.
+        hashed_leaf: `leaf_hash` of what the leaf holds. Never take it from the author of the proof.
         index: the leaf's, from 0.
         size: the number of leaves, from a checkpoint.
         proof: the hashes from the leaf's sibling up to the root's child.

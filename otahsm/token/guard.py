@@ -7,7 +7,7 @@ every login of every process of one installation goes through one guard director
 - before C_Login the guard writes down that a try is under way, and forgets it when the token answers;
 - when the token refuses the PIN, the guard remembers that, and from then on nobody tries again until an
   operator removes the note;
-- a try that ended without an answer (a crash, a hang that was killed) may be repeated once.
+- an attempt without an answer (a crash, a hang that was killed) may be repeated once.
 
 A key that wants the PIN for every signature (CKA_ALWAYS_AUTHENTICATE) is logged in to under the same lock,
 after the same look at the note: a PIN that was changed meanwhile costs one try, not one for each session.

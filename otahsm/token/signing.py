@@ -1,4 +1,4 @@
-"""Signs with a key in the token, and believes no signature that it has not verified (I4)."""
+"""Signs with a key in the token, and verifies every signature (I4)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SigningKey:
             raise explain(error, "signing") from None
 
     def sign_unverified(self, message: bytes) -> bytes:
-        """Sign a message, and believe the token; only for measuring it.
+        """Sign a message without verifying the signature; only for benchmarks.
 
         Raises:
             PKCS11Error: the token failed.

@@ -62,7 +62,7 @@ class Child:
 
     def kill(self) -> None:
         """Kill it."""
-        # Not process.kill(): that polls the process, and so takes its exit status from whoever waits for it.
+        # Not process.kill(): that polls the process, and so takes its exit status from the waiting task.
         if self._handle is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)

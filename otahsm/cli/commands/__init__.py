@@ -116,7 +116,7 @@ COMMANDS: Final = (
         "ledger",
         "The ledger: what was issued to whom, and what came of it.",
         (
-            Command("list", "ledger.entries:list_", "List certificates, and intents that came to nothing."),
+            Command("list", "ledger.entries:list_", "List certificates, and intents without one."),
             Command("get", "ledger.entries", "Show one certificate and its chain."),
             Command("export", "ledger.entries", "Export the ledger as CSV, JSON Lines or PEM."),
             Command("stats", "ledger.entries", "Count by day, profile, client and status."),

@@ -31,7 +31,7 @@ _TABLE: Final = Table(Column("since", 23), Column("denied", 24), Column("by", 24
 def deny(
     subject: SubjectArgument = None,
     certificate: CertificateOption = None,
-    reason: Annotated[str, typer.Option(help="Why, for whoever looks at it later.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; it is shown in the deny list.")] = "",
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,

@@ -40,7 +40,7 @@ def show(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Show a CRL from a file, whoever made it, or from the daemon.
+    """Show a CRL from a file, of any CA, or from the daemon.
 
     The signature of the daemon's CRL is checked; that of a file is not.
 

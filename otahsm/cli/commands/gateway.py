@@ -84,7 +84,7 @@ def fetch(
         bool,
         typer.Option(
             "--trust-on-first-use",
-            help="Accept the CA that the gateway presents, whoever answers. Devices will trust it.",
+            help="Accept any CA that the gateway presents. Devices will trust it.",
         ),
     ] = False,
     connect: ConnectOption = False,
@@ -126,7 +126,7 @@ def fetch(
             f"TRUSTED ON FIRST USE: nothing but {found.url.endpoint} itself says that it is your gateway.\n"
             f"  CA           {printable(found.ca.subject)}\n"
             f"  fingerprint  {found.ca.fingerprint}\n"
-            "Before any device gets this CA, compare the fingerprint with whoever runs the gateway.",
+            "Before any device gets this CA, compare the fingerprint with the gateway's operator.",
             err=True,
             fg=typer.colors.RED,
             bold=True,

@@ -33,7 +33,7 @@ def health(
                 raise TokenUnavailableError(f"the daemon runs, but can't sign now: {reason}")
             try:
                 return (await client.issuance.authority()).jobs
-            except NotAllowedError:  # whoever may connect may ask whether it serves, and no more
+            except NotAllowedError:  # a client without a role may only ask whether it serves
                 return None
 
     try:

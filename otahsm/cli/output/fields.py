@@ -39,7 +39,7 @@ def print_json_line(fields: Mapping[str, object]) -> None:
 
 
 def print_outcome(text: str, *, as_json: bool, **fields: object) -> None:
-    """Print how a command ended: in words, or to machines as an object."""
+    """Print a command's result as text, or as a JSON object."""
     if as_json:
         print_json_line(fields)
     else:

@@ -16,7 +16,7 @@ from otahsm.system import durable
 
 @contextmanager
 def new_path(path: Path, mode: int = 0o600) -> Iterator[Path]:
-    """Give an empty file to write to, which is at `path`, and on the disk, when the block has ended well.
+    """Yield an empty file to write to, which is at `path`, and on the disk, after a block without an error.
 
     If the block fails, nothing is left.
 

@@ -100,7 +100,7 @@ class PostgresDatabase:
         """Create the planner's first statistics as soon as they matter.
 
         Without any, it assumes that one in 200 rows is live, and for a few devices scans the index of all
-        live rows. The server analyzes tables by itself, but only after minutes or millions of rows.
+        live rows. The server analyzes tables automatically, but only after minutes or millions of rows.
         """
         if connection.execute(_LACKS_STATISTICS, {"rows": _SMALL}).scalar():
             connection.execute(_ANALYZE)

@@ -175,7 +175,7 @@ class SecureElement:
         """Destroy a public key without a private one: what a crash leaves while a key is made.
 
         Raises:
-            TokenRefusedError: it has another label, and is somebody's.
+            TokenRefusedError: it has another label, and may belong to another application.
             PKCS11Error: the token failed.
         """
         for public in self._find(ObjectClass.PUBLIC_KEY):

@@ -81,7 +81,7 @@ def status(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Show a batch and its progress, whoever issues in it.
+    """Show a batch and its progress, on all clients.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`otahsm ca`: keys and certificates that have to do with somebody else."""
+"""`otahsm ca`: keys and certificates that are exchanged with other parties."""
 
 from __future__ import annotations
 

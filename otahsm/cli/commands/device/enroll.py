@@ -72,10 +72,10 @@ def enroll(
     all files but the key. The default ids are those that aktualizr uses for its TLS key and certificate.
 
     Run the same command again to finish what an interrupted run left. A PIN that the token refuses is not
-    tried again until somebody removes the note that the error names.
+    tried again until you remove the note that the error names.
 
     Exit codes: 0 the device has its certificate, 1 it was refused, 2 wrong use or configuration, 3 can't
-    reach the daemon or the token, 4 the token refuses, and somebody must act.
+    reach the daemon or the token, 4 the token refuses, and an operator must act.
 
     \b
     Examples:

@@ -152,7 +152,7 @@ async def _profile(client: IssuanceClient, name: str) -> Profile:
 
 
 def _attributes(asked: Provision, profile: Profile) -> dict[str, str]:
-    """Return what the profile needs, checked against what it says by itself. Raises RequestRefusedError."""
+    """Return the attributes that the profile needs, checked against its own. Raises RequestRefusedError."""
     if asked.days is not None and timedelta(days=asked.days) != profile.validity:
         raise RequestRefusedError(
             "days",

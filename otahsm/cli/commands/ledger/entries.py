@@ -63,7 +63,7 @@ def list_(
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """List certificates, and intents that came to nothing, oldest first.
+    """List certificates, and intents without one, oldest first.
 
     If there may be more, the token of the next page is printed to standard error, and is in --json. It
     doesn't expire; use it with the same options.

@@ -32,6 +32,6 @@ def init_key(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG)
     print_outcome(vkey, as_json=as_json, verifier_key=vkey, file=str(checkpoint.verifier_key))
     typer.echo(
         f"The key is {checkpoint.key} in {token.name}; the public key is {checkpoint.verifier_key}:"
-        " give it to whoever verifies checkpoints.",
+        " give it to those who verify checkpoints.",
         err=True,
     )

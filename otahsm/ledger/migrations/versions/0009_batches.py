@@ -1,4 +1,4 @@
-"""Batches: orders of so many certificates, in which intents take places."""
+"""Batches: orders of a number of certificates, in which intents take places."""
 
 from __future__ import annotations
 
