@@ -26,7 +26,7 @@ COMMANDS: Final = (
     Command("audit", "audit", "Show the audit log: denials, logins, ceremonies, changes."),
     Group(
         "policy",
-        "See who may ask the daemon for what, and why not.",
+        "Check the policy, and explain its decisions.",
         (
             Command("check", "policy", "Check the policy, and list its clients."),
             Command("explain", "policy", "Explain what a client may do, and why not."),
