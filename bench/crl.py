@@ -79,10 +79,10 @@ def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
 def wait_for(log: IO[str], event: str, **fields: object) -> dict[str, Any]:
     """Read the log until an event comes."""
     for line in log:
-        said: dict[str, Any] = json.loads(line)
-        if said["event"] == event and fields.items() <= said.items():
-            return said
-        if said["level"] == "error":
+        record: dict[str, Any] = json.loads(line)
+        if record["event"] == event and fields.items() <= record.items():
+            return record
+        if record["level"] == "error":
             raise SystemExit(line)
     raise SystemExit(f"the daemon ended before {event}")
 

@@ -199,13 +199,13 @@ async def main() -> None:
     """Measure what the command line names, or everything."""
     parser = argparse.ArgumentParser(description="Measure the figures of docs/performance.md.")
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)}")
-    wanted = parser.parse_args().figures or [work.__name__ for work in USUAL]
-    if unknown := sorted(set(wanted) - set(FIGURES)):
+    selected = parser.parse_args().figures or [work.__name__ for work in USUAL]
+    if unknown := sorted(set(selected) - set(FIGURES)):
         parser.error(f"no such figure: {', '.join(unknown)}; there are {', '.join(FIGURES)}")
     with tempfile.TemporaryDirectory(prefix="figures-", dir=Path.cwd()) as name:
         config = load_config(create(Path(name) / "fleet", 7443))
         print("| figure | target | seen |\n| --- | --- | --- |")
-        for figure in wanted:
+        for figure in selected:
             await FIGURES[figure](config)
 
 

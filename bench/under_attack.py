@@ -50,7 +50,7 @@ def say(what: str, seen: str) -> None:
 
 
 class Attack:
-    """Runs the attackers in threads, until it is told to stop."""
+    """Runs the attackers in threads, until it gets the order to stop."""
 
     def __init__(self, address: str, tls: ClientTls, pace: float) -> None:
         self._pace = pace
@@ -106,8 +106,8 @@ class Attackers:
 
     def end(self) -> dict[str, float]:
         """Stop; return how many steps a second each kind made."""
-        said, _ = self._process.communicate("\n")
-        rates: dict[str, float] = json.loads(said)
+        output, _ = self._process.communicate("\n")
+        rates: dict[str, float] = json.loads(output)
         return rates
 
 

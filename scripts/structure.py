@@ -106,11 +106,11 @@ def files_here() -> dict[str, str]:
 def files_of(revision: str) -> dict[str, str]:
     """Return the texts of a revision's files, by path. Raises CalledProcessError."""
     paths = _git("ls-tree", "-rz", "--name-only", revision, "--", *FOLDERS).decode().split("\0")
-    wanted = [path for path in paths if _is_counted(path)]
-    asked = "".join(f"{revision}:{path}\n" for path in wanted).encode()
+    selected = [path for path in paths if _is_counted(path)]
+    asked = "".join(f"{revision}:{path}\n" for path in selected).encode()
     answer = _git("cat-file", "--batch", given=asked)
     texts = {}
-    for path in wanted:
+    for path in selected:
         header, _, answer = answer.partition(b"\n")
         size = int(header.split()[-1])
         texts[path], answer = answer[:size].decode(), answer[size + 1 :]

@@ -58,7 +58,7 @@ def check_csr(der: bytes, profile: Profile, expected_device_id: str = "") -> Che
     Args:
         der: the CSR.
         profile: what its certificate would be issued under.
-        expected_device_id: what the client said the device id is, or "".
+        expected_device_id: the device id in the request, or "".
 
     Raises:
         RequestRefusedError: naming the field and the rule.

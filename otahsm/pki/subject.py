@@ -69,7 +69,7 @@ class SubjectTemplate:
             attributes: names and values, as the request has them: not checked.
 
         Raises:
-            RequestRefusedError: one is missing, not wanted, or not fit for a subject.
+            RequestRefusedError: one is missing, unexpected, or not allowed in a subject.
         """
         if not attributes and not self.names:
             return self._fixed

@@ -76,7 +76,7 @@ class LoginGuard:
 
     @contextlib.contextmanager
     def one_try(self) -> Iterator[None]:
-        """Wrap one C_Login, under `lock`; the block raises PinRefusedError if the token said no.
+        """Wrap one C_Login, under `lock`; the block raises PinRefusedError if the token refused the PIN.
 
         Raises:
             PinRefusedError: this try was refused, or an earlier one, or too many never got an answer.

@@ -70,7 +70,7 @@ def load(path: Path, *, threads: bool) -> Library:
         threads: whether several threads will use it, each with a session of its own.
 
     Raises:
-        TokenRefusedError: threads are wanted, and the module can't have them.
+        TokenRefusedError: threads are required, and the module does not support them.
         TokenUnavailableError: it can't be initialised; trying again in a new process may help.
         PKCS11Error, RuntimeError: as python-pkcs11.
     """

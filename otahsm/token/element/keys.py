@@ -154,7 +154,7 @@ class SecureElement:
         return key
 
     def _check_fitness(self, key: ElementKey) -> None:
-        """Refuse a key that was there, if it is of another type than is wanted, or may be elsewhere, too."""
+        """Refuse an existing key of another type than requested, or one that may also exist elsewhere."""
         if self._spec.key_type not in (None, key.key_type):
             raise TokenRefusedError(
                 f"the key with id {self._key_id} in the token is {describe_key(key.public_key)}, not"
