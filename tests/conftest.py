@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -153,19 +152,19 @@ def postgres_server_of_my_own() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A ledger with nothing in it, to be copied."""
     home = SqliteHome(tmp_path_factory.mktemp("empty"))
     asyncio.run(make_empty(home.config))
-    return home.path
+    return home
 
 
 @pytest.fixture(scope="session")
-def empty_postgres(postgres_server: PostgresServer) -> str:
-    """The database of a ledger with nothing in it, to be copied."""
+def empty_postgresql(postgres_server: PostgresServer) -> Home:
+    """A ledger with nothing in it, to be copied."""
     home = PostgresHome(postgres_server)
     asyncio.run(make_empty(home.config))
-    return home.url.rpartition("/")[2]
+    return home
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -179,9 +178,5 @@ def bare_home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
     """A place with a ledger that has nothing in it, of both kinds in turn."""
-    if request.param == "postgresql":
-        server = request.getfixturevalue("postgres_server")
-        return PostgresHome(server, like=request.getfixturevalue("empty_postgres"))
-    home = SqliteHome(tmp_path)
-    shutil.copy(request.getfixturevalue("empty_sqlite"), home.path)
-    return home
+    empty: Home = request.getfixturevalue(f"empty_{request.param}")
+    return empty.copied(tmp_path)

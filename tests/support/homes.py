@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +27,9 @@ class Home(Protocol):
     def change(self, *statements: str) -> None:
         """Change the database behind otahsm's back, in one transaction."""
 
+    def copied(self, folder: Path) -> Home:
+        """Copy it while nothing has it open; a file is copied into the folder."""
+
 
 class SqliteHome:
     def __init__(self, folder: Path) -> None:
@@ -40,6 +44,11 @@ class SqliteHome:
         with closing(sqlite3.connect(self.path)) as database, database:
             for statement in statements:
                 database.execute(statement)
+
+    def copied(self, folder: Path) -> Home:
+        copy = SqliteHome(folder)
+        shutil.copy(self.path, copy.path)
+        return copy
 
 
 class PostgresHome:
@@ -56,6 +65,9 @@ class PostgresHome:
         with self.server.connect(self.url.rpartition("/")[2]) as connection, connection.transaction():
             for statement in statements:
                 connection.execute(statement)
+
+    def copied(self, folder: Path) -> Home:  # noqa: ARG002 - no file is copied
+        return PostgresHome(self.server, like=self.url.rpartition("/")[2])
 
 
 def ledger_in(home: Home, issuer_key_id: bytes = CA) -> Ledger:

@@ -7,8 +7,10 @@ not logged yet (intent 601).
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,8 +62,7 @@ class Victim:
         self.change(*changes, f"UPDATE tree SET peaks = {self.octets(b''.join(tree.peaks))}")
 
 
-@pytest.fixture
-async def victim(home: Home) -> Victim:
+async def fill(home: Home) -> Victim:
     notary = Notary()
     ledger = await opened(home)
     await issue_many(ledger, 300)
@@ -73,10 +74,27 @@ async def victim(home: Home) -> Victim:
     newest = open_checkpoint(await checkpoint(ledger, notary), notary.verifier)
     await issue_many(ledger, 1, "waits")
     await ledger.close()
-    found = verdict(home, notary, newest)
+    return Victim(home, notary, newest)
+
+
+@pytest.fixture(scope="module")
+def filled_sqlite(empty_sqlite: Home, tmp_path_factory: pytest.TempPathFactory) -> Victim:
+    return asyncio.run(fill(empty_sqlite.copied(tmp_path_factory.mktemp("filled"))))
+
+
+@pytest.fixture(scope="module")
+def filled_postgresql(empty_postgresql: Home, tmp_path_factory: pytest.TempPathFactory) -> Victim:
+    return asyncio.run(fill(empty_postgresql.copied(tmp_path_factory.mktemp("filled"))))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def victim(request: pytest.FixtureRequest, tmp_path: Path) -> Victim:
+    filled: Victim = request.getfixturevalue(f"filled_{request.param}")
+    home = filled.home.copied(tmp_path)
+    found = verdict(home, filled.notary, filled.newest)
     assert found.findings == []
     assert (found.leaves, found.waiting, found.checkpoints, found.signed_size) == (600, 1, 2, 600)
-    return Victim(home, notary, newest)
+    return Victim(home, filled.notary, filled.newest)
 
 
 REWRITTEN = "its root differs from that of the leaves; the change is in"
