@@ -55,6 +55,8 @@ LONGEST_FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what takes longest first, and mark what needs a PostgreSQL server: `make check` does without."""
     order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST_FIRST)}
+    if gone := [str(path) for path in order if not path.is_file()]:
+        raise pytest.UsageError(f"LONGEST_FIRST names files that are gone: {gone}")
     items.sort(key=lambda item: order.get(item.path, len(order)))
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
