@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from typing import Any
 
@@ -15,25 +14,8 @@ from sqlalchemy import event
 from otahsm.ledger import AuditEvent, EventFilter, Ledger, LedgerReader
 from otahsm.ledger.read import event_page
 
-from support.homes import Home, ledger_in
-
 JUMP = 10**15
 _numbers = count()
-
-
-@pytest.fixture
-async def ledger(home: Home) -> AsyncIterator[Ledger]:
-    ledger = ledger_in(home)
-    await ledger.open()
-    yield ledger
-    await ledger.close()
-
-
-@pytest.fixture
-def reader(home: Home, ledger: Ledger) -> Iterator[LedgerReader]:  # noqa: ARG001 - it is there then
-    reader = LedgerReader(home.config)
-    yield reader
-    reader.close()
 
 
 def walk(reader: LedgerReader, wanted: EventFilter, size: int = 7) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,14 +39,6 @@ WRITTEN_AT = (
     "SELECT superseded_at, voided_at, recorded_at, created_at, closed_at"
     " FROM intents LEFT JOIN certificates ON intent_id = intents.id CROSS JOIN batches"
 )
-
-
-@pytest.fixture
-async def ledger(home: Home) -> AsyncIterator[Ledger]:
-    ledger = ledger_in(home)
-    assert await ledger.open() == 0
-    yield ledger
-    await ledger.close()
 
 
 async def test_whatever_is_written_is_written_by_the_clock_that_the_ledger_was_given(home: Home) -> None:

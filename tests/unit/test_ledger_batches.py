@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,14 +29,6 @@ from support.intents import intent, issue, told
 from support.postgres import PostgresServer
 
 NOW = 1_900_000_000
-
-
-@pytest.fixture
-async def ledger(home: Home) -> AsyncIterator[Ledger]:
-    ledger = ledger_in(home)
-    await ledger.open()
-    yield ledger
-    await ledger.close()
 
 
 async def order(

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -72,22 +71,6 @@ async def write(ledger: Ledger, status: Status, *intents: Intent) -> list[Intent
     if status is Status.VOID:
         await ledger.void(ids, "a test")
     return list(intents)
-
-
-@pytest.fixture
-async def ledger(home: Home) -> AsyncIterator[Ledger]:
-    ledger = ledger_in(home)
-    await ledger.open()
-    yield ledger
-    await ledger.close()
-
-
-@pytest.fixture
-def reader(home: Home, ledger: Ledger) -> Iterator[LedgerReader]:  # noqa: ARG001 - it is there then
-    reader = LedgerReader(home.config)
-    reader.check()
-    yield reader
-    reader.close()
 
 
 def octets_in(home: Home, octets: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -36,14 +36,6 @@ from support.intents import intent, issue
 NOW = 1_800_000_000
 URL = "http://crl.example.com/fleet-1.crl"
 OTHER = "http://crl.example.com/fleet-0.crl"
-
-
-@pytest.fixture
-async def ledger(home: Home) -> AsyncIterator[Ledger]:
-    ledger = ledger_in(home)
-    assert await ledger.open() == 0
-    yield ledger
-    await ledger.close()
 
 
 @pytest.fixture
