@@ -66,7 +66,7 @@ def assemble(
     preparers = _preparers(config, profiles, authorities, report)
     signers, transparency = _signers(config, authorities, ledger, report, clock)
     crls = _crls(authorities, database, ledger, signers, clock, log_event)
-    batches = Batches(ledger, queries, profiles.keys(), settings.default_profile)
+    batches = Batches(ledger, queries, profiles.keys(), settings.default_profile, clock)
     cycle = IssuanceCycle(
         authorities=authorities,
         profiles=profiles,

@@ -12,7 +12,7 @@ from otahsm.errors import BatchClientError, ConflictError, NotFoundError, Otahsm
 from otahsm.issuance.values import IssuanceRequest
 from otahsm.ledger import Batch, BatchState, BatchTerms, Change, EventFactory, Ledger
 from otahsm.ledger.read.queries import LedgerQueries
-from otahsm.system.clock import microseconds
+from otahsm.system.clock import Clock, microseconds
 from otahsm.templates import NAME
 
 MAX_DEVICES: Final = 100_000_000
@@ -67,15 +67,22 @@ class Batches:
         queries: where they are read.
         profiles: the names of all profiles.
         default_profile: the profile for an empty name.
+        clock: the time that a deadline is compared to.
     """
 
     def __init__(
-        self, ledger: Ledger, queries: LedgerQueries, profiles: Collection[str], default_profile: str
+        self,
+        ledger: Ledger,
+        queries: LedgerQueries,
+        profiles: Collection[str],
+        default_profile: str,
+        clock: Clock,
     ) -> None:
         self._ledger = ledger
         self._queries = queries
         self._profiles = profiles
         self._default_profile = default_profile
+        self._clock = clock
         self._known: dict[str, Batch] = {}  # a cache, of the fields that never change
 
     async def create(self, new: NewBatch, creator: str, make_event: EventFactory[Batch]) -> Change[Batch]:
@@ -92,6 +99,9 @@ class Batches:
             LedgerUnavailableError: nothing was written.
         """
         terms = self._terms(new)
+        is_late = new.deadline is not None and new.deadline <= self._clock()
+        if is_late and await self._queries.ask(lambda reader: reader.batch(terms.name)) is None:
+            raise RequestRefusedError("batch.deadline_time", "the batch's deadline has already passed")
         change = await self._ledger.create_batch(terms, creator, make_event)
         if change.result.terms != terms:
             raise ConflictError(

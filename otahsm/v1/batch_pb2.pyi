@@ -141,7 +141,7 @@ class Batch(_message.Message):
     @_builtins.property
     def deadline_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the client, optional: from this time on, no certificates are issued in
-        it.
+        it. A new batch's must be in the future.
         """
 
     @_builtins.property

@@ -35,6 +35,7 @@ from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import Profile, SubjectTemplate, check_csr
 from otahsm.preparation.codec import Task, decode_tasks, encode_tasks
 from otahsm.revocation.revoking import _refusal
+from otahsm.system.clock import utc_now
 from otahsm.v1 import (
     access_pb2,
     audit_pb2,
@@ -252,5 +253,9 @@ def _ledger() -> LedgerReader:
 def _batches() -> Batches:
     config = _config()
     return Batches(
-        Ledger(database_of(config), [bytes(20)]), LedgerQueries(config), {"ota-connect"}, "ota-connect"
+        Ledger(database_of(config), [bytes(20)]),
+        LedgerQueries(config),
+        {"ota-connect"},
+        "ota-connect",
+        utc_now,
     )

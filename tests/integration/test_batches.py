@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -22,12 +23,14 @@ from otahsm.client import (
     Result,
 )
 from otahsm.errors import NotFoundError, OtahsmError, RequestRefusedError
+from otahsm.system.clock import microseconds
 
 from support.devices import new_request
 from support.harness import Fleet, RunningDaemon, running
 from support.ledger_reader import certificates
 from support.postgres import PostgresServer, on_postgres
 
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
 FAR = datetime(2099, 12, 31, 23, 59, 59, 123456, tzinfo=UTC)
 
 
@@ -91,6 +94,7 @@ async def test_what_was_ordered_is_kept_as_it_was_written(batches: Client) -> No
         ({"scheme": IdScheme("list", digest="ab")}, "batch.id_scheme"),
         ({"scheme": IdScheme("uuid4", values={"A": "1"})}, "batch.id_scheme"),
         ({"scheme": IdScheme("uuid4", values={"a": "\n"})}, "batch.id_scheme"),
+        ({"deadline": PAST}, "batch.deadline_time"),
         ({"clients": ("",)}, "batch.clients"),
         ({"clients": tuple(map(str, range(65)))}, "batch.clients"),
     ],
@@ -146,8 +150,17 @@ async def test_only_the_clients_that_are_named_may_issue_and_only_under_the_prof
     assert (await batches.batches.get(others.name)).remaining == 5
 
 
+def pass_the_deadline(fleet: Fleet, name: str) -> None:
+    """Have a batch's deadline be over since a while, as it is some day."""
+    ledger = fleet.config.ledger
+    assert ledger is not None
+    assert ledger.path is not None
+    with contextlib.closing(sqlite3.connect(ledger.path)) as database, database:
+        database.execute("UPDATE batches SET deadline = ? WHERE name = ?", (microseconds(PAST), name))
+
+
 async def test_a_closed_batch_and_one_whose_deadline_is_over_give_nothing_but_what_they_gave(
-    batches: Client, client: Client
+    shared_daemon: RunningDaemon, batches: Client, client: Client
 ) -> None:
     name = (await batches.batches.create(batch_of(5))).name
     request = requests_in(name, 1)
@@ -155,7 +168,10 @@ async def test_a_closed_batch_and_one_whose_deadline_is_over_give_nothing_but_wh
     closed = await batches.batches.close(name)
     assert closed.closed_at is not None
     assert refusals(await ask(client, requests_in(name, 1))) == {("FAILED_PRECONDITION", "BATCH_CLOSED")}
-    late = (await batches.batches.create(batch_of(5, deadline=datetime(2020, 1, 1, tzinfo=UTC)))).name
+    order = batch_of(5, deadline=FAR)
+    late = (await batches.batches.create(order)).name
+    pass_the_deadline(shared_daemon.fleet, late)
+    assert (await batches.batches.create(replace(order, deadline=PAST))).deadline == PAST  # nothing new
     assert refusals(await ask(client, requests_in(late, 1))) == {("FAILED_PRECONDITION", "BATCH_CLOSED")}
     for again in (request, [replace(request[0], batch=late)], [replace(request[0], batch="")]):
         (replay,) = await ask(client, again)

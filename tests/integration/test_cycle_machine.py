@@ -159,7 +159,9 @@ class CycleMachine(RuleBasedStateMachine):
             preparers=cast(Preparers, workers),
             signers=cast(SignerPool, workers),
             ledger=self.ledger,
-            batches=Batches(self.ledger, LedgerQueries(self.home.config), PROFILES, "plain"),
+            batches=Batches(
+                self.ledger, LedgerQueries(self.home.config), PROFILES, "plain", lambda: self.now
+            ),
             access=ACCESS,
             clock=lambda: self.now,
         )
