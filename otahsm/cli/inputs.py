@@ -38,6 +38,14 @@ def moment_of(text: str, option: str) -> datetime | None:
     return moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
+def period_of(after: str, before: str) -> tuple[datetime | None, datetime | None]:
+    """Read the times of --after and --before. Raises BadParameter: one is wrong, or the period is empty."""
+    start, end = moment_of(after, "--after"), moment_of(before, "--before")
+    if start is not None and end is not None and start >= end:
+        raise typer.BadParameter("--after must be earlier than --before")
+    return start, end
+
+
 def serial_of(text: str, option: str) -> SerialNumber:
     """Read a serial number in hexadecimal, as `otahsm show` and OpenSSL print it. Raises BadParameter."""
     try:

@@ -93,5 +93,18 @@ class _LazyCommand(TyperCommand):
         if not self._command.grpc_log:
             os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when gRPC is loaded
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        app.command(self._command.name)(self._command.load())
+        app.command(self._command.name, cls=_StrictCommand)(self._command.load())
         return typer.main.get_command(app).make_context(info_name, args, *more, **extra)
+
+
+class _StrictCommand(TyperCommand):
+    """Refuses empty values: to the command, they would look like options that were not given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises BadParameter: a value is empty."""
+        given, _, _ = self.make_parser(ctx).parse_args(args.copy())
+        for param in self.get_params(ctx):
+            value = given.get(param.name or "")
+            if "" in (value if isinstance(value, list | tuple) else (value,)):
+                raise typer.BadParameter("it must not be empty", ctx, param)  # type: ignore[arg-type]
+        return super().parse_args(ctx, args)

@@ -79,6 +79,8 @@ def devices_from(
         raise typer.BadParameter("give either --uuid5 or --template")
     if uuid5 and ids is None:
         raise typer.BadParameter("--uuid5 needs serial numbers: name their file with --ids")
+    if first != 1 and not template:
+        raise typer.BadParameter("--first is the first {seq} of a template: give it with --template")
     shared = read_values(values or ())
     if count is not None and not template:
         return Source("uuid4", count, random_devices(count, shared), "", shared)

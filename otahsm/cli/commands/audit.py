@@ -9,7 +9,7 @@ import typer
 
 from otahsm.cli.connect import ask
 from otahsm.cli.first import first
-from otahsm.cli.inputs import moment_of
+from otahsm.cli.inputs import period_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, LastOption, PatienceOption
 from otahsm.cli.output.fields import print_json_line
 from otahsm.cli.output.tables import Column, Table
@@ -48,15 +48,9 @@ def audit(
       otahsm audit --event access.denied --after 2026-11-23
       otahsm audit --follow --json
     """  # noqa: D301 - click reads the character, not the escape
-    query = AuditQuery(
-        event,
-        client,
-        moment_of(after, "--after"),
-        moment_of(before, "--before"),
-        newest_first=last is not None,
-    )
-    if last is not None and follow:
-        raise typer.BadParameter("give either --last or --follow")
+    query = AuditQuery(event, client, *period_of(after, before), newest_first=last is not None)
+    if follow and (last is not None or before):
+        raise typer.BadParameter("--follow goes on with new events: omit --last and --before")
 
     async def show(daemon: Client) -> None:
         if not as_json:

@@ -51,6 +51,8 @@ def show(
     """  # noqa: D301 - click reads the character, not the escape
     if (file is None) != from_daemon:
         raise typer.BadParameter("give either a file or --from-daemon")
+    if file is not None and (url or authorities or ca or shard is not None):
+        raise typer.BadParameter("--url, --shard, --authorities and --ca need --from-daemon")
     if file is not None:
         content = read_file(file)
     else:

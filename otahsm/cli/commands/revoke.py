@@ -76,11 +76,9 @@ def _targets(
 ) -> Sequence[ToRevoke]:
     if serial is not None:
         return [ToRevoke(serial=serial_of(serial, "--serial"), profile=profile)]
-    if device_id:
-        return [ToRevoke(device_id=device_id, profile=profile)]
     if file is not None:
         return read_targets(file, profile)
-    raise typer.BadParameter("--device-id is empty")
+    return [ToRevoke(device_id=device_id or "", profile=profile)]
 
 
 def _ask(count: int, what: str, reason: str) -> None:

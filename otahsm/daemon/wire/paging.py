@@ -44,7 +44,7 @@ def page_start(criteria: Filter, token: str) -> bytes:
     raise RequestRefusedError(
         "page_token",
         "the page token is damaged, or from another request",
-        hint="Send it unchanged, with the same fields as before; or omit it to start over.",
+        hint="Send it unchanged, with the same filters and order as before; or omit it to start over.",
     )
 
 

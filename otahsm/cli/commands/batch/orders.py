@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from otahsm.cli.commands.batch.text import TABLE, NameArgument, follow, print_batch, print_line
 from otahsm.cli.connect import ask
 from otahsm.cli.first import first
+from otahsm.cli.inputs import moment_of
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -39,12 +39,8 @@ def create(
     values: SetOption = None,
     profile: ProfileOption = "",
     deadline: Annotated[
-        datetime | None,
-        typer.Option(
-            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
-            help="Issue no certificate at or after this time, in UTC.",
-        ),
-    ] = None,
+        str, typer.Option(help="Issue no certificate at or after this time, in UTC if it names no zone.")
+    ] = "",
     clients: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,7 +63,7 @@ def create(
     """  # noqa: D301 - click reads the character, not the escape
     source = devices_from(count, ids, uuid5, template, first, values)
     scheme = IdScheme(source.kind, uuid5 or template, first, source.digest, read_values(values or ()))
-    ends = deadline and deadline.replace(tzinfo=UTC)
+    ends = moment_of(deadline, "--deadline")
     batch = Batch(name, source.count, scheme, profile, ends, tuple(clients or ()))
     print_batch(ask(config, patience, lambda client: client.batches.create(batch)), as_json=as_json)
 
@@ -90,7 +86,7 @@ def status(
     """  # noqa: D301 - click reads the character, not the escape
 
     def look(client: Client) -> Awaitable[Batch]:
-        return follow(client.batches, name) if watch and not as_json else client.batches.get(name)
+        return follow(client.batches, name) if watch else client.batches.get(name)
 
     print_batch(ask(config, patience, look), as_json=as_json)
 

@@ -102,7 +102,7 @@ def _devices(batch: Batch, ids: Path | None) -> Iterable[Device]:
     Raises:
         ConfigError: it needs another file.
     """
-    if batch.scheme.kind == "uuid4":
+    if batch.scheme.kind == "uuid4" and ids is None:
         return random_devices(batch.remaining, batch.scheme.values)
     if batch.scheme.kind != "template" and ids is None:
         raise ConfigError(

@@ -21,7 +21,7 @@ from otahsm.cli.commands.ledger.options import (
 )
 from otahsm.cli.commands.ledger.text import FORMS, TABLE, fields_of, line_of
 from otahsm.cli.connect import ask
-from otahsm.cli.inputs import moment_of, serial_of
+from otahsm.cli.inputs import period_of, serial_of
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -117,6 +117,8 @@ def get(
     """  # noqa: D301 - click reads the character, not the escape
     if bool(device_id) == bool(serial):
         raise typer.BadParameter("give either a device id or --serial")
+    if serial and profile:
+        raise typer.BadParameter("--profile is a device's: give it with a device id, not with --serial")
     number = serial_of(serial, "--serial") if serial else None
 
     def find(daemon: Client) -> Awaitable[tuple[LedgerEntry, tuple[bytes, ...]]]:
@@ -216,12 +218,4 @@ def _query(
     after: str,
     before: str,
 ) -> Query:
-    return Query(
-        device_id,
-        client,
-        profile,
-        status or "",
-        moment_of(after, "--after"),
-        moment_of(before, "--before"),
-        batch,
-    )
+    return Query(device_id, client, profile, status or "", *period_of(after, before), batch)
