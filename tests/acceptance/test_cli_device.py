@@ -225,7 +225,7 @@ def test_another_count_leaves_an_unfinished_one_alone_and_names_it(line: Fleet, 
     devices, ids = interrupt(line, tmp_path, 10)
     done, reports, summary = issue_json(line, devices, "--count", "4")
     assert done.returncode == 0
-    assert "an earlier run is unfinished: device issue --count 10" in done.stderr
+    assert "unfinished: device issue --count 10 --key-type ec-p256 --profile '' --layout seed" in done.stderr
     assert (summary["issued"], summary["complete_before"]) == (4, 0)
     assert not {report["device_id"] for report in reports} & set(ids)
     assert issue_json(line, devices, "--count", "10")[2]["issued"] == 5

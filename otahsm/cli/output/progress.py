@@ -6,6 +6,7 @@ Every failure is always printed.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ def report_unfinished_runs(folders: DeviceFolders, asked: Sequence[str]) -> None
     """Print to standard error which other runs with random ids are unfinished."""
     for other in unfinished_runs(folders):
         if list(other) != list(asked):
-            typer.echo(f"otahsm: an earlier run is unfinished: {' '.join(filter(None, other))}", err=True)
+            command, *options = other
+            typer.echo(f"otahsm: an earlier run is unfinished: {command} {shlex.join(options)}", err=True)
 
 
 def plain_console(*, stderr: bool = False) -> Console:
