@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Any, Final
@@ -11,7 +12,7 @@ from typer.core import TyperGroup
 
 from otahsm.cli.commands import COMMANDS, HELP
 from otahsm.cli.lazy import build
-from otahsm.errors import ExitCode, OtahsmError
+from otahsm.errors import ExitCode, FolderError, OtahsmError
 
 # What a command needs beyond a bare client, by the extra that brings it.
 _EXTRAS: Final = {
@@ -38,8 +39,29 @@ def _otahsm() -> None:
     """Give Typer a group to build, though it has no command itself."""
 
 
+class _StandardOutput(io.FileIO):
+    """Standard output, whose failures are ours, but for a reader that is gone: Typer handles that."""
+
+    def write(self, octets: Any, /) -> int:
+        try:
+            return super().write(octets)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # takes what is buffered
+            raise FolderError(
+                f"can't write to standard output: {error.strerror}",
+                hint="If it is a file, check the space on its disk; then run the command again.",
+            ) from error
+
+
 def main() -> None:
     """Run a command; turn our errors into one clear message and the exit code that documents it."""
+    if sys.stdout is not None:  # as it is if nobody opened it
+        raw = _StandardOutput(sys.stdout.fileno(), "w", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), sys.stdout.encoding, sys.stdout.errors, None, sys.stdout.isatty()
+        )
     try:
         app(color=False if os.environ.get("NO_COLOR") else None)  # no-color.org; rich sees to it by itself
     except OtahsmError as error:
@@ -55,5 +77,3 @@ def main() -> None:
             f"        Install it: pip install 'otahsm[{extra}]'\n"
         )
         sys.exit(ExitCode.USAGE)
-    except KeyboardInterrupt:
-        sys.exit(130)
