@@ -27,15 +27,15 @@ def moment_of(text: str, option: str) -> datetime | None:
     """Read a time, in UTC if it names no zone; None if there is no text.
 
     Raises:
-        BadParameter: it is not in ISO 8601.
+        BadParameter: it is not in ISO 8601, or not in the years 1 to 9999 of UTC.
     """
     if not text:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise typer.BadParameter(f"{option} takes 2026-11-23 or 2026-11-23T07:01:12Z") from None
-    return moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
 def period_of(after: str, before: str) -> tuple[datetime | None, datetime | None]:

@@ -38,7 +38,8 @@ OutputOption = Annotated[
 ]
 NewFileOption = Annotated[Path, typer.Option("--output", "-o", help="The file to write; it must not exist.")]
 CountOption = Annotated[
-    int | None, typer.Option(min=1, help="How many devices to make; they get random UUIDs.")
+    int | None,
+    typer.Option(min=1, max=100_000_000, help="How many devices to make; they get random UUIDs."),
 ]
 IdsOption = Annotated[
     Path | None,
@@ -57,7 +58,7 @@ Uuid5Option = Annotated[
 TemplateOption = Annotated[
     str, typer.Option(help="Make ids from a template, as in 'cam-{seq:06d}' or '{plant}-{serial}'.")
 ]
-FirstOption = Annotated[int, typer.Option(min=0, help="The first {seq} of the template.")]
+FirstOption = Annotated[int, typer.Option(min=0, max=10**18, help="The first {seq} of the template.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="An attribute of every device. Repeatable."),

@@ -6,13 +6,20 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import get_args, get_type_hints
 
 import pytest
+import typer
 
 import otahsm.__main__
 from otahsm.cli import main
+from otahsm.cli.commands import COMMANDS
+from otahsm.cli.inputs import moment_of
+from otahsm.cli.lazy import every_command
+from otahsm.issuance.batches import MAX_DEVICES
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+UNBOUNDED = {"last", "limit", "bits"}  # pages are counted by Python, and three numbers of bits are allowed
 
 
 class Interrupted(ModuleType):
@@ -47,3 +54,22 @@ def test_a_full_disk_below_standard_output_is_one_line(
         "otahsm: can't write to standard output: No space left on device\n"
         "        If it is a file, check the space on its disk; then run the command again.\n"
     )
+
+
+def test_every_whole_number_that_a_command_takes_has_a_limit() -> None:
+    limits = {}
+    for words, command in every_command(COMMANDS):
+        for name, hint in get_type_hints(command.load(), include_extras=True).items():
+            kind, *details = get_args(hint) or (hint,)
+            if (kind is int or int in get_args(kind)) and name not in UNBOUNDED:
+                limits[f"{words} {name}"] = details[0].max if details else None
+    assert limits["device issue count"] == limits["batch create count"] == MAX_DEVICES
+    assert all(limit and limit + MAX_DEVICES < 2**63 for limit in limits.values()), limits
+
+
+@pytest.mark.parametrize(
+    "text", ["yesterday", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "10000-01-01"]
+)
+def test_a_time_that_utc_does_not_have_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="--after takes 2026-11-23 or 2026-11-23T07:01:12Z"):
+        moment_of(text, "--after")

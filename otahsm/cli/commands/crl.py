@@ -18,7 +18,9 @@ from otahsm.system.durable import explained, replace_file
 from otahsm.system.files import read_file
 
 UrlOption = Annotated[str, typer.Option(help="The CRL at this URL, as a certificate names it.")]
-ShardOption = Annotated[int | None, typer.Option(min=0, help="A shard of the current configuration.")]
+ShardOption = Annotated[
+    int | None, typer.Option(min=0, max=4095, help="A shard of the current configuration.")
+]
 AuthoritiesOption = Annotated[
     bool, typer.Option("--authorities", help="The CRL of CA certificates, which goes with shards.")
 ]

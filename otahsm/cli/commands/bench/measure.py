@@ -64,10 +64,12 @@ def token(
 
 
 def issue(
-    certificates: Annotated[int, typer.Option(min=1, help="How many certificates to request.")] = 20000,
+    certificates: Annotated[
+        int, typer.Option(min=1, max=100_000_000, help="How many certificates to request.")
+    ] = 20000,
     message_size: Annotated[int, typer.Option(min=1, max=256, help="CSRs per message.")] = 64,
     streams: Annotated[
-        int, typer.Option(min=0, help="Streams at once. 0: one unary call after another.")
+        int, typer.Option(min=0, max=64, help="Streams at once. 0: one unary call after another.")
     ] = 1,
     signers: Annotated[int | None, typer.Option(min=1, max=64, help="Default: [token] signers.")] = None,
     sessions: Annotated[int | None, typer.Option(min=1, max=64, help="Default: [token] sessions.")] = None,

@@ -27,7 +27,9 @@ def cert_provider(
         Path | None, typer.Option(help="Ignored: the key is in the daemon's token.")
     ] = None,
     bits: Annotated[int, typer.Option(help="The size of the RSA key: 2048, 3072 or 4096.")] = 2048,
-    days: Annotated[int | None, typer.Option(help="The validity in days; it must be the profile's.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36525, help="The validity in days; it must be the profile's.")
+    ] = None,
     certificate_c: Annotated[str, typer.Option(help="The subject's C, if the profile has one.")] = "",
     certificate_st: Annotated[str, typer.Option(help="The subject's ST, if the profile has one.")] = "",
     certificate_o: Annotated[str, typer.Option(help="The subject's O, if the profile has one.")] = "",
