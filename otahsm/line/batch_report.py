@@ -13,6 +13,7 @@ from otahsm.client.batches import Batch
 from otahsm.client.ledger import LedgerEntry
 from otahsm.client.values import Refusal
 from otahsm.line.throughput import throughput_svg
+from otahsm.system.clock import rfc3339
 
 _STYLE: Final = """
 :root { color-scheme: light dark; }
@@ -147,7 +148,7 @@ def report_row(entry: LedgerEntry) -> Sequence[str]:
         entry.device_id,
         entry.serial.hex(),
         entry.status,
-        "" if entry.issued_at is None else entry.issued_at.isoformat(),
-        entry.not_after.isoformat(),
+        "" if entry.issued_at is None else rfc3339(entry.issued_at),
+        rfc3339(entry.not_after),
         entry.client,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -22,10 +23,10 @@ _PEM: Final = re.compile(
 
 
 class Description(NamedTuple):
-    """One certificate or CSR: what it is, and its fields as label and text."""
+    """One certificate or CSR: what it is, and its fields by label, as text or time."""
 
     title: str
-    fields: dict[str, str]
+    fields: dict[str, str | datetime]
 
 
 def describe(content: bytes) -> list[Description]:
@@ -64,12 +65,12 @@ def _describe(content: bytes) -> list[Description]:
 
 def _certificate(certificate: x509.Certificate) -> Description:
     same = certificate.subject == certificate.issuer
-    fields = {
+    fields: dict[str, str | datetime] = {
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string() + (" (itself)" if same else ""),
         "serial": _serial(certificate.serial_number),
-        "valid from": f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC",
-        "valid until": f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC",
+        "valid from": certificate.not_valid_before_utc,
+        "valid until": certificate.not_valid_after_utc,
         "public key": _key(certificate.public_key()),
         "signed with": _signature(certificate),
         **_extensions(certificate.extensions),
@@ -82,7 +83,7 @@ def _csr(csr: x509.CertificateSigningRequest) -> Description:
     proof = (
         "proven: the signature is the key's own" if csr.is_signature_valid else "NOT PROVEN: bad signature"
     )
-    fields = {
+    fields: dict[str, str | datetime] = {
         "subject": csr.subject.rfc4514_string(),
         "public key": _key(csr.public_key()),
         "signed with": _signature(csr),

@@ -20,6 +20,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def rfc3339(moment: datetime) -> str:
+    """Write a time for programs: in UTC, to the microsecond if it has any, as in `2026-11-30T20:05:12Z`."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 def from_microseconds(count: int) -> datetime:
     """Return the time that is this number of microseconds after the Unix epoch, in UTC."""
     return _EPOCH + timedelta(microseconds=count)

@@ -19,13 +19,13 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
+from otahsm.system.clock import rfc3339, utc_now
 from otahsm.system.durable import make_folder, replace_file
 from otahsm.system.spool import LOGIN, LOGIN_REFUSED, write_if_possible
 
@@ -144,4 +144,4 @@ class LoginGuard:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return rfc3339(utc_now().replace(microsecond=0))

@@ -13,6 +13,7 @@ import pytest
 from otahsm.config import ClientConfig, parse_config
 from otahsm.errors import ConfigError
 from otahsm.gateway.files import gateway_files
+from otahsm.system.clock import rfc3339
 
 from support.gateways import NOW, SECRET, URL, Signer, authority, build_side, make_zip, p12
 from support.harness import free_port
@@ -98,7 +99,7 @@ def test_show_tells_a_program_the_same(run: Run, archive: Path) -> None:
     facts = json.loads(run("show", "--credentials", archive, "--json").stdout)
     assert (facts["url"], facts["host"], facts["port"]) == (URL, "gateway.example", 30443)
     assert facts["ca"]["fingerprint"] == ROOT.fingerprint
-    assert facts["ca"]["valid_until"] == ROOT.certificate.not_valid_after_utc.isoformat()
+    assert facts["ca"]["valid_until"] == rfc3339(ROOT.certificate.not_valid_after_utc)
     assert facts["ca"]["verified"]
     assert not facts["connected"]
     assert set(facts["stays_here"]) == {*ENTRIES} - {"autoprov.url", "server_ca.pem"}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
 import pytest
 from asn1crypto import pem
 from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otahsm.cli.output.fields import print_descriptions
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import SerialNumber, describe
 from otahsm.pki.der import tlv
@@ -28,14 +32,14 @@ def test_a_device_certificate_is_told_field_by_field() -> None:
     assert description.title == "Certificate"
     identifier = x509.SubjectKeyIdentifier.from_public_key(key_of("ec-p384").public_key()).digest
     issuer = x509.SubjectKeyIdentifier.from_public_key(key_of("ec-p256").public_key()).digest
-    digest = description.fields.pop("SHA-256")
+    digest = str(description.fields.pop("SHA-256"))
     assert bytes.fromhex(digest.replace(":", "")).hex(":") == digest
     assert description.fields == {
         "subject": "CN=device-1",
         "issuer": f"CN={CA_NAME}",
         "serial": SerialNumber(SERIAL).hex(),
-        "valid from": "2020-01-01 00:00:00 UTC",
-        "valid until": "2090-12-31 23:59:59 UTC",
+        "valid from": datetime(2020, 1, 1, tzinfo=UTC),
+        "valid until": datetime(2090, 12, 31, 23, 59, 59, tzinfo=UTC),
         "public key": "ec-p384",
         "signed with": "ecdsa-with-SHA256 (1.2.840.10045.4.3.2)",
         "key usage": "digital signature, critical",
@@ -43,6 +47,14 @@ def test_a_device_certificate_is_told_field_by_field() -> None:
         "subject key identifier": identifier.hex(":"),
         "authority key identifier": issuer.hex(":"),
     }
+
+
+def test_times_are_rfc_3339_for_programs_and_plain_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    described = describe(leaf("device-1", "ec-p256"))
+    print_descriptions(described, as_json=True)
+    assert json.loads(capsys.readouterr().out)[0]["valid until"] == "2090-12-31T23:59:59Z"
+    print_descriptions(described, as_json=False)
+    assert "valid until               2090-12-31 23:59:59 UTC\n" in capsys.readouterr().out
 
 
 def test_a_device_certificate_tells_where_its_crl_is() -> None:
@@ -84,9 +96,9 @@ def test_everything_in_a_pem_file_is_described_in_order() -> None:
 
 def test_a_csr_tells_whether_possession_is_proven() -> None:
     (good,) = describe(forge(named("device-1")))
-    assert good.fields["possession"].startswith("proven")
+    assert str(good.fields["possession"]).startswith("proven")
     (bad,) = describe(HOSTILE["signature: another key's"].build())
-    assert bad.fields["possession"].startswith("NOT PROVEN")
+    assert str(bad.fields["possession"]).startswith("NOT PROVEN")
 
 
 def test_a_csr_tells_what_it_asks_for() -> None:

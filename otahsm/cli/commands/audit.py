@@ -64,7 +64,7 @@ def audit(
 def _show(item: AuditEvent, *, as_json: bool) -> None:
     details = json.loads(item.details)
     if as_json:
-        print_json_line({**item._asdict(), "at": item.at.isoformat(), "details": details})
+        print_json_line({**item._asdict(), "details": details})
         return
     count = f" x{item.occurrences:,}" if item.occurrences > 1 else ""
     words = "  ".join(f"{name}={value}" for name, value in details.items())

@@ -51,7 +51,7 @@ def deny(
         f"{denied.subject} is denied since {show_time(denied.since)}.",
         as_json=as_json,
         subject=denied.subject,
-        since=denied.since.isoformat(),
+        since=denied.since,
     )
 
 
@@ -78,7 +78,7 @@ def list_denied(
     """List who is denied, since when, by whom and why."""
     denied = ask(config, patience, lambda client: client.access.denied())
     if as_json:
-        print_json([{**item._asdict(), "since": item.since.isoformat()} for item in denied])
+        print_json([item._asdict() for item in denied])
         return
     if not denied:
         typer.echo("No client is denied.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,6 @@ from asn1crypto import pem as armour
 from otahsm.cli.connect import ask
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_fields, print_json, print_outcome
-from otahsm.cli.output.times import show_time
 from otahsm.client import Client, FetchedCrl
 from otahsm.pki import check_crl_signature, describe_crl, load_issuer
 from otahsm.system.durable import explained, replace_file
@@ -65,12 +65,11 @@ def show(
         scope = f"devices whose certificate names {description.distribution_point or 'no URL'}"
     elif description.only_authorities:
         scope = "CA certificates only"
-    ends = show_time(description.next_update) or "none"
-    fields = {
+    fields: dict[str, str | datetime] = {
         "issuer": description.issuer,
         "number": "none" if description.number is None else str(description.number),
-        "this update": show_time(description.this_update),
-        "next update": ends,
+        "this update": description.this_update,
+        "next update": description.next_update or "none",
         "scope": scope,
         "issuer's key identifier": description.key_identifier.hex(":")
         if description.key_identifier

@@ -161,8 +161,8 @@ def _facts(found: Gateway, *, unverified: bool) -> dict[str, Any]:
         ca = {
             "subject": found.ca.subject,
             "fingerprint": found.ca.fingerprint,
-            "valid_from": certificate.not_valid_before_utc.isoformat(),
-            "valid_until": certificate.not_valid_after_utc.isoformat(),
+            "valid_from": certificate.not_valid_before_utc,
+            "valid_until": certificate.not_valid_after_utc,
             "source": found.ca.source,
             "verified": not unverified,
             "left_out": list(found.ca.left_out),
@@ -186,8 +186,7 @@ def _words(facts: dict[str, Any]) -> dict[str, str]:
     else:
         words["CA"] = ca["subject"]
         words["SHA-256"] = ca["fingerprint"]
-        first, last = (datetime.fromisoformat(ca[name]) for name in ("valid_from", "valid_until"))
-        words["valid"] = f"from {show_time(first)} until {show_time(last)}"
+        words["valid"] = f"from {show_time(ca['valid_from'])} until {show_time(ca['valid_until'])}"
         words["source"] = ca["source"]
         if not ca["verified"]:
             words["source"] += ": NOT VERIFIED, compare the fingerprint"

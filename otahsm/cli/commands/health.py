@@ -43,12 +43,7 @@ def health(
             "NOT_SERVING", as_json=as_json, serving=False, reason=error.reason, message=error.message
         )
         raise
-    shown = None
-    if jobs is not None:
-        shown = [
-            job._asdict() | {"failing_since": job.failing_since and job.failing_since.isoformat()}
-            for job in jobs
-        ]
+    shown = None if jobs is None else [job._asdict() for job in jobs]
     print_outcome("SERVING", as_json=as_json, serving=True, jobs=shown)
     for job in jobs or ():
         if job.failing_reason:

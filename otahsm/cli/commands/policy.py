@@ -124,9 +124,9 @@ def _calls(grant: Grant) -> list[str]:
     )
 
 
-def _terms(grant: Grant) -> dict[str, str]:
+def _terms(grant: Grant) -> dict[str, str | datetime]:
     """Return what a client is limited to."""
-    terms = {"roles": ", ".join(sorted(grant.roles))}
+    terms: dict[str, str | datetime] = {"roles": ", ".join(sorted(grant.roles))}
     if "issuer" in grant.roles:
         terms["profiles"] = ", ".join(sorted(grant.profiles))
         terms["device ids"] = grant.device_ids.pattern if grant.device_ids else "any"
@@ -139,5 +139,5 @@ def _terms(grant: Grant) -> dict[str, str]:
     if grant.times:
         terms["times"] = "; ".join(str(times) for times in grant.times)
     if grant.until:
-        terms["until"] = grant.until.isoformat()
+        terms["until"] = grant.until
     return terms

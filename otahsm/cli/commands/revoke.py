@@ -112,7 +112,7 @@ class _Shown:
                 "device_id": outcome.device_id,
                 "profile": outcome.profile,
                 "serial": serial,
-                "revoked_at": outcome.revoked_at.isoformat(),
+                "revoked_at": outcome.revoked_at,
                 "reason": outcome.reason.value,
                 "already_revoked": outcome.before,
             },
@@ -128,6 +128,6 @@ class _Shown:
             before = f", {self.before} already revoked" if self.before else ""
             typer.echo(f"{self.revoked} revoked{before}, {self.failed} failed")
 
-    def _line(self, kind: str, fields: Mapping[str, str | int]) -> None:
+    def _line(self, kind: str, fields: Mapping[str, object]) -> None:
         if self._as_json:
             print_json_line({"type": kind, **fields})

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 import typer
 
+from otahsm.cli.output.times import show_time
 from otahsm.pki import Description
+from otahsm.system.clock import rfc3339
 
 
 def print_descriptions(descriptions: Iterable[Description], *, as_json: bool) -> None:
@@ -19,23 +22,24 @@ def print_descriptions(descriptions: Iterable[Description], *, as_json: bool) ->
         print_fields(item.title, item.fields)
 
 
-def print_fields(title: str, fields: Mapping[str, str]) -> None:
+def print_fields(title: str, fields: Mapping[str, str | datetime]) -> None:
     """Print a title, and labels and values in two columns."""
     width = max(map(len, fields), default=0)
     typer.secho(title, bold=True)
     for label, value in fields.items():
-        typer.echo(f"{printable(label):<{width}}  {printable(value)}")
+        text = show_time(value) if isinstance(value, datetime) else value
+        typer.echo(f"{printable(label):<{width}}  {printable(text)}")
     typer.echo()
 
 
 def print_json(value: object) -> None:
-    """Print the one value that a command answers with as JSON."""
-    typer.echo(json.dumps(value, indent=2))
+    """Print the one value that a command answers with as JSON; times in RFC 3339."""
+    typer.echo(json.dumps(value, indent=2, default=rfc3339))
 
 
 def print_json_line(fields: Mapping[str, object]) -> None:
-    """Print one of many objects as a line of JSON, at once."""
-    typer.echo(json.dumps(fields))
+    """Print one of many objects as a line of JSON, at once; times in RFC 3339."""
+    typer.echo(json.dumps(fields, default=rfc3339))
 
 
 def print_outcome(text: str, *, as_json: bool, **fields: object) -> None:

@@ -101,13 +101,13 @@ def fields_of(batch: Batch) -> dict[str, Any]:
         },
         "clients": list(batch.clients),
         "created_by": batch.created_by,
-        "created_at": batch.created_at and batch.created_at.isoformat(),
-        "deadline": batch.deadline and batch.deadline.isoformat(),
-        "closed_at": batch.closed_at and batch.closed_at.isoformat(),
+        "created_at": batch.created_at,
+        "deadline": batch.deadline,
+        "closed_at": batch.closed_at,
         "first_serial": _serial(batch.first_serial) or None,
         "last_serial": _serial(batch.last_serial) or None,
-        "first_issued_at": batch.first_issued_at and batch.first_issued_at.isoformat(),
-        "last_issued_at": batch.last_issued_at and batch.last_issued_at.isoformat(),
+        "first_issued_at": batch.first_issued_at,
+        "last_issued_at": batch.last_issued_at,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
 
 import typer
 
@@ -111,17 +110,13 @@ def show_all(outbox: Outbox, output_mode: OutputMode) -> None:
         typer.echo(f"{counts['done']} done, {counts['failed']} failed, {counts['waiting']} waiting")
 
 
-def _fields(one: Registered) -> dict[str, str | int | None]:
+def _fields(one: Registered) -> dict[str, object]:
     return {
         "type": one.state,
         "device_id": one.device_id,
         "serial": one.serial,
         "attempts": one.attempts,
         "answer": one.answer,
-        "answered_at": _text(one.answered_at) or None,
-        "due_at": _text(one.due_at) or None,
+        "answered_at": one.answered_at,
+        "due_at": one.due_at,
     }
-
-
-def _text(when: datetime | None) -> str:
-    return "" if when is None else when.isoformat(timespec="seconds").replace("+00:00", "Z")

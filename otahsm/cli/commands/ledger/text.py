@@ -17,6 +17,7 @@ from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
 from otahsm.client import LedgerEntry
 from otahsm.pki import SerialNumber
+from otahsm.system.clock import rfc3339
 
 TABLE: Final = Table(
     Column("serial", 40),
@@ -41,7 +42,7 @@ def _text(value: SerialNumber | str | bytes | datetime | None) -> str:
         case None | str():
             return value or ""
         case datetime():  # as exactly as it is known
-            return value.isoformat().replace("+00:00", "Z")
+            return rfc3339(value)
         case _:
             return value.hex()
 
