@@ -186,7 +186,8 @@ def test_a_batch_of_a_file_needs_that_file(line: Fleet, tmp_path: Path, name: st
 
 def test_a_closed_batch_and_another_clients_say_what_is_wrong(line: Fleet, tmp_path: Path, name: str) -> None:
     assert batch(line, "create", name, "--count", "1").returncode == 0
-    assert "closed" in batch(line, "close", name).stdout
+    ended = good(line, "close", name)
+    assert (ended["state"], ended["remaining"]) == ("closed", 0)
     closed = batch(line, "run", name, "--out", tmp_path / "closed")
     assert (closed.returncode, "[BATCH_CLOSED]" in closed.stderr) == (1, True)
     other = f"{name}-x"

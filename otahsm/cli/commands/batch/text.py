@@ -36,7 +36,7 @@ def print_batch(batch: Batch, *, as_json: bool) -> None:
     scheme = " ".join(filter(None, (batch.scheme.kind, batch.scheme.value)))
     fields = {
         "issued": f"{batch.issued} of {batch.device_count}",
-        "may be asked for": str(batch.remaining) if state_of(batch) == "open" else "0",
+        "remaining": str(_remaining(batch)),
         "state": state_of(batch),
         "profile": batch.profile,
         "device ids": scheme,
@@ -91,7 +91,7 @@ def fields_of(batch: Batch) -> dict[str, Any]:
         "profile": batch.profile,
         "device_count": batch.device_count,
         "issued": batch.issued,
-        "remaining": batch.remaining,
+        "remaining": _remaining(batch),
         "id_scheme": {
             "kind": batch.scheme.kind,
             "value": batch.scheme.value,
@@ -109,6 +109,11 @@ def fields_of(batch: Batch) -> dict[str, Any]:
         "first_issued_at": batch.first_issued_at,
         "last_issued_at": batch.last_issued_at,
     }
+
+
+def _remaining(batch: Batch) -> int:
+    """Return how many certificates can be requested now: none after its end, whatever was not issued."""
+    return batch.remaining if state_of(batch) == "open" else 0
 
 
 def _serial(serial: SerialNumber | None) -> str:
