@@ -165,10 +165,16 @@ def test_an_unknown_serial_number_is_said_to_be_unknown(line: Fleet) -> None:
     assert "has no certificate with the serial number 11" in run(line, "prove", "11", status=1)
 
 
-def test_what_is_no_evidence_is_refused(fleet: Fleet) -> None:
+def test_a_file_that_is_no_evidence_is_named_and_not_taken_for_tampering(fleet: Fleet) -> None:
     (fleet.folder / "junk").write_bytes(b"\xff\n\n")
-    run(fleet, "check-proof", "junk", "--key", VKEY, status=1)
-    run(fleet, "check-proof", VKEY, "--key", "junk", status=1)
+    for words in (
+        ("check-proof", "junk", "--key", VKEY),
+        ("check-proof", VKEY, "--key", "junk"),
+        ("prove-consistency", "junk"),
+        ("verify", "--key", "junk"),
+        ("verify", "--checkpoint", "junk"),
+    ):
+        assert "otahsm: junk: " in run(fleet, *words, status=2), words
     run(fleet, "check-proof", "no-such-file", "--key", VKEY, status=2)
     (fleet.folder / "ledger/ledger.sqlite3").unlink()
     run(fleet, "verify", status=2)

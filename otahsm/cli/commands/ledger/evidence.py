@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.config import CheckpointConfig
-from otahsm.errors import ConfigError, EvidenceError
+from otahsm.errors import ConfigError, EvidenceError, OtahsmError
 from otahsm.system.files import read_file
-from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, VerifierKey, open_checkpoint, parse_leaf
+from otahsm.tlog import (
+    Checkpoint,
+    ConsistencyProof,
+    InclusionProof,
+    VerifierKey,
+    open_checkpoint,
+    parse_leaf,
+    parse_note,
+)
 
 KeysOption = Annotated[
     list[Path] | None,
@@ -22,12 +31,32 @@ KeysOption = Annotated[
 ]
 
 
-def read_key(path: Path) -> VerifierKey:
-    """Read a verifier key: one line. Raises ConfigError, EvidenceError."""
+@contextmanager
+def about(path: Path, kind: type[OtahsmError] = ConfigError) -> Iterator[None]:
+    """Name the file in an EvidenceError of the block, and raise it as another class."""
     try:
-        return VerifierKey.parse(read_file(path).decode().removesuffix("\n"))
-    except UnicodeDecodeError:
-        raise EvidenceError(f"{path} is not text.") from None
+        yield
+    except EvidenceError as error:
+        raise kind(f"{path}: {error.message}") from None
+
+
+def read_key(path: Path) -> VerifierKey:
+    """Read a verifier key: one line. Raises ConfigError: it can't be read, or it is none."""
+    with about(path):
+        return VerifierKey.parse(read_file(path).decode(errors="replace").removesuffix("\n"))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint without verifying it. Raises ConfigError: it can't be read, or it is none."""
+    with about(path):
+        return Checkpoint.parse(parse_note(read_file(path)).text)
+
+
+def open_kept(path: Path, keys: Sequence[VerifierKey]) -> Checkpoint:
+    """Read and verify a checkpoint. Raises ConfigError as `read_checkpoint`, EvidenceError."""
+    read_checkpoint(path)
+    with about(path, EvidenceError):
+        return open_checkpoint(read_file(path), *keys)
 
 
 def trusted_keys(paths: Sequence[Path] | None, config: CheckpointConfig | None) -> list[VerifierKey]:
@@ -41,7 +70,7 @@ def known_checkpoints(paths: Sequence[Path], keys: Sequence[VerifierKey]) -> lis
     """Read checkpoints that were kept elsewhere, and verify them. Raises ConfigError, EvidenceError."""
     if paths and not keys:
         raise ConfigError("there is no key to verify checkpoints with", hint="Name one with --key.")
-    return [open_checkpoint(read_file(path), *keys) for path in paths]
+    return [open_kept(path, keys) for path in paths]
 
 
 def check_inclusion(
@@ -69,7 +98,7 @@ def check_consistency(
     proof: ConsistencyProof, keys: Sequence[VerifierKey], since: Path, *, as_json: bool
 ) -> None:
     """Verify that a log only grew since an older checkpoint. Raises EvidenceError, ConfigError."""
-    old = open_checkpoint(read_file(since), *keys)
+    old = open_kept(since, keys)
     new = proof.verify(old, *keys)
     if as_json:
         print_json({"old_size": old.size, **_fields(new)})

@@ -7,13 +7,19 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.commands.ledger.evidence import check_consistency, check_inclusion, read_key
+from otahsm.cli.commands.ledger.evidence import (
+    about,
+    check_consistency,
+    check_inclusion,
+    read_checkpoint,
+    read_key,
+)
 from otahsm.cli.connect import ask
 from otahsm.cli.inputs import serial_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OutputOption, PatienceOption
 from otahsm.cli.output.files import write_output
 from otahsm.system.files import read_file
-from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, parse_note
+from otahsm.tlog import ConsistencyProof, InclusionProof
 
 
 def checkpoint(
@@ -56,7 +62,7 @@ def prove_consistency(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Fetch the proof that the ledger only grew since an older checkpoint. Verify it with `check-proof`."""
-    size = Checkpoint.parse(parse_note(read_file(old)).text).size
+    size = read_checkpoint(old).size
     proof = ask(config, patience, lambda client: client.transparency.prove_consistency(size))
     write_output(output, proof)
 
@@ -84,8 +90,12 @@ def check_proof(
     if proof.startswith(b"old "):
         if since is None or certificate is not None:
             raise typer.BadParameter("check a consistency proof with --since, and without --certificate")
-        check_consistency(ConsistencyProof.parse(proof), keys, since, as_json=as_json)
+        with about(file):
+            growth = ConsistencyProof.parse(proof)
+        check_consistency(growth, keys, since, as_json=as_json)
         return
     if since is not None:
         raise typer.BadParameter("--since is only for a file from `prove-consistency`")
-    check_inclusion(InclusionProof.parse(proof), keys, certificate, as_json=as_json)
+    with about(file):
+        inclusion = InclusionProof.parse(proof)
+    check_inclusion(inclusion, keys, certificate, as_json=as_json)
