@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from otahsm.errors import RequestRefusedError
+from otahsm.errors import ConfigError
 from otahsm.pki.der import PARSE_ERRORS
 from otahsm.pki.distribution import url_in
 from otahsm.pki.keytypes import describe_key, key_type_of
@@ -29,19 +29,19 @@ class Description(NamedTuple):
     fields: dict[str, str | datetime]
 
 
-def describe(content: bytes) -> list[Description]:
+def describe(content: bytes, name: str = "the file") -> list[Description]:
     """Describe every certificate and CSR in a PEM file, or the one in a DER file.
 
     Raises:
-        RequestRefusedError: there is none.
+        ConfigError: there is none, with the name of the file.
     """
     with warnings.catch_warnings():
         # `cryptography` warns of names longer than X.520 allows; who looks at one sees that it is long.
         warnings.simplefilter("ignore", UserWarning)
-        return _describe(content)
+        return _describe(content, name)
 
 
-def _describe(content: bytes) -> list[Description]:
+def _describe(content: bytes, name: str) -> list[Description]:
     blocks = [(match["label"] == b"CERTIFICATE", match[0]) for match in _PEM.finditer(content)]
     try:
         if blocks:
@@ -55,10 +55,9 @@ def _describe(content: bytes) -> list[Description]:
             return [_certificate(x509.load_der_x509_certificate(content))]
         except ValueError:
             return [_csr(x509.load_der_x509_csr(content))]
-    except PARSE_ERRORS as error:
-        raise RequestRefusedError(
-            "file",
-            f"this is neither a certificate nor a CSR: {error}",
+    except PARSE_ERRORS:
+        raise ConfigError(
+            f"{name} is neither a certificate nor a CSR",
             hint="Name a PEM file (with one or more certificates or CSRs) or a DER file (with exactly one).",
         ) from None
 

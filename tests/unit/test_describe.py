@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otahsm.cli.output.fields import print_descriptions
-from otahsm.errors import RequestRefusedError
+from otahsm.errors import ConfigError
 from otahsm.pki import SerialNumber, describe
 from otahsm.pki.der import tlv
 
@@ -136,7 +136,7 @@ def test_an_extension_of_a_rarer_kind_is_shown_as_bytes() -> None:
     ids=["nothing", "text", "PEM of garbage", "CSR of garbage", "a key", "cut off", "more after it"],
 )
 def test_a_file_with_neither_is_refused(content: bytes) -> None:
-    with pytest.raises(RequestRefusedError, match="neither a certificate nor a CSR") as raised:
+    with pytest.raises(ConfigError, match="neither a certificate nor a CSR") as raised:
         describe(content)
     assert "PEM" in raised.value.hint
 
@@ -164,5 +164,5 @@ def test_a_damaged_file_is_described_or_refused_and_nothing_else(data: st.DataOb
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
         assert describe(bytes(content))
-    except RequestRefusedError:
+    except ConfigError:
         return

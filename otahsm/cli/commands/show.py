@@ -23,4 +23,4 @@ def show(
     Example:
       otahsm show devices/17/client.pem
     """  # noqa: D301 - click reads the character, not the escape
-    print_descriptions(describe(read_file(file)), as_json=as_json)
+    print_descriptions(describe(read_file(file), str(file)), as_json=as_json)
