@@ -1,6 +1,6 @@
 """Access control: decisions as pure functions of a policy, a caller and the time. No clock, no I/O."""
 
-from otahsm.access.caller import Caller
+from otahsm.access.caller import Caller, check_identity
 from otahsm.access.calls import Call, Open
 from otahsm.access.control import AccessControl
 from otahsm.access.deny_list import SUBJECTS, Denied, DenyList
@@ -25,6 +25,7 @@ __all__ = [
     "Role",
     "Times",
     "Use",
+    "check_identity",
     "come_back",
     "day_of",
     "given_back",

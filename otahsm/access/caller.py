@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 _FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
+_DIGESTS: Final = ("spki", "sha256")
+
+
+def check_identity(text: str, kinds: Sequence[str]) -> str:
+    """Return what names a client, a key or a certificate, unchanged.
+
+    Args:
+        text: what may be wrong.
+        kinds: what it may start with: "uri:", "dns:", "cn:", "spki:", "sha256:".
+
+    Raises:
+        ValueError: it is malformed; the message says what is allowed, and follows the name of the value.
+    """
+    kind, colon, name = text.partition(":")
+    if kind + colon not in kinds or not name.strip() or not text.isprintable():
+        raise ValueError(
+            f"must start with {', '.join(kinds[:-1])} or {kinds[-1]},"
+            " as in uri:spiffe://example.org/line/3 or cn:line-3"
+        )
+    if kind in _DIGESTS and not re.fullmatch("[0-9a-f]{64}", name):
+        raise ValueError(f"must have a SHA-256 after {kind}: 64 lower-case hexadecimal digits")
+    return text
 
 
 class Caller(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from otahsm.access import SUBJECTS, AccessControl, Caller, Denied, DenyList
+from otahsm.access import SUBJECTS, AccessControl, Caller, Denied, DenyList, check_identity
 from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
 from otahsm.ledger import Ledger, LedgerReader
 from otahsm.ledger.read.queries import LedgerQueries
@@ -16,8 +16,6 @@ from otahsm.transparency.audit import AuditLog, EventName
 
 _MAX_TEXT: Final = 512
 _DIGESTS: Final = ("spki:", "sha256:")
-_DIGEST: Final = 64  # hexadecimal digits
-_DIGITS: Final = frozenset("0123456789abcdef")
 
 
 class DeniedClients:
@@ -125,19 +123,11 @@ class DeniedClients:
 
 def check_subject(subject: str, reason: str) -> None:
     """Check the subject and the reason of a denial. Raises RequestRefusedError."""
-    kind, _, rest = subject.partition(":")
-    digest = kind in {"spki", "sha256"}
-    if (
-        f"{kind}:" not in SUBJECTS
-        or not rest
-        or len(subject) > _MAX_TEXT
-        or not subject.isprintable()
-        or (digest and (len(rest) != _DIGEST or not set(rest) <= _DIGITS))
-    ):
-        raise RequestRefusedError(
-            "subject",
-            f"it must be one of {' '.join(SUBJECTS)} and then a name, or a SHA-256 as 64 lower-case"
-            " hexadecimal digits",
-        )
+    try:
+        check_identity(subject, SUBJECTS)
+    except ValueError as error:
+        raise RequestRefusedError("subject", f"the subject {error}") from None
+    if len(subject) > _MAX_TEXT:
+        raise RequestRefusedError("subject", f"the subject must have at most {_MAX_TEXT} characters")
     if len(reason) > _MAX_TEXT or not reason.isprintable():
         raise RequestRefusedError("reason", f"the reason must be at most {_MAX_TEXT} printable characters")

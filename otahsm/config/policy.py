@@ -8,11 +8,10 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
-from otahsm.access import ANY_BELOW, DAY_ENDS, DAYS, Grant, Policy, Quotas, Role, Times
+from otahsm.access import ANY_BELOW, DAY_ENDS, DAYS, Grant, Policy, Quotas, Role, Times, check_identity
 from otahsm.config.fields import Section
 
-_PIN: Final = "spki:"
-_NAMED: Final = ("uri:", "dns:", "cn:")
+_KINDS: Final = ("uri:", "dns:", "cn:", "spki:")
 _TIMES: Final = re.compile(
     r"(?P<first>[A-Za-z]{3})(-(?P<last>[A-Za-z]{3}))? (?P<start>\d\d:\d\d)-(?P<end>\d\d:\d\d)"
 )
@@ -66,14 +65,7 @@ def parse_times(text: str) -> Times:
 
 
 def _identity(text: str) -> str:
-    if text.startswith(_PIN):
-        if not re.fullmatch(r"[0-9a-f]{64}", text.removeprefix(_PIN)):
-            raise ValueError("spki: takes the SHA-256 of the public key: 64 lower-case hexadecimal digits")
-        return text
-    if not text.startswith(_NAMED) or not text.partition(":")[2] or not text.isprintable():
-        raise ValueError(
-            "must start with uri:, dns:, cn: or spki:, as in uri:spiffe://example.org/line/3 or cn:line-3"
-        )
+    check_identity(text, _KINDS)
     if "*" in text and not (
         text.startswith("uri:") and text.endswith(ANY_BELOW) and text.count("*") == 1 and "://" in text[:-2]
     ):

@@ -115,7 +115,7 @@ def test_a_key_goes_before_a_name_and_a_name_before_a_prefix(tmp_path: Path) -> 
         (client("cn:a", f'{ISSUER}\ntimes = ["Mon 06:00-25:00"]'), "Mon-Fri 06:00-22:00"),
         (client("cn:a", f"{ISSUER}\nuntil = 2027-01-01T00:00:00"), "clients.a.until"),
         (client("line-3"), "must start with uri:"),
-        (client("cn:"), "must start with uri:"),
+        (client("cn: "), "must start with uri:, dns:, cn: or spki:, as in"),
         (client("cn:*"), "* is only allowed after the last /"),
         (client("uri:*"), "* is only allowed after the last /"),
         (client("uri:spiffe://*"), "* is only allowed after the last /"),

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 from cryptography import x509
 
+from otahsm.access import SUBJECTS, check_identity
 from otahsm.cli.connect import ask
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_json, print_outcome
@@ -46,6 +47,10 @@ def deny(
       otahsm client deny --certificate line-3.pem
     """  # noqa: D301 - click reads the character, not the escape
     name = _subject(subject, certificate)
+    try:
+        check_identity(name, SUBJECTS)
+    except ValueError as error:
+        raise typer.BadParameter(f"{name[:64]!a} {error}") from None
     denied = ask(config, patience, lambda client: client.access.deny(name, reason))
     print_outcome(
         f"{denied.subject} is denied since {show_time(denied.since)}.",
