@@ -178,6 +178,17 @@ class LedgerUnavailableError(OtahsmError):
     )
 
 
+class LedgerDamagedError(LedgerUnavailableError):
+    """The ledger's file is damaged, or is no ledger at all: it won't recover by itself."""
+
+    reason = "LEDGER_DAMAGED"
+    exit_code = ExitCode.OPERATOR
+    default_hint = (
+        "Check the path. If it is right, keep all files of the ledger, and restore a backup with"
+        " `otahsm ledger restore`."
+    )
+
+
 class LedgerTamperedError(OtahsmError):
     """The ledger's tree does not match what was signed: it was changed, or replaced by an older copy."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.config import LedgerConfig
-from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.errors import ConfigError, LedgerDamagedError, LedgerUnavailableError
 from otahsm.ledger import Accepted, Ledger, Replay, copy_ledger, path_of, vacant
 
 from support.homes import PostgresHome, SqliteHome, ledger_in
@@ -164,7 +164,7 @@ async def test_a_damaged_ledger_is_found_out(home: SqliteHome, tmp_path: Path) -
     with home.path.open("r+b") as file:
         file.seek((page - 1) * size + size // 2)
         file.write(b"\0" * (size // 2))
-    with pytest.raises(LedgerUnavailableError, match=r"incomplete|can't copy"):
+    with pytest.raises(LedgerDamagedError, match=r"is damaged|can't copy"):
         copy_ledger(home.path, tmp_path / "target")
 
 
@@ -176,7 +176,7 @@ async def test_an_index_that_lacks_a_row_is_found_out(home: SqliteHome, tmp_path
             "UPDATE sqlite_master SET sql = replace(sql, 'IS NULL', 'IS NOT NULL')"
             " WHERE name = 'ix_intents_key'"
         )
-    with pytest.raises(LedgerUnavailableError, match="incomplete"):
+    with pytest.raises(LedgerDamagedError, match="is damaged"):
         copy_ledger(home.path, tmp_path / "target")
 
 

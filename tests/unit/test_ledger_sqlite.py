@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, insert, text, update
 
-from otahsm.errors import ConfigError, LedgerUnavailableError
-from otahsm.ledger import Accepted, Replay
+from otahsm.errors import ConfigError, ExitCode, LedgerDamagedError, LedgerUnavailableError
+from otahsm.ledger import Accepted, LedgerReader, Replay
 from otahsm.ledger.db.sqlite import open_engine
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.schema import certificates, intents
@@ -34,10 +34,15 @@ async def test_a_ledger_is_held_by_one_daemon(home: SqliteHome) -> None:
     await ledger.close()
 
 
-async def test_a_file_that_is_no_ledger_is_refused(home: SqliteHome) -> None:
+async def test_a_file_that_is_no_ledger_is_refused_and_no_retry_is_advised(home: SqliteHome) -> None:
     home.path.write_bytes(b"this is a text file" * 1000)
-    with pytest.raises(ConfigError, match="is not a writable ledger"):
+    with pytest.raises(LedgerDamagedError, match=rf"can't open the ledger {home.path}: file is not a d"):
         await ledger_in(home).open()
+    reader = LedgerReader(home.config)
+    with pytest.raises(LedgerDamagedError, match=rf"can't read the ledger {home.path}: ") as damaged:
+        reader.check()
+    reader.close()
+    assert damaged.value.exit_code is ExitCode.OPERATOR
     assert home.path.read_bytes() == b"this is a text file" * 1000
 
 

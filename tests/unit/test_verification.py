@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.errors import ConfigError, LedgerDamagedError
 from otahsm.ledger import RevocationRequest, snapshot
 from otahsm.ledger.tree.log_entries import Entry, read_leaves
 from otahsm.ledger.tree.sequencer import STORED_LEVELS
@@ -410,7 +410,7 @@ async def test_what_is_no_ledger_can_not_be_verified(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="has no table"):
         verdict(home)
     home.path.write_bytes(b"this is a text file" * 1000)
-    with pytest.raises(LedgerUnavailableError):
+    with pytest.raises(LedgerDamagedError, match="file is not a database"):
         verdict(home)
 
 

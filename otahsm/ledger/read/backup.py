@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from otahsm.config import LedgerConfig
-from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.errors import ConfigError, LedgerDamagedError, LedgerUnavailableError
+from otahsm.ledger.db.failures import failure_of
 from otahsm.ledger.db.read_only import connect_read_only
 from otahsm.ledger.db.sqlite import lock
 from otahsm.ledger.migrations import knows_version
@@ -70,7 +71,7 @@ def copy_ledger(source: Path, target: Path) -> Copy:
             found = _check(copy, marks, source)
         make_durable([target])
     except (sqlite3.Error, OSError) as error:
-        raise LedgerUnavailableError(f"can't copy {source}: {error}") from error
+        raise failure_of(f"can't copy {source}", error) from error
     return found._replace(octets=target.stat().st_size)
 
 
@@ -127,10 +128,11 @@ def _check(copy: sqlite3.Connection, marks: tuple[object, ...], source: Path) ->
     complaints += [
         f"{table} {row}" for table, row, *_ in copy.execute("PRAGMA foreign_key_check").fetchmany(10)
     ]
-    if complaints or copy.execute(_MARKS).fetchone() != marks:
-        found = "; ".join(complaints) or "it lacks rows"
+    if complaints:
+        raise LedgerDamagedError(f"{source} is damaged: {'; '.join(complaints)}")
+    if copy.execute(_MARKS).fetchone() != marks:
         raise LedgerUnavailableError(
-            f"the copy of {source} is incomplete: {found}",
+            f"the copy of {source} is incomplete: it lacks rows",
             hint="If this happens again, ledger or disk are damaged: stop the daemon, and keep all files.",
         )
     (certificates,) = copy.execute("SELECT count(*) FROM certificates").fetchone()

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from otahsm.access import Denied
 from otahsm.config import LedgerConfig
-from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.errors import ConfigError, LedgerDamagedError, LedgerUnavailableError
 from otahsm.ledger.db.failures import cause_of, reading
 from otahsm.ledger.db.read_only import read_only_engine
 from otahsm.ledger.migrations import NEWEST
@@ -52,6 +52,8 @@ class LedgerReader:
         try:
             with self._reading() as connection:
                 version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        except LedgerDamagedError:
+            raise
         except LedgerUnavailableError as error:
             raise ConfigError(
                 f"{self._name} is not a readable ledger: {cause_of(error.__cause__)}",

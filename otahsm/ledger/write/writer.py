@@ -12,10 +12,10 @@ from typing import Any, Final, TypeAlias, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
-from otahsm.errors import ConfigError, LedgerUnavailableError
+from otahsm.errors import ConfigError, LedgerDamagedError, LedgerUnavailableError
 from otahsm.ledger.db import dialects
 from otahsm.ledger.db.database import Database
-from otahsm.ledger.db.failures import cause_of
+from otahsm.ledger.db.failures import cause_of, failure_of
 from otahsm.ledger.migrations import UnknownVersionError, migrate
 from otahsm.ledger.write import outcomes, slots
 from otahsm.system.clock import Clock, microseconds
@@ -152,9 +152,7 @@ class Writer:
         except SQLAlchemyError as error:
             if self._written:  # the commit may have succeeded, and only its answer been lost
                 self._to_void.append((tuple(self._written), _UNKNOWN))
-            failure = LedgerUnavailableError(
-                f"can't write the ledger {self._database.name}: {cause_of(error)}"
-            )
+            failure = failure_of(f"can't write the ledger {self._database.name}", error)
             if not _is_lost_race(error):
                 self._failure = failure
             raise failure from error
@@ -208,8 +206,10 @@ class Writer:
                 hint="A newer otahsm created it: use that version, or a newer one.",
             ) from error
         except SQLAlchemyError as error:
-            if isinstance(error, OperationalError) and self._database.engine.name == "postgresql":
-                raise LedgerUnavailableError(f"can't reach the ledger {name}: {cause_of(error)}") from error
+            failure = failure_of(f"can't open the ledger {name}", error)
+            away = isinstance(error, OperationalError) and self._database.engine.name == "postgresql"
+            if away or isinstance(failure, LedgerDamagedError):
+                raise failure from error
             raise ConfigError(f"{name} is not a writable ledger: {cause_of(error)}") from error
         if issuer is not None and issuer not in self._issuer_key_ids:
             # A certificate that is requested again would be returned with the chain of the wrong CA.
