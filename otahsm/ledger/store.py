@@ -126,12 +126,15 @@ class Ledger:
         """
         now = microseconds(self._clock())
         return await self._writer.transaction(
-            lambda connection: outcomes.reset(connection, device_id, profile, now, make_event)
+            lambda connection: outcomes.reset(connection, device_id, profile, now, make_event),
+            with_events=True,
         )
 
     async def write_events(self, written: Sequence[AuditEvent]) -> None:
         """Write events durably, except those that exist already. Raises LedgerUnavailableError."""
-        await self._writer.transaction(lambda connection: events.write_new(connection, written))
+        await self._writer.transaction(
+            lambda connection: events.write_new(connection, written), with_events=True
+        )
 
     async def deny(self, denied: Denied, make_event: EventFactory[Denied]) -> Change[Denied]:
         """Deny a client; the result is the denial, or the existing one. `make_event` as for `reset`.
@@ -139,7 +142,9 @@ class Ledger:
         Raises:
             LedgerUnavailableError: nothing was changed.
         """
-        return await self._writer.transaction(lambda connection: denials.deny(connection, denied, make_event))
+        return await self._writer.transaction(
+            lambda connection: denials.deny(connection, denied, make_event), with_events=True
+        )
 
     async def allow(self, subject: str, make_event: EventFactory[Denied]) -> Change[Denied | None]:
         """Allow a client again; the result is None if it was not denied. `make_event` as for `reset`.
@@ -148,7 +153,7 @@ class Ledger:
             LedgerUnavailableError: nothing was changed.
         """
         return await self._writer.transaction(
-            lambda connection: denials.allow(connection, subject, make_event)
+            lambda connection: denials.allow(connection, subject, make_event), with_events=True
         )
 
     async def quota_ids(self, clients: Sequence[str]) -> list[int]:
@@ -167,7 +172,7 @@ class Ledger:
         """
         now = microseconds(self._clock())
         return await self._writer.transaction(
-            lambda connection: batches.create(connection, terms, creator, now, make_event)
+            lambda connection: batches.create(connection, terms, creator, now, make_event), with_events=True
         )
 
     async def close_batch(self, name: str, make_event: EventFactory[BatchState]) -> Change[BatchState | None]:
@@ -178,7 +183,7 @@ class Ledger:
         """
         now = microseconds(self._clock())
         return await self._writer.transaction(
-            lambda connection: batches.close(connection, name, now, make_event)
+            lambda connection: batches.close(connection, name, now, make_event), with_events=True
         )
 
     async def revoke(

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 from itertools import count
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 from otahsm.ledger import AuditEvent, EventFilter, Ledger, LedgerReader
 from otahsm.ledger.read import event_page
+from otahsm.ledger.tree.log_entries import Kind
+from otahsm.ledger.tree.sequencer import note_entries
+from otahsm.ledger.write import events
+
+from support.homes import PostgresHome, ledger_in
+from support.postgres import PostgresServer
 
 JUMP = 10**15
 _numbers = count()
@@ -52,6 +60,40 @@ async def test_events_are_found_by_name_client_and_time(ledger: Ledger, reader: 
     for wanted, found in expected.items():
         assert walk(reader, wanted) == list(found)
         assert walk(reader, wanted._replace(newest_first=True)) == list(found)[::-1]
+
+
+async def test_who_follows_the_events_of_two_replicas_misses_none(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = PostgresHome(postgres_server)
+    slow, quick = ledger_in(home), ledger_in(home)
+    for ledger in (slow, quick):
+        await ledger.open()
+    written, may_commit = threading.Event(), threading.Event()
+
+    def note_and_wait(connection: Connection, kind: Kind, ids: list[int]) -> None:
+        note_entries(connection, kind, ids)
+        written.set()
+        may_commit.wait()
+
+    monkeypatch.setattr(events, "note_entries", note_and_wait)
+    first = asyncio.create_task(write(slow, [1]))
+    await asyncio.to_thread(written.wait)
+    monkeypatch.undo()
+    second = asyncio.create_task(write(quick, [2]))
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    while not second.done() and home.read(waits) == [(0,)]:
+        await asyncio.sleep(0.01)
+    reader = LedgerReader(home.config)
+    page = reader.events(EventFilter(), 0, 10)
+    seen = page.events
+    may_commit.set()
+    await asyncio.gather(first, second)
+    seen += reader.events(EventFilter(), page.next_after, 10).events
+    reader.close()
+    for ledger in (slow, quick):
+        await ledger.close()
+    assert [event.happened_at for event in seen] == [1, 2]
 
 
 async def test_an_event_of_a_clock_that_was_ahead_is_found(ledger: Ledger, reader: LedgerReader) -> None:

@@ -33,16 +33,21 @@ LOCK_NAMESPACE: Final = 0x6F746168  # "otah": the first key of our advisory lock
 _AMONG_MANY: Final = text(f"SELECT pg_advisory_xact_lock_shared({LOCK_NAMESPACE})")
 _SEQUENCER: Final = text(f"SELECT pg_try_advisory_xact_lock({LOCK_NAMESPACE}, 0)")  # slots start at 1
 _ALONE: Final = text(f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE})")
+_EVENTS: Final = text(f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, -1)")
 
 
-def begin(connection: Connection, *, closing: bool) -> None:
+def begin(connection: Connection, *, closing: bool, with_events: bool = False) -> None:
     """Begin a transaction, with a shared lock to write intents and certificates, or an exclusive one to void.
 
     SQLite has one writer anyway. In PostgreSQL, a transaction doesn't see what others have not committed, so
-    without the lock one replica could void an intent while another records its certificate.
+    without the lock one replica could void an intent while another records its certificate. One transaction
+    at a time writes events, so that a reader never sees an event before another that gets a lower id. It
+    takes that lock before it locks any row, to avoid deadlocks.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_ALONE if closing else _AMONG_MANY)
+        if with_events:
+            connection.execute(_EVENTS)
 
 
 def try_to_sequence(connection: Connection) -> bool:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
@@ -21,11 +21,15 @@ from otahsm.ledger.write import outcomes, slots
 from otahsm.system.clock import Clock, microseconds
 
 _Result = TypeVar("_Result")
-_Write: TypeAlias = tuple[Callable[[Connection], Any], Future[Any]]
-
 _LOST_RACES: Final = ("40P01", "40001")  # PostgreSQL: deadlock detected, serialization failure
 _ATTEMPTS: Final = 5
 _UNKNOWN: Final = "it is not known whether the intent was written; nothing was signed"
+
+
+class _Write(NamedTuple):
+    work: Callable[[Connection], Any]
+    done: Future[Any]
+    with_events: bool
 
 
 class Writer:
@@ -62,7 +66,9 @@ class Writer:
         """Why the last write failed; None if it succeeded."""
         return self._failure
 
-    async def transaction(self, work: Callable[[Connection], _Result]) -> _Result:
+    async def transaction(
+        self, work: Callable[[Connection], _Result], *, with_events: bool = False
+    ) -> _Result:
         """Run a function in a transaction that is durable when this returns.
 
         Functions that wait while the disk is busy share one transaction, and so one flush.
@@ -70,12 +76,13 @@ class Writer:
         Args:
             work: it may run more than once, but only the last run is committed. It must not raise because of
                 what it reads: it may share the transaction with the cycle's writes.
+            with_events: whether it may write audit events.
 
         Raises:
             LedgerUnavailableError: nothing was written, or it is not known whether it was.
         """
         done: Future[_Result] = Future()
-        self._waiting.put((work, done))
+        self._waiting.put(_Write(work, done, with_events))
         self.thread.submit(self._commit_waiting)
         # Shielded: a write that has started is finished even if the caller is cancelled.
         return await asyncio.shield(asyncio.wrap_future(done))
@@ -134,7 +141,7 @@ class Writer:
             if _is_lost_race(error.__cause__) and attempts > 1:
                 self._commit_or_fail(group, attempts - 1)
             elif len(group) == 1:
-                group[0][1].set_exception(error)
+                group[0].done.set_exception(error)
             else:
                 for write in group:  # one write may have failed the others
                     self._commit_or_fail([write])
@@ -145,8 +152,8 @@ class Writer:
         self._written.clear()
         try:
             with self._database.engine.begin() as connection:
-                voided = self._begin(connection)
-                results = [work(connection) for work, _ in group]
+                voided = self._begin(connection, with_events=any(write.with_events for write in group))
+                results = [write.work(connection) for write in group]
                 if self._open_ids:
                     slots.note_closed(connection, self._database.slot, min(self._open_ids))
         except SQLAlchemyError as error:
@@ -164,15 +171,15 @@ class Writer:
         for intent_ids, _ in self._to_void[:voided]:
             self._open_ids.difference_update(intent_ids)
         del self._to_void[:voided]
-        for (_, done), result in zip(group, results, strict=True):
-            done.set_result(result)
+        for write, result in zip(group, results, strict=True):
+            write.done.set_result(result)
 
-    def _begin(self, connection: Connection) -> int:
+    def _begin(self, connection: Connection, *, with_events: bool) -> int:
         """Begin a transaction by voiding what must be voided; return how much of `_to_void` that is."""
         pending, now = len(self._to_void), microseconds(self._clock())
         slot, slot_is_new = self._database.slot, self._database.slot_is_new
         left = slot_is_new or self._something_left
-        dialects.begin(connection, closing=left or pending > 0)
+        dialects.begin(connection, closing=left or pending > 0, with_events=with_events)
         if slot_is_new:
             slots.enter(connection, slot)
         if left:
