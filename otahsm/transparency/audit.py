@@ -16,6 +16,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -70,11 +71,12 @@ class _Kind(NamedTuple):
 
 
 class _Count:
-    """The number of repetitions of a kind in its window."""
+    """The number of repetitions of a kind in its window, and the time of the last."""
 
     def __init__(self, until: float) -> None:
         self.until = until
         self.more = 0
+        self.last_at: datetime | None = None
 
 
 class AuditLog:
@@ -106,6 +108,7 @@ class AuditLog:
         details: Mapping[str, int | str],
         *,
         occurrences: int = 1,
+        at: datetime | None = None,
         is_logged: bool = False,
     ) -> None:
         """Record an event.
@@ -115,6 +118,7 @@ class AuditLog:
             client: the client that caused it.
             details: further details; never a secret.
             occurrences: how often it happened.
+            at: when it last happened; None for now.
             is_logged: whether the daemon's log already has it.
         """
         if not is_logged:
@@ -122,7 +126,7 @@ class AuditLog:
         if len(self._waiting) >= _KEPT:
             self._lost += occurrences
             return
-        self._waiting.append(self.event(name, client, details, occurrences))
+        self._waiting.append(self.event(name, client, details, occurrences, at))
         self.arrived.set()
 
     def count(self, name: EventName, client: str, about: Mapping[str, str], **details: int | str) -> None:
@@ -138,6 +142,7 @@ class AuditLog:
         count = self._counts.get(kind)
         if count is not None:
             count.more += 1
+            count.last_at = self._clock()
             return
         if len(self._counts) < _OPEN_KINDS:
             self._counts[kind] = _Count(time.monotonic() + WINDOW)
@@ -151,13 +156,18 @@ class AuditLog:
         self._log_event(event.name, {"client": event.client, **details, "audit": 1})
 
     def event(
-        self, name: EventName, client: str, details: Mapping[str, int | str], occurrences: int = 1
+        self,
+        name: EventName,
+        client: str,
+        details: Mapping[str, int | str],
+        occurrences: int = 1,
+        at: datetime | None = None,
     ) -> AuditEvent:
-        """Return an event with the current time, to be written in the transaction of its change."""
+        """Return an event, by default of now, to be written in the transaction of its change."""
         # Untrusted: the client's name is from its certificate, and details may be from its request.
         texts = {key: storable(value) if isinstance(value, str) else value for key, value in details.items()}
-        now = microseconds(self._clock())
-        return AuditEvent(now, name.value, storable(client), occurrences, _canonical(texts))
+        moment = microseconds(at or self._clock())
+        return AuditEvent(moment, name.value, storable(client), occurrences, _canonical(texts))
 
     async def record(self, name: EventName, client: str, details: Mapping[str, int | str]) -> None:
         """Record an event durably. Raises LedgerUnavailableError."""
@@ -195,7 +205,8 @@ class AuditLog:
                 break  # they are in order of their ends
             del self._counts[kind]
             if count.more:
-                self.note(kind.name, kind.client, dict(kind.about), occurrences=count.more)
+                about = dict(kind.about)
+                self.note(kind.name, kind.client, about, occurrences=count.more, at=count.last_at)
 
     async def _write_some(self) -> None:
         async with self._writing:

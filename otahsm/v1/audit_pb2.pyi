@@ -32,7 +32,7 @@ class AuditEvent(_message.Message):
     OCCURRENCES_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """Set by the server: its number. Later events have higher numbers."""
+    """Set by the server: its number, in the order in which events were written."""
     name: _builtins.str
     """Set by the server: the name of the event, as in "access.denied"."""
     client: _builtins.str
@@ -47,8 +47,8 @@ class AuditEvent(_message.Message):
     """Set by the server: further details, as a JSON object."""
     @_builtins.property
     def happen_time(self) -> _timestamp_pb2.Timestamp:
-        """Set by the server: when it happened; for repeated events, when the summary
-        was written.
+        """Set by the server: when it happened, by the clock of whoever wrote it; for
+        repeated events, the last time.
         """
 
     def __init__(

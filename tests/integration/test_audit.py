@@ -17,7 +17,7 @@ from otahsm.client import Client, IssuedCertificate
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import AuditEvent as LoggedEvent
 from otahsm.ledger import EventFilter, LedgerReader
-from otahsm.system.clock import utc_now
+from otahsm.system.clock import Clock, from_microseconds, utc_now
 from otahsm.system.spool import SpooledEvent
 from otahsm.transparency.audit import AuditLog, EventName
 
@@ -134,11 +134,11 @@ async def test_an_event_whose_answer_was_lost_is_written_once(
     reader.close()
 
 
-async def written(home: Home, work: Callable[[AuditLog], None]) -> list[LoggedEvent]:
+async def written(home: Home, work: Callable[[AuditLog], None], clock: Clock = utc_now) -> list[LoggedEvent]:
     """Have an audit trail take things down; return what is in the ledger when it is closed."""
     ledger = ledger_in(home)
     await ledger.open()
-    audit = AuditLog(ledger, lambda *_: None, utc_now)
+    audit = AuditLog(ledger, lambda *_: None, clock)
     work(audit)
     await audit.close()
     await ledger.close()
@@ -171,6 +171,18 @@ async def test_what_happens_a_million_times_is_two_events(home: Home) -> None:
         ("cn:2", 33_332),
     ]
     assert json.loads(events[0].details) == {"call": "/x", "message": "number 0"}
+
+
+async def test_what_is_counted_has_the_time_of_the_last_repetition(home: Home) -> None:
+    times = iter(range(5))
+
+    def repeat(audit: AuditLog) -> None:
+        for _ in range(3):
+            audit.count(EventName.ACCESS_DENIED, "cn:a", {"call": "/x"})
+        audit.note(EventName.POLICY_LOADED, "daemon", {})
+
+    events = await written(home, repeat, lambda: from_microseconds(next(times)))
+    assert [(event.happened_at, event.occurrences) for event in events] == [(0, 1), (3, 1), (2, 2)]
 
 
 async def test_a_trail_that_can_not_be_written_keeps_so_much_and_counts_the_rest(home: Home) -> None:

@@ -38,9 +38,11 @@ def audit(
 ) -> None:
     """Show the audit log: who was allowed and who was denied, logins, ceremonies, policy changes.
 
-    What a client repeats within a minute is one event with a count. For certificates and revocations, see
-    `otahsm ledger list`. All of it is in the ledger's log, and `otahsm ledger verify` finds what somebody
-    changed or removed. Requires the role auditor or admin.
+    What a client repeats within a minute is one event with a count, and the time of the last repetition.
+    Events are in the order in which they were written; what is written late, such as counts and ceremonies,
+    can be older than the events before it. For certificates and revocations, see `otahsm ledger list`. All
+    of it is in the ledger's log, and `otahsm ledger verify` finds what somebody changed or removed. Requires
+    the role auditor or admin.
 
     \b
     Examples:
