@@ -24,7 +24,7 @@ from otahsm.token import SignerPool
 
 LOOK_SECONDS: Final = 5.0
 _SOON_SECONDS: Final = 0.5
-_FIRST_CRL_SECONDS: Final = 15.0
+_WAIT_SECONDS: Final = 15.0
 
 EventLogger: TypeAlias = Callable[[str, Mapping[str, int | str]], None]
 
@@ -89,6 +89,7 @@ class CrlKeeper:
         self._logged: dict[str, int] = {}  # the number of the last CRL of each scope that was logged
         self._needs_complete = config is not None  # whether the complete CRL must exist
         self._passed = asyncio.Condition()
+        self._had_turn = True  # in the last pass: no other daemon was making CRLs
         self._failure: OtahsmError | None = None
         self.woken = asyncio.Event()
 
@@ -150,10 +151,12 @@ class CrlKeeper:
             self._needs_complete = True
         revoked = state.revoked.get(scope, 0)
         crl = await self._maker.off_the_loop(partial(self._reader.crl, scope))
-        for _ in range(2):  # a running pass may have started before this request
-            if crl is None or crl.row.revoked < revoked:
-                await self._wait_for_a_pass()
-                crl = await self._maker.off_the_loop(partial(self._reader.crl, scope))
+        passes = 2  # to wait for, of this daemon's own: one may have started before this request
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WAIT_SECONDS):
+                while (crl is None or crl.row.revoked < revoked) and passes:
+                    passes -= await self._wait_for_a_pass()
+                    crl = await self._maker.off_the_loop(partial(self._reader.crl, scope))
         if crl is None:
             raise self._failure or TokenUnavailableError("the first CRL is not ready yet")
         return crl
@@ -169,9 +172,11 @@ class CrlKeeper:
         state, next_look = None, LOOK_SECONDS
         try:
             state = await self._maker.make_due(complete=self._needs_complete)
+            self._had_turn = state is not None
             if state is None:  # another daemon is making CRLs: check the result soon
                 next_look = _SOON_SECONDS
         except OtahsmError as error:
+            self._had_turn = True
             failure = error  # CRLs of other daemons are written anyway
         if state is None:
             state = await self._maker.off_the_loop(self._reader.state)
@@ -222,11 +227,12 @@ class CrlKeeper:
                 "crl.made", {"crl": name, "number": row.number, "revoked": row.revoked, "shards": shards}
             )
 
-    async def _wait_for_a_pass(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST_CRL_SECONDS), self._passed:
-                self.woken.set()
-                await self._passed.wait()
+    async def _wait_for_a_pass(self) -> bool:
+        """Wait until a pass ends; return whether it was this daemon's turn to make what is due."""
+        async with self._passed:
+            self.woken.set()
+            await self._passed.wait()
+            return self._had_turn
 
 
 def _scopes(state: CrlState) -> set[str]:

@@ -13,7 +13,9 @@ import pytest
 from cryptography import x509
 
 from otahsm.client import Client, IssuedCertificate, NotRevoked, Revoked, ToRevoke
+from otahsm.config import section
 from otahsm.errors import DaemonUnavailableError, ExitCode, LedgerUnavailableError, OtahsmError
+from otahsm.ledger import CrlReader, database_of
 from otahsm.pki import Reason, describe_crl
 
 from support.devices import issue_all, new_requests
@@ -205,6 +207,25 @@ async def test_two_replicas_that_revoke_at_once_agree_and_both_write_what_there_
         assert crls[0].number == max(made)
         for daemon in (one, other):
             assert daemon.stop() == 0
+
+
+async def test_who_asks_while_another_daemon_makes_crls_gets_one_with_all_revocations(
+    replicated: Fleet,
+) -> None:
+    with running(configure(replicated)) as daemon:
+        daemon.wait_for("crl.written")
+        issued = await issue(daemon, 3)
+        other = CrlReader(database_of(section(replicated.config.ledger, "ledger")), b"")
+        assert other.take_turn()
+        await revoke(daemon, issued, Reason.SUPERSEDED)
+        async with revoking(daemon, patience=60) as client:
+            asked = asyncio.create_task(client.revocation.crl())
+            await asyncio.wait({asked}, timeout=3)  # several passes, in which the daemon has no turn
+            assert not asked.done()
+            other.end_turn()
+            assert (await asked).revoked == 3
+        other.close()
+        assert daemon.stop() == 0
 
 
 async def test_what_a_killed_replica_revoked_is_on_the_crl_of_the_other(replicated: Fleet) -> None:
