@@ -9,7 +9,7 @@ from typing import Final
 
 import grpc
 
-from otahsm.system.files import read_file
+from otahsm.system.tls_files import read_certificates, read_key_pair
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -45,12 +45,11 @@ def open_channel(
         options: additional channel arguments of gRPC.
 
     Raises:
-        ConfigError: a file can't be read.
+        ConfigError: a file can't be read or is malformed, or certificate and key don't belong together.
     """
-    ca, certificate, key = (
-        read_file(path, f"the client's TLS file {path}") for path in (tls.ca, tls.certificate, tls.key)
+    pair = read_key_pair("client", tls.certificate, tls.key)
+    credentials = grpc.ssl_channel_credentials(
+        read_certificates("[client] ca", tls.ca).pem, pair.key, pair.certificate
     )
     name = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
-    return grpc.aio.secure_channel(
-        target, grpc.ssl_channel_credentials(ca, key, certificate), options=(*_OPTIONS, *options, *name)
-    )
+    return grpc.aio.secure_channel(target, credentials, options=(*_OPTIONS, *options, *name))

@@ -9,28 +9,26 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from otahsm.checks import Check, fail, ok, warning
+from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import ClientConfig, TlsConfig
+from otahsm.errors import OtahsmError
 from otahsm.system.secret_files import is_private
+from otahsm.system.tls_files import read_certificates, read_key_pair
 
 _SOON: Final = timedelta(days=30)
 
 
 def examine_tls(tls: TlsConfig, now: datetime) -> Iterator[Check]:
     """Check the daemon's own certificate and key, and the operator CA."""
-    yield from _pair("[tls] certificate", tls.certificate, tls.key, ExtendedKeyUsageOID.SERVER_AUTH, now)
+    yield from _pair("tls", tls.certificate, tls.key, ExtendedKeyUsageOID.SERVER_AUTH, now)
     yield from _authorities("[tls] client_ca", tls.client_ca, now)
 
 
 def examine_client(client: ClientConfig, now: datetime) -> Iterator[Check]:
     """Check a client's certificate and key, and the CA of the daemon's certificate."""
-    yield from _pair(
-        "[client] certificate", client.certificate, client.key, ExtendedKeyUsageOID.CLIENT_AUTH, now
-    )
+    yield from _pair("client", client.certificate, client.key, ExtendedKeyUsageOID.CLIENT_AUTH, now)
     with contextlib.suppress(OSError):
         if not is_private(client.key.stat().st_mode):
             yield warning("[client] key", f"other users can read {client.key}", f"chmod 600 {client.key}")
@@ -40,23 +38,16 @@ def examine_client(client: ClientConfig, now: datetime) -> Iterator[Check]:
 
 
 def _pair(
-    subject: str, certificate: Path, key: Path, purpose: x509.ObjectIdentifier, now: datetime
+    section: str, certificate: Path, key: Path, purpose: x509.ObjectIdentifier, now: datetime
 ) -> Iterator[Check]:
+    subject = f"[{section}] certificate"
     try:
-        own = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
-        private = load_pem_private_key(key.read_bytes(), password=None)
+        own = read_key_pair(section, certificate, key).own
         usage = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         usage = x509.ExtendedKeyUsage([purpose])  # without the extension, every purpose is allowed
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        yield fail(
-            subject, f"can't read {certificate} or {key}: {error}", "Both must be PEM, and not encrypted."
-        )
-        return
-    if own.public_key() != private.public_key():
-        yield fail(
-            subject, f"{key} is not the key of {certificate}", "Name a certificate and its own private key."
-        )
+    except OtahsmError as error:
+        yield failed(subject, error)
         return
     if purpose not in usage:
         required = "serverAuth" if purpose == ExtendedKeyUsageOID.SERVER_AUTH else "clientAuth"
@@ -70,9 +61,9 @@ def _pair(
 
 def _authorities(subject: str, path: Path, now: datetime) -> Iterator[Check]:
     try:
-        certificates = x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError) as error:
-        yield fail(subject, f"can't read {path}: {error}", "It must be a PEM file with CA certificates.")
+        certificates = read_certificates(subject, path).certificates
+    except OtahsmError as error:
+        yield failed(subject, error)
         return
     for certificate in certificates:
         yield _time_left(subject, certificate, now)

@@ -174,7 +174,7 @@ def ended_crl(fleet: Fleet) -> None:
         (guide_root, "profile ota-connect", "fail", "unsuitable certificate purpose"),
         (ended_ca, "profile ota-connect", "warning", "the CA expires on"),
         (no_certificate, "[ca] certificate", "fail", "No such file"),
-        (other_tls_key, "[tls] certificate", "fail", "is not the key of"),
+        (other_tls_key, "[tls] certificate", "fail", "don't belong together"),
         (client_for_server, "[tls] certificate", "fail", "lacks serverAuth"),
         (open_tls_key, "file modes", "fail", "other users can read"),
         (no_access, "policy", "fail", "no [access] section"),

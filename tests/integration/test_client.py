@@ -150,10 +150,20 @@ async def test_a_client_without_a_daemon_says_so(fleet: Fleet) -> None:
             await client.wait_until_serving(0)
 
 
-def test_a_missing_tls_file_is_said(fleet: Fleet) -> None:
-    tls = ClientTls(fleet.tls.ca, fleet.tls.certificate, fleet.folder / "missing.key")
-    with pytest.raises(ConfigError, match=r"can't read .*missing\.key"):
-        Client("localhost:1", tls)
+def test_a_tls_file_that_can_not_be_used_is_named_before_anything_is_sent(fleet: Fleet) -> None:
+    tls, junk = fleet.tls, fleet.folder / "otahsm.toml"
+    for files, complaint in (
+        (
+            ClientTls(tls.ca, tls.certificate, fleet.folder / "no.key"),
+            r"can't read \[client\] key .*/no\.key: ",
+        ),
+        (ClientTls(junk, tls.certificate, tls.key), r"\[client\] ca .*toml is not a certificate in PEM"),
+        (ClientTls(tls.ca, junk, tls.key), r"\[client\] certificate .*toml is not a certificate in PEM"),
+        (ClientTls(tls.ca, tls.certificate, junk), r"\[client\] key .*toml is not a private key without"),
+        (ClientTls(tls.ca, tls.ca, tls.key), r"\[client\] certificate .* and key .* don't belong together"),
+    ):
+        with pytest.raises(ConfigError, match=complaint):
+            Client("localhost:1", files)
 
 
 async def test_a_client_that_sends_and_never_reads_slows_only_itself(daemon: RunningDaemon) -> None:

@@ -66,7 +66,7 @@ def copy(source: str, target: str) -> Callable[[Fleet], None]:
         (crls_from_a_root_that_signs_none, 2, "may not sign CRLs, which [crl] requires"),
         (copy("gateway/server.key", "tls/server.key"), 2, "don't belong together"),
         (copy("ca/fleet-root.pem", "tls/operator-ca.pem"), 2, "every device could issue"),
-        (copy("otahsm.toml", "tls/operator-ca.pem"), 2, "a [tls] file is invalid"),
+        (copy("otahsm.toml", "tls/operator-ca.pem"), 2, "tls/operator-ca.pem is not a certificate in PEM"),
     ],
 )
 def test_a_daemon_that_can_not_serve_says_why_in_one_sentence_and_what_to_do(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from cryptography import x509
 
 from otahsm.access import SUBJECTS, check_identity
 from otahsm.cli.connect import ask
@@ -14,9 +13,8 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, Patienc
 from otahsm.cli.output.fields import print_json, print_outcome
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
-from otahsm.errors import ConfigError
 from otahsm.pki import fingerprint_text
-from otahsm.system.files import read_file
+from otahsm.system.tls_files import read_certificates
 
 SubjectArgument = Annotated[
     str | None,
@@ -99,8 +97,4 @@ def _subject(subject: str | None, certificate: Path | None) -> str:
     if subject is not None:
         return subject
     assert certificate is not None  # noqa: S101 - see above
-    try:
-        read = x509.load_pem_x509_certificate(read_file(certificate))
-    except ValueError as error:
-        raise ConfigError(f"{certificate} is not a PEM certificate: {error}") from None
-    return fingerprint_text(read)
+    return fingerprint_text(read_certificates("--certificate", certificate).certificates[0])

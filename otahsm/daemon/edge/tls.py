@@ -16,16 +16,14 @@ from typing import Any, Final, NamedTuple
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from otahsm.authority import Caller
 from otahsm.config import TlsConfig
 from otahsm.errors import ConfigError
 from otahsm.pki import PARSE_ERRORS, Chain, encode_spki, fingerprint_text, is_valid
-from otahsm.system.files import read_file
+from otahsm.system.tls_files import read_certificates, read_key_pair
 
 _SPIFFE: Final = "spiffe:"
 
@@ -85,17 +83,8 @@ def load_tls(tls: TlsConfig, fleet: Sequence[Chain], now: datetime) -> TlsFiles:
         ConfigError: a file can't be read, certificate and key don't belong together, the certificate is
             not valid now, or the operator CA is the fleet CA (every device would be an issuing client).
     """
-    certificate, key, client_ca = (
-        read_file(path, f"the [tls] file {path}") for path in (tls.certificate, tls.key, tls.client_ca)
-    )
-    try:
-        own = x509.load_pem_x509_certificates(certificate)[0]
-        private_key = load_pem_private_key(key, password=None)
-        operators = x509.load_pem_x509_certificates(client_ca)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"a [tls] file is invalid: {error}") from error
-    if own.public_key() != private_key.public_key():
-        raise ConfigError(f"[tls] certificate {tls.certificate} and key {tls.key} don't belong together")
+    certificate, key, own = read_key_pair("tls", tls.certificate, tls.key)
+    client_ca, operators = read_certificates("[tls] client_ca", tls.client_ca)
     if not is_valid(own, now):
         raise ConfigError(
             f"[tls] certificate {tls.certificate} is not valid now:"
