@@ -14,7 +14,7 @@ from otahsm.authority.jobs import Supervisor
 from otahsm.authority.life_cycle import LifeCycle
 from otahsm.authority.spool_reader import SpoolReader
 from otahsm.authority.values import Profiles
-from otahsm.config import Config, load_policy, section
+from otahsm.config import Config, load_policy, load_verifier_key, section
 from otahsm.errors import OtahsmError
 from otahsm.issuance.authorities import Authorities
 from otahsm.issuance.batches import Batches
@@ -29,7 +29,7 @@ from otahsm.revocation.revoking import Revocations
 from otahsm.system.clock import Clock
 from otahsm.token import SignerPool, TokenKey
 from otahsm.transparency.audit import AuditLog, EventName
-from otahsm.transparency.log import Transparency, load_verifier_key
+from otahsm.transparency.log import Transparency
 from otahsm.workers import Report
 
 _SECOND: Final = timedelta(seconds=1)

@@ -30,6 +30,7 @@ from otahsm.config.token import (
     TokenConfig,
 )
 from otahsm.config.uri import Pkcs11Uri
+from otahsm.config.verifier_key import load_verifier_key, read_verifier_key
 
 __all__ = [
     "AuthorityConfig",
@@ -60,7 +61,9 @@ __all__ = [
     "is_header_value",
     "load_config",
     "load_policy",
+    "load_verifier_key",
     "parse_config",
     "parse_times",
+    "read_verifier_key",
     "section",
 ]

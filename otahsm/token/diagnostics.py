@@ -19,11 +19,18 @@ import pkcs11
 from pkcs11 import TokenFlag
 
 from otahsm.checks import Check, fail, failed, ok, warning
-from otahsm.config import Config, KeyConfig, ReplicaConfig, ca_section, load_config, section
+from otahsm.config import (
+    Config,
+    KeyConfig,
+    ReplicaConfig,
+    ca_section,
+    load_config,
+    load_verifier_key,
+    section,
+)
 from otahsm.errors import OtahsmError
 from otahsm.pki import PublicKey, load_public_key
 from otahsm.system.hardening import harden
-from otahsm.tlog import VerifierKey
 from otahsm.token.facts import read_facts
 from otahsm.token.faults import explain
 from otahsm.token.files import read_chain
@@ -123,7 +130,7 @@ def _keys(config: Config) -> Iterator[tuple[str, KeyConfig, PublicKey]]:
             where = ca_section(name)
             yield f"[{where}] key", ca, read_chain(ca, where).issuer.public_key
     if config.checkpoint and config.checkpoint.verifier_key.exists():
-        key = VerifierKey.parse(config.checkpoint.verifier_key.read_text().strip())
+        key = load_verifier_key(config.checkpoint)
         yield "[checkpoint] key", config.checkpoint, load_public_key(key.public_key)
 
 

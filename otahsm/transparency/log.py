@@ -52,27 +52,6 @@ class LeafProof(NamedTuple):
     proof: bytes
 
 
-def load_verifier_key(config: CheckpointConfig) -> VerifierKey:
-    """Read the public key that checkpoints are verified with.
-
-    Raises:
-        ConfigError: the file can't be read, or it is not the verifier key of this log.
-    """
-    path = config.verifier_key
-    try:
-        key = VerifierKey.parse(path.read_text(encoding="utf-8").removesuffix("\n"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"can't read [checkpoint] verifier_key {path}: {error}",
-            hint="Create the key with `otahsm ledger init-key`.",
-        ) from None
-    except EvidenceError as error:
-        raise ConfigError(f"[checkpoint] verifier_key {path}: {error.message}") from None
-    if key.name != config.origin:
-        raise ConfigError(f"[checkpoint] verifier_key {path} is for the log {key.name}, not {config.origin}")
-    return key
-
-
 class Transparency:
     """The transparency log of one ledger.
 

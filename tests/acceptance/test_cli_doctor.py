@@ -162,6 +162,10 @@ def ended_crl(fleet: Fleet) -> None:
     fleet.edit('# client_crls = ["tls/operator-ca.crl"]', 'client_crls = ["tls/operator-ca.crl"]')
 
 
+def no_text_for_a_key(fleet: Fleet) -> None:
+    (fleet.folder / "ca/checkpoint.vkey").write_bytes(b"\xff")
+
+
 @pytest.mark.parametrize(
     ("break_it", "subject", "status", "said"),
     [
@@ -169,6 +173,7 @@ def ended_crl(fleet: Fleet) -> None:
         (no_module, "token", "fail", "can't load"),
         (open_pin, "token login", "fail", "only its owner can read"),
         (other_key, "token [ca] key", "fail", "the token shows pkcs11:object="),
+        (no_text_for_a_key, "token login", "fail", "[checkpoint] verifier_key"),
         (other_certificate, "token [ca] key", "fail", "does not verify with the public key"),
         (guide_root, "[ca] certificate", "fail", "extendedKeyUsage without clientAuth"),
         (guide_root, "profile ota-connect", "fail", "unsuitable certificate purpose"),

@@ -174,7 +174,7 @@ def test_a_file_that_is_no_evidence_is_named_and_not_taken_for_tampering(fleet: 
         ("verify", "--key", "junk"),
         ("verify", "--checkpoint", "junk"),
     ):
-        assert "otahsm: junk: " in run(fleet, *words, status=2), words
+        assert "junk: " in run(fleet, *words, status=2), words
     run(fleet, "check-proof", "no-such-file", "--key", VKEY, status=2)
     (fleet.folder / "ledger/ledger.sqlite3").unlink()
     run(fleet, "verify", status=2)

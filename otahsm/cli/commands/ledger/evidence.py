@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.cli.output.fields import print_fields, print_json
-from otahsm.config import CheckpointConfig
+from otahsm.config import CheckpointConfig, load_verifier_key, read_verifier_key
 from otahsm.errors import ConfigError, EvidenceError, OtahsmError
 from otahsm.system.files import read_file
 from otahsm.tlog import (
@@ -40,12 +40,6 @@ def about(path: Path, kind: type[OtahsmError] = ConfigError) -> Iterator[None]:
         raise kind(f"{path}: {error.message}") from None
 
 
-def read_key(path: Path) -> VerifierKey:
-    """Read a verifier key: one line. Raises ConfigError: it can't be read, or it is none."""
-    with about(path):
-        return VerifierKey.parse(read_file(path).decode(errors="replace").removesuffix("\n"))
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint without verifying it. Raises ConfigError: it can't be read, or it is none."""
     with about(path):
@@ -62,8 +56,8 @@ def open_kept(path: Path, keys: Sequence[VerifierKey]) -> Checkpoint:
 def trusted_keys(paths: Sequence[Path] | None, config: CheckpointConfig | None) -> list[VerifierKey]:
     """Read the keys that are named, else the configuration's, if it has one."""
     if paths:
-        return [read_key(path) for path in paths]
-    return [read_key(config.verifier_key)] if config else []
+        return [read_verifier_key(path, "--key") for path in paths]
+    return [load_verifier_key(config)] if config else []
 
 
 def known_checkpoints(paths: Sequence[Path], keys: Sequence[VerifierKey]) -> list[Checkpoint]:

@@ -12,7 +12,7 @@ from otahsm.cli.commands.ledger.evidence import (
     check_consistency,
     check_inclusion,
     read_checkpoint,
-    read_key,
+    trusted_keys,
 )
 from otahsm.cli.connect import ask
 from otahsm.cli.inputs import serial_of
@@ -86,7 +86,7 @@ def check_proof(
       otahsm ledger check-proof growth.proof --key checkpoint.vkey --since 2026-11-24.note
     """  # noqa: D301
     proof = read_file(file)
-    keys = [read_key(path) for path in key]
+    keys = trusted_keys(key, None)
     if proof.startswith(b"old "):
         if since is None or certificate is not None:
             raise typer.BadParameter("check a consistency proof with --since, and without --certificate")
