@@ -137,10 +137,10 @@ def _sorted(rows: Iterable[Any], criteria: Filter) -> Sequence[Any]:
 
 
 def _has_strays(connection: Connection) -> bool:
-    return (
-        connection.execute(select(intents.c.id).where(_is_stray).order_by(_serial).limit(1)).first()
-        is not None
-    )
+    if connection.dialect.name != "sqlite":
+        return False
+    first = select(intents.c.id).where(_is_stray).order_by(_serial).limit(1)
+    return connection.execute(first).first() is not None
 
 
 def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> Counter[CountKey]:
