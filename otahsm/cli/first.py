@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
@@ -9,10 +10,14 @@ _Item = TypeVar("_Item")
 
 
 async def first(items: AsyncGenerator[_Item, None], count: int | None) -> AsyncGenerator[_Item, None]:
-    """Yield the first items, at least one, or all for None; no more are read than are yielded."""
+    """Yield the first items, at least one, or all for None; no more are read than are yielded.
+
+    The list is closed when its items have been yielded.
+    """
     yielded = 0
-    async for item in items:
-        yield item
-        yielded += 1
-        if yielded == count:
-            return
+    async with contextlib.aclosing(items):
+        async for item in items:
+            yield item
+            yielded += 1
+            if yielded == count:
+                return

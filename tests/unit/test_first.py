@@ -14,8 +14,12 @@ async def test_so_many_are_yielded_and_read(count: int | None, yielded: int) -> 
     read: list[int] = []
 
     async def items() -> AsyncGenerator[int, None]:
-        for number in range(5):
-            read.append(number)
-            yield number
+        try:
+            for number in range(5):
+                read.append(number)
+                yield number
+        finally:
+            read.append(-1)
 
-    assert [item async for item in first(items(), count)] == read == list(range(yielded))
+    assert [item async for item in first(items(), count)] == list(range(yielded))
+    assert read == [*range(yielded), -1]  # and nobody waits for more
