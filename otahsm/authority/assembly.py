@@ -24,9 +24,10 @@ from otahsm.ledger import Database, Ledger, Renewal, database_of
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import Profile, load_public_key
 from otahsm.preparation import Preparers
-from otahsm.revocation.crl_keeper import CrlKeeper, EventLogger
+from otahsm.revocation.crl_keeper import CrlKeeper
 from otahsm.revocation.revoking import Revocations
 from otahsm.system.clock import Clock
+from otahsm.system.event_log import EventLogger
 from otahsm.token import SignerPool, TokenKey
 from otahsm.transparency.audit import AuditLog, EventName
 from otahsm.transparency.log import Transparency

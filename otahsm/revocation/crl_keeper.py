@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final
 
 from otahsm.config import CrlConfig
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, TokenUnavailableError
@@ -20,13 +19,12 @@ from otahsm.pki import Issuer, check_signs_crls
 from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import CrlMaker, CrlSchedule
 from otahsm.system.clock import Clock
+from otahsm.system.event_log import EventLogger
 from otahsm.token import SignerPool
 
 LOOK_SECONDS: Final = 5.0
 _SOON_SECONDS: Final = 0.5
 _WAIT_SECONDS: Final = 15.0
-
-EventLogger: TypeAlias = Callable[[str, Mapping[str, int | str]], None]
 
 
 class CrlKeeper:

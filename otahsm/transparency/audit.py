@@ -15,7 +15,7 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import AuditEvent, Ledger
 from otahsm.system.clock import Clock, microseconds
+from otahsm.system.event_log import EventLogger
 from otahsm.system.spool import SpooledEvent, storable
 
 WINDOW: Final = 60.0  # seconds
@@ -33,8 +34,6 @@ _OPEN_KINDS: Final = 10_000  # kinds that are counted at a time
 _ATTEMPTS: Final = 2  # to write an event before it is considered invalid
 # Errors of a write: the ledger's own, and drivers' errors about values that they don't accept.
 _REFUSALS: Final = (LedgerUnavailableError, ValueError, OverflowError)
-
-EventLogger = Callable[[str, Mapping[str, int | str]], None]
 
 
 class EventName(StrEnum):
