@@ -40,7 +40,7 @@ LONGEST_FIRST = (
     "integration/test_transparency.py",
     "faults/test_token_replicas.py",
     "faults/test_revocation.py",
-    "unit/test_verification.py",
+    "unit/test_tampering.py",
     "faults/test_patience.py",
     "acceptance/test_cli_bench.py",
     "faults/test_replicas.py",
