@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -15,11 +15,13 @@ _CRL_URL: Final = r"https?://[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*(:(?P<port>[1-9]
 _MAX_URL: Final = 255
 _LAST_PORT: Final = 65535
 
+_Item = TypeVar("_Item")
+
 
 class Section(BaseModel):
-    """A table of the file: frozen, and unknown keys are refused."""
+    """A table of the file: frozen. Unknown keys are refused, and no value is converted to another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -64,8 +66,11 @@ def _crl_url(url: str) -> str:
     return url
 
 
-ConfigPath = Annotated[Path, AfterValidator(beside_the_file)]
+# What a file has as strings and lists.
+ConfigPath = Annotated[Path, Field(strict=False), AfterValidator(beside_the_file)]
+ListOf = Annotated[tuple[_Item, ...], Field(strict=False)]
+SetOf = Annotated[frozenset[_Item], Field(strict=False)]
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
 Address = Annotated[str, AfterValidator(_listen_address)]
-Addresses = Annotated[tuple[Address, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
+Addresses = Annotated[ListOf[Address], Field(min_length=1), BeforeValidator(_one_or_more)]
 CrlUrl = Annotated[str, AfterValidator(_crl_url)]

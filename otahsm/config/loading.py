@@ -89,4 +89,4 @@ def _checked(model: type[_Any], table: dict[str, Any], *, base: Path, source: st
     try:
         return model.model_validate(table, context={"base": base})
     except ValidationError as error:
-        raise ConfigError(f"{source} is invalid: {'; '.join(describe_problems(error))}") from None
+        raise ConfigError(f"{source} is invalid: {'; '.join(describe_problems(error, model))}") from None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from otahsm.access import ANY_BELOW, DAY_ENDS, DAYS, Grant, Policy, Quotas, Role, Times, check_identity
-from otahsm.config.fields import Section
+from otahsm.config.fields import ListOf, Section, SetOf
 
 _KINDS: Final = ("uri:", "dns:", "cn:", "spki:")
 _TIMES: Final = re.compile(
@@ -90,12 +90,12 @@ Quota = Annotated[int, Field(ge=1, le=_MAX_QUOTA)]
 class ClientPolicy(Section):
     """[clients.NAME]: one client, whichever certificate it uses, and what it may do."""
 
-    identities: Annotated[tuple[Identity, ...], Field(min_length=1)]
-    roles: Annotated[frozenset[Role], Field(min_length=1)]
-    profiles: frozenset[str] = frozenset()
+    identities: Annotated[ListOf[Identity], Field(min_length=1)]
+    roles: Annotated[SetOf[Role], Field(min_length=1)]
+    profiles: SetOf[str] = frozenset()
     device_ids: Annotated[str, AfterValidator(_linear_expression)] | None = None
     batches: Annotated[str, AfterValidator(_linear_expression)] | None = None
-    times: tuple[Annotated[str, AfterValidator(_times)], ...] = ()
+    times: ListOf[Annotated[str, AfterValidator(_times)]] = ()
     until: AwareDatetime | None = None
     per_second: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     per_day: Quota | None = None

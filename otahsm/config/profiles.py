@@ -8,7 +8,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from otahsm.config.fields import Pattern, Section
+from otahsm.config.fields import ListOf, Pattern, Section, SetOf
 from otahsm.config.subject import check_part, parse_subject
 from otahsm.pki import CsrExtras, ExtendedKeyUsage, KeyType, KeyUsage, Profile
 
@@ -26,13 +26,13 @@ class ProfileConfig(Section):
     rekey_days: Annotated[int, Field(ge=0)] = _OTA_CONNECT.rekey // timedelta(days=1)
     backdate_minutes: Annotated[int, Field(ge=0, le=10080)] = _OTA_CONNECT.backdate // timedelta(minutes=1)
     device_id: Pattern = _OTA_CONNECT.device_id.pattern
-    key_types: Annotated[frozenset[KeyType], Field(min_length=1)] = _OTA_CONNECT.key_types
-    key_usage: Annotated[frozenset[KeyUsage], Field(min_length=1)] = _OTA_CONNECT.key_usage
-    extended_key_usage: Annotated[tuple[ExtendedKeyUsage, ...], Field(min_length=1)] = (
+    key_types: Annotated[SetOf[KeyType], Field(min_length=1)] = _OTA_CONNECT.key_types
+    key_usage: Annotated[SetOf[KeyUsage], Field(min_length=1)] = _OTA_CONNECT.key_usage
+    extended_key_usage: Annotated[ListOf[ExtendedKeyUsage], Field(min_length=1)] = (
         _OTA_CONNECT.extended_key_usage
     )
     csr_extras: CsrExtras = _OTA_CONNECT.csr_extras
-    subject: tuple[Annotated[str, AfterValidator(check_part)], ...] = ()
+    subject: ListOf[Annotated[str, AfterValidator(check_part)]] = ()
     ca: str = ""
 
     @model_validator(mode="after")

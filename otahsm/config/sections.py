@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from otahsm.config.fields import Address, Addresses, ConfigPath, CrlUrl, Section
+from otahsm.config.fields import Address, Addresses, ConfigPath, CrlUrl, ListOf, Section
 from otahsm.config.profiles import ProfileConfig
 from otahsm.config.registration import RegistrationConfig
 from otahsm.config.token import CaConfig, CheckpointConfig, KeyConfig, TokenConfig, may_be_one
@@ -34,7 +34,7 @@ class AccessConfig(Section):
     """[access]: which client may make which call, and which client certificates are revoked."""
 
     policy: ConfigPath
-    client_crls: tuple[ConfigPath, ...] = ()
+    client_crls: ListOf[ConfigPath] = ()
 
 
 class LedgerConfig(Section):

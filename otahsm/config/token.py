@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from otahsm.config.fields import ConfigPath, Section, beside_the_file
+from otahsm.config.fields import ConfigPath, ListOf, Section, SetOf, beside_the_file
 from otahsm.config.uri import Pkcs11Uri
 from otahsm.pki import MechanismName
 
@@ -137,7 +137,7 @@ class ReplicaConfig(Section):
 class TokenConfig(ReplicaConfig):
     """[token]: the PKCS#11 token, how to log in, and how many signatures it makes at once."""
 
-    replica: tuple[ReplicaConfig, ...] = ()
+    replica: ListOf[ReplicaConfig] = ()
 
     @property
     def all(self) -> tuple[ReplicaConfig, ...]:
@@ -158,7 +158,7 @@ class KeyConfig(Section):
 
     key: KeyUri
     mechanism: MechanismName | None = None
-    accept: frozenset[KeyFlaw] = frozenset()
+    accept: SetOf[KeyFlaw] = frozenset()
 
     @property
     def signs_with_pss(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,18 @@ def test_a_value_of_the_wrong_type_is_named_and_never_shown(
     error = refusal(table)
     assert ".".join((*path, key)) in error.message
     assert SECRET not in error.message + error.hint
+
+
+@pytest.mark.parametrize("path", SECTIONS, ids=".".join)
+def test_no_number_is_made_of_another_type(path: tuple[str, ...]) -> None:
+    for key, value in inside(shipped(), path).items():
+        if isinstance(value, int | float):
+            for other in (True, f"{value}", math.inf, *([float(value)] if isinstance(value, int) else [])):
+                table = shipped()
+                inside(table, path)[key] = other
+                kind = "whole number" if isinstance(value, int) else "(finite )?number"
+                assert re.search(rf"{'.'.join((*path, key))}: must be a {kind}", refusal(table).message)
+    assert parse({"issuance": {"wait_for_signer_seconds": 5}}).issuance.wait_for_signer_seconds == 5
 
 
 @pytest.mark.parametrize(
@@ -149,6 +163,11 @@ def test_all_mistakes_are_told_at_once() -> None:
     ("table", "message"),
     [
         ({"daemon": {"speed": 1}}, "daemon.speed: unknown key"),
+        ({"daemon": {"listn": "a:1"}}, "daemon.listn: unknown key (did you mean listen?)"),
+        (
+            {"profiles": {"ota-connect": {"validity_day": 1}}},
+            "profiles.ota-connect.validity_day: unknown key (did you mean validity_days?)",
+        ),
         ({"daemon": {"listen": 1}}, "daemon.listen: must be a string"),
         ({"ledger": 1}, "ledger: must be a table"),
         ({"ledger": {"path": 1}}, "ledger.path: must be a path, written as a string"),
