@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from otahsm.authority import EventName, Job, assemble
 from otahsm.config import Config, section
-from otahsm.daemon.edge import SERVICES, CallBoundary, Health, Reloading, new_server
+from otahsm.daemon.edge import SERVICES, CallBoundary, Health, Reloading, add_port, new_server
 from otahsm.daemon.services import (
     AccessService,
     AuditService,
@@ -27,7 +27,7 @@ from otahsm.daemon.services import (
     RevocationService,
     TransparencyService,
 )
-from otahsm.errors import ConfigError, DaemonFailedError, OtahsmError
+from otahsm.errors import DaemonFailedError, OtahsmError
 from otahsm.system.clock import Clock, utc_now
 
 _LOOK_SECONDS: Final = 1.0
@@ -61,13 +61,7 @@ class Daemon:
         )
         self._boundary.register(self._server, self._services())
         listen = config.daemon.listen
-        try:
-            port = self._server.add_secure_port(listen, self._reloading.credentials.credentials())
-        except RuntimeError as error:
-            raise ConfigError(
-                f"[daemon] listen: can't listen on {listen}",
-                hint="Check whether another daemon is running there: `ss -ltnp` shows who listens.",
-            ) from error
+        port = add_port(self._server, listen, self._reloading.credentials.credentials())
         self.address = f"{listen.rpartition(':')[0]}:{port}"
 
     def _services(self) -> Mapping[str, object]:

@@ -5,7 +5,7 @@ from otahsm.daemon.edge.boundary import CallBoundary, internal_error
 from otahsm.daemon.edge.health import Health
 from otahsm.daemon.edge.methods import METHODS, SERVICES, Method
 from otahsm.daemon.edge.reloading import Reloading
-from otahsm.daemon.edge.server import new_server
+from otahsm.daemon.edge.server import add_port, new_server
 from otahsm.daemon.edge.tls import Context, caller_of, read_caller
 from otahsm.daemon.edge.trust import read_crls
 
@@ -17,6 +17,7 @@ __all__ = [
     "Health",
     "Method",
     "Reloading",
+    "add_port",
     "caller_of",
     "internal_error",
     "limits",

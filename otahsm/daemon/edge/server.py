@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from otahsm.errors import ConfigError
 # As in pyproject.toml. Older versions accept calls differently, and newer ones are unknown.
 FITTING: Final = ">=1.85.1,<1.86"
 
+_ANY: Final = ("::", "0.0.0.0")  # noqa: S104 - compared with what the configuration says
 _UNKNOWN: Final = "the daemon has no such method"
 
 # The private names used here, and their signatures; `method_bytes` is None for calls of unknown methods.
@@ -50,6 +52,38 @@ def new_server() -> grpc.aio.Server:
             f"otahsm can't serve with grpcio {grpc.__version__}: {error}",
             hint=f"Install a version that fits: pip install 'grpcio{FITTING}'",
         ) from error
+
+
+def add_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> int:
+    """Listen on `host:port`; return the port. Raises ConfigError."""
+    try:
+        _try_to_bind(address)
+        return server.add_secure_port(address, credentials)
+    except (OSError, RuntimeError) as error:
+        reason = f": {error.strerror}" if isinstance(error, OSError) else ""
+        raise ConfigError(
+            f"[daemon] listen: can't listen on {address}{reason}",
+            hint="Check whether another daemon is running there: `ss -ltnp` shows who listens.",
+        ) from error
+
+
+def _try_to_bind(address: str) -> None:
+    """Raise OSError if no address of the host can be bound: gRPC would only write to standard error, why."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    failure: OSError | None = None
+    for family, *kind, _, name in socket.getaddrinfo(
+        None if host in _ANY else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        try:
+            with socket.socket(family, *kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(name)
+                return
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 def _verify_shapes() -> None:
