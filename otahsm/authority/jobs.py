@@ -211,7 +211,7 @@ class Supervisor:
         self._notify()
 
     def _note_foreseen(self, watched: _Watched, error: OtahsmError | OSError) -> _Due:
-        job, message = watched.job, error.message if isinstance(error, OtahsmError) else str(error)
+        job, message = watched.job, _message_of(error)
         if message != watched.state.message and not isinstance(error, job.logged_elsewhere):
             watched.is_logged = True
             ours = isinstance(error, OtahsmError)
@@ -286,3 +286,10 @@ class _Watched:
 def _doubled(first: float, times: int, longest: float) -> float:
     """Return the wait after a number of failures in a row: it doubles each time, up to the longest."""
     return min(first * 2.0 ** min(times - 1, 16), longest)
+
+
+def _message_of(error: OtahsmError | OSError) -> str:
+    if isinstance(error, OtahsmError):
+        return error.message
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror}{where}" if error.strerror else str(error)

@@ -19,6 +19,19 @@ _DETAILS: Final = "grpc-status-details-bin"
 # gRPC's codes for a connection that broke during a call: HTTP/2 reset the stream, or the server closed it
 # while a message was being written.
 _BROKEN: Final = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+# Why a daemon can't be reached, by what gRPC's core writes, which names its own parts and addresses.
+_REASONS: Final = {
+    "handshake": "the TLS handshake failed",
+    "Socket closed": "it closed the connection",
+    "reset by peer": "it closed the connection",
+    "Broken pipe": "it closed the connection",
+    "Connection refused": "nothing listens there",
+    "DNS resolution failed": "its name can't be resolved",
+    "No route to host": "no route to host",
+    "Network is unreachable": "the network is unreachable",
+    "timed out": "it does not respond",
+    "timeout": "it does not respond",
+}
 _TLS_HINT: Final = (
     "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"
     " here, and [tls] client_ca there."
@@ -31,17 +44,18 @@ def from_rpc(error: grpc.aio.AioRpcError, target: str) -> OtahsmError:
     if own is not None:
         return own
     details = error.details() or "no details"
+    reason = next((ours for theirs, ours in _REASONS.items() if theirs in details), details)
     match error.code():
         case grpc.StatusCode.UNAVAILABLE:
             # A daemon that refuses a client's certificate just closes the connection.
             tls = "Socket closed" in details or "handshake" in details
             return DaemonUnavailableError(
-                f"can't reach the daemon at {target}: {details}", hint=_TLS_HINT if tls else None
+                f"can't reach the daemon at {target}: {reason}", hint=_TLS_HINT if tls else None
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DaemonUnavailableError(f"the daemon at {target} did not respond in time")
         case code if code in _BROKEN:
-            return DaemonUnavailableError(f"the connection to the daemon at {target} broke: {details}")
+            return DaemonUnavailableError(f"the connection to the daemon at {target} broke: {reason}")
         case code:
             message = f"the call to the daemon at {target} failed: {code.name}: {details}"
             return UnknownError(Code(code.value[0]), "", message)

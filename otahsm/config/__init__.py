@@ -5,7 +5,7 @@ does: a factory line has `[client]` alone, a daemon has no `[client]`.
 """
 
 from otahsm.config.guarded_files import files_of_all, files_of_daemon, files_of_signers
-from otahsm.config.loading import load_config, load_policy, parse_config, section
+from otahsm.config.loading import load_config, load_policy, parse_config, read_toml, section
 from otahsm.config.policy import ClientPolicy, parse_times
 from otahsm.config.profiles import ProfileConfig
 from otahsm.config.registration import BackendKind, HeaderConfig, RegistrationConfig, is_header_value
@@ -64,6 +64,7 @@ __all__ = [
     "load_verifier_key",
     "parse_config",
     "parse_times",
+    "read_toml",
     "read_verifier_key",
     "section",
 ]

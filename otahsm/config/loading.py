@@ -15,6 +15,7 @@ from otahsm.config.policy import PolicyConfig
 from otahsm.config.problems import describe_problems
 from otahsm.config.sections import Config
 from otahsm.errors import ConfigError
+from otahsm.system.files import read_text
 
 _Any = TypeVar("_Any", bound=Section)
 
@@ -40,7 +41,7 @@ def load_config(path: Path) -> Config:
         ConfigError: the file can't be read, isn't TOML, or has a key or value that is not allowed.
     """
     hint = "Name the file with --config, or create one with `otahsm quickstart DIR`."
-    return parse_config(_read(path, hint), base=path.absolute().parent, source=str(path))
+    return parse_config(read_toml(path, hint), base=path.absolute().parent, source=str(path))
 
 
 def load_policy(path: Path, profiles: Collection[str]) -> Policy:
@@ -53,7 +54,7 @@ def load_policy(path: Path, profiles: Collection[str]) -> Policy:
     Raises:
         ConfigError: the file can't be read, isn't TOML, or has a key or value that is not allowed.
     """
-    table = _read(path, "Name it in [access] policy. `otahsm quickstart DIR` writes one to start from.")
+    table = read_toml(path, "Name it in [access] policy. `otahsm quickstart DIR` writes one to start from.")
     policy = _checked(PolicyConfig, table, base=path.absolute().parent, source=str(path)).build()
     for grant in policy:
         if unknown := sorted(grant.profiles - {EVERY_PROFILE} - set(profiles)):
@@ -63,17 +64,16 @@ def load_policy(path: Path, profiles: Collection[str]) -> Policy:
     return policy
 
 
-def _read(path: Path, hint: str) -> dict[str, Any]:
+def read_toml(path: Path, hint: str) -> dict[str, Any]:
+    """Read a TOML file; `hint` is for one that can't be read. Raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist", hint=hint) from None
+        return tomllib.loads(read_text(path, hint=hint))
     except RecursionError:
         raise ConfigError(f"can't read {path}: its values are nested too deeply") from None
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}") from error
-    except ValueError as error:  # a number with thousands of digits is no TOMLDecodeError
-        raise ConfigError(f"can't read {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"can't read {path}: {error}") from None
+    except ValueError:
+        raise ConfigError(f"can't read {path}: a number has too many digits") from None
 
 
 def parse_config(table: dict[str, Any], *, base: Path, source: str) -> Config:

@@ -33,7 +33,7 @@ def examine_authority(config: Config, name: str, ca: AuthorityConfig, now: datet
     """Check a CA's certificates, and the device certificates of each of its profiles."""
     subject = f"[{ca_section(name)}] certificate"
     try:
-        chain = load_chain(ca.certificate.read_bytes(), pss=ca.signs_with_pss)
+        chain = load_chain(ca.certificate.read_bytes(), str(ca.certificate), pss=ca.signs_with_pss)
         if ca.crl:
             check_signs_crls(chain.issuer)
     except OSError as error:

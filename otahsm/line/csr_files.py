@@ -29,8 +29,8 @@ def load_csr(path: Path) -> bytes:
         return content
     try:
         kind, _, der = pem.unarmor(content)
-    except ValueError as error:
-        raise ConfigError(f"{path} is not a PEM file: {error}") from None
+    except ValueError:
+        raise ConfigError(f"{path} is not a complete PEM file") from None
     if kind not in ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"):
         raise ConfigError(f"{path} contains a {kind}, not a CERTIFICATE REQUEST")
     return bytes(der)

@@ -78,7 +78,8 @@ def _from_json_lines(path: Path, column: str) -> Iterator[Row]:  # noqa: ARG001 
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise _wrong(path, number, f"it is not JSON: {error}") from None
+            where = f" from column {error.colno} on" if isinstance(error, json.JSONDecodeError) else ""
+            raise _wrong(path, number, f"it is not JSON{where}") from None
         if not isinstance(record, dict):
             raise _wrong(path, number, "it is not a JSON object")
         values = {}

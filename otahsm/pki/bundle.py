@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from datetime import datetime
 
 from cryptography import x509
@@ -13,11 +13,11 @@ from otahsm.errors import ConfigError
 from otahsm.pki.chain import Chain, find_extension, signed
 
 
-def order_bundle(files: Iterable[bytes]) -> bytes:
+def order_bundle(files: Mapping[str, bytes]) -> bytes:
     """Order certificates: the signing CA first, each certificate's issuer after it, the root last.
 
     Args:
-        files: PEM, each with one certificate or more, in any order; the same one may come twice.
+        files: PEM by name, each with one certificate or more, in any order; the same one may come twice.
 
     Returns:
         PEM, as `load_chain` takes it.
@@ -26,12 +26,12 @@ def order_bundle(files: Iterable[bytes]) -> bytes:
         ConfigError: the certificates are not a single chain up to a self-signed root.
     """
     certificates: dict[bytes, x509.Certificate] = {}
-    try:
-        for file in files:
+    for name, file in files.items():
+        try:
             for certificate in x509.load_pem_x509_certificates(file):
                 certificates[certificate.public_bytes(Encoding.DER)] = certificate
-    except ValueError as error:
-        raise ConfigError(f"a file contains no PEM certificate: {error}") from None
+        except ValueError:
+            raise ConfigError(f"{name} contains no readable PEM certificate") from None
     everyone = list(certificates.values())
     lowest = [
         one for one in everyone if not any(signed(one, other) for other in everyone if other is not one)

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.errors import ConfigError
-from otahsm.pki.der import PARSE_ERRORS
+from otahsm.pki.der import PARSE_ERRORS, flaw
 from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.keytypes import KeyType, PublicKey, describe_key, key_type_of, signature_algorithm
 from otahsm.pki.keytypes.family import SignatureAlgorithm, encode_spki
@@ -63,7 +63,7 @@ def load_issuer(der: bytes, *, pss: bool = False) -> Issuer:
         key_type = key_type_of(key)
         identifier = find_extension(certificate, x509.SubjectKeyIdentifier)
     except PARSE_ERRORS as error:
-        raise ConfigError(f"can't read the CA certificate: {error}") from error
+        raise ConfigError(f"can't read the CA certificate: {flaw(error)}") from error
     name = certificate.subject.rfc4514_string()
     if key_type is None:
         raise ConfigError(f"the CA certificate {name} holds a key that can't sign here: {describe_key(key)}")
@@ -82,11 +82,12 @@ def load_issuer(der: bytes, *, pss: bool = False) -> Issuer:
     )
 
 
-def load_chain(pem: bytes, *, pss: bool = False) -> Chain:
+def load_chain(pem: bytes, name: str = "the file", *, pss: bool = False) -> Chain:
     """Read a PEM file of CA certificates: the one that signs first, each signed by the next, the root last.
 
     Args:
         pem: the file.
+        name: its name, for errors.
         pss: whether the first one's key, if it is RSA, signs with PSS.
 
     Raises:
@@ -94,8 +95,8 @@ def load_chain(pem: bytes, *, pss: bool = False) -> Chain:
     """
     try:
         certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
-        raise ConfigError(f"the CA certificate file contains no PEM certificate: {error}") from error
+    except ValueError:
+        raise ConfigError(f"{name} contains no readable PEM certificate") from None
     for child, parent in pairwise([*certificates, certificates[-1]]):
         _check_is_ca(parent)
         if not signed(parent, child):
@@ -130,7 +131,7 @@ def _check_is_ca(certificate: x509.Certificate) -> None:
         constraints = find_extension(certificate, x509.BasicConstraints)
         usage = find_extension(certificate, x509.KeyUsage)
     except PARSE_ERRORS as error:
-        raise ConfigError(f"can't read the CA certificate: {error}") from error
+        raise ConfigError(f"can't read the CA certificate: {flaw(error)}") from error
     if constraints is None or not constraints.ca:
         raise ConfigError(f"{name} is not a CA certificate: it has no basicConstraints with CA:TRUE")
     if usage is not None and not usage.key_cert_sign:

@@ -149,19 +149,20 @@ def build_tbs_crl(
     return tlv(SEQUENCE, *until_entries, extensions)
 
 
-def describe_crl(crl: bytes) -> CrlDescription:
+def describe_crl(crl: bytes, name: str = "this") -> CrlDescription:
     """Return what a CRL contains, without checking its signature: see `check_crl_signature`.
 
     Args:
         crl: DER, or PEM with one CRL.
+        name: the file's, for errors.
 
     Raises:
         RequestRefusedError: it is no CRL.
     """
     try:
         return _describe(_load(crl))
-    except PARSE_ERRORS as error:
-        raise _refused(f"this is not a CRL: {error}") from None
+    except PARSE_ERRORS:
+        raise _refused(f"{name} is not a CRL") from None
 
 
 def check_crl_signature(crl: bytes, issuer: Issuer) -> None:
@@ -176,8 +177,8 @@ def check_crl_signature(crl: bytes, issuer: Issuer) -> None:
         whole = loaded.public_bytes(Encoding.DER)
         possible = (signature_algorithm(issuer.public_key, pss=pss) for pss in (False, True))
         used = next((way for way in possible if assemble(tbs, way, signature) == whole), None)
-    except PARSE_ERRORS as error:
-        raise _refused(f"this is not a CRL: {error}") from None
+    except PARSE_ERRORS:
+        raise _refused("this is not a CRL") from None
     if name != issuer.subject:
         raise _refused(f"the CRL's issuer is {loaded.issuer.rfc4514_string()}, not {issuer.subject_text}")
     if used is None or not signature_is_valid(issuer.public_key, used, signature, tbs):

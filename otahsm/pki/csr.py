@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki.der import PARSE_ERRORS, children
+from otahsm.pki.der import PARSE_ERRORS, children, flaw
 from otahsm.pki.extensions import requestable_extensions
 from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.keytypes import KeyType, PublicKey, describe_key, family_of
@@ -71,7 +71,7 @@ def check_csr(der: bytes, profile: Profile, expected_device_id: str = "") -> Che
         return _check(der, profile, expected_device_id)
     except PARSE_ERRORS as error:
         hint = "Send DER, not PEM." if der.startswith(b"-----") else None
-        raise RequestRefusedError("csr", f"the CSR is not well-formed DER: {error}", hint=hint) from None
+        raise RequestRefusedError("csr", f"can't read the CSR: {flaw(error)}", hint=hint) from None
 
 
 def _check(der: bytes, profile: Profile, expected_device_id: str) -> CheckedCsr:
@@ -109,7 +109,7 @@ def _public_key(csr: x509.CertificateSigningRequest) -> object:
     try:
         return csr.public_key()
     except PARSE_ERRORS as error:
-        raise RequestRefusedError("csr.public_key", f"can't read the key: {error}") from None
+        raise RequestRefusedError("csr.public_key", f"can't read the key: {flaw(error)}") from None
 
 
 def _check_requested_extensions(csr: x509.CertificateSigningRequest, profile: Profile, spki: bytes) -> None:

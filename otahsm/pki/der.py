@@ -21,6 +21,15 @@ PARSE_ERRORS: Final = (
     x509.UnsupportedGeneralNameType,
 )
 
+
+def flaw(error: Exception) -> str:
+    """Say what is wrong with what could not be parsed, for one of `PARSE_ERRORS`.
+
+    `cryptography` writes for programmers; what it does not support it names.
+    """
+    return str(error) if isinstance(error, UnsupportedAlgorithm) else "it is malformed"
+
+
 INTEGER: Final = 0x02
 BIT_STRING: Final = 0x03
 UTF8_STRING: Final = 0x0C

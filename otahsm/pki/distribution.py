@@ -72,7 +72,7 @@ def crl_url_in(certificate: bytes) -> str | None:
     except x509.ExtensionNotFound:
         return None
     except PARSE_ERRORS as error:
-        raise ValueError(f"can't read the certificate: {error}") from error
+        raise ValueError("can't read the certificate") from error
 
 
 def url_in(points: x509.CRLDistributionPoints | x509.IssuingDistributionPoint) -> str | None:

@@ -8,7 +8,7 @@ from typing import cast
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from otahsm.errors import ConfigError
-from otahsm.pki.der import PARSE_ERRORS, children, contents
+from otahsm.pki.der import PARSE_ERRORS, children, contents, flaw
 from otahsm.pki.keytypes import PublicKey, describe_key, key_type_of
 
 
@@ -21,7 +21,7 @@ def load_public_key(spki: bytes) -> PublicKey:
     try:
         key = load_der_public_key(spki)
     except PARSE_ERRORS as error:
-        raise ConfigError(f"can't read a public key: {error}") from error
+        raise ConfigError(f"can't read a public key: {flaw(error)}") from error
     if key_type_of(key) is None:
         raise ConfigError(f"otahsm does not sign with {describe_key(key)}")
     return cast(PublicKey, key)

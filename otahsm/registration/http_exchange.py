@@ -102,7 +102,7 @@ class Exchanges:
             if kept:  # the server has closed this one, and perhaps all that are idle
                 self.close()
                 return self.make(request)
-            reason = getattr(error, "strerror", None) or type(error).__name__
+            reason = getattr(error, "strerror", None) or "the connection broke, or this is not HTTP"
             return HttpResponse(0, f"no answer: {reason}")
 
     def _connection(self) -> tuple[http.client.HTTPConnection, bool]:

@@ -13,3 +13,13 @@ def read_file(path: Path, what: str = "", *, hint: str = "Check the path.") -> b
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"can't read {what or path}: {error.strerror}", hint=hint) from None
+
+
+def read_text(path: Path, *, hint: str = "Check the path.") -> str:
+    """Read a whole file in UTF-8, with or without a byte order mark. Raises ConfigError: it is none."""
+    content = read_file(path, hint=hint)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"can't read {path}: line {line} is not UTF-8", hint="Save it as UTF-8.") from None

@@ -194,15 +194,18 @@ def _read(folder: int, path: Path) -> SpooledEvent | NotAnEvent | Unread | None:
         os.close(descriptor)
     try:
         return _parse(path, content)
-    except (ValueError, RecursionError) as error:
-        return NotAnEvent(path, storable(str(error))[:_MAX_CLIENT])
+    except ValueError as error:
+        return NotAnEvent(path, str(error))
 
 
 def _parse(path: Path, content: bytes) -> SpooledEvent:
-    """Parse an event that `write` wrote. Raises ValueError, RecursionError."""
+    """Parse an event that `write` wrote. Raises ValueError."""
     if len(content) > _MAX_BYTES:
         raise ValueError(f"larger than {_MAX_BYTES} bytes")
-    event: Any = json.loads(content)
+    try:
+        event: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        event = None
     if not isinstance(event, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - bad content, not a wrong argument type
     at, details = event.get("at"), event.get("details")

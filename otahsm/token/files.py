@@ -28,7 +28,7 @@ def read_chain(ca: CaConfig, section: str = "ca") -> Chain:
         f"[{section}] certificate {ca.certificate}",
         hint="Create the CA with `otahsm ca init`, or with `otahsm ca csr` and `otahsm ca import`.",
     )
-    return load_chain(content, pss=ca.signs_with_pss)
+    return load_chain(content, str(ca.certificate), pss=ca.signs_with_pss)
 
 
 def write_certificate(path: Path, der: bytes) -> None:

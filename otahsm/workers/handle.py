@@ -122,13 +122,13 @@ async def start_child(
             pass_fds=inherit,
         )
     except OSError as error:
-        raise WorkerLostError(f"can't start a process: {error}") from error
+        raise WorkerLostError(f"can't start a process: {error.strerror}") from error
     try:
         return Child(process)
     except OSError as error:  # such as too many open files
         process.kill()
         await process.wait()
-        raise WorkerLostError(f"can't watch a process: {error}") from error
+        raise WorkerLostError(f"can't watch a process: {error.strerror}") from error
 
 
 async def connect(path: Path) -> Connection:

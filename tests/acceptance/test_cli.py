@@ -184,7 +184,7 @@ def test_a_missing_configuration_is_explained(tmp_path: Path, command: str) -> N
     done = otahsm(*command.split(), folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "otahsm.toml does not exist" in done.stderr
+    assert "can't read otahsm.toml: No such file or directory" in done.stderr
     assert "otahsm quickstart" in done.stderr
 
 

@@ -191,7 +191,7 @@ def test_a_crl_is_shown_from_a_file_and_from_the_daemon(line: Line, tmp_path: Pa
     assert line.fleet.run("crl", "show").returncode == 2
     wrong = line.fleet.run("crl", "show", str(line.fleet.root_pem))
     assert wrong.returncode == 1
-    assert "this is not a CRL" in wrong.stderr
+    assert f"{line.fleet.root_pem} is not a CRL" in wrong.stderr
 
 
 def test_a_crl_that_is_not_there_is_said_and_no_file_is_written(line: Line, tmp_path: Path) -> None:

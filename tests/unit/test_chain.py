@@ -184,7 +184,7 @@ def test_a_cas_own_key_identifier_is_kept() -> None:
     ids=["nothing", "text", "DER", "empty PEM", "garbage in PEM", "cut off", "a key"],
 )
 def test_a_file_without_readable_certificates_is_refused(content: bytes) -> None:
-    with pytest.raises(ConfigError, match="contains no PEM certificate"):
+    with pytest.raises(ConfigError, match="contains no readable PEM certificate"):
         load_chain(content)
 
 

@@ -93,7 +93,7 @@ async def test_what_is_foreseen_is_a_state_told_when_it_begins_changes_and_is_ov
     assert [(entry["event"], entry.get("reason"), entry.get("message")) for entry in log] == [
         ("job.waiting", "TOKEN_UNAVAILABLE", "the token is away"),
         ("job.waiting", "LEDGER_UNAVAILABLE", "the disk is full"),
-        ("job.waiting", None, "[Errno 28] No space left"),
+        ("job.waiting", None, "No space left"),
         ("job.recovered", None, None),
     ]
     assert all(entry["job"] == "x" for entry in log)
@@ -101,7 +101,7 @@ async def test_what_is_foreseen_is_a_state_told_when_it_begins_changes_and_is_ov
         "the token is away",
         "the token is away",
         "the disk is full",
-        "[Errno 28] No space left",
+        "No space left",
     ]
     assert {state.failing_since for state in states[1:5]} == {NOON}
     assert states[5] == JobState("x")

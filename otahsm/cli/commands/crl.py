@@ -59,7 +59,7 @@ def show(
         content = read_file(file)
     else:
         content = _fetch(config, patience, ca, url, shard, authorities).der
-    description = describe_crl(content)
+    description = describe_crl(content, str(file or "this"))
     scope = "complete"
     if description.distribution_point or description.only_devices:
         scope = f"devices whose certificate names {description.distribution_point or 'no URL'}"

@@ -9,7 +9,7 @@ from typing import Final
 from otahsm.client import ToRevoke
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.pki import SerialNumber
-from otahsm.system.files import read_file
+from otahsm.system.files import read_text
 
 _COLUMNS: Final = ("serial", "device_id")
 
@@ -26,10 +26,7 @@ def read_targets(path: Path, profile: str) -> list[ToRevoke]:
     Raises:
         ConfigError: it can't be read, names nothing, or a line is wrong.
     """
-    try:
-        lines = read_file(path).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8: {error}") from None
+    lines = read_text(path).splitlines()
     header = [name.strip().lower() for name in next(csv.reader(lines), [])]
     if set(header) & set(_COLUMNS):
         rows = csv.DictReader(lines[1:], fieldnames=header)

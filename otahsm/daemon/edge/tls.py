@@ -23,6 +23,7 @@ from otahsm.authority import Caller
 from otahsm.config import TlsConfig
 from otahsm.errors import ConfigError
 from otahsm.pki import PARSE_ERRORS, Chain, encode_spki, fingerprint_text, is_valid
+from otahsm.system.files import read_file
 from otahsm.system.tls_files import read_certificates, read_key_pair
 
 _SPIFFE: Final = "spiffe:"
@@ -118,10 +119,11 @@ def caller_of(context: Context) -> Caller:
 
 def read_caller(path: Path) -> Caller:
     """Return the client that a certificate in a PEM file identifies. Raises ConfigError."""
+    pem = read_file(path)
     try:
-        return _read_caller(path.read_bytes())
-    except (OSError, *PARSE_ERRORS) as error:
-        raise ConfigError(f"{path} is not a certificate in PEM: {error}") from None
+        return _read_caller(pem)
+    except PARSE_ERRORS:
+        raise ConfigError(f"{path} is not a certificate in PEM") from None
 
 
 @lru_cache(maxsize=1024)

@@ -110,8 +110,8 @@ def _read(path: Path, authorities: Sequence[x509.Certificate], now: datetime) ->
         else:
             crls = [x509.load_der_x509_crl(content)]
         ours = all(any(_signed(crl, authority) for authority in authorities) for crl in crls)
-    except PARSE_ERRORS as error:
-        raise ConfigError(f"{path} is not a CRL: {error}") from None
+    except PARSE_ERRORS:
+        raise ConfigError(f"{path} is not a CRL") from None
     if any(crl.next_update_utc is not None and crl.next_update_utc <= now for crl in crls):
         raise ConfigError(
             f"the CRL {path} has expired: its nextUpdate has passed",

@@ -28,7 +28,7 @@ def migrate(connection: Connection, revision: str = NEWEST) -> None:
     Raises:
         UnknownVersionError: it has one of a newer otahsm.
     """
-    if version_of(connection) == revision:
+    if (version := version_of(connection)) == revision:
         return
     from alembic import command  # noqa: PLC0415 - see above
     from alembic.util import CommandError  # noqa: PLC0415
@@ -38,7 +38,7 @@ def migrate(connection: Connection, revision: str = NEWEST) -> None:
     try:
         command.upgrade(configuration, revision)
     except CommandError as error:
-        raise UnknownVersionError(str(error)) from error
+        raise UnknownVersionError(version) from error
 
 
 def version_of(connection: Connection) -> str | None:

@@ -209,7 +209,7 @@ class Writer:
                 issuer = outcomes.issuer_of(connection)
         except UnknownVersionError as error:
             raise ConfigError(
-                f"the ledger {name} has an unknown schema: {error}",
+                f"the ledger {name} has the unknown schema {error}",
                 hint="A newer otahsm created it: use that version, or a newer one.",
             ) from error
         except SQLAlchemyError as error:

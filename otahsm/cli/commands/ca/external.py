@@ -82,7 +82,7 @@ def import_certificates(
     signature, which must verify with the CA's certificate. If anything is wrong, nothing is written.
     """
     token, ca = token_and_authority(load_config(config), ca_name)
-    bundle = order_bundle(map(read_file, files))
+    bundle = order_bundle({str(path): read_file(path) for path in files})
     chain = load_chain(bundle, pss=ca.signs_with_pss)
     if problems := find_chain_problems(chain, datetime.now(UTC)):
         raise ConfigError(

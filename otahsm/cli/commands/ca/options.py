@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from otahsm.config import CaConfig, Config, TokenConfig, ca_section, section
+from otahsm.config import CaConfig, Config, TokenConfig, ca_section, read_toml, section
 from otahsm.errors import ConfigError
 from otahsm.pki import KeyType
 
@@ -17,10 +16,7 @@ def _take_answers(context: typer.Context, path: Path | None) -> Path | None:
     """Take options that the command line does not give from a file with a table for each command."""
     if path is None:
         return None
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"can't read the answers in {path}: {error}") from None
+    tables = read_toml(path, "Name a file with a table for each command, such as [init].")
     answers = tables.get(context.command.name or "", {})
     known = {
         option.removeprefix("--"): parameter.name

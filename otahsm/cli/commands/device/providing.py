@@ -25,7 +25,7 @@ from otahsm.install.installing import ImageRoot, Shell, install
 from otahsm.line import Device, Done, Run, issue_devices
 from otahsm.line.device_files import DeviceFiles
 from otahsm.pki import KeyType, load_certificates
-from otahsm.system.files import read_file
+from otahsm.system.files import read_file, read_text
 
 _NAMES: Final = {
     "tls_pkey_path": "pkey.pem",
@@ -71,9 +71,9 @@ def _base_path(file: Path) -> str:
     """Read a file of aktualizr's as it does: as INI. Raises ConfigError."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, configparser.Error) as error:
-        raise ConfigError(f"can't read {file}: {error}") from None
+        parser.read_string(read_text(file))
+    except configparser.Error:
+        raise ConfigError(f"{file} is not in INI format") from None
     if not parser.has_section("import"):
         return ""
     given = {key: value.strip().strip('"') for key, value in parser["import"].items()}

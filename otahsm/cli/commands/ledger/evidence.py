@@ -110,6 +110,6 @@ def _der(path: Path) -> str:
     try:
         if b"-----BEGIN" in content:
             content = x509.load_pem_x509_certificates(content)[0].public_bytes(Encoding.DER)
-    except ValueError as error:
-        raise ConfigError(f"{path} is not a certificate: {error}") from None
+    except ValueError:
+        raise ConfigError(f"{path} is not a certificate") from None
     return content.hex()
