@@ -23,14 +23,19 @@ _BROKEN: Final = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 _REASONS: Final = {
     "handshake": "the TLS handshake failed",
     "Socket closed": "it closed the connection",
-    "reset by peer": "it closed the connection",
-    "Broken pipe": "it closed the connection",
-    "Connection refused": "nothing listens there",
     "DNS resolution failed": "its name can't be resolved",
-    "No route to host": "no route to host",
-    "Network is unreachable": "the network is unreachable",
-    "timed out": "it does not respond",
     "timeout": "it does not respond",
+    **{
+        words: words  # of the operating system
+        for words in (
+            "Connection refused",
+            "Connection reset by peer",
+            "Connection timed out",
+            "Broken pipe",
+            "No route to host",
+            "Network is unreachable",
+        )
+    },
 }
 _TLS_HINT: Final = (
     "If `otahsm serve` runs there, one side does not trust the other: check [client] ca, certificate and key"

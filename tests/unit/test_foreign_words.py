@@ -89,10 +89,10 @@ def test_what_can_not_be_parsed_is_said_in_our_words(read: Callable[[bytes], obj
 
 LAST = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
 OF_GRPC = {
-    LAST + "Failed to connect to remote host: connect: Connection refused (111)": "nothing listens there",
+    LAST + "Failed to connect to remote host: connect: Connection refused (111)": "Connection refused",
     LAST + "Ssl handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED": "the TLS handshake failed",
     "DNS resolution failed for a:1: C-ares status is not ARES_SUCCESS": "its name can't be resolved",
-    "recvmsg:Connection reset by peer": "it closed the connection",
+    "recvmsg:Connection reset by peer": "Connection reset by peer",
 }
 
 
