@@ -344,10 +344,9 @@ def test_without_a_daemon_there_is_one_clear_message_and_exit_code_3(fleet: Flee
     ("old", "new"),
     [
         ('certificate = "tls/client.pem"\nkey = "tls/client.key"', "{server}"),
-        ('key = "tls/client.key"', 'key = "tls/server.key"'),
         ('ca = "tls/operator-ca.pem"\ncert', 'ca = "gateway/server_ca.pem"\ncert'),
     ],
-    ids=["not-a-client", "key-of-another", "ca-of-another"],
+    ids=["not-a-client", "ca-of-another"],
 )
 def test_wrong_credentials_get_one_clear_message_and_exit_code_3(
     line: Fleet, tmp_path: Path, old: str, new: str
