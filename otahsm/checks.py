@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -32,11 +33,11 @@ class Check:
         return asdict(self)
 
 
-def nearest_existing(path: Path) -> Path:
-    """Return a path if it exists, else the nearest of its parents that does."""
-    while not path.exists():
-        path = path.parent
-    return path
+def obstacle_to(folder: Path) -> Path | None:
+    """Return what keeps this user from writing to a folder, or from creating it; None if nothing does."""
+    while not folder.exists():
+        folder = folder.parent
+    return None if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) else folder
 
 
 def ok(subject: str, message: str) -> Check:

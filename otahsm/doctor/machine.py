@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from otahsm.checks import Check, fail, nearest_existing, ok, warning
+from otahsm.checks import Check, fail, obstacle_to, ok, warning
 from otahsm.config import Config
 
 _STA_UNSYNC: Final = 0x40  # adjtimex(2)
@@ -26,8 +25,7 @@ def examine_machine(config: Config) -> Iterator[Check]:
         if authority.crl:
             folders[f"CRL directory {name}".strip()] = authority.crl.directory
     for name, folder in folders.items():
-        there = nearest_existing(folder)
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        if there := obstacle_to(folder):
             yield fail(
                 name, f"can't write to {folder}", f"Let this user write to {there}, or name another folder."
             )

@@ -139,6 +139,10 @@ def no_ledger(fleet: Fleet) -> None:
     )
 
 
+def no_place_for_a_ledger(fleet: Fleet) -> None:
+    fleet.edit('path = "ledger/', 'path = "policy.toml/')
+
+
 def other_key(fleet: Fleet) -> None:
     fleet.edit("object=fleet-root;id=%01", "object=no-such-key;id=%09")
 
@@ -187,6 +191,7 @@ def no_text_for_a_key(fleet: Fleet) -> None:
         (no_admin, "policy", "warning", "no client has the role admin"),
         (ended_crl, "[access] client_crls", "fail", "has expired"),
         (ledger_of_the_future, "ledger", "fail", "of a newer otahsm"),
+        (no_place_for_a_ledger, "ledger", "fail", "policy.toml"),
         (no_ledger, "ledger", "fail", "file is not a database"),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,

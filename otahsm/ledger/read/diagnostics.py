@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from otahsm.checks import Check, fail, failed, nearest_existing, ok, warning
+from otahsm.checks import Check, fail, failed, obstacle_to, ok, warning
 from otahsm.config import LedgerConfig
 from otahsm.errors import OtahsmError
 from otahsm.ledger.db.database import database_of
@@ -112,10 +111,11 @@ def _writable(engine: Engine, config: LedgerConfig) -> Check:
 
 
 def _place_for(path: Path) -> Check:
-    folder = nearest_existing(path.parent)
-    if not os.access(folder, os.W_OK):
+    if there := obstacle_to(path.parent):
         return fail(
-            "ledger", f"{path} does not exist, and this user can't create it in {folder}", _GIVE_PERMISSION
+            "ledger",
+            f"{path} does not exist, and this user can't create it below {there}",
+            "Correct [ledger] path, or give the daemon's user permission to write there.",
         )
     return ok("ledger", f"{path} does not exist yet; `otahsm serve` will create it")
 
