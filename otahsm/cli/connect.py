@@ -16,7 +16,7 @@ import typer
 # reads this when it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from otahsm.client import Client, ClientTls, IssuanceClient
+from otahsm.client import Client, ClientTls, IssuanceClient, Profile
 from otahsm.config import ClientConfig, load_config, section
 from otahsm.gateway.files import GatewayFiles, gateway_files
 from otahsm.install.aktualizr import sota_toml
@@ -86,6 +86,16 @@ async def open_folders(
         yield folders
 
 
+async def find_profile(client: IssuanceClient, name: str) -> Profile:
+    """Return a profile of the daemon, or its default for no name. Raises BadParameter, OtahsmError."""
+    known = await client.profiles()
+    for profile in known:
+        if profile.name == name or (not name and profile.is_default):
+            return profile
+    names = ", ".join(profile.name for profile in known)
+    raise typer.BadParameter(f"there is no profile {name!a}; the daemon has {names}")
+
+
 async def issue_options(
     client: IssuanceClient,
     profile: str,
@@ -94,10 +104,8 @@ async def issue_options(
     passphrase: bytes | None,
     batch: str = "",
 ) -> IssueOptions:
-    """Return how to make devices, with what the profile needs. Raises OtahsmError."""
-    known = await client.profiles()
-    meant = (item for item in known if item.name == profile or (not profile and item.is_default))
-    subject = next((item.attributes for item in meant), frozenset[str]())
+    """Return how to make devices, with what the profile needs. Raises BadParameter, OtahsmError."""
+    subject = (await find_profile(client, profile)).attributes
     configure = _configure if layout == "aktualizr" else None
     return IssueOptions(key_type, profile, batch, subject, passphrase, configure)
 

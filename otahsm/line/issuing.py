@@ -14,7 +14,7 @@ from typing import Final
 from otahsm.client.chunks import chunks_of
 from otahsm.client.issuance import IssuanceClient
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
-from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.errors import BatchClientError, ConfigError, RequestRefusedError
 from otahsm.line.csr_files import load_csr
 from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
@@ -109,6 +109,8 @@ class _Work:
                     name = request.device_id or self.paths.pop(request.csr)
                     self.devices.pop(request.device_id, None)
                     if isinstance(result, Refusal):
+                        if isinstance(result.error, BatchClientError):  # it refuses every other device, too
+                            raise result.error
                         yield Failed(name, result)
                     else:
                         folder = self.folders.path(result.device_id)
@@ -171,7 +173,7 @@ def issue_devices(
 
     Raises:
         FolderError: folders can't be written.
-        OtahsmError: the daemon can't be reached.
+        OtahsmError: the daemon can't be reached, or this client may not issue in the batch.
     """
     work = _Work(folders, options, run)
     folders.share()
@@ -224,7 +226,7 @@ def sign_csrs(
 
     Raises:
         FolderError: folders can't be written.
-        OtahsmError: the daemon can't be reached.
+        OtahsmError: the daemon can't be reached, or this client may not issue in the batch.
     """
     work = _Work(folders, options, run)
     folders.share()

@@ -189,13 +189,16 @@ def test_a_closed_batch_and_another_clients_say_what_is_wrong(line: Fleet, tmp_p
     ended = good(line, "close", name)
     assert (ended["state"], ended["remaining"]) == ("closed", 0)
     closed = batch(line, "run", name, "--out", tmp_path / "closed")
-    assert (closed.returncode, "[BATCH_CLOSED]" in closed.stderr) == (1, True)
+    assert closed.returncode == 1
+    assert closed.stderr.startswith(f"otahsm: the batch {name} is closed\n        Create another batch")
+    assert not list((tmp_path / "closed").glob("[!.]*"))
     other = f"{name}-x"
-    assert batch(line, "create", other, "--count", "1", "--client", "cn:line-9").returncode == 0
+    assert batch(line, "create", other, "--count", "2", "--client", "cn:line-9").returncode == 0
     refused = batch(line, "run", other, "--out", tmp_path / "other")
-    assert (refused.returncode, "[BATCH_CLIENT]" in refused.stderr) == (1, True)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(f"otahsm: cn:quickstart may not issue in the batch {other}\n")
     report = good(line, "report", other, "--out", tmp_path / "other")
-    assert [failure["reason"] for failure in report["failures"]] == ["BATCH_CLIENT"]
+    assert {failure["reason"] for failure in report["failures"]} == {"BATCH_CLIENT"}
     unknown = batch(line, "status", "nothing")
     assert (unknown.returncode, "no batch 'nothing'" in unknown.stderr) == (1, True)
 

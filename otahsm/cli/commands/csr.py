@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from otahsm.cli.connect import LayoutOption, connect, load_client, open_folders, registers
+from otahsm.cli.connect import LayoutOption, connect, find_profile, load_client, open_folders, registers
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -71,6 +71,7 @@ def sign(
             connect(settings, patience) as client,
             open_folders(client.issuance, settings, out, layout) as folders,
         ):
+            await find_profile(client.issuance, profile)
             run = Run.open(folders, asked, resume=resume, retry_refused=retry_refused)
             if registers(config):
                 run.announce(profile)

@@ -124,7 +124,7 @@ class _Shown:
     def sum_up(self) -> None:
         counts = {"revoked": self.revoked, "already_revoked": self.before, "failed": self.failed}
         self._line("summary", counts)
-        if not self._as_json:
+        if not self._as_json and any(counts.values()):
             before = f", {self.before} already revoked" if self.before else ""
             typer.echo(f"{self.revoked} revoked{before}, {self.failed} failed")
 

@@ -120,14 +120,17 @@ class RunProgress:
                 async with contextlib.aclosing(reports):
                     async for report in reports:
                         self._count(report)
-                        done = self._issued + self._before + self._failed
-                        meter.show(done, self._issued + self._failed)
+                        meter.show(self._done, self._issued + self._failed)
         finally:
             self._summarise(time.monotonic() - started)
         if self._failed:
             return False
         run.end()
         return True
+
+    @property
+    def _done(self) -> int:
+        return self._issued + self._before + self._failed
 
     def _count(self, report: Done | Failed) -> None:
         if isinstance(report, Failed):
@@ -165,7 +168,7 @@ class RunProgress:
                 "folder": str(self._folder),
             }
         )
-        if self._output_mode.as_json or self._output_mode.quiet:
+        if self._output_mode.as_json or self._output_mode.quiet or not self._done:
             return
         text = f"{self._issued} issued in {seconds:.1f} s ({self._issued / max(seconds, 1e-9):.0f} a second)"
         if self._before:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import typer
 
-from otahsm.cli.commands.batch.text import NameArgument
+from otahsm.cli.commands.batch.text import NameArgument, state_of
 from otahsm.cli.connect import (
     DeviceKeyTypeOption,
     LayoutOption,
@@ -35,7 +35,7 @@ from otahsm.cli.output.progress import OutputMode, RunProgress
 from otahsm.cli.sources import devices_of
 from otahsm.client import Batch, LedgerClient, LedgerEntry, Query
 from otahsm.config import ClientConfig
-from otahsm.errors import ConfigError, RequestRefusedError
+from otahsm.errors import BatchClosedError, ConfigError, RequestRefusedError
 from otahsm.line import (
     Device,
     DeviceFolders,
@@ -68,7 +68,7 @@ async def run_batch(
     """Make a batch's devices; return whether it has all its certificates now. Raises OtahsmError."""
     async with connect(settings, patience) as client:
         batch = await client.batches.get(name)
-        devices = _devices(batch, ids)
+        devices = _if_open(batch, _devices(batch, ids))
         options = await issue_options(
             client.issuance, batch.profile, layout, key_type, passphrase, batch.name
         )
@@ -115,6 +115,21 @@ def _devices(batch: Batch, ids: Path | None) -> Iterable[Device]:
             hint="Name the file it was ordered from with --ids; for other devices, order another batch.",
         )
     return devices
+
+
+def _if_open(batch: Batch, devices: Iterable[Device]) -> Iterator[Device]:
+    """Yield the devices of a new run; one that was begun may get what was issued before the batch ended.
+
+    Raises:
+        BatchClosedError: nothing more is issued in the batch.
+    """
+    ends = {
+        "closed": f"the batch {batch.name} is closed",
+        "late": f"the deadline of the batch {batch.name} has passed",
+    }
+    if why := ends.get(state_of(batch)):
+        raise BatchClosedError(why)
+    yield from devices
 
 
 async def _leave_out_others(run: Run, folders: DeviceFolders, ledger: LedgerClient, name: str) -> None:

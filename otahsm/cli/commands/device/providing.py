@@ -14,7 +14,7 @@ import typer
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.cli.commands.device.installing import Connect
-from otahsm.cli.connect import connect, issue_options, load_client, open_folders, registers
+from otahsm.cli.connect import connect, find_profile, issue_options, load_client, open_folders, registers
 from otahsm.cli.output.failures import failure_line
 from otahsm.cli.output.fields import print_outcome
 from otahsm.cli.output.progress import OutputMode
@@ -100,7 +100,7 @@ async def provide(
         gateway = {"credentials": asked.credentials, "gateway_url": None, "server_ca": None}
         settings = settings.model_copy(update=gateway)
     async with connect(settings, patience) as client:
-        meant = await _profile(client.issuance, profile)
+        meant = await find_profile(client.issuance, profile)
         device = Device(asked.device_id, _attributes(asked, meant))
         await _check_root(client.issuance, asked.fleet_ca)
         options = await issue_options(client.issuance, meant.name, "seed", asked.key_type, None)
@@ -139,16 +139,6 @@ async def _install(shell: Shell, files: DeviceFiles, where: str, output_mode: Ou
         print_outcome(
             text, as_json=output_mode.as_json, device_id=files.device_id, where=where, before=before
         )
-
-
-async def _profile(client: IssuanceClient, name: str) -> Profile:
-    known = await client.profiles()
-    for profile in known:
-        if profile.name == name or (not name and profile.is_default):
-            return profile
-    raise RequestRefusedError(
-        "profile", f"there is no profile {name!r}; the daemon has {', '.join(item.name for item in known)}"
-    )
 
 
 def _attributes(asked: Provision, profile: Profile) -> dict[str, str]:
