@@ -28,6 +28,8 @@ COMMANDS = (
     "crl show --from-daemon",
     "client list",
     "audit",
+    "batch list",
+    "ledger export",
     "revoke --device-id device-1 --reason superseded --yes",
     "ledger checkpoint",
     "device issue --count 1",
@@ -64,4 +66,5 @@ async def test_a_command_ends_with_the_daemons_words_and_the_errors_exit_code(
     for command in commands:
         done = await asyncio.to_thread(Fleet(tmp_path).run, *command.split())
         assert done.stderr.endswith(f"otahsm: {error.message}\n        {error.hint}\n"), command
+        assert done.stdout == "", command
         assert done.returncode == exit_code, command

@@ -55,9 +55,8 @@ def audit(
         raise typer.BadParameter("--follow goes on with new events: omit --last and --before")
 
     async def show(daemon: Client) -> None:
-        if not as_json:
-            _TABLE.print_heading()
-        async for item in first(daemon.access.events(query, follow=follow), last):
+        begin = None if as_json else _TABLE.print_heading
+        async for item in first(daemon.access.events(query, follow=follow), last, begin):
             _show(item, as_json=as_json)
 
     ask(config, patience, show)

@@ -106,9 +106,8 @@ def list_batches(
     """  # noqa: D301 - click reads the character, not the escape
 
     async def show(client: Client) -> None:
-        if not as_json:
-            TABLE.print_heading()
-        async for batch in first(client.batches.everything(newest_first=last is not None), last):
+        begin = None if as_json else TABLE.print_heading
+        async for batch in first(client.batches.everything(newest_first=last is not None), last, begin):
             print_line(batch, as_json=as_json)
 
     ask(config, patience, show)

@@ -21,6 +21,7 @@ from otahsm.cli.commands.ledger.options import (
 )
 from otahsm.cli.commands.ledger.text import FORMS, TABLE, fields_of, line_of
 from otahsm.cli.connect import ask
+from otahsm.cli.first import first
 from otahsm.cli.inputs import period_of, serial_of
 from otahsm.cli.options import (
     DEFAULT_CONFIG,
@@ -169,8 +170,8 @@ def export(
 
     async def write_all(daemon: Client) -> None:
         with new_file(out) if out is not None else standard_output() as file:
-            file.write(head)
-            async for entry in daemon.ledger.everything(query, full=True):
+            everything = daemon.ledger.everything(query, full=True)
+            async for entry in first(everything, None, lambda: file.write(head)):
                 file.write(write(entry))
 
     ask(config, patience, write_all)
