@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from otahsm.cli.commands import COMMANDS, HELP
 from otahsm.cli.lazy import build
-from otahsm.errors import ExitCode, FolderError, OtahsmError
+from otahsm.errors import ConfigError, FolderError, OtahsmError
 
 # What a command needs beyond a bare client, by the extra that brings it.
 _EXTRAS: Final = {
@@ -65,15 +65,24 @@ def main() -> None:
     try:
         app(color=False if os.environ.get("NO_COLOR") else None)  # no-color.org; rich sees to it by itself
     except OtahsmError as error:
-        sys.stderr.write(f"otahsm: {error.message}\n        {error.hint}\n")
-        sys.exit(error.exit_code)
+        _fail(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(FolderError(f"can't use {os.fsdecode(error.filename)}: {error.strerror}"))
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         extra = next((extra for extra, modules in _EXTRAS.items() if missing in modules), None)
         if extra is None:
             raise
-        sys.stderr.write(
-            f"otahsm: this command needs {missing}, which a bare client does not have\n"
-            f"        Install it: pip install 'otahsm[{extra}]'\n"
+        _fail(
+            ConfigError(
+                f"this command needs {missing}, which a bare client does not have",
+                hint=f"Install it: pip install 'otahsm[{extra}]'",
+            )
         )
-        sys.exit(ExitCode.USAGE)
+
+
+def _fail(error: OtahsmError) -> NoReturn:
+    sys.stderr.write(f"otahsm: {error.message}\n        {error.hint}\n")
+    sys.exit(error.exit_code)

@@ -91,7 +91,7 @@ class FolderError(OtahsmError):
 
     code = Code.FAILED_PRECONDITION
     reason = "FOLDER"
-    default_hint = "Check free space and permissions, then run it again: unfinished work is completed first."
+    default_hint = "Check the path, its permissions and the free space; then run the command again."
 
 
 class EvidenceError(OtahsmError):

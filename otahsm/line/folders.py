@@ -22,7 +22,7 @@ from otahsm.line.csr_files import load_csr
 from otahsm.line.keys import DeviceKey, load_key, make_csr
 from otahsm.line.layouts import LAYOUTS, File, LayoutName
 from otahsm.line.run_state import RunState
-from otahsm.system.durable import TEMPORARY, explained, make_durable, replace_file, write
+from otahsm.system.durable import TEMPORARY, explained, make_durable, make_folder, replace_file, write
 
 _PRIVATE: Final = frozenset({File.SEC1, File.KEY})
 
@@ -66,7 +66,7 @@ class DeviceFolders:
             if server_ca is not None:
                 content = server_ca if isinstance(server_ca, bytes) else server_ca.read_bytes()
                 self._common[File.SERVER_CA] = content
-            root.mkdir(parents=True, exist_ok=True)
+            make_folder(root)
             self._lock = os.open(root / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._clear()

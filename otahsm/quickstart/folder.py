@@ -13,9 +13,9 @@ from typing import Final
 
 import softhsm
 from otahsm.config import Pkcs11Uri, load_config, section
-from otahsm.errors import ConfigError
+from otahsm.errors import ConfigError, FolderError
 from otahsm.quickstart.certificates import FileCa
-from otahsm.system.durable import create_file
+from otahsm.system.durable import create_file, make_folder
 from otahsm.tlog import VerifierKey
 from otahsm.token.ceremony import create_checkpoint_key, create_root
 from otahsm.token.files import write_certificate, write_verifier_key
@@ -35,7 +35,8 @@ def create(folder: Path, port: int) -> Path:
         The path of otahsm.toml.
 
     Raises:
-        ConfigError: the folder is not empty or not writable, or SoftHSM2 is missing.
+        ConfigError: the folder is not empty, or SoftHSM2 is missing.
+        FolderError: the folder can't be written.
         OtahsmError: the token failed.
     """
     folder = folder.absolute()
@@ -49,13 +50,13 @@ def create(folder: Path, port: int) -> Path:
 
 def _create(folder: Path, port: int) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if any(folder.iterdir()):
             raise ConfigError(
                 f"{folder} is not empty; nothing was changed", hint="Name a folder that doesn't exist yet."
             )
     except OSError as error:
-        raise ConfigError(f"can't use {folder}: {error.strerror}") from None
+        raise FolderError(f"can't use {folder}: {error.strerror}") from None
     try:
         return _fill(folder, port)
     except BaseException:

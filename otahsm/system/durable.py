@@ -89,6 +89,8 @@ def new_path(path: Path, mode: int | None = 0o600) -> Iterator[Path]:
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
     """Create a folder and its parents durably, if they are missing. Raises OSError."""
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     if not path.is_dir():
         if not path.parent.exists():
             make_folder(path.parent)

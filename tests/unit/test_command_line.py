@@ -56,6 +56,25 @@ def test_a_full_disk_below_standard_output_is_one_line(
     )
 
 
+def test_a_folder_that_can_not_be_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # and put back
+    (tmp_path / "file").touch()
+    (tmp_path / "otahsm.toml").write_text('[ledger]\npath = "file/below/ledger"\n')
+    for words, path in (
+        (["ledger", "restore", "--from", "x", "--config", f"{tmp_path}/otahsm.toml"], "file/below"),
+        (["quickstart", f"{tmp_path}/file"], "file"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["otahsm", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        message, hint = capfd.readouterr().err.splitlines()
+        assert message == f"otahsm: can't use {tmp_path}/{path}: Not a directory"
+        assert hint.startswith("        Check the path")
+
+
 def test_every_whole_number_that_a_command_takes_has_a_limit() -> None:
     limits = {}
     for words, command in every_command(COMMANDS):
