@@ -1,4 +1,7 @@
-"""Texts with placeholders, as in "{plant}-{seq:06d}". No value can change the text around it."""
+"""Texts with placeholders, as in "{plant}-{seq:06d}". No value can change the text around it.
+
+And numbers with their nouns.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +62,11 @@ class Template:
                 hint="Add a column with that name, or set the value with --set NAME=VALUE.",
             )
         return self.text.format_map(values)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: "1 leaf", "2,000 leaves"; the plural has an s if none is given."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _places(text: str, numbers: frozenset[str]) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
+from otahsm.templates import counted
+
 _SECOND: Final = 1_000_000  # all times are in microseconds since the Unix epoch
 _DAY: Final = 24 * 3600 * _SECOND
 
@@ -64,13 +66,14 @@ def share_of(quotas: Quotas, use: Use, requested: int, now: int) -> Share:
     full_at = max(use.rate_full_at, now)
     limits: list[tuple[int, str, int | None]] = []
     if quotas.total is not None:
-        limits.append((quotas.total - use.taken, f"quota of {quotas.total:,} certificates", None))
+        limits.append((quotas.total - use.taken, f"quota of {counted(quotas.total, 'certificate')}", None))
     if quotas.per_day is not None:
         tomorrow = (day + 1) * _DAY
-        limits.append((quotas.per_day - today, f"quota of {quotas.per_day:,} certificates a day", tomorrow))
+        why = f"quota of {counted(quotas.per_day, 'certificate')} a day"
+        limits.append((quotas.per_day - today, why, tomorrow))
     if quotas.per_second is not None:
         at_once = (now + _SECOND - full_at) * quotas.per_second // _SECOND
-        limits.append((at_once, f"quota of {quotas.per_second:,} certificates a second", 0))
+        limits.append((at_once, f"quota of {counted(quotas.per_second, 'certificate')} a second", 0))
     free, why, again_at = min(limits, key=lambda limit: limit[0], default=(requested, "", None))
     granted = max(0, min(requested, free))
     if quotas.per_second is not None:

@@ -11,6 +11,7 @@ from otahsm.config import Config, load_policy
 from otahsm.daemon.edge import read_crls
 from otahsm.errors import ConfigError
 from otahsm.system.clock import utc_now
+from otahsm.templates import counted
 
 
 def examine_access(config: Config) -> Iterator[Check]:
@@ -29,7 +30,7 @@ def examine_access(config: Config) -> Iterator[Check]:
     except ConfigError as problem:
         yield failed("policy", problem)
     else:
-        yield ok("policy", f"{access.policy} allows {len(grants)} clients, and no others")
+        yield ok("policy", f"{access.policy} allows {counted(len(grants), 'client')}, and no others")
         if not any("admin" in grant.roles for grant in grants.values()):
             yield warning(
                 "policy",
@@ -45,4 +46,4 @@ def examine_access(config: Config) -> Iterator[Check]:
         except ConfigError as problem:
             yield failed("[access] client_crls", problem)
         else:
-            yield ok("[access] client_crls", f"{sum(map(len, crls))} certificates are revoked")
+            yield ok("[access] client_crls", f"{counted(sum(map(len, crls)), 'revoked certificate')}")

@@ -23,6 +23,7 @@ from otahsm.pki import (
     load_chain,
     validity_at,
 )
+from otahsm.templates import counted
 
 _PURPOSES: Final[dict[ExtendedKeyUsage, str]] = {"client_auth": "sslclient", "server_auth": "sslserver"}
 _SOON: Final = timedelta(days=90)
@@ -59,7 +60,7 @@ def examine_authority(config: Config, name: str, ca: AuthorityConfig, now: datet
         yield ok(
             subject,
             f"{chain.issuer.subject_text} is valid until {end:%Y-%m-%d};"
-            f" {len(chain.intermediates)} CA certificates above it",
+            f" {counted(len(chain.intermediates), 'CA certificate')} above it",
         )
     for its_name, profile in config.profiles.items():
         if profile.ca == name:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from otahsm.templates import counted
+
 _WIDTH: Final = 720
 _HEIGHT: Final = 200
 _LEFT: Final = 64
@@ -50,7 +52,7 @@ def throughput_svg(seconds: Mapping[int, int]) -> str:
     bars = "".join(
         f'<rect x="{_LEFT + number * each:.1f}" y="{_TOP + room_y * (1 - rate / most):.1f}"'
         f' width="{max(each - 1, 0.5):.1f}" height="{room_y * rate / most:.1f}">'
-        f"<title>{_clock(second)}: {count} certificates</title></rect>"
+        f"<title>{_clock(second)}: {counted(count, 'certificate')}</title></rect>"
         for number, ((second, count), rate) in enumerate(zip(buckets, rates, strict=True))
     )
     base = _TOP + room_y

@@ -28,6 +28,7 @@ from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
 from otahsm.system.clock import rfc3339, utc_now
 from otahsm.system.durable import make_folder, replace_file
 from otahsm.system.spool import LOGIN, LOGIN_REFUSED, write_if_possible
+from otahsm.templates import counted
 
 _LOCK: Final = "login.lock"
 _NOTE: Final = "login.json"
@@ -118,7 +119,7 @@ class LoginGuard:
             note = _Note(state="refused", message=f"can't read {self._note}", at="an unknown time")
         if note.state == "trying" and note.tries < _TRIES_WITHOUT_ANSWER:
             return note.tries
-        why = note.message or f"{note.tries} logins got no response"
+        why = note.message or f"{counted(note.tries, 'login')} got no response"
         raise PinRefusedError(f"login is blocked: {why} (at {note.at})", hint=self._hint())
 
     def _refuse(self, error: PinRefusedError) -> NoReturn:

@@ -12,6 +12,7 @@ from otahsm.cli.output.files import write_output
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
 from otahsm.errors import FolderError
+from otahsm.templates import counted
 
 
 def test_fields_stand_in_two_columns_and_are_never_folded(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +43,15 @@ def test_a_row_stands_below_its_heading_and_gives_no_orders_to_the_terminal() ->
 )
 def test_times_are_shown_in_utc(moment: datetime | None, text: str) -> None:
     assert show_time(moment) == text
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    assert [counted(number, "leaf", "leaves") for number in (0, 1, 2000)] == [
+        "0 leaves",
+        "1 leaf",
+        "2,000 leaves",
+    ]
+    assert [counted(number, "client") for number in (0, 1, 2)] == ["0 clients", "1 client", "2 clients"]
 
 
 def test_what_is_written_is_told_and_never_overwritten(

@@ -16,6 +16,7 @@ from otahsm.client import Client, FetchedCrl
 from otahsm.pki import check_crl_signature, describe_crl, load_issuer
 from otahsm.system.durable import explained, replace_file
 from otahsm.system.files import read_file
+from otahsm.templates import counted
 
 UrlOption = Annotated[str, typer.Option(help="The CRL at this URL, as a certificate names it.")]
 ShardOption = Annotated[
@@ -106,7 +107,7 @@ def fetch(
     with explained():
         replace_file(output, armour.armor("X509 CRL", crl.der) if pem else crl.der)
     print_outcome(
-        f"CRL number {crl.number} with {crl.revoked} certificates: {output}",
+        f"CRL number {crl.number} with {counted(crl.revoked, 'certificate')}: {output}",
         as_json=as_json,
         file=str(output),
         number=crl.number,

@@ -15,6 +15,7 @@ from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.config import Config, load_config, load_policy, section
 from otahsm.daemon.edge import METHODS, Method, read_caller
 from otahsm.errors import NotAllowedError
+from otahsm.templates import counted
 
 
 def check(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -28,7 +29,7 @@ def check(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) ->
         return
     for grant in policy:
         typer.echo(f"{grant.name}: {', '.join(sorted(grant.roles))}")
-    typer.echo(f"The policy is valid. It allows {len(policy.grants)} clients, and nobody else.")
+    typer.echo(f"The policy is valid. It allows {counted(len(policy.grants), 'client')}, and nobody else.")
 
 
 def explain(

@@ -29,6 +29,7 @@ from otahsm.ledger.records import (
 from otahsm.ledger.schema import batches
 from otahsm.ledger.write import events
 from otahsm.ledger.write.journal import settle
+from otahsm.templates import counted
 
 
 def create(
@@ -107,7 +108,8 @@ def _reserve(connection: Connection, batch_id: int, count: int, now: int) -> tup
         connection.execute(_ADD, {"which": batch_id, "more": granted})
     return granted, BatchRefusal(
         full=True,
-        message=f"the batch {batch.terms.name} already has its {batch.terms.device_count} certificates",
+        message=f"the batch {batch.terms.name} already has its"
+        f" {counted(batch.terms.device_count, 'certificate')}",
     )
 
 

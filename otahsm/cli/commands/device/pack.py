@@ -13,6 +13,7 @@ from otahsm.cli.output.files import new_path
 from otahsm.errors import ConfigError
 from otahsm.line import pack as pack_folders
 from otahsm.pki import check_device_id
+from otahsm.templates import counted
 
 
 def pack(
@@ -51,4 +52,4 @@ def pack(
     if as_json:
         print_json({"devices": count, "archive": str(output)})
     else:
-        typer.echo(f"{count} devices in {output}")
+        typer.echo(f"{counted(count, 'device')} in {output}")

@@ -13,6 +13,7 @@ from otahsm.registration.backends import Backend
 from otahsm.registration.collecting import collect
 from otahsm.registration.outbox import Outbox, Registered
 from otahsm.registration.registering import register
+from otahsm.templates import counted
 
 
 class RegistrationRun:
@@ -77,8 +78,8 @@ class RegistrationRun:
             return
         if self._missing:
             self._err.print(
-                f"otahsm: the certificates of {self._missing} devices are not in {self._outbox.folder};"
-                " they are not registered from here",
+                f"otahsm: the certificates of {counted(self._missing, 'device')} are not in"
+                f" {self._outbox.folder}; they are not registered from here",
                 markup=False,
             )
         if not self._output_mode.quiet:
@@ -99,7 +100,7 @@ def show_all(outbox: Outbox, output_mode: OutputMode) -> None:
         if output_mode.as_json:
             print_json_line(_fields(one))
         elif one.state != "done" or not output_mode.quiet:
-            words = [f"{one.state:<7}", one.device_id, one.serial, f"{one.attempts} attempts"]
+            words = [f"{one.state:<7}", one.device_id, one.serial, counted(one.attempts, "attempt")]
             if one.due_at is not None:
                 words.append(f"due {show_time(one.due_at)}")
             if one.answer:

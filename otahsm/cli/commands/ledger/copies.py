@@ -15,6 +15,7 @@ from otahsm.cli.output.times import show_time
 from otahsm.config import load_config, section
 from otahsm.ledger import Copy, copy_ledger, path_of, vacant
 from otahsm.system.clock import from_microseconds
+from otahsm.templates import counted
 
 
 def backup(
@@ -69,6 +70,6 @@ def restore(
 
 def _told(copy: Copy) -> str:
     return (
-        f"{copy.certificates} certificates, {copy.void} void, {copy.open} open;"
+        f"{counted(copy.certificates, 'certificate')}, {copy.void} void, {copy.open} open;"
         f" {copy.octets / 2**20:.1f} MiB, complete and checked"
     )

@@ -15,6 +15,7 @@ from otahsm.cli.output.fields import print_fields, print_json
 from otahsm.config import CheckpointConfig, load_verifier_key, read_verifier_key
 from otahsm.errors import ConfigError, EvidenceError, OtahsmError
 from otahsm.system.files import read_file
+from otahsm.templates import counted
 from otahsm.tlog import (
     Checkpoint,
     ConsistencyProof,
@@ -98,7 +99,7 @@ def check_consistency(
         print_json({"old_size": old.size, **_fields(new)})
         return
     print_fields("Checkpoint", {name: str(value) for name, value in _fields(new).items()})
-    typer.echo(f"Proven: the log only grew, from {old.size} leaves to {new.size}.")
+    typer.echo(f"Proven: the log only grew, from {counted(old.size, 'leaf', 'leaves')} to {new.size}.")
 
 
 def _fields(checkpoint: Checkpoint) -> dict[str, str | int]:

@@ -16,6 +16,7 @@ from otahsm.config import load_config, section
 from otahsm.errors import ExitCode
 from otahsm.ledger import Verdict, snapshot
 from otahsm.ledger import verify as verify_ledger
+from otahsm.templates import counted
 
 
 def verify(
@@ -74,8 +75,10 @@ def print_verdict(verdict: Verdict, *, seconds: float, signed: bool, as_json: bo
         vouched = "signed" if signed else "in a checkpoint whose signature was not verified"
         covered = f"the first {verdict.signed_size} are {vouched}"
     rate = verdict.leaves / max(seconds, 1e-9)
+    leaves = counted(verdict.leaves, "leaf", "leaves")
     typer.echo(
-        f"{verdict.leaves} leaves and {verdict.checkpoints} checkpoints in {seconds:.1f} s ({rate:.0f} leaves"
-        f" a second); {covered}; {verdict.waiting} entries are not leaves yet"
+        f"{leaves} and {counted(verdict.checkpoints, 'checkpoint')} in {seconds:.1f} s ({rate:.0f} leaves a"
+        f" second); {covered};"
+        f" {counted(verdict.waiting, 'entry is no leaf', 'entries are not leaves')} yet"
     )
     typer.echo("Everything matches." if verdict.good else f"{verdict.count} MISMATCHES.")
