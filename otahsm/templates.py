@@ -59,7 +59,7 @@ class Template:
         if missing := sorted(self.names - values.keys()):
             raise ConfigError(
                 f"the template {self.text!r} needs a value for {', '.join(missing)}",
-                hint="Add a column with that name, or set the value with --set NAME=VALUE.",
+                hint=f"Set it with --set {missing[0]}=VALUE, or with a column of that name in --ids.",
             )
         return self.text.format_map(values)
 
@@ -73,7 +73,11 @@ def _places(text: str, numbers: frozenset[str]) -> Iterator[str]:
     """Yield the names in a template. Raises ValueError."""
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"it is longer than {_MAX_LENGTH} characters")
-    for _, name, width, conversion in string.Formatter().parse(text):
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError:
+        raise ValueError("a brace has no partner") from None
+    for _, name, width, conversion in parts:
         if name is None:
             continue
         if not NAME.fullmatch(name) or conversion:

@@ -48,7 +48,8 @@ def test_a_template_goes_on_where_the_last_one_ended(line: Fleet, tmp_path: Path
     ("options", "said"),
     [
         (("--count", "2", "--template", "cam"), "gives every device the same id"),
-        (("--count", "2", "--template", "{seq"), "invalid template"),
+        (("--count", "2", "--template", "{seq"), "invalid template: a brace has no partner"),
+        (("--count", "1", "--template", "{foo}"), "Set it with --set foo=VALUE"),
         (("--count", "2", "--uuid5", "dns"), "needs serial numbers"),
         (("--count", "2", "--profile", "nope"), "no profile 'nope'; the daemon has ota-connect"),
         (("--ids", "units.csv", "--uuid5", "ulm"), "is not a namespace"),
