@@ -98,13 +98,25 @@ class _LazyCommand(TyperCommand):
 
 
 class _StrictCommand(TyperCommand):
-    """Refuses empty values: to the command, they would look like options that were not given."""
+    """Refuses empty values: to the command, they would look like options that were not given.
+
+    What is wrong with others is said in the words that the configuration has for it.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments. Raises BadParameter: a value is empty."""
+        """Parse the arguments. Raises BadParameter: a value is empty or wrong."""
         given, _, _ = self.make_parser(ctx).parse_args(args.copy())
         for param in self.get_params(ctx):
             value = given.get(param.name or "")
             if "" in (value if isinstance(value, list | tuple) else (value,)):
                 raise typer.BadParameter("it must not be empty", ctx, param)  # type: ignore[arg-type]
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            from pydantic import ValidationError  # noqa: PLC0415 - it would delay every --help
+
+            from otahsm.config import describe_problems  # noqa: PLC0415 - the same
+
+            if isinstance(error.__cause__, ValidationError):
+                error.message = "; ".join(describe_problems(error.__cause__))
+            raise

@@ -7,6 +7,7 @@ does: a factory line has `[client]` alone, a daemon has no `[client]`.
 from otahsm.config.guarded_files import files_of_all, files_of_daemon, files_of_signers
 from otahsm.config.loading import load_config, load_policy, parse_config, read_toml, section
 from otahsm.config.policy import ClientPolicy, parse_times
+from otahsm.config.problems import describe_problems
 from otahsm.config.profiles import ProfileConfig
 from otahsm.config.registration import BackendKind, HeaderConfig, RegistrationConfig, is_header_value
 from otahsm.config.sections import (
@@ -55,6 +56,7 @@ __all__ = [
     "TlsConfig",
     "TokenConfig",
     "ca_section",
+    "describe_problems",
     "files_of_all",
     "files_of_daemon",
     "files_of_signers",

@@ -1,4 +1,4 @@
-"""Says in a line what is wrong with a value of a configuration file, and what is allowed."""
+"""Says in a line what is wrong with a value of a configuration file or an option, and what is allowed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
+_WHOLE_NUMBER: Final = "must be a whole number"
+_NUMBER: Final = "must be a number"
 _LIST: Final = "must be a list"
 _TABLE: Final = "must be a table"
 _TIME: Final = "must be a date and time with a time zone, as in 2027-01-01T00:00:00Z"
@@ -18,8 +20,10 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "missing": "missing, but required",
     "string_type": "must be a string",
     "path_type": "must be a path, written as a string",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
+    "int_type": _WHOLE_NUMBER,
+    "int_parsing": _WHOLE_NUMBER,  # of options
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "tuple_type": _LIST,
@@ -39,7 +43,7 @@ _MESSAGES: Final[Mapping[str, str]] = {
 }
 
 
-def describe_problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+def describe_problems(error: ValidationError, model: type[BaseModel] = BaseModel) -> Iterator[str]:
     """Yield a line for each value that is wrong: its key, what is wrong, and what is allowed.
 
     Values are left out on purpose, but for numbers out of range: a misplaced PIN must not end up in a log.
@@ -82,4 +86,4 @@ def _describe(kind: str, message: str, context: Mapping[str, Any], value: object
     if kind == "value_error":
         return str(context["error"])
     text = _MESSAGES.get(kind, message)
-    return text.format(**context, value=value if isinstance(value, int | float) else "that")
+    return text.format(**context, value=value)
