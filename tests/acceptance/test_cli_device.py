@@ -312,16 +312,6 @@ def test_what_to_make_is_said_once(line: Fleet, options: tuple[str, ...]) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_a_profile_that_does_not_exist_fails_the_device_and_names_the_profile(
-    line: Fleet, tmp_path: Path
-) -> None:
-    done, reports, _ = issue_json(line, tmp_path / "devices", "--count", "1", "--profile", "no-such")
-    assert done.returncode == 1
-    (report,) = reports
-    assert report["code"] == "INVALID_ARGUMENT"
-    assert "no-such" in report["message"]
-
-
 def assert_one_clear_message(done: subprocess.CompletedProcess[str], *words: str) -> None:
     message, hint = done.stderr.splitlines()
     assert message.startswith("otahsm: can't reach the daemon at ")
