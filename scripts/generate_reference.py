@@ -340,7 +340,7 @@ def exit_codes() -> Iterator[tuple[str, str]]:
         errors.ExitCode.SOME_FAILED: "some requests failed; each is listed",
         errors.ExitCode.USAGE: "wrong usage, an invalid file, or a configuration that can't work",
         errors.ExitCode.UNAVAILABLE: "daemon, token or ledger can't be reached; retrying may help",
-        errors.ExitCode.OPERATOR: "token or CA refused; an operator must act before you retry",
+        errors.ExitCode.OPERATOR: "token or CA refused, or the ledger is damaged; an operator must act first",
     }
     yield "0", "success"
     for code in errors.ExitCode:
