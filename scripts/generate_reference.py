@@ -35,6 +35,7 @@ from otahsm import access, config, errors
 from otahsm.cli.commands import COMMANDS, HELP
 from otahsm.cli.lazy import every_command
 from otahsm.daemon.edge import METHODS, SERVICES, Method
+from otahsm.pkcs11_names import Pkcs11Uri
 
 from man_page import Command, man_page
 
@@ -293,7 +294,7 @@ def annotation_text(annotation: Any) -> str:
         float: "number",
         Path: "path",
         AwareDatetime: "time with a zone",
-        config.Pkcs11Uri: "PKCS#11 URI",
+        Pkcs11Uri: "PKCS#11 URI",
     }
     return "table" if issubclass(annotation, BaseModel) else names[annotation]
 

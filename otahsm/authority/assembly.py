@@ -23,15 +23,16 @@ from otahsm.issuance.queue import IssuanceQueue
 from otahsm.ledger import Database, Ledger, Renewal, database_of
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import Profile, load_public_key
-from otahsm.preparation import Preparers
+from otahsm.preparation.pool import Preparers
 from otahsm.revocation.crl_keeper import CrlKeeper
 from otahsm.revocation.revoking import Revocations
 from otahsm.system.clock import Clock
 from otahsm.system.event_log import EventLogger
-from otahsm.token import SignerPool, TokenKey
+from otahsm.token.pool import SignerPool
+from otahsm.token.setup import TokenKey
 from otahsm.transparency.audit import AuditLog, EventName
 from otahsm.transparency.log import Transparency
-from otahsm.workers import Report
+from otahsm.workers.pool import Report
 
 _SECOND: Final = timedelta(seconds=1)
 _EXTRA_SLOTS: Final = 2  # groups in the journal and record steps, in addition to those at a worker

@@ -15,12 +15,12 @@ from otahsm.errors import LedgerUnavailableError
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.ledger import Ledger
 from otahsm.ledger.read.queries import LedgerQueries
-from otahsm.preparation import Preparers
+from otahsm.preparation.pool import Preparers
 from otahsm.revocation.crl_keeper import LOOK_SECONDS as CRL_SECONDS
-from otahsm.token import SignerPool
+from otahsm.token.pool import SignerPool
 from otahsm.transparency.audit import AuditLog
 from otahsm.transparency.log import Transparency
-from otahsm.workers import Report
+from otahsm.workers.pool import Report
 
 _LOOK_SECONDS: Final = 1.0
 _TEND_SECONDS: Final = 5.0

@@ -47,7 +47,7 @@ class CallCounter:
         """Return the token configured with the spy as its module, and one session."""
         environment = {
             **token.environment,
-            "PKCS11SPY": str(token.module),
+            "PKCS11SPY": str(token.uri.module),
             "PKCS11SPY_OUTPUT": str(self._pipe),
         }
         uri = replace(token.uri, module_path=str(spy))

@@ -18,9 +18,9 @@ from otahsm.errors import OtahsmError
 from otahsm.pki import KeyType
 from otahsm.token.ceremony import key_types, throwaway_ca
 from otahsm.token.files import read_chain
-from otahsm.token.pool import TokenKey, signer_setup
 from otahsm.token.probe import FLOOR, SIGN
-from otahsm.workers import WorkerPool
+from otahsm.token.setup import TokenKey, encode_setup
+from otahsm.workers.pool import WorkerPool
 
 _SLACK: Final = 60.0  # seconds that a gauge may overrun, for the last signature of a slow token
 
@@ -64,7 +64,7 @@ async def gauges(token: TokenConfig, ca: CaConfig, size: int, seconds: float) ->
     pool = WorkerPool(
         "gauge",
         "otahsm.token.probe",
-        signer_setup(token, [TokenKey(ca, issuer.public_key)]),
+        encode_setup(token, [TokenKey(ca, issuer.public_key)]),
         size=size,
         environment=os.environ,
         call_seconds=seconds + _SLACK,

@@ -25,12 +25,9 @@ from otahsm.config.token import (
     CaConfig,
     CheckpointConfig,
     KeyConfig,
-    KeyFlaw,
-    PinSource,
     ReplicaConfig,
     TokenConfig,
 )
-from otahsm.config.uri import Pkcs11Uri
 from otahsm.config.verifier_key import load_verifier_key, read_verifier_key
 
 __all__ = [
@@ -46,10 +43,7 @@ __all__ = [
     "HeaderConfig",
     "IssuanceConfig",
     "KeyConfig",
-    "KeyFlaw",
     "LedgerConfig",
-    "PinSource",
-    "Pkcs11Uri",
     "ProfileConfig",
     "RegistrationConfig",
     "ReplicaConfig",

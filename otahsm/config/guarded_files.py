@@ -50,9 +50,9 @@ def _of_signers(config: Config, *, at_socket: bool) -> list[GuardedFile]:
     for token in config.token.all if config.token else ():
         if (token.signer_socket is not None) == at_socket:
             files += [
-                GuardedFile("the PKCS#11 module", token.module),
+                GuardedFile("the PKCS#11 module", token.uri.module),
                 GuardedFile("[token] guard_dir", token.guard_dir),
             ]
-            if token.pin_source.kind == "file":
-                files.append(GuardedFile("the PIN file", Path(token.pin_source.value), secret=True))
+            if token.uri.pin.kind == "file":
+                files.append(GuardedFile("the PIN file", Path(token.uri.pin.value), secret=True))
     return files

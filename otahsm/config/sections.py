@@ -11,7 +11,7 @@ from otahsm.config.fields import Address, Addresses, ConfigPath, CrlUrl, ListOf,
 from otahsm.config.profiles import ProfileConfig
 from otahsm.config.registration import RegistrationConfig
 from otahsm.config.token import CaConfig, CheckpointConfig, KeyConfig, TokenConfig, may_be_one
-from otahsm.config.uri import Pkcs11Uri
+from otahsm.pkcs11_names import Pkcs11Uri
 from otahsm.pki import SHARD, CrlLocation
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, TypeAlias
+from typing import Annotated, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,52 +17,8 @@ from pydantic import (
 )
 
 from otahsm.config.fields import ConfigPath, ListOf, Section, SetOf, beside_the_file
-from otahsm.config.uri import Pkcs11Uri
+from otahsm.pkcs11_names import KeyFlaw, PinSource, Pkcs11Uri
 from otahsm.pki import MechanismName
-
-KeyFlaw = Literal["extractable", "not-sensitive", "not-local"]
-PinKind: TypeAlias = Literal["file", "command", "systemd-credential", "env", "prompt"]
-
-_PIN_SOURCES: Final = (
-    "pin-source must be file:PATH, systemd-credential:NAME, |COMMAND (with an absolute path), env:NAME or"
-    " prompt:"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class PinSource:
-    """Where the user PIN comes from (RFC 7512, section 2.4, and more kinds).
-
-    Attributes:
-        kind: "file", "command", "systemd-credential", "env", or "prompt", which is a terminal.
-        value: the path, command line or name; "" for a prompt.
-    """
-
-    kind: PinKind
-    value: str
-
-    @classmethod
-    def parse(cls, text: str) -> PinSource:
-        """Read the value of a pin-source. Raises ValueError, which never quotes it, if it is invalid."""
-        if text.startswith("|"):
-            try:
-                program = shlex.split(text[1:])[:1]
-            except ValueError:
-                program = []
-            if not program or not Path(program[0]).is_absolute():
-                raise ValueError(_PIN_SOURCES)
-            return cls("command", text[1:])
-        kind, colon, value = text.partition(":")
-        if colon and value:
-            if kind == "file":
-                return cls("file", value.removeprefix("//") if value.startswith("///") else value)
-            if kind == "systemd-credential" and "/" not in value:
-                return cls("systemd-credential", value)
-            if kind == "env":
-                return cls("env", value)
-        if text == "prompt:":
-            return cls("prompt", "")
-        raise ValueError(_PIN_SOURCES)
 
 
 def _uri(value: object) -> object:
@@ -114,19 +69,9 @@ class ReplicaConfig(Section):
 
     @model_validator(mode="after")
     def _nobody_types_at_a_socket(self) -> Self:
-        if self.signer_socket is not None and self.pin_source.kind == "prompt":
+        if self.signer_socket is not None and self.uri.pin.kind == "prompt":
             raise ValueError("signers at signer_socket can't prompt for the PIN: use another pin-source")
         return self
-
-    @property
-    def module(self) -> Path:
-        """The PKCS#11 library."""
-        return Path(self.uri.module_path or "")
-
-    @property
-    def pin_source(self) -> PinSource:
-        """Where the PIN comes from."""
-        return PinSource.parse(self.uri.pin_source or "")
 
     @property
     def name(self) -> str:
@@ -159,11 +104,6 @@ class KeyConfig(Section):
     key: KeyUri
     mechanism: MechanismName | None = None
     accept: SetOf[KeyFlaw] = frozenset()
-
-    @property
-    def signs_with_pss(self) -> bool:
-        """Whether the mechanism is one of RSASSA-PSS."""
-        return self.mechanism in {"CKM_RSA_PKCS_PSS", "CKM_SHA256_RSA_PKCS_PSS"}
 
 
 class CaConfig(KeyConfig):

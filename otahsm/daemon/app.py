@@ -156,7 +156,7 @@ class Daemon:
     def _log_listening(self) -> None:
         config, issuer = self._config, self._authority.authorities.by_name[""].chain.issuer
         token, ca = section(config.token, "token"), section(config.ca, "ca")
-        if token.pin_source.kind == "env":
+        if token.uri.pin.kind == "env":
             _log.warning(
                 "pin.in_environment",
                 hint="Whoever can inspect this process sees the PIN: use another pin-source.",
@@ -166,7 +166,7 @@ class Daemon:
             "daemon.listening",
             address=self.address,
             token=token.name,
-            module=str(token.module),
+            module=str(token.uri.module),
             key=str(ca.key),
             ca=issuer.subject_text,
             ca_key=issuer.key_type,

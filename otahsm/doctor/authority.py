@@ -20,6 +20,7 @@ from otahsm.pki import (
     Profile,
     check_signs_crls,
     find_chain_problems,
+    is_pss,
     load_chain,
     validity_at,
 )
@@ -34,7 +35,7 @@ def examine_authority(config: Config, name: str, ca: AuthorityConfig, now: datet
     """Check a CA's certificates, and the device certificates of each of its profiles."""
     subject = f"[{ca_section(name)}] certificate"
     try:
-        chain = load_chain(ca.certificate.read_bytes(), str(ca.certificate), pss=ca.signs_with_pss)
+        chain = load_chain(ca.certificate.read_bytes(), str(ca.certificate), pss=is_pss(ca.mechanism))
         if ca.crl:
             check_signs_crls(chain.issuer)
     except OSError as error:

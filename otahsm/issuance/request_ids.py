@@ -6,7 +6,7 @@ import hashlib
 
 from otahsm.issuance.values import IssuanceRequest
 from otahsm.pki import derive_request_id
-from otahsm.preparation import Draft
+from otahsm.preparation.codec import Draft
 
 
 def own_name(request: IssuanceRequest) -> str:

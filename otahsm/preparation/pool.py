@@ -10,7 +10,7 @@ from otahsm.errors import ConfigError, OtahsmError, RequestRefusedError, WorkerL
 from otahsm.pki import CrlLocation, Issuer, Profile, SubjectTemplate
 from otahsm.preparation.codec import Draft, Task, decode_answers, encode_tasks
 from otahsm.preparation.terms import Terms, encode_terms
-from otahsm.workers import Report, WorkerPool
+from otahsm.workers.pool import Report, WorkerPool
 
 _CALL_SECONDS: Final = 30.0
 _WAIT_SECONDS: Final = 10.0

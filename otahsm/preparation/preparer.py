@@ -15,8 +15,7 @@ from otahsm.errors import RequestRefusedError
 from otahsm.pki import SERIAL_RANDOM_BYTES, SubjectTemplate, TbsTemplate, check_csr, make_serial
 from otahsm.preparation.codec import Draft, Task, decode_tasks, encode_answer
 from otahsm.preparation.terms import decode_terms
-from otahsm.workers import run_worker
-from otahsm.workers.child import Handler
+from otahsm.workers.child import Handler, run_worker
 
 
 def start(setup: list[bytes]) -> Handler:

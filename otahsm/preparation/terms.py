@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
 
-from pydantic import TypeAdapter
+from otahsm.pki import CrlLocation, Issuer, Profile, SubjectPart, load_issuer
+from otahsm.templates import Template
 
-from otahsm.pki import CrlLocation, Issuer, Profile, load_issuer
-
-_PROFILE: Final = TypeAdapter(Profile)
-_LOCATION: Final = TypeAdapter(CrlLocation | None)
 _PARTS: Final = 5
+_WINDOWS: Final = ("validity", "backdate", "renewal", "rekey")
+_SETS: Final = ("key_types", "key_usage")
 
 
 class Terms(NamedTuple):
@@ -33,8 +35,8 @@ def encode_terms(terms: Mapping[str, Terms]) -> list[bytes]:
     parts: list[bytes] = []
     for name, (profile, issuer, crls) in terms.items():
         family = issuer.algorithm.family.encode()
-        parts += [name.encode(), _PROFILE.dump_json(profile), issuer.certificate, family]
-        parts.append(_LOCATION.dump_json(crls))
+        parts += [name.encode(), _encode_profile(profile), issuer.certificate, family]
+        parts.append(json.dumps(crls).encode())
     return parts
 
 
@@ -42,9 +44,28 @@ def decode_terms(parts: Sequence[bytes]) -> dict[str, Terms]:
     """Decode the parts of a setup message."""
     return {
         name.decode(): Terms(
-            _PROFILE.validate_json(profile),
+            _decode_profile(json.loads(profile)),
             load_issuer(certificate, pss=family == b"rsa-pss"),
-            _LOCATION.validate_json(crls),
+            CrlLocation(*location) if (location := json.loads(crls)) else None,
         )
         for name, profile, certificate, family, crls in zip(*[iter(parts)] * _PARTS, strict=True)
     }
+
+
+def _encode_profile(profile: Profile) -> bytes:
+    fields: dict[str, Any] = {name: getattr(profile, name) // timedelta.resolution for name in _WINDOWS}
+    fields |= {name: list(getattr(profile, name)) for name in _SETS}
+    fields["device_id"] = profile.device_id.pattern
+    fields["extended_key_usage"] = profile.extended_key_usage
+    fields["csr_extras"] = profile.csr_extras
+    fields["subject"] = [(kind, value.text) for kind, value in profile.subject]
+    return json.dumps(fields).encode()
+
+
+def _decode_profile(fields: dict[str, Any]) -> Profile:
+    fields |= {name: fields[name] * timedelta.resolution for name in _WINDOWS}
+    fields |= {name: frozenset(fields[name]) for name in _SETS}
+    fields["device_id"] = re.compile(fields["device_id"])
+    fields["extended_key_usage"] = tuple(fields["extended_key_usage"])
+    fields["subject"] = tuple(SubjectPart(kind, Template.parse(text)) for kind, text in fields["subject"])
+    return Profile(**fields)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 import softhsm
-from otahsm.config import Pkcs11Uri, load_config, section
+from otahsm.config import load_config, section
 from otahsm.errors import ConfigError, FolderError
+from otahsm.pkcs11_names import Pkcs11Uri
 from otahsm.quickstart.certificates import FileCa
 from otahsm.system.durable import create_file, make_folder
 from otahsm.tlog import VerifierKey

@@ -20,7 +20,7 @@ from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import CrlMaker, CrlSchedule
 from otahsm.system.clock import Clock
 from otahsm.system.event_log import EventLogger
-from otahsm.token import SignerPool
+from otahsm.token.pool import SignerPool
 
 LOOK_SECONDS: Final = 5.0
 _SOON_SECONDS: Final = 0.5

@@ -23,7 +23,7 @@ from otahsm.errors import AuthorityUnusableError, TokenUnavailableError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlNumber, CrlReader, CrlRow, CrlState, Ledger, StoredCrl
 from otahsm.pki import Issuer, Reason, RevokedCertificate, assemble, build_tbs_crl, signature_is_valid
 from otahsm.system.clock import Clock
-from otahsm.token import SignerPool
+from otahsm.token.pool import SignerPool
 
 _HOUR: Final = 3600
 # Seconds that thisUpdate is backdated, so that verifiers whose clock is a little slow accept a new CRL.

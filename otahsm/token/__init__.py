@@ -1,9 +1,5 @@
 """The only room that knows PKCS#11.
 
-`SignerPool` is what the daemon uses: it starts signer processes and never loads a PKCS#11 module itself.
-Everything else here runs in a signer, or in the operator's own command (`otahsm ca`).
+`SignerPool` in `pool` is what the daemon uses: it starts signer processes and never loads a PKCS#11 module
+itself. Everything else here runs in a signer, or in the operator's own command (`otahsm ca`).
 """
-
-from otahsm.token.pool import SignerPool, TokenKey
-
-__all__ = ["SignerPool", "TokenKey"]

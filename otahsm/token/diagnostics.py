@@ -37,8 +37,8 @@ from otahsm.token.files import read_chain
 from otahsm.token.keys import find_private_key
 from otahsm.token.mechanisms import signing_mechanisms
 from otahsm.token.opening import get_ready, read_attribute
-from otahsm.token.pool import PROBE
 from otahsm.token.session import Login, describe_token, find_token, load_module, logged_in
+from otahsm.token.setup import PROBE
 
 _SIGNATURES: Final = 20
 
@@ -61,7 +61,7 @@ def diagnose(config: Config, token: ReplicaConfig, name: str) -> Iterator[Check]
         return
     try:
         with logged_in(token) as login:
-            yield ok(f"{name} login", f"the token accepted the PIN (from {token.pin_source.kind})")
+            yield ok(f"{name} login", f"the token accepted the PIN (from {token.uri.pin.kind})")
             yield from _sessions(login, token, name)
             for key, key_config, public_key in _keys(config):
                 # A session on which a call failed may be of no use to the next key.
@@ -77,13 +77,13 @@ def _without_login(token: ReplicaConfig, name: str) -> Iterator[Check]:
     library = load_module(token)
     yield ok(
         f"{name} module",
-        f"{token.module}: {library.manufacturer_id.strip()} {library.library_description.strip()}"
+        f"{token.uri.module}: {library.manufacturer_id.strip()} {library.library_description.strip()}"
         f" {_version(library.library_version)}, Cryptoki {_version(library.cryptoki_version)}",
     )
     found = find_token(library, token.uri)
     yield ok(name, str(describe_token(found)))
     yield _pin_tries(found, name)
-    if token.pin_source.kind == "env":
+    if token.uri.pin.kind == "env":
         yield warning(
             f"{name} PIN",
             "it is in an environment variable, which other processes can read",

@@ -9,7 +9,7 @@ from typing import Final
 import pkcs11
 from pkcs11 import Attribute
 
-from otahsm.config import KeyFlaw, Pkcs11Uri
+from otahsm.pkcs11_names import KeyFlaw, Pkcs11Uri
 from otahsm.pki import PublicKey, encode_spki
 from otahsm.token.opening import find_flaws
 from otahsm.token.session import Login, describe_token

@@ -8,7 +8,7 @@ from asn1crypto import pem
 
 from otahsm.config import CaConfig
 from otahsm.errors import ConfigError
-from otahsm.pki import Chain, load_chain
+from otahsm.pki import Chain, is_pss, load_chain
 from otahsm.system.durable import create_file, make_folder
 from otahsm.system.files import read_file
 
@@ -28,7 +28,7 @@ def read_chain(ca: CaConfig, section: str = "ca") -> Chain:
         f"[{section}] certificate {ca.certificate}",
         hint="Create the CA with `otahsm ca init`, or with `otahsm ca csr` and `otahsm ca import`.",
     )
-    return load_chain(content, str(ca.certificate), pss=ca.signs_with_pss)
+    return load_chain(content, str(ca.certificate), pss=is_pss(ca.mechanism))
 
 
 def write_certificate(path: Path, der: bytes) -> None:

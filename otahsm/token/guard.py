@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal, NoReturn
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Final, Literal, NamedTuple, NoReturn
 
 from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
 from otahsm.system.clock import rfc3339, utc_now
@@ -35,15 +34,13 @@ _NOTE: Final = "login.json"
 _TRIES_WITHOUT_ANSWER: Final = 2
 
 
-class _Note(BaseModel):
+class _Note(NamedTuple):
     """What the guard remembers between logins; without one, all is well."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     state: Literal["trying", "refused"]
+    at: str
     tries: int = 0
     message: str = ""
-    at: str
 
 
 class LoginGuard:
@@ -112,10 +109,10 @@ class LoginGuard:
 
     def _check_earlier_tries(self) -> int:
         try:
-            note = _Note.model_validate_json(self._note.read_bytes())
+            note = _decode(self._note.read_bytes())
         except FileNotFoundError:
             return 0
-        except (OSError, ValidationError):
+        except (OSError, ValueError, TypeError, RecursionError):
             note = _Note(state="refused", message=f"can't read {self._note}", at="an unknown time")
         if note.state == "trying" and note.tries < _TRIES_WITHOUT_ANSWER:
             return note.tries
@@ -136,12 +133,20 @@ class LoginGuard:
     def _write(self, note: _Note) -> None:
         """Write the note durably: it must be there after a power cut in the middle of a login."""
         try:
-            replace_file(self._note, note.model_dump_json().encode())
+            replace_file(self._note, json.dumps(note._asdict()).encode())
         except OSError as error:
             raise ConfigError(
                 f"can't write to [token] guard_dir {self._directory}: {error.strerror}; no login is attempted"
                 " without it"
             ) from None
+
+
+def _decode(content: bytes) -> _Note:
+    """Read a note. Raises ValueError, TypeError or RecursionError if it is not one that the guard wrote."""
+    note = _Note(**json.loads(content))
+    if [type(value) for value in note] != [str, str, int, str] or note.state not in {"trying", "refused"}:
+        raise ValueError("not a note")
+    return note
 
 
 def _now() -> str:

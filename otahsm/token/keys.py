@@ -11,18 +11,19 @@ from pkcs11 import Attribute, ObjectClass
 from pkcs11 import KeyType as TokenKeyType
 from pkcs11.constants import DEFAULT
 
-from otahsm.config import KeyConfig, Pkcs11Uri
 from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
+from otahsm.pkcs11_names import Pkcs11Uri
 from otahsm.pki import FAMILIES, SIGNATURE_ALGORITHMS, KeyType, PublicKey, family_of_type
 from otahsm.token.faults import explained
 from otahsm.token.mechanisms import mechanisms_for, signing_mechanisms
+from otahsm.token.setup import KeyAccess
 
 THROWAWAY_LABEL: Final = "otahsm-bench-"  # what the labels of keys begin with that may be destroyed
 _MOST_SHOWN: Final = 8
 _OTHER_USES: Final = (Attribute.SIGN_RECOVER, Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE)
 
 
-def refuse_existing(session: pkcs11.Session, key_config: KeyConfig) -> None:
+def refuse_existing(session: pkcs11.Session, key_config: KeyAccess) -> None:
     """Make sure that no object carries the key's label or id yet.
 
     Raises:
@@ -42,7 +43,7 @@ def refuse_existing(session: pkcs11.Session, key_config: KeyConfig) -> None:
 
 
 def generate(
-    session: pkcs11.Session, key_config: KeyConfig, key_type: KeyType
+    session: pkcs11.Session, key_config: KeyAccess, key_type: KeyType
 ) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
     """Generate a key pair: token object, private, sensitive, not extractable, for signing alone.
 
@@ -66,7 +67,7 @@ def generate(
 
 def _generate(
     session: pkcs11.Session,
-    key_config: KeyConfig,
+    key_config: KeyAccess,
     key_type: KeyType,
     unused: Mapping[Attribute, object],
 ) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
@@ -127,7 +128,7 @@ def _template(uri: Pkcs11Uri) -> dict[Attribute, Any]:
     return template
 
 
-def label_and_id(key_config: KeyConfig) -> tuple[str, bytes]:
+def label_and_id(key_config: KeyAccess) -> tuple[str, bytes]:
     """Return what a new key is called; both, so that nothing else is taken for it. Raises ConfigError."""
     if not key_config.key.object or not key_config.key.id:
         raise ConfigError(
@@ -137,7 +138,7 @@ def label_and_id(key_config: KeyConfig) -> tuple[str, bytes]:
     return key_config.key.object, key_config.key.id
 
 
-def destroy_throwaway(session: pkcs11.Session, key_config: KeyConfig) -> None:
+def destroy_throwaway(session: pkcs11.Session, key_config: KeyAccess) -> None:
     """Destroy a throwaway key pair, and no other.
 
     Raises:
@@ -150,7 +151,7 @@ def destroy_throwaway(session: pkcs11.Session, key_config: KeyConfig) -> None:
     destroy_pair(session, key_config)
 
 
-def destroy_pair(session: pkcs11.Session, key_config: KeyConfig) -> None:
+def destroy_pair(session: pkcs11.Session, key_config: KeyAccess) -> None:
     """Destroy every object with a key's label and id: the private key, and the public one beside it.
 
     Raises:

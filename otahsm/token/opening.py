@@ -8,13 +8,14 @@ from typing import Final, NamedTuple
 import pkcs11
 from pkcs11 import Attribute
 
-from otahsm.config import KeyConfig, KeyFlaw
 from otahsm.errors import TokenRefusedError
-from otahsm.pki import PublicKey, signature_algorithm
+from otahsm.pkcs11_names import KeyFlaw
+from otahsm.pki import PublicKey, is_pss, signature_algorithm
 from otahsm.token.faults import explained
 from otahsm.token.keys import find_private_key
 from otahsm.token.mechanisms import choose_mechanism
 from otahsm.token.session import Login
+from otahsm.token.setup import KeyAccess
 from otahsm.token.signing import PinAtEachSignature, SigningKey
 
 
@@ -32,7 +33,7 @@ _RULES: Final[Mapping[KeyFlaw, _Rule]] = {
 }
 
 
-def open_key(login: Login, key_config: KeyConfig, public_key: PublicKey) -> SigningKey:
+def open_key(login: Login, key_config: KeyAccess, public_key: PublicKey) -> SigningKey:
     """Find a key in the token and get it ready to sign.
 
     Args:
@@ -49,10 +50,10 @@ def open_key(login: Login, key_config: KeyConfig, public_key: PublicKey) -> Sign
 
 
 def get_ready(
-    login: Login, key: pkcs11.PrivateKey, key_config: KeyConfig, public_key: PublicKey
+    login: Login, key: pkcs11.PrivateKey, key_config: KeyAccess, public_key: PublicKey
 ) -> SigningKey:
     """Check a key that was found, and choose how it signs. Raises as `open_key`."""
-    algorithm = signature_algorithm(public_key, pss=key_config.signs_with_pss)
+    algorithm = signature_algorithm(public_key, pss=is_pss(key_config.mechanism))
     with explained("showing what the key is"):
         _check_flaws(key, key_config)
         mechanism = choose_mechanism(login.session.token.slot, algorithm, key_config.mechanism)
@@ -72,7 +73,7 @@ def find_flaws(key: pkcs11.PrivateKey) -> dict[KeyFlaw, str]:
     return flaws
 
 
-def _check_flaws(key: pkcs11.PrivateKey, key_config: KeyConfig) -> None:
+def _check_flaws(key: pkcs11.PrivateKey, key_config: KeyAccess) -> None:
     """Refuse a key that could leave the token, or that came from outside.
 
     Raises:

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from otahsm.config import PinSource
 from otahsm.errors import ConfigError
+from otahsm.pkcs11_names import PinSource
 from otahsm.system.hardening import harden
 from otahsm.system.secret_files import MAX_SECRET_BYTES, one_line, read_secret_file, run_for_secret
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-from otahsm.config import KeyConfig, ReplicaConfig, TokenConfig
+from otahsm.config import ReplicaConfig, TokenConfig
 from otahsm.errors import (
     BadSignatureError,
     OtahsmError,
@@ -15,35 +15,14 @@ from otahsm.errors import (
     WorkerLostError,
     WorkersBusyError,
 )
-from otahsm.pki import PublicKey, encode_spki
+from otahsm.pki import encode_spki
 from otahsm.token.pin import typed_pin
-from otahsm.workers import Report, WorkerPool
+from otahsm.token.setup import PROBE, TokenKey, encode_setup
+from otahsm.workers.pool import Report, WorkerPool
 
-# Signed when a session is new, and when it was idle for a while. It is no certificate and can't be one.
-PROBE: Final = b"otahsm probe: a signature over this line shows that the key can sign, and nothing else"
 _DEPTH: Final = 2  # one batch in the sessions, and one that they go on with
 _PROBE_SECONDS: Final = 5.0
 _LONGEST_PAUSE: Final = 15.0  # a token that is away is not hammered
-
-
-class TokenKey(NamedTuple):
-    """A key in the token: which one it is, and what its signatures must verify with."""
-
-    config: KeyConfig
-    public_key: PublicKey
-
-
-def signer_setup(token: ReplicaConfig, keys: Sequence[TokenKey]) -> list[bytes]:
-    """Return the first message to a signer: everything that it needs to know.
-
-    Returns:
-        [token] as JSON, then for each key its section as JSON, and its SubjectPublicKeyInfo in DER.
-    """
-    setup = [token.model_dump_json(include=set(ReplicaConfig.model_fields)).encode()]
-    for config, public_key in keys:
-        section = config.model_dump_json(include=set(KeyConfig.model_fields))
-        setup += [section.encode(), encode_spki(public_key)]
-    return setup
 
 
 def socket_setup(token: int, keys: Sequence[TokenKey]) -> list[bytes]:
@@ -54,8 +33,8 @@ def socket_setup(token: int, keys: Sequence[TokenKey]) -> list[bytes]:
         SubjectPublicKeyInfo in DER.
     """
     setup = [b"%d" % token]
-    for config, public_key in keys:
-        setup += [str(config.key).encode(), encode_spki(public_key)]
+    for access, public_key in keys:
+        setup += [str(access.key).encode(), encode_spki(public_key)]
     return setup
 
 
@@ -109,7 +88,7 @@ class SignerPool:
         pool = WorkerPool(
             "signer",
             "otahsm.token.signer",
-            socket_setup(number, keys) if token.signer_socket else signer_setup(token, keys),
+            socket_setup(number, keys) if token.signer_socket else encode_setup(token, keys),
             size=token.signers,
             depth=_DEPTH,
             environment=os.environ,

@@ -21,8 +21,7 @@ from otahsm.errors import TokenUnavailableError
 from otahsm.token.faults import explained
 from otahsm.token.signer import open_keys
 from otahsm.token.signing import SigningKey
-from otahsm.workers import run_worker
-from otahsm.workers.child import Handler
+from otahsm.workers.child import Handler, run_worker
 
 SIGN: Final = b"sign"
 FLOOR: Final = b"floor"

@@ -10,13 +10,14 @@ from typing import Final, NamedTuple
 import pkcs11
 from pkcs11._pkcs11 import lib as Library  # noqa: N812 - it is a class, and the function hides its name
 
-from otahsm.config import Pkcs11Uri, ReplicaConfig
 from otahsm.errors import ConfigError, PinRefusedError, TokenRefusedError, TokenUnavailableError
+from otahsm.pkcs11_names import Pkcs11Uri
 from otahsm.token import module
 from otahsm.token.faults import explained
 from otahsm.token.guard import LoginGuard
 from otahsm.token.pin import read_pin
-from otahsm.workers import outliving_the_daemon
+from otahsm.token.setup import TokenAccess
+from otahsm.workers.child import outliving_the_daemon
 
 _LOGIN_SECONDS: Final = 60.0
 
@@ -39,7 +40,7 @@ class Login(NamedTuple):
 
 
 @contextlib.contextmanager
-def logged_in(config: ReplicaConfig, *, read_write: bool = False) -> Iterator[Login]:
+def logged_in(config: TokenAccess, *, read_write: bool = False) -> Iterator[Login]:
     """Open a session on the configured token and log in as user.
 
     Raises:
@@ -56,7 +57,7 @@ def logged_in(config: ReplicaConfig, *, read_write: bool = False) -> Iterator[Lo
             login.session.close()
 
 
-def load_module(config: ReplicaConfig) -> Library:
+def load_module(config: TokenAccess) -> Library:
     """Load the configured PKCS#11 module, once in the life of a process, for as many threads as sessions.
 
     Raises:
@@ -64,18 +65,18 @@ def load_module(config: ReplicaConfig) -> Library:
         OtahsmError, PKCS11Error: as `module.load`.
     """
     os.environ.update(config.environment)
-    if not config.module.is_file():
+    if not config.uri.module.is_file():
         raise ConfigError(
-            f"[token] uri: module-path {config.module} does not exist",
+            f"[token] uri: module-path {config.uri.module} does not exist",
             hint="Install the HSM vendor's PKCS#11 library, or for SoftHSM2 the package softhsm2.",
         )
     try:
-        return module.load(config.module, threads=config.sessions > 1)
+        return module.load(config.uri.module, threads=config.sessions > 1)
     except RuntimeError as error:
-        raise TokenUnavailableError(f"can't load the PKCS#11 module {config.module}: {error}") from None
+        raise TokenUnavailableError(f"can't load the PKCS#11 module {config.uri.module}: {error}") from None
 
 
-def _open(config: ReplicaConfig, *, read_write: bool) -> Login:
+def _open(config: TokenAccess, *, read_write: bool) -> Login:
     guard = LoginGuard(config.guard_dir)
     with guard.lock():
         with explained("being opened"):
@@ -83,7 +84,7 @@ def _open(config: ReplicaConfig, *, read_write: bool) -> Login:
             _check_pin_flags(token)
             # Does the token answer at all? If not, no PIN is at stake yet.
             read_write = read_write or not _has_read_only_sessions(token)
-        pin = read_pin(config.pin_source)
+        pin = read_pin(config.uri.pin)
         with outliving_the_daemon(_LOGIN_SECONDS), guard.one_try(), explained("logging in"):
             return Login(token.open(rw=read_write, user_pin=pin), pin, guard, read_write)
 

@@ -7,23 +7,21 @@ is known to recover.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from queue import SimpleQueue
 
-from otahsm.config import Config, KeyConfig, ReplicaConfig
 from otahsm.errors import ConfigError, OtahsmError
-from otahsm.pki import PublicKey, load_public_key
+from otahsm.pki import load_public_key
 from otahsm.token.faults import explained
 from otahsm.token.opening import open_key
-from otahsm.token.pool import PROBE
 from otahsm.token.session import logged_in
+from otahsm.token.setup import PROBE, KeyAccess, TokenAccess, TokenKey, decode_setup
 from otahsm.token.signing import SigningKey
-from otahsm.workers import run_worker
-from otahsm.workers.child import Handler
+from otahsm.workers.child import Handler, run_worker
 
 _for_life = ExitStack()
 
@@ -37,23 +35,25 @@ def start(setup: list[bytes]) -> Handler:
     return _handler(open_keys(setup))
 
 
-def start_at_socket(config: Config, setup: list[bytes]) -> Handler:
+def start_at_socket(
+    tokens: Sequence[TokenAccess], known: Mapping[str, KeyAccess], setup: list[bytes]
+) -> Handler:
     """Do as `start` for a daemon of another user, which is not believed what it says.
 
     Args:
-        config: the signer's own: which module is loaded, where the PIN is, which keys there are.
+        tokens: the signer's own: which module is loaded, and where the PIN is.
+        known: the keys that there are, by their URIs.
         setup: as `socket_setup` makes it.
 
     Raises:
         OtahsmError: as `open_keys`; or the daemon wants a token or a key that the configuration lacks.
     """
     number, *parts = setup
-    tokens = config.token.all if config.token else ()
     try:
         token = tokens[int(number)]
-        keys = [config.token_keys[uri.decode()] for uri in parts[::2]]
+        keys = [known[uri.decode()] for uri in parts[::2]]
         public_keys = [load_public_key(spki) for spki in parts[1::2]]
-        pairs = list(zip(keys, public_keys, strict=True))
+        pairs = list(map(TokenKey, keys, public_keys))
     except (ValueError, LookupError, OtahsmError):
         raise ConfigError(
             "the daemon requires a token or key that the signers' configuration does not name",
@@ -78,23 +78,15 @@ def open_keys(setup: list[bytes]) -> list[list[SigningKey]]:
     """Log in for the life of the process; return all keys in each of `[token] sessions` sessions.
 
     Args:
-        setup: as `signer_setup` makes it.
+        setup: as `encode_setup` makes it.
 
     Raises:
         OtahsmError: as `logged_in`; or a key is not there, or does not sign.
     """
-    token_json, *parts = setup
-    token = ReplicaConfig.model_validate_json(token_json)
-    return _open(
-        token,
-        [
-            (KeyConfig.model_validate_json(section), load_public_key(spki))
-            for section, spki in zip(parts[::2], parts[1::2], strict=True)
-        ],
-    )
+    return _open(*decode_setup(setup))
 
 
-def _open(token: ReplicaConfig, pairs: Sequence[tuple[KeyConfig, PublicKey]]) -> list[list[SigningKey]]:
+def _open(token: TokenAccess, pairs: Sequence[TokenKey]) -> list[list[SigningKey]]:
     login = _for_life.enter_context(logged_in(token))
     first = login.session
     with explained(f"opening {token.sessions} sessions"):

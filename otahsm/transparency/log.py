@@ -32,7 +32,7 @@ from otahsm.tlog import (
     parse_note,
     verify_consistency,
 )
-from otahsm.token import SignerPool
+from otahsm.token.pool import SignerPool
 
 _TURN_SECONDS: Final = 0.05  # to wait for a step of another replica
 _LAST_SECONDS: Final = 5.0  # to wait for a last checkpoint when the daemon shuts down

@@ -3,9 +3,7 @@
 A worker is a fresh Python process (never a fork: PKCS#11 modules break across one) that handles requests, one
 at a time, over its standard input and output. Messages are lists of byte strings, never pickles: a
 compromised daemon can request signatures from a signer, but not run code in it.
+
+This package names nothing itself, nor do the rooms of the workers: `pool` is the daemon's side, `child` a
+worker's, and neither loads the other.
 """
-
-from otahsm.workers.child import outliving_the_daemon, run_worker
-from otahsm.workers.pool import Report, WorkerPool
-
-__all__ = ["Report", "WorkerPool", "outliving_the_daemon", "run_worker"]

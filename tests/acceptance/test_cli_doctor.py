@@ -82,14 +82,14 @@ def test_it_speaks_to_people_too(fleet: Fleet) -> None:
 def wrong_module(fleet: Fleet) -> None:
     token = fleet.config.token
     assert token is not None
-    fleet.edit(str(token.module), "/usr/lib/no-such-module.so")
+    fleet.edit(str(token.uri.module), "/usr/lib/no-such-module.so")
 
 
 def no_module(fleet: Fleet) -> None:
     (fleet.folder / "text.so").write_text("not a library")
     token = fleet.config.token
     assert token is not None
-    fleet.edit(str(token.module), str(fleet.folder / "text.so"))
+    fleet.edit(str(token.uri.module), str(fleet.folder / "text.so"))
 
 
 def open_pin(fleet: Fleet) -> None:

@@ -65,9 +65,9 @@ def test_a_module_that_others_may_change_is_not_loaded(fleet: Fleet) -> None:
     token = fleet.config.token
     assert token is not None
     module = fleet.folder / "module.so"
-    module.write_bytes(token.module.read_bytes())
+    module.write_bytes(token.uri.module.read_bytes())
     module.chmod(0o777)
-    fleet.edit(f"module-path={token.module}", f"module-path={module}")
+    fleet.edit(f"module-path={token.uri.module}", f"module-path={module}")
     assert f"can change the PKCS#11 module {module}" in refusal(fleet)
 
 

@@ -24,7 +24,7 @@ from fuzz.targets import Target
 TARGETS = {"faulty": Target("faulty_targets", 64), "sound": Target("faulty_targets", 64)}
 """
 FAULTY = """
-from otahsm.config import Pkcs11Uri
+from otahsm.pkcs11_names import Pkcs11Uri
 
 def sound(data):
     try:

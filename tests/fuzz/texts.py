@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from otahsm.access import AccessControl, Caller, Open
-from otahsm.config import Config, PinSource, Pkcs11Uri, load_config, load_policy
+from otahsm.config import Config, load_config, load_policy
 from otahsm.daemon.edge import METHODS
 from otahsm.errors import ConfigError, NotAllowedError
 from otahsm.line.device_lists import (
@@ -22,6 +22,7 @@ from otahsm.line.device_lists import (
     listed_devices,
     templated_devices,
 )
+from otahsm.pkcs11_names import PinSource, Pkcs11Uri
 from otahsm.templates import NAME, Template
 
 from fuzz.places import written
@@ -132,8 +133,8 @@ def _use(read: Config) -> None:
     assert read.issuance.default_profile in read.profiles
     assert len({authority.key for authority in read.all_authorities.values()}) == len(read.all_authorities)
     for token in read.token.all if read.token else ():
-        assert token.module.is_absolute()
-        assert token.pin_source == PinSource.parse(token.uri.pin_source or "")
+        assert token.uri.module.is_absolute()
+        assert token.uri.pin == PinSource.parse(token.uri.pin_source or "")
         assert Pkcs11Uri.parse(token.name) == token.uri.only_token()
     for profile in read.profiles.values():
         built = profile.build()

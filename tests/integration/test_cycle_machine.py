@@ -43,12 +43,12 @@ from otahsm.issuance.values import Outcome
 from otahsm.ledger import Ledger, RevocationRequest, database_of
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki import Reason, sign
-from otahsm.preparation import Draft, Preparers, Task
-from otahsm.preparation.codec import decode_answers, encode_tasks
+from otahsm.preparation.codec import Draft, Task, decode_answers, encode_tasks
+from otahsm.preparation.pool import Preparers
 from otahsm.preparation.preparer import start
 from otahsm.preparation.terms import Terms, encode_terms
 from otahsm.revocation.revoking import Revocations
-from otahsm.token import SignerPool
+from otahsm.token.pool import SignerPool
 
 from support.attacks.forging import forge, key_of, named
 from support.authority import CA_LIFE, authorities_of, issuer_of

@@ -10,7 +10,8 @@ import pytest
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki import CrlLocation, Profile, Validity, assemble, crl_url_in, load_chain
-from otahsm.preparation import Draft, Preparers, Task
+from otahsm.preparation.codec import Draft, Task
+from otahsm.preparation.pool import Preparers
 
 from support.devices import new_request
 from support.harness import Fleet

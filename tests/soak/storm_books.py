@@ -24,7 +24,7 @@ from cryptography import x509
 
 from otahsm.pki import Issuer, assemble, load_chain
 from otahsm.tlog import Checkpoint, CompactTree
-from otahsm.token.pool import PROBE
+from otahsm.token.setup import PROBE
 
 from soak.storm_clients import StormClients
 from support.harness import Fleet

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
-from otahsm.config import AuthorityConfig, Pkcs11Uri
+from otahsm.config import AuthorityConfig
 from otahsm.issuance.authorities import Authorities, Authority
+from otahsm.pkcs11_names import Pkcs11Uri
 from otahsm.pki import (
     SIGNATURE_ALGORITHMS,
     Chain,

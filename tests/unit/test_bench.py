@@ -11,7 +11,8 @@ from otahsm.bench.issuing import write_toml
 from otahsm.bench.plot import plot
 from otahsm.cli.commands.bench.measure import _doubling
 from otahsm.cli.commands.bench.tables import best_setting
-from otahsm.config import Config, Pkcs11Uri, ProfileConfig, TokenConfig, load_config
+from otahsm.config import Config, ProfileConfig, TokenConfig, load_config
+from otahsm.pkcs11_names import Pkcs11Uri
 
 
 def result(size: int, signers: int, rate: float) -> IssueResult:

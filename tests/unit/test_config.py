@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from otahsm.config import (
     Config,
-    PinSource,
     load_config,
     section,
 )
 from otahsm.errors import ConfigError
+from otahsm.pkcs11_names import PinSource
 
 from support.configurations import BASE, TOKEN_URI, parse, refusal, shipped
 
@@ -197,8 +197,8 @@ def test_relative_paths_start_from_the_file_and_absolute_ones_stay() -> None:
     assert section(config.ca, "ca").certificate == BASE / "ca/fleet-root.pem"
     assert section(config.tls, "tls").key == BASE / "tls/server.key"
     assert section(config.ledger, "ledger").path == BASE / "ledger/ledger.sqlite3"
-    assert section(config.token, "token").pin_source == PinSource("file", str(BASE / "secrets/pin"))
-    assert section(config.token, "token").module == Path("/usr/lib/softhsm/libsofthsm2.so")
+    assert section(config.token, "token").uri.pin == PinSource("file", str(BASE / "secrets/pin"))
+    assert section(config.token, "token").uri.module == Path("/usr/lib/softhsm/libsofthsm2.so")
     assert section(config.client, "client").devices == BASE / "devices"
 
 

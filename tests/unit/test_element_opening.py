@@ -18,7 +18,7 @@ def test_a_uri_says_where_token_module_and_pin_are(tmp_path: Path) -> None:
     module = tmp_path / "module.so"
     module.touch()
     config = read_element_uri(f"pkcs11:serial=1?module-path={module}&pin-source=file:{tmp_path}/pin", LOGINS)
-    assert (config.module, config.pin_source.value) == (module, f"{tmp_path}/pin")
+    assert (config.uri.module, config.uri.pin.value) == (module, f"{tmp_path}/pin")
     assert config.guard_dir == LOGINS
 
 

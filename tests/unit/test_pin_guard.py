@@ -73,10 +73,24 @@ def test_a_success_forgets_the_try_without_an_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "note", ["", "{", "[]", '"refused"', "{}", '{"state": "trying", "tries": "1"}', "\0"]
+    "note",
+    [
+        "",
+        "{",
+        "[]",
+        '"refused"',
+        "{}",
+        '{"state": "trying", "tries": "1"}',
+        '{"state": "trying", "at": "now", "tries": true}',
+        '{"state": "trying", "at": "now", "tries": 1, "more": 1}',
+        '{"state": "accepted", "at": "now"}',
+        "[" * 60_000,
+        "\0",
+        "\ud800",
+    ],
 )
 def test_a_note_that_makes_no_sense_counts_as_a_refusal(tmp_path: Path, note: str) -> None:
-    (tmp_path / "login.json").write_text(note)
+    (tmp_path / "login.json").write_bytes(note.encode(errors="surrogatepass"))
     with pytest.raises(PinRefusedError, match="blocked"):
         try_login(LoginGuard(tmp_path), AssertionError("the token was asked"))
 

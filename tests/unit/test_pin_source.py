@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.config import PinSource
 from otahsm.errors import ConfigError
+from otahsm.pkcs11_names import PinSource
 from otahsm.token.pin import TYPED, read_pin
 
 
@@ -131,7 +131,7 @@ def test_a_pin_that_was_typed_is_in_a_memory_file_and_can_be_read_again(
 
 def test_without_a_terminal_nobody_is_asked() -> None:
     code = (
-        "from otahsm.config import PinSource; from otahsm.token.pin import read_pin;"
+        "from otahsm.pkcs11_names import PinSource; from otahsm.token.pin import read_pin;"
         "read_pin(PinSource('prompt', ''))"
     )
     ran = subprocess.run(
@@ -144,7 +144,7 @@ def test_without_a_terminal_nobody_is_asked() -> None:
 def _type(pin: bytes) -> bytes:
     """Have a program ask for the PIN on a terminal; return what it showed: in the end, the PIN reversed."""
     code = (
-        "import os; from otahsm.config import PinSource; from otahsm.token.pin import ask_for_pin, read_pin;"
+        "import os; from otahsm.token.pin import PinSource, ask_for_pin, read_pin;"
         "ask_for_pin(); os.write(2, read_pin(PinSource('prompt', ''))[::-1].encode())"
     )
     pid, terminal = pty.fork()

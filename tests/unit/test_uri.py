@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otahsm.config import Pkcs11Uri
+from otahsm.pkcs11_names import Pkcs11Uri
 
 TEXT = st.none() | st.text(max_size=20)
 

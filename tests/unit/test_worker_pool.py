@@ -19,7 +19,8 @@ from otahsm.errors import (
     WorkerLostError,
     WorkersBusyError,
 )
-from otahsm.workers import WorkerPool, frames
+from otahsm.workers import frames
+from otahsm.workers.pool import WorkerPool
 
 from support.harness import READY_SECONDS
 

@@ -21,7 +21,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     os.umask(0o077)
     settings = load_config(config)
     check_file_modes(files_of_daemon(settings, config))
-    if settings.token and settings.token.pin_source.kind == "prompt":
+    if settings.token and settings.token.uri.pin.kind == "prompt":
         ask_for_pin()
     with logging_to_stderr():
         asyncio.run(run(settings))

@@ -10,8 +10,7 @@ from otahsm.config import files_of_signers, load_config
 from otahsm.errors import ConfigError
 from otahsm.system.file_modes import check_file_modes
 from otahsm.token.signer import start_at_socket
-from otahsm.workers import run_worker
-from otahsm.workers.child import Handler
+from otahsm.workers.child import Handler, run_worker
 
 
 def signer(config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -30,7 +29,8 @@ def signer(config: ConfigOption = DEFAULT_CONFIG) -> None:
     def start(setup: list[bytes]) -> Handler:
         settings = load_config(config)
         check_file_modes(files_of_signers(settings, config))
-        return start_at_socket(settings, setup)
+        tokens = settings.token.all if settings.token else ()
+        return start_at_socket(tokens, settings.token_keys, setup)
 
     os.umask(0o077)
     run_worker(start, at_socket=True)

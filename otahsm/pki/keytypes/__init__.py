@@ -32,6 +32,11 @@ ALL_ALGORITHMS: Final = (*SIGNATURE_ALGORITHMS.values(), rsa.PSS_SHA256)
 _BY_TYPE: Final[dict[KeyType, _Family]] = {name: family for family in FAMILIES for name in family.algorithms}
 
 
+def is_pss(mechanism: MechanismName | None) -> bool:
+    """Return whether a mechanism is one of RSASSA-PSS."""
+    return any(mechanism == known.name for known in rsa.PSS_SHA256.mechanisms)
+
+
 def family_of(key: object) -> _Family | None:
     """Return the family of a public or private `cryptography` key; None: there is none."""
     for family in FAMILIES:

@@ -15,8 +15,8 @@ from otahsm.pki import PrivateKey, describe_key, family_of, key_type_of
 from otahsm.token import keys
 from otahsm.token.facts import KeyFacts, read_facts
 from otahsm.token.opening import get_ready
-from otahsm.token.pool import PROBE
 from otahsm.token.session import logged_in
+from otahsm.token.setup import PROBE
 
 _PRIVATE: Final[Mapping[Attribute, Any]] = {
     Attribute.CLASS: ObjectClass.PRIVATE_KEY,

@@ -28,8 +28,8 @@ from otahsm.token.facts import KeyFacts, read_facts
 from otahsm.token.faults import explained
 from otahsm.token.keys import decode_public_key, find_private_key
 from otahsm.token.opening import get_ready
-from otahsm.token.pool import PROBE
 from otahsm.token.session import logged_in
+from otahsm.token.setup import PROBE
 
 _POSSESSION_DAYS: Final = 30
 

@@ -13,8 +13,9 @@ from typing import Final, NamedTuple, get_args
 
 import pkcs11
 
-from otahsm.config import CaConfig, KeyConfig, KeyFlaw, Pkcs11Uri, ReplicaConfig
+from otahsm.config import CaConfig, KeyConfig, ReplicaConfig
 from otahsm.errors import TokenRefusedError, TokenUnavailableError
+from otahsm.pkcs11_names import KeyFlaw, Pkcs11Uri
 from otahsm.pki import (
     SERIAL_RANDOM_BYTES,
     Issuer,
@@ -34,8 +35,8 @@ from otahsm.token.faults import explained
 from otahsm.token.files import write_certificate
 from otahsm.token.mechanisms import signing_mechanisms
 from otahsm.token.opening import get_ready
-from otahsm.token.pool import PROBE
 from otahsm.token.session import Login, logged_in
+from otahsm.token.setup import PROBE
 from otahsm.token.signing import SigningKey
 
 MAX_NAME: Final = 64  # ub-common-name and ub-organization-name (RFC 5280, appendix A.1)

@@ -14,8 +14,9 @@ from typing import Any, Final, cast, get_args
 import pkcs11
 from pkcs11 import Attribute, ObjectClass
 
-from otahsm.config import KeyConfig, KeyFlaw, Pkcs11Uri
+from otahsm.config import KeyConfig
 from otahsm.errors import OtahsmError, TokenRefusedError
+from otahsm.pkcs11_names import KeyFlaw, Pkcs11Uri
 from otahsm.pki import (
     KeyType,
     PublicKey,

@@ -15,8 +15,9 @@ import pkcs11
 from pkcs11 import exceptions
 from pydantic import ValidationError
 
-from otahsm.config import Pkcs11Uri, ReplicaConfig
+from otahsm.config import ReplicaConfig
 from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
+from otahsm.pkcs11_names import Pkcs11Uri
 from otahsm.token.faults import explain
 from otahsm.token.session import Login, describe_token, find_token, load_module, logged_in
 
@@ -74,9 +75,9 @@ def read_element_uri(uri: str, logins: Path) -> ReplicaConfig:
             f"invalid URI of the device's token: {cause}",
             hint="Write pkcs11:token=LABEL?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:pin.",
         ) from None
-    if not config.module.is_file():
+    if not config.uri.module.is_file():
         raise ConfigError(
-            f"invalid URI of the device's token: module-path {config.module} does not exist",
+            f"invalid URI of the device's token: module-path {config.uri.module} does not exist",
             hint="Install the PKCS#11 library of the device's token on this machine.",
         )
     return config

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import softhsm
-from otahsm.config import Pkcs11Uri
+from otahsm.pkcs11_names import Pkcs11Uri
 
 from support.harness import OTAHSM, READY_SECONDS, Fleet
 from support.tokens.faulty import FaultyToken, shim_environment

@@ -85,7 +85,7 @@ def with_replica(fleet: Fleet, module: Path, *, weight: int) -> Iterator[FaultyT
     conf.write_text(conf.read_text().replace(str(fleet.folder / "token"), str(clone)))
     faulty = FaultyToken(fleet)
     slots = f"otahsm-{uuid.uuid4()}"
-    environment = shim_environment(token.module, control=faulty.control, log=faulty.log, slots=slots)
+    environment = shim_environment(token.uri.module, control=faulty.control, log=faulty.log, slots=slots)
     environment["SOFTHSM2_CONF"] = str(conf)
     uri = f"{token.name}?module-path={module}&pin-source=file:secrets/pin"
     lines = [
@@ -108,9 +108,9 @@ def behind_shim(fleet: Fleet, module: Path) -> Iterator[FaultyToken]:
     assert token is not None
     faulty = FaultyToken(fleet)
     slots = f"otahsm-{uuid.uuid4()}"
-    environment = shim_environment(token.module, control=faulty.control, log=faulty.log, slots=slots)
+    environment = shim_environment(token.uri.module, control=faulty.control, log=faulty.log, slots=slots)
     lines = "".join(f'{name} = "{value}"\n' for name, value in environment.items())
-    fleet.edit(f"module-path={token.module}", f"module-path={module}")
+    fleet.edit(f"module-path={token.uri.module}", f"module-path={module}")
     fleet.edit("[token.environment]\n", "[token.environment]\n" + lines)
     faulty.misbehave()
     try:

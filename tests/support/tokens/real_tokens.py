@@ -67,11 +67,20 @@ class TokenAcrossASocket:
         assert token is not None
         self.socket = fleet.folder / "p11.sock"
         self._server = _Program(
-            ["p11-kit", "server", "-f", "-n", str(self.socket), "--provider", str(token.module), "pkcs11:"],
+            [
+                "p11-kit",
+                "server",
+                "-f",
+                "-n",
+                str(self.socket),
+                "--provider",
+                str(token.uri.module),
+                "pkcs11:",
+            ],
             dict(token.environment),
             fleet.folder / "p11-kit.log",
         )
-        fleet.edit(f"module-path={token.module}", f"module-path={find_library('p11-kit-client.so')}")
+        fleet.edit(f"module-path={token.uri.module}", f"module-path={find_library('p11-kit-client.so')}")
         fleet.edit(
             "[token.environment]\n",
             f'[token.environment]\nP11_KIT_SERVER_ADDRESS = "unix:path={self.socket}"\n',
@@ -136,7 +145,7 @@ class Tpm:
         token = fleet.config.token
         assert token is not None
         self._module = find_library("libtpm2_pkcs11.so")
-        fleet.edit(f"module-path={token.module}", f"module-path={self._module}")
+        fleet.edit(f"module-path={token.uri.module}", f"module-path={self._module}")
         fleet.edit("token=otahsm-quickstart", "token=a%20TPM")
         lines = "".join(f'{name} = "{value}"\n' for name, value in self.environment.items())
         fleet.edit("[token.environment]\n", f"[token.environment]\n{lines}")

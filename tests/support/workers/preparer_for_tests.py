@@ -6,8 +6,7 @@ import os
 import signal
 
 from otahsm.preparation.preparer import start as start_real
-from otahsm.workers import run_worker
-from otahsm.workers.child import Handler
+from otahsm.workers.child import Handler, run_worker
 
 DEADLY = b"a CSR that breaks the parser"
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from otahsm.errors import TokenRefusedError, TokenUnavailableError
-from otahsm.workers import run_worker
-from otahsm.workers.child import Handler
+from otahsm.workers.child import Handler, run_worker
 
 PR_GET_DUMPABLE = 3
 

@@ -23,7 +23,7 @@ from otahsm.cli.output.fields import print_descriptions
 from otahsm.cli.output.files import write_output
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ConfigError
-from otahsm.pki import describe, find_chain_problems, load_chain, order_bundle
+from otahsm.pki import describe, find_chain_problems, is_pss, load_chain, order_bundle
 from otahsm.system.files import read_file
 from otahsm.token.ceremony import MAX_NAME, check_key, create_request
 from otahsm.token.ceremony import prove_possession as prove
@@ -83,7 +83,7 @@ def import_certificates(
     """
     token, ca = token_and_authority(load_config(config), ca_name)
     bundle = order_bundle({str(path): read_file(path) for path in files})
-    chain = load_chain(bundle, pss=ca.signs_with_pss)
+    chain = load_chain(bundle, pss=is_pss(ca.mechanism))
     if problems := find_chain_problems(chain, datetime.now(UTC)):
         raise ConfigError(
             f"devices can't be issued under this chain: {'; '.join(problems)}",

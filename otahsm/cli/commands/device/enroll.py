@@ -22,8 +22,8 @@ from otahsm.cli.options import (
 from otahsm.cli.output.failures import print_failure
 from otahsm.cli.output.fields import print_json_line
 from otahsm.client import IssuedCertificate, Refusal
-from otahsm.config import KeyFlaw
 from otahsm.errors import RequestRefusedError
+from otahsm.pkcs11_names import KeyFlaw
 from otahsm.pki import KeyType, check_device_id
 from otahsm.token.element import ElementKey, KeySpec, SecureElement, element_opened, read_element_uri
 

@@ -1,13 +1,21 @@
-"""PKCS#11 URIs (RFC 7512): how the configuration names a token, a key, a module and where the PIN is."""
+"""How the configuration names a token, a key, a module and where the PIN is: PKCS#11 URIs (RFC 7512).
+
+Nothing is loaded for them but the standard library: signers need them, and not the configuration.
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
 import string
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
+
+KeyFlaw: TypeAlias = Literal["extractable", "not-sensitive", "not-local"]
+PinKind: TypeAlias = Literal["file", "command", "systemd-credential", "env", "prompt"]
 
 _SCHEME: Final = "pkcs11:"
 _OF_TOKENS: Final = ("token", "serial", "manufacturer", "model")
@@ -24,6 +32,48 @@ _TYPES: Final = ("cert", "data", "private", "public", "secret-key")
 _PATH_SAFE: Final = ":[]@!$'()*+,=&"
 _QUERY_SAFE: Final = ":[]@!$'()*+,=/?|"
 _PRINTABLE: Final = frozenset(string.ascii_letters + string.digits + string.punctuation)
+
+
+_PIN_SOURCES: Final = (
+    "pin-source must be file:PATH, systemd-credential:NAME, |COMMAND (with an absolute path), env:NAME or"
+    " prompt:"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PinSource:
+    """Where the user PIN comes from (RFC 7512, section 2.4, and more kinds).
+
+    Attributes:
+        kind: "file", "command", "systemd-credential", "env", or "prompt", which is a terminal.
+        value: the path, command line or name; "" for a prompt.
+    """
+
+    kind: PinKind
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> PinSource:
+        """Read the value of a pin-source. Raises ValueError, which never quotes it, if it is invalid."""
+        if text.startswith("|"):
+            try:
+                program = shlex.split(text[1:])[:1]
+            except ValueError:
+                program = []
+            if not program or not Path(program[0]).is_absolute():
+                raise ValueError(_PIN_SOURCES)
+            return cls("command", text[1:])
+        kind, colon, value = text.partition(":")
+        if colon and value:
+            if kind == "file":
+                return cls("file", value.removeprefix("//") if value.startswith("///") else value)
+            if kind == "systemd-credential" and "/" not in value:
+                return cls("systemd-credential", value)
+            if kind == "env":
+                return cls("env", value)
+        if text == "prompt:":
+            return cls("prompt", "")
+        raise ValueError(_PIN_SOURCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +139,16 @@ class Pkcs11Uri:
     def only_token(self) -> Pkcs11Uri:
         """Return a URI with the attributes of the token only."""
         return Pkcs11Uri(self.token, self.serial, self.manufacturer, self.model)
+
+    @property
+    def module(self) -> Path:
+        """The PKCS#11 library."""
+        return Path(self.module_path or "")
+
+    @property
+    def pin(self) -> PinSource:
+        """Where the PIN comes from. Raises ValueError if pin-source is missing or invalid."""
+        return PinSource.parse(self.pin_source or "")
 
     @property
     def has_object(self) -> bool:
