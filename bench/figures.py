@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -80,9 +81,9 @@ async def slow(config: Config) -> None:
         def behind_shim(settings: Config) -> Config:
             token = section(settings.token, "token")
             control, log = folder / "control", folder / "log"
-            shim = shim_environment(token.module, control=control, log=log, slots=slots)
+            shim = shim_environment(token.uri.module, control=control, log=log, slots=slots)
             changes = {
-                "module": module,
+                "uri": replace(token.uri, module_path=str(module)),
                 "environment": {**token.environment, **shim},
                 "signers": 2,
                 "sessions": 8,
