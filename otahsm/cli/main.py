@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
 import typer
@@ -39,12 +41,24 @@ def _otahsm() -> None:
     """Give Typer a group to build, though it has no command itself."""
 
 
-class _StandardOutput(io.FileIO):
-    """Standard output, whose failures are ours, but for a reader that is gone: Typer handles that."""
+class _StandardOutput(io.BufferedWriter):
+    """Standard output, whose failures are ours, but for a reader that is gone: Typer handles that.
+
+    Not a raw file: if Ctrl-C came after the write of one, what was written would be kept, and written again.
+    """
 
     def write(self, octets: Any, /) -> int:
-        try:
+        with self._failures():
             return super().write(octets)
+
+    def flush(self) -> None:
+        with self._failures():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -58,10 +72,8 @@ class _StandardOutput(io.FileIO):
 def main() -> None:
     """Run a command; turn our errors into one clear message and the exit code that documents it."""
     if sys.stdout is not None:  # as it is if nobody opened it
-        raw = _StandardOutput(sys.stdout.fileno(), "w", closefd=False)
-        sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(raw), sys.stdout.encoding, sys.stdout.errors, None, sys.stdout.isatty()
-        )
+        out = _StandardOutput(io.FileIO(sys.stdout.fileno(), "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(out, sys.stdout.encoding, sys.stdout.errors, None, sys.stdout.isatty())
     try:
         app(color=False if os.environ.get("NO_COLOR") else None)  # no-color.org; rich sees to it by itself
     except OtahsmError as error:

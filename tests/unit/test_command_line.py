@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import get_args, get_type_hints
 
 import pytest
@@ -54,6 +54,26 @@ def test_a_full_disk_below_standard_output_is_one_line(
         "otahsm: can't write to standard output: No space left on device\n"
         "        If it is a file, check the space on its disk; then run the command again.\n"
     )
+
+
+def test_what_is_printed_when_ctrl_c_comes_is_not_printed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        ours = frame.f_code.co_filename == main.__code__.co_filename
+        if event == "return" and ours and frame.f_code.co_name in {"write", "flush"}:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    with (tmp_path / "out").open("w") as out, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setitem(main.__globals__, "app", lambda **_: print("a line", flush=True))  # noqa: T201
+        sys.setprofile(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            main()
+        sys.setprofile(None)
+        sys.stdout.flush()
+    assert (tmp_path / "out").read_text() == "a line\n"
 
 
 def test_a_folder_that_can_not_be_is_one_line(
