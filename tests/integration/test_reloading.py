@@ -54,7 +54,7 @@ class Asking:
         except NotAllowedError as error:
             return error.message
         assert isinstance(result, Refusal)
-        assert result.code == "PERMISSION_DENIED"
+        assert result.code == "PERMISSION_DENIED", result
         return result.message
 
     async def close(self) -> None:

@@ -38,7 +38,7 @@ runpy.run_module("otahsm", run_name="__main__")
 """
 _LOOK: Final = ("otahsm.authority.denied_clients", "DeniedClients", "look")
 _SPOOL: Final = ("otahsm.authority.spool_reader", "SpoolReader", "run_once")
-_KEEP: Final = ("otahsm.workers", "WorkerPool", "_keep")
+_KEEP: Final = ("otahsm.workers.pool", "WorkerPool", "_keep")
 
 
 def _with_a_fault(where: tuple[str, str, str], longest_rest: float = 10) -> tuple[str, ...]:
