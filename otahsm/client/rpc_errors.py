@@ -25,6 +25,7 @@ _REASONS: Final = {
     "Socket closed": "it closed the connection",
     "DNS resolution failed": "its name can't be resolved",
     "timeout": "it does not respond",
+    "Internal error from Core": "it ended the call",
     **{
         words: words  # of the operating system
         for words in (
