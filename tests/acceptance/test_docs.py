@@ -18,6 +18,7 @@ from typing import Final
 import pytest
 
 from support.harness import READY_SECONDS, Fleet, RunningDaemon, running
+from support.zygote import write_launcher
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -71,9 +72,9 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
-def run(block: Block, folder: Path, ledger: Path, address: str, systemd: Path) -> None:
-    """Run a block; `systemd` is a folder with a systemctl that knows one service."""
-    binaries = f"{systemd}:{Path(sys.executable).parent}"
+def run(block: Block, folder: Path, ledger: Path, address: str, programs: Path) -> None:
+    """Run a block; `programs` is a folder with an `otahsm`, and a systemctl that knows one service."""
+    binaries = f"{programs}:{Path(sys.executable).parent}"
     done = subprocess.run(
         block.command(ledger, address),
         cwd=folder,
@@ -103,25 +104,27 @@ RUNNABLE: Final = [page for page in PAGES if _MARK in page.read_text() and block
 def test_what_a_page_tells_a_user_to_type_works(
     page: Path, make_fleet: Callable[[], Fleet], tmp_path: Path
 ) -> None:
+    programs, empty = tmp_path / "programs", tmp_path / "empty"
+    programs.mkdir()
+    empty.mkdir()
+    write_launcher(programs)
     with contextlib.ExitStack() as stack:
         daemon: RunningDaemon | None = None
         for block in blocks_of(page):
             if block.where == "empty":
-                run(block, tmp_path, tmp_path / "none", ADDRESS, tmp_path)
+                run(block, empty, empty / "none", ADDRESS, programs)
                 continue
             daemon = daemon or stack.enter_context(serving(make_fleet()))
-            systemd = fake_systemd(daemon, tmp_path / "systemd")
+            write_systemctl(daemon, programs)
             ledger = daemon.fleet.folder / "ledger/ledger.sqlite3"
-            run(block, daemon.fleet.folder, ledger, daemon.address, systemd)
+            run(block, daemon.fleet.folder, ledger, daemon.address, programs)
 
 
-def fake_systemd(daemon: RunningDaemon, folder: Path) -> Path:
-    """Make a systemctl that reloads the daemon, as deploy/otahsm.service says."""
-    folder.mkdir(exist_ok=True)
+def write_systemctl(daemon: RunningDaemon, folder: Path) -> None:
+    """Write a systemctl that reloads the daemon, as deploy/otahsm.service says."""
     systemctl = folder / "systemctl"
     systemctl.write_text(f'#!/bin/sh -e\n[ "$*" = "reload otahsm" ]\nkill -HUP {daemon.process.pid}\n')
     systemctl.chmod(0o755)
-    return folder
 
 
 def test_readme_and_every_guide_have_something_that_is_run() -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -88,7 +88,7 @@ class Fleet:
         return copy
 
     def run(
-        self, *arguments: str, timeout: float = READY_SECONDS, environment: dict[str, str] | None = None
+        self, *arguments: str, timeout: float = READY_SECONDS, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `otahsm` in the fleet's folder."""
         return run_command(arguments, self.folder, {**os.environ, **(environment or {})}, timeout)

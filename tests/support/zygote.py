@@ -11,8 +11,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import inspect
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -86,6 +88,38 @@ def run_command(
     return subprocess.CompletedProcess(["otahsm", *words], status, *texts)
 
 
+def write_launcher(folder: Path) -> None:
+    """Write an `otahsm` for a PATH, which shells run as the real one."""
+    launcher = folder / "otahsm"
+    code = "\n".join(
+        (
+            "import json, os, signal, socket, sys",
+            inspect.getsource(_launch),
+            f"_launch({str(start(COMMANDS))!r})",
+        )
+    )
+    launcher.write_text(f"#!{sys.executable} -IS\n{code}\n")
+    launcher.chmod(0o755)
+
+
+def _launch(address: str) -> None:
+    """Be the launcher, in a process that has loaded nothing else."""
+    with os.scandir("/proc/self/fd") as descriptors:
+        if len(list(descriptors)) > 4:  # the three, and the folder: a shell's <(...) is only in this process
+            os.execv(sys.executable, [sys.executable, "-P", "-m", "otahsm", *sys.argv[1:]])  # noqa: S606
+    request = os.memfd_create("request")
+    words = {"words": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}  # noqa: PTH109
+    os.write(request, json.dumps(words).encode())
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(address)
+    socket.send_fds(connection, [b"run"], [0, 1, 2, request])
+    pid = int(connection.recv(64))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(pid, number))
+    status = int(connection.recv(64))
+    sys.exit(status if status >= 0 else 128 - status)
+
+
 class ForkedProcess:
     """An `otahsm` that runs, as `subprocess.Popen` would have it.
 
@@ -149,7 +183,6 @@ def serve(kind: str, address: str, parent: int) -> None:
     """Load the modules, and fork for each connection until the parent is gone."""
     import gc  # noqa: PLC0415
     import importlib  # noqa: PLC0415
-    import select  # noqa: PLC0415
 
     from otahsm.cli import commands, lazy  # noqa: PLC0415
 
@@ -186,6 +219,9 @@ def answer(connection: socket.socket) -> None:
         connection.close()
         be_otahsm(descriptors)
     connection.send(str(pid).encode())
+    ended = os.pidfd_open(pid)
+    if ended not in select.select([connection.fileno(), ended], [], [])[0]:  # who has started it is gone
+        os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(OSError):
         connection.send(str(os.waitstatus_to_exitcode(status)).encode())

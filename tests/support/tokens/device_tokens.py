@@ -15,7 +15,7 @@ from typing import Any
 import softhsm
 from otahsm.pkcs11_names import Pkcs11Uri
 
-from support.harness import OTAHSM, READY_SECONDS, Fleet
+from support.harness import READY_SECONDS, Fleet
 from support.tokens.faulty import FaultyToken, shim_environment
 
 
@@ -57,15 +57,8 @@ class DeviceToken:
 
     def enroll(self, device_id: str, *options: str) -> subprocess.CompletedProcess[str]:
         """Run `otahsm device enroll`."""
-        return subprocess.run(
-            [*OTAHSM, "device", "enroll", device_id, "--pkcs11", self.uri, "--out", self.out, *options],
-            cwd=self.line.folder,
-            env={**os.environ, **self.environment},
-            capture_output=True,
-            text=True,
-            timeout=READY_SECONDS,
-            check=False,
-        )
+        words = ("device", "enroll", device_id, "--pkcs11", self.uri, "--out", str(self.out), *options)
+        return self.line.run(*words, environment=self.environment)
 
     def enrolled(self, device_id: str, *options: str) -> dict[str, Any]:
         """Run it, see that it succeeds, and return its report."""
