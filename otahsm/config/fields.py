@@ -21,7 +21,8 @@ _Item = TypeVar("_Item")
 class Section(BaseModel):
     """A table of the file: frozen. Unknown keys are refused, and no value is converted to another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # Deferred: the whole file is validated as one model, and its tables need no validators of their own.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 def beside_the_file(path: Path, info: ValidationInfo) -> Path:
