@@ -16,6 +16,6 @@ def test_whatever_is_killed_all_that_was_received_or_signed_is_in_the_ledger(
 ) -> None:
     server = request.getfixturevalue("postgres_server_of_my_own") if engine == "postgresql" else None
     storm = Storm(faulty, server, 300, random.Random(7))
-    storm.rage(10)
+    storm.rage(6)
     storm.check()
-    assert storm.killed.total() == 10
+    assert storm.killed.total() == 6
