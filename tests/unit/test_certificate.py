@@ -28,6 +28,7 @@ from otahsm.pki import (
 
 from support.attacks.forging import key_of
 from support.authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of, leaf
+from support.examples import examples
 
 PROFILE = Profile()
 EXTENSIONS = {
@@ -96,7 +97,7 @@ def check_leaf(
 
 
 @long_names
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(device_ids, st.sampled_from(SMALL_KEY_TYPES), st.sampled_from(SMALL_KEY_TYPES), serials, lives)
 @example("a", "ed25519", "ec-p256", 1, Validity(at("2049-12-31 23:59:59"), at("2050-01-01")))
 @example("a", "ec-p256", "rsa-2048", 127, Validity(at("2050-01-01"), at("2050-01-01")))
@@ -140,7 +141,7 @@ def test_a_profile_with_other_usages_gets_those() -> None:
     ]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(
     moments.filter(lambda moment: 1971 <= moment.year < 9900),
     st.integers(0, 3 * 365 * 86400),

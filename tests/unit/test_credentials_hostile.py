@@ -21,6 +21,7 @@ from otahsm.gateway.credentials import read_credentials
 from otahsm.gateway.small_zip import MAX_ARCHIVE_BYTES, MAX_ENTRY_BYTES
 
 from support.credentials import CLIENT, GOOD, INTERMEDIATE, OTHER, ROOT, read, refused
+from support.examples import examples
 from support.gateways import NOW, URL, make_zip, p12
 
 
@@ -182,7 +183,9 @@ def right_or_refused(path: Path, content: bytes) -> None:
         assert credentials.ca is None or credentials.ca.pem == ROOT.pem
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=examples(400), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=4), keep=st.floats(0.3, 1))
 def test_a_damaged_archive_gives_the_right_value_or_one_of_our_errors(
     tmp_path: Path, archive: bytes, flips: list[tuple[float, int]], keep: float
@@ -194,7 +197,9 @@ def test_a_damaged_archive_gives_the_right_value_or_one_of_our_errors(
     right_or_refused(tmp_path / "c.zip", bytes(content[: int(keep * len(content))]))
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(place=st.floats(0, 1), bits=st.integers(1, 255), what=st.sampled_from(["p12", "pem", "der"]))
 def test_damage_inside_an_entry_gives_a_value_or_one_of_our_errors(
     tmp_path: Path, place: float, bits: int, what: str

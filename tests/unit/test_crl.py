@@ -31,6 +31,7 @@ from otahsm.pki import (
 )
 
 from support.authority import CA_NAME, CRL_MADE, KEY_TYPES, SMALL_KEY_TYPES, crl, issuer_of, leaf
+from support.examples import examples
 
 URL = "http://crl.example.com/fleet-17.crl"
 WEEK = timedelta(days=7)
@@ -116,7 +117,7 @@ def object_by_object(
     return encoded
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(
     entries,
     st.sampled_from(SMALL_KEY_TYPES),
@@ -170,7 +171,7 @@ def test_every_length_of_the_list_is_encoded_rightly(count: int) -> None:
     assert built == object_by_object(listed, "ec-p256", 1, updates, None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(entries, st.sampled_from(SMALL_KEY_TYPES), st.integers(0, 2**159 - 1))
 def test_another_reader_finds_each_certificate_since_when_and_why(
     listed: list[RevokedCertificate], ca: KeyType, number: int
@@ -345,7 +346,7 @@ def test_a_crl_in_another_name_is_not_believed_though_the_key_is_the_same() -> N
         check_crl_signature(other, issuer_of("ed25519"))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.data())
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 def test_a_damaged_crl_is_described_or_refused_and_never_believed(data: st.DataObject) -> None:

@@ -40,6 +40,7 @@ from support.attacks.hostile import (
     UNKNOWN,
     of_size,
 )
+from support.examples import examples
 
 PROFILE = Profile()
 LENIENT = Profile(csr_extras="ignore")
@@ -206,13 +207,13 @@ def accepts(csr: bytes, profile: Profile) -> bool:
     return True
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.binary(max_size=400))
 def test_arbitrary_bytes_are_refused_and_do_nothing_else(csr: bytes) -> None:
     assert not accepts(csr, PROFILE)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=examples(3000), deadline=None)
 @given(st.data())
 def test_a_mutated_csr_is_accepted_only_if_its_signature_is_valid(data: st.DataObject) -> None:
     csr = bytearray(data.draw(st.sampled_from(valid_csrs())))
@@ -257,7 +258,7 @@ _attributes = st.lists(
 ).map(lambda extensions: wish(*extensions))
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(_names, st.lists(_attributes, max_size=2), st.sampled_from((PROFILE, LENIENT)))
 def test_a_signed_csr_with_any_subject_and_wishes_is_accepted_or_refused_and_nothing_else(
     name: bytes, attributes: list[bytes], profile: Profile

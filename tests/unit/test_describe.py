@@ -19,6 +19,7 @@ from otahsm.pki.der import tlv
 from support.attacks.forging import extension, forge, key_of, named, wish
 from support.attacks.hostile import ALT_NAME, CA_TRUE, HOSTILE, KEY_USAGE, UNKNOWN
 from support.authority import CA_NAME, KEY_TYPES, SERIAL, leaf, root_of
+from support.examples import examples
 
 
 def armour(der: bytes, label: str = "CERTIFICATE") -> bytes:
@@ -156,7 +157,7 @@ SOUND = (leaf("device-1", "ec-p256"), forge(named("device-1"), wish(CA_TRUE, ALT
 # cryptography warns of a damaged name, serial number or algorithm that it reads all the same.
 @pytest.mark.filterwarnings("ignore:Attribute's length must be:UserWarning")
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_described_or_refused_and_nothing_else(data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(SOUND)))

@@ -16,6 +16,7 @@ from otahsm.pki import CrlLocation, crl_url_in, describe_crl, make_serial
 from otahsm.pki.distribution import crl_distribution_points
 
 from support.authority import crl, leaf
+from support.examples import examples
 
 URL = "http://crl.example.com/fleet-{shard}.crl"
 SHARDED = CrlLocation(URL, 16)
@@ -67,7 +68,7 @@ def test_each_shard_has_its_own_url() -> None:
     assert plain.location.urls == [plain.url]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(urls)
 def test_any_url_that_may_be_configured_is_the_same_in_certificate_and_crl(url: str) -> None:
     # Verifiers compare them octet by octet, and devices fetch what is written there.

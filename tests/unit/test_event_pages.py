@@ -19,6 +19,7 @@ from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.sequencer import note_entries
 from otahsm.ledger.write import events
 
+from support.examples import examples
 from support.homes import PostgresHome, ledger_in
 from support.postgres import PostgresServer
 
@@ -120,7 +121,7 @@ async def test_every_event_of_a_time_is_on_one_page_however_times_are_mixed(
     monkeypatch.setattr(event_page, "_LOOKED_UP", 20)  # and that more may fit than are looked up
 
     @given(st.none() | st.integers(0, 101), st.none() | st.integers(0, 101), st.integers(1, 9))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     def check(after: int | None, before: int | None, size: int) -> None:
         expected = [at for at in times if (after is None or after <= at) and (before is None or at < before)]
         wanted = EventFilter(after=after, before=before)

@@ -31,6 +31,7 @@ from otahsm.ledger.migrations import NEWEST, knows_version, migrate
 from otahsm.ledger.schema import certificates, metadata
 from otahsm.system.clock import microseconds
 
+from support.examples import examples
 from support.homes import CA, Home, ledger_in
 from support.intents import intent, issue, told
 
@@ -239,7 +240,9 @@ NAMES = st.sampled_from("abc")
 
 
 @given(asked=st.lists(st.lists(st.tuples(NAMES, NAMES, NAMES), max_size=6), max_size=6), data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 async def test_whatever_is_asked_a_device_and_a_key_get_one_certificate(
     ledger: Ledger, asked: list[list[tuple[str, str, str]]], data: st.DataObject
 ) -> None:

@@ -24,6 +24,7 @@ from otahsm.ledger import (
 from otahsm.ledger.migrations import migrate
 from otahsm.pki import SerialNumber
 
+from support.examples import examples
 from support.homes import Home, PostgresHome, ledger_in
 from support.intents import intent, issue, told
 from support.postgres import PostgresServer
@@ -179,7 +180,9 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(1, 12))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 async def test_whatever_happens_no_batch_has_more_than_was_ordered_and_every_place_can_be_used(
     home: Home, ledger: Ledger, steps: list[tuple[str, int, int]], size: int
 ) -> None:

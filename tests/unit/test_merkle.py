@@ -23,6 +23,7 @@ from otahsm.tlog import (
     verify_inclusion,
 )
 
+from support.examples import examples
 from support.merkle_vectors import CONSISTENCY, INCLUSION, LEAVES, ROOTS
 from support.transparency import Log
 
@@ -199,7 +200,7 @@ def test_proofs_between_any_sizes_are_the_rfcs(size: int, data: st.DataObject) -
     verify_consistency(old, mth(leaves[:old]), new, mth(leaves[:new]), consistency)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.integers(2, 60), st.data())
 def test_no_change_to_a_proof_is_overlooked(size: int, data: st.DataObject) -> None:
     leaves = contents(size)

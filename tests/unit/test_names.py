@@ -15,6 +15,7 @@ from otahsm.pki.der import PRINTABLE_STRING
 from otahsm.pki.names import device_id_of, subject_of
 
 from support.attacks.forging import ORGANIZATION, attribute, subject
+from support.examples import examples
 
 DEFAULT = Profile().device_id
 
@@ -54,7 +55,7 @@ def test_no_pattern_lets_an_unsafe_device_id_through(device_id: str) -> None:
     assert raised.value.message.isprintable()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.text(max_size=140))
 def test_what_is_let_through_is_one_safe_path_part(device_id: str) -> None:
     try:
@@ -71,7 +72,7 @@ def test_what_is_let_through_is_one_safe_path_part(device_id: str) -> None:
     assert ".." not in device_id
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.from_regex(DEFAULT_DEVICE_ID, fullmatch=True))
 def test_the_default_pattern_allows_nothing_unsafe_but_two_dots(device_id: str) -> None:
     if ".." not in device_id:
@@ -95,7 +96,7 @@ def test_a_long_device_id_is_not_repeated_in_full() -> None:
 
 # cryptography warns of a common name above RFC 5280's 64 characters.
 @pytest.mark.filterwarnings("ignore:Attribute's length must be:UserWarning")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.from_regex(DEFAULT_DEVICE_ID, fullmatch=True))
 def test_a_subject_is_what_cryptography_would_encode_and_is_read_back(device_id: str) -> None:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, device_id)])

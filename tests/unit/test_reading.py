@@ -35,6 +35,7 @@ from otahsm.ledger.migrations import migrate
 from otahsm.ledger.read import certificate_page
 from otahsm.pki import SerialNumber, make_serial
 
+from support.examples import examples
 from support.homes import Home, SqliteHome, ledger_in
 from support.intents import intent, told
 
@@ -184,7 +185,7 @@ async def test_every_filter_shows_what_fits_once_in_order_and_nothing_else(
     monkeypatch.setattr(certificate_page, "_SCANNED", 7)  # so that pages end before they are full
 
     @given(FILTERS, st.integers(1, 20))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=examples(150), deadline=None)
     def check(wanted: Filter, size: int) -> None:
         expected = [entry for entry in everything if fits(entry, wanted)]
         assert walk(reader, wanted, size) == expected[:: -1 if wanted.newest_first else 1]
@@ -245,7 +246,7 @@ STEPS = st.lists(st.integers(1, 5) | st.tuples(st.sampled_from(Status), st.integ
     newest_first=st.booleans(),
 )
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )  # the ledger grows from one to the next, and that is well
 def test_a_walk_shows_what_was_there_once_whatever_is_added_meanwhile(
     home: Home,

@@ -27,6 +27,7 @@ from otahsm.pki.csr import CheckedCsr
 
 from support.attacks.forging import key_of
 from support.authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of
+from support.examples import examples
 
 PROFILES = (
     Profile(),
@@ -60,7 +61,7 @@ def csr_of(device_id: str, key_type: KeyType) -> CheckedCsr:
     return CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(
     device_ids,
     st.sampled_from(SMALL_KEY_TYPES),
