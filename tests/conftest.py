@@ -28,27 +28,31 @@ sys.dont_write_bytecode = False
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# What takes longest begins first, so that no processor waits for it in the end. It mostly waits itself: for
-# tokens that hang and daemons that start. One worker runs a whole file, with one daemon for all its tests.
+# What takes longest begins first, so that no processor waits for it in the end. One worker runs a whole file,
+# with one daemon for all its tests. Some mostly wait, for tokens that hang and daemons that start, and others
+# keep a processor busy: they take turns here.
 LONGEST_FIRST = (
-    "faults/test_fault_table.py",
-    "faults/test_pin.py",
-    "faults/test_kills.py",
+    "faults/test_fault_table_sessions.py",
+    "faults/test_fault_table_signing.py",
     "fuzz/test_fuzz.py",
     "acceptance/test_docs.py",
-    "integration/test_serve.py",
-    "faults/test_token_faults.py",
-    "integration/test_transparency.py",
-    "faults/test_token_replicas.py",
-    "faults/test_revocation.py",
-    "unit/test_tampering.py",
-    "faults/test_patience.py",
-    "acceptance/test_cli_bench.py",
-    "faults/test_replicas.py",
-    "integration/test_audit.py",
-    "integration/test_spool.py",
+    "faults/test_fault_table_starting.py",
     "acceptance/test_separate_users.py",
+    "acceptance/test_cli_bench.py",
+    "faults/test_patience.py",
+    "faults/test_pin.py",
+    "unit/test_tampering.py",
+    "faults/test_revocation.py",
+    "faults/test_cli_killed.py",
+    "faults/test_replicas.py",
+    "unit/test_merkle_log.py",
+    "faults/test_token_faults.py",
+    "faults/test_kills.py",
+    "integration/test_audit.py",
+    "faults/test_token_replicas.py",
     "faults/test_storm.py",
+    "acceptance/test_hardening.py",
+    "integration/test_reloading.py",
     "acceptance/test_supply_chain.py",
 )
 

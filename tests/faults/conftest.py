@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.harness import Fleet
+from support.tokens.fault_table import Serving, serving_impatiently
 from support.tokens.faulty import FaultyToken, behind_shim, compile_shim
 
 
@@ -34,3 +35,10 @@ def faulty(make_fleet: Callable[[], Fleet], shim_module: Path) -> Iterator[Fault
     """A fleet whose signers load the shim, which behaves at first."""
     with behind_shim(make_fleet(), shim_module) as faulty:
         yield faulty
+
+
+@pytest.fixture(scope="module")
+def impatient(make_fleet: Callable[[], Fleet], shim_module: Path) -> Iterator[Serving]:
+    """A daemon that waits a second for its token, which behaves at first."""
+    with serving_impatiently(make_fleet(), shim_module) as serving:
+        yield serving

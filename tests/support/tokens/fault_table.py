@@ -1,7 +1,7 @@
-"""Every way in which a token fails: what clients see, that it recovers alone, and that nothing is lost.
+"""Every way in which a token fails, section by section: what a PKCS#11 module can do to its user.
 
-The table is section by section what a PKCS#11 module can do to its user. Each fault is switched on under a
-running daemon, while a client with patience asks for certificates, and one without.
+Each fault is switched on under a running daemon, while a client with patience asks for certificates, and one
+without.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import pytest
 from cryptography import x509
 
 from otahsm.client import IssuedCertificate, Refusal
@@ -92,40 +92,41 @@ OTHERS: Final = {
     "the token is nearly locked": Fault(("final-try", "C_Sign=abort")),
     "the token is locked": Fault(("locked", "C_Sign=abort")),
 }
-TABLE: Final = {**SIGNING, **STARTING, **OTHERS}
 
 
-@pytest.fixture(scope="module")
-def faulty(shim_module: Path, make_fleet: Callable[[], Fleet]) -> Iterator[FaultyToken]:
-    with behind_shim(make_fleet(), shim_module) as faulty:
+class Serving(NamedTuple):
+    """A daemon that serves with a token that can be made to fail."""
+
+    faulty: FaultyToken
+    daemon: RunningDaemon
+
+
+@contextmanager
+def serving_impatiently(fleet: Fleet, shim: Path) -> Iterator[Serving]:
+    """Run one daemon for a whole section: what a fault leaves behind would show in the next."""
+    with behind_shim(fleet, shim) as faulty:
         faulty.fleet.edit("wait_for_signer_seconds = 10.0", "wait_for_signer_seconds = 0.5")
         faulty.fleet.edit("sign_timeout_seconds = 30.0", "sign_timeout_seconds = 1.0")
-        yield faulty
+        with running(faulty.fleet) as daemon:
+            daemon.wait_for("signer.ready", count=2)
+            yield Serving(faulty, daemon)
+            assert daemon.stop() == 0
 
 
-@pytest.fixture(scope="module")
-def daemon(faulty: FaultyToken) -> Iterator[RunningDaemon]:
-    """One daemon for the whole table: what a fault leaves behind would show in the next."""
-    with running(faulty.fleet) as daemon:
-        daemon.wait_for("signer.ready", count=2)
-        yield daemon
-        assert daemon.stop() == 0
-
-
-@pytest.mark.parametrize("name", TABLE)
-async def test_it_recovers_alone_and_nothing_is_lost(
-    faulty: FaultyToken, daemon: RunningDaemon, name: str, record_property: Callable[[str, object], None]
+async def check_recovery(
+    fault: Fault, impatient: Serving, record_property: Callable[[str, object], None]
 ) -> None:
-    fault = TABLE[name]
+    """See that the daemon recovers alone, and that nothing is lost; record how long it took."""
+    faulty, daemon = impatient
     await asyncio.to_thread(eventually, lambda: whole(daemon), "signers are missing")
     before = certificates(faulty.fleet)
-    requests, impatient = new_requests(20), new_request()
+    requests, at_once = new_requests(20), new_request()
     async with daemon.client(patience=60) as patient, daemon.client(patience=0) as hasty:
         seen = len(daemon.events)
         faulty.misbehave(*fault.words)
         asking = asyncio.ensure_future(issue_all(patient, requests))
         if fault.lasts:
-            answer = await hasty.issuance.issue_one(impatient.csr)
+            answer = await hasty.issuance.issue_one(at_once.csr)
             assert isinstance(answer, Refusal)
             assert answer.code == "UNAVAILABLE"
             assert answer.message
@@ -140,7 +141,7 @@ async def test_it_recovers_alone_and_nothing_is_lost(
         record_property("recovery_seconds", round(time.monotonic() - mended, 2))
         issued, refused = await asking
         assert not refused
-        again = await hasty.issuance.issue_one(impatient.csr)
+        again = await hasty.issuance.issue_one(at_once.csr)
         assert isinstance(again, IssuedCertificate)
     added = {name: der for name, der in certificates(faulty.fleet).items() if name not in before}
     assert added == {result.device_id: result.chain[0] for result in (*issued, again)}
