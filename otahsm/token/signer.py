@@ -53,7 +53,7 @@ def start_at_socket(
         token = tokens[int(number)]
         keys = [known[uri.decode()] for uri in parts[::2]]
         public_keys = [load_public_key(spki) for spki in parts[1::2]]
-        pairs = list(map(TokenKey, keys, public_keys))
+        pairs = [TokenKey(*pair) for pair in zip(keys, public_keys, strict=True)]
     except (ValueError, LookupError, OtahsmError):
         raise ConfigError(
             "the daemon requires a token or key that the signers' configuration does not name",
