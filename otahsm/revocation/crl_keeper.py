@@ -87,7 +87,7 @@ class CrlKeeper:
         self._logged: dict[str, int] = {}  # the number of the last CRL of each scope that was logged
         self._needs_complete = config is not None  # whether the complete CRL must exist
         self._passed = asyncio.Condition()
-        self._had_turn = True  # in the last pass: no other daemon was making CRLs
+        self._turns = 0  # passes in which no other daemon was making CRLs
         self._failure: OtahsmError | None = None
         self.woken = asyncio.Event()
 
@@ -149,11 +149,11 @@ class CrlKeeper:
             self._needs_complete = True
         revoked = state.revoked.get(scope, 0)
         crl = await self._maker.off_the_loop(partial(self._reader.crl, scope))
-        passes = 2  # to wait for, of this daemon's own: one may have started before this request
+        turns = self._turns + 2  # a pass that is running may have started before this request
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WAIT_SECONDS):
-                while (crl is None or crl.row.revoked < revoked) and passes:
-                    passes -= await self._wait_for_a_pass()
+                while (crl is None or crl.row.revoked < revoked) and self._turns < turns:
+                    await self._wait_for_a_pass()
                     crl = await self._maker.off_the_loop(partial(self._reader.crl, scope))
         if crl is None:
             raise self._failure or TokenUnavailableError("the first CRL is not ready yet")
@@ -170,12 +170,11 @@ class CrlKeeper:
         state, next_look = None, LOOK_SECONDS
         try:
             state = await self._maker.make_due(complete=self._needs_complete)
-            self._had_turn = state is not None
             if state is None:  # another daemon is making CRLs: check the result soon
                 next_look = _SOON_SECONDS
         except OtahsmError as error:
-            self._had_turn = True
             failure = error  # CRLs of other daemons are written anyway
+        self._turns += state is not None or failure is not None
         if state is None:
             state = await self._maker.off_the_loop(self._reader.state)
         for scope in (COMPLETE, AUTHORITIES):
@@ -225,12 +224,10 @@ class CrlKeeper:
                 "crl.made", {"crl": name, "number": row.number, "revoked": row.revoked, "shards": shards}
             )
 
-    async def _wait_for_a_pass(self) -> bool:
-        """Wait until a pass ends; return whether it was this daemon's turn to make what is due."""
+    async def _wait_for_a_pass(self) -> None:
         async with self._passed:
             self.woken.set()
             await self._passed.wait()
-            return self._had_turn
 
 
 def _scopes(state: CrlState) -> set[str]:
