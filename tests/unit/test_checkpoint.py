@@ -5,12 +5,16 @@ Some of the hostile ones are from github.com/transparency-dev/formats (log/check
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otahsm.cli.commands.ledger.evidence import open_kept
 from otahsm.errors import EvidenceError
 from otahsm.tlog import (
     EMPTY_ROOT,
@@ -177,3 +181,13 @@ def test_the_published_key_of_another_name_does_not_open_it() -> None:
     renamed = VerifierKey("ota.example/other", log.verifier.signature_type, log.verifier.public_key)
     with pytest.raises(EvidenceError, match="None of the trusted keys"):
         open_checkpoint(log.signed(0), renamed)
+
+
+def test_a_kept_checkpoint_may_come_from_a_pipe(tmp_path: Path) -> None:
+    log = Log()
+    log.append([b"a leaf"])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pipe.write_bytes, log.signed(1))
+        assert open_kept(pipe, [log.verifier]) == log.checkpoint(1)

@@ -43,15 +43,20 @@ def about(path: Path, kind: type[OtahsmError] = ConfigError) -> Iterator[None]:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint without verifying it. Raises ConfigError: it can't be read, or it is none."""
-    with about(path):
-        return Checkpoint.parse(parse_note(read_file(path)).text)
+    return _parse_checkpoint(path, read_file(path))
 
 
 def open_kept(path: Path, keys: Sequence[VerifierKey]) -> Checkpoint:
     """Read and verify a checkpoint. Raises ConfigError as `read_checkpoint`, EvidenceError."""
-    read_checkpoint(path)
+    note = read_file(path)  # once: it may be a pipe
+    _parse_checkpoint(path, note)
     with about(path, EvidenceError):
-        return open_checkpoint(read_file(path), *keys)
+        return open_checkpoint(note, *keys)
+
+
+def _parse_checkpoint(path: Path, note: bytes) -> Checkpoint:
+    with about(path):
+        return Checkpoint.parse(parse_note(note).text)
 
 
 def trusted_keys(paths: Sequence[Path] | None, config: CheckpointConfig | None) -> list[VerifierKey]:
