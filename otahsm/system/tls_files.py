@@ -6,6 +6,7 @@ An error names section, key and file, and never quotes what was read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -34,14 +35,22 @@ class Certificates(NamedTuple):
     certificates: Sequence[x509.Certificate]
 
 
-def read_key_pair(section: str, certificate: Path, key: Path) -> KeyPair:
+def read_key_pair(section: str, certificate: Path, key: Path, *, check_key: bool = True) -> KeyPair:
     """Read the files that `certificate` and `key` name in a section.
+
+    Args:
+        section: its name.
+        certificate: the certificate, which its issuers may follow.
+        key: its private key.
+        check_key: whether to check the numbers of an RSA key; with 4096 bits this takes half a second, and
+            gRPC does so itself.
 
     Raises:
         ConfigError: one can't be read or is malformed, or they don't belong together.
     """
     chain = read_certificates(f"[{section}] certificate", certificate)
-    content, public_key = _read(f"[{section}] key", key, "private key without a passphrase", _public_key)
+    load = partial(_public_key, check=check_key)
+    content, public_key = _read(f"[{section}] key", key, "private key without a passphrase", load)
     if chain.certificates[0].public_key() != public_key:
         raise ConfigError(
             f"[{section}] certificate {certificate} and key {key} don't belong together",
@@ -55,9 +64,8 @@ def read_certificates(what: str, path: Path) -> Certificates:
     return Certificates(*_read(what, path, "certificate", x509.load_pem_x509_certificates))
 
 
-def _public_key(pem: bytes) -> object:
-    # gRPC checks the key itself; for RSA with 4096 bits it takes half a second.
-    return load_pem_private_key(pem, password=None, unsafe_skip_rsa_key_validation=True).public_key()
+def _public_key(pem: bytes, *, check: bool) -> object:
+    return load_pem_private_key(pem, password=None, unsafe_skip_rsa_key_validation=not check).public_key()
 
 
 def _read(what: str, path: Path, kind: str, load: Callable[[bytes], _Value]) -> tuple[bytes, _Value]:
