@@ -25,7 +25,7 @@ from otahsm.bench.load import make_csrs, make_messages, stream_all
 from otahsm.bench.processes import daemon, peak_mebibytes
 from otahsm.client.connection import ClientTls, open_channel
 from otahsm.config import Config, LedgerConfig, load_config, section
-from otahsm.pki import KeyType
+from otahsm.pki.keytypes import KeyType
 from otahsm.quickstart import create
 
 from fill_ledger import fill

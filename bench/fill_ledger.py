@@ -22,7 +22,8 @@ from otahsm.config import Config, load_config, section
 from otahsm.ledger import Intent
 from otahsm.ledger.db.sqlite import open_engine
 from otahsm.ledger.migrations import migrate
-from otahsm.pki import SERIAL_RANDOM_BYTES, load_chain, make_serial
+from otahsm.pki.chain import load_chain
+from otahsm.pki.serial import SERIAL_RANDOM_BYTES, make_serial
 
 CERTIFICATE_OCTETS: Final = 460  # of a P-256 device under a P-256 root
 _DAY: Final = 86_400

@@ -45,7 +45,7 @@ from otahsm.ledger import (
     StoredCrl,
 )
 from otahsm.ledger.read.queries import LedgerQueries
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.revocation.revoking import RevocationOutcome, Revocations
 from otahsm.system.clock import Clock
 from otahsm.transparency.audit import AuditLog, EventName

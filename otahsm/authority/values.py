@@ -7,7 +7,9 @@ from typing import NamedTuple, TypeAlias
 
 from otahsm.authority.jobs import JobState
 from otahsm.ledger import BatchState, CertificateRecord
-from otahsm.pki import Chain, Profile, SerialNumber
+from otahsm.pki.chain import Chain
+from otahsm.pki.profile import Profile
+from otahsm.pki.serial import SerialNumber
 
 
 class AuthorityState(NamedTuple):

@@ -22,7 +22,7 @@ from otahsm.client.connection import ClientTls, open_channel
 from otahsm.client.rpc_errors import from_rpc
 from otahsm.config import ClientConfig, Config, section
 from otahsm.ledger import throwaway
-from otahsm.pki import KeyType
+from otahsm.pki.keytypes import KeyType
 from otahsm.token.ceremony import throwaway_ca
 
 _WARM_UP: Final = 256  # certificates

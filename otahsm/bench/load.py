@@ -13,7 +13,7 @@ from google.rpc.code_pb2 import Code
 
 from otahsm.errors import OtahsmError
 from otahsm.line import make_device_key
-from otahsm.pki import derive_request_id
+from otahsm.pki.csr import derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 _IN_FLIGHT: Final = 1024  # requests, of all streams together

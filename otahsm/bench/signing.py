@@ -15,7 +15,7 @@ from typing import Final
 from otahsm.bench.results import TokenRate
 from otahsm.config import CaConfig, TokenConfig
 from otahsm.errors import OtahsmError
-from otahsm.pki import KeyType
+from otahsm.pki.keytypes import KeyType
 from otahsm.token.ceremony import key_types, throwaway_ca
 from otahsm.token.files import read_chain
 from otahsm.token.probe import FLOOR, SIGN

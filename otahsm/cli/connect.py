@@ -21,7 +21,7 @@ from otahsm.config import ClientConfig, load_config, section
 from otahsm.gateway.files import GatewayFiles, gateway_files
 from otahsm.install.aktualizr import sota_toml
 from otahsm.line import Device, DeviceFolders, IssueOptions, LayoutName
-from otahsm.pki import KeyType
+from otahsm.pki.keytypes import KeyType
 
 _Answer = TypeVar("_Answer")
 

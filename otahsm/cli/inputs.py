@@ -9,7 +9,7 @@ from typing import Any, get_args
 import typer
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 
 def choices_of(kind: Any, given: Sequence[str] | None, option: str) -> list[Any]:

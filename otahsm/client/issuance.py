@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from otahsm.client.calls import Calls, Service
 from otahsm.client.resumable_stream import Requests, ResumableStream
 from otahsm.client.values import Authority, CertificateRequest, Profile, Result
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_grpc
 
 

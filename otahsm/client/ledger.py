@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.client.calls import Calls, Service
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
 

@@ -32,7 +32,7 @@ from otahsm.client.rpc_errors import from_rpc
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
 from otahsm.errors import Code, OtahsmError
 from otahsm.errors.status import from_status
-from otahsm.pki import derive_request_id
+from otahsm.pki.csr import derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
 
 _CHUNK: Final = 64  # requests a message

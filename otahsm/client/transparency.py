@@ -6,7 +6,7 @@ The caller must verify them with `otahsm.tlog` and the log's verifier key.
 from __future__ import annotations
 
 from otahsm.client.calls import Calls, Service
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1 import transparency_pb2_grpc
 

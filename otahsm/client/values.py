@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, TypeAlias
 
 from otahsm.errors import Code, NotAllowedError, OtahsmError
-from otahsm.pki import MAX_CSR_BYTES, SerialNumber
+from otahsm.pki.csr import MAX_CSR_BYTES
+from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import authority_pb2, issuance_pb2
 
 # Permanent refusals. Except those of the policy, which an operator can change.

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from otahsm.config.fields import ListOf, Pattern, Section, SetOf
 from otahsm.config.subject import check_part, parse_subject
-from otahsm.pki import CsrExtras, ExtendedKeyUsage, KeyType, KeyUsage, Profile
+from otahsm.pki.keytypes import KeyType
+from otahsm.pki.profile import CsrExtras, ExtendedKeyUsage, KeyUsage, Profile
 
 _OTA_CONNECT: Final = Profile()  # the defaults
 

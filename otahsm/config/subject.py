@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final, cast, get_args
 
 from otahsm.errors import ConfigError
-from otahsm.pki import SubjectKind, SubjectPart
+from otahsm.pki.subject import SubjectKind, SubjectPart
 from otahsm.templates import Template
 
 _KINDS: Final = get_args(SubjectKind)

@@ -18,7 +18,7 @@ from pydantic import (
 
 from otahsm.config.fields import ConfigPath, ListOf, Section, SetOf, beside_the_file
 from otahsm.pkcs11_names import KeyFlaw, PinSource, Pkcs11Uri
-from otahsm.pki import MechanismName
+from otahsm.pki.keytypes import MechanismName
 
 
 def _uri(value: object) -> object:

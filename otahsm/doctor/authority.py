@@ -14,16 +14,11 @@ from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import AuthorityConfig, Config, ca_section
 from otahsm.doctor.mirror import Mirror
 from otahsm.errors import OtahsmError
-from otahsm.pki import (
-    Chain,
-    ExtendedKeyUsage,
-    Profile,
-    check_signs_crls,
-    find_chain_problems,
-    is_pss,
-    load_chain,
-    validity_at,
-)
+from otahsm.pki.bundle import find_chain_problems
+from otahsm.pki.certificate import validity_at
+from otahsm.pki.chain import Chain, check_signs_crls, load_chain
+from otahsm.pki.keytypes import is_pss
+from otahsm.pki.profile import ExtendedKeyUsage, Profile
 from otahsm.templates import counted
 
 _PURPOSES: Final[dict[ExtendedKeyUsage, str]] = {"client_auth": "sslclient", "server_auth": "sslserver"}

@@ -16,19 +16,13 @@ from asn1crypto import x509 as asn1_x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.pki import (
-    SERIAL_RANDOM_BYTES,
-    SIGNATURE_ALGORITHMS,
-    Chain,
-    CheckedCsr,
-    Profile,
-    Validity,
-    assemble,
-    build_tbs,
-    encode_spki,
-    load_issuer,
-    make_serial,
-)
+from otahsm.pki.certificate import Validity, assemble, build_tbs
+from otahsm.pki.chain import Chain, load_issuer
+from otahsm.pki.csr import CheckedCsr
+from otahsm.pki.keytypes import SIGNATURE_ALGORITHMS
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.profile import Profile
+from otahsm.pki.serial import SERIAL_RANDOM_BYTES, make_serial
 
 _ALGORITHM = SIGNATURE_ALGORITHMS["ec-p256"]
 

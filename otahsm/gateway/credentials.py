@@ -22,7 +22,7 @@ from otahsm.errors import ConfigError
 from otahsm.gateway.server_ca import ServerCa
 from otahsm.gateway.small_zip import SmallZip
 from otahsm.gateway.url import GatewayUrl, parse_gateway_url
-from otahsm.pki import load_p12_authorities
+from otahsm.pki.pkcs12 import load_p12_authorities
 
 _URLS: Final = ("autoprov.url", "autoprov")
 _SERVER_CA: Final = "server_ca.pem"

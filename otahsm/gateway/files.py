@@ -11,7 +11,7 @@ from otahsm.errors import ConfigError, FolderError
 from otahsm.gateway.credentials import read_credentials
 from otahsm.gateway.server_ca import ServerCa, read_pem
 from otahsm.gateway.url import GatewayUrl, parse_gateway_url
-from otahsm.pki import is_valid, load_certificates
+from otahsm.pki.anchor import is_valid, load_certificates
 from otahsm.system.durable import explained, make_folder, replace_files
 
 

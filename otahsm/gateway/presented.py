@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.errors import ConfigError, GatewayUnavailableError, GatewayUntrustedError
 from otahsm.gateway.url import GatewayUrl
-from otahsm.pki import dates_of, fingerprint_text, load_certificates, name_of
+from otahsm.pki.anchor import dates_of, fingerprint_text, load_certificates, name_of
 
 PATIENCE_SECONDS: Final = 10.0
 _MAX_CERTIFICATES: Final = 16

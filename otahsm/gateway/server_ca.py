@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.errors import ConfigError
-from otahsm.pki import Anchor, choose_anchor, fingerprint_text, load_certificates, name_of
+from otahsm.pki.anchor import Anchor, choose_anchor, fingerprint_text, load_certificates, name_of
 
 _MAX_CA_FILE_BYTES: Final = 1 << 20
 _PRIVATE: Final = b"PRIVATE KEY-----"

@@ -21,7 +21,7 @@ from otahsm.gateway.credentials import read_credentials
 from otahsm.gateway.presented import PATIENCE_SECONDS, check_chain, fetch_chain
 from otahsm.gateway.server_ca import ServerCa, read_pem
 from otahsm.gateway.url import GatewayUrl, parse_gateway_url
-from otahsm.pki import (
+from otahsm.pki.anchor import (
     ancestors,
     describe_left_out,
     fingerprint_text,

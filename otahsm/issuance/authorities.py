@@ -10,7 +10,7 @@ from cryptography import x509
 
 from otahsm.config import AuthorityConfig, Config, ca_section
 from otahsm.errors import ConfigError
-from otahsm.pki import Chain
+from otahsm.pki.chain import Chain
 from otahsm.token.files import read_chain
 
 

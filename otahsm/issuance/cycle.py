@@ -50,7 +50,8 @@ from otahsm.issuance.quotas import ClientQuotas
 from otahsm.issuance.request_ids import own_name, request_id_of
 from otahsm.issuance.values import IssuanceRequest, Issued, Outcome
 from otahsm.ledger import Accepted, Barred, Batch, BatchRefusal, Conflict, Intent, Ledger, OverQuota, Replay
-from otahsm.pki import Profile, Validity, assemble, validity_at, validity_of
+from otahsm.pki.certificate import Validity, assemble, validity_at, validity_of
+from otahsm.pki.profile import Profile
 from otahsm.preparation.codec import Draft, Task
 from otahsm.preparation.pool import Preparers
 from otahsm.system.clock import Clock, microseconds

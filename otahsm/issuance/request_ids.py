@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from otahsm.issuance.values import IssuanceRequest
-from otahsm.pki import derive_request_id
+from otahsm.pki.csr import derive_request_id
 from otahsm.preparation.codec import Draft
 
 

@@ -6,7 +6,8 @@ from typing import Final, NamedTuple, TypeAlias
 
 from otahsm.access import Caller
 from otahsm.errors import OtahsmError, RequestRefusedError
-from otahsm.pki import SerialNumber, Validity
+from otahsm.pki.certificate import Validity
+from otahsm.pki.serial import SerialNumber
 
 _MAX_REQUEST_ID: Final = 128
 

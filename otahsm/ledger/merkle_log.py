@@ -13,7 +13,7 @@ from otahsm.ledger.tree import proofs
 from otahsm.ledger.tree.proofs import Head, LoggedLeaf
 from otahsm.ledger.tree.sequencer import Step, has_pending_leaves, sequence
 from otahsm.ledger.write.writer import Writer
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import consistency_proof, inclusion_proof
 
 

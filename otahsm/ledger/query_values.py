@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from otahsm.ledger.records import AuditEvent
-from otahsm.pki import SERIAL_BYTES, SerialNumber, first_key
+from otahsm.pki.serial import SERIAL_BYTES, SerialNumber, first_key
 
 START: Final = bytes(SERIAL_BYTES)  # where every walk begins: not the key of any serial number
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 _Result_co = TypeVar("_Result_co", covariant=True)
 

@@ -31,7 +31,7 @@ from otahsm.ledger.records import (
 from otahsm.ledger.write import batches, denials, events, outcomes, quotas, revocation
 from otahsm.ledger.write.journal import write_intents
 from otahsm.ledger.write.writer import Writer
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.system.clock import Clock, microseconds, utc_now
 
 _NO_LIMITS: Final[Mapping[int, Quotas]] = {}

@@ -13,7 +13,9 @@ from cryptography.x509.oid import NameOID
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.line.keys import load_key
 from otahsm.line.layouts import LAYOUTS, File, Layout
-from otahsm.pki import check_device_id, encode_spki, is_valid
+from otahsm.pki.anchor import is_valid
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.names import check_device_id
 
 _NAMES: Final = {
     File.KEY: "pkey.pem",

@@ -20,7 +20,9 @@ from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.keys import DeviceKey, make_device_key
 from otahsm.line.run import DeviceOutcome, Run, name_of
-from otahsm.pki import KeyType, SerialNumber, check_device_id
+from otahsm.pki.keytypes import KeyType
+from otahsm.pki.names import check_device_id
+from otahsm.pki.serial import SerialNumber
 
 _CHUNK: Final = 64
 

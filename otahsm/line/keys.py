@@ -16,17 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from otahsm.errors import ConfigError
-from otahsm.pki import (
-    KeyType,
-    PrivateKey,
-    assemble,
-    build_request_info,
-    encode_spki,
-    generate_key,
-    is_private_key,
-    sign,
-    signature_algorithm,
-)
+from otahsm.pki.certificate import assemble
+from otahsm.pki.keytypes import KeyType, PrivateKey, generate_key, is_private_key, sign, signature_algorithm
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.request import build_request_info
 from otahsm.system.files import read_file
 
 

@@ -21,7 +21,7 @@ from otahsm.errors import Code, OtahsmError, from_reason
 from otahsm.line.device_lists import Device
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.run_state import RUN_STATE, RunState, enter_registration
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 _PAGE: Final = 1024
 _SETTLE: Final = (

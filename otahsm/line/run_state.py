@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.errors import FolderError
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 RUN_STATE: Final = ".otahsm.sqlite3"
 _VERSION: Final = 1

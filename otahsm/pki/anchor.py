@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from otahsm.errors import ConfigError
 from otahsm.pki.chain import find_extension, signed
-from otahsm.pki.der import PARSE_ERRORS
+from otahsm.pki.parsing import PARSE_ERRORS
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.certificate import FIRST_GENERALIZED_YEAR, asn1_time, assemble
 from otahsm.pki.chain import Issuer
-from otahsm.pki.der import GENERALIZED_TIME, PARSE_ERRORS, SEQUENCE, UTC_TIME, children, integer, tlv
+from otahsm.pki.der import GENERALIZED_TIME, SEQUENCE, UTC_TIME, children, integer, tlv
 from otahsm.pki.distribution import issuing_distribution_point, url_in
 from otahsm.pki.keytypes import signature_algorithm, signature_is_valid
+from otahsm.pki.parsing import PARSE_ERRORS
 
 _NUMBER_BITS: Final = 159  # positive, in at most 20 octets (RFC 5280, section 5.2.3)
 _FIRST_UTC_YEAR: Final = 1950

@@ -22,11 +22,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki.der import PARSE_ERRORS, children, flaw
+from otahsm.pki.der import children
 from otahsm.pki.extensions import requestable_extensions
-from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.keys import flaw, subject_key_identifier
 from otahsm.pki.keytypes import KeyType, PublicKey, describe_key, family_of
 from otahsm.pki.names import check_device_id, device_id_of
+from otahsm.pki.parsing import PARSE_ERRORS
 from otahsm.pki.profile import Profile
 
 MAX_CSR_BYTES: Final = 16 * 1024

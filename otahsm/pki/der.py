@@ -1,34 +1,9 @@
-"""DER (ITU-T X.690): the few bytes that are cheaper to write and to read than to ask a library for.
-
-And what a library raises that was asked.
-"""
+"""DER (ITU-T X.690): the few bytes that are cheaper to write and to read than to ask a library for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
-
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-
-# What `cryptography` raises for X.509 that is not what it should be.
-PARSE_ERRORS: Final = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
-
-
-def flaw(error: Exception) -> str:
-    """Say what is wrong with what could not be parsed, for one of `PARSE_ERRORS`.
-
-    `cryptography` writes for programmers; what it does not support it names.
-    """
-    return str(error) if isinstance(error, UnsupportedAlgorithm) else "it is malformed"
-
 
 INTEGER: Final = 0x02
 BIT_STRING: Final = 0x03

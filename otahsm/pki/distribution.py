@@ -14,7 +14,7 @@ from asn1crypto import crl as asn1_crl
 from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 
-from otahsm.pki.der import PARSE_ERRORS
+from otahsm.pki.parsing import PARSE_ERRORS
 
 SHARD: Final = "{shard}"
 _SHARD_BITS: Final = 32  # far more than the number of shards, so that all of them get equally many

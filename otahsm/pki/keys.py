@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from typing import cast
+from typing import Final, cast
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from otahsm.errors import ConfigError
-from otahsm.pki.der import PARSE_ERRORS, children, contents, flaw
+from otahsm.pki.der import children, contents
 from otahsm.pki.keytypes import PublicKey, describe_key, key_type_of
+
+# What `cryptography` raises for a key that is not what it should be.
+KEY_ERRORS: Final = (ValueError, TypeError, UnsupportedAlgorithm)
+
+
+def flaw(error: Exception) -> str:
+    """Say what is wrong with what could not be parsed.
+
+    `cryptography` writes for programmers; what it does not support it names.
+    """
+    return str(error) if isinstance(error, UnsupportedAlgorithm) else "it is malformed"
 
 
 def load_public_key(spki: bytes) -> PublicKey:
@@ -20,7 +32,7 @@ def load_public_key(spki: bytes) -> PublicKey:
     """
     try:
         key = load_der_public_key(spki)
-    except PARSE_ERRORS as error:
+    except KEY_ERRORS as error:
         raise ConfigError(f"can't read a public key: {flaw(error)}") from error
     if key_type_of(key) is None:
         raise ConfigError(f"otahsm does not sign with {describe_key(key)}")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 from otahsm.errors import ConfigError
 from otahsm.pki.anchor import read_through
-from otahsm.pki.der import PARSE_ERRORS
+from otahsm.pki.parsing import PARSE_ERRORS
 
 _MAX_ITERATIONS: Final = 1_000_000
 # What asn1crypto raises, on top of ValueError and TypeError, for bytes that it takes for something else.

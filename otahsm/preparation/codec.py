@@ -8,7 +8,8 @@ from functools import cache
 from typing import Final, NamedTuple
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SERIAL_BYTES, SerialNumber, Validity, validity_of
+from otahsm.pki.certificate import Validity, validity_of
+from otahsm.pki.serial import SERIAL_BYTES, SerialNumber
 
 _OK: Final = b"ok"
 _REFUSED: Final = b"refused"

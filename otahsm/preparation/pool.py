@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from otahsm.errors import ConfigError, OtahsmError, RequestRefusedError, WorkerLostError, WorkersBusyError
-from otahsm.pki import CrlLocation, Issuer, Profile, SubjectTemplate
+from otahsm.pki.chain import Issuer
+from otahsm.pki.distribution import CrlLocation
+from otahsm.pki.profile import Profile
+from otahsm.pki.subject import SubjectTemplate
 from otahsm.preparation.codec import Draft, Task, decode_answers, encode_tasks
 from otahsm.preparation.terms import Terms, encode_terms
 from otahsm.workers.pool import Report, WorkerPool

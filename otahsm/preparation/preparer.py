@@ -12,7 +12,10 @@ import secrets
 from functools import cache
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SERIAL_RANDOM_BYTES, SubjectTemplate, TbsTemplate, check_csr, make_serial
+from otahsm.pki.csr import check_csr
+from otahsm.pki.serial import SERIAL_RANDOM_BYTES, make_serial
+from otahsm.pki.subject import SubjectTemplate
+from otahsm.pki.template import TbsTemplate
 from otahsm.preparation.codec import Draft, Task, decode_tasks, encode_answer
 from otahsm.preparation.terms import decode_terms
 from otahsm.workers.child import Handler, run_worker

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
-from otahsm.pki import CrlLocation, Issuer, Profile, SubjectPart, load_issuer
+from otahsm.pki.chain import Issuer, load_issuer
+from otahsm.pki.distribution import CrlLocation
+from otahsm.pki.profile import Profile
+from otahsm.pki.subject import SubjectPart
 from otahsm.templates import Template
 
 _PARTS: Final = 5

@@ -16,7 +16,7 @@ from asn1crypto import pem, x509
 from otahsm.errors import RequestRefusedError
 from otahsm.line.layouts import LAYOUTS, File, LayoutName
 from otahsm.line.run_state import RunState, enter_registration
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 _PAGE: Final = 512
 _TAR: Final[LayoutName] = "tar"

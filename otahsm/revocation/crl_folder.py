@@ -13,7 +13,9 @@ from asn1crypto import pem
 
 from otahsm.errors import FolderError, RequestRefusedError
 from otahsm.ledger import AUTHORITIES, COMPLETE
-from otahsm.pki import CrlLocation, Issuer, check_crl_signature, describe_crl
+from otahsm.pki.chain import Issuer
+from otahsm.pki.crl import check_crl_signature, describe_crl
+from otahsm.pki.distribution import CrlLocation
 from otahsm.system.durable import TEMPORARY, replace_file
 
 _LOCK: Final = ".lock"

@@ -21,7 +21,10 @@ from typing import Final, NamedTuple, TypeVar
 from otahsm.config import CrlConfig
 from otahsm.errors import AuthorityUnusableError, TokenUnavailableError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlNumber, CrlReader, CrlRow, CrlState, Ledger, StoredCrl
-from otahsm.pki import Issuer, Reason, RevokedCertificate, assemble, build_tbs_crl, signature_is_valid
+from otahsm.pki.certificate import assemble
+from otahsm.pki.chain import Issuer
+from otahsm.pki.crl import Reason, RevokedCertificate, build_tbs_crl
+from otahsm.pki.keytypes import signature_is_valid
 from otahsm.system.clock import Clock
 from otahsm.token.pool import SignerPool
 

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from otahsm.errors import InProgressError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.ledger import InProgress, Ledger, Revocation, RevocationAnswer, RevocationRequest
-from otahsm.pki import check_device_id
+from otahsm.pki.names import check_device_id
 from otahsm.system.clock import Clock, microseconds
 
 RevocationOutcome: TypeAlias = list[Revocation] | OtahsmError

@@ -29,7 +29,8 @@ from otahsm.config import (
     section,
 )
 from otahsm.errors import OtahsmError
-from otahsm.pki import PublicKey, load_public_key
+from otahsm.pki.keys import load_public_key
+from otahsm.pki.keytypes import PublicKey
 from otahsm.system.hardening import harden
 from otahsm.token.facts import read_facts
 from otahsm.token.faults import explain

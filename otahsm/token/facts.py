@@ -10,7 +10,8 @@ import pkcs11
 from pkcs11 import Attribute
 
 from otahsm.pkcs11_names import KeyFlaw, Pkcs11Uri
-from otahsm.pki import PublicKey, encode_spki
+from otahsm.pki.keytypes import PublicKey
+from otahsm.pki.keytypes.family import encode_spki
 from otahsm.token.opening import find_flaws
 from otahsm.token.session import Login, describe_token
 

@@ -8,7 +8,8 @@ from asn1crypto import pem
 
 from otahsm.config import CaConfig
 from otahsm.errors import ConfigError
-from otahsm.pki import Chain, is_pss, load_chain
+from otahsm.pki.chain import Chain, load_chain
+from otahsm.pki.keytypes import is_pss
 from otahsm.system.durable import create_file, make_folder
 from otahsm.system.files import read_file
 

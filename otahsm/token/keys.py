@@ -13,7 +13,7 @@ from pkcs11.constants import DEFAULT
 
 from otahsm.errors import ConfigError, OtahsmError, TokenRefusedError, TokenUnavailableError
 from otahsm.pkcs11_names import Pkcs11Uri
-from otahsm.pki import FAMILIES, SIGNATURE_ALGORITHMS, KeyType, PublicKey, family_of_type
+from otahsm.pki.keytypes import FAMILIES, SIGNATURE_ALGORITHMS, KeyType, PublicKey, family_of_type
 from otahsm.token.faults import explained
 from otahsm.token.mechanisms import mechanisms_for, signing_mechanisms
 from otahsm.token.setup import KeyAccess

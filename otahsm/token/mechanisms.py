@@ -13,7 +13,9 @@ from asn1crypto.core import Null
 from pkcs11 import MGF, Mechanism, MechanismFlag
 
 from otahsm.errors import ConfigError
-from otahsm.pki import ALL_ALGORITHMS, PSS_SALT_BYTES, MechanismName, SignatureAlgorithm, TokenMechanism
+from otahsm.pki.keytypes import ALL_ALGORITHMS, MechanismName
+from otahsm.pki.keytypes.family import SignatureAlgorithm, TokenMechanism
+from otahsm.pki.keytypes.rsa import PSS_SALT_BYTES
 
 _DIGEST_INFO_SHA256: Final[bytes] = DigestInfo(
     {"digest_algorithm": {"algorithm": "sha256", "parameters": Null()}, "digest": bytes(32)}

@@ -10,7 +10,7 @@ from pkcs11 import Attribute
 
 from otahsm.errors import TokenRefusedError
 from otahsm.pkcs11_names import KeyFlaw
-from otahsm.pki import PublicKey, is_pss, signature_algorithm
+from otahsm.pki.keytypes import PublicKey, is_pss, signature_algorithm
 from otahsm.token.faults import explained
 from otahsm.token.keys import find_private_key
 from otahsm.token.mechanisms import choose_mechanism

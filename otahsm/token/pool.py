@@ -15,7 +15,7 @@ from otahsm.errors import (
     WorkerLostError,
     WorkersBusyError,
 )
-from otahsm.pki import encode_spki
+from otahsm.pki.keytypes.family import encode_spki
 from otahsm.token.pin import typed_pin
 from otahsm.token.setup import PROBE, TokenKey, encode_setup
 from otahsm.workers.pool import Report, WorkerPool

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, cast
 import pkcs11
 
 from otahsm.errors import BadSignatureError
-from otahsm.pki import KeyFamily, PublicKey, SignatureAlgorithm, family_of, signature_is_valid
+from otahsm.pki.keytypes import PublicKey, family_of, signature_is_valid
+from otahsm.pki.keytypes.family import KeyFamily, SignatureAlgorithm
 from otahsm.token.faults import explain
 from otahsm.token.guard import LoginGuard
 from otahsm.token.mechanisms import SigningMechanism

@@ -20,7 +20,7 @@ from otahsm.errors import (
     RequestRefusedError,
 )
 from otahsm.ledger import Head, Ledger
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.system.clock import Clock, microseconds
 from otahsm.tlog import (
     Checkpoint,

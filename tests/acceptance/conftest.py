@@ -12,7 +12,7 @@ import pytest
 
 from otahsm.line import Device as AskedDevice
 from otahsm.line import DeviceFolders, Done, IssueOptions, Run, issue_devices
-from otahsm.pki import KeyType
+from otahsm.pki.keytypes import KeyType
 
 from support.harness import Fleet, RunningDaemon, running
 from support.programs import Device, make_ca

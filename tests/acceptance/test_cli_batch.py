@@ -25,7 +25,7 @@ from otahsm.line import (
     numbered_devices,
     random_devices,
 )
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.templates import Template
 
 from support.harness import OTAHSM, READY_SECONDS, Fleet

@@ -15,7 +15,7 @@ from cryptography import x509
 
 from otahsm.line import DeviceFolders, Run, random_devices
 from otahsm.line.run_state import RUN_STATE
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 from support.harness import Fleet, free_port
 from support.programs import issue

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.ledger import Accepted, BatchTerms, Intent
-from otahsm.pki import SerialNumber, make_serial
+from otahsm.pki.serial import SerialNumber, make_serial
 
 from support.devices import issue_all, new_requests
 from support.harness import Fleet, RunningDaemon, running

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 from support.backend import Reply, Seen, backend_running
 from support.harness import Fleet

@@ -13,7 +13,8 @@ import pytest
 from asn1crypto import pem
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from otahsm.pki import Reason, RevokedCertificate, SerialNumber
+from otahsm.pki.crl import Reason, RevokedCertificate
+from otahsm.pki.serial import SerialNumber
 from otahsm.quickstart.certificates import FileCa
 
 from support.attacks.forging import key_of

@@ -13,7 +13,7 @@ from hpack import Decoder
 from hyperframe.frame import GoAwayFrame, HeadersFrame, PingFrame, SettingsFrame, WindowUpdateFrame
 
 from otahsm.client import CertificateRequest, IssuedCertificate
-from otahsm.pki import derive_request_id
+from otahsm.pki.csr import derive_request_id
 from otahsm.v1 import issuance_pb2
 
 from support.attacks.attackers import Slowloris, client_hello, is_open

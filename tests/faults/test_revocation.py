@@ -16,7 +16,7 @@ from otahsm.client import Client, IssuedCertificate, NotRevoked, Revoked, ToRevo
 from otahsm.config import section
 from otahsm.errors import DaemonUnavailableError, ExitCode, LedgerUnavailableError, OtahsmError
 from otahsm.ledger import CrlReader, database_of
-from otahsm.pki import Reason, describe_crl
+from otahsm.pki.crl import Reason, describe_crl
 
 from support.devices import issue_all, new_requests
 from support.harness import Fleet, RunningDaemon, eventually, running

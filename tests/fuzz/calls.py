@@ -32,7 +32,9 @@ from otahsm.issuance.batches import Batches, _check_name
 from otahsm.issuance.request_ids import own_name
 from otahsm.ledger import Ledger, LedgerReader, RevocationRequest, database_of
 from otahsm.ledger.read.queries import LedgerQueries
-from otahsm.pki import Profile, SubjectTemplate, check_csr
+from otahsm.pki.csr import check_csr
+from otahsm.pki.profile import Profile
+from otahsm.pki.subject import SubjectTemplate
 from otahsm.preparation.codec import Task, decode_tasks, encode_tasks
 from otahsm.revocation.revoking import _refusal
 from otahsm.system.clock import utc_now

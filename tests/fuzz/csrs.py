@@ -17,20 +17,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from otahsm.config.subject import parse_subject
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import (
-    SIGNATURE_ALGORITHMS,
-    CheckedCsr,
-    KeyType,
-    KeyUsage,
-    Profile,
-    SubjectTemplate,
-    TbsTemplate,
-    Validity,
-    assemble,
-    build_tbs,
-    check_csr,
-    encode_spki,
-)
+from otahsm.pki.certificate import Validity, assemble, build_tbs
+from otahsm.pki.csr import CheckedCsr, check_csr
+from otahsm.pki.keytypes import SIGNATURE_ALGORITHMS, KeyType
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.profile import KeyUsage, Profile
+from otahsm.pki.subject import SubjectTemplate
+from otahsm.pki.template import TbsTemplate
 from otahsm.preparation.codec import decode_answers, encode_answer
 
 from fuzz.draws import Draws

@@ -21,7 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from otahsm.authority import START, Filter
 from otahsm.daemon.wire.paging import page_token
 from otahsm.line import make_csr
-from otahsm.pki import encode_spki
+from otahsm.pki.keytypes.family import encode_spki
 from otahsm.tlog import VerifierKey
 from otahsm.tlog.encoding import encode_base64
 from otahsm.v1 import (

@@ -30,7 +30,8 @@ from otahsm.errors import (
     RequestRefusedError,
     UnknownError,
 )
-from otahsm.pki import Reason, SerialNumber
+from otahsm.pki.crl import Reason
+from otahsm.pki.serial import SerialNumber
 
 from support.refusing import RefusingDaemon
 

@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status
 
 from otahsm.client import CertificateRequest, Client, IssuedCertificate, Refusal
 from otahsm.client.connection import open_channel
-from otahsm.pki import MAX_CSR_BYTES
+from otahsm.pki.csr import MAX_CSR_BYTES
 from otahsm.v1 import issuance_pb2 as pb
 from otahsm.v1 import issuance_pb2_grpc
 

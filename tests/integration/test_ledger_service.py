@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from otahsm.client import CertificateRequest, Client, IssuedCertificate, Query
 from otahsm.client.connection import open_channel
 from otahsm.errors import NotFoundError, RequestRefusedError
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import access_pb2, access_pb2_grpc, device_pb2, device_pb2_grpc, ledger_pb2_grpc
 from otahsm.v1 import ledger_pb2 as pb
 

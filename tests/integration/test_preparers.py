@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import CrlLocation, Profile, Validity, assemble, crl_url_in, load_chain
+from otahsm.pki.certificate import Validity, assemble
+from otahsm.pki.chain import load_chain
+from otahsm.pki.distribution import CrlLocation, crl_url_in
+from otahsm.pki.profile import Profile
 from otahsm.preparation.codec import Draft, Task
 from otahsm.preparation.pool import Preparers
 

@@ -16,7 +16,9 @@ from otahsm.authority import (
     assemble,
 )
 from otahsm.errors import ConfigError, NotFoundError, RequestRefusedError, RevokedError
-from otahsm.pki import Reason, SerialNumber, crl_url_in, describe_crl
+from otahsm.pki.crl import Reason, describe_crl
+from otahsm.pki.distribution import crl_url_in
+from otahsm.pki.serial import SerialNumber
 from otahsm.system.clock import utc_now
 
 from support.authority import root_of

@@ -21,7 +21,7 @@ from otahsm.errors import (
     NotFoundError,
     OtahsmError,
 )
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import (
     ConsistencyProof,
     InclusionProof,

@@ -22,7 +22,8 @@ from hashlib import sha256
 
 from cryptography import x509
 
-from otahsm.pki import Issuer, assemble, load_chain
+from otahsm.pki.certificate import assemble
+from otahsm.pki.chain import Issuer, load_chain
 from otahsm.tlog import Checkpoint, CompactTree
 from otahsm.token.setup import PROBE
 

@@ -19,7 +19,8 @@ from cryptography import x509
 
 from otahsm.client import CertificateRequest, Client, ClientTls, Refusal, Result, Revoked, ToRevoke
 from otahsm.errors import Code, OtahsmError
-from otahsm.pki import Reason, SerialNumber
+from otahsm.pki.crl import Reason
+from otahsm.pki.serial import SerialNumber
 
 from support.devices import new_requests
 

@@ -11,25 +11,14 @@ from typing import get_args
 from otahsm.config import AuthorityConfig
 from otahsm.issuance.authorities import Authorities, Authority
 from otahsm.pkcs11_names import Pkcs11Uri
-from otahsm.pki import (
-    SIGNATURE_ALGORITHMS,
-    Chain,
-    CheckedCsr,
-    Issuer,
-    KeyType,
-    Profile,
-    RevokedCertificate,
-    RootKind,
-    Validity,
-    assemble,
-    build_root_tbs,
-    build_tbs,
-    build_tbs_crl,
-    check_csr,
-    encode_spki,
-    load_issuer,
-    sign,
-)
+from otahsm.pki.certificate import Validity, assemble, build_tbs
+from otahsm.pki.chain import Chain, Issuer, load_issuer
+from otahsm.pki.crl import RevokedCertificate, build_tbs_crl
+from otahsm.pki.csr import CheckedCsr, check_csr
+from otahsm.pki.keytypes import SIGNATURE_ALGORITHMS, KeyType, sign
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.profile import Profile
+from otahsm.pki.root import RootKind, build_root_tbs
 
 from support.attacks.forging import key_of
 

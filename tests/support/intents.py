@@ -6,7 +6,7 @@ import hashlib
 import os
 
 from otahsm.ledger import Accepted, AuditEvent, Intent, Ledger
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 from support.homes import CA
 

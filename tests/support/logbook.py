@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from otahsm.ledger import Accepted, Ledger, Verdict, snapshot, verify
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, VerifierKey, assemble
 
 from support.homes import Home, ledger_in

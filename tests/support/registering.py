@@ -18,7 +18,7 @@ from otahsm.client.values import CertificateRequest
 from otahsm.config import RegistrationConfig, parse_config, section
 from otahsm.line import Device, DeviceFolders, Run
 from otahsm.line.run_state import RunState
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.registration.backends import Backend
 from otahsm.registration.outbox import Outbox, Registered
 from otahsm.registration.registering import register

@@ -26,7 +26,7 @@ from otahsm.authority import (
     assemble,
 )
 from otahsm.errors import OtahsmError
-from otahsm.pki import CrlDescription, Reason, check_crl_signature, describe_crl
+from otahsm.pki.crl import CrlDescription, Reason, check_crl_signature, describe_crl
 
 from support.devices import new_request
 from support.harness import READY_SECONDS, Fleet

@@ -14,17 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from otahsm.errors import AuthorityUnusableError
-from otahsm.pki import (
-    KeyType,
-    Profile,
-    PublicKey,
-    Validity,
-    check_device_id,
-    encode_spki,
-    signature_is_valid,
-    validity_at,
-    validity_of,
-)
+from otahsm.pki.certificate import Validity, validity_at, validity_of
+from otahsm.pki.keytypes import KeyType, PublicKey, signature_is_valid
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.names import check_device_id
+from otahsm.pki.profile import Profile
 
 from support.attacks.forging import key_of
 from support.authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of, leaf

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from otahsm.errors import ConfigError
-from otahsm.pki import KeyType, check_signs_crls, load_chain, load_issuer
+from otahsm.pki.chain import check_signs_crls, load_chain, load_issuer
+from otahsm.pki.keytypes import KeyType
 
 from support.authority import CA_LIFE, KEY_TYPES, issuer_of, leaf, root_of
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SerialNumber, validity_of
+from otahsm.pki.certificate import validity_of
+from otahsm.pki.serial import SerialNumber
 from otahsm.preparation.codec import (
     Draft,
     Task,

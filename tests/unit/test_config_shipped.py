@@ -20,7 +20,7 @@ from otahsm.config import (
     TokenConfig,
     section,
 )
-from otahsm.pki import Profile
+from otahsm.pki.profile import Profile
 
 from support.configurations import BASE, TEMPLATE, parse, shipped
 

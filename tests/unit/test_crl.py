@@ -20,15 +20,15 @@ from pkilint.pkix import name as pkix_name
 from pkilint.validation import ValidationFindingSeverity
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import (
+from otahsm.pki.crl import (
     CrlDescription,
-    KeyType,
     Reason,
     RevokedCertificate,
     build_tbs_crl,
     check_crl_signature,
     describe_crl,
 )
+from otahsm.pki.keytypes import KeyType
 
 from support.authority import CA_NAME, CRL_MADE, KEY_TYPES, SMALL_KEY_TYPES, crl, issuer_of, leaf
 from support.examples import examples

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
 from otahsm.line import make_csr
-from otahsm.pki import MAX_CSR_BYTES, CheckedCsr, KeyType, Profile, check_csr, encode_spki
+from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr
 from otahsm.pki.der import PRINTABLE_STRING
+from otahsm.pki.keytypes import KeyType
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.profile import Profile
 
 from support.attacks.forging import (
     MS_EXTENSION_REQUEST,

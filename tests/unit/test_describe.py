@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from otahsm.cli.output.fields import print_descriptions
 from otahsm.errors import ConfigError
-from otahsm.pki import SerialNumber, describe
 from otahsm.pki.der import tlv
+from otahsm.pki.descriptions import describe
+from otahsm.pki.serial import SerialNumber
 
 from support.attacks.forging import extension, forge, key_of, named, wish
 from support.attacks.hostile import ALT_NAME, CA_TRUE, HOSTILE, KEY_USAGE, UNKNOWN

@@ -22,15 +22,12 @@ from otahsm.daemon.edge import read_caller, read_crls
 from otahsm.errors import OtahsmError
 from otahsm.line.csr_files import load_csr
 from otahsm.line.device_rows import read_rows
-from otahsm.pki import (
-    Profile,
-    check_csr,
-    describe_crl,
-    load_chain,
-    load_issuer,
-    load_public_key,
-    order_bundle,
-)
+from otahsm.pki.bundle import order_bundle
+from otahsm.pki.chain import load_chain, load_issuer
+from otahsm.pki.crl import describe_crl
+from otahsm.pki.csr import check_csr
+from otahsm.pki.keys import load_public_key
+from otahsm.pki.profile import Profile
 
 FOREIGN = re.compile(
     r"cryptography\.io|ParseError|Malformed[A-Z]|Unable to load|ASN\.1|asn1|codec|unarmor|Errno|<string>"

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import (
+from otahsm.pki.der import tlv
+from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.keytypes import (
     ALL_ALGORITHMS,
     FAMILIES,
     SIGNATURE_ALGORITHMS,
@@ -20,12 +22,10 @@ from otahsm.pki import (
     MechanismName,
     PublicKey,
     describe_key,
-    encode_spki,
     family_of,
     key_type_of,
 )
-from otahsm.pki.der import tlv
-from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.keytypes.family import encode_spki
 
 from support.attacks.forging import (
     RsaKey,

@@ -22,7 +22,7 @@ from otahsm.ledger import (
     database_of,
 )
 from otahsm.ledger.migrations import migrate
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 from support.examples import examples
 from support.homes import Home, PostgresHome, ledger_in

@@ -17,7 +17,7 @@ from otahsm.ledger import Ledger, database_of
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.schema import certificates
 from otahsm.ledger.tree.sequencer import CHUNK, sequence
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import CompactTree, open_checkpoint
 
 from support.homes import Home, PostgresHome

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import DEFAULT_DEVICE_ID, Profile, check_device_id
 from otahsm.pki.der import PRINTABLE_STRING
-from otahsm.pki.names import device_id_of, subject_of
+from otahsm.pki.names import check_device_id, device_id_of, subject_of
+from otahsm.pki.profile import DEFAULT_DEVICE_ID, Profile
 
 from support.attacks.forging import ORGANIZATION, attribute, subject
 from support.examples import examples

@@ -33,7 +33,7 @@ from otahsm.ledger import (
 from otahsm.ledger.db.sqlite import open_engine
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.read import certificate_page
-from otahsm.pki import SerialNumber, make_serial
+from otahsm.pki.serial import SerialNumber, make_serial
 
 from support.examples import examples
 from support.homes import Home, SqliteHome, ledger_in

@@ -27,7 +27,7 @@ from otahsm.ledger import (
 )
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.write.revocation import revoke, take_number
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 from support.authority import leaf
 from support.homes import CA, Home, PostgresHome, ledger_in

@@ -14,7 +14,9 @@ from pkilint.pkix import extension as pkix_extension
 from pkilint.pkix import name as pkix_name
 from pkilint.validation import ValidationFindingSeverity
 
-from otahsm.pki import SIGNATURE_ALGORITHMS, KeyType, RootKind, Validity
+from otahsm.pki.certificate import Validity
+from otahsm.pki.keytypes import SIGNATURE_ALGORITHMS, KeyType
+from otahsm.pki.root import RootKind
 
 from support.attacks.forging import key_of
 from support.authority import CA_LIFE, CA_NAME, KEY_TYPES, SERIAL, issuer_of, leaf, root_of

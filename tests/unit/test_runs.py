@@ -24,7 +24,7 @@ from otahsm.errors import (
 from otahsm.line import Device, DeviceFolders, Run, random_devices, unfinished_runs
 from otahsm.line.run import name_of
 from otahsm.line.run_state import RUN_STATE
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 ASKED = ["device issue", "--count", "3"]
 WHEN = datetime(2030, 1, 1, tzinfo=UTC)

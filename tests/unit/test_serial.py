@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SerialNumber, first_key, make_serial
+from otahsm.pki.serial import SerialNumber, first_key, make_serial
 
 serials = st.integers(1, (1 << 160) - 1).map(SerialNumber)
 

@@ -9,7 +9,7 @@ import pytest
 from otahsm.config import KeyConfig, ReplicaConfig
 from otahsm.errors import ConfigError
 from otahsm.pkcs11_names import Pkcs11Uri
-from otahsm.pki import encode_spki
+from otahsm.pki.keytypes.family import encode_spki
 from otahsm.token.setup import TokenKey, decode_setup, encode_setup
 from otahsm.token.signer import start_at_socket
 

@@ -28,7 +28,7 @@ from otahsm.ledger import (
 from otahsm.ledger import START as FIRST
 from otahsm.ledger.read import certificate_page
 from otahsm.ledger.records import RevocationRequest
-from otahsm.pki import SerialNumber, make_serial
+from otahsm.pki.serial import SerialNumber, make_serial
 
 from support.homes import CA, SqliteHome, ledger_in
 from support.intents import intent, told

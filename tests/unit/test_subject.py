@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from otahsm.config import ProfileConfig
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SubjectTemplate
 from otahsm.pki.names import subject_of
+from otahsm.pki.subject import SubjectTemplate
 
 
 def template(*parts: str) -> SubjectTemplate:

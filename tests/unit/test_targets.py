@@ -11,7 +11,7 @@ from otahsm.cli.commands.targets import read_targets
 from otahsm.cli.inputs import serial_of
 from otahsm.client import ToRevoke
 from otahsm.errors import ConfigError
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 
 @pytest.mark.parametrize("text", ["1a2B", "0x1a2b", "1A:2B", " 001a2b ", "0" * 40 + "1a2b"])

@@ -12,18 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from otahsm.config.subject import parse_subject
-from otahsm.pki import (
-    DEFAULT_DEVICE_ID,
-    KeyType,
-    KeyUsage,
-    Profile,
-    SubjectTemplate,
-    TbsTemplate,
-    Validity,
-    build_tbs,
-    encode_spki,
-)
+from otahsm.pki.certificate import Validity, build_tbs
 from otahsm.pki.csr import CheckedCsr
+from otahsm.pki.keytypes import KeyType
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.profile import DEFAULT_DEVICE_ID, KeyUsage, Profile
+from otahsm.pki.subject import SubjectTemplate
+from otahsm.pki.template import TbsTemplate
 
 from support.attacks.forging import key_of
 from support.authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of

@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otahsm.config.subject import parse_subject
-from otahsm.pki import CrlLocation, ExtendedKeyUsage, KeyType, KeyUsage, Profile, load_issuer
+from otahsm.pki.chain import load_issuer
+from otahsm.pki.distribution import CrlLocation
+from otahsm.pki.keytypes import KeyType
+from otahsm.pki.profile import ExtendedKeyUsage, KeyUsage, Profile
 from otahsm.preparation.terms import Terms, decode_terms, encode_terms
 
 from support.authority import issuer_of

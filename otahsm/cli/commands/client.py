@@ -13,7 +13,7 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, Patienc
 from otahsm.cli.output.fields import print_json, print_outcome
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
-from otahsm.pki import fingerprint_text
+from otahsm.pki.anchor import fingerprint_text
 from otahsm.system.tls_files import read_certificates
 
 SubjectArgument = Annotated[

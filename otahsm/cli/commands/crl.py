@@ -13,7 +13,8 @@ from otahsm.cli.connect import ask
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_fields, print_json, print_outcome
 from otahsm.client import Client, FetchedCrl
-from otahsm.pki import check_crl_signature, describe_crl, load_issuer
+from otahsm.pki.chain import load_issuer
+from otahsm.pki.crl import check_crl_signature, describe_crl
 from otahsm.system.durable import explained, replace_file
 from otahsm.system.files import read_file
 from otahsm.templates import counted

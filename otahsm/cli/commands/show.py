@@ -9,7 +9,7 @@ import typer
 
 from otahsm.cli.options import JsonOption
 from otahsm.cli.output.fields import print_descriptions
-from otahsm.pki import describe
+from otahsm.pki.descriptions import describe
 from otahsm.system.files import read_file
 
 

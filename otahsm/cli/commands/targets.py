@@ -8,7 +8,7 @@ from typing import Final
 
 from otahsm.client import ToRevoke
 from otahsm.errors import ConfigError, RequestRefusedError
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.system.files import read_text
 
 _COLUMNS: Final = ("serial", "device_id")

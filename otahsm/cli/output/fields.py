@@ -9,7 +9,7 @@ from datetime import datetime
 import typer
 
 from otahsm.cli.output.times import show_time
-from otahsm.pki import Description
+from otahsm.pki.descriptions import Description
 from otahsm.system.clock import rfc3339
 
 

@@ -22,7 +22,10 @@ from cryptography.x509.oid import NameOID
 from otahsm.authority import Caller
 from otahsm.config import TlsConfig
 from otahsm.errors import ConfigError
-from otahsm.pki import PARSE_ERRORS, Chain, encode_spki, fingerprint_text, is_valid
+from otahsm.pki.anchor import fingerprint_text, is_valid
+from otahsm.pki.chain import Chain
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.parsing import PARSE_ERRORS
 from otahsm.system.files import read_file
 from otahsm.system.tls_files import read_certificates, read_key_pair
 

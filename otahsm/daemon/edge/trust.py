@@ -14,7 +14,8 @@ from typing import Final
 from cryptography import x509
 
 from otahsm.errors import ConfigError
-from otahsm.pki import PARSE_ERRORS, signed
+from otahsm.pki.chain import signed
+from otahsm.pki.parsing import PARSE_ERRORS
 from otahsm.system.files import read_file
 
 _LONGEST: Final = 8  # certificates in a chain

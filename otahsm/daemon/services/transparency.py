@@ -7,7 +7,7 @@ from typing import Final
 from otahsm.daemon.edge import Context, caller_of
 from otahsm.daemon.services.service import Service
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1 import transparency_pb2_grpc
 

@@ -8,7 +8,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import AuthorityState, JobState
-from otahsm.pki import Profile, SubjectTemplate
+from otahsm.pki.profile import Profile
+from otahsm.pki.subject import SubjectTemplate
 from otahsm.v1 import authority_pb2 as pb
 
 

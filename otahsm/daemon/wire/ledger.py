@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.authority import CertificateKey, CertificateRecord, CountKey, DeviceKey, Filter, Status
 from otahsm.errors import RequestRefusedError
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
 
 STATUSES: Final[Mapping[Status, pb.CertificateStatus.ValueType]] = {

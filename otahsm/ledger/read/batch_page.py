@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, select
 
 from otahsm.ledger.records import Batch, BatchState, BatchTerms, Issue
 from otahsm.ledger.schema import batches, certificates, intents, replicas, serial_octets
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 _OPEN_AT_ONCE: Final = 30_000  # more than daemons ever have open
 

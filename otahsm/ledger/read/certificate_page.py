@@ -28,7 +28,7 @@ from otahsm.ledger import schema
 from otahsm.ledger.query_values import START, CertificateRecord, CountKey, Filter, Page, Status, Tally
 from otahsm.ledger.read.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
 from otahsm.ledger.schema import certificates, intents, live, replicas, serial_octets
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 _SCANNED: Final = 50_000  # rows
 _OPEN_AT_ONCE: Final = 30_000  # more than daemons ever have open

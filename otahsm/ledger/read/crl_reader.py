@@ -14,7 +14,7 @@ from otahsm.ledger.db.dialects import LOCK_NAMESPACE
 from otahsm.ledger.db.failures import reading
 from otahsm.ledger.records import COMPLETE, CrlRow, StoredCrl
 from otahsm.ledger.schema import crl_urls, crls, intents, revocations, serial_octets
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 _PAGE: Final = 2000  # revocations fetched at a time
 _TURN: Final = text(f"SELECT pg_try_advisory_lock({LOCK_NAMESPACE}, 0)")  # slots begin at 1

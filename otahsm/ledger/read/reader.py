@@ -24,7 +24,7 @@ from otahsm.ledger.query_values import (
 )
 from otahsm.ledger.read import batch_page, certificate_page, denied, event_page
 from otahsm.ledger.records import BatchState
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 
 class LedgerReader:

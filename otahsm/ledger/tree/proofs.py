@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, select
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes
 from otahsm.ledger.tree.log_entries import Entry, Kind, read_leaves
 from otahsm.ledger.tree.sequencer import STORED_LEVELS, read_tree
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import CompactTree, Fetch, root_of
 
 

@@ -21,7 +21,7 @@ from otahsm.ledger.schema import checkpoints, intents, leaves, nodes, pending_le
 from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
 from otahsm.ledger.tree.sequencer import STORED_LEVELS, read_tree
 from otahsm.ledger.tree.verdict import MAX_FINDINGS, Verdict
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import Checkpoint, CompactTree, VerifierKey, leaf_hash, open_checkpoint, parse_note
 from otahsm.tlog import Row as NodeRow
 

@@ -19,7 +19,7 @@ from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.sequencer import note_entries
 from otahsm.ledger.write import batches, events, quotas
 from otahsm.ledger.write.journal import no_rival_of, restore_superseded
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
 

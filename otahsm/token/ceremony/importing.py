@@ -11,7 +11,7 @@ from pkcs11 import KeyType as TokenKeyType
 
 from otahsm.config import CaConfig, ReplicaConfig
 from otahsm.errors import ConfigError, TokenRefusedError
-from otahsm.pki import PrivateKey, describe_key, family_of, key_type_of
+from otahsm.pki.keytypes import PrivateKey, describe_key, family_of, key_type_of
 from otahsm.token import keys
 from otahsm.token.facts import KeyFacts, read_facts
 from otahsm.token.opening import get_ready

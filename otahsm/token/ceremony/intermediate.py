@@ -13,16 +13,12 @@ from pkcs11 import Attribute, ObjectClass
 
 from otahsm.config import CaConfig, KeyConfig, ReplicaConfig
 from otahsm.errors import TokenRefusedError
-from otahsm.pki import (
-    Issuer,
-    KeyType,
-    PublicKey,
-    Validity,
-    assemble,
-    build_ca_request_info,
-    build_possession_tbs,
-    encode_spki,
-)
+from otahsm.pki.certificate import Validity, assemble
+from otahsm.pki.chain import Issuer
+from otahsm.pki.keytypes import KeyType, PublicKey
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.request import build_ca_request_info
+from otahsm.pki.root import build_possession_tbs
 from otahsm.token.ceremony.key_pairs import Made, NewKey, new_key, new_serial
 from otahsm.token.facts import KeyFacts, read_facts
 from otahsm.token.faults import explained

@@ -16,19 +16,12 @@ import pkcs11
 from otahsm.config import CaConfig, KeyConfig, ReplicaConfig
 from otahsm.errors import TokenRefusedError, TokenUnavailableError
 from otahsm.pkcs11_names import KeyFlaw, Pkcs11Uri
-from otahsm.pki import (
-    SERIAL_RANDOM_BYTES,
-    Issuer,
-    KeyType,
-    MechanismName,
-    PublicKey,
-    RootKind,
-    Validity,
-    assemble,
-    build_root_tbs,
-    encode_spki,
-    make_serial,
-)
+from otahsm.pki.certificate import Validity, assemble
+from otahsm.pki.chain import Issuer
+from otahsm.pki.keytypes import KeyType, MechanismName, PublicKey
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.root import RootKind, build_root_tbs
+from otahsm.pki.serial import SERIAL_RANDOM_BYTES, make_serial
 from otahsm.token import keys
 from otahsm.token.facts import KeyFacts, read_facts
 from otahsm.token.faults import explained

@@ -13,8 +13,9 @@ from pkcs11 import Attribute, ObjectClass
 from pkcs11.util.x509 import decode_x509_certificate
 
 from otahsm.errors import TokenRefusedError
-from otahsm.pki import PublicKey, encode_spki
-from otahsm.pki.der import PARSE_ERRORS
+from otahsm.pki.keytypes import PublicKey
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.parsing import PARSE_ERRORS
 from otahsm.token.element.opening import explained
 
 

@@ -17,15 +17,10 @@ from pkcs11 import Attribute, ObjectClass
 from otahsm.config import KeyConfig
 from otahsm.errors import OtahsmError, TokenRefusedError
 from otahsm.pkcs11_names import KeyFlaw, Pkcs11Uri
-from otahsm.pki import (
-    KeyType,
-    PublicKey,
-    assemble,
-    build_request_info,
-    describe_key,
-    encode_spki,
-    key_type_of,
-)
+from otahsm.pki.certificate import assemble
+from otahsm.pki.keytypes import KeyType, PublicKey, describe_key, key_type_of
+from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.request import build_request_info
 from otahsm.token import keys
 from otahsm.token.element.certificate import CertificatePlace
 from otahsm.token.element.opening import explained, known_fault

@@ -14,8 +14,9 @@ from asn1crypto.core import Integer, ObjectIdentifier
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from otahsm.pki import SIGNATURE_ALGORITHMS, KeyType, PrivateKey, encode_spki, generate_key
 from otahsm.pki.der import BIT_STRING, SEQUENCE, SET, UTF8_STRING, tlv
+from otahsm.pki.keytypes import SIGNATURE_ALGORITHMS, KeyType, PrivateKey, generate_key
+from otahsm.pki.keytypes.family import encode_spki
 
 BOOLEAN, OCTET_STRING, ATTRIBUTES = 0x01, 0x04, 0xA0
 TELETEX_STRING, IA5_STRING, BMP_STRING = 0x14, 0x16, 0x1E

@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from otahsm.pki import MAX_CSR_BYTES, SIGNATURE_ALGORITHMS, encode_spki
+from otahsm.pki.csr import MAX_CSR_BYTES
 from otahsm.pki.der import BIT_STRING, PRINTABLE_STRING, SEQUENCE, SET, UTF8_STRING, tlv
+from otahsm.pki.keytypes import SIGNATURE_ALGORITHMS
+from otahsm.pki.keytypes.family import encode_spki
 
 from support.attacks.forging import (
     BMP_STRING,

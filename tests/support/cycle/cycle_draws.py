@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from otahsm.ledger import Renewal
-from otahsm.pki import Profile
+from otahsm.pki.profile import Profile
 
 from support.authority import CA_LIFE
 from support.cycle.cycle_model import Asked

@@ -8,7 +8,8 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
-from otahsm.pki import Profile, Reason
+from otahsm.pki.crl import Reason
+from otahsm.pki.profile import Profile
 
 
 class Asked(NamedTuple):

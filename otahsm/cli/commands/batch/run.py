@@ -45,7 +45,8 @@ from otahsm.line import (
     public_key_sha256,
     random_devices,
 )
-from otahsm.pki import KeyType, SerialNumber
+from otahsm.pki.keytypes import KeyType
+from otahsm.pki.serial import SerialNumber
 from otahsm.system.secret_files import passphrase_from
 
 _PAGE: Final = 500

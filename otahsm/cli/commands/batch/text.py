@@ -13,7 +13,7 @@ from otahsm.cli.output.progress import Meter, OutputMode, plain_console
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
 from otahsm.client import Batch, BatchClient
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 
 NameArgument = Annotated[str, typer.Argument(help="The batch's name.")]
 

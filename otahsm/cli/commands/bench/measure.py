@@ -17,7 +17,7 @@ from otahsm.cli.inputs import choices_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, ProfileOption
 from otahsm.config import Config, load_config, section
 from otahsm.errors import ConfigError
-from otahsm.pki import KeyType
+from otahsm.pki.keytypes import KeyType
 
 _MESSAGE_SIZES = (1, 4, 16, 64, 256)
 _PLOT_FORMATS = (".png", ".svg")

@@ -23,7 +23,10 @@ from otahsm.cli.output.fields import print_descriptions
 from otahsm.cli.output.files import write_output
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ConfigError
-from otahsm.pki import describe, find_chain_problems, is_pss, load_chain, order_bundle
+from otahsm.pki.bundle import find_chain_problems, order_bundle
+from otahsm.pki.chain import load_chain
+from otahsm.pki.descriptions import describe
+from otahsm.pki.keytypes import is_pss
 from otahsm.system.files import read_file
 from otahsm.token.ceremony import MAX_NAME, check_key, create_request
 from otahsm.token.ceremony import prove_possession as prove

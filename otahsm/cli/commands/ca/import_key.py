@@ -22,7 +22,8 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.failures import warn
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ConfigError
-from otahsm.pki import PrivateKey, encode_spki, is_private_key
+from otahsm.pki.keytypes import PrivateKey, is_private_key
+from otahsm.pki.keytypes.family import encode_spki
 from otahsm.system.files import read_file
 from otahsm.token import ceremony
 from otahsm.token.files import read_chain

@@ -21,7 +21,9 @@ from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_descriptions
 from otahsm.config import CaConfig, TokenConfig, ca_section, load_config
 from otahsm.errors import ConfigError
-from otahsm.pki import KeyType, RootKind, describe
+from otahsm.pki.descriptions import describe
+from otahsm.pki.keytypes import KeyType
+from otahsm.pki.root import RootKind
 from otahsm.token.ceremony import MAX_NAME, Made, create_root
 from otahsm.token.files import write_certificate
 

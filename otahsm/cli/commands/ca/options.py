@@ -9,7 +9,7 @@ import typer
 
 from otahsm.config import CaConfig, Config, TokenConfig, ca_section, read_toml, section
 from otahsm.errors import ConfigError
-from otahsm.pki import KeyType
+from otahsm.pki.keytypes import KeyType
 
 
 def _take_answers(context: typer.Context, path: Path | None) -> Path | None:

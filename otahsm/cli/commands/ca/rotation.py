@@ -23,7 +23,7 @@ from otahsm.cli.output.times import show_time
 from otahsm.config import ca_section, load_config, section
 from otahsm.errors import ConfigError
 from otahsm.ledger import count_valid
-from otahsm.pki import KeyType
+from otahsm.pki.keytypes import KeyType
 from otahsm.token.ceremony import destroy_key
 from otahsm.token.files import read_chain
 

@@ -10,7 +10,7 @@ from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_descriptions, print_fields, print_json
 from otahsm.config import ca_section, load_config
 from otahsm.errors import ExitCode
-from otahsm.pki import describe
+from otahsm.pki.descriptions import describe
 from otahsm.token.ceremony import inspect_key
 from otahsm.token.files import read_chain
 

@@ -12,7 +12,7 @@ import typer
 from otahsm.cli.commands.device.providing import Provision, import_directory, provide
 from otahsm.cli.options import DEFAULT_CONFIG, JsonOption, PatienceOption, ProfileOption, QuietOption
 from otahsm.cli.output.progress import OutputMode
-from otahsm.pki import KeyType
+from otahsm.pki.keytypes import KeyType
 
 
 def cert_provider(

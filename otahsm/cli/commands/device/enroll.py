@@ -24,7 +24,8 @@ from otahsm.cli.output.fields import print_json_line
 from otahsm.client import IssuedCertificate, Refusal
 from otahsm.errors import RequestRefusedError
 from otahsm.pkcs11_names import KeyFlaw
-from otahsm.pki import KeyType, check_device_id
+from otahsm.pki.keytypes import KeyType
+from otahsm.pki.names import check_device_id
 from otahsm.token.element import ElementKey, KeySpec, SecureElement, element_opened, read_element_uri
 
 _LOGINS = ".logins"  # beside the device folders; no device id starts with a dot

@@ -12,7 +12,7 @@ from otahsm.cli.output.fields import print_json
 from otahsm.cli.output.files import new_path
 from otahsm.errors import ConfigError
 from otahsm.line import pack as pack_folders
-from otahsm.pki import check_device_id
+from otahsm.pki.names import check_device_id
 from otahsm.templates import counted
 
 

@@ -24,7 +24,8 @@ from otahsm.install.aktualizr import IMPORT
 from otahsm.install.installing import ImageRoot, Shell, install
 from otahsm.line import Device, Done, Run, issue_devices
 from otahsm.line.device_files import DeviceFiles
-from otahsm.pki import KeyType, load_certificates
+from otahsm.pki.anchor import load_certificates
+from otahsm.pki.keytypes import KeyType
 from otahsm.system.files import read_file, read_text
 
 _NAMES: Final = {

@@ -16,7 +16,7 @@ from otahsm.cli.output.fields import printable
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
 from otahsm.client import LedgerEntry
-from otahsm.pki import SerialNumber
+from otahsm.pki.serial import SerialNumber
 from otahsm.system.clock import rfc3339
 
 TABLE: Final = Table(
