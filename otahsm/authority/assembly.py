@@ -22,7 +22,7 @@ from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.ledger import Database, Ledger, Renewal, database_of
 from otahsm.ledger.read.queries import LedgerQueries
-from otahsm.pki.keys import load_public_key
+from otahsm.pki.keytypes.spki import load_public_key
 from otahsm.pki.profile import Profile
 from otahsm.preparation.pool import Preparers
 from otahsm.revocation.crl_keeper import CrlKeeper

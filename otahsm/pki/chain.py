@@ -12,9 +12,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.errors import ConfigError
-from otahsm.pki.keys import flaw, subject_key_identifier
 from otahsm.pki.keytypes import KeyType, PublicKey, describe_key, key_type_of, signature_algorithm
 from otahsm.pki.keytypes.family import SignatureAlgorithm, encode_spki
+from otahsm.pki.keytypes.spki import flaw, subject_key_identifier
 from otahsm.pki.parsing import PARSE_ERRORS
 
 

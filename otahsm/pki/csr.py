@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.der import children
 from otahsm.pki.extensions import requestable_extensions
-from otahsm.pki.keys import flaw, subject_key_identifier
 from otahsm.pki.keytypes import KeyType, PublicKey, describe_key, family_of
+from otahsm.pki.keytypes.spki import flaw, subject_key_identifier
 from otahsm.pki.names import check_device_id, device_id_of
 from otahsm.pki.parsing import PARSE_ERRORS
 from otahsm.pki.profile import Profile

@@ -8,7 +8,7 @@ from typing import Final
 from asn1crypto import core
 from asn1crypto import x509 as asn1_x509
 
-from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.keytypes.spki import subject_key_identifier
 from otahsm.pki.profile import ExtendedKeyUsage, KeyUsage, Profile
 
 KEY_USAGE: Final = "2.5.29.15"

@@ -6,7 +6,7 @@ from typing import Final
 
 from cryptography import x509
 
-from otahsm.pki.keys import KEY_ERRORS
+from otahsm.pki.keytypes.spki import KEY_ERRORS
 
 PARSE_ERRORS: Final = (
     *KEY_ERRORS,

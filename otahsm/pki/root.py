@@ -17,8 +17,8 @@ from asn1crypto import x509 as asn1_x509
 from otahsm.pki.certificate import Validity, encode_tbs
 from otahsm.pki.chain import Issuer
 from otahsm.pki.extensions import extension, key_identifiers
-from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.keytypes.family import SignatureAlgorithm
+from otahsm.pki.keytypes.spki import subject_key_identifier
 
 RootKind = Literal["root", "root-here"]
 

@@ -15,7 +15,7 @@ from otahsm.pki.certificate import Validity, build_tbs, encode_validity
 from otahsm.pki.chain import Issuer
 from otahsm.pki.csr import CheckedCsr
 from otahsm.pki.der import SEQUENCE, children, integer, tlv
-from otahsm.pki.keys import subject_key_identifier
+from otahsm.pki.keytypes.spki import subject_key_identifier
 from otahsm.pki.names import subject_of
 from otahsm.pki.profile import Profile
 

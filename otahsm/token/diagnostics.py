@@ -29,8 +29,8 @@ from otahsm.config import (
     section,
 )
 from otahsm.errors import OtahsmError
-from otahsm.pki.keys import load_public_key
 from otahsm.pki.keytypes import PublicKey
+from otahsm.pki.keytypes.spki import load_public_key
 from otahsm.system.hardening import harden
 from otahsm.token.facts import read_facts
 from otahsm.token.faults import explain

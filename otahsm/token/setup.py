@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from otahsm.pkcs11_names import KeyFlaw, Pkcs11Uri
-from otahsm.pki.keys import load_public_key
 from otahsm.pki.keytypes import MechanismName, PublicKey
 from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.keytypes.spki import load_public_key
 
 # Signed when a session is new, and when it was idle for a while. It is no certificate and can't be one.
 PROBE: Final = b"otahsm probe: a signature over this line shows that the key can sign, and nothing else"

@@ -15,7 +15,7 @@ from itertools import chain
 from queue import SimpleQueue
 
 from otahsm.errors import ConfigError, OtahsmError
-from otahsm.pki.keys import load_public_key
+from otahsm.pki.keytypes.spki import load_public_key
 from otahsm.token.faults import explained
 from otahsm.token.opening import open_key
 from otahsm.token.session import logged_in

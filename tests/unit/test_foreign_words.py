@@ -26,7 +26,7 @@ from otahsm.pki.bundle import order_bundle
 from otahsm.pki.chain import load_chain, load_issuer
 from otahsm.pki.crl import describe_crl
 from otahsm.pki.csr import check_csr
-from otahsm.pki.keys import load_public_key
+from otahsm.pki.keytypes.spki import load_public_key
 from otahsm.pki.profile import Profile
 
 FOREIGN = re.compile(

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.der import tlv
-from otahsm.pki.keys import subject_key_identifier
 from otahsm.pki.keytypes import (
     ALL_ALGORITHMS,
     FAMILIES,
@@ -26,6 +25,7 @@ from otahsm.pki.keytypes import (
     key_type_of,
 )
 from otahsm.pki.keytypes.family import encode_spki
+from otahsm.pki.keytypes.spki import subject_key_identifier
 
 from support.attacks.forging import (
     RsaKey,
