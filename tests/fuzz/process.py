@@ -14,11 +14,13 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import atheris
+
+import otahsm
 
 BASELINE: Final = "== an empty input =="
 FUZZING: Final = "== fuzzing =="
@@ -30,7 +32,8 @@ def main(argv: list[str]) -> None:
     begun = time.monotonic()
     ours = dict(word.removeprefix("--").split("=", 1) for word in argv if word.startswith("--"))
     target = importlib.import_module(ours.get("table", "fuzz.targets")).TARGETS[ours["target"]]
-    with _quiet(), atheris.instrument_imports(include=list(target.instrumented)):
+    others = [name for name in _modules() if not _is_within(name, target.instrumented)]
+    with _quiet(), atheris.instrument_imports(list(target.instrumented), others):
         function = target.function(ours["target"])
     if {"seconds", "runs"} & ours.keys():
         _run_on_nothing(function)
@@ -41,6 +44,17 @@ def main(argv: list[str]) -> None:
     # A merge starts the first word again, in a shell.
     atheris.Setup([f"{shlex.quote(sys.executable)} {shlex.quote(argv[0])}", *argv[1:], *limit], function)
     atheris.Fuzz()
+
+
+def _modules() -> Iterator[str]:
+    """Name the modules of otahsm: Atheris takes all of a package, or what it is told to leave."""
+    top = Path(otahsm.__path__[0]).parent
+    for path in sorted(top.joinpath("otahsm").rglob("*.py")):
+        yield ".".join(path.relative_to(top).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _is_within(name: str, packages: Iterable[str]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
 
 
 def _run_on_nothing(function: Callable[[bytes], None]) -> None:

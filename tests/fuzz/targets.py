@@ -21,7 +21,7 @@ class Target(NamedTuple):
         module: has the function.
         max_len: of an input, in octets.
         words: what the format's texts are made of, and chance would not find.
-        instrumented: packages in which new code counts as new.
+        instrumented: packages and modules in which new code counts as new. They are compiled at each start.
     """
 
     module: str
@@ -142,19 +142,48 @@ _TOML: Final = (
 _JSON: Final = ('{"', '":"', '",', "null", "\\ud800", "\\u0000", "1e9", "-0", "[[[[")
 _NOTE: Final = ("\n\n", "\N{EM DASH} ", "ota.example/ledger", "+", "\N{LINE SEPARATOR}", "\N{NO-BREAK SPACE}")
 
+_TOML_READERS: Final = (
+    "otahsm.errors",
+    "otahsm.pki",
+    "otahsm.system",
+    "otahsm.config",
+    "otahsm.pkcs11_names",
+    "otahsm.templates",
+    "tomllib",
+)
+_CALLS: Final = (
+    "otahsm.daemon.wire",
+    "otahsm.authority",
+    "otahsm.issuance",
+    "otahsm.pki",
+    "otahsm.preparation",
+    "otahsm.access",
+    "otahsm.revocation",
+    "otahsm.errors",
+    "otahsm.templates",
+    "otahsm.ledger",
+)
+
 TARGETS: Final[Mapping[str, Target]] = {
     "csr": Target("fuzz.csrs", 17_000),
     "csr_signed": Target("fuzz.csrs", 4096),
     "template": Target("fuzz.csrs", 512),
-    "uri": Target("fuzz.texts", 512, _URI),
-    "config": Target("fuzz.texts", 8192, _TOML, ("otahsm", "tomllib")),
-    "policy": Target("fuzz.texts", 4096, _POLICY, ("otahsm", "tomllib")),
-    "device_list": Target("fuzz.texts", 4096, ("device_id", "serial", "plant", '"', "\r\n", *_JSON)),
+    "uri": Target("fuzz.texts", 512, _URI, ("otahsm.pkcs11_names",)),
+    "config": Target("fuzz.texts", 8192, _TOML, _TOML_READERS),
+    "policy": Target("fuzz.texts", 4096, _POLICY, ("otahsm.access", *_TOML_READERS)),
+    "device_list": Target(
+        "fuzz.texts",
+        4096,
+        ("device_id", "serial", "plant", '"', "\r\n", *_JSON),
+        ("otahsm.line", "otahsm.templates"),
+    ),
     "credentials": Target("fuzz.archives", 70_000),
     "credentials_entry": Target("fuzz.archives", 8192, ("https://", "-----BEGIN CERTIFICATE-----", "[::1]:")),
-    "order": Target("fuzz.calls", 17_000),
-    "question": Target("fuzz.calls", 4096),
-    "page_tokens": Target("fuzz.calls", 512),
+    "order": Target("fuzz.calls", 17_000, instrumented=_CALLS),
+    "question": Target("fuzz.calls", 4096, instrumented=_CALLS),
+    "page_tokens": Target(
+        "fuzz.calls", 512, instrumented=("otahsm.daemon.wire", "otahsm.errors", "otahsm.ledger")
+    ),
     "note": Target("fuzz.evidence", 4096, _NOTE),
     "proof": Target("fuzz.evidence", 4096, ("c2sp.org/tlog-proof@v1", "index ", "old ", "extra ", *_NOTE)),
     "leaf": Target("fuzz.evidence", 2048, _JSON),
