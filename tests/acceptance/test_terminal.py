@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -10,7 +11,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from otahsm.cli.output import progress
 from otahsm.cli.output.progress import Meter, OutputMode
@@ -58,12 +58,19 @@ def test_a_terminal_gets_a_bar_and_quiet_means_quiet(line: Fleet, tmp_path: Path
     assert on_a_terminal(line.folder, *issue, "--quiet") == ""
 
 
+def test_a_failure_is_a_line_of_its_own_above_the_bar(line: Fleet, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("good-1\nbad/id\n")
+    shown = on_a_terminal(line.folder, "device", "issue", "--ids", str(ids), "--out", str(tmp_path))
+    assert "\r\x1b[2Kfailed: 'bad/id': " in shown  # after the bar, which is wiped
+
+
 def test_a_pipe_gets_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
 
     def lines(output_mode: OutputMode) -> list[str]:
         written = io.StringIO()
-        with Meter("certificates", 100, output_mode, Console(file=written, soft_wrap=True)) as meter:
+        with contextlib.redirect_stderr(written), Meter("certificates", 100, output_mode) as meter:
             meter.show(10, 0)
             meter.show(50, 40)
         return written.getvalue().splitlines()

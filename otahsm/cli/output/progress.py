@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,6 @@ from pathlib import Path
 from typing import Final, Self
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otahsm.cli.output.failures import failure_fields, failure_line
 from otahsm.cli.output.fields import print_json_line
@@ -30,11 +29,6 @@ def report_unfinished_runs(folders: DeviceFolders, asked: Sequence[str]) -> None
         if list(other) != list(asked):
             command, *options = other
             typer.echo(f"otahsm: an earlier run is unfinished: {command} {shlex.join(options)}", err=True)
-
-
-def plain_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is: no wrapping, no markup of what looks like it."""
-    return Console(stderr=stderr, soft_wrap=True, highlight=False, emoji=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +48,24 @@ class Meter:
         output_mode: nothing is shown with JSON or if quiet.
     """
 
-    def __init__(self, what: str, total: int, output_mode: OutputMode, console: Console) -> None:
-        silent = output_mode.as_json or output_mode.quiet
+    def __init__(self, what: str, total: int, output_mode: OutputMode) -> None:
         self._what, self._total = what, total
-        self._lines = not silent and not console.is_terminal
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f}/s"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=silent or not console.is_terminal,
-        )
-        self._task = self._progress.add_task(what, total=total, rate=0.0)
+        self._silent = output_mode.as_json or output_mode.quiet
+        self._bar = None
+        if not self._silent and sys.stderr.isatty():
+            from otahsm.cli.output.bar import Bar  # noqa: PLC0415 - see there
+
+            self._bar = Bar(what, total)
         self._started = self._told = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._bar:
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._bar:
+            self._bar.stop()
 
     def show(self, done: int, worked: int) -> None:
         """Show the progress.
@@ -87,13 +76,19 @@ class Meter:
         """
         now = time.monotonic()
         rate = worked / max(now - self._started, 1e-9)
-        self._progress.update(self._task, completed=done, rate=rate)
-        if self._lines and now - self._told >= _LINE_SECONDS:
+        if self._bar:
+            self._bar.show(done, rate)
+        elif not self._silent and now - self._told >= _LINE_SECONDS:
             self._told = now
             left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
-            self._console.print(
-                f"{done} of {self._total} {self._what}, {rate:.0f} a second{left}", markup=False
-            )
+            self.say(f"{done} of {self._total} {self._what}, {rate:.0f} a second{left}")
+
+    def say(self, text: str) -> None:
+        """Print a line to standard error, beside what is shown."""
+        if self._bar:
+            self._bar.say(text)
+        else:
+            typer.echo(text, err=True)
 
 
 class RunProgress:
@@ -106,21 +101,20 @@ class RunProgress:
     """
 
     def __init__(self, total: int, folder: Path, output_mode: OutputMode) -> None:
-        self._total = total
         self._folder = folder
         self._output_mode = output_mode
-        self._out, self._err = plain_console(), plain_console(stderr=True)
+        self._meter = Meter("certificates", total, output_mode)
         self._issued = self._before = self._failed = 0
 
     async def follow(self, reports: AsyncGenerator[Done | Failed, None], run: Run) -> bool:
         """Show reports as they come, then the totals; return whether nothing failed, which ends the run."""
         started = time.monotonic()
         try:
-            with Meter("certificates", self._total, self._output_mode, self._err) as meter:
+            with self._meter:
                 async with contextlib.aclosing(reports):
                     async for report in reports:
                         self._count(report)
-                        meter.show(self._done, self._issued + self._failed)
+                        self._meter.show(self._done, self._issued + self._failed)
         finally:
             self._summarise(time.monotonic() - started)
         if self._failed:
@@ -141,7 +135,7 @@ class RunProgress:
                 text = failure_line(repr(report.name), error)
                 if report.remembered:
                     text += " (Refused in an earlier run; --retry-refused requests it again.)"
-                self._err.print(text, markup=False)
+                self._meter.say(text)
         elif report.serial is None:
             self._before += 1
             self._line({"type": "complete", "device_id": report.name, "folder": str(report.folder)})
@@ -173,7 +167,7 @@ class RunProgress:
         text = f"{self._issued} issued in {seconds:.1f} s ({self._issued / max(seconds, 1e-9):.0f} a second)"
         if self._before:
             text += f", {self._before} already complete"
-        self._out.print(f"{text}, {self._failed} failed; folders in {self._folder}", markup=False)
+        typer.echo(f"{text}, {self._failed} failed; folders in {self._folder}")
 
     def _line(self, fields: dict[str, str | int | float]) -> None:
         if self._output_mode.as_json:

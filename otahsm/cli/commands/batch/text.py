@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from otahsm.cli.output.fields import print_fields, print_json, print_json_line
-from otahsm.cli.output.progress import Meter, OutputMode, plain_console
+from otahsm.cli.output.progress import Meter, OutputMode
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
 from otahsm.client import Batch, BatchClient
@@ -74,8 +74,7 @@ async def follow(client: BatchClient, name: str) -> Batch:
     """Show the progress of a batch until nothing more is issued in it; return it then."""
     batch = await client.get(name)
     began = batch.issued
-    console = plain_console(stderr=True)
-    with Meter("certificates", batch.device_count, OutputMode(), console) as meter:
+    with Meter("certificates", batch.device_count, OutputMode()) as meter:
         while state_of(batch) == "open":
             meter.show(batch.issued, batch.issued - began)
             await asyncio.sleep(_LOOK_SECONDS)

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Final
 
 import typer
-from rich.console import Console
 
 from otahsm.cli.output.failures import failure_fields, failure_line
 from otahsm.cli.output.fields import print_json_line, printable
-from otahsm.cli.output.progress import Meter, OutputMode, plain_console
+from otahsm.cli.output.progress import Meter, OutputMode
 from otahsm.errors import ConfigError
 from otahsm.install.aktualizr import IMPORT, SOTA, TokenKeys, sota_toml
 from otahsm.install.installing import ImageRoot, NotInstalled, Shell, install, install_all
@@ -164,15 +163,14 @@ async def run_jobs(
     jobs: Sequence[Job], connect: Connect | None, parallel: int, output_mode: OutputMode, *, replace: bool
 ) -> bool:
     """Install devices and show the progress; return whether every device has its files."""
-    console = plain_console(stderr=True)
     began = time.monotonic()
     installed = before = failed = 0
     planned = [(job.files.device_id, job.where, _work(job, connect, replace=replace)) for job in jobs]
-    with Meter("devices", len(jobs), output_mode, console) as meter:
+    with Meter("devices", len(jobs), output_mode) as meter:
         async for report in install_all(planned, parallel):
             if isinstance(report, NotInstalled):
                 failed += 1
-                _print_failure(report, output_mode, console)
+                _print_failure(report, output_mode, meter)
             else:
                 before += report.before
                 installed += not report.before
@@ -205,9 +203,9 @@ def _work(job: Job, connect: Connect | None, *, replace: bool) -> Callable[[], A
     return into_image if job.root is not None else over_ssh
 
 
-def _print_failure(report: NotInstalled, output_mode: OutputMode, console: Console) -> None:
+def _print_failure(report: NotInstalled, output_mode: OutputMode, meter: Meter) -> None:
     error = report.error
     if output_mode.as_json:
         print_json_line({**failure_fields(report.device_id, error), "where": report.where})
         return
-    console.print(failure_line(f"{report.device_id!r} at {report.where}", error), markup=False)
+    meter.say(failure_line(f"{report.device_id!r} at {report.where}", error))

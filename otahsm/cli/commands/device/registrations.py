@@ -7,7 +7,7 @@ import time
 import typer
 
 from otahsm.cli.output.fields import print_json_line, printable
-from otahsm.cli.output.progress import Meter, OutputMode, plain_console
+from otahsm.cli.output.progress import Meter, OutputMode
 from otahsm.cli.output.times import show_time
 from otahsm.registration.backends import Backend
 from otahsm.registration.collecting import collect
@@ -29,9 +29,8 @@ class RegistrationRun:
 
     def __init__(self, outbox: Outbox, output_mode: OutputMode) -> None:
         self._outbox, self._output_mode = outbox, output_mode
-        self._out, self._err = plain_console(), plain_console(stderr=True)
         self._missing = collect(outbox.book).missing
-        self._meter = Meter("registrations", outbox.counts()["waiting"], output_mode, self._err)
+        self._meter = Meter("registrations", outbox.counts()["waiting"], output_mode)
         self._registered = self._failed = 0
         self._in_trouble = False
 
@@ -57,9 +56,9 @@ class RegistrationRun:
         if self._output_mode.as_json:
             print_json_line(_fields(one))
         elif one.state == "failed":
-            self._err.print(printable(f"failed: {one.device_id!r}: {one.answer}"), markup=False)
+            self._meter.say(printable(f"failed: {one.device_id!r}: {one.answer}"))
         elif one.state == "waiting" and not self._in_trouble and not self._output_mode.quiet:
-            self._err.print(printable(f"otahsm: will retry: {one.answer}"), markup=False)
+            self._meter.say(printable(f"otahsm: will retry: {one.answer}"))
         self._in_trouble = one.state == "waiting"
 
     def _summarise(self, waiting: int, failed: int, seconds: float) -> None:
@@ -77,16 +76,15 @@ class RegistrationRun:
             )
             return
         if self._missing:
-            self._err.print(
+            typer.echo(
                 f"otahsm: the certificates of {counted(self._missing, 'device')} are not in"
                 f" {self._outbox.folder}; they are not registered from here",
-                markup=False,
+                err=True,
             )
         if not self._output_mode.quiet:
             more = "; --status shows each" if waiting or failed else ""
-            self._out.print(
-                f"{self._registered} registered in {seconds:.1f} s, {failed} failed, {waiting} waiting{more}",
-                markup=False,
+            typer.echo(
+                f"{self._registered} registered in {seconds:.1f} s, {failed} failed, {waiting} waiting{more}"
             )
 
 
