@@ -70,7 +70,7 @@ soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and Pos
 	PYTHONPATH=tests $(BIN)/python -m soak.storm --engine sqlite
 	PYTHONPATH=tests $(BIN)/python -m soak.storm --engine postgresql
 	PYTHONPATH=tests $(BIN)/python -m soak.reconnects 1000
-	OTAHSM_TEST_EXAMPLES=full $(BIN)/pytest -m hypothesis tests/unit
+	OTAHSM_TEST_EXAMPLES=full $(BIN)/pytest -m hypothesis tests/unit tests/integration
 	OTAHSM_TEST_DEVICES=200 $(BIN)/pytest tests/acceptance/test_guide.py
 
 fuzz: .venv/.ready ## fuzz what reads hostile input, for an hour; what is found is kept in .cache/fuzz

@@ -65,6 +65,7 @@ from support.cycle.cycle_draws import (
     Fault,
 )
 from support.cycle.cycle_model import Asked, Expected, Kind, Model
+from support.examples import examples
 from support.homes import Home, PostgresHome, SqliteHome
 from support.intents import told
 from support.logbook import findings, grow
@@ -322,9 +323,12 @@ class CycleMachine(RuleBasedStateMachine):
         return forge(named(device), key=self.keys[key])
 
 
-@pytest.mark.parametrize(("engine", "examples"), [("sqlite", 30), ("postgresql", 5)])
+@pytest.mark.hypothesis
+@pytest.mark.parametrize(
+    ("engine", "number"), [("sqlite", examples(100)), ("postgresql", examples(25, least=5))]
+)
 def test_the_cycle_does_what_the_model_says(
-    request: pytest.FixtureRequest, tmp_path: Path, engine: str, examples: int
+    request: pytest.FixtureRequest, tmp_path: Path, engine: str, number: int
 ) -> None:
     def new_home() -> Home:
         if engine == "sqlite":
@@ -337,7 +341,7 @@ def test_the_cycle_does_what_the_model_says(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples,
+            max_examples=number,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
