@@ -6,7 +6,6 @@ import contextlib
 import json
 import random
 import sqlite3
-import subprocess
 import time
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from otahsm.line import make_device_key
 from otahsm.line.run_state import RUN_STATE
 
-from support.harness import OTAHSM, READY_SECONDS, RunningDaemon, eventually
+from support.harness import READY_SECONDS, RunningDaemon, eventually
 from support.ledger_reader import certificates
+from support.zygote import start_command
 
 
 def complete(devices: Path) -> set[str]:
@@ -33,9 +33,9 @@ def test_device_issue_killed_and_run_again_leaves_every_device_complete_and_none
     devices = folder / "devices"
     ids = {f"device-{number:04}" for number in range(800)}
     (folder / "ids.txt").write_text("\n".join(sorted(ids)))
-    command = [*OTAHSM, "device", "issue", "--ids", "ids.txt"]
+    command = ("device", "issue", "--ids", "ids.txt")
     for kill_at in (1, 150, 400):
-        run = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = start_command(command, folder)
         eventually(lambda: len(complete(devices)) >= kill_at, "no progress")  # noqa: B023
         run.kill()
         run.wait(READY_SECONDS)
@@ -44,7 +44,7 @@ def test_device_issue_killed_and_run_again_leaves_every_device_complete_and_none
         recorded = certificates(daemon.fleet)
         for device in complete(devices):
             check_folder(devices / device, recorded[device])
-    finished = daemon.fleet.run("device", "issue", "--ids", "ids.txt")
+    finished = daemon.fleet.run(*command)
     assert finished.returncode == 0, finished.stderr
     assert complete(devices) == ids == {path.name for path in devices.iterdir() if path.is_dir()}
     recorded = certificates(daemon.fleet)
@@ -79,9 +79,7 @@ def test_a_count_that_is_killed_at_random_moments_makes_so_many_devices_and_no_m
     devices = folder / "devices"
     command = ("device", "issue", "--count", "400")
     for begun in sorted(moments.randrange(330) for _ in range(26)):
-        run = subprocess.Popen(
-            [*OTAHSM, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        run = start_command(command, folder)
         eventually(
             lambda: unfinished_order(devices) and len(list(devices.glob("[!.]*"))) >= begun,  # noqa: B023
             "no progress",
@@ -114,8 +112,7 @@ def test_csr_sign_killed_and_run_again_asks_only_for_what_has_no_answer(daemon: 
     for device in ids:
         (folder / "in" / f"{device}.der").write_bytes(make_device_key(device, "ec-p256").csr)
     (folder / "in" / "broken.der").write_bytes(b"no CSR")
-    command = [*OTAHSM, "csr", "sign", "in"]
-    run = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = start_command(("csr", "sign", "in"), folder)
     eventually(lambda: len(complete(devices)) >= 100, "no progress")
     run.kill()
     run.wait(READY_SECONDS)

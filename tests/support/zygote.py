@@ -3,7 +3,7 @@
 A process loads all of otahsm's modules, and nothing else happens in it: no thread, no connection, no token.
 For each command and daemon it forks, and the child is an `otahsm` of its own, with its own folder,
 environment and output. Only the loading is saved, a third of a daemon's start. What a daemon starts itself,
-commands that are killed, and what runs under another program or as a service are started as users start them.
+and what runs under another program or as a service, is started as users start it.
 """
 
 from __future__ import annotations
@@ -86,6 +86,12 @@ def run_command(
             stream.seek(0)
             texts.append(stream.read().decode().replace("\r\n", "\n"))
     return subprocess.CompletedProcess(["otahsm", *words], status, *texts)
+
+
+def start_command(words: Sequence[str], folder: Path) -> ForkedProcess:
+    """Start `otahsm` with some arguments, and don't wait for it: to be killed. What it prints is lost."""
+    with Path(os.devnull).open("wb") as nothing:
+        return ForkedProcess(COMMANDS, words, folder, os.environ, (nothing, nothing))
 
 
 def write_launcher(folder: Path) -> None:
