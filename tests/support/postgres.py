@@ -45,7 +45,9 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         # Only a machine that falls loses what was not flushed; what is killed here is processes.
-        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories= -c fsync=off"
+        # And hundreds of databases, each of which lives for seconds, would have one vacuumed every second.
+        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories="
+        options += " -c fsync=off -c full_page_writes=off -c autovacuum=off"
         log = str(self._folder / "log")
         self._run("pg_ctl", "start", "--pgdata", self._data, "--wait", "--log", log, "--options", options)
 

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 COMMANDS = "commands"
 DAEMONS = "daemons"
@@ -185,8 +185,24 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
-def serve(kind: str, address: str, parent: int) -> None:
-    """Load the modules, and fork for each connection until the parent is gone."""
+class Child(NamedTuple):
+    """An `otahsm` that runs.
+
+    Attributes:
+        pid: its process id.
+        asker: connected to who has started it.
+    """
+
+    pid: int
+    asker: socket.socket
+
+    def fileno(self) -> int:
+        """Return what can be read when who has started it is gone."""
+        return self.asker.fileno()
+
+
+def load(kind: str) -> None:
+    """Load the modules."""
     import gc  # noqa: PLC0415
     import importlib  # noqa: PLC0415
 
@@ -198,39 +214,54 @@ def serve(kind: str, address: str, parent: int) -> None:
         for _, command in lazy.every_command(commands.COMMANDS):
             command.load()
     gc.freeze()
+
+
+def serve(address: str, parent: int) -> None:
+    """Fork for each connection until the parent is gone."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address + ".new")
     listener.listen(64)
     Path(address + ".new").rename(address)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that answer
+    children: dict[int, Child] = {}  # by a descriptor that can be read when it has ended
     while True:
-        ready, _, _ = select.select([listener.fileno(), parent], [], [])
+        watched: list[Any] = [listener, parent, *children, *children.values()]
+        ready = set(select.select(watched, [], [])[0])
         if parent in ready:
-            return
-        connection, _ = listener.accept()
-        if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            listener.close()
-            os.close(parent)
-            answer(connection)
-            os._exit(0)
-        connection.close()
+            break
+        for ended in ready & children.keys():
+            answer(children.pop(ended))
+            os.close(ended)
+        for child in children.values():
+            if child in ready:
+                os.kill(child.pid, signal.SIGKILL)
+        if listener in ready:
+            child = fork(listener, [parent, *children, *map(Child.fileno, children.values())])
+            children[os.pidfd_open(child.pid)] = child
+    for child in children.values():
+        os.kill(child.pid, signal.SIGKILL)
 
 
-def answer(connection: socket.socket) -> None:
-    """Run one `otahsm` in a child; send its pid, and its status when it has ended."""
-    _, descriptors, _, _ = socket.recv_fds(connection, 16, 4)
+def fork(listener: socket.socket, ours: Sequence[int]) -> Child:
+    """Fork one, without our descriptors; send its pid."""
+    asker, _ = listener.accept()
+    _, descriptors, _, _ = socket.recv_fds(asker, 16, 4)
     pid = os.fork()
     if pid == 0:
-        connection.close()
+        for number in (listener.fileno(), asker.fileno(), *ours):
+            os.close(number)
         be_otahsm(descriptors)
-    connection.send(str(pid).encode())
-    ended = os.pidfd_open(pid)
-    if ended not in select.select([connection.fileno(), ended], [], [])[0]:  # who has started it is gone
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
+    for number in descriptors:
+        os.close(number)
     with contextlib.suppress(OSError):
-        connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+        asker.send(str(pid).encode())
+    return Child(pid, asker)
+
+
+def answer(child: Child) -> None:
+    """Send the status of one that has ended."""
+    _, status = os.waitpid(child.pid, 0)
+    with child.asker, contextlib.suppress(OSError):
+        child.asker.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def be_otahsm(descriptors: Sequence[int]) -> None:
@@ -264,4 +295,5 @@ def be_otahsm(descriptors: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    load(sys.argv[1])
+    serve(sys.argv[2], int(sys.argv[3]))
