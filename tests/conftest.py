@@ -30,34 +30,40 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What takes longest begins first, so that no processor waits for it in the end. One worker runs a whole file,
 # with one daemon for all its tests. Some mostly wait, for tokens that hang and daemons that start, and others
-# keep a processor busy: they take turns here.
+# keep a processor busy: they take turns here, and of the three tables of faults one runs at a time.
 LONGEST_FIRST = (
     "faults/test_fault_table_signing.py",
     "fuzz/test_fuzz.py",
     "acceptance/test_docs.py",
     "unit/test_tampering.py",
     "unit/test_merkle_log.py",
-    "faults/test_fault_table_sessions.py",
     "acceptance/test_separate_users.py",
     "acceptance/test_hardening.py",
     "faults/test_cli_killed.py",
     "faults/test_storm.py",
     "integration/test_cycle_machine.py",
-    "faults/test_fault_table_starting.py",
     "acceptance/test_cli_bench.py",
     "acceptance/test_file_modes.py",
     "acceptance/test_supply_chain.py",
+    "acceptance/test_guide.py",
+    "integration/test_audit.py",
     "faults/test_kills.py",
     "faults/test_patience.py",
+    "acceptance/test_known_vulnerabilities.py",
+    "integration/test_installing.py",
+    "acceptance/test_cli.py",
+    "acceptance/test_deploy.py",
     "faults/test_pin.py",
     "faults/test_revocation.py",
+    "acceptance/test_cli_device_install.py",
+    "acceptance/test_cli_gateway.py",
+    "faults/test_fault_table_sessions.py",
     "faults/test_replicas.py",
+    "faults/test_fault_table_starting.py",
     "faults/test_token_faults.py",
-    "integration/test_audit.py",
     "faults/test_token_replicas.py",
     "acceptance/test_cli_doctor.py",
     "integration/test_reloading.py",
-    "acceptance/test_guide.py",
 )
 
 
