@@ -28,7 +28,7 @@ import grpc
 from otahsm.client.backoff import Backoff
 from otahsm.client.chunks import chunks_of
 from otahsm.client.replicas import Replicas
-from otahsm.client.rpc_errors import from_rpc
+from otahsm.client.rpc_errors import Ending
 from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
 from otahsm.errors import Code, OtahsmError
 from otahsm.errors.status import from_status
@@ -140,18 +140,19 @@ class ResumableStream:
 
         With several daemons, each stream goes to the next one.
         """
-        while not self._exhausted or self._backlog.has_waiting:
+        while not self._is_done:
             failure: OtahsmError | None = None
             target, channel = await self._replicas.choose()
             stub: issuance_pb2_grpc.IssuanceServiceAsyncStub = issuance_pb2_grpc.IssuanceServiceStub(channel)
             stream = stub.IssueCertificates()
+            ending = Ending(stream)
             sender = asyncio.create_task(self._send(stream))
             try:
                 async for response in stream:
                     for result in await self._take(response):
                         yield result
             except grpc.aio.AioRpcError as error:
-                failure = from_rpc(error, target)
+                failure = await ending.of(error, target)
             finally:
                 sender.cancel()
                 await asyncio.wait({sender})
@@ -167,7 +168,7 @@ class ResumableStream:
                     yield Refusal(request, failure)
                 if not self._exhausted:
                     raise failure
-            if self._backlog.has_waiting or failure:
+            if (self._backlog.has_waiting or failure) and not self._is_done:
                 await (asyncio.sleep(self._pause) if self._pause else self._backoff.pause())
                 self._pause = 0.0
 
@@ -236,6 +237,10 @@ class ResumableStream:
         async with self._room:
             self._room.notify()
         return results
+
+    @property
+    def _is_done(self) -> bool:
+        return self._exhausted and not self._backlog.has_waiting
 
     def _patience_is_over(self) -> bool:
         return time.monotonic() - self._waiting_since > self._patience

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import grpc
@@ -51,7 +51,7 @@ class Guarded:
         self, tls: ClientTls | str, *requests: CertificateRequest, profile: str = ""
     ) -> list[Result]:
         async with Client(self.daemon.address, self.tls(tls), patience=5) as client:
-            return [result async for result in client.issuance.issue(requests, profile=profile)]
+            return await all_of(client, *requests, profile=profile)
 
     async def one(self, tls: ClientTls | str, request: CertificateRequest, profile: str = "") -> Result:
         (result,) = await self.ask(tls, request, profile=profile)
@@ -62,11 +62,7 @@ class Guarded:
 
     async def refused(self, tls: ClientTls | str) -> str:
         """Ask for a certificate, which must be refused as a whole; return why."""
-        try:
-            result = await self.one(tls, new_request())
-        except NotAllowedError as error:  # while the client still had something to ask
-            return error.message
-        return denied(result)
+        return await why_refused(self.ask(tls, new_request()))
 
     def open(self, tls: str) -> Client:
         return Client(self.daemon.address, self.clients[tls], patience=5)
@@ -93,6 +89,19 @@ def guarded(make_fleet: Callable[[], Fleet]) -> Iterator[Guarded]:
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         yield Guarded(daemon, clients)
+
+
+async def all_of(client: Client, *requests: CertificateRequest, profile: str = "") -> list[Result]:
+    return [result async for result in client.issuance.issue(requests, profile=profile)]
+
+
+async def why_refused(asked: Awaitable[list[Result]]) -> str:
+    """Ask for a certificate, which must be refused as a whole."""
+    try:
+        (result,) = await asked
+    except NotAllowedError as error:  # while the client still had something to ask
+        return error.message
+    return denied(result)
 
 
 def device(prefix: str = "b") -> CertificateRequest:
@@ -309,6 +318,13 @@ async def test_another_certificate_of_the_same_client_gets_what_it_was_issued(gu
     assert isinstance(first, IssuedCertificate)
     assert isinstance(again, IssuedCertificate)
     assert again.chain == first.chain
+
+
+async def test_who_is_denied_while_it_writes_learns_why_each_time(guarded: Guarded) -> None:
+    # Without patience: gRPC's own error, which is a broken connection, would be the answer.
+    async with Client(guarded.daemon.address, guarded.clients["auditor"], patience=0) as client:
+        for _ in range(100):
+            assert "lacks the role issuer" in await why_refused(all_of(client, new_request()))
 
 
 async def test_a_client_does_not_see_what_others_were_issued(guarded: Guarded) -> None:
