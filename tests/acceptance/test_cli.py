@@ -179,6 +179,14 @@ def test_health_exits_with_3_when_there_is_no_daemon_and_says_why(fleet: Fleet) 
     assert "Traceback" not in done.stderr
 
 
+def test_health_does_not_say_how_a_daemon_is_that_it_can_not_ask(fleet: Fleet) -> None:
+    (fleet.folder / "tls/client.key").unlink()
+    done = fleet.run("health")
+    assert (done.returncode, done.stdout) == (2, "UNKNOWN\n")
+    assert "can't read [client] key" in done.stderr
+    assert json.loads(fleet.run("health", "--json").stdout)["serving"] is None
+
+
 @pytest.mark.parametrize("command", ["serve", "device issue --count 1"])
 def test_a_missing_configuration_is_explained(tmp_path: Path, command: str) -> None:
     done = otahsm(*command.split(), folder=tmp_path)

@@ -12,7 +12,7 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_outcome, printable
 from otahsm.cli.output.times import show_time
 from otahsm.client import Job
-from otahsm.errors import NotAllowedError, OtahsmError, TokenUnavailableError
+from otahsm.errors import ConfigError, NotAllowedError, OtahsmError, TokenUnavailableError
 
 
 def health(
@@ -21,6 +21,8 @@ def health(
     as_json: JsonOption = False,
 ) -> None:
     """Check whether the daemon can sign now: exit with 0 if so, else with 3, and print why.
+
+    If it can't be asked, because the configuration here is wrong, exit with 2.
 
     Jobs of a serving daemon that fail (CRLs, checkpoints, audit) are listed on standard error.
     """
@@ -39,9 +41,9 @@ def health(
     try:
         jobs = asyncio.run(ask())
     except OtahsmError as error:
-        print_outcome(
-            "NOT_SERVING", as_json=as_json, serving=False, reason=error.reason, message=error.message
-        )
+        # Without a usable [client] section nobody has asked it.
+        text, serving = ("UNKNOWN", None) if isinstance(error, ConfigError) else ("NOT_SERVING", False)
+        print_outcome(text, as_json=as_json, serving=serving, reason=error.reason, message=error.message)
         raise
     shown = None if jobs is None else [job._asdict() for job in jobs]
     print_outcome("SERVING", as_json=as_json, serving=True, jobs=shown)
