@@ -44,7 +44,7 @@ def say(what: str, target: str, seen: str) -> None:
 
 
 def against_floor(result: IssueResult) -> str:
-    """Say what share of the floor was reached."""
+    """Return what share of the floor was reached."""
     use = ", ".join(f"{kind} {use.microseconds_per_certificate:.0f}" for kind, use in result.use.items())
     return (
         f"{result.share_of_floor:.2f} ({result.certificates_per_second:,.0f} of {result.floor:,.0f}/s;"

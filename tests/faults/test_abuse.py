@@ -93,7 +93,7 @@ def status_of(connection: RawConnection, stream: int) -> dict[str, str]:
 
 
 def is_ignored(connection: RawConnection) -> bool:
-    """Tell whether a connection goes on after all that was sent."""
+    """Return whether a connection goes on after all that was sent."""
     connection.send(SettingsFrame(0, {SettingsFrame.INITIAL_WINDOW_SIZE: 65535}))
     stream = connection.next_stream
     connection.call(HEALTH, in_message(b""))

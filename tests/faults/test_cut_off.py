@@ -86,7 +86,7 @@ def sha256_of(tls: ClientTls) -> str:
 
 
 async def works(daemon: RunningDaemon, tls: ClientTls) -> bool:
-    """Tell whether a client gets a certificate."""
+    """Return whether a client gets a certificate."""
     async with Client(daemon.address, tls, patience=5) as client:
         try:
             return isinstance(await client.issuance.issue_one(new_request().csr), IssuedCertificate)

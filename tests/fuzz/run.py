@@ -63,7 +63,7 @@ class Result:
 
     @property
     def line(self) -> str:
-        """Say it in a line."""
+        """Return it as a line."""
         return (
             f"{self.name:<18}{self.executed:>10} executions   coverage {self.of_nothing:>4} of nothing,"
             f" {self.of_corpus:>4} of the corpus, {self.reached:>4} in the end"
@@ -192,7 +192,7 @@ def main() -> None:
 
 
 def _tell_broken(results: Sequence[Result], options: argparse.Namespace) -> None:
-    """Say what broke and how to see it again; end with status 1 if anything did."""
+    """Print what broke and how to see it again; end with status 1 if anything did."""
     broken = [(result, path) for result in results for path in result.broken]
     for result, path in broken:
         words = [sys.executable, str(Path(__file__)), "--input", str(path), result.name]

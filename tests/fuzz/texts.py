@@ -145,7 +145,7 @@ def _use(read: Config) -> None:
 
 
 def _is_secret(data: bytes) -> bool:
-    """Tell whether the secret is a value that no error may repeat, and is in no name."""
+    """Return whether the secret is a value that no error may repeat, and is in no name."""
     try:
         leaves = list(_leaves(tomllib.loads(data.decode())))
     except (ValueError, RecursionError):

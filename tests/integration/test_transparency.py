@@ -160,7 +160,7 @@ async def test_a_checkpoint_is_made_at_intervals_when_something_is_new(fleet: Fl
 
 
 def all_is_signed(fleet: Fleet, certificates: int) -> bool:
-    """Tell whether the last checkpoint vouches for so many certificates, and for all events."""
+    """Return whether the last checkpoint vouches for so many certificates, and for all events."""
     leaves = certificates + event_count(fleet)
     verdict = verified(fleet)
     return (verdict.leaves, verdict.signed_size, verdict.waiting) == (leaves, leaves, 0)

@@ -118,7 +118,7 @@ def _check_revocations(fleet: Fleet, clients: StormClients) -> int:
 
 
 def _check_signatures(token: FaultyToken, everything: list[Row], books: Books) -> None:
-    """Say what each signature was for; fail if one was for something else."""
+    """Return what each signature was for; fail if one was for something else."""
     issuer = _issuer(token.fleet)
     root = x509.load_der_x509_certificate(issuer.certificate)
     intended = {row.tbs_sha256: row for row in everything}

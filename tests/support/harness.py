@@ -178,7 +178,7 @@ class RunningDaemon:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process lives; one that only waits for its parent to notice does not."""
+    """Return whether a process lives; one that only waits for its parent to notice does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

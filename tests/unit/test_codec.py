@@ -29,7 +29,7 @@ refusals = st.builds(RequestRefusedError, text, text, hint=text)
 
 
 def facts(answer: Draft | RequestRefusedError) -> object:
-    """Say what an answer is, for comparison: exceptions are equal only to themselves."""
+    """Return what an answer is, for comparison: exceptions are equal only to themselves."""
     return answer if isinstance(answer, Draft) else (type(answer), answer.violations, answer.hint)
 
 

@@ -17,7 +17,7 @@ KEY_ERRORS: Final = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
 def flaw(error: Exception) -> str:
-    """Say what is wrong with what could not be parsed.
+    """Return what is wrong with what could not be parsed.
 
     `cryptography` writes for programmers; what it does not support it names.
     """

@@ -139,7 +139,7 @@ def client_hello(context: ssl.SSLContext) -> bytes:
 
 
 def is_open(connection: socket.socket) -> bool:
-    """Tell whether the other side has not closed a connection; what it has sent is thrown away."""
+    """Return whether the other side has not closed a connection; what it has sent is thrown away."""
     connection.settimeout(0)
     try:
         while connection.recv(65536):

@@ -70,7 +70,7 @@ class Model:
     _leaving: list[Certificate] = field(default_factory=list)
 
     def expect(self, batch: Sequence[Asked], now: datetime) -> list[Expected]:
-        """Say what a batch is answered. What is new is in `certificates` from now on, without DER."""
+        """Return what a batch is answered. What is new is in `certificates` from now on, without DER."""
         self._leaving = []
         return [self._expect(asked, now) for asked in batch]
 

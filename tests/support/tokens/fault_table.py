@@ -156,13 +156,13 @@ async def check_recovery(
 
 
 def serving(daemon: RunningDaemon) -> bool:
-    """Tell what the daemon last said of its health."""
+    """Return what the daemon last said of its health."""
     said = [event["serving"] for event in daemon.events if event["event"] == "health.changed"]
     return bool(said and said[-1])
 
 
 def whole(daemon: RunningDaemon) -> bool:
-    """Tell whether both signers are ready: one that is only starting would meet the fault before its time."""
+    """Return whether both signers are ready: one that is only starting would meet the fault before its time."""
     ready, lost = (
         sum(event["event"] == f"signer.{what}" for event in daemon.events) for what in ("ready", "lost")
     )
