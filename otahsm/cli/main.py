@@ -71,9 +71,8 @@ class _StandardOutput(io.BufferedWriter):
 
 def main() -> None:
     """Run a command; turn our errors into one clear message and the exit code that documents it."""
-    if sys.stdout is not None:  # as it is if nobody opened it
-        out = _StandardOutput(io.FileIO(sys.stdout.fileno(), "w", closefd=False))
-        sys.stdout = io.TextIOWrapper(out, sys.stdout.encoding, sys.stdout.errors, None, sys.stdout.isatty())
+    out = _StandardOutput(io.FileIO(sys.stdout.fileno(), "w", closefd=False))
+    sys.stdout = io.TextIOWrapper(out, sys.stdout.encoding, sys.stdout.errors, None, sys.stdout.isatty())
     try:
         app(color=False if os.environ.get("NO_COLOR") else None)  # no-color.org; rich sees to it by itself
     except OtahsmError as error:

@@ -7,7 +7,9 @@ import io
 import json
 import os
 import pty
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,59 @@ def test_a_terminal_gets_a_bar_and_quiet_means_quiet(line: Fleet, tmp_path: Path
     issue = ("device", "issue", "--count", "3", "--out", str(tmp_path))
     assert "certificates" in on_a_terminal(line.folder, *issue)
     assert on_a_terminal(line.folder, *issue, "--quiet") == ""
+
+
+def test_a_terminal_that_can_not_draw_gets_no_bar(line: Fleet, tmp_path: Path) -> None:
+    issue = ("device", "issue", "--count", "3", "--out", str(tmp_path))
+    assert "certificates" not in on_a_terminal(line.folder, *issue, environment={"TERM": "dumb"})
+
+
+def with_closed(closed: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = f"exec {shlex.join([*OTAHSM, *words])} {closed}"
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=READY_SECONDS,
+    )
+
+
+@pytest.mark.parametrize("option", [None, "--quiet", "--json"])
+def test_who_has_closed_standard_error_gets_certificates_all_the_same(
+    line: Fleet, tmp_path: Path, option: str | None
+) -> None:
+    words = ("device", "issue", "--count", "3", "--out", str(tmp_path), *([option] if option else []))
+    assert with_closed("2>&-", line.folder, *words).returncode == 0
+    assert len(list(tmp_path.glob("*/client.pem"))) == 3
+
+
+def test_what_nobody_can_read_or_answer_fails_in_a_line(line: Fleet, tmp_path: Path) -> None:
+    shown = with_closed(">&-", line.folder, "ca", "export")
+    assert (shown.returncode, shown.stderr.splitlines()[0]) == (
+        2,
+        "otahsm: can't write to standard output: Bad file descriptor",
+    )
+    asked = with_closed("<&-", line.folder, "revoke", "--device-id", "nobody", "--reason", "superseded")
+    assert asked.returncode == 1
+    assert "Aborted" in asked.stderr
+    wrong = with_closed("2>&-", tmp_path, "health")
+    assert wrong.returncode == 2  # and not with a failure to say so
+
+
+def test_no_file_takes_the_place_of_a_standard_stream_that_is_closed() -> None:
+    code = (
+        "import os, otahsm.__main__ as command; command._hold_standard_streams();"
+        " print(*(os.readlink(f'/proc/self/fd/{number}') for number in (0, 2)), os.open('/etc/hosts', 0) > 2)"
+    )
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec {shlex.join([sys.executable, '-c', code])} <&- 2>&-"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "/dev/null /dev/null True\n"
 
 
 def test_a_failure_is_a_line_of_its_own_above_the_bar(line: Fleet, tmp_path: Path) -> None:

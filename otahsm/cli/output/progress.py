@@ -6,6 +6,7 @@ Every failure is always printed.
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 import time
@@ -52,7 +53,7 @@ class Meter:
         self._what, self._total = what, total
         self._silent = output_mode.as_json or output_mode.quiet
         self._bar = None
-        if not self._silent and sys.stderr.isatty():
+        if not self._silent and _draws():
             from otahsm.cli.output.bar import Bar  # noqa: PLC0415 - see there
 
             self._bar = Bar(what, total)
@@ -89,6 +90,11 @@ class Meter:
             self._bar.say(text)
         else:
             typer.echo(text, err=True)
+
+
+def _draws() -> bool:
+    """Return whether standard error is a terminal that can draw."""
+    return sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
 
 
 class RunProgress:
