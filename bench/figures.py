@@ -174,7 +174,8 @@ async def postgres(config: Config) -> None:
                     async with open_channel(other.address, tls) as channel:
                         began = time.monotonic()
                         await asyncio.gather(
-                            bench.load(LoadPlan(20_000), csrs[:20_000]), stream_all(channel, orders, 1)
+                            bench.load(LoadPlan(20_000), csrs[:20_000]),
+                            stream_all(channel, other.address, orders, 1),
                         )
                         rate = 40_000 / (time.monotonic() - began)
             seen = f"{rate / one.floor:.2f} ({rate:,.0f} of {one.floor:,.0f}/s)" if one.floor else ""

@@ -30,7 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What takes longest begins first, so that no processor waits for it in the end. One worker runs a whole file,
 # with one daemon for all its tests. Some mostly wait, for tokens that hang and daemons that start, and others
-# keep a processor busy: they take turns here, and of the three tables of faults one runs at a time.
+# keep a processor busy: they take turns here, and the three tables of faults are kept apart.
 LONGEST_FIRST = (
     "faults/test_fault_table_signing.py",
     "fuzz/test_fuzz.py",
@@ -161,7 +161,7 @@ async def client(shared_daemon: RunningDaemon) -> AsyncIterator[Client]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server that nobody kills."""
-    server = PostgresServer()
+    server = PostgresServer(vacuums=False)
     yield server
     server.remove()
 

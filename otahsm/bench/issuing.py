@@ -19,7 +19,6 @@ from otahsm.bench.processes import Daemon, Meter, daemon
 from otahsm.bench.results import IssueResult, Latency
 from otahsm.bench.signing import Gauges, gauges
 from otahsm.client.connection import ClientTls, open_channel
-from otahsm.client.rpc_errors import from_rpc
 from otahsm.config import ClientConfig, Config, section
 from otahsm.ledger import throwaway
 from otahsm.pki.keytypes import KeyType
@@ -192,13 +191,10 @@ async def _load(
     """Request certificates; return the seconds that it took in total, and for each message."""
     messages = make_messages(csrs, plan.message_size, plan.profile)
     began = time.perf_counter()
-    try:
-        if plan.streams:
-            took = await stream_all(channel, messages, plan.streams)
-        else:
-            took = await ask_one_by_one(channel, messages)
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc(error, target) from None
+    if plan.streams:
+        took = await stream_all(channel, target, messages, plan.streams)
+    else:
+        took = await ask_one_by_one(channel, target, messages)
     return time.perf_counter() - began, took
 
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import grpc
 from google.rpc.code_pb2 import Code
 
+from otahsm.client.rpc_errors import Ending, from_rpc
 from otahsm.errors import OtahsmError
 from otahsm.line import make_device_key
 from otahsm.pki.csr import derive_request_id
@@ -47,27 +48,29 @@ def make_messages(csrs: Sequence[bytes], size: int, profile: str) -> list[BenchM
 
 
 async def stream_all(
-    channel: grpc.aio.Channel, messages: Sequence[BenchMessage], streams: int
+    channel: grpc.aio.Channel, target: str, messages: Sequence[BenchMessage], streams: int
 ) -> list[float]:
-    """Send messages over concurrent streams; return the seconds that each message took.
+    """Send messages over concurrent streams to a target; return the seconds that each message took.
 
     Raises:
-        OtahsmError: a certificate was refused.
-        AioRpcError: the daemon can't be reached.
+        OtahsmError: a certificate was refused, or the daemon refused, or can't be reached.
     """
     size = max((len(message.ids) for message in messages), default=1)
     window = max(1, _IN_FLIGHT // (size * streams))
-    runs = (_stream(channel, messages[number::streams], window) for number in range(streams))
+    runs = (_stream(channel, target, messages[number::streams], window) for number in range(streams))
     return [seconds for run in await asyncio.gather(*runs) for seconds in run]
 
 
-async def _stream(channel: grpc.aio.Channel, messages: Sequence[BenchMessage], at_once: int) -> list[float]:
+async def _stream(
+    channel: grpc.aio.Channel, target: str, messages: Sequence[BenchMessage], at_once: int
+) -> list[float]:
     window = asyncio.Semaphore(at_once)
     sent: dict[str, int] = {}
     began = [0.0] * len(messages)
     left = [len(message.ids) for message in messages]
     took = [0.0] * len(messages)
     call = issuance_pb2_grpc.IssuanceServiceStub(channel).IssueCertificates()
+    ending = Ending(call)
 
     async def send() -> None:
         for number, message in enumerate(messages):
@@ -89,6 +92,9 @@ async def _stream(channel: grpc.aio.Channel, messages: Sequence[BenchMessage], a
                     took[number] = now - began[number]
                     window.release()
         await sending
+    except grpc.aio.AioRpcError as error:
+        if failure := await ending.of(error, target):
+            raise failure from None
     finally:
         sending.cancel()
         call.cancel()
@@ -106,17 +112,22 @@ def _check(result: issuance_pb2.IssueResult) -> None:
         )
 
 
-async def ask_one_by_one(channel: grpc.aio.Channel, messages: Sequence[BenchMessage]) -> list[float]:
+async def ask_one_by_one(
+    channel: grpc.aio.Channel, target: str, messages: Sequence[BenchMessage]
+) -> list[float]:
     """Request certificates one by one with the unary call; return the seconds that each took.
 
     Raises:
-        AioRpcError: it was refused, or the daemon can't be reached.
+        OtahsmError: it was refused, or the daemon can't be reached.
     """
     ask = issuance_pb2_grpc.IssuanceServiceStub(channel).IssueCertificate
     took = []
     for message in messages:
         (request,) = message.message.requests
         began = time.perf_counter()
-        await ask(issuance_pb2.IssueCertificateRequest(request=request))
+        try:
+            await ask(issuance_pb2.IssueCertificateRequest(request=request))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, target) from None
         took.append(time.perf_counter() - began)
     return took

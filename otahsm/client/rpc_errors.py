@@ -76,7 +76,7 @@ class Ending:
         return None if seen.code() is grpc.StatusCode.OK else from_rpc(seen, target)
 
     def _note(self) -> None:
-        self._first = self._status()
+        self._first = self._first or self._status()
 
     def _status(self) -> grpc.aio.AioRpcError:
         call = self._call

@@ -32,7 +32,11 @@ def main(argv: list[str]) -> None:
     begun = time.monotonic()
     ours = dict(word.removeprefix("--").split("=", 1) for word in argv if word.startswith("--"))
     target = importlib.import_module(ours.get("table", "fuzz.targets")).TARGETS[ours["target"]]
-    others = [name for name in _modules() if not _is_within(name, target.instrumented)]
+    modules = list(_modules())
+    for package in target.instrumented:
+        if package.startswith("otahsm") and not any(_is_within(name, [package]) for name in modules):
+            sys.exit(f"{ours['target']} explores {package}, and there is no such module")
+    others = [name for name in modules if not _is_within(name, target.instrumented)]
     with _quiet(), atheris.instrument_imports(list(target.instrumented), others):
         function = target.function(ours["target"])
     if {"seconds", "runs"} & ours.keys():

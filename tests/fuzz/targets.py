@@ -162,6 +162,8 @@ _CALLS: Final = (
     "otahsm.errors",
     "otahsm.templates",
     "otahsm.ledger",
+    "otahsm.config.sections",
+    "otahsm.system.clock",
 )
 
 TARGETS: Final[Mapping[str, Target]] = {

@@ -19,9 +19,15 @@ USER, PASSWORD = "otahsm", "a password: with / and @"
 
 
 class PostgresServer:
-    """A cluster in a temporary folder. It refuses to run as root, so root runs it as `postgres`."""
+    """A cluster in a temporary folder. It refuses to run as root, so root runs it as `postgres`.
 
-    def __init__(self) -> None:
+    Args:
+        vacuums: whether it does so by itself. Of hundreds of databases, each of which lives for seconds, it
+            would visit one every second.
+    """
+
+    def __init__(self, *, vacuums: bool = True) -> None:
+        self._vacuums = vacuums
         (self._programs,) = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
         self._folder = Path(tempfile.mkdtemp(prefix="otahsm-postgres-"))
         self._user = "postgres" if os.geteuid() == 0 else None
@@ -45,9 +51,8 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         # Only a machine that falls loses what was not flushed; what is killed here is processes.
-        # And hundreds of databases, each of which lives for seconds, would have one vacuumed every second.
-        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories="
-        options += " -c fsync=off -c full_page_writes=off -c autovacuum=off"
+        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -c unix_socket_directories= -c fsync=off"
+        options += f" -c autovacuum={'on' if self._vacuums else 'off'}"
         log = str(self._folder / "log")
         self._run("pg_ctl", "start", "--pgdata", self._data, "--wait", "--log", log, "--options", options)
 

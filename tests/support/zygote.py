@@ -36,6 +36,7 @@ MODULES = {
 }
 
 
+_ASKING_SECONDS = 30  # from a connection to what it asks for, which follows at once
 _starting = threading.Lock()  # some tests run commands in threads, and one such process is enough
 
 
@@ -186,12 +187,7 @@ class ForkedProcess:
 
 
 class Child(NamedTuple):
-    """An `otahsm` that runs.
-
-    Attributes:
-        pid: its process id.
-        asker: connected to who has started it.
-    """
+    """An `otahsm` that runs, and a connection to who has started it."""
 
     pid: int
     asker: socket.socket
@@ -234,20 +230,27 @@ def serve(address: str, parent: int) -> None:
         for child in children.values():
             if child in ready:
                 os.kill(child.pid, signal.SIGKILL)
-        if listener in ready:
-            child = fork(listener, [parent, *children, *map(Child.fileno, children.values())])
-            children[os.pidfd_open(child.pid)] = child
+        ours = [listener.fileno(), parent, *children, *map(Child.fileno, children.values())]
+        if listener in ready and (another := fork(listener, ours)):
+            children[os.pidfd_open(another.pid)] = another
     for child in children.values():
         os.kill(child.pid, signal.SIGKILL)
 
 
-def fork(listener: socket.socket, ours: Sequence[int]) -> Child:
-    """Fork one, without our descriptors; send its pid."""
+def fork(listener: socket.socket, ours: Sequence[int]) -> Child | None:
+    """Fork one, without our descriptors; send its pid. Return None if nobody asks in time."""
     asker, _ = listener.accept()
-    _, descriptors, _, _ = socket.recv_fds(asker, 16, 4)
+    try:
+        asker.settimeout(_ASKING_SECONDS)
+        _, descriptors, _, _ = socket.recv_fds(asker, 16, 4)
+    except TimeoutError:
+        descriptors = []
+    if not descriptors:
+        asker.close()
+        return None
     pid = os.fork()
     if pid == 0:
-        for number in (listener.fileno(), asker.fileno(), *ours):
+        for number in (asker.fileno(), *ours):
             os.close(number)
         be_otahsm(descriptors)
     for number in descriptors:
@@ -268,19 +271,19 @@ def be_otahsm(descriptors: Sequence[int]) -> None:
     """Become an `otahsm`, and end as it ends."""
     from otahsm.cli import main  # noqa: PLC0415
 
-    *standard, request = descriptors
-    os.lseek(request, 0, os.SEEK_SET)
-    with os.fdopen(request, "rb") as file:
-        asked = json.loads(file.read())
-    for number, descriptor in enumerate(standard):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    os.chdir(asked["folder"])
-    os.environ.clear()
-    os.environ.update(asked["environment"])
-    sys.argv = ["otahsm", *asked["words"]]
     status = 1
     try:
+        *standard, request = descriptors
+        os.lseek(request, 0, os.SEEK_SET)
+        with os.fdopen(request, "rb") as file:
+            asked = json.loads(file.read())
+        for number, descriptor in enumerate(standard):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.chdir(asked["folder"])
+        os.environ.clear()
+        os.environ.update(asked["environment"])
+        sys.argv = ["otahsm", *asked["words"]]
         main()
         status = 0
     except SystemExit as ended:

@@ -162,7 +162,7 @@ def serving(daemon: RunningDaemon) -> bool:
 
 
 def whole(daemon: RunningDaemon) -> bool:
-    """Return whether both signers are ready: one that is only starting would meet the fault before its time."""
+    """Return whether both signers are ready: one that only starts would meet the fault before its time."""
     ready, lost = (
         sum(event["event"] == f"signer.{what}" for event in daemon.events) for what in ("ready", "lost")
     )
