@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from support.harness import READY_SECONDS
 
 ROOT: Final = Path(__file__).parents[2]
@@ -129,9 +131,25 @@ def as_root() -> list[str]:
     return [] if os.geteuid() == 0 else [shutil.which("sudo") or "sudo", "--non-interactive"]
 
 
+def _skip_where_it_is_forbidden() -> None:
+    """Skip the test in a chroot or container that lets nobody have mounts of its own."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    if not any(line.split()[4] == "/" for line in mounts):
+        pytest.skip("this is a chroot whose root is no mount point: no machine can be booted in it")
+    tried = subprocess.run(
+        [*as_root(), "unshare", "--mount", "--pid", "--cgroup", "--fork", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if tried.returncode:
+        pytest.skip(f"this container lets nobody have namespaces: {tried.stderr.strip()}")
+
+
 @contextlib.contextmanager
 def booted() -> Iterator[Machine]:
     """Boot a machine; nothing of it is left in the end."""
+    _skip_where_it_is_forbidden()
     command = [*as_root(), str(ROOT / "tests/support/boot.sh"), str(ROOT)]
     command += [sys.base_prefix, sysconfig.get_path("purelib")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
