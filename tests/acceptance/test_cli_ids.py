@@ -70,6 +70,12 @@ def test_what_makes_no_sense_is_said_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack an archive as a developer would: Debian 12's Python has no filters for that yet."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["tar", "--extract", "--file", archive, "--directory", folder], check=True)
+
+
 @pytest.mark.parametrize(
     ("layout", "certificate"),
     [("aktualizr", "var/sota/import/client.pem"), ("flat", "../lay-flat.client.pem"), ("tar", "")],
@@ -87,8 +93,7 @@ def test_every_layout_holds_what_a_device_needs(
         assert (summary["issued"], summary["complete_before"]) == (1 - before, before)
     folder = tmp_path / "out" / name
     if layout == "tar":
-        with tarfile.open(tmp_path / f"out/{name}.tar") as archive:
-            archive.extractall(tmp_path / "out", filter="data")
+        unpack(tmp_path / f"out/{name}.tar", tmp_path / "out")
         certificate = "client.pem"
     elif layout == "flat":
         folder.mkdir()
@@ -130,7 +135,7 @@ def test_a_batch_is_packed_into_one_archive_for_its_owner_alone(line: Fleet, tmp
     assert archive.stat().st_mode & 0o777 == 0o600
     with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as packed:
         names = {name.partition("/")[0] for name in packed.getnames()}
-        packed.extractall(tmp_path / "unpacked", filter="data")
+    unpack(archive, tmp_path / "unpacked")
     assert names == made(out)
     for name in names:
         unpacked = tmp_path / "unpacked" / name
