@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from support.harness import Fleet
-from support.programs import openssl
+from support.programs import openssl, unpack
 
 NAMESPACE = uuid.UUID("7f3c1e0a-94a5-4d52-a8b6-0f5bd1f3f3b1")
 
@@ -68,12 +68,6 @@ def test_what_makes_no_sense_is_said_before_anything_is_made(
     assert done.returncode == 2
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert not (tmp_path / "out").exists()
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack an archive as a developer would: Debian 12's Python has no filters for that yet."""
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["tar", "--extract", "--file", archive, "--directory", folder], check=True)
 
 
 @pytest.mark.parametrize(

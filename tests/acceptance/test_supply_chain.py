@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 
 import otahsm
 
+from support.programs import unpack
 from support.supply_chain import LOCKS, PINNED, ROOT, script, succeeded
 
 EPOCH: Final = 1_700_000_000
@@ -241,8 +242,7 @@ def test_the_sdist_has_the_tests_and_builds_the_same_wheel(
     built: tuple[Path, Path], wheel: Path, tmp_path: Path
 ) -> None:
     (sdist,) = built[0].glob("*.tar.gz")
-    with tarfile.open(sdist) as packed:
-        packed.extractall(tmp_path, filter="data")
+    unpack(sdist, tmp_path)
     (tree,) = tmp_path.iterdir()
     assert (tree / "tests/acceptance/test_supply_chain.py").exists()
     environment = {"SOURCE_DATE_EPOCH": str(EPOCH)}
