@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -61,7 +62,8 @@ class PostgresServer:
         pid = int(Path(self._data, "postmaster.pid").read_text().split()[0])
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         for process in (pid, *map(int, children)):
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(process, signal.SIGKILL)
         eventually(lambda: not Path(f"/proc/{pid}").exists(), "the server does not die")
         Path(self._data, "postmaster.pid").unlink(missing_ok=True)
 
