@@ -99,6 +99,9 @@ class SmallZip:
                 f" {sum(entry.file_size for entry in entries)} bytes, too many for credentials",
                 "Check that it is the right archive.",
             )
+        if not all(entry.orig_filename.rstrip("\0").isprintable() for entry in entries):
+            # What is read in place of names may be anything, of secret files too: it is not repeated.
+            raise self._wrong("its list of files is damaged", "Download the archive again.")
         twice = [name for name, count in Counter(entry.filename for entry in entries).items() if count > 1]
         if twice:
             raise self._wrong(f"it contains {twice[0]!r} twice", "Ask its author which one is right.")
