@@ -212,8 +212,11 @@ def test_a_token_that_ran_out_in_the_middle_is_read_again(tmp_path: Path) -> Non
     token.chmod(0o600)
 
     def expires(seen: Seen, number: int) -> Reply:
-        if number == 30:
-            token.write_text("second")
+        if number == 30:  # in one step: other requests read it meanwhile
+            renewed = tmp_path / "renewed"
+            renewed.write_text("second")
+            renewed.chmod(0o600)
+            renewed.replace(token)
         expected = "first" if number < 30 else "second"
         return Reply() if seen.headers["Authorization"] == f"Bearer {expected}" else Reply(401)
 
