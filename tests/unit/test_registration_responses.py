@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -18,7 +19,7 @@ from otahsm.line.run_state import RunState
 from otahsm.registration.outbox import Outbox, Registered
 
 from support.backend import BackendServer, Reply, Seen, backend_running
-from support.harness import free_port
+from support.harness import READY_SECONDS, free_port
 from support.registering import (
     DER,
     SECRET,
@@ -211,12 +212,17 @@ def test_a_token_that_ran_out_in_the_middle_is_read_again(tmp_path: Path) -> Non
     token.write_text("first")
     token.chmod(0o600)
 
+    renewed = threading.Event()
+
     def expires(seen: Seen, number: int) -> Reply:
         if number == 30:  # in one step: other requests read it meanwhile
-            renewed = tmp_path / "renewed"
-            renewed.write_text("second")
-            renewed.chmod(0o600)
-            renewed.replace(token)
+            second = tmp_path / "second"
+            second.write_text("second")
+            second.chmod(0o600)
+            second.replace(token)
+            renewed.set()
+        if number > 30:  # and none of them is to be told of it before
+            renewed.wait(READY_SECONDS)
         expected = "first" if number < 30 else "second"
         return Reply() if seen.headers["Authorization"] == f"Bearer {expected}" else Reply(401)
 
