@@ -99,25 +99,27 @@ class SmallZip:
                 f" {sum(entry.file_size for entry in entries)} bytes, too many for credentials",
                 "Check that it is the right archive.",
             )
-        if not all(entry.orig_filename.rstrip("\0").isprintable() for entry in entries):
-            # What is read in place of names may be anything, of secret files too: it is not repeated.
-            raise self._wrong("its list of files is damaged", "Download the archive again.")
         twice = [name for name, count in Counter(entry.filename for entry in entries).items() if count > 1]
         if twice:
-            raise self._wrong(f"it contains {twice[0]!r} twice", "Ask its author which one is right.")
+            raise self._wrong(f"it contains {_named(twice[0])} twice", "Ask its author which one is right.")
         for entry in entries:
             name = entry.orig_filename
             if "/" in name or "\\" in name or "\0" in name or name in {"", ".", ".."}:
                 raise self._wrong(
-                    f"{name!r} is not at the top level",
+                    f"{_named(name)} is not at the top level",
                     "Create it without folders: zip -j credentials.zip FOLDER/*",
                 )
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if entry.create_system == _UNIX and kind not in {0, stat.S_IFREG}:
-                raise self._wrong(f"{name!r} is not a regular file", "Create the archive without it.")
+                raise self._wrong(f"{_named(name)} is not a regular file", "Create the archive without it.")
 
     def _wrong(self, message: str, hint: str) -> ConfigError:
         return ConfigError(f"can't use {self._path}: {message}", hint=hint)
+
+
+def _named(name: str) -> str:
+    """Name a file in an error. A damaged list may have a part of a secret file in place of a name."""
+    return repr(name) if name.isprintable() else "a file whose name is no text"
 
 
 def _read(path: Path) -> bytes:

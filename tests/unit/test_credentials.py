@@ -79,6 +79,10 @@ def test_a_secret_that_nobody_knows_of_yet_stays_here_too(tmp_path: Path) -> Non
     assert read(tmp_path, {**GOOD, "targets1.sec": SECRET}).stays_here == ("targets1.sec",)
 
 
+def test_a_file_with_an_odd_name_that_nobody_needs_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    assert str(read(tmp_path, {**GOOD, "Icon\r": b""}).url) == URL  # as macOS adds it
+
+
 def test_nothing_in_what_is_returned_has_a_byte_of_a_secret(tmp_path: Path) -> None:
     secret_pem = ROOT.pem + ROOT.key_pem
     credentials = read(tmp_path, {**build_side(), **GOOD, "server_ca.pem": secret_pem})

@@ -146,6 +146,7 @@ def pipe(path: Path) -> Path:
         (too_large_a_file, "has more than 1048576 bytes"),
         (named("creds/autoprov.url"), "'creds/autoprov.url' is not at the top level"),
         (named("../../etc/cron.d/x"), "is not at the top level"),
+        (named("\x01secret/"), "a file whose name is no text is not at the top level"),
         (named("/etc/passwd"), "is not at the top level"),
         (named("..\\x"), "is not at the top level"),
         (named(".."), "is not at the top level"),
