@@ -132,8 +132,7 @@ POLICY: Final = {
     "total": "Certificates in total, ever, under this name in the policy.",
 }
 NAMES: Final = {
-    "_regular_expression": "regular expression (Python `re`)",
-    "_linear_expression": "regular expression (RE2)",
+    "_regular_expression": "regular expression (RE2)",
     "_listen_address": "string, `host:port`",
     "_one_or_more": "string, `host:port`, or list of them",
     "_crl_url": "string, `http` or `https` URL",

@@ -110,7 +110,7 @@ class AccessControl:
         grant = self.grant_of(caller, now)
         if grant.roles & _SEES_ALL:
             return True
-        named = grant.batches is None or grant.batches.fullmatch(batch) is not None
+        named = grant.batches is None or grant.batches.fullmatch(batch)
         return named and (not clients or caller.identity in clients)
 
     def may_see(self, caller: Caller, client: str, certificate_sha256: bytes, now: datetime) -> bool:

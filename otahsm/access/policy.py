@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, time
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple
 
 from otahsm.access.caller import Caller
 from otahsm.access.quota import Quotas
 from otahsm.errors import NotAllowedError
+from otahsm.patterns import Pattern
 
 Role = Literal["issuer", "auditor", "operator", "admin"]
 
@@ -16,17 +17,6 @@ EVERY_PROFILE: Final = "*"
 ANY_BELOW: Final = "/*"
 DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DAY_ENDS: Final = "24:00"
-
-
-class NamePattern(Protocol):
-    """A compiled regular expression that takes linear time, whatever a client puts into a name."""
-
-    @property
-    def pattern(self) -> str:
-        """The expression."""
-
-    def fullmatch(self, text: str, /) -> object | None:
-        """Match a whole text; None: it doesn't match."""
 
 
 class Times(NamedTuple):
@@ -65,8 +55,8 @@ class Grant(NamedTuple):
     identities: tuple[str, ...]
     roles: frozenset[Role]
     profiles: frozenset[str] = frozenset()
-    device_ids: NamePattern | None = None
-    batches: NamePattern | None = None
+    device_ids: Pattern | None = None
+    batches: Pattern | None = None
     times: tuple[Times, ...] = ()
     until: datetime | None = None
     quotas: Quotas = Quotas()

@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import re
 from datetime import time
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from otahsm.access import ANY_BELOW, DAY_ENDS, DAYS, Grant, Policy, Quotas, Role, Times, check_identity
-from otahsm.config.fields import ListOf, Section, SetOf
+from otahsm.config.fields import ListOf, Pattern, Section, SetOf
+from otahsm.patterns import compile_pattern
 
 _KINDS: Final = ("uri:", "dns:", "cn:", "spki:")
 _TIMES: Final = re.compile(
     r"(?P<first>[A-Za-z]{3})(-(?P<last>[A-Za-z]{3}))? (?P<start>\d\d:\d\d)-(?P<end>\d\d:\d\d)"
 )
 _MAX_QUOTA: Final = 10**12
-
-
-def compile_pattern(pattern: str) -> Any:
-    """Compile a regular expression that takes linear time, whatever a client puts into a name.
-
-    Python's own can take exponential time, as `([a-z]+-?)+` does, and block every other client. RE2 supports
-    the same syntax except look-around and backreferences.
-
-    Returns:
-        A pattern with `fullmatch` and `pattern`, like those of `re`.
-
-    Raises:
-        ValueError: the pattern is invalid, or RE2 does not support it.
-    """
-    import re2  # noqa: PLC0415 - the client does without
-
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        why = error.args[0].decode() if isinstance(error.args[0], bytes) else error
-        raise ValueError(f"not a valid RE2 regular expression: {why}") from None
 
 
 def parse_times(text: str) -> Times:
@@ -73,11 +51,6 @@ def _identity(text: str) -> str:
     return text
 
 
-def _linear_expression(pattern: str) -> str:
-    compile_pattern(pattern)
-    return pattern
-
-
 def _times(text: str) -> str:
     parse_times(text)
     return text
@@ -93,8 +66,8 @@ class ClientPolicy(Section):
     identities: Annotated[ListOf[Identity], Field(min_length=1)]
     roles: Annotated[SetOf[Role], Field(min_length=1)]
     profiles: SetOf[str] = frozenset()
-    device_ids: Annotated[str, AfterValidator(_linear_expression)] | None = None
-    batches: Annotated[str, AfterValidator(_linear_expression)] | None = None
+    device_ids: Pattern | None = None
+    batches: Pattern | None = None
     times: ListOf[Annotated[str, AfterValidator(_times)]] = ()
     until: AwareDatetime | None = None
     per_second: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import Annotated, Final, Self
 
@@ -10,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from otahsm.config.fields import ListOf, Pattern, Section, SetOf
 from otahsm.config.subject import check_part, parse_subject
+from otahsm.patterns import compile_pattern
 from otahsm.pki.keytypes import KeyType
 from otahsm.pki.profile import CsrExtras, ExtendedKeyUsage, KeyUsage, Profile
 
@@ -49,7 +49,7 @@ class ProfileConfig(Section):
             backdate=timedelta(minutes=self.backdate_minutes),
             renewal=timedelta(days=self.renewal_days),
             rekey=timedelta(days=self.rekey_days),
-            device_id=re.compile(self.device_id),
+            device_id=compile_pattern(self.device_id),
             key_types=self.key_types,
             key_usage=self.key_usage,
             extended_key_usage=self.extended_key_usage,

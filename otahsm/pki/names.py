@@ -16,6 +16,7 @@ from typing import Final
 from asn1crypto import x509 as asn1_x509
 
 from otahsm.errors import RequestRefusedError
+from otahsm.patterns import Pattern
 from otahsm.pki.der import PRINTABLE_STRING, SEQUENCE, SET, UTF8_STRING, children, contents, tlv
 
 MAX_DEVICE_ID: Final = 128
@@ -25,7 +26,7 @@ _SAFE: Final = re.compile(rf"(?!\.)[!-.0-\[\]-~]{{1,{MAX_DEVICE_ID}}}")  # print
 _OTHER_STRINGS: Final = {0x14: "TeletexString", 0x16: "IA5String", 0x1C: "UniversalString", 0x1E: "BMPString"}
 
 
-def check_device_id(device_id: str, pattern: re.Pattern[str] | None = None) -> None:
+def check_device_id(device_id: str, pattern: Pattern | None = None) -> None:
     """Check a device id against what is never safe, and against a profile's pattern, as a whole.
 
     Raises:

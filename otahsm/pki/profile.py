@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, get_args
 
+from otahsm.patterns import Pattern
 from otahsm.pki.keytypes import KeyType
 from otahsm.pki.subject import SubjectPart
 
@@ -15,6 +15,7 @@ ExtendedKeyUsage = Literal["client_auth", "server_auth"]
 CsrExtras = Literal["refuse", "ignore"]
 
 DEFAULT_DEVICE_ID: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+_DEFAULT_PATTERN: Final = Pattern(DEFAULT_DEVICE_ID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Profile:
     backdate: timedelta = timedelta(minutes=60)
     renewal: timedelta = timedelta(0)
     rekey: timedelta = timedelta(0)
-    device_id: re.Pattern[str] = re.compile(DEFAULT_DEVICE_ID)
+    device_id: Pattern = _DEFAULT_PATTERN
     key_types: frozenset[KeyType] = frozenset(get_args(KeyType))
     key_usage: frozenset[KeyUsage] = frozenset({"digital_signature"})
     extended_key_usage: tuple[ExtendedKeyUsage, ...] = ("client_auth",)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
+from otahsm.patterns import compile_pattern
 from otahsm.pki.chain import Issuer, load_issuer
 from otahsm.pki.distribution import CrlLocation
 from otahsm.pki.profile import Profile
@@ -68,7 +68,7 @@ def _encode_profile(profile: Profile) -> bytes:
 def _decode_profile(fields: dict[str, Any]) -> Profile:
     fields |= {name: fields[name] * timedelta.resolution for name in _WINDOWS}
     fields |= {name: frozenset(fields[name]) for name in _SETS}
-    fields["device_id"] = re.compile(fields["device_id"])
+    fields["device_id"] = compile_pattern(fields["device_id"])
     fields["extended_key_usage"] = tuple(fields["extended_key_usage"])
     fields["subject"] = tuple(SubjectPart(kind, Template.parse(text)) for kind, text in fields["subject"])
     return Profile(**fields)

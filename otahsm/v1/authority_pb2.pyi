@@ -149,7 +149,7 @@ class Profile(_message.Message):
     none.
     """
     device_id_pattern: _builtins.str
-    """Set by the server: the regular expression (Python `re`, full match) that
+    """Set by the server: the regular expression (RE2, full match) that
     device ids must match.
     """
     @_builtins.property

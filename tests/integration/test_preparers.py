@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.errors import RequestRefusedError
+from otahsm.patterns import compile_pattern
 from otahsm.pki.certificate import Validity, assemble
 from otahsm.pki.chain import load_chain
 from otahsm.pki.distribution import CrlLocation, crl_url_in
@@ -50,6 +51,30 @@ async def test_a_draft_states_the_crl_of_its_serial_numbers_shard(
         assert url == (crl and crl.url(crl.shard_of(draft.serial)))
         stated.add(url)
     assert len(stated) == (crl.shards if crl else 1)  # one of four shards gets none of 64: once in 10^7
+
+
+async def test_no_device_id_makes_a_profiles_pattern_take_for_ever(fleet: Fleet) -> None:
+    # Python's own regular expressions would take years for this one.
+    issuer = load_chain(fleet.root_pem.read_bytes()).issuer
+    validity = Validity(issuer.not_before, issuer.not_after)
+    requests = [new_request("a" * 127 + "!"), new_request("a" * 128)]
+    preparers = Preparers(
+        {"ota-connect": Profile(device_id=compile_pattern("(a+)+$"))},
+        {"ota-connect": issuer},
+        crls={"ota-connect": None},
+        size=1,
+        report=lambda *_: None,
+    )
+    await preparers.start()
+    try:
+        refused, draft = await preparers.prepare(
+            [Task("ota-connect", "", request.csr, validity, 1_900_000_000_000) for request in requests]
+        )
+    finally:
+        await preparers.close()
+    assert isinstance(refused, RequestRefusedError)
+    assert "doesn't match the profile's pattern (a+)+$" in refused.message
+    assert isinstance(draft, Draft)
 
 
 @pytest.mark.parametrize("deadly", [{0}, {13}, {3, 4, 30}])

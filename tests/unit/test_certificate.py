@@ -34,7 +34,7 @@ EXTENSIONS = {
 # cryptography warns of a common name above RFC 5280's 64 characters; the default profile allows 128.
 long_names = pytest.mark.filterwarnings("ignore:Attribute's length must be:UserWarning")
 
-device_ids = st.from_regex(PROFILE.device_id, fullmatch=True).filter(lambda text: ".." not in text)
+device_ids = st.from_regex(PROFILE.device_id.pattern, fullmatch=True).filter(lambda text: ".." not in text)
 serials = st.integers(1, 2**159 - 1)
 moments = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31, 23, 59, 59), timezones=st.just(UTC)).map(  # noqa: DTZ001
     lambda moment: moment.replace(microsecond=0)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
+from otahsm.patterns import compile_pattern
 from otahsm.pki.der import PRINTABLE_STRING
 from otahsm.pki.names import check_device_id, device_id_of, subject_of
 from otahsm.pki.profile import DEFAULT_DEVICE_ID, Profile
@@ -81,11 +82,11 @@ def test_the_default_pattern_allows_nothing_unsafe_but_two_dots(device_id: str) 
 
 @pytest.mark.parametrize("device_id", ["prefix-1-suffix", "prefix", "1", "prefix-1\n"])
 def test_a_pattern_is_matched_as_a_whole(device_id: str) -> None:
-    check_device_id("prefix-1", re.compile("prefix-[0-9]"))
+    check_device_id("prefix-1", compile_pattern("prefix-[0-9]"))
     with pytest.raises(RequestRefusedError):
-        check_device_id(device_id, re.compile("prefix-[0-9]"))
+        check_device_id(device_id, compile_pattern("prefix-[0-9]"))
     with pytest.raises(RequestRefusedError):
-        check_device_id("prefix-12", re.compile("prefix-1|prefix-1x"))
+        check_device_id("prefix-12", compile_pattern("prefix-1|prefix-1x"))
 
 
 def test_a_long_device_id_is_not_repeated_in_full() -> None:

@@ -19,7 +19,7 @@ from otahsm.errors import ExitCode
 from support.harness import READY_SECONDS
 
 ROOT = Path(__file__).parents[2]
-SERVER_ONLY = ("pkcs11", "sqlalchemy", "alembic", "structlog", "grpc_reflection")
+SERVER_ONLY = ("pkcs11", "sqlalchemy", "alembic", "structlog", "grpc_reflection", "re2")
 NEED_SERVER = {
     *("quickstart", "serve", "signer", "doctor", "policy check", "policy explain", "device enroll"),
     *(f"ca {name}" for name in ("init", "show", "csr", "import", "prove-possession", "import-key")),
@@ -46,6 +46,22 @@ def test_the_clients_commands_run_without_the_server_extra(argv: list[str]) -> N
     assert ran.returncode == 0, ran.stderr
 
 
+def test_a_client_reads_a_configuration_with_patterns_and_the_daemon_checks_them(tmp_path: Path) -> None:
+    toml = tmp_path / "otahsm.toml"
+    toml.write_text("[profiles.ota-connect]\ndevice_id = 'cam-[0-9]{6}'\n")
+    code = """
+import sys
+from pathlib import Path
+from otahsm.config import load_config
+profile = load_config(Path(sys.argv[1])).profiles["ota-connect"]
+print(profile.device_id)
+profile.build()
+"""
+    ran = run_without_server(code, str(toml))
+    assert ran.stdout == "cam-[0-9]{6}\n", ran.stderr
+    assert "ModuleNotFoundError: import of re2" in ran.stderr
+
+
 @pytest.mark.parametrize("argv", [["serve"], ["ca", "show"], ["quickstart", "unused"]])
 def test_a_command_that_needs_the_server_extra_says_so(argv: list[str]) -> None:
     ran = run_without_server("from otahsm.cli import main; main()", *argv)
@@ -64,7 +80,7 @@ for words, command in every_command(COMMANDS):
     except ModuleNotFoundError as error:
         print(words)
 """
-    extras = (*SERVER_ONLY, "asyncssh", "matplotlib", "re2")
+    extras = (*SERVER_ONLY, "asyncssh", "matplotlib")
     command = [sys.executable, "-c", WITHOUT_SERVER.format(names=extras, argv=["otahsm"]) + code]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=READY_SECONDS, check=True)
     assert set(ran.stdout.splitlines()) == NEED_SERVER
