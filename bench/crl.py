@@ -26,7 +26,7 @@ from typing import IO, Any, Final
 from otahsm.bench.processes import peak_mebibytes
 from otahsm.client import Client, ClientTls, Revoked, ToRevoke
 from otahsm.config import Config, load_config, section
-from otahsm.pki.crl import Reason
+from otahsm.pki.crls.building import Reason
 from otahsm.pki.serial import SerialNumber
 from otahsm.quickstart import create
 

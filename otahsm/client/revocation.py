@@ -14,7 +14,7 @@ from otahsm.client.calls import Calls, Service
 from otahsm.client.values import Refused
 from otahsm.errors import Code, OtahsmError
 from otahsm.errors.status import from_status
-from otahsm.pki.crl import Reason
+from otahsm.pki.crls.building import Reason
 from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import revocation_pb2 as pb
 from otahsm.v1 import revocation_pb2_grpc

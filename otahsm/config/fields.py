@@ -10,7 +10,7 @@ from typing import Annotated, Final, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from otahsm.patterns import compile_pattern
-from otahsm.pki.distribution import SHARD
+from otahsm.pki.crls.distribution import SHARD
 
 # Only what every URL library leaves as it is: verifiers compare the URL of a CRL octet by octet.
 _CRL_URL: Final = r"https?://[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*(:(?P<port>[1-9][0-9]{0,4}))?(/[A-Za-z0-9][A-Za-z0-9._~-]*)+"

@@ -12,7 +12,7 @@ from otahsm.config.profiles import ProfileConfig
 from otahsm.config.registration import RegistrationConfig
 from otahsm.config.token import CaConfig, CheckpointConfig, KeyConfig, TokenConfig, may_be_one
 from otahsm.pkcs11_names import Pkcs11Uri
-from otahsm.pki.distribution import SHARD, CrlLocation
+from otahsm.pki.crls.distribution import SHARD, CrlLocation
 
 
 class DaemonConfig(Section):

@@ -16,9 +16,8 @@ from asn1crypto import x509 as asn1_x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.pki.certificate import Validity, assemble, build_tbs
+from otahsm.pki.certificate import Binding, Validity, assemble, build_tbs
 from otahsm.pki.chain import Chain, load_issuer
-from otahsm.pki.csr import CheckedCsr
 from otahsm.pki.keytypes import SIGNATURE_ALGORITHMS
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.profile import Profile
@@ -49,8 +48,8 @@ class Mirror:
         copies = [_copy(*item) for item in zip(chain.certificates, pairs, parents, strict=True)]
         spki = encode_spki(ec.generate_private_key(ec.SECP256R1()).public_key())
         serial = make_serial(secrets.token_bytes(SERIAL_RANDOM_BYTES), time.time_ns() // 1_000_000)
-        csr = CheckedCsr("otahsm-doctor", spki, "ec-p256")
-        tbs = build_tbs(csr, profile, load_issuer(copies[0]), serial, validity)
+        binding = Binding("otahsm-doctor", spki)
+        tbs = build_tbs(binding, profile, load_issuer(copies[0]), serial, validity)
         device = assemble(tbs, _ALGORITHM, pairs[0].sign(tbs, ec.ECDSA(hashes.SHA256())))
         files = {"anchor": copies[-1:], "chain": copies, "device": [device]}
         for name, certificates in files.items():

@@ -9,16 +9,27 @@ from asn1crypto import algos, keys
 from asn1crypto import x509 as asn1_x509
 
 from otahsm.errors import AuthorityUnusableError
-from otahsm.pki.chain import Issuer
-from otahsm.pki.csr import CheckedCsr
+from otahsm.pki.crls.distribution import crl_distribution_points
 from otahsm.pki.der import BIT_STRING, SEQUENCE, tlv
-from otahsm.pki.distribution import crl_distribution_points
 from otahsm.pki.extensions import extended_key_usage, extension, key_identifiers, key_usage
+from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes.family import SignatureAlgorithm
 from otahsm.pki.names import subject_of
 from otahsm.pki.profile import Profile
 
 FIRST_GENERALIZED_YEAR: Final = 2050
+
+
+class Binding(NamedTuple):
+    """What a certificate takes from a CSR, and nothing else: a device id, and the public key bound to it.
+
+    Attributes:
+        device_id: the device's id.
+        spki: its key, a SubjectPublicKeyInfo in DER.
+    """
+
+    device_id: str
+    spki: bytes
 
 
 class Validity(NamedTuple):
@@ -53,7 +64,7 @@ def validity_of(not_before: int, not_after: int) -> Validity:
 
 
 def build_tbs(
-    csr: CheckedCsr,
+    binding: Binding,
     profile: Profile,
     issuer: Issuer,
     serial: int,
@@ -66,7 +77,7 @@ def build_tbs(
     This says what a device's certificate holds. It is slow: see `TbsTemplate`.
 
     Args:
-        csr: the device's id and key.
+        binding: the device's id and key.
         profile: what the certificate holds besides.
         issuer: the CA certificate.
         serial: the serial number.
@@ -75,8 +86,8 @@ def build_tbs(
         others: what follows the common name in the subject (see `SubjectTemplate`).
     """
     return encode_tbs(
-        subject=subject_of(csr.device_id, others=others),
-        spki=csr.spki,
+        subject=subject_of(binding.device_id, others=others),
+        spki=binding.spki,
         issuer=issuer.subject,
         algorithm=issuer.algorithm,
         serial=serial,
@@ -84,7 +95,7 @@ def build_tbs(
         extensions=[
             extension("key_usage", key_usage(profile.key_usage), critical=True),
             extension("extended_key_usage", extended_key_usage(profile.extended_key_usage), critical=True),
-            *key_identifiers(csr.spki, issuer.key_identifier),
+            *key_identifiers(binding.spki, issuer.key_identifier),
             *([extension("crl_distribution_points", crl_distribution_points([crl_url]))] if crl_url else []),
         ],
     )

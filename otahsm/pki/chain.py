@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -12,25 +11,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.errors import ConfigError
-from otahsm.pki.keytypes import KeyType, PublicKey, describe_key, key_type_of, signature_algorithm
-from otahsm.pki.keytypes.family import SignatureAlgorithm, encode_spki
+from otahsm.pki.issuer import Issuer
+from otahsm.pki.keytypes import PublicKey, describe_key, key_type_of, signature_algorithm
+from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.keytypes.spki import flaw, subject_key_identifier
 from otahsm.pki.parsing import PARSE_ERRORS
-
-
-@dataclass(frozen=True, slots=True)
-class Issuer:
-    """What signing a certificate needs to know of the CA certificate; all of it public."""
-
-    certificate: bytes
-    subject: bytes
-    subject_text: str
-    key_identifier: bytes
-    public_key: PublicKey
-    key_type: KeyType
-    algorithm: SignatureAlgorithm
-    not_before: datetime
-    not_after: datetime
 
 
 @dataclass(frozen=True, slots=True)

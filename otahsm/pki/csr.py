@@ -15,13 +15,14 @@ The rules, in the order in which they are checked, cheapest first:
 from __future__ import annotations
 
 import hashlib
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from otahsm.errors import RequestRefusedError
+from otahsm.pki.certificate import Binding
 from otahsm.pki.der import children
 from otahsm.pki.extensions import requestable_extensions
 from otahsm.pki.keytypes import KeyType, PublicKey, describe_key, family_of
@@ -37,14 +38,6 @@ _EXTENSION_REQUESTS: Final = {"1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14"}
 _DIGESTS: Final = {"sha256", "sha384", "sha512"}
 
 
-class CheckedCsr(NamedTuple):
-    """What a certificate takes from a CSR: the device id and the public key. Nothing else."""
-
-    device_id: str
-    spki: bytes
-    key_type: KeyType
-
-
 def derive_request_id(profile: str, csr: bytes) -> str:
     """Name a request by its content: SHA-256 over profile, a zero octet and CSR, in lower-case hexadecimal.
 
@@ -53,7 +46,7 @@ def derive_request_id(profile: str, csr: bytes) -> str:
     return hashlib.sha256(profile.encode() + b"\0" + csr).hexdigest()
 
 
-def check_csr(der: bytes, profile: Profile, expected_device_id: str = "") -> CheckedCsr:
+def check_csr(der: bytes, profile: Profile, expected_device_id: str = "") -> Binding:
     """Check a CSR against all the rules of this module.
 
     Args:
@@ -75,7 +68,7 @@ def check_csr(der: bytes, profile: Profile, expected_device_id: str = "") -> Che
         raise RequestRefusedError("csr", f"can't read the CSR: {flaw(error)}", hint=hint) from None
 
 
-def _check(der: bytes, profile: Profile, expected_device_id: str) -> CheckedCsr:
+def _check(der: bytes, profile: Profile, expected_device_id: str) -> Binding:
     csr = x509.load_der_x509_csr(der)
     key = _public_key(csr)
     family = family_of(key)
@@ -103,7 +96,7 @@ def _check(der: bytes, profile: Profile, expected_device_id: str) -> CheckedCsr:
     if attributes != _NO_ATTRIBUTES and not ignore:
         _check_requested_extensions(csr, profile, spki)
     _check_possession(csr, public_key)
-    return CheckedCsr(device_id, spki, key_type)
+    return Binding(device_id, spki)
 
 
 def _public_key(csr: x509.CertificateSigningRequest) -> object:

@@ -11,9 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from otahsm.errors import ConfigError
-from otahsm.pki.distribution import url_in
 from otahsm.pki.keytypes import describe_key, key_type_of
-from otahsm.pki.parsing import PARSE_ERRORS
+from otahsm.pki.parsing import PARSE_ERRORS, url_in
 from otahsm.pki.serial import octets_of
 
 _PEM: Final = re.compile(

@@ -15,8 +15,8 @@ from asn1crypto import core
 from asn1crypto import x509 as asn1_x509
 
 from otahsm.pki.certificate import Validity, encode_tbs
-from otahsm.pki.chain import Issuer
 from otahsm.pki.extensions import extension, key_identifiers
+from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes.family import SignatureAlgorithm
 from otahsm.pki.keytypes.spki import subject_key_identifier
 

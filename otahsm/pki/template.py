@@ -11,10 +11,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from otahsm.pki.certificate import Validity, build_tbs, encode_validity
-from otahsm.pki.chain import Issuer
-from otahsm.pki.csr import CheckedCsr
+from otahsm.pki.certificate import Binding, Validity, build_tbs, encode_validity
 from otahsm.pki.der import SEQUENCE, children, integer, tlv
+from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes.spki import subject_key_identifier
 from otahsm.pki.names import subject_of
 from otahsm.pki.profile import Profile
@@ -34,7 +33,7 @@ class TbsTemplate:
 
     def __init__(self, profile: Profile, issuer: Issuer, crl_url: str | None = None) -> None:
         exemplar = build_tbs(
-            CheckedCsr("exemplar", _NOBODYS_KEY, "ed25519"),
+            Binding("exemplar", _NOBODYS_KEY),
             profile,
             issuer,
             serial=1,
@@ -49,7 +48,7 @@ class TbsTemplate:
             subject_key_identifier(_NOBODYS_KEY)
         )
 
-    def fill(self, csr: CheckedCsr, serial: int, validity: Validity, others: bytes = b"") -> bytes:
+    def fill(self, binding: Binding, serial: int, validity: Validity, others: bytes = b"") -> bytes:
         """Build the TBSCertificate of one device, in DER: byte for byte what `build_tbs` would build."""
         return tlv(
             SEQUENCE,
@@ -57,10 +56,10 @@ class TbsTemplate:
             integer(serial),
             self._algorithm_and_issuer,
             _encoded(validity),
-            subject_of(csr.device_id, others=others),
-            csr.spki,
+            subject_of(binding.device_id, others=others),
+            binding.spki,
             self._until_identifier,
-            subject_key_identifier(csr.spki),
+            subject_key_identifier(binding.spki),
             self._after_identifier,
         )
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from otahsm.errors import ConfigError, OtahsmError, RequestRefusedError, WorkerLostError, WorkersBusyError
-from otahsm.pki.chain import Issuer
-from otahsm.pki.distribution import CrlLocation
+from otahsm.pki.crls.distribution import CrlLocation
+from otahsm.pki.issuer import Issuer
 from otahsm.pki.profile import Profile
 from otahsm.pki.subject import SubjectTemplate
 from otahsm.preparation.codec import Draft, Task, decode_answers, encode_tasks

@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from otahsm.patterns import compile_pattern
-from otahsm.pki.chain import Issuer, load_issuer
-from otahsm.pki.distribution import CrlLocation
+from otahsm.pki.chain import load_issuer
+from otahsm.pki.crls.distribution import CrlLocation
+from otahsm.pki.issuer import Issuer
 from otahsm.pki.profile import Profile
 from otahsm.pki.subject import SubjectPart
 from otahsm.templates import Template

@@ -13,9 +13,9 @@ from asn1crypto import pem
 
 from otahsm.errors import FolderError, RequestRefusedError
 from otahsm.ledger import AUTHORITIES, COMPLETE
-from otahsm.pki.chain import Issuer
-from otahsm.pki.crl import check_crl_signature, describe_crl
-from otahsm.pki.distribution import CrlLocation
+from otahsm.pki.crls.distribution import CrlLocation
+from otahsm.pki.crls.reading import check_crl_signature, describe_crl
+from otahsm.pki.issuer import Issuer
 from otahsm.system.durable import TEMPORARY, replace_file
 
 _LOCK: Final = ".lock"

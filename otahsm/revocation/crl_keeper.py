@@ -15,7 +15,8 @@ from typing import Final
 from otahsm.config import CrlConfig
 from otahsm.errors import ConfigError, NotFoundError, OtahsmError, TokenUnavailableError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlReader, CrlState, Database, Ledger, StoredCrl
-from otahsm.pki.chain import Issuer, check_signs_crls
+from otahsm.pki.chain import check_signs_crls
+from otahsm.pki.issuer import Issuer
 from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import CrlMaker, CrlSchedule
 from otahsm.system.clock import Clock

@@ -22,8 +22,8 @@ from otahsm.config import CrlConfig
 from otahsm.errors import AuthorityUnusableError, TokenUnavailableError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlNumber, CrlReader, CrlRow, CrlState, Ledger, StoredCrl
 from otahsm.pki.certificate import assemble
-from otahsm.pki.chain import Issuer
-from otahsm.pki.crl import Reason, RevokedCertificate, build_tbs_crl
+from otahsm.pki.crls.building import Reason, RevokedCertificate, build_tbs_crl
+from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes import signature_is_valid
 from otahsm.system.clock import Clock
 from otahsm.token.pool import SignerPool

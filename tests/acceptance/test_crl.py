@@ -13,7 +13,7 @@ import pytest
 from asn1crypto import pem
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from otahsm.pki.crl import Reason, RevokedCertificate
+from otahsm.pki.crls.building import Reason, RevokedCertificate
 from otahsm.pki.serial import SerialNumber
 from otahsm.quickstart.certificates import FileCa
 

@@ -16,7 +16,8 @@ from otahsm.client import Client, IssuedCertificate, NotRevoked, Revoked, ToRevo
 from otahsm.config import section
 from otahsm.errors import DaemonUnavailableError, ExitCode, LedgerUnavailableError, OtahsmError
 from otahsm.ledger import CrlReader, database_of
-from otahsm.pki.crl import Reason, describe_crl
+from otahsm.pki.crls.building import Reason
+from otahsm.pki.crls.reading import describe_crl
 
 from support.devices import issue_all, new_requests
 from support.harness import Fleet, RunningDaemon, eventually, running

@@ -17,8 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from otahsm.config.subject import parse_subject
 from otahsm.errors import RequestRefusedError
-from otahsm.pki.certificate import Validity, assemble, build_tbs
-from otahsm.pki.csr import CheckedCsr, check_csr
+from otahsm.pki.certificate import Binding, Validity, assemble, build_tbs
+from otahsm.pki.csr import check_csr
 from otahsm.pki.keytypes import SIGNATURE_ALGORITHMS, KeyType
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.profile import KeyUsage, Profile
@@ -86,7 +86,7 @@ def template(data: bytes) -> None:
         rest = others.fill(said)
     except RequestRefusedError:
         return
-    made = CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
+    made = Binding(device_id, encode_spki(key_of(key_type).public_key()))
     issuer, life = issuer_of(ca), Validity(begin, end)
     filled = TbsTemplate(profile, issuer, url).fill(made, serial, life, rest)
     assert filled == build_tbs(made, profile, issuer, serial, life, url, rest)
@@ -99,7 +99,7 @@ def template(data: bytes) -> None:
         assert len(certificate.subject.rdns) == 1 + len(kinds)
 
 
-def _checked(der: bytes, profile: Profile) -> CheckedCsr | None:
+def _checked(der: bytes, profile: Profile) -> Binding | None:
     try:
         checked = check_csr(der, profile)
     except RequestRefusedError as error:
@@ -112,7 +112,7 @@ def _checked(der: bytes, profile: Profile) -> CheckedCsr | None:
     return checked
 
 
-def _judge(der: bytes, checked: CheckedCsr, profile: Profile) -> None:
+def _judge(der: bytes, checked: Binding, profile: Profile) -> None:
     judge = x509.load_der_x509_csr(der)
     assert judge.is_signature_valid
     assert _encoded(judge.public_key()) == checked.spki

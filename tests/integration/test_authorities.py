@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.client import CertificateRequest, Client, IssuedCertificate, Revoked, ToRevoke
 from otahsm.errors import NotFoundError
-from otahsm.pki.crl import Reason
+from otahsm.pki.crls.building import Reason
 from otahsm.pki.serial import SerialNumber
 
 from support.devices import issue_all, new_request, new_requests

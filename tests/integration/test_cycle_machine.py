@@ -42,7 +42,7 @@ from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.values import Outcome
 from otahsm.ledger import Ledger, RevocationRequest, database_of
 from otahsm.ledger.read.queries import LedgerQueries
-from otahsm.pki.crl import Reason
+from otahsm.pki.crls.building import Reason
 from otahsm.pki.keytypes import sign
 from otahsm.preparation.codec import Draft, Task, decode_answers, encode_tasks
 from otahsm.preparation.pool import Preparers

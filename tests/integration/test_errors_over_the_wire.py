@@ -30,7 +30,7 @@ from otahsm.errors import (
     RequestRefusedError,
     UnknownError,
 )
-from otahsm.pki.crl import Reason
+from otahsm.pki.crls.building import Reason
 from otahsm.pki.serial import SerialNumber
 
 from support.refusing import RefusingDaemon

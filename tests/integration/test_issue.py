@@ -6,7 +6,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from otahsm.client import Client, IssuedCertificate
-from otahsm.pki.distribution import crl_url_in
+from otahsm.pki.parsing import crl_url_in
 
 from support.devices import new_request
 from support.harness import Fleet, RunningDaemon, running

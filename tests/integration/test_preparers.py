@@ -12,7 +12,8 @@ from otahsm.errors import RequestRefusedError
 from otahsm.patterns import compile_pattern
 from otahsm.pki.certificate import Validity, assemble
 from otahsm.pki.chain import load_chain
-from otahsm.pki.distribution import CrlLocation, crl_url_in
+from otahsm.pki.crls.distribution import CrlLocation
+from otahsm.pki.parsing import crl_url_in
 from otahsm.pki.profile import Profile
 from otahsm.preparation.codec import Draft, Task
 from otahsm.preparation.pool import Preparers

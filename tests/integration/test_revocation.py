@@ -16,8 +16,9 @@ from otahsm.authority import (
     assemble,
 )
 from otahsm.errors import ConfigError, NotFoundError, RequestRefusedError, RevokedError
-from otahsm.pki.crl import Reason, describe_crl
-from otahsm.pki.distribution import crl_url_in
+from otahsm.pki.crls.building import Reason
+from otahsm.pki.crls.reading import describe_crl
+from otahsm.pki.parsing import crl_url_in
 from otahsm.pki.serial import SerialNumber
 from otahsm.system.clock import utc_now
 

@@ -23,7 +23,8 @@ from hashlib import sha256
 from cryptography import x509
 
 from otahsm.pki.certificate import assemble
-from otahsm.pki.chain import Issuer, load_chain
+from otahsm.pki.chain import load_chain
+from otahsm.pki.issuer import Issuer
 from otahsm.tlog import Checkpoint, CompactTree
 from otahsm.token.setup import PROBE
 

@@ -19,7 +19,7 @@ from cryptography import x509
 
 from otahsm.client import CertificateRequest, Client, ClientTls, Refusal, Result, Revoked, ToRevoke
 from otahsm.errors import Code, OtahsmError
-from otahsm.pki.crl import Reason
+from otahsm.pki.crls.building import Reason
 from otahsm.pki.serial import SerialNumber
 
 from support.devices import new_requests

@@ -11,10 +11,11 @@ from typing import get_args
 from otahsm.config import AuthorityConfig
 from otahsm.issuance.authorities import Authorities, Authority
 from otahsm.pkcs11_names import Pkcs11Uri
-from otahsm.pki.certificate import Validity, assemble, build_tbs
-from otahsm.pki.chain import Chain, Issuer, load_issuer
-from otahsm.pki.crl import RevokedCertificate, build_tbs_crl
-from otahsm.pki.csr import CheckedCsr, check_csr
+from otahsm.pki.certificate import Binding, Validity, assemble, build_tbs
+from otahsm.pki.chain import Chain, load_issuer
+from otahsm.pki.crls.building import RevokedCertificate, build_tbs_crl
+from otahsm.pki.csr import check_csr
+from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes import SIGNATURE_ALGORITHMS, KeyType, sign
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.profile import Profile
@@ -62,7 +63,7 @@ def leaf(
 ) -> bytes:
     """Issue a device certificate, in DER."""
     issuer = issuer_of(ca)
-    csr = CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
+    csr = Binding(device_id, encode_spki(key_of(key_type).public_key()))
     tbs = build_tbs(csr, profile or Profile(), issuer, serial, validity, crl_url)
     return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))
 

@@ -26,7 +26,8 @@ from otahsm.authority import (
     assemble,
 )
 from otahsm.errors import OtahsmError
-from otahsm.pki.crl import CrlDescription, Reason, check_crl_signature, describe_crl
+from otahsm.pki.crls.building import Reason
+from otahsm.pki.crls.reading import CrlDescription, check_crl_signature, describe_crl
 
 from support.devices import new_request
 from support.harness import READY_SECONDS, Fleet

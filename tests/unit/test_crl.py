@@ -20,14 +20,8 @@ from pkilint.pkix import name as pkix_name
 from pkilint.validation import ValidationFindingSeverity
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki.crl import (
-    CrlDescription,
-    Reason,
-    RevokedCertificate,
-    build_tbs_crl,
-    check_crl_signature,
-    describe_crl,
-)
+from otahsm.pki.crls.building import Reason, RevokedCertificate, build_tbs_crl
+from otahsm.pki.crls.reading import CrlDescription, check_crl_signature, describe_crl
 from otahsm.pki.keytypes import KeyType
 
 from support.authority import CA_NAME, CRL_MADE, KEY_TYPES, SMALL_KEY_TYPES, crl, issuer_of, leaf

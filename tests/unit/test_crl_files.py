@@ -11,8 +11,8 @@ from asn1crypto import pem
 from otahsm.config import CrlConfig
 from otahsm.errors import FolderError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlRow
-from otahsm.pki.crl import describe_crl
-from otahsm.pki.distribution import CrlLocation
+from otahsm.pki.crls.distribution import CrlLocation
+from otahsm.pki.crls.reading import describe_crl
 from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import BACKDATED, CrlSchedule, is_due
 from otahsm.system.durable import TEMPORARY

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from otahsm.errors import RequestRefusedError
 from otahsm.line import make_csr
-from otahsm.pki.csr import MAX_CSR_BYTES, CheckedCsr, check_csr
+from otahsm.pki.certificate import Binding
+from otahsm.pki.csr import MAX_CSR_BYTES, check_csr
 from otahsm.pki.der import PRINTABLE_STRING
 from otahsm.pki.keytypes import KeyType
 from otahsm.pki.keytypes.family import encode_spki
@@ -131,9 +132,7 @@ def test_a_broken_rsa_key_is_refused_though_its_signature_is_good(name: str) -> 
 @pytest.mark.parametrize("key_type", KEY_TYPES)
 def test_every_allowed_key_type_is_accepted(key_type: KeyType) -> None:
     key = key_of(key_type)
-    assert check_csr(make_csr("device-1", key), PROFILE) == CheckedCsr(
-        "device-1", encode_spki(key.public_key()), key_type
-    )
+    assert check_csr(make_csr("device-1", key), PROFILE) == Binding("device-1", encode_spki(key.public_key()))
 
 
 @pytest.mark.parametrize("key_type", KEY_TYPES)
@@ -180,7 +179,7 @@ def test_the_keys_own_identifier_may_be_asked_for_and_no_other() -> None:
     ids=["organization", "organization in the RDN", "CA:TRUE", "CA:TRUE hidden", "SAN and unknown"],
 )
 def test_a_lenient_profile_takes_id_and_key_and_leaves_the_rest(csr: bytes) -> None:
-    assert check_csr(csr, LENIENT) == CheckedCsr(NAME, encode_spki(p256().public_key()), "ec-p256")
+    assert check_csr(csr, LENIENT) == Binding(NAME, encode_spki(p256().public_key()))
 
 
 def test_the_device_id_must_be_the_one_that_the_client_named() -> None:

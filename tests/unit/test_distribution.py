@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otahsm.config import CrlConfig
-from otahsm.pki.crl import describe_crl
-from otahsm.pki.distribution import CrlLocation, crl_distribution_points, crl_url_in
+from otahsm.pki.crls.distribution import CrlLocation, crl_distribution_points
+from otahsm.pki.crls.reading import describe_crl
+from otahsm.pki.parsing import crl_url_in
 from otahsm.pki.serial import make_serial
 
 from support.authority import crl, leaf

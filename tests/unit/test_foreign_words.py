@@ -24,7 +24,7 @@ from otahsm.line.csr_files import load_csr
 from otahsm.line.device_rows import read_rows
 from otahsm.pki.bundle import order_bundle
 from otahsm.pki.chain import load_chain, load_issuer
-from otahsm.pki.crl import describe_crl
+from otahsm.pki.crls.reading import describe_crl
 from otahsm.pki.csr import check_csr
 from otahsm.pki.keytypes.spki import load_public_key
 from otahsm.pki.profile import Profile

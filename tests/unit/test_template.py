@@ -12,8 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from otahsm.config.subject import parse_subject
-from otahsm.pki.certificate import Validity, build_tbs
-from otahsm.pki.csr import CheckedCsr
+from otahsm.pki.certificate import Binding, Validity, build_tbs
 from otahsm.pki.keytypes import KeyType
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.profile import DEFAULT_DEVICE_ID, KeyUsage, Profile
@@ -52,8 +51,8 @@ subjects = st.lists(
 )
 
 
-def csr_of(device_id: str, key_type: KeyType) -> CheckedCsr:
-    return CheckedCsr(device_id, encode_spki(key_of(key_type).public_key()), key_type)
+def csr_of(device_id: str, key_type: KeyType) -> Binding:
+    return Binding(device_id, encode_spki(key_of(key_type).public_key()))
 
 
 @settings(max_examples=examples(500), deadline=None)

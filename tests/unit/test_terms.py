@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from otahsm.config.subject import parse_subject
 from otahsm.pki.chain import load_issuer
-from otahsm.pki.distribution import CrlLocation
+from otahsm.pki.crls.distribution import CrlLocation
 from otahsm.pki.keytypes import KeyType
 from otahsm.pki.profile import ExtendedKeyUsage, KeyUsage, Profile
 from otahsm.preparation.terms import Terms, decode_terms, encode_terms

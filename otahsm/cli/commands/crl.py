@@ -14,7 +14,7 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, Patienc
 from otahsm.cli.output.fields import print_fields, print_json, print_outcome
 from otahsm.client import Client, FetchedCrl
 from otahsm.pki.chain import load_issuer
-from otahsm.pki.crl import check_crl_signature, describe_crl
+from otahsm.pki.crls.reading import check_crl_signature, describe_crl
 from otahsm.system.durable import explained, replace_file
 from otahsm.system.files import read_file
 from otahsm.templates import counted

@@ -17,7 +17,7 @@ from otahsm.cli.output.failures import print_failure
 from otahsm.cli.output.fields import print_json_line, printable
 from otahsm.cli.output.times import show_time
 from otahsm.client import NotRevoked, Revoked, ToRevoke
-from otahsm.pki.crl import Reason
+from otahsm.pki.crls.building import Reason
 
 
 def revoke(

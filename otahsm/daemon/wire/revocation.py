@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from otahsm.authority import CrlName, Revocation, RevocationOutcome, RevocationRequest
 from otahsm.errors import OtahsmError, RequestRefusedError
 from otahsm.errors.status import to_status
-from otahsm.pki.crl import Reason
+from otahsm.pki.crls.building import Reason
 from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import revocation_pb2 as pb
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, literal_column, select, union_all
 
 from otahsm.ledger.records import Barred, Conflict, InProgress, Intent, JournalResult, Renewal, Replay
 from otahsm.ledger.schema import certificates, intents, live, revocations, serial_octets
-from otahsm.pki.crl import Reason
+from otahsm.pki.crls.building import Reason
 from otahsm.pki.serial import SerialNumber
 
 NEVER: Final = Renewal(same_key_seconds=0, new_key_seconds=0)

@@ -25,7 +25,7 @@ from otahsm.ledger.db.dialects import Among, columns_given, insert_into, write_r
 from otahsm.ledger.records import Accepted, Intent, JournalResult, Renewal
 from otahsm.ledger.schema import intents, revocations
 from otahsm.ledger.write.existing_intents import ExistingIntents
-from otahsm.pki.crl import Reason
+from otahsm.pki.crls.building import Reason
 
 _COLUMNS: Final = ("id", "place", *Intent._fields)
 _COMPROMISED: Final[ColumnElement[str]] = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")

@@ -32,7 +32,7 @@ from otahsm.ledger.schema import (
 )
 from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.sequencer import note_entries
-from otahsm.pki.distribution import crl_url_in
+from otahsm.pki.parsing import crl_url_in
 from otahsm.pki.serial import SerialNumber
 
 _ROWS: Final = 500  # per statement: databases limit the number of parameters

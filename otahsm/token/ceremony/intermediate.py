@@ -14,7 +14,7 @@ from pkcs11 import Attribute, ObjectClass
 from otahsm.config import CaConfig, KeyConfig, ReplicaConfig
 from otahsm.errors import TokenRefusedError
 from otahsm.pki.certificate import Validity, assemble
-from otahsm.pki.chain import Issuer
+from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes import KeyType, PublicKey
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.request import build_ca_request_info

@@ -17,7 +17,7 @@ from otahsm.config import CaConfig, KeyConfig, ReplicaConfig
 from otahsm.errors import TokenRefusedError, TokenUnavailableError
 from otahsm.pkcs11_names import KeyFlaw, Pkcs11Uri
 from otahsm.pki.certificate import Validity, assemble
-from otahsm.pki.chain import Issuer
+from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes import KeyType, MechanismName, PublicKey
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.root import RootKind, build_root_tbs

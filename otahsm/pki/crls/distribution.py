@@ -12,9 +12,6 @@ from typing import Final, NamedTuple
 
 from asn1crypto import crl as asn1_crl
 from asn1crypto import x509 as asn1_x509
-from cryptography import x509
-
-from otahsm.pki.parsing import PARSE_ERRORS
 
 SHARD: Final = "{shard}"
 _SHARD_BITS: Final = 32  # far more than the number of shards, so that all of them get equally many
@@ -58,28 +55,6 @@ def issuing_distribution_point(url: str) -> asn1_crl.IssuingDistributionPoint:
     return asn1_crl.IssuingDistributionPoint(
         {"distribution_point": _full_name([url]), "only_contains_user_certs": True}
     )
-
-
-def crl_url_in(certificate: bytes) -> str | None:
-    """Return the (first) URL of the CRL that a certificate states; None if it states none.
-
-    Raises:
-        ValueError: it can't be read.
-    """
-    try:
-        extensions = x509.load_der_x509_certificate(certificate).extensions
-        return url_in(extensions.get_extension_for_class(x509.CRLDistributionPoints).value)
-    except x509.ExtensionNotFound:
-        return None
-    except PARSE_ERRORS as error:
-        raise ValueError("can't read the certificate") from error
-
-
-def url_in(points: x509.CRLDistributionPoints | x509.IssuingDistributionPoint) -> str | None:
-    """Return the first URL of one of the two extensions that `cryptography` has read, if it has any."""
-    each = points if isinstance(points, x509.CRLDistributionPoints) else [points]
-    names = [name for point in each for name in point.full_name or ()]
-    return next((name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)), None)
 
 
 def _full_name(urls: Sequence[str]) -> asn1_x509.DistributionPointName:

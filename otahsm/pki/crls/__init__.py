@@ -1,0 +1,1 @@
+"""Certificate revocation lists: where they are, what they say, and how they are built and read."""
