@@ -15,15 +15,17 @@ from otahsm.authority.life_cycle import LifeCycle
 from otahsm.authority.spool_reader import SpoolReader
 from otahsm.authority.values import Profiles
 from otahsm.config import Config, load_policy, load_verifier_key, section
-from otahsm.errors import OtahsmError
+from otahsm.errors import ConfigError, OtahsmError, RequestRefusedError
 from otahsm.issuance.authorities import Authorities
 from otahsm.issuance.batches import Batches
 from otahsm.issuance.cycle import IssuanceCycle
+from otahsm.issuance.drafting import Drafting
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.ledger import Database, Ledger, Renewal, database_of
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki.keytypes.spki import load_public_key
 from otahsm.pki.profile import Profile
+from otahsm.pki.template import ProfileTemplate, Terms
 from otahsm.preparation.pool import Preparers
 from otahsm.revocation.crl_keeper import CrlKeeper
 from otahsm.revocation.revoking import Revocations
@@ -64,9 +66,9 @@ def assemble(
     queries = LedgerQueries(section(config.ledger, "ledger"))
     denials = LedgerQueries(section(config.ledger, "ledger"))
     audit = AuditLog(ledger, log_event, clock)
-    report = _noting_signers(audit, report)
+    report = _noting_workers(audit, report)
     clients = DeniedClients(ledger, denials, access, audit, clock)
-    preparers = _preparers(config, profiles, authorities, report)
+    preparers = Preparers(profiles, size=config.issuance.preparers, report=report)
     signers, transparency = _signers(config, authorities, ledger, report, clock)
     crls = _crls(authorities, database, ledger, signers, clock, log_event)
     batches = Batches(ledger, queries, profiles.keys(), settings.default_profile, clock)
@@ -74,7 +76,7 @@ def assemble(
         authorities=authorities,
         profiles=profiles,
         default_profile=settings.default_profile,
-        preparers=preparers,
+        drafting=Drafting(preparers, _templates(profiles, authorities)),
         signers=signers,
         ledger=ledger,
         batches=batches,
@@ -120,16 +122,19 @@ def assemble(
     )
 
 
-def _noting_signers(audit: AuditLog, report: Report) -> Report:
-    """Record in the audit log which signers are ready, and so have logged in, and which are lost.
+def _noting_workers(audit: AuditLog, report: Report) -> Report:
+    """Record in the audit log which signers are ready, and so have logged in, and which workers are lost.
 
-    For signers under another user, these are the only events about logins.
+    For signers under another user, these are the only events about logins. A preparer that is lost may have
+    met a CSR that was made for that.
     """
-    names = {item.value: item for item in (EventName.SIGNER_READY, EventName.SIGNER_LOST)}
+    noted_events = (EventName.SIGNER_READY, EventName.SIGNER_LOST, EventName.PREPARER_LOST)
+    names = {item.value: item for item in noted_events}
 
     def noted(event: str, pid: int, error: OtahsmError | None) -> None:
         if event in names:
-            details: dict[str, int | str] = {"pid": pid} | ({"reason": error.reason} if error else {})
+            why = {"reason": error.reason, "message": error.message} if error else {}
+            details: dict[str, int | str] = {"pid": pid, **why}
             audit.note(names[event], "daemon", details, is_logged=True)
         report(event, pid, error)
 
@@ -143,18 +148,17 @@ def _renewals(profiles: Mapping[str, Profile]) -> Mapping[str, Renewal]:
     }
 
 
-def _preparers(
-    config: Config, profiles: Mapping[str, Profile], authorities: Authorities, report: Report
-) -> Preparers:
-    by_profile = {name: authorities.of_profile(name) for name in profiles}
-    crls = {name: item.config.crl for name, item in by_profile.items()}
-    return Preparers(
-        profiles,
-        {name: item.chain.issuer for name, item in by_profile.items()},
-        crls={name: crl.location if crl else None for name, crl in crls.items()},
-        size=config.issuance.preparers,
-        report=report,
-    )
+def _templates(profiles: Mapping[str, Profile], authorities: Authorities) -> dict[str, ProfileTemplate]:
+    templates = {}
+    for name, profile in profiles.items():
+        authority = authorities.of_profile(name)
+        crl = authority.config.crl
+        terms = Terms(profile, authority.chain.issuer, crl.location if crl else None)
+        try:
+            templates[name] = ProfileTemplate(terms)
+        except RequestRefusedError as error:
+            raise ConfigError(f"[profiles.{name}] subject: {error.message}") from None
+    return templates
 
 
 def _signers(

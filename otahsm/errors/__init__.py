@@ -27,12 +27,14 @@ from otahsm.errors.daemon import (
     RequestRefusedError,
     RevokedError,
     ShuttingDownError,
+    SigningRefusedError,
     TimeOverError,
     TokenRefusedError,
     TokenUnavailableError,
     TooManyCallsError,
     WorkerLostError,
     WorkersBusyError,
+    WorkerSuspectError,
 )
 from otahsm.errors.factory import (
     BackendRefusedError,
@@ -82,6 +84,7 @@ __all__ = [
     "RequestRefusedError",
     "RevokedError",
     "ShuttingDownError",
+    "SigningRefusedError",
     "TimeOverError",
     "TokenRefusedError",
     "TokenUnavailableError",
@@ -89,6 +92,7 @@ __all__ = [
     "UnknownError",
     "Violation",
     "WorkerLostError",
+    "WorkerSuspectError",
     "WorkersBusyError",
     "from_reason",
 ]

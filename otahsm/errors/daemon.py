@@ -210,6 +210,28 @@ class WorkerLostError(OtahsmError):
     default_hint = "Retry in a few seconds. The daemon replaces the process automatically."
 
 
+class WorkerSuspectError(WorkerLostError):
+    """A worker process returned what can't be: it has a bug, or it was taken over. It was killed."""
+
+    reason = "WORKER_SUSPECT"
+    default_hint = (
+        "Find out which request did it: the audit log has the event, and the ledger's void intents or the"
+        " client's log the CSR. Keep it, and report it."
+    )
+
+
+class SigningRefusedError(OtahsmError):
+    """A signer refused: what it was asked to sign is not what its own configuration and state allow."""
+
+    code = Code.INTERNAL
+    reason = "SIGNING_REFUSED"
+    exit_code = ExitCode.OPERATOR
+    default_hint = (
+        "Check that the daemon and its signers have the same otahsm.toml and the same clock. If so, the"
+        " daemon or a preparer may have been taken over: see the signers' journal."
+    )
+
+
 class WorkersBusyError(OtahsmError):
     """No worker process became free in time."""
 

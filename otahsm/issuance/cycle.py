@@ -3,7 +3,7 @@
 A group of requests goes through six steps. Only what passed one step enters the next:
 
 1. **admit**: may this caller request it, does the profile exist, can the CA issue now
-2. **prepare**: check the CSR, draw a serial number, build the TBS (in a preparer process); may the caller
+2. **prepare**: check the CSR (in a preparer process), draw a serial number, build the TBS; may the caller
    request this device id
 3. **journal**: write the intent durably: who, what, which serial, which TBS; reserve room in its batch
 4. **sign**: the token signs, and the signature is verified (in a signer process)
@@ -46,15 +46,15 @@ from otahsm.errors import (
 )
 from otahsm.issuance.authorities import Authorities, Authority
 from otahsm.issuance.batches import Batches, check_admission
+from otahsm.issuance.drafting import Attributed, Draft, Drafting
 from otahsm.issuance.quotas import ClientQuotas
 from otahsm.issuance.request_ids import own_name, request_id_of
 from otahsm.issuance.values import IssuanceRequest, Issued, Outcome
 from otahsm.ledger import Accepted, Barred, Batch, BatchRefusal, Conflict, Intent, Ledger, OverQuota, Replay
 from otahsm.pki.certificate import Validity, assemble, validity_at, validity_of
 from otahsm.pki.profile import Profile
-from otahsm.preparation.codec import Draft, Task
-from otahsm.preparation.pool import Preparers
-from otahsm.system.clock import Clock, microseconds
+from otahsm.preparation.codec import Task
+from otahsm.system.clock import Clock
 from otahsm.token.pool import SignerPool
 
 _Outcomes = list[Outcome | None]
@@ -105,7 +105,7 @@ class IssuanceCycle:
         authorities: the CAs, by profile.
         profiles: all profiles, by name.
         default_profile: the profile for an empty name.
-        preparers: run step 2.
+        drafting: runs step 2.
         signers: run step 4.
         ledger: runs steps 3 and 5.
         batches: the batches that requests may name.
@@ -119,7 +119,7 @@ class IssuanceCycle:
         authorities: Authorities,
         profiles: Mapping[str, Profile],
         default_profile: str,
-        preparers: Preparers,
+        drafting: Drafting,
         signers: SignerPool,
         ledger: Ledger,
         batches: Batches,
@@ -129,7 +129,7 @@ class IssuanceCycle:
         self._authorities = authorities
         self._profiles = profiles
         self._default_profile = default_profile
-        self._preparers = preparers
+        self._drafting = drafting
         self._signers = signers
         self._ledger = ledger
         self._batches = batches
@@ -187,27 +187,18 @@ class IssuanceCycle:
     async def _prepare(
         self, admitted: list[_Admitted], now: datetime, outcomes: _Outcomes
     ) -> list[_Prepared]:
-        """Step 2, in a preparer."""
-        milliseconds = microseconds(now) // 1000
+        """Step 2, whose CSRs are parsed in a preparer."""
         prepared = []
-        answers = await self._preparers.prepare(
-            [
-                Task(
-                    item.profile,
-                    item.request.device_id,
-                    item.request.csr,
-                    item.validity,
-                    milliseconds,
-                    item.request.attributes,
-                )
-                for item in admitted
-            ]
-        )
+        items = [
+            Attributed(Task(item.profile, item.request.device_id, item.request.csr), item.request.attributes)
+            for item in admitted
+        ]
+        answers = await self._drafting.draft(items, now)
         for item, answer in zip(admitted, answers, strict=True):
             try:
                 if isinstance(answer, OtahsmError):
                     raise answer
-                item.grant.check_device(answer.device_id)
+                item.grant.check_device(answer.binding.device_id)
                 prepared.append(_Prepared(item, answer))
             except OtahsmError as error:
                 outcomes[item.position] = error
@@ -245,7 +236,7 @@ class IssuanceCycle:
                     self._quotas.note(item.admitted.grant, over)
                 case _:
                     outcomes[position] = InProgressError(
-                        f"the certificate of the device {item.draft.device_id} is being issued"
+                        f"the certificate of the device {item.draft.binding.device_id} is being issued"
                     )
         return intended
 
@@ -257,13 +248,14 @@ class IssuanceCycle:
                 request.caller, replay.client, replay.client_certificate_sha256, self._clock()
             ):
                 return NotAllowedError(
-                    f"the device {item.draft.device_id} already has a certificate, issued to another client"
+                    f"the device {item.draft.binding.device_id} already has a certificate, issued to another"
+                    " client"
                 )
         except NotAllowedError as error:  # denied since it was admitted
             return error
         return Issued(
-            request_id_of(request, item.admitted.profile, item.draft),
-            item.draft.device_id,
+            request_id_of(request, item.admitted.profile, item.draft.binding),
+            item.draft.binding.device_id,
             replay.serial,
             validity_of(replay.not_before, replay.not_after),
             replay.certificate,
@@ -316,8 +308,8 @@ class IssuanceCycle:
         for item in recorded:
             prepared = item.signed.intended.prepared
             outcomes[prepared.admitted.position] = Issued(
-                request_id_of(prepared.admitted.request, prepared.admitted.profile, prepared.draft),
-                prepared.draft.device_id,
+                request_id_of(prepared.admitted.request, prepared.admitted.profile, prepared.draft.binding),
+                prepared.draft.binding.device_id,
                 prepared.draft.serial,
                 prepared.admitted.validity,
                 item.signed.certificate,
@@ -355,8 +347,8 @@ class IssuanceCycle:
                     serial=draft.serial,
                     request_id=own_name(request),
                     profile=profile,
-                    device_id=draft.device_id,
-                    spki_sha256=draft.spki_sha256,
+                    device_id=draft.binding.device_id,
+                    spki_sha256=hashlib.sha256(draft.binding.spki).digest(),
                     tbs_sha256=hashlib.sha256(draft.tbs).digest(),
                     issuer_key_id=self._authority_of(item).chain.issuer.key_identifier,
                     not_before=not_before,

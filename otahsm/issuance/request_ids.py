@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from otahsm.issuance.values import IssuanceRequest
+from otahsm.pki.certificate import Binding
 from otahsm.pki.csr import derive_request_id
-from otahsm.preparation.codec import Draft
 
 
 def own_name(request: IssuanceRequest) -> str:
@@ -15,9 +15,9 @@ def own_name(request: IssuanceRequest) -> str:
     return "" if derived else request.request_id
 
 
-def request_id_of(request: IssuanceRequest, profile: str, draft: Draft) -> str:
+def request_id_of(request: IssuanceRequest, profile: str, binding: Binding) -> str:
     """Return the client's request id, or else one derived from profile, device id and key."""
     if request.request_id:
         return request.request_id
-    named = f"{profile}\0{draft.device_id}\0".encode()
-    return hashlib.sha256(named + draft.spki_sha256).hexdigest()
+    named = f"{profile}\0{binding.device_id}\0".encode()
+    return hashlib.sha256(named + hashlib.sha256(binding.spki).digest()).hexdigest()

@@ -45,6 +45,15 @@ def check_device_id(device_id: str, pattern: Pattern | None = None) -> None:
         )
 
 
+def common_names(device_id: str) -> tuple[bytes, bytes]:
+    """Encode a device id as the two AttributeTypeAndValue that a CSR may have for it, in DER."""
+    value = device_id.encode("utf-8", "replace")
+    return (
+        tlv(SEQUENCE, _COMMON_NAME, tlv(UTF8_STRING, value)),
+        tlv(SEQUENCE, _COMMON_NAME, tlv(PRINTABLE_STRING, value)),
+    )
+
+
 def subject_of(device_id: str, string_type: int = UTF8_STRING, others: bytes = b"") -> bytes:
     """Encode the subject `CN=<device id>` as a DER Name (RFC 5280, section 4.1.2.4).
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, Self, get_args
 
-from otahsm.patterns import Pattern
+from otahsm.patterns import Pattern, compile_pattern
 from otahsm.pki.keytypes import KeyType
 from otahsm.pki.subject import SubjectPart
+from otahsm.templates import Template
 
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement", "non_repudiation"]
 ExtendedKeyUsage = Literal["client_auth", "server_auth"]
@@ -16,6 +18,9 @@ CsrExtras = Literal["refuse", "ignore"]
 
 DEFAULT_DEVICE_ID: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 _DEFAULT_PATTERN: Final = Pattern(DEFAULT_DEVICE_ID)
+
+_WINDOWS: Final = ("validity", "backdate", "renewal", "rekey")
+_SETS: Final = ("key_types", "key_usage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +50,24 @@ class Profile:
     extended_key_usage: tuple[ExtendedKeyUsage, ...] = ("client_auth",)
     csr_extras: CsrExtras = "refuse"
     subject: tuple[SubjectPart, ...] = ()
+
+    def encode(self) -> bytes:
+        """Encode it for another process: equal profiles as equal octets."""
+        fields: dict[str, Any] = {name: getattr(self, name) // timedelta.resolution for name in _WINDOWS}
+        fields |= {name: sorted(getattr(self, name)) for name in _SETS}
+        fields["device_id"] = self.device_id.pattern
+        fields["extended_key_usage"] = self.extended_key_usage
+        fields["csr_extras"] = self.csr_extras
+        fields["subject"] = [(kind, value.text) for kind, value in self.subject]
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> Self:
+        """Return the profile that was encoded."""
+        fields: dict[str, Any] = json.loads(encoded)
+        fields |= {name: fields[name] * timedelta.resolution for name in _WINDOWS}
+        fields |= {name: frozenset(fields[name]) for name in _SETS}
+        fields["device_id"] = compile_pattern(fields["device_id"])
+        fields["extended_key_usage"] = tuple(fields["extended_key_usage"])
+        fields["subject"] = tuple(SubjectPart(kind, Template.parse(text)) for kind, text in fields["subject"])
+        return cls(**fields)

@@ -2,100 +2,109 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from otahsm.errors import RequestRefusedError
-from otahsm.pki.certificate import Validity, validity_of
-from otahsm.pki.serial import SERIAL_BYTES, SerialNumber
+from otahsm.pki.certificate import Binding
+from otahsm.pki.keytypes.spki import type_of_spki
+from otahsm.pki.names import common_names
+from otahsm.pki.profile import Profile
 
 _OK: Final = b"ok"
 _REFUSED: Final = b"refused"
+_MAX_TEXT: Final = 1000  # characters
 
 
 class Task(NamedTuple):
-    """One CSR to prepare a certificate for.
+    """One CSR to check.
 
     Attributes:
-        milliseconds: the time that the serial number starts with, since the Unix epoch.
+        profile: the name of the profile that it is to meet.
+        device_id: what its common name must be; empty to accept any.
+        csr: the CSR, in DER.
     """
 
     profile: str
     device_id: str
     csr: bytes
-    validity: Validity
-    milliseconds: int
-    attributes: tuple[tuple[str, str], ...] = ()
 
 
-class Draft(NamedTuple):
-    """A certificate ready to be journalled and signed."""
+def encode_setup(profiles: Mapping[str, Profile]) -> list[bytes]:
+    """Encode profiles, by name, as the parts of a setup message."""
+    return [part for name, profile in profiles.items() for part in (name.encode(), profile.encode())]
 
-    tbs: bytes
-    device_id: str
-    spki_sha256: bytes
-    serial: SerialNumber
+
+def decode_setup(parts: Sequence[bytes]) -> dict[str, Profile]:
+    """Decode the parts of a setup message."""
+    return {name.decode(): Profile.decode(profile) for name, profile in _groups(parts, 2)}
 
 
 def encode_tasks(tasks: Iterable[Task]) -> list[bytes]:
     """Encode tasks as the parts of a request."""
     parts: list[bytes] = []
-    terms = cache(_encode_terms)  # of this request only
-    for profile, device_id, csr, validity, milliseconds, attributes in tasks:
-        encoded = json.dumps(attributes).encode() if attributes else b""
-        parts += (terms(profile, validity, milliseconds), device_id.encode("utf-8", "replace"), csr, encoded)
+    for profile, device_id, csr in tasks:
+        parts += (profile.encode(), device_id.encode("utf-8", "replace"), csr)
     return parts
 
 
 def decode_tasks(parts: Sequence[bytes]) -> Iterator[Task]:
     """Decode the parts of a request."""
-    terms = cache(_decode_terms)
-    for head, device_id, csr, encoded in _groups(parts, 4):
-        profile, validity, milliseconds = terms(head)
-        attributes = tuple((name, value) for name, value in json.loads(encoded)) if encoded else ()
-        yield Task(profile, device_id.decode(), csr, validity, milliseconds, attributes)
+    for profile, device_id, csr in _groups(parts, 3):
+        yield Task(profile.decode(), device_id.decode(), csr)
 
 
-def encode_answer(answer: Draft | RequestRefusedError) -> tuple[bytes, bytes, bytes]:
-    """Encode a draft or a refusal."""
-    if isinstance(answer, Draft):
-        tbs, device_id, spki_sha256, serial = answer
-        return _OK + serial.key + spki_sha256, tbs, device_id.encode()
+def encode_answer(answer: Binding | RequestRefusedError) -> tuple[bytes, bytes, bytes]:
+    """Encode what a CSR asks to bind, or a refusal."""
+    if isinstance(answer, Binding):
+        return _OK, answer.device_id.encode(), answer.spki
     ((field, message),) = answer.violations
     return _REFUSED + field.encode(), message.encode(), answer.hint.encode()
 
 
-def decode_answers(parts: Sequence[bytes]) -> list[Draft | RequestRefusedError]:
-    """Decode the parts of a response.
+def decode_answers(tasks: Sequence[Task], parts: Sequence[bytes]) -> list[Binding | RequestRefusedError]:
+    """Decode the response to tasks: of a process that parsed hostile octets, so it is not believed.
 
     Raises:
-        ValueError: they are malformed.
+        ValueError: it is malformed, or returns what is not in a CSR. An honest preparer does neither.
     """
-    answers: list[Draft | RequestRefusedError] = []
-    hash_at = len(_OK) + SERIAL_BYTES
-    for head, second, third in _groups(parts, 3):
-        if head.startswith(_OK):
-            serial = SerialNumber.from_key(head[len(_OK) : hash_at])
-            answers.append(Draft(second, third.decode(), head[hash_at:], serial))
+    answers: list[Binding | RequestRefusedError] = []
+    for task, (head, second, third) in zip(tasks, _groups(parts, 3), strict=True):
+        if head == _OK:
+            binding = Binding(second.decode(), third)
+            _compare(task, binding)
+            answers.append(binding)
         elif head.startswith(_REFUSED):
-            field = head.removeprefix(_REFUSED).decode()
-            answers.append(RequestRefusedError(field, second.decode(), hint=third.decode()))
+            field = _shown(head.removeprefix(_REFUSED))
+            answers.append(RequestRefusedError(field, _shown(second), hint=_shown(third)))
         else:
-            raise ValueError("malformed response of a preparer")
+            raise ValueError("it returned neither what a CSR asks for nor a refusal")
     return answers
 
 
-def _encode_terms(profile: str, validity: Validity, milliseconds: int) -> bytes:
-    """Encode what most tasks of a request share."""
-    not_before, not_after = (int(moment.timestamp()) for moment in validity)
-    return b"%d %d %d " % (not_before, not_after, milliseconds) + profile.encode()
+def _compare(task: Task, binding: Binding) -> None:
+    """Look for a device id and a key among the octets of the CSR that they are said to be from.
+
+    The id must be there as a whole common name, the key as a whole SubjectPublicKeyInfo. Nothing is parsed
+    (I8). What remains to a preparer that was taken over is to let a CSR pass whose signature is bad, or which
+    breaks another of the rules of `check_csr`.
+
+    Raises:
+        ValueError: they are not.
+    """
+    device_id, spki = binding
+    if task.device_id and device_id != task.device_id:
+        raise ValueError("it returned another device id than the request names")
+    if not any(name in task.csr for name in common_names(device_id)):
+        raise ValueError("it returned a device id that the CSR does not contain")
+    if type_of_spki(spki) is None or spki not in task.csr:
+        raise ValueError("it returned a public key that the CSR does not contain")
 
 
-def _decode_terms(terms: bytes) -> tuple[str, Validity, int]:
-    not_before, not_after, milliseconds, profile = terms.split(b" ", 3)
-    return profile.decode(), validity_of(int(not_before), int(not_after)), int(milliseconds)
+def _shown(text: bytes) -> str:
+    """Decode a text of a process that may have been taken over: short, and in one line."""
+    decoded = text.decode("utf-8", "replace")[:_MAX_TEXT]
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in decoded)[:_MAX_TEXT]
 
 
 def _groups(parts: Sequence[bytes], size: int) -> Iterator[tuple[bytes, ...]]:

@@ -54,6 +54,7 @@ class EventName(StrEnum):
     DAEMON_STOPPED = "daemon.stopped"
     SIGNER_READY = "signer.ready"
     SIGNER_LOST = "signer.lost"
+    PREPARER_LOST = "preparer.lost"
     BATCH_CREATED = "batch.created"
     BATCH_CLOSED = "batch.closed"
     DEVICE_RESET = "device.reset"

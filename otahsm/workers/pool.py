@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from otahsm.errors import (
     AuthorityUnusableError,
@@ -38,6 +38,8 @@ _SETTLED: Final = 5.0  # seconds; a worker that lived for less and answered noth
 _START_TIMEOUT: Final = 60.0
 
 Report = Callable[[str, int, OtahsmError | None], None]
+
+_Answer = TypeVar("_Answer")
 
 
 class WorkerPool:
@@ -148,10 +150,21 @@ class WorkerPool:
         self._wake()
 
     async def call(self, request: Sequence[bytes], *, once: bool = False) -> list[bytes]:
-        """Send a request to a free worker, and if that fails, to another; return the response.
+        """Send a request to a free worker, and if that fails, to another; return the response as it is.
+
+        For arguments and errors see `ask`.
+        """
+        return await self.ask(request, lambda response: response, once=once)
+
+    async def ask(
+        self, request: Sequence[bytes], read: Callable[[list[bytes]], _Answer], *, once: bool = False
+    ) -> _Answer:
+        """Send a request to a free worker, and if that fails, to another; return what `read` makes of it.
 
         Args:
             request: its parts.
+            read: takes the parts of a response; raises ValueError if an honest worker would not return them.
+                Then the worker is killed, and counts as lost.
             once: don't retry, and don't wait for a worker if none is alive: the caller has an alternative.
 
         Raises:
@@ -161,7 +174,7 @@ class WorkerPool:
         """
         worker = await self._take(wait_for_life=not once)
         try:
-            return await self._give(worker, request)
+            return await self._give(worker, request, read)
         except OtahsmError as error:
             if once or isinstance(error, _REFUSALS):
                 raise
@@ -169,10 +182,16 @@ class WorkerPool:
                 worker = await self._take()
             except WorkersBusyError:
                 raise error from None  # the first error says more
-        return await self._give(worker, request)
+        return await self._give(worker, request, read)
 
-    async def _give(self, worker: Worker, request: Sequence[bytes]) -> list[bytes]:
-        return await worker.exchange(Kind.REQUEST, request, self._call_seconds)
+    async def _give(
+        self, worker: Worker, request: Sequence[bytes], read: Callable[[list[bytes]], _Answer]
+    ) -> _Answer:
+        response = await worker.exchange(Kind.REQUEST, request, self._call_seconds)
+        try:
+            return read(response)
+        except ValueError as error:
+            raise worker.distrust(str(error)) from None
 
     async def _take(self, *, wait_for_life: bool = True) -> Worker:
         """Wait for a worker with room; return the least loaded."""
@@ -271,7 +290,7 @@ class WorkerPool:
                     return await worker.ended()
             if worker.load == 0 and time.monotonic() - worker.last_answer >= self._probe_seconds:
                 try:
-                    await self._give(worker, self._probe)
+                    await self._give(worker, self._probe, lambda _: None)
                 except OtahsmError as error:
                     return error
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from otahsm.errors import OtahsmError, WorkerLostError
+from otahsm.errors import OtahsmError, WorkerLostError, WorkerSuspectError
 from otahsm.workers import frames
 from otahsm.workers.frames import BrokenFrameError, Kind
 from otahsm.workers.handle import WorkerHandle
@@ -72,6 +72,12 @@ class Worker:
             self._fail(WorkerLostError(f"the call to {self._peer.name} was cancelled"))
             raise
         return answer.result()
+
+    def distrust(self, why: str) -> WorkerSuspectError:
+        """Kill it because of what it returned; return the error."""
+        failure = WorkerSuspectError(f"{self._peer.name} was killed: {why}")
+        self._fail(failure)
+        return failure
 
     async def get_ready(self, setup: Sequence[bytes], seconds: float) -> None:
         """Send the setup message, and wait until it is ready. Raises as `exchange`."""

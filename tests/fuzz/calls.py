@@ -51,7 +51,6 @@ from otahsm.v1 import (
 
 from fuzz.draws import Draws
 from fuzz.places import folder
-from support.authority import CA_LIFE
 
 CALLER: Final = Caller("dns:line-1", bytes(32), bytes(32))
 _PROFILE: Final = Profile(subject=parse_subject(("O=Acme", "OU={plant}")))
@@ -109,7 +108,7 @@ def _order(request: issuance_pb2.CertificateRequest) -> None:
         _check_name(read.batch)
     read.check()
     assert own_name(read) in {"", read.request_id}
-    task = Task(read.profile, read.device_id, read.csr, CA_LIFE, 1_900_000_000_000, read.attributes)
+    task = Task(read.profile, read.device_id, read.csr)
     assert list(decode_tasks(encode_tasks([task]))) == [task]
     checked = check_csr(read.csr, _PROFILE, read.device_id)
     assert read.device_id in {"", checked.device_id}

@@ -39,15 +39,17 @@ from otahsm.errors import (
 )
 from otahsm.issuance.batches import Batches
 from otahsm.issuance.cycle import IssuanceCycle
+from otahsm.issuance.drafting import Drafting
 from otahsm.issuance.values import Outcome
 from otahsm.ledger import Ledger, RevocationRequest, database_of
 from otahsm.ledger.read.queries import LedgerQueries
+from otahsm.pki.certificate import Binding
 from otahsm.pki.crls.building import Reason
 from otahsm.pki.keytypes import sign
-from otahsm.preparation.codec import Draft, Task, decode_answers, encode_tasks
+from otahsm.pki.template import ProfileTemplate, Terms
+from otahsm.preparation.codec import Task, decode_answers, encode_setup, encode_tasks
 from otahsm.preparation.pool import Preparers
 from otahsm.preparation.preparer import start
-from otahsm.preparation.terms import Terms, encode_terms
 from otahsm.revocation.revoking import Revocations
 from otahsm.token.pool import SignerPool
 
@@ -84,13 +86,10 @@ class InThisProcess:
 
     def __init__(self, machine: CycleMachine) -> None:
         self._machine = machine
-        issuer = issuer_of("ec-p256")
-        self._handle = start(
-            encode_terms({name: Terms(profile, issuer, None) for name, profile in PROFILES.items()})
-        )
+        self._handle = start(encode_setup(PROFILES))
 
-    async def prepare(self, tasks: Sequence[Task]) -> list[Draft | OtahsmError]:
-        return [*decode_answers(list(self._handle(encode_tasks(tasks))))] if tasks else []
+    async def prepare(self, tasks: Sequence[Task]) -> list[Binding | OtahsmError]:
+        return [*decode_answers(tasks, list(self._handle(encode_tasks(tasks))))]
 
     async def sign(self, messages: Sequence[bytes], *, key: int) -> list[bytes]:
         assert key == 0
@@ -154,11 +153,15 @@ class CycleMachine(RuleBasedStateMachine):
         assert self.loop.run(self.ledger.open()) == voided
         event.listen(self.ledger._database.engine, "commit", self._commit)
         workers = InThisProcess(self)
+        issuer = issuer_of("ec-p256")
+        templates = {
+            name: ProfileTemplate(Terms(profile, issuer, None)) for name, profile in PROFILES.items()
+        }
         self.cycle = IssuanceCycle(
             authorities=authorities_of("ec-p256", PROFILES),
             profiles=PROFILES,
             default_profile="plain",
-            preparers=cast(Preparers, workers),
+            drafting=Drafting(cast(Preparers, workers), templates),
             signers=cast(SignerPool, workers),
             ledger=self.ledger,
             batches=Batches(

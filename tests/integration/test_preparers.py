@@ -1,114 +1,92 @@
-"""I5 at its worst: a CSR that kills whoever parses it costs its neighbours nothing."""
+"""I5 at its worst: a CSR that kills or takes over whoever parses it costs its neighbours nothing.
+
+And a preparer that was taken over gets nothing certified but what the CSR of its caller asks for.
+"""
 
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from otahsm.errors import RequestRefusedError
+from otahsm.errors import OtahsmError, RequestRefusedError, WorkerSuspectError
 from otahsm.patterns import compile_pattern
-from otahsm.pki.certificate import Validity, assemble
-from otahsm.pki.chain import load_chain
-from otahsm.pki.crls.distribution import CrlLocation
-from otahsm.pki.parsing import crl_url_in
+from otahsm.pki.certificate import Binding
+from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.profile import Profile
-from otahsm.preparation.codec import Draft, Task
+from otahsm.preparation.codec import Task
 from otahsm.preparation.pool import Preparers
 
+from support.attacks.forging import key_of
 from support.devices import new_request
-from support.harness import Fleet
-from support.workers.preparer_for_tests import DEADLY
-
-CRL = CrlLocation("http://crl.example.com/fleet-{shard}.crl", shards=4)
-PLAIN_CRL = CrlLocation("http://crl.example.com/fleet.crl")
+from support.workers.preparer_for_tests import DEADLY, lying
 
 
-@pytest.mark.parametrize("crl", [None, PLAIN_CRL, CRL], ids=["no CRL", "one CRL", "four shards"])
-async def test_a_draft_states_the_crl_of_its_serial_numbers_shard(
-    fleet: Fleet, crl: CrlLocation | None
-) -> None:
-    issuer = load_chain(fleet.root_pem.read_bytes()).issuer
-    validity = Validity(issuer.not_before, issuer.not_after)
-    tasks = [Task("ota-connect", "", new_request().csr, validity, 1_900_000_000_000) for _ in range(64)]
-    preparers = Preparers(
-        {"ota-connect": Profile()},
-        {"ota-connect": issuer},
-        crls={"ota-connect": crl},
-        size=1,
-        report=lambda *_: None,
-    )
-    await preparers.start()
+@asynccontextmanager
+async def preparers(
+    size: int = 1, profile: Profile | None = None, module: str = "support.workers.preparer_for_tests"
+) -> AsyncIterator[tuple[Preparers, list[OtahsmError]]]:
+    """Run preparers; yields them, and what they are lost by."""
+    failures: list[OtahsmError] = []
+
+    def report(event: str, pid: int, error: OtahsmError | None) -> None:
+        del event, pid
+        if error is not None:
+            failures.append(error)
+
+    pool = Preparers({"ota-connect": profile or Profile()}, size=size, report=report, module=module)
+    await pool.start()
     try:
-        answers = await preparers.prepare(tasks)
+        yield pool, failures
     finally:
-        await preparers.close()
-    stated = set()
-    for draft in answers:
-        assert isinstance(draft, Draft)
-        url = crl_url_in(assemble(draft.tbs, issuer.algorithm, b"not signed yet"))
-        assert url == (crl and crl.url(crl.shard_of(draft.serial)))
-        stated.add(url)
-    assert len(stated) == (crl.shards if crl else 1)  # one of four shards gets none of 64: once in 10^7
+        await pool.close()
 
 
-async def test_no_device_id_makes_a_profiles_pattern_take_for_ever(fleet: Fleet) -> None:
-    # Python's own regular expressions would take years for this one.
-    issuer = load_chain(fleet.root_pem.read_bytes()).issuer
-    validity = Validity(issuer.not_before, issuer.not_after)
-    requests = [new_request("a" * 127 + "!"), new_request("a" * 128)]
-    preparers = Preparers(
-        {"ota-connect": Profile(device_id=compile_pattern("(a+)+$"))},
-        {"ota-connect": issuer},
-        crls={"ota-connect": None},
-        size=1,
-        report=lambda *_: None,
-    )
-    await preparers.start()
-    try:
-        refused, draft = await preparers.prepare(
-            [Task("ota-connect", "", request.csr, validity, 1_900_000_000_000) for request in requests]
-        )
-    finally:
-        await preparers.close()
-    assert isinstance(refused, RequestRefusedError)
-    assert "doesn't match the profile's pattern (a+)+$" in refused.message
-    assert isinstance(draft, Draft)
-
-
-@pytest.mark.parametrize("deadly", [{0}, {13}, {3, 4, 30}])
-async def test_a_csr_that_kills_its_parser_is_refused_alone(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, deadly: set[int]
-) -> None:
+@pytest.fixture
+def tests_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     tests = Path(__file__).parents[1]
     monkeypatch.setitem(os.environ, "PYTHONPATH", f"{tests}{os.pathsep}{tests.parent}")
-    now = datetime.now(UTC)
-    validity = Validity(now, now + timedelta(days=1))
-    issuer = load_chain(fleet.root_pem.read_bytes()).issuer
+
+
+async def test_no_device_id_makes_a_profiles_pattern_take_for_ever() -> None:
+    # Python's own regular expressions would take years for this one.
+    tasks = [Task("ota-connect", "", new_request(name).csr) for name in ("a" * 127 + "!", "a" * 128)]
+    profile = Profile(device_id=compile_pattern("(a+)+$"))
+    async with preparers(profile=profile, module="otahsm.preparation.preparer") as (pool, _):
+        refused, binding = await pool.prepare(tasks)
+    assert isinstance(refused, RequestRefusedError)
+    assert "doesn't match the profile's pattern (a+)+$" in refused.message
+    assert isinstance(binding, Binding)
+
+
+@pytest.mark.usefixtures("tests_on_the_path")
+@pytest.mark.parametrize("deadly", [{0}, {13}, {3, 4, 30}])
+async def test_a_csr_that_kills_its_parser_is_refused_alone(deadly: set[int]) -> None:
     tasks = [
-        Task(
-            "ota-connect", "", DEADLY if number in deadly else new_request().csr, validity, 1_900_000_000_000
-        )
-        for number in range(32)
+        Task("ota-connect", "", DEADLY if number in deadly else new_request().csr) for number in range(32)
     ]
-    preparers = Preparers(
-        {"ota-connect": Profile()},
-        {"ota-connect": issuer},
-        crls={"ota-connect": None},
-        size=2,
-        report=lambda *_: None,
-        module="support.workers.preparer_for_tests",
-    )
-    await preparers.start()
-    try:
-        answers = await preparers.prepare(tasks)
-    finally:
-        await preparers.close()
+    async with preparers(size=2) as (pool, _):
+        answers = await pool.prepare(tasks)
     for number, answer in enumerate(answers):
         if number in deadly:
             assert isinstance(answer, RequestRefusedError)
-            assert "crashed the process that parsed it" in answer.message
+            assert "cost the process that parsed it its life" in answer.message
         else:
-            assert isinstance(answer, Draft)
+            assert isinstance(answer, Binding)
+
+
+@pytest.mark.usefixtures("tests_on_the_path")
+async def test_a_preparer_that_was_taken_over_is_killed_and_its_neighbours_are_served() -> None:
+    lie = lying([b"ok", b"device-7", encode_spki(key_of("ed25519").public_key())])
+    tasks = [Task("ota-connect", "", csr) for csr in (new_request("device-1").csr, lie)]
+    async with preparers() as (pool, failures):
+        honest, refused = await pool.prepare(tasks)
+    assert isinstance(honest, Binding)
+    assert honest.device_id == "device-1"
+    assert isinstance(refused, RequestRefusedError)
+    assert "cost the process that parsed it its life" in refused.message
+    assert {type(error) for error in failures} == {WorkerSuspectError}
+    assert "a device id that the CSR does not contain" in failures[0].message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from asn1crypto import x509 as asn1_x509
@@ -12,12 +12,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from otahsm.config.subject import parse_subject
-from otahsm.pki.certificate import Binding, Validity, build_tbs
+from otahsm.errors import AuthorityUnusableError
+from otahsm.pki.certificate import Binding, Validity, build_tbs, validity_at
+from otahsm.pki.crls.distribution import CrlLocation
 from otahsm.pki.keytypes import KeyType
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.profile import DEFAULT_DEVICE_ID, KeyUsage, Profile
+from otahsm.pki.serial import SerialNumber, make_serial
 from otahsm.pki.subject import SubjectTemplate
-from otahsm.pki.template import TbsTemplate
+from otahsm.pki.template import ProfileTemplate, TbsTemplate, Terms
 
 from support.attacks.forging import key_of
 from support.authority import CA_LIFE, KEY_TYPES, SMALL_KEY_TYPES, issuer_of
@@ -113,3 +116,35 @@ def test_a_template_takes_the_issuer_as_it_is() -> None:
         assert TbsTemplate(profile, issuer).fill(csr, 1, CA_LIFE) == build_tbs(
             csr, profile, issuer, 1, CA_LIFE
         )
+
+
+def serial_at(moment: datetime, random: int) -> SerialNumber:
+    return make_serial((random + 2**111).to_bytes(14, "big"), int(moment.timestamp() * 1000))
+
+
+@pytest.mark.parametrize(
+    "crls",
+    [
+        None,
+        CrlLocation("http://crl.example.com/fleet.crl"),
+        CrlLocation("http://crl.example.com/fleet-{shard}.crl", shards=4),
+    ],
+    ids=["no CRL", "one CRL", "four shards"],
+)
+def test_all_of_a_certificate_follows_from_the_terms_and_its_serial_number(crls: CrlLocation | None) -> None:
+    issuer, now = issuer_of("ec-p256"), datetime(2026, 11, 30, 12, 0, 0, 999_000, tzinfo=UTC)
+    profile = Profile(subject=parse_subject(["O=Acme", "OU={plant}"]))
+    template = ProfileTemplate(Terms(profile, issuer, crls))
+    others = SubjectTemplate(profile.subject).fill([("plant", "Ulm")])
+    for random in range(8):
+        serial, binding = serial_at(now, random), csr_of(f"device-{random}", "ec-p256")
+        url = crls.url(random % crls.shards) if crls else None
+        expected = build_tbs(binding, profile, issuer, serial, validity_at(now, profile, issuer), url, others)
+        assert template.fill(serial, binding, [("plant", "Ulm")]) == expected
+
+
+def test_no_certificate_follows_from_a_time_at_which_the_issuer_is_not_valid() -> None:
+    template = ProfileTemplate(Terms(Profile(), issuer_of("ec-p256"), None))
+    late = serial_at(CA_LIFE.not_after + timedelta(seconds=1), 0)
+    with pytest.raises(AuthorityUnusableError, match="is valid from"):
+        template.fill(late, csr_of("device", "ec-p256"))

@@ -56,10 +56,15 @@ def _coordinate_bytes(curve: ec.EllipticCurve) -> int:
 
 
 # A key's encoding up to its point: named curve, uncompressed (RFC 5480, section 2).
-_CANONICAL_BEGINNINGS: Final = tuple(
-    encode_spki(ec.derive_private_key(1, curve).public_key())[: -2 * _coordinate_bytes(curve)]
-    for curve, _ in _CURVES.values()
-)
+_CANONICAL: Final[dict[Name, bytes]] = {
+    name: encode_spki(ec.derive_private_key(1, curve).public_key())[: -2 * _coordinate_bytes(curve)]
+    for name, (curve, _) in _CURVES.items()
+}
+_CANONICAL_BEGINNINGS: Final = tuple(_CANONICAL.values())
+_NAMES_BY_LENGTH: Final[dict[int, Name]] = {
+    len(beginning) + 2 * _coordinate_bytes(_CURVES[name].curve): name
+    for name, beginning in _CANONICAL.items()
+}
 
 
 class Ecdsa(KeyFamily[Name, ec.EllipticCurvePublicKey, ec.EllipticCurvePrivateKey]):
@@ -83,6 +88,11 @@ class Ecdsa(KeyFamily[Name, ec.EllipticCurvePublicKey, ec.EllipticCurvePrivateKe
     def is_canonical(self, spki: bytes, key: ec.EllipticCurvePublicKey) -> bool:
         """Compare the beginning only: parsing has checked that two coordinates of fixed length follow."""
         return spki.startswith(_CANONICAL_BEGINNINGS) or spki == encode_spki(key)
+
+    def type_of_spki(self, spki: bytes) -> Name | None:
+        """Compare beginning and length: reading the point would cost as much as signing."""
+        name = _NAMES_BY_LENGTH.get(len(spki))
+        return name if name and spki.startswith(_CANONICAL[name]) else None
 
     def verify(
         self, key: ec.EllipticCurvePublicKey, algorithm: SignatureAlgorithm, signature: bytes, message: bytes

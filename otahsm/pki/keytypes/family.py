@@ -8,11 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 from asn1crypto.core import OctetString
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from otahsm.errors import RequestRefusedError
 
@@ -102,6 +103,19 @@ class KeyFamily(ABC, Generic[_Name, _Public, _Private]):
     def is_canonical(self, spki: bytes, key: _Public) -> bool:
         """Return whether an SPKI is the one DER encoding of the key that was read from it."""
         return spki == encode_spki(key)
+
+    def type_of_spki(self, spki: bytes) -> _Name | None:
+        """Name the type of a key by its canonical SPKI; None if that is not one of this family.
+
+        It says what the octets are, not whether the key is a good one: see `check`.
+        """
+        try:
+            key = load_der_public_key(spki)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            return None
+        if not isinstance(key, self.public_class) or spki != encode_spki(key):
+            return None
+        return self.type_of(cast(_Public, key))
 
     @abstractmethod
     def verify(self, key: _Public, algorithm: SignatureAlgorithm, signature: bytes, message: bytes) -> None:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from otahsm.errors import ConfigError
 from otahsm.pki.der import children, contents
-from otahsm.pki.keytypes import PublicKey, describe_key, key_type_of
+from otahsm.pki.keytypes import FAMILIES, KeyType, PublicKey, describe_key, key_type_of
 
 # What `cryptography` raises for a key that is not what it should be.
 KEY_ERRORS: Final = (ValueError, TypeError, UnsupportedAlgorithm)
@@ -37,6 +37,14 @@ def load_public_key(spki: bytes) -> PublicKey:
     if key_type_of(key) is None:
         raise ConfigError(f"otahsm does not sign with {describe_key(key)}")
     return cast(PublicKey, key)
+
+
+def type_of_spki(spki: bytes) -> KeyType | None:
+    """Name the type of a key by its SubjectPublicKeyInfo; None if it is not the canonical one of a key here.
+
+    That is enough to know what a certificate will hold. Whether the key is weak is for `check_csr` to say.
+    """
+    return next(filter(None, (family.type_of_spki(spki) for family in FAMILIES)), None)
 
 
 def subject_key_identifier(spki: bytes) -> bytes:
