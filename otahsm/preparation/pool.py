@@ -51,8 +51,8 @@ class Preparers(WorkerPool):
     async def prepare(self, tasks: Sequence[Task]) -> list[Binding | OtahsmError]:
         """Check CSRs; return one result for each task, in order.
 
-        A preparer that returns what a CSR does not contain is killed. If the tasks cost two preparers, they
-        are halved until the CSR that causes it is alone (I5).
+        A preparer that returns what a CSR does not contain is killed. If the tasks cost two preparers, each
+        is tried alone, and only a CSR that costs two more is refused (I5).
         """
         if not tasks:
             return []
@@ -63,5 +63,4 @@ class Preparers(WorkerPool):
         except WorkerLostError:
             if len(tasks) == 1:
                 return [RequestRefusedError("csr", "the CSR cost the process that parsed it its life, twice")]
-            half = len(tasks) // 2
-            return [*await self.prepare(tasks[:half]), *await self.prepare(tasks[half:])]
+            return [answer for task in tasks for answer in await self.prepare([task])]
