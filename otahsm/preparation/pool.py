@@ -16,6 +16,8 @@ from otahsm.workers.pool import Report, WorkerPool
 _CALL_SECONDS: Final = 30.0
 _WAIT_SECONDS: Final = 10.0
 _LONGEST_PAUSE: Final = 0.25
+# What Python and OpenSSL read. The daemon may have others, such as a PIN.
+_VARIABLES: Final = ("HOME", "LANG", "LC_", "LD_", "OPENSSL_", "PATH", "PYTHON")
 
 
 class Preparers(WorkerPool):
@@ -41,7 +43,7 @@ class Preparers(WorkerPool):
             module,
             encode_setup(profiles),
             size=size,
-            environment=os.environ,
+            environment={name: os.environ[name] for name in os.environ if name.startswith(_VARIABLES)},
             call_seconds=_CALL_SECONDS,
             wait_seconds=_WAIT_SECONDS,
             longest_pause=_LONGEST_PAUSE,

@@ -152,12 +152,14 @@ def test_a_pin_from_a_command_or_a_credential_reaches_the_signers_and_nobody_els
             assert not any(knows(pid, pin) for pid in (daemon.process.pid, *daemon.preparers()))
 
 
-def test_a_pin_in_the_environment_is_warned_of(faulty: FaultyToken) -> None:
+def test_a_pin_in_the_environment_is_warned_of_and_preparers_have_no_part_of_it(faulty: FaultyToken) -> None:
     pin = (faulty.fleet.folder / "secrets/pin").read_text().strip()
     faulty.fleet.edit("file:secrets/pin", "env:FLEET_PIN")
     with running(faulty.fleet, {"FLEET_PIN": pin}) as daemon:
         daemon.wait_for("pin.in_environment")
         daemon.wait_for("health.changed", serving=True)
+        assert all(knows(signer, pin) for signer in daemon.signers())
+        assert not any(knows(preparer, pin) for preparer in daemon.preparers())
         assert pin not in repr(daemon.events)
 
 
