@@ -6,10 +6,13 @@ and no clock, so a CSR that crashes the parser affects nothing else.
 
 from __future__ import annotations
 
+import cryptography.hazmat.backends.openssl  # noqa: F401 - else the first CSR loads it, when no file can be opened
+
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.certificate import Binding
 from otahsm.pki.csr import check_csr
 from otahsm.preparation.codec import Task, decode_setup, decode_tasks, encode_answer
+from otahsm.system.confinement import begin_task
 from otahsm.workers.child import Handler, run_worker
 
 
@@ -30,6 +33,7 @@ def start(setup: list[bytes]) -> Handler:
     def handle(parts: list[bytes]) -> list[bytes]:
         answers: list[bytes] = []
         for task in decode_tasks(parts):
+            begin_task()
             answers += encode_answer(check(task))
         return answers
 
@@ -37,4 +41,4 @@ def start(setup: list[bytes]) -> Handler:
 
 
 if __name__ == "__main__":
-    run_worker(start)
+    run_worker(start, confined=True)

@@ -15,6 +15,7 @@ from threading import Lock, Thread
 from typing import BinaryIO, Final
 
 from otahsm.errors import OtahsmError
+from otahsm.system.confinement import drop_privileges, refuse_resources
 from otahsm.system.hardening import harden
 from otahsm.workers import frames
 from otahsm.workers.frames import Kind
@@ -34,7 +35,9 @@ _PR_GET_PDEATHSIG: Final = 2
 _busy = Lock()  # held while the process must not exit
 
 
-def run_worker(start: Callable[[list[bytes]], Handler], *, at_socket: bool = False) -> None:
+def run_worker(
+    start: Callable[[list[bytes]], Handler], *, at_socket: bool = False, confined: bool = False
+) -> None:
     """Handle requests until the daemon closes the pipe or socket. This is the main loop of a worker.
 
     Args:
@@ -42,20 +45,29 @@ def run_worker(start: Callable[[list[bytes]], Handler], *, at_socket: bool = Fal
             function that handles a request. An OtahsmError from either is sent to the daemon and ends the
             process: the state that a failed call leaves behind is never used again.
         at_socket: standard input and output are a socket, and the daemon at its other end is not the parent.
+        confined: after `start`, give up everything but memory and the descriptors that are open.
     """
     source, sink = _take_over_standard_streams()
     harden()
     _leave_the_end_to_the_daemon(source if at_socket else None)
     answers: SimpleQueue[tuple[Kind, Iterable[bytes]]] = SimpleQueue()
     sender = Thread(target=_send_all, args=(answers, sink), daemon=True)
-    sender.start()
     try:
         handle = start(_receive(source))
+        if confined:
+            drop_privileges()
+            if not at_socket:
+                _die_with_the_daemon(ctypes.CDLL(None, use_errno=True))
+        sender.start()
+        if confined:
+            refuse_resources()
         answers.put((Kind.READY, [b"%d" % os.getpid()]))
         while True:
             answers.put((Kind.RESPONSE, handle(_receive(source))))
     except OtahsmError as error:
         answers.put((Kind.ERROR, frames.encode_error(error)))
+        if not sender.is_alive():
+            sender.start()
         sender.join()
     except EOFError:
         sys.exit(0)  # the daemon is gone
@@ -139,8 +151,8 @@ def outliving_the_daemon(seconds: float) -> Iterator[None]:
 
 def _die_with_the_connection(socket: BinaryIO) -> None:
     """Exit when the daemon has closed its end, even while a thread hangs in the token."""
-    poll = select.poll()
-    poll.register(socket, select.POLLRDHUP)
+    poll = select.epoll()  # which needs no descriptor later, when the process may have none
+    poll.register(socket, select.EPOLLRDHUP)
     poll.poll()
     _busy.acquire(timeout=_LONGEST_BUSY)
     os._exit(0)

@@ -22,7 +22,7 @@ from otahsm.preparation.pool import Preparers
 
 from support.attacks.forging import key_of
 from support.devices import new_request
-from support.workers.preparer_for_tests import DEADLY, lying
+from support.workers.preparer_for_tests import DEADLY, ENDLESS, SLOW, lying
 
 
 @asynccontextmanager
@@ -63,19 +63,29 @@ async def test_no_device_id_makes_a_profiles_pattern_take_for_ever() -> None:
 
 
 @pytest.mark.usefixtures("tests_on_the_path")
-@pytest.mark.parametrize("deadly", [{0}, {13}, {3, 4, 30}])
-async def test_a_csr_that_kills_its_parser_is_refused_alone(deadly: set[int]) -> None:
-    tasks = [
-        Task("ota-connect", "", DEADLY if number in deadly else new_request().csr) for number in range(32)
-    ]
-    async with preparers(size=2) as (pool, _):
+@pytest.mark.parametrize(
+    ("csr", "deadly"),
+    [(DEADLY, {0}), (DEADLY, {13}), (DEADLY, {3, 4, 30}), (ENDLESS, {7}), (ENDLESS, {0, 31})],
+)
+async def test_a_csr_that_kills_its_parser_is_refused_alone(csr: bytes, deadly: set[int]) -> None:
+    tasks = [Task("ota-connect", "", csr if number in deadly else new_request().csr) for number in range(32)]
+    async with preparers(size=2) as (pool, failures):
         answers = await pool.prepare(tasks)
+    assert len(failures) <= 2 + 2 * len(deadly)  # the group, twice, and then each of them, twice
     for number, answer in enumerate(answers):
         if number in deadly:
             assert isinstance(answer, RequestRefusedError)
             assert "cost the process that parsed it its life" in answer.message
         else:
             assert isinstance(answer, Binding)
+
+
+@pytest.mark.usefixtures("tests_on_the_path")
+async def test_processor_time_is_limited_for_each_csr_and_not_for_a_group_of_them() -> None:
+    async with preparers() as (pool, failures):
+        answers = await pool.prepare([Task("ota-connect", "", SLOW)] * 3)
+    assert failures == []
+    assert ["can't read the CSR" in str(answer) for answer in answers] == [True] * 3
 
 
 @pytest.mark.usefixtures("tests_on_the_path")
