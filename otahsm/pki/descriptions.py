@@ -128,7 +128,8 @@ def _value(value: x509.ExtensionType) -> str:  # noqa: PLR0911 - one line a type
         case x509.ExtendedKeyUsage():
             return ", ".join(usage._name for usage in value)  # noqa: SLF001 - as above
         case x509.BasicConstraints():
-            return "a CA" if value.ca else "not a CA"
+            limit = "" if value.path_length is None else f" with at most {value.path_length} CAs below it"
+            return f"a CA{limit}" if value.ca else "not a CA"
         case x509.SubjectKeyIdentifier():
             return value.digest.hex(":")
         case x509.AuthorityKeyIdentifier():

@@ -1,10 +1,11 @@
 """Builds the self-signed root of a fleet, and certificates that prove who has a CA's key.
 
-Two kinds. `root` is accepted by every verifier: critical basicConstraints CA:TRUE, critical keyUsage
-keyCertSign and cRLSign, SKI and AKI. `root-here` is the root of the OTA Connect guide to the letter:
-basicConstraints CA:TRUE (not critical), keyUsage keyCertSign, critical extendedKeyUsage serverAuth. An
-OpenSSL or nginx gateway refuses every device under it ("unsupported certificate purpose"), so it is
-only for a gateway that insists on it.
+Two kinds. `root` is accepted by every verifier: critical basicConstraints CA:TRUE with a pathLenConstraint,
+critical keyUsage keyCertSign and cRLSign, SKI and AKI. With pathLenConstraint 0, verifiers refuse every CA
+that somebody makes with a signature of its key. `root-here` is the root of the OTA Connect guide to the
+letter: basicConstraints CA:TRUE (not critical, without pathLenConstraint), keyUsage keyCertSign, critical
+extendedKeyUsage serverAuth. An OpenSSL or nginx gateway refuses every device under it ("unsupported
+certificate purpose"), so it is only for a gateway that insists on it.
 """
 
 from __future__ import annotations
@@ -31,19 +32,34 @@ def build_root_tbs(
     serial: int,
     validity: Validity,
     kind: RootKind,
+    path_length: int = 0,
 ) -> bytes:
-    """Build the TBSCertificate of a self-signed root, `CN=<common_name>`, in DER."""
+    """Build the TBSCertificate of a self-signed root, `CN=<common_name>`.
+
+    Args:
+        common_name: 1 to 64 characters.
+        spki: the root's key, a SubjectPublicKeyInfo in DER.
+        algorithm: how that key signs.
+        serial: positive, at most 20 octets.
+        validity: from when to when.
+        kind: see above.
+        path_length: for the kind `root`, the most CAs that a chain may have between the root and a device
+            (pathLenConstraint: RFC 5280, section 4.2.1.9); `root-here` has no limit.
+
+    Returns:
+        The TBSCertificate in DER.
+    """
     identifier = subject_key_identifier(spki)
-    ca = asn1_x509.BasicConstraints({"ca": True})
     if kind == "root":
+        limited = asn1_x509.BasicConstraints({"ca": True, "path_len_constraint": path_length})
         extensions = [
-            extension("basic_constraints", ca, critical=True),
+            extension("basic_constraints", limited, critical=True),
             extension("key_usage", asn1_x509.KeyUsage({"key_cert_sign", "crl_sign"}), critical=True),
             *key_identifiers(spki, identifier),
         ]
     else:
         extensions = [
-            extension("basic_constraints", ca),
+            extension("basic_constraints", asn1_x509.BasicConstraints({"ca": True})),
             extension("key_usage", asn1_x509.KeyUsage({"key_cert_sign"})),
             extension("extended_key_usage", asn1_x509.ExtKeyUsageSyntax(["server_auth"]), critical=True),
             extension("key_identifier", core.OctetString(identifier)),

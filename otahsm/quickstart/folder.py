@@ -18,7 +18,7 @@ from otahsm.pkcs11_names import Pkcs11Uri
 from otahsm.quickstart.certificates import FileCa
 from otahsm.system.durable import create_file, make_folder
 from otahsm.tlog import VerifierKey
-from otahsm.token.ceremony import create_checkpoint_key, create_root
+from otahsm.token.ceremony import create_checkpoint_key, create_root, valid_for
 from otahsm.token.files import write_certificate, write_verifier_key
 
 TOKEN_LABEL: Final = "otahsm-quickstart"  # noqa: S105 - a name, not a secret
@@ -107,8 +107,7 @@ def _fill(folder: Path, port: int) -> Path:
         ca,
         key_type="ec-p256",
         common_name="otahsm quickstart fleet root",
-        now=datetime.now(UTC),
-        days=_ROOT_DAYS,
+        validity=valid_for(_ROOT_DAYS, datetime.now(UTC)),
         kind="root",
     )
     write_certificate(ca.certificate, root.der)

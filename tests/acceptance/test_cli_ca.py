@@ -56,7 +56,7 @@ def test_ca_init_makes_the_root_that_was_asked_for(fleet: Fleet) -> None:
     assert f"Subject: CN = {QUICKSTART_ROOT}\n" in text
     assert f"Issuer: CN = {QUICKSTART_ROOT}\n" in text
     assert "NIST CURVE: P-384" in text
-    assert re.search(r"X509v3 Basic Constraints: critical\n +CA:TRUE\n", text)
+    assert re.search(r"X509v3 Basic Constraints: critical\n +CA:TRUE, pathlen:0\n", text)
     assert re.search(r"X509v3 Key Usage: critical\n +Certificate Sign, CRL Sign\n", text)
     assert openssl("verify", "-x509_strict", "-check_ss_sig", "-CAfile", root, root).good
     days = 24 * 60 * 60

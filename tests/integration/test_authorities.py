@@ -82,6 +82,8 @@ def test_rotation_makes_a_ca_of_the_same_kind_and_a_record(fleet: Fleet) -> None
     assert done.returncode == 0, done.stderr
     new = root(fleet.folder / "ca/fleet-2027.pem")
     assert new.subject.rfc4514_string() == "CN=otahsm quickstart fleet root 2027"
+    limits = new.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert limits == x509.BasicConstraints(ca=True, path_length=0)
     assert "otahsm ca export anchor --ca 2027" in done.stdout
     (record,) = (fleet.folder / "ca/ceremonies").iterdir()
     assert "beside                   CN=otahsm quickstart fleet root" in record.read_text()

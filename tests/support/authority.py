@@ -32,7 +32,9 @@ SERIAL = 0x123456789ABCDEF
 
 
 @cache
-def root_of(key_type: KeyType, kind: RootKind = "root", validity: Validity = CA_LIFE) -> bytes:
+def root_of(
+    key_type: KeyType, kind: RootKind = "root", validity: Validity = CA_LIFE, path_length: int = 0
+) -> bytes:
     """Make a self-signed root, in DER."""
     key, algorithm = key_of(key_type), SIGNATURE_ALGORITHMS[key_type]
     tbs = build_root_tbs(
@@ -42,6 +44,7 @@ def root_of(key_type: KeyType, kind: RootKind = "root", validity: Validity = CA_
         serial=SERIAL,
         validity=validity,
         kind=kind,
+        path_length=path_length,
     )
     return assemble(tbs, algorithm, sign(key, tbs))
 

@@ -67,7 +67,7 @@ def test_a_device_certificate_tells_where_its_crl_is() -> None:
 def test_a_root_is_a_ca_and_its_own_issuer() -> None:
     (description,) = describe(root_of("rsa-2048"))
     assert description.fields["issuer"] == f"CN={CA_NAME} (itself)"
-    assert description.fields["basic constraints"] == "a CA, critical"
+    assert description.fields["basic constraints"] == "a CA with at most 0 CAs below it, critical"
     assert description.fields["key usage"] == "key cert sign, crl sign, critical"
     assert description.fields["public key"] == "rsa-2048"
 
@@ -75,9 +75,13 @@ def test_a_root_is_a_ca_and_its_own_issuer() -> None:
 @pytest.mark.parametrize("key_type", KEY_TYPES)
 def test_every_kind_of_root_is_described(key_type: str) -> None:
     (kind,) = [item for item in KEY_TYPES if item == key_type]
-    for der in (root_of(kind), root_of(kind, "root-here")):
+    for der, constraints in (
+        (root_of(kind), "a CA with at most 0 CAs below it, critical"),
+        (root_of(kind, "root-here"), "a CA"),
+    ):
         (description,) = describe(der)
         assert description.fields["public key"] == key_type
+        assert description.fields["basic constraints"] == constraints
 
 
 def test_everything_in_a_pem_file_is_described_in_order() -> None:

@@ -59,11 +59,13 @@ def load(key_type: KeyType, kind: RootKind) -> x509.Certificate:
     assert (root.not_valid_before_utc, root.not_valid_after_utc) == CA_LIFE
     assert root.public_key() == key
     root.verify_directly_issued_by(root)
-    constraints = root.extensions.get_extension_for_class(x509.BasicConstraints).value
-    assert constraints == x509.BasicConstraints(ca=True, path_length=None)
     own = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     assert own == x509.SubjectKeyIdentifier.from_public_key(key)
     return root
+
+
+def constraints_of(certificate: x509.Certificate) -> x509.BasicConstraints:
+    return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
 
 
 @pytest.mark.parametrize("key_type", KEY_TYPES)
@@ -75,6 +77,7 @@ def test_a_root_is_what_every_verifier_accepts(key_type: KeyType) -> None:
         ExtensionOID.SUBJECT_KEY_IDENTIFIER: False,
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False,
     }
+    assert constraints_of(root) == x509.BasicConstraints(ca=True, path_length=0)
     usage = root.extensions.get_extension_for_class(x509.KeyUsage).value
     assert usage.public_bytes() == bytes.fromhex("03020106")  # keyCertSign and cRLSign, nothing else
     own = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -91,10 +94,19 @@ def test_a_root_of_the_guide_is_to_its_letter(key_type: KeyType) -> None:
         ExtensionOID.EXTENDED_KEY_USAGE: True,
         ExtensionOID.SUBJECT_KEY_IDENTIFIER: False,
     }
+    assert constraints_of(root) == x509.BasicConstraints(ca=True, path_length=None)
     usage = root.extensions.get_extension_for_class(x509.KeyUsage).value
     assert usage.public_bytes() == bytes.fromhex("03020204")  # keyCertSign, nothing else
     purposes = root.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(purposes) == [ExtendedKeyUsageOID.SERVER_AUTH]
+
+
+@pytest.mark.parametrize("path_length", [1, 255])
+def test_a_root_allows_as_many_cas_below_it_as_it_was_told(path_length: int) -> None:
+    root = root_of("ec-p256", path_length=path_length)
+    constraints = constraints_of(x509.load_der_x509_certificate(root))
+    assert constraints == x509.BasicConstraints(ca=True, path_length=path_length)
+    assert not lint(root)
 
 
 def test_a_root_may_live_into_the_years_of_generalized_time() -> None:

@@ -11,6 +11,7 @@ from otahsm.token.ceremony.key_pairs import (
     inspect_key,
     key_types,
     throwaway_ca,
+    valid_for,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "key_types",
     "prove_possession",
     "throwaway_ca",
+    "valid_for",
 ]

@@ -66,11 +66,20 @@ def create_root(
     *,
     key_type: KeyType,
     common_name: str,
-    now: datetime,
-    days: int,
+    validity: Validity,
     kind: RootKind,
+    path_length: int = 0,
 ) -> Made:
     """Generate the CA key pair in the token and its self-signed root certificate.
+
+    Args:
+        token: where.
+        ca: the key's label and id.
+        key_type: of the key.
+        common_name: the root's, 1 to 64 characters.
+        validity: the root's, in whole seconds.
+        kind: see `otahsm.pki.root`.
+        path_length: how many CAs may be below it, as `build_root_tbs` takes it.
 
     Returns:
         The certificate. The key is only in the token.
@@ -80,7 +89,22 @@ def create_root(
         OtahsmError: as `logged_in`. A key that was made before a failure is destroyed again.
     """
     with new_key(token, ca, key_type) as key:
-        return Made(_self_sign(key, common_name, now, days, kind), key.facts)
+        tbs = build_root_tbs(
+            common_name=common_name,
+            spki=encode_spki(key.public_key),
+            algorithm=key.signing.algorithm,
+            serial=new_serial(validity.not_before),
+            validity=validity,
+            kind=kind,
+            path_length=path_length,
+        )
+        return Made(assemble(tbs, key.signing.algorithm, key.signing.sign(tbs)), key.facts)
+
+
+def valid_for(days: int, now: datetime) -> Validity:
+    """Return the validity of a root that is made now, in whole seconds."""
+    begin = now.replace(microsecond=0)
+    return Validity(begin, begin + timedelta(days=days))
 
 
 def create_checkpoint_key(token: ReplicaConfig, key_config: KeyConfig) -> Made:
@@ -114,20 +138,6 @@ def new_key(token: ReplicaConfig, key_config: KeyConfig, key_type: KeyType) -> I
             public_key = keys.decode_public_key(public)
             signing = get_ready(login, private, key_config, public_key)
             yield NewKey(public_key, signing, read_facts(login, private, public_key))
-
-
-def _self_sign(key: NewKey, common_name: str, now: datetime, days: int, kind: RootKind) -> bytes:
-    algorithm = key.signing.algorithm
-    not_before = now.replace(microsecond=0)
-    tbs = build_root_tbs(
-        common_name=common_name,
-        spki=encode_spki(key.public_key),
-        algorithm=algorithm,
-        serial=new_serial(now),
-        validity=Validity(not_before, not_before + timedelta(days=days)),
-        kind=kind,
-    )
-    return assemble(tbs, algorithm, key.signing.sign(tbs))
 
 
 def new_serial(now: datetime) -> int:
@@ -192,7 +202,8 @@ def throwaway_ca(
     name = f"{keys.THROWAWAY_LABEL}{secrets.token_hex(8)}"
     key = Pkcs11Uri(object=name, id=secrets.token_bytes(8))
     ca = CaConfig(certificate=folder / f"{name}.pem", key=key)
-    root = create_root(token, ca, key_type=key_type, common_name=name, now=now, days=1, kind="root")
+    validity = valid_for(1, now)
+    root = create_root(token, ca, key_type=key_type, common_name=name, validity=validity, kind="root")
     try:
         write_certificate(ca.certificate, root.der)
         yield ca

@@ -12,6 +12,7 @@ from otahsm.cli.commands.ca.options import (
     CaOption,
     KeyTypeOption,
     OperatorsOption,
+    PathLengthOption,
     RecordOption,
     token_and_authority,
 )
@@ -24,7 +25,7 @@ from otahsm.errors import ConfigError
 from otahsm.pki.descriptions import describe
 from otahsm.pki.keytypes import KeyType
 from otahsm.pki.root import RootKind
-from otahsm.token.ceremony import MAX_NAME, Made, create_root
+from otahsm.token.ceremony import MAX_NAME, Made, create_root, valid_for
 from otahsm.token.files import write_certificate
 
 
@@ -38,6 +39,7 @@ def init(
             help="root: every verifier accepts it. root-here: as in the OTA Connect guide, to the letter."
         ),
     ] = "root",
+    path_length: PathLengthOption = None,
     ca_name: CaOption = "",
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
@@ -48,7 +50,14 @@ def init(
 
     Uses [token] and [ca] in the configuration. Refuses if the token has an object with the key's label or
     id, or the certificate's file exists.
+
+    otahsm signs no CA certificates. Give --path-len only if another tool will sign CAs with the root's key.
     """
+    if kind == "root-here" and path_length is not None:
+        raise typer.BadParameter(
+            "a root of kind root-here is the guide's to the letter, which has no pathLenConstraint: leave out"
+            " --path-len, or use --kind root"
+        )
     token, ca = token_and_authority(load_config(config), ca_name)
     root = make_root(
         token,
@@ -58,6 +67,7 @@ def init(
         common_name=name,
         days=days,
         kind=kind,
+        path_length=path_length or 0,
         if_exists="If you really want a new CA, move it away.",
     )
     typer.echo(f"The key is {ca.key} in {token.name}; the certificate is {ca.certificate}.")
@@ -80,6 +90,7 @@ def make_root(
     common_name: str,
     days: int,
     kind: RootKind,
+    path_length: int,
     if_exists: str,
 ) -> Made:
     """Make a CA's key pair and its self-signed root, valid from now on, write the root, and show it.
@@ -92,6 +103,7 @@ def make_root(
         common_name: the root's.
         days: how long it is.
         kind: of the root.
+        path_length: how many CAs may be below it.
         if_exists: what to do if there is a certificate already.
 
     Raises:
@@ -103,8 +115,15 @@ def make_root(
         raise ConfigError(
             f"[{section}] certificate {ca.certificate} exists; nothing was changed", hint=if_exists
         )
-    now = datetime.now(UTC)
-    root = create_root(token, ca, key_type=key_type, common_name=common_name, now=now, days=days, kind=kind)
+    root = create_root(
+        token,
+        ca,
+        key_type=key_type,
+        common_name=common_name,
+        validity=valid_for(days, datetime.now(UTC)),
+        kind=kind,
+        path_length=path_length,
+    )
     write_certificate(ca.certificate, root.der)
     print_descriptions(describe(root.der), as_json=False)
     return root

@@ -37,6 +37,16 @@ CaOption = Annotated[
     str, typer.Option("--ca", help="The CA: NAME of a section [authorities.NAME]. Default: the one in [ca].")
 ]
 KeyTypeOption = Annotated[KeyType, typer.Option(help="The type of the CA key.")]
+PathLengthOption = Annotated[
+    int | None,
+    typer.Option(
+        "--path-len",
+        min=0,
+        max=255,
+        help="How many CAs may be below the root: its pathLenConstraint. Default: 0, so that nobody can make"
+        " a CA with a signature of its key.",
+    ),
+]
 AnswersOption = Annotated[
     Path | None,
     typer.Option(

@@ -11,6 +11,7 @@ from otahsm.cli.commands.ca.init import make_root
 from otahsm.cli.commands.ca.options import (
     AnswersOption,
     OperatorsOption,
+    PathLengthOption,
     RecordOption,
     YesOption,
     authority_section,
@@ -37,6 +38,7 @@ def rotate(
         KeyType | None, typer.Option(help="The type of the new CA's key. Default: that of [ca].")
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=36525, help="How many days the root is valid.")] = 7300,
+    path_length: PathLengthOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     operators: OperatorsOption = None,
     record: RecordOption = None,
@@ -61,6 +63,7 @@ def rotate(
         common_name=common_name,
         days=days,
         kind="root",
+        path_length=path_length or 0,
         if_exists="Choose another name for the new CA.",
     )
     typer.echo(
