@@ -14,7 +14,7 @@ from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import AuthorityConfig, Config, ca_section
 from otahsm.doctor.mirror import Mirror
 from otahsm.errors import OtahsmError
-from otahsm.pki.bundle import find_chain_problems
+from otahsm.pki.bundle import allows_cas, find_chain_problems
 from otahsm.pki.certificate import validity_at
 from otahsm.pki.chain import Chain, check_signs_crls, load_chain
 from otahsm.pki.keytypes import is_pss
@@ -58,9 +58,23 @@ def examine_authority(config: Config, name: str, ca: AuthorityConfig, now: datet
             f"{chain.issuer.subject_text} is valid until {end:%Y-%m-%d};"
             f" {counted(len(chain.intermediates), 'CA certificate')} above it",
         )
+    if allows_cas(chain):
+        yield ok(subject, _without_limit(chain))
     for its_name, profile in config.profiles.items():
         if profile.ca == name:
             yield from _profile(f"profile {its_name}", profile.build(), chain, now)
+
+
+def _without_limit(chain: Chain) -> str:
+    remedy = (
+        "a certificate that is reissued as `otahsm ca csr` asks for it has the limit"
+        if chain.intermediates
+        else "a new root of `otahsm ca init` or `ca rotate` has the limit"
+    )
+    return (
+        f"note: {chain.issuer.subject_text} has no pathLenConstraint, so whoever gets one signature with its"
+        f" key could make a CA under it that verifiers accept; {remedy}"
+    )
 
 
 def _profile(subject: str, profile: Profile, chain: Chain, now: datetime) -> Iterator[Check]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from cryptography import x509
@@ -61,18 +61,16 @@ def find_chain_problems(chain: Chain, now: datetime) -> list[str]:
         A sentence for each problem.
     """
     problems = []
-    for below, certificate in enumerate(map(x509.load_der_x509_certificate, chain.certificates)):
+    for certificate, below in _with_cas_below(chain):
         name = certificate.subject.rfc4514_string()
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             problems.append(
                 f"{name} is not valid now, but from {certificate.not_valid_before_utc:%Y-%m-%d} to"
                 f" {certificate.not_valid_after_utc:%Y-%m-%d}"
             )
-        constraints = find_extension(certificate, x509.BasicConstraints)
-        if constraints and constraints.path_length is not None and constraints.path_length < below:
-            problems.append(
-                f"{name} allows {constraints.path_length} CAs below it (pathLenConstraint), but has {below}"
-            )
+        limit = _path_length(certificate)
+        if limit is not None and limit < below:
+            problems.append(f"{name} allows {limit} CAs below it (pathLenConstraint), but has {below}")
         usage = find_extension(certificate, x509.ExtendedKeyUsage)
         good = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
         if usage is not None and good.isdisjoint(usage):
@@ -81,3 +79,30 @@ def find_chain_problems(chain: Chain, now: datetime) -> list[str]:
                 " device under it"
             )
     return problems
+
+
+def allows_cas(chain: Chain) -> bool:
+    """Return whether verifiers accept CAs below the one that signs, and its own certificate sets no limit.
+
+    Then whoever gets a single signature of its key can make a CA, and with that any number of devices.
+    """
+    (issuer, _), *above = _with_cas_below(chain)
+    limits = ((_path_length(certificate), below) for certificate, below in above)
+    return _path_length(issuer) is None and all(limit is None or limit > below for limit, below in limits)
+
+
+def _with_cas_below(chain: Chain) -> Iterator[tuple[x509.Certificate, int]]:
+    """Yield each certificate of a chain, and how many below it count for its pathLenConstraint.
+
+    Those that name themselves as issuer, such as a root's link certificate, don't count: RFC 5280, section
+    4.2.1.9.
+    """
+    below = 0
+    for certificate in map(x509.load_der_x509_certificate, chain.certificates):
+        yield certificate, below
+        below += certificate.subject != certificate.issuer
+
+
+def _path_length(certificate: x509.Certificate) -> int | None:
+    constraints = find_extension(certificate, x509.BasicConstraints)
+    return constraints.path_length if constraints else None

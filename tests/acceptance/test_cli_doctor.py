@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -13,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from otahsm.checks import Check
 from otahsm.doctor import diagnose, diagnostics
 from otahsm.quickstart.certificates import FileCa
 
+from support.external_ca import external_root, sign
 from support.harness import Fleet, running
 from support.operators import OperatorCa, allow
-from support.programs import make_ca
+from support.programs import make_ca, openssl
 from support.tokens.faulty import FaultyToken, behind_shim, compile_shim
 
 
@@ -251,6 +254,48 @@ def test_a_module_that_hangs_is_given_up(faulty: FaultyToken, monkeypatch: pytes
     (hung,) = (check for check in checks if "did not respond" in check.message)
     assert hung.status == "fail"
     assert any(check.subject == "token login" and check.status == "ok" for check in checks)
+
+
+def test_a_root_without_a_path_length_is_noted_and_fails_nothing(fleet: Fleet) -> None:
+    def notes() -> list[Check]:
+        config = fleet.config.model_copy(update={"token": None})
+        checks = diagnose(config, fleet.toml, datetime.now(UTC))
+        return [check for check in checks if "pathLenConstraint" in check.message]
+
+    assert notes() == []
+    external_root(fleet.folder)
+    shutil.copy(fleet.folder / "root.pem", fleet.root_pem)
+    (note,) = notes()
+    assert (note.subject, note.status) == ("[ca] certificate", "ok")
+    assert note.message.startswith(
+        "note: CN=Acme Root has no pathLenConstraint, so whoever gets one signature"
+    )
+    assert "a new root of `otahsm ca init` or `ca rotate`" in note.message
+
+
+def test_an_intermediate_without_a_path_length_is_noted_with_what_to_ask_for(fleet: Fleet) -> None:
+    config = fleet.config.model_copy(update={"token": None})
+    external_root(fleet.folder)
+    csr = fleet.folder / "fleet-ca.csr"
+    made = openssl(
+        "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
+        "/CN=Fleet CA", "-keyout", fleet.folder / "fleet-ca.key", "-out", csr,
+    )  # fmt: skip
+    assert made.good, made.text
+    for limit, expected in (("", 1), (",pathlen:0", 0)):
+        signed = fleet.folder / f"signed{expected}.pem"
+        sign(
+            fleet.folder,
+            csr,
+            signed,
+            f"basicConstraints=critical,CA:TRUE{limit}",
+            "keyUsage=keyCertSign,cRLSign",
+        )
+        fleet.root_pem.write_bytes(signed.read_bytes() + (fleet.folder / "root.pem").read_bytes())
+        checks = list(diagnose(config, fleet.toml, datetime.now(UTC)))
+        notes = [check for check in checks if "pathLenConstraint" in check.message]
+        assert [check.status for check in notes] == ["ok"] * expected
+        assert all("reissued as `otahsm ca csr` asks for it" in check.message for check in notes)
 
 
 def test_a_certificate_that_is_about_to_end_is_warned_of(fleet: Fleet) -> None:

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from otahsm.errors import ConfigError
-from otahsm.pki.chain import check_signs_crls, load_chain, load_issuer
+from otahsm.pki.bundle import allows_cas, find_chain_problems
+from otahsm.pki.chain import Chain, check_signs_crls, load_chain, load_issuer
 from otahsm.pki.keytypes import KeyType
 
 from support.authority import CA_LIFE, KEY_TYPES, issuer_of, leaf, root_of
@@ -44,6 +45,7 @@ def certificate(
     issuer: str,
     *extensions: x509.ExtensionType,
     key: ec.EllipticCurvePrivateKey | None = None,
+    signer: ec.EllipticCurvePrivateKey | None = None,
 ) -> x509.Certificate:
     builder = (
         x509.CertificateBuilder()
@@ -56,7 +58,8 @@ def certificate(
     )
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    return builder.sign(key if key and subject == issuer else KEYS[issuer], SHA256())
+    own = key if key and subject == issuer else KEYS[issuer]
+    return builder.sign(signer or own, SHA256())
 
 
 ROOT = certificate("root", "root", CA)
@@ -207,3 +210,74 @@ def test_an_issuer_without_key_usage_may_sign_crls_and_one_with_it_only_if_it_sa
         with pytest.raises(ConfigError, match="may not sign CRLs") as raised:
             check_signs_crls(issuer)
         assert "[crl]" in raised.value.hint
+
+
+def limited(path_length: int | None) -> x509.BasicConstraints:
+    return x509.BasicConstraints(ca=True, path_length=path_length)
+
+
+def chain_with(issuing: int | None, middle: int | None, root: int | None) -> Chain:
+    """Make a chain of three with these path length constraints."""
+    return load_chain(
+        pem(
+            certificate("issuing", "middle", limited(issuing)),
+            certificate("middle", "root", limited(middle)),
+            certificate("root", "root", limited(root)),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "problems"),
+    [
+        ((0, 1, 2), []),
+        ((None, None, None), []),
+        ((0, 0, 2), ["CN=middle allows 0 CAs below it (pathLenConstraint), but has 1"]),
+        ((None, None, 1), ["CN=root allows 1 CAs below it (pathLenConstraint), but has 2"]),
+        ((0, 0, 0), ["CN=middle allows 0 CAs", "CN=root allows 0 CAs"]),
+    ],
+)
+def test_a_path_length_that_what_is_below_exceeds_is_a_problem(
+    limits: tuple[int | None, int | None, int | None], problems: list[str]
+) -> None:
+    found = find_chain_problems(chain_with(*limits), CA_LIFE.not_before)
+    assert len(found) == len(problems)
+    assert all(text.startswith(problem) for text, problem in zip(found, problems, strict=True))
+
+
+def test_a_certificate_that_names_itself_as_issuer_does_not_count_for_path_lengths() -> None:
+    # Of the root's new key, signed with its old one: RFC 4210, section 4.4.
+    link = certificate("root", "root", limited(None), key=KEYS["middle"], signer=KEYS["root"])
+    below = certificate("issuing", "root", limited(0), signer=KEYS["middle"])
+    chain = load_chain(pem(below, link, certificate("root", "root", limited(1))))
+    assert find_chain_problems(chain, CA_LIFE.not_before) == []
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        (None, None, 2),
+        (None, 1, None),
+        (0, None, None),
+        (1, None, None),  # which somebody chose
+    ],
+)
+def test_a_path_length_limits_the_cas_below_the_one_that_signs(
+    limits: tuple[int | None, int | None, int | None],
+) -> None:
+    assert not allows_cas(chain_with(*limits))
+
+
+@pytest.mark.parametrize("limits", [(None, None, None), (None, None, 3), (None, 2, 3)])
+def test_without_a_path_length_that_reaches_it_the_one_that_signs_may_have_cas_below(
+    limits: tuple[int | None, int | None, int | None],
+) -> None:
+    assert allows_cas(chain_with(*limits))
+
+
+def test_our_root_allows_no_ca_and_that_of_the_guide_does() -> None:
+    roots = [
+        load_chain(pem(x509.load_der_x509_certificate(root_of("ec-p256", kind))))
+        for kind in ("root", "root-here")
+    ]
+    assert [allows_cas(chain) for chain in roots] == [False, True]
