@@ -52,9 +52,10 @@ def drop_privileges() -> None:
                 hint="Run the daemon as a user of its own, as deploy/otahsm.service does.",
             ) from error
     libc = ctypes.CDLL(None, use_errno=True)
-    header, no_capability = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    if libc.capset(header, no_capability):
-        raise OSError(ctypes.get_errno(), "capset")
+    header, has = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    # deploy/otahsm.service refuses capset, and has left nothing to lose.
+    if libc.capget(header, has) or (any(has) and libc.capset(header, (ctypes.c_uint32 * 6)())):
+        raise OSError(ctypes.get_errno(), "can't lose capabilities")
     harden()  # anew: a change of user resets what may be read of the process
     with contextlib.suppress(PermissionError):  # it leads a session already
         os.setsid()  # no terminal to type into
