@@ -63,6 +63,9 @@ WORDS: Final = {
     "token.signer_socket": "A socket where systemd starts a signer under another user for each connection"
     " (deploy/otahsm-signer.socket), so that the daemon's user can read neither PIN nor token. Default: the"
     " daemon starts its signers itself.",
+    "issuance.preparer_socket": "A socket where systemd starts a preparer under a user of its own for each"
+    " connection (deploy/otahsm-preparer.socket), who can reach no file, no network and no other process."
+    " Default: the daemon starts its preparers itself.",
     "token.replica": "More tokens with the same keys (`[[token.replica]]`), each with the settings above. If"
     " one fails, another takes over.",
     "authorities.NAME.certificate": "As in `[ca]`.",

@@ -68,7 +68,7 @@ def assemble(
     audit = AuditLog(ledger, log_event, clock)
     report = _noting_workers(audit, report)
     clients = DeniedClients(ledger, denials, access, audit, clock)
-    preparers = Preparers(profiles, size=config.issuance.preparers, report=report)
+    preparers = Preparers(profiles, size=settings.preparers, report=report, socket=settings.preparer_socket)
     signers, transparency = _signers(config, authorities, ledger, report, clock)
     crls = _crls(authorities, database, ledger, signers, clock, log_event)
     batches = Batches(ledger, queries, profiles.keys(), settings.default_profile, clock)

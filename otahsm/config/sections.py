@@ -58,6 +58,7 @@ class IssuanceConfig(Section):
 
     default_profile: str = "ota-connect"
     preparers: Annotated[int, Field(ge=1, le=64)] = 2
+    preparer_socket: ConfigPath | None = None
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 128
     wait_for_signer_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
 

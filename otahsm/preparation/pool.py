@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from otahsm.errors import OtahsmError, RequestRefusedError, WorkerLostError, WorkersBusyError
@@ -28,6 +29,7 @@ class Preparers(WorkerPool):
         size: the number of processes.
         report: called with (event, pid, error) when a process is ready or lost.
         module: the processes' main module.
+        socket: where systemd starts a preparer for each connection; None to start child processes.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Preparers(WorkerPool):
         size: int,
         report: Report,
         module: str = "otahsm.preparation.preparer",
+        socket: Path | None = None,
     ) -> None:
         super().__init__(
             "preparer",
@@ -48,6 +51,7 @@ class Preparers(WorkerPool):
             wait_seconds=_WAIT_SECONDS,
             longest_pause=_LONGEST_PAUSE,
             report=report,
+            socket=socket,
         )
 
     async def prepare(self, tasks: Sequence[Task]) -> list[Binding | OtahsmError]:

@@ -131,12 +131,12 @@ async def start_child(
         raise WorkerLostError(f"can't watch a process: {error.strerror}") from error
 
 
-async def connect(path: Path) -> Connection:
-    """Connect to a socket, where systemd starts a worker. Raises WorkerLostError if that fails."""
+async def connect(path: Path, unit: str) -> Connection:
+    """Connect to a unit's socket, where systemd starts a worker. Raises WorkerLostError if that fails."""
     try:
         return Connection(*await asyncio.open_unix_connection(path))
     except OSError as error:
         raise WorkerLostError(
             f"can't connect to the socket {path}: {error.strerror}",
-            hint="Check that otahsm-signer.socket is active, and that this user may connect.",
+            hint=f"Check that {unit} is active, and that this user may connect.",
         ) from error

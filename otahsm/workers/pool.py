@@ -86,7 +86,7 @@ class WorkerPool:
         surroundings = {**environment, DAEMON_PID: str(os.getpid())}
         start = partial(start_child, command, surroundings, tuple(inherit))
         self._start_peer: Callable[[], Awaitable[WorkerHandle]] = (
-            partial(connect, socket) if socket else start
+            partial(connect, socket, f"otahsm-{name}.socket") if socket else start
         )
         self._setup = tuple(setup)
         self._size = size

@@ -5,6 +5,7 @@ And a preparer that was taken over gets nothing certified but what the CSR of it
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -78,6 +79,23 @@ async def test_a_csr_that_kills_its_parser_is_refused_alone(csr: bytes, deadly: 
             assert "cost the process that parsed it its life" in answer.message
         else:
             assert isinstance(answer, Binding)
+
+
+async def test_a_socket_that_nobody_listens_at_is_named_with_its_unit(tmp_path: Path) -> None:
+    failed = asyncio.get_running_loop().create_future()
+
+    def report(event: str, pid: int, error: OtahsmError | None) -> None:
+        if not failed.done():
+            failed.set_result((event, pid, error))
+
+    path = tmp_path / "preparer.sock"
+    pool = Preparers({"ota-connect": Profile()}, size=1, report=report, socket=path)
+    await pool.start()
+    event, _, error = await failed
+    await pool.close()
+    assert event == "preparer.failed"
+    assert str(path) in error.message
+    assert "otahsm-preparer.socket is active" in error.hint
 
 
 @pytest.mark.usefixtures("tests_on_the_path")

@@ -51,12 +51,12 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert set(table["ca"]) == shown(CaConfig, "mechanism", "accept")
     in_comments = set(re.findall("# [a-z_]+ = ", TEMPLATE))
     assert {"# mechanism = ", "# accept = ", "# weight = ", "# credentials = "} <= in_comments
-    assert "# signer_socket = " in in_comments
+    assert {"# signer_socket = ", "# preparer_socket = "} <= in_comments
     assert "# [[token.replica]]" in TEMPLATE
     assert "# [authorities.2027]" in TEMPLATE
     assert set(table["client"]) == shown(ClientConfig, "credentials")
     assert set(table["daemon"]) == shown(DaemonConfig)
-    assert set(table["issuance"]) == shown(IssuanceConfig)
+    assert set(table["issuance"]) == shown(IssuanceConfig, "preparer_socket")
     assert set(table["profiles"]["ota-connect"]) == shown(ProfileConfig)
 
 

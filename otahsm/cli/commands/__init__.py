@@ -18,6 +18,7 @@ COMMANDS: Final = (
     ),
     Command("serve", "serve", "Run the daemon.", learns_pin=True, grpc_log=True),
     Command("signer", "signer", "Run one signer, as another user. For systemd."),
+    Command("preparer", "preparer", "Run one preparer, as another user. For systemd."),
     Command("doctor", "doctor", "Check everything that a daemon needs.", learns_pin=True),
     Command("health", "health", "Check whether the daemon can sign now."),
     Command("show", "show", "Show a certificate, a chain or a CSR."),
