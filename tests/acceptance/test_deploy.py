@@ -14,7 +14,7 @@ from support.machine import ROOT, Machine, booted
 
 UNITS: Final = sorted(path.name for path in (ROOT / "deploy").iterdir())
 SERVICES: Final = [name for name in UNITS if name.endswith(".service")]
-WORST: Final = 1.5
+WORST: Final = {"otahsm-preparer@.service": 0.5}  # of others: 1.5
 
 
 def analyze(*arguments: str) -> str:
@@ -34,7 +34,7 @@ def test_systemd_finds_little_that_a_service_may_do_without_need(name: str) -> N
     said = analyze("security", "--offline=yes", str(ROOT / "deploy" / name))
     exposure = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)
     assert exposure, said
-    assert float(exposure[1]) <= WORST, said
+    assert float(exposure[1]) <= WORST.get(name, 1.5), said
 
 
 @pytest.mark.parametrize("name", UNITS)
