@@ -14,7 +14,7 @@ from otahsm.authority.jobs import Supervisor
 from otahsm.authority.life_cycle import LifeCycle
 from otahsm.authority.spool_reader import SpoolReader
 from otahsm.authority.values import Profiles
-from otahsm.config import Config, load_policy, load_verifier_key, section
+from otahsm.config import Config, load_policy, section
 from otahsm.errors import ConfigError, OtahsmError, RequestRefusedError
 from otahsm.issuance.authorities import Authorities
 from otahsm.issuance.batches import Batches
@@ -23,7 +23,6 @@ from otahsm.issuance.drafting import Drafting
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.ledger import Database, Ledger, Renewal, database_of
 from otahsm.ledger.read.queries import LedgerQueries
-from otahsm.pki.keytypes.spki import load_public_key
 from otahsm.pki.profile import Profile
 from otahsm.pki.template import ProfileTemplate, Terms
 from otahsm.preparation.pool import Preparers
@@ -31,8 +30,9 @@ from otahsm.revocation.crl_keeper import CrlKeeper
 from otahsm.revocation.revoking import Revocations
 from otahsm.system.clock import Clock
 from otahsm.system.event_log import EventLogger
+from otahsm.token.configured import mandate_of
 from otahsm.token.pool import SignerPool
-from otahsm.token.setup import TokenKey
+from otahsm.token.setup import Mandate
 from otahsm.transparency.audit import AuditLog, EventName
 from otahsm.transparency.log import Transparency
 from otahsm.workers.pool import Report
@@ -69,14 +69,22 @@ def assemble(
     report = _noting_workers(audit, report)
     clients = DeniedClients(ledger, denials, access, audit, clock)
     preparers = Preparers(profiles, size=settings.preparers, report=report, socket=settings.preparer_socket)
-    signers, transparency = _signers(config, authorities, ledger, report, clock)
+    mandate = mandate_of(config)
+    signers = SignerPool(token, mandate, wait_seconds=settings.wait_for_signer_seconds, report=report)
+    transparency = Transparency(
+        ledger,
+        signers,
+        config=config.checkpoint,
+        key=mandate.checkpoint.verifier_key if mandate.checkpoint else None,
+        clock=clock,
+    )
     crls = _crls(authorities, database, ledger, signers, clock, log_event)
     batches = Batches(ledger, queries, profiles.keys(), settings.default_profile, clock)
     cycle = IssuanceCycle(
         authorities=authorities,
         profiles=profiles,
         default_profile=settings.default_profile,
-        drafting=Drafting(preparers, _templates(profiles, authorities)),
+        drafting=Drafting(preparers, _templates(mandate)),
         signers=signers,
         ledger=ledger,
         batches=batches,
@@ -136,6 +144,9 @@ def _noting_workers(audit: AuditLog, report: Report) -> Report:
             why = {"reason": error.reason, "message": error.message} if error else {}
             details: dict[str, int | str] = {"pid": pid, **why}
             audit.note(names[event], "daemon", details, is_logged=True)
+        if event == EventName.SIGNING_REFUSED and error is not None:
+            audit.count(EventName.SIGNING_REFUSED, "daemon", {"reason": error.reason}, message=error.message)
+            return
         report(event, pid, error)
 
     return noted
@@ -148,41 +159,15 @@ def _renewals(profiles: Mapping[str, Profile]) -> Mapping[str, Renewal]:
     }
 
 
-def _templates(profiles: Mapping[str, Profile], authorities: Authorities) -> dict[str, ProfileTemplate]:
+def _templates(mandate: Mandate) -> dict[str, ProfileTemplate]:
     templates = {}
-    for name, profile in profiles.items():
-        authority = authorities.of_profile(name)
-        crl = authority.config.crl
-        terms = Terms(profile, authority.chain.issuer, crl.location if crl else None)
+    for name, (authority, profile, crls) in mandate.profiles.items():
+        terms = Terms(profile, mandate.authorities[authority].issuer, crls)
         try:
             templates[name] = ProfileTemplate(terms)
         except RequestRefusedError as error:
             raise ConfigError(f"[profiles.{name}] subject: {error.message}") from None
     return templates
-
-
-def _signers(
-    config: Config, authorities: Authorities, ledger: Ledger, report: Report, clock: Clock
-) -> tuple[SignerPool, Transparency]:
-    """Return the signers, with a key for each CA and one for checkpoints, and the maker of checkpoints."""
-    keys = [TokenKey(item.config, item.chain.issuer.public_key) for _, item in authorities.active]
-    checkpoint_key = load_verifier_key(config.checkpoint) if config.checkpoint else None
-    if config.checkpoint and checkpoint_key:
-        keys.append(TokenKey(config.checkpoint, load_public_key(checkpoint_key.public_key)))
-    signers = SignerPool(
-        section(config.token, "token"),
-        keys,
-        wait_seconds=config.issuance.wait_for_signer_seconds,
-        report=report,
-    )
-    return signers, Transparency(
-        ledger,
-        signers,
-        key_number=len(keys) - 1,
-        config=config.checkpoint,
-        key=checkpoint_key,
-        clock=clock,
-    )
 
 
 def _crls(
@@ -197,16 +182,16 @@ def _crls(
         authorities,
         {
             item.name: CrlKeeper(
+                name=item.name,
                 issuer=item.chain.issuer,
                 config=item.config.crl,
                 database=database,
                 ledger=ledger,
                 signers=signers,
-                key=key,
                 alone=len(authorities.by_name) == 1,
                 clock=clock,
                 log_event=log_event,
             )
-            for key, item in authorities.active
+            for item in authorities.active
         },
     )

@@ -53,7 +53,7 @@ class Crls:
         authority = self._authorities.by_name.get(name.ca)
         if authority is None:
             raise NotFoundError(f"there is no CA {name.ca[:64]!a}")
-        if authority.key is None:
+        if not authority.signs:
             raise NotFoundError(f"the CA {name.ca[:64]!a} is retired and no longer signs CRLs")
         return await self.keepers[name.ca].crl(_scope(name, authority.config.crl))
 

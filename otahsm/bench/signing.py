@@ -19,7 +19,7 @@ from otahsm.pki.keytypes import KeyType
 from otahsm.token.ceremony import key_types, throwaway_ca
 from otahsm.token.files import read_chain
 from otahsm.token.probe import FLOOR, SIGN
-from otahsm.token.setup import TokenKey, encode_setup
+from otahsm.token.setup import TokenKey, encode_key, encode_token
 from otahsm.workers.pool import WorkerPool
 
 _SLACK: Final = 60.0  # seconds that a gauge may overrun, for the last signature of a slow token
@@ -64,7 +64,7 @@ async def gauges(token: TokenConfig, ca: CaConfig, size: int, seconds: float) ->
     pool = WorkerPool(
         "gauge",
         "otahsm.token.probe",
-        encode_setup(token, [TokenKey(ca, issuer.public_key)]),
+        [encode_token(token), *encode_key(TokenKey(ca, issuer.public_key))],
         size=size,
         environment=os.environ,
         call_seconds=seconds + _SLACK,

@@ -29,19 +29,28 @@ def files_of_daemon(config: Config, path: Path) -> list[GuardedFile]:
     if config.access:
         files.append(GuardedFile("[access] policy", config.access.policy))
         files += [GuardedFile("the CRL", crl) for crl in config.access.client_crls]
-    for authority in config.all_authorities.values():
-        files.append(GuardedFile("the CA certificate", authority.certificate))
-    return files + _of_signers(config, at_socket=False)
+    return [*files, *_certificates(config), *_of_signers(config, at_socket=False)]
 
 
 def files_of_signers(config: Config, path: Path) -> list[GuardedFile]:
-    """Return the files of signers that run as another user, at a socket. Arguments as `files_of_daemon`."""
-    return [GuardedFile("the configuration", path), *_of_signers(config, at_socket=True)]
+    """Return the files of signers that run as another user, at a socket. Arguments as `files_of_daemon`.
+
+    What they sign follows from the configuration, the CAs' certificates and the log's verifier key.
+    """
+    files = [GuardedFile("the configuration", path), *_certificates(config)]
+    if config.checkpoint:
+        files.append(GuardedFile("[checkpoint] verifier_key", config.checkpoint.verifier_key))
+    return files + _of_signers(config, at_socket=True)
 
 
 def files_of_all(config: Config, path: Path) -> list[GuardedFile]:
     """Return the files of a daemon and all its signers. Arguments as `files_of_daemon`."""
     return [*files_of_daemon(config, path), *_of_signers(config, at_socket=True)]
+
+
+def _certificates(config: Config) -> list[GuardedFile]:
+    authorities = config.all_authorities.values()
+    return [GuardedFile("the CA certificate", authority.certificate) for authority in authorities]
 
 
 def _of_signers(config: Config, *, at_socket: bool) -> list[GuardedFile]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count
 
 from cryptography import x509
 
@@ -22,13 +21,16 @@ class Authority:
         name: as in profiles; "" for [ca].
         config: its section.
         chain: its certificates.
-        key: the index of its key among the signers' keys; None if it is retired.
     """
 
     name: str
     config: AuthorityConfig
     chain: Chain
-    key: int | None
+
+    @property
+    def signs(self) -> bool:
+        """Whether it signs; one that is retired has no key here."""
+        return not self.config.retired
 
 
 class Authorities:
@@ -57,16 +59,15 @@ class Authorities:
             ConfigError: a certificate is missing or invalid, or two CAs have the same key.
         """
         by_name: dict[str, Authority] = {}
-        numbers = count()
         for name, section in config.all_authorities.items():
             chain = read_chain(section, ca_section(name))
-            by_name[name] = Authority(name, section, chain, None if section.retired else next(numbers))
+            by_name[name] = Authority(name, section, chain)
         return cls(by_name, {name: profile.ca for name, profile in config.profiles.items()})
 
     @property
-    def active(self) -> list[tuple[int, Authority]]:
-        """The CAs that have a key, each with the key's index among the signers' keys, from 0."""
-        return [(item.key, item) for item in self.by_name.values() if item.key is not None]
+    def active(self) -> list[Authority]:
+        """The CAs that sign."""
+        return [item for item in self.by_name.values() if item.signs]
 
     @property
     def key_identifiers(self) -> list[bytes]:

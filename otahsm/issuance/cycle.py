@@ -41,6 +41,7 @@ from otahsm.errors import (
     QuotaError,
     RequestRefusedError,
     RevokedError,
+    SigningRefusedError,
     TokenRefusedError,
     TokenUnavailableError,
 )
@@ -76,6 +77,11 @@ class _Prepared(NamedTuple):
 
     admitted: _Admitted
     draft: Draft
+
+    @property
+    def device_id(self) -> str:
+        """The id of its device."""
+        return self.draft.values.binding.device_id
 
 
 class _Intended(NamedTuple):
@@ -198,7 +204,7 @@ class IssuanceCycle:
             try:
                 if isinstance(answer, OtahsmError):
                     raise answer
-                item.grant.check_device(answer.binding.device_id)
+                item.grant.check_device(answer.values.binding.device_id)
                 prepared.append(_Prepared(item, answer))
             except OtahsmError as error:
                 outcomes[item.position] = error
@@ -236,7 +242,7 @@ class IssuanceCycle:
                     self._quotas.note(item.admitted.grant, over)
                 case _:
                     outcomes[position] = InProgressError(
-                        f"the certificate of the device {item.draft.binding.device_id} is being issued"
+                        f"the certificate of the device {item.device_id} is being issued"
                     )
         return intended
 
@@ -248,14 +254,13 @@ class IssuanceCycle:
                 request.caller, replay.client, replay.client_certificate_sha256, self._clock()
             ):
                 return NotAllowedError(
-                    f"the device {item.draft.binding.device_id} already has a certificate, issued to another"
-                    " client"
+                    f"the device {item.device_id} already has a certificate, issued to another client"
                 )
         except NotAllowedError as error:  # denied since it was admitted
             return error
         return Issued(
-            request_id_of(request, item.admitted.profile, item.draft.binding),
-            item.draft.binding.device_id,
+            request_id_of(request, item.admitted.profile, item.draft.values.binding),
+            item.device_id,
             replay.serial,
             validity_of(replay.not_before, replay.not_after),
             replay.certificate,
@@ -267,27 +272,34 @@ class IssuanceCycle:
         """Step 4, in a signer. Its input is journalled (I2); its output is verified (I4)."""
         if not intended:
             return []
-        by_authority: dict[str, list[_Intended]] = {}
+        by_profile: dict[str, list[_Intended]] = {}
         for item in intended:
-            by_authority.setdefault(self._authority_of(item.prepared).name, []).append(item)
-        return [item for group in by_authority.values() for item in await self._sign_with(group, outcomes)]
+            by_profile.setdefault(item.prepared.admitted.profile, []).append(item)
+        return [
+            item
+            for profile, group in by_profile.items()
+            for item in await self._sign_under(profile, group, outcomes)
+        ]
 
-    async def _sign_with(self, intended: list[_Intended], outcomes: _Outcomes) -> list[_Signed]:
-        """Sign with one CA."""
-        authority = self._authority_of(intended[0].prepared)
-        assert authority.key is not None  # noqa: S101 - no profile names a retired CA
+    async def _sign_under(
+        self, profile: str, intended: list[_Intended], outcomes: _Outcomes
+    ) -> list[_Signed]:
+        """Sign certificates of one profile. The signer builds them again, of the values that are drafted."""
         try:
-            signatures = await self._signers.sign(
-                [item.prepared.draft.tbs for item in intended], key=authority.key
+            answers = await self._signers.sign_certificates(
+                profile, [item.prepared.draft.values for item in intended]
             )
         except (TokenUnavailableError, TokenRefusedError) as error:
             _settle([item.prepared.admitted for item in intended], error, outcomes)
             return []
-        algorithm = authority.chain.issuer.algorithm
-        return [
-            _Signed(item, assemble(item.prepared.draft.tbs, algorithm, signature))
-            for item, signature in zip(intended, signatures, strict=True)
-        ]
+        algorithm = self._authorities.of_profile(profile).chain.issuer.algorithm
+        signed = []
+        for item, answer in zip(intended, answers, strict=True):
+            if isinstance(answer, SigningRefusedError):
+                _settle([item.prepared.admitted], answer, outcomes)
+            else:
+                signed.append(_Signed(item, assemble(item.prepared.draft.tbs, algorithm, answer)))
+        return signed
 
     def _authority_of(self, item: _Prepared) -> Authority:
         return self._authorities.of_profile(item.admitted.profile)
@@ -308,9 +320,11 @@ class IssuanceCycle:
         for item in recorded:
             prepared = item.signed.intended.prepared
             outcomes[prepared.admitted.position] = Issued(
-                request_id_of(prepared.admitted.request, prepared.admitted.profile, prepared.draft.binding),
-                prepared.draft.binding.device_id,
-                prepared.draft.serial,
+                request_id_of(
+                    prepared.admitted.request, prepared.admitted.profile, prepared.draft.values.binding
+                ),
+                prepared.device_id,
+                prepared.draft.values.serial,
                 prepared.admitted.validity,
                 item.signed.certificate,
                 replayed=False,
@@ -344,18 +358,18 @@ class IssuanceCycle:
             not_before, not_after = seconds[profile]
             intents.append(
                 Intent(
-                    serial=draft.serial,
+                    serial=draft.values.serial,
                     request_id=own_name(request),
                     profile=profile,
-                    device_id=draft.binding.device_id,
-                    spki_sha256=hashlib.sha256(draft.binding.spki).digest(),
-                    tbs_sha256=hashlib.sha256(draft.tbs).digest(),
+                    device_id=draft.values.binding.device_id,
+                    spki_sha256=hashlib.sha256(draft.values.binding.spki).digest(),
+                    tbs_sha256=draft.values.tbs_sha256,
                     issuer_key_id=self._authority_of(item).chain.issuer.key_identifier,
                     not_before=not_before,
                     not_after=not_after,
                     client=request.caller.identity,
                     client_certificate_sha256=request.caller.certificate_sha256,
-                    intended_at=1000 * draft.serial.milliseconds,  # queries rely on it
+                    intended_at=1000 * draft.values.serial.milliseconds,  # queries rely on it
                     batch_id=batch_id,
                     quota_id=quota_ids.get(grant.name),
                 )

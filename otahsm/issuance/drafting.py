@@ -5,15 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import NamedTuple
 
 from otahsm.errors import OtahsmError
 from otahsm.pki.certificate import Binding
-from otahsm.pki.serial import SERIAL_RANDOM_BYTES, SerialNumber, make_serial
+from otahsm.pki.serial import SERIAL_RANDOM_BYTES, make_serial
 from otahsm.pki.template import ProfileTemplate
 from otahsm.preparation.codec import Task
 from otahsm.preparation.pool import Preparers
 from otahsm.system.clock import microseconds
+from otahsm.token.desk.codec import CertificateToSign
 
 
 class Attributed(NamedTuple):
@@ -24,11 +26,14 @@ class Attributed(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """A certificate ready to be journalled and signed, and what it was built from."""
+    """A certificate ready to be journalled and signed.
 
-    serial: SerialNumber
-    binding: Binding
-    attributes: tuple[tuple[str, str], ...]
+    Attributes:
+        values: what it was built from.
+        tbs: its TBSCertificate, in DER.
+    """
+
+    values: CertificateToSign
     tbs: bytes
 
 
@@ -59,4 +64,5 @@ class Drafting:
             tbs = self._templates[item.task.profile].fill(serial, binding, item.attributes)
         except OtahsmError as error:
             return error
-        return Draft(serial, binding, item.attributes, tbs)
+        values = CertificateToSign(serial, binding, item.attributes, sha256(tbs).digest())
+        return Draft(values, tbs)

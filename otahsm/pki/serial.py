@@ -11,6 +11,8 @@ SERIAL_RANDOM_BYTES: Final = 14
 
 _END: Final = 1 << 8 * SERIAL_BYTES
 _RANDOM_BITS: Final = 8 * SERIAL_RANDOM_BYTES
+_LEAST_BITS: Final = _RANDOM_BITS - 64  # what is shorter, no good source returns
+_TIMES_END: Final = 1 << (8 * (SERIAL_BYTES - SERIAL_RANDOM_BYTES) - 1)  # milliseconds since the Unix epoch
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 
 
@@ -85,11 +87,17 @@ def make_serial(random: bytes, milliseconds: int) -> SerialNumber:
             after the epoch, or does not fit (after the year 6000).
     """
     number = int.from_bytes(random, "big")
-    if len(random) != SERIAL_RANDOM_BYTES or number.bit_length() < _RANDOM_BITS - 64:
+    if len(random) != SERIAL_RANDOM_BYTES or number.bit_length() < _LEAST_BITS:
         raise ValueError("not 14 random octets")
-    if not 0 < milliseconds < 1 << (8 * (SERIAL_BYTES - SERIAL_RANDOM_BYTES) - 1):
+    if not 0 < milliseconds < _TIMES_END:
         raise ValueError(f"{milliseconds} ms is not a valid time for a serial number")
     return SerialNumber(milliseconds << _RANDOM_BITS | number)
+
+
+def is_made(serial: SerialNumber) -> bool:
+    """Return whether `make_serial` may have made a serial number."""
+    random = serial & ((1 << _RANDOM_BITS) - 1)
+    return 0 < serial.milliseconds < _TIMES_END and random.bit_length() >= _LEAST_BITS
 
 
 def first_key(milliseconds: int) -> bytes:

@@ -32,12 +32,12 @@ class CrlKeeper:
     """Keeps the CRLs of one CA up to date.
 
     Args:
+        name: the CA's name.
         issuer: the CA certificate.
         config: the CA's [crl] section; if None, CRLs are only made on request, and not written to files.
         database: the ledger's database.
         ledger: where CRLs are recorded.
         signers: sign the CRLs.
-        key: the index of the CA's key among the signers' keys.
         clock: returns the time, with a time zone.
         log_event: called with an event and its fields when a CRL was made or written.
         alone: whether the ledger has no other CA.
@@ -52,12 +52,12 @@ class CrlKeeper:
     def __init__(  # noqa: PLR0913 - one for each part
         self,
         *,
+        name: str,
         issuer: Issuer,
         config: CrlConfig | None,
         database: Database,
         ledger: Ledger,
         signers: SignerPool,
-        key: int,
         clock: Clock,
         log_event: EventLogger,
         alone: bool,
@@ -75,10 +75,10 @@ class CrlKeeper:
         self._issuer_key_id = issuer.key_identifier
         self._reader = CrlReader(database, issuer.key_identifier, alone=alone)
         self._maker = CrlMaker(
+            name=name,
             issuer=issuer,
             schedule=CrlSchedule.of(config),
             signers=signers,
-            key=key,
             ledger=ledger,
             reader=self._reader,
             clock=clock,

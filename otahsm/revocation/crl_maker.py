@@ -22,18 +22,18 @@ from otahsm.config import CrlConfig
 from otahsm.errors import AuthorityUnusableError, TokenUnavailableError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlNumber, CrlReader, CrlRow, CrlState, Ledger, StoredCrl
 from otahsm.pki.certificate import assemble
-from otahsm.pki.crls.building import Reason, RevokedCertificate, build_tbs_crl
+from otahsm.pki.crls.building import Reason, RevokedCertificate
 from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes import signature_is_valid
 from otahsm.system.clock import Clock
+from otahsm.token.desk.codec import CrlToSign, encode_entries
+from otahsm.token.desk.crls import BACKDATED, build
 from otahsm.token.pool import SignerPool
 
 _HOUR: Final = 3600
-# Seconds that thisUpdate is backdated, so that verifiers whose clock is a little slow accept a new CRL.
-BACKDATED: Final = 600
 _AT_ONCE: Final = 64  # CRLs in one request to a signer, and in one transaction
 _OCTETS_AT_ONCE: Final = 16 * 1024 * 1024
-_MAX_OCTETS: Final = 60 * 1024 * 1024  # of a TBSCertList: the limit of a message to a signer
+_MAX_OCTETS: Final = 60 * 1024 * 1024  # of the entries: the limit of a message to a signer
 
 _Result = TypeVar("_Result")
 
@@ -75,10 +75,10 @@ class CrlMaker:
     """Makes the CRLs that are due.
 
     Args:
+        name: the CA's name.
         issuer: the CA certificate; it may sign CRLs.
         schedule: the validity and refresh time of CRLs.
         signers: sign the CRLs.
-        key: the index of the CA's key among the signers' keys.
         ledger: where CRLs are recorded.
         reader: reads the revocations, in the thread.
         clock: returns the time, with a time zone.
@@ -87,18 +87,18 @@ class CrlMaker:
     def __init__(
         self,
         *,
+        name: str,
         issuer: Issuer,
         schedule: CrlSchedule,
         signers: SignerPool,
-        key: int,
         ledger: Ledger,
         reader: CrlReader,
         clock: Clock,
     ) -> None:
+        self._name = name
         self._issuer = issuer
         self._schedule = schedule
         self._signers = signers
-        self._key = key
         self._ledger = ledger
         self._reader = reader
         # Reading, building and writing take long, so they run in a thread, not on the event loop.
@@ -165,7 +165,7 @@ class CrlMaker:
         self._too_large = None
         drafts = self._drafts(scopes, number, now + self._schedule.validity)
         while chunk := await self.off_the_loop(partial(_take, drafts)):
-            signatures = await self._signers.sign([draft.tbs for draft in chunk], key=self._key)
+            signatures = await self._signers.sign_crls(self._name, [draft.crl for draft in chunk])
             made = await self.off_the_loop(partial(self._assemble, chunk, signatures))
             await self._ledger.write_crls(self._issuer.key_identifier, made)
         if self._too_large is not None:
@@ -175,22 +175,15 @@ class CrlMaker:
         """Build the TBSCertLists lazily, one by one. Runs in the thread."""
         for scope in scopes:
             entries = _Counted(self._entries(scope))
-            tbs = build_tbs_crl(
-                self._issuer,
-                entries,
-                number=number.number,
-                this_update=_moment(number.this_update),
-                next_update=_moment(next_update),
-                distribution_point=None if scope in (COMPLETE, AUTHORITIES) else scope,
-                only_authorities=scope == AUTHORITIES,
-            )
-            if len(tbs) > _MAX_OCTETS:
+            crl = CrlToSign(scope, *number, next_update, encode_entries(entries))
+            if len(crl.entries) > _MAX_OCTETS:
                 self._too_large = TokenUnavailableError(
                     f"a CRL of {entries.count} certificates is too large for a signer",
                     hint="Split the CRL for new certificates with [crl] shards.",
                 )
                 continue
-            yield _Draft(scope, CrlRow(*number, next_update, entries.count), tbs)
+            row = CrlRow(*number, next_update, entries.count)
+            yield _Draft(crl, row, build(crl, self._issuer))
 
     def _entries(self, scope: str) -> Iterator[RevokedCertificate]:
         if scope == AUTHORITIES:
@@ -205,8 +198,8 @@ class CrlMaker:
             if not signature_is_valid(key, algorithm, signature, tbs):
                 raise TokenUnavailableError("the token's signature of a CRL does not verify")
         return [
-            StoredCrl(scope, row, assemble(tbs, algorithm, signature))
-            for (scope, row, tbs), signature in zip(drafts, signatures, strict=True)
+            StoredCrl(crl.scope, row, assemble(tbs, algorithm, signature))
+            for (crl, row, tbs), signature in zip(drafts, signatures, strict=True)
         ]
 
     def _check_clock(self, now: int) -> None:
@@ -223,7 +216,7 @@ class CrlMaker:
 
 
 class _Draft(NamedTuple):
-    scope: str
+    crl: CrlToSign
     row: CrlRow
     tbs: bytes
 
@@ -246,7 +239,7 @@ def _take(drafts: Iterator[_Draft]) -> list[_Draft]:
     chunk: list[_Draft] = []
     for draft in islice(drafts, _AT_ONCE):
         chunk.append(draft)
-        if sum(len(item.tbs) for item in chunk) >= _OCTETS_AT_ONCE:
+        if sum(len(item.crl.entries) for item in chunk) >= _OCTETS_AT_ONCE:
             break
     return chunk
 

@@ -4,43 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 from otahsm.config import ReplicaConfig, TokenConfig
 from otahsm.errors import (
     BadSignatureError,
     OtahsmError,
+    SigningRefusedError,
     TokenUnavailableError,
     WorkerLostError,
     WorkersBusyError,
 )
-from otahsm.pki.keytypes.family import encode_spki
+from otahsm.tlog import Checkpoint
+from otahsm.token.desk import codec
+from otahsm.token.desk.codec import CertificateToSign, CrlToSign, LastCheckpoint
 from otahsm.token.pin import typed_pin
-from otahsm.token.setup import PROBE, TokenKey, encode_setup
+from otahsm.token.setup import Mandate, encode_token
 from otahsm.workers.pool import Report, WorkerPool
+
+SIGNER_MODULE = "otahsm.token.signer"
+REFUSED: Final = "signing.refused"
 
 _DEPTH: Final = 2  # one batch in the sessions, and one that they go on with
 _PROBE_SECONDS: Final = 5.0
 _LONGEST_PAUSE: Final = 15.0  # a token that is away is not hammered
 
 
-def socket_setup(token: int, keys: Sequence[TokenKey]) -> list[bytes]:
-    """Return the first message to a signer of another user: only what its own configuration leaves open.
+def socket_setup(token: int, mandate: Mandate) -> list[bytes]:
+    """Return the first message to a signer of another user, which has a mandate of its own.
 
     Returns:
-        The number of the token among [token] and its replicas, then for each key its URI, and its
-        SubjectPublicKeyInfo in DER.
+        The number of the token among [token] and its replicas, and the digest of what the daemon expects to
+        be signed.
     """
-    setup = [b"%d" % token]
-    for access, public_key in keys:
-        setup += [str(access.key).encode(), encode_spki(public_key)]
-    return setup
+    return [b"%d" % token, mandate.digest]
 
 
-def batch_for(key: int, messages: Sequence[bytes]) -> list[bytes]:
-    """Return a message to a signer: the number of the key in its setup, then the messages to sign."""
-    return [b"%d" % key, *messages]
+_Answer = TypeVar("_Answer")
 
 
 class _Member:
@@ -67,34 +69,35 @@ class SignerPool:
 
     Args:
         token: where the keys are, and how to log in.
-        keys: at least one. Signers count as ready when they have made a signature with each.
+        mandate: what they sign. They count as ready when they have made a signature with each of its keys.
         wait_seconds: how long a batch waits for a free signer.
-        report: called with (event, pid, error) when a signer is ready or lost, and a token out of service.
+        report: called with (event, pid, error) when a signer is ready or lost, a token out of service, and a
+            signature refused.
     """
 
-    def __init__(
-        self, token: TokenConfig, keys: Sequence[TokenKey], *, wait_seconds: float, report: Report
-    ) -> None:
+    def __init__(self, token: TokenConfig, mandate: Mandate, *, wait_seconds: float, report: Report) -> None:
         self._report = report
         self._wait_seconds = wait_seconds
         self._changed = asyncio.Event()
-        self._members = [self._member(number, one, keys) for number, one in enumerate(token.all)]
+        self._members = [self._member(number, one, mandate) for number, one in enumerate(token.all)]
         self._closing: set[asyncio.Task[None]] = set()
 
-    def _member(self, number: int, token: ReplicaConfig, keys: Sequence[TokenKey]) -> _Member:
+    def _member(self, number: int, token: ReplicaConfig, mandate: Mandate) -> _Member:
         def report(event: str, pid: int, error: OtahsmError | None) -> None:
             self._report_event(member, event, pid, error)
 
         pool = WorkerPool(
             "signer",
-            "otahsm.token.signer",
-            socket_setup(number, keys) if token.signer_socket else encode_setup(token, keys),
+            SIGNER_MODULE,
+            socket_setup(number, mandate)
+            if token.signer_socket
+            else [encode_token(token), *mandate.encode()],
             size=token.signers,
             depth=_DEPTH,
             environment=os.environ,
             call_seconds=token.sign_timeout_seconds,
             wait_seconds=self._wait_seconds,
-            probe=batch_for(0, [PROBE]),
+            probe=[codec.PROBE],
             probe_seconds=_PROBE_SECONDS,
             longest_pause=_LONGEST_PAUSE,
             report=report,
@@ -137,28 +140,62 @@ class SignerPool:
             await member.pool.close()
         await asyncio.gather(*self._closing)
 
-    async def sign(self, messages: Sequence[bytes], *, key: int = 0) -> list[bytes]:
-        """Sign a batch; return a verified signature for each message, in order.
-
-        Args:
-            messages: what to sign, not hashed.
-            key: which of the keys, by its number.
+    async def sign_certificates(
+        self, profile: str, items: Sequence[CertificateToSign]
+    ) -> list[bytes | SigningRefusedError]:
+        """Have certificates of one profile signed; return a verified signature or a refusal for each.
 
         Raises:
             TokenUnavailableError: two signers, or every token, failed at it, or none was free in time.
             TokenRefusedError: the token refuses, and an operator must act.
         """
-        batch = batch_for(key, messages)
+        request = codec.encode_certificates(profile, items)
+        answers = await self._ask(request, partial(codec.decode_signatures, count=len(items)))
+        for answer in answers:
+            if isinstance(answer, SigningRefusedError):
+                self._report(REFUSED, 0, answer)
+        return answers
+
+    async def sign_crls(self, authority: str, crls: Sequence[CrlToSign]) -> list[bytes]:
+        """Have CRLs of one CA signed; return a verified signature for each. Each has a scope of its own.
+
+        Raises:
+            SigningRefusedError: a signer refused one of them.
+            OtahsmError: as `sign_certificates`.
+        """
+        request = codec.encode_crls(authority, crls)
+        return await self._ask(request, partial(_signatures, count=len(crls)))
+
+    async def sign_checkpoint(self, checkpoint: Checkpoint, proof: Sequence[bytes]) -> bytes:
+        """Have a checkpoint signed.
+
+        Args:
+            checkpoint: of the log of the mandate.
+            proof: that it continues `last_checkpoint`; empty if there is none.
+
+        Raises:
+            SigningRefusedError: a signer refused.
+            OtahsmError: as `sign_certificates`.
+        """
+        request = codec.encode_checkpoint(checkpoint, proof)
+        (signature,) = await self._ask(request, partial(_signatures, count=1))
+        return signature
+
+    async def last_checkpoint(self) -> LastCheckpoint | None:
+        """Return what the signers signed last; None for nothing. Raises as `sign_checkpoint`."""
+        return await self._ask([codec.LAST_CHECKPOINT], codec.decode_last_checkpoint)
+
+    async def _ask(self, request: Sequence[bytes], read: Callable[[list[bytes]], _Answer]) -> _Answer:
         try:
-            signatures = await self._sign(batch)
+            return await self._sign(request, read)
+        except SigningRefusedError as error:
+            self._report(REFUSED, 0, error)
+            raise
         except (WorkerLostError, WorkersBusyError) as error:
             raise TokenUnavailableError(f"no signer could sign: {error.message}") from error
-        if len(signatures) != len(messages):
-            raise TokenUnavailableError("a signer returned the wrong number of signatures for a batch")
-        return signatures
 
-    async def _sign(self, batch: Sequence[bytes]) -> list[bytes]:
-        """Give a batch to one token after the other; raise the error of the last one."""
+    async def _sign(self, request: Sequence[bytes], read: Callable[[list[bytes]], _Answer]) -> _Answer:
+        """Give a request to one token after the other; raise the error of the last one."""
         if len(self._serving()) > 1 and not self.ready:
             await self._wait_for_any()
         left = self._by_choice()
@@ -168,7 +205,9 @@ class SignerPool:
             alone = not any(other.pool.ready for other in left)
             member.outstanding += 1
             try:
-                return await member.pool.call(batch, once=not alone)
+                return await member.pool.ask(request, read, once=not alone)
+            except SigningRefusedError:
+                raise  # another token's signers would refuse, too
             except OtahsmError:
                 if alone:
                     raise
@@ -203,3 +242,13 @@ class SignerPool:
             task = asyncio.get_running_loop().create_task(member.pool.close())
             self._closing.add(task)
         self._changed.set()
+
+
+def _signatures(parts: Sequence[bytes], count: int) -> list[bytes]:
+    """Read signatures, of which none may be refused. Raises SigningRefusedError; ValueError: malformed."""
+    signatures = []
+    for answer in codec.decode_signatures(parts, count):
+        if isinstance(answer, SigningRefusedError):
+            raise answer
+        signatures.append(answer)
+    return signatures

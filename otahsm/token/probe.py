@@ -19,6 +19,7 @@ from cryptography import x509
 
 from otahsm.errors import TokenUnavailableError
 from otahsm.token.faults import explained
+from otahsm.token.setup import decode_key, decode_token
 from otahsm.token.signer import open_keys
 from otahsm.token.signing import SigningKey
 from otahsm.workers.child import Handler, run_worker
@@ -34,9 +35,10 @@ def start(setup: list[bytes]) -> Handler:
     """Log in and find the key in each session, as a signer does; return what answers a batch.
 
     Args:
-        setup: as a signer's.
+        setup: a token, and a key of a benchmark's own: see `encode_token` and `encode_key`.
     """
-    signing = [keys[0] for keys in open_keys(setup)]
+    token, access, spki = setup
+    signing = [keys[0] for keys in open_keys(decode_token(token), [decode_key(access, spki)])]
     threads = ThreadPoolExecutor(len(signing))
 
     def handle(parts: list[bytes]) -> list[bytes]:

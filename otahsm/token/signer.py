@@ -1,127 +1,132 @@
 """A signer: the process that holds PIN, session and keys. `python -m otahsm.token.signer` is its main.
 
-It answers a batch, which is the number of a key and messages, with as many signatures, each verified. Any
-fault of the token's ends the process: a session on which a call failed may be poisoned, and a fresh process
-is known to recover.
+It answers what `desk` lets it answer. Any fault of the token's ends the process: a session on which a call
+failed may be poisoned, and a fresh process is known to recover.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from queue import SimpleQueue
+from typing import TypeVar
 
-from otahsm.errors import ConfigError, OtahsmError
-from otahsm.pki.keytypes.spki import load_public_key
+from otahsm.errors import ConfigError
+from otahsm.system.clock import Clock, utc_now
+from otahsm.token.desk.desk import Desk, Key
 from otahsm.token.faults import explained
 from otahsm.token.opening import open_key
 from otahsm.token.session import logged_in
-from otahsm.token.setup import PROBE, KeyAccess, TokenAccess, TokenKey, decode_setup
+from otahsm.token.setup import PROBE, Mandate, TokenAccess, TokenKey, decode_token
 from otahsm.token.signing import SigningKey
 from otahsm.workers.child import Handler, run_worker
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _for_life = ExitStack()
 
 
-def start(setup: list[bytes]) -> Handler:
-    """Log in, find the keys and show that they sign; return what answers a batch.
+def start(setup: list[bytes], clock: Clock = utc_now) -> Handler:
+    """Log in, find the keys and show that they sign; return what answers a request.
 
     Args:
-        setup: as `open_keys` takes it.
+        setup: the token, as `encode_token` makes it, and the parts of the mandate.
+        clock: returns the time.
+
+    Raises:
+        OtahsmError: as `open_keys`.
     """
-    return _handler(open_keys(setup))
+    token, *mandate = setup
+    return _answering(decode_token(token), Mandate.decode(mandate), clock)
 
 
-def start_at_socket(
-    tokens: Sequence[TokenAccess], known: Mapping[str, KeyAccess], setup: list[bytes]
-) -> Handler:
+def start_at_socket(tokens: Sequence[TokenAccess], mandate: Mandate, setup: list[bytes]) -> Handler:
     """Do as `start` for a daemon of another user, which is not believed what it says.
 
     Args:
         tokens: the signer's own: which module is loaded, and where the PIN is.
-        known: the keys that there are, by their URIs.
+        mandate: the signer's own: what is signed.
         setup: as `socket_setup` makes it.
 
     Raises:
-        OtahsmError: as `open_keys`; or the daemon wants a token or a key that the configuration lacks.
+        OtahsmError: as `open_keys`; or the daemon has another configuration.
     """
-    number, *parts = setup
-    try:
-        token = tokens[int(number)]
-        keys = [known[uri.decode()] for uri in parts[::2]]
-        public_keys = [load_public_key(spki) for spki in parts[1::2]]
-        pairs = [TokenKey(*pair) for pair in zip(keys, public_keys, strict=True)]
-    except (ValueError, LookupError, OtahsmError):
+    known = {b"%d" % number: token for number, token in enumerate(tokens)}
+    token = known.get(setup[0]) if setup else None
+    if token is None or setup[1:] != [mandate.digest]:
         raise ConfigError(
-            "the daemon requires a token or key that the signers' configuration does not name",
-            hint="Let the daemon and the signers read the same otahsm.toml, and restart the daemon.",
-        ) from None
-    return _handler(_open(token, pairs))
+            "the daemon and its signers have different configurations: other keys, CAs, profiles or CRLs",
+            hint="Let both read the same otahsm.toml and the same certificates; after a change, restart the"
+            " daemon.",
+        )
+    return _answering(token, mandate, utc_now)
 
 
-def _handler(sessions: list[list[SigningKey]]) -> Handler:
-    if len(sessions) > 1:
-        return ParallelSigning(sessions).sign
-    (keys,) = sessions
-
-    def sign(batch: list[bytes]) -> Iterator[bytes]:
-        number, *messages = batch
-        return map(keys[int(number)].sign, messages)
-
-    return sign
-
-
-def open_keys(setup: list[bytes]) -> list[list[SigningKey]]:
+def open_keys(token: TokenAccess, keys: Sequence[TokenKey]) -> list[list[SigningKey]]:
     """Log in for the life of the process; return all keys in each of `[token] sessions` sessions.
-
-    Args:
-        setup: as `encode_setup` makes it.
 
     Raises:
         OtahsmError: as `logged_in`; or a key is not there, or does not sign.
     """
-    return _open(*decode_setup(setup))
-
-
-def _open(token: TokenAccess, pairs: Sequence[TokenKey]) -> list[list[SigningKey]]:
     login = _for_life.enter_context(logged_in(token))
     first = login.session
     with explained(f"opening {token.sessions} sessions"):
         sessions = [first, *(login.open_another() for _ in range(token.sessions - 1))]
-    opened = [[open_key(login._replace(session=session), *key) for key in pairs] for session in sessions]
+    opened = [[open_key(login._replace(session=session), *key) for key in keys] for session in sessions]
     for key in chain.from_iterable(opened):
         key.sign(PROBE)
     return opened
 
 
-class ParallelSigning:
-    """Signs in several sessions at once, each used by one thread at a time.
+def _answering(token: TokenAccess, mandate: Mandate, clock: Clock) -> Handler:
+    opened = open_keys(token, mandate.keys)
+    sessions = OneSession(opened[0]) if len(opened) == 1 else ParallelSessions(opened)
+    return Desk(mandate, sessions, clock).handle
 
-    Each message goes to the next session that is free, of whatever batch it is, so that a token with many
+
+class OneSession:
+    """Works in one session. Args: `keys`, all of the mandate's."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys = keys
+
+    def map(
+        self, work: Callable[[Sequence[Key], _Item], _Result], items: Iterable[_Item]
+    ) -> Iterator[_Result]:
+        """Do something for each item, one after the other. Raises as `work`."""
+        return map(partial(work, self._keys), items)
+
+
+class ParallelSessions:
+    """Works in several sessions at once, each used by one thread at a time.
+
+    Each item goes to the next session that is free, of whatever request it is, so that a token with many
     sessions is never idle while there is work.
 
     Args:
         sessions: the keys of each session.
     """
 
-    def __init__(self, sessions: list[list[SigningKey]]) -> None:
-        self._free: SimpleQueue[list[SigningKey]] = SimpleQueue()
+    def __init__(self, sessions: Sequence[Sequence[Key]]) -> None:
+        self._free: SimpleQueue[Sequence[Key]] = SimpleQueue()
         for keys in sessions:
             self._free.put(keys)
         self._threads = ThreadPoolExecutor(len(sessions), thread_name_prefix="session")
 
-    def sign(self, batch: list[bytes]) -> Iterator[bytes]:
-        """Begin to sign; yield the signatures in order, waiting for each. Raises as `SigningKey.sign`."""
-        number, *messages = batch
-        return self._threads.map(partial(self._sign, int(number)), messages)
+    def map(
+        self, work: Callable[[Sequence[Key], _Item], _Result], items: Iterable[_Item]
+    ) -> Iterator[_Result]:
+        """Begin with all items; yield the results in order, waiting for each. Raises as `work`."""
+        return self._threads.map(partial(self._do, work), items)
 
-    def _sign(self, number: int, message: bytes) -> bytes:
+    def _do(self, work: Callable[[Sequence[Key], _Item], _Result], item: _Item) -> _Result:
         keys = self._free.get()  # there are as many as threads
         try:
-            return keys[number].sign(message)
+            return work(keys, item)
         finally:
             self._free.put(keys)
 

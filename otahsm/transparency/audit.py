@@ -55,6 +55,7 @@ class EventName(StrEnum):
     SIGNER_READY = "signer.ready"
     SIGNER_LOST = "signer.lost"
     PREPARER_LOST = "preparer.lost"
+    SIGNING_REFUSED = "signing.refused"
     BATCH_CREATED = "batch.created"
     BATCH_CLOSED = "batch.closed"
     DEVICE_RESET = "device.reset"

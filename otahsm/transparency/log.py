@@ -58,7 +58,6 @@ class Transparency:
     Args:
         ledger: must be open when this is used.
         signers: hold the checkpoint key.
-        key_number: the index of that key among the signers' keys.
         config: the [checkpoint] section; None if no checkpoints are made.
         key: verifies checkpoints; required with `config`.
         clock: the time of checkpoints.
@@ -69,14 +68,12 @@ class Transparency:
         ledger: Ledger,
         signers: SignerPool,
         *,
-        key_number: int,
         config: CheckpointConfig | None,
         key: VerifierKey | None,
         clock: Clock,
     ) -> None:
         self._log = ledger.tree
         self._signers = signers
-        self._key_number = key_number
         self._config = config
         self._key = key
         self._clock = clock
@@ -139,9 +136,9 @@ class Transparency:
             if head.size == size and _is_signed(head.note, key):
                 return Signed(size, head.note)
             await self._check_that_it_grew(head)
-            text = Checkpoint(key.name, size, root).encode()
-            (signature,) = await self._signers.sign([text], key=self._key_number)
-            note = assemble(text, key, signature)
+            checkpoint = Checkpoint(key.name, size, root)
+            signature = await self._signers.sign_checkpoint(checkpoint, await self._continuing(size))
+            note = assemble(checkpoint.encode(), key, signature)
             kept = await self._log.keep(size, note, microseconds(self._clock()))
             return Signed(size, kept if _is_signed(kept, key) else note)  # it may be signed by a former key
 
@@ -201,6 +198,16 @@ class Transparency:
         if hashes is None:
             raise LedgerTamperedError("nodes of the tree are missing")
         return ConsistencyProof(old_size, tuple(hashes), note).encode()
+
+    async def _continuing(self, size: int) -> list[bytes]:
+        """Prove to the signers that a tree of this size continues the one that they signed last."""
+        last = await self._signers.last_checkpoint()
+        if last is None or not 0 < last.size < size:
+            return []  # they compare the rest themselves
+        hashes = await self._log.prove_consistency(last.size, size)
+        if hashes is None:
+            raise LedgerTamperedError("nodes of the tree are missing")
+        return hashes
 
     def _need_key(self) -> VerifierKey:
         if self._key is None:

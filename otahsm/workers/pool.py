@@ -22,6 +22,7 @@ from otahsm.errors import (
     AuthorityUnusableError,
     ConfigError,
     OtahsmError,
+    SigningRefusedError,
     TokenRefusedError,
     WorkersBusyError,
 )
@@ -176,7 +177,7 @@ class WorkerPool:
         try:
             return await self._give(worker, request, read)
         except OtahsmError as error:
-            if once or isinstance(error, _REFUSALS):
+            if once or isinstance(error, (*_REFUSALS, SigningRefusedError)):
                 raise
             try:
                 worker = await self._take()

@@ -10,6 +10,7 @@ from otahsm.authority import Caller, IssuanceRequest, Issued, assemble
 from otahsm.client import Client, IssuedCertificate, Refusal, Result
 from otahsm.line import make_csr
 
+from support.clocks import clock_of_signers
 from support.devices import new_request
 from support.harness import Fleet, running
 from support.ledger_reader import rows
@@ -60,19 +61,19 @@ async def test_a_certificate_is_renewed_when_its_window_has_come(fleet: Fleet) -
     request = new_request()
     asked = IssuanceRequest(CALLER, "", "", request.device_id, request.csr)
     start = datetime.now(UTC)
-    clock = [start]
-    authority = assemble(fleet.config, lambda *_: None, clock=lambda: clock[0])
-    await authority.life.start()
-    try:
-        await authority.life.wait_until_serving()
-        issued: list[Issued] = []
-        for day in (0, 300, 340, 341, 700):
-            clock[0] = start + timedelta(days=day)
-            (outcome,) = await authority.issue(CALLER, [asked])
-            assert isinstance(outcome, Issued)
-            issued.append(outcome)
-    finally:
-        await authority.life.close(30)
+    with clock_of_signers(start, fleet.folder) as clock:
+        authority = assemble(fleet.config, lambda *_: None, clock=clock)
+        await authority.life.start()
+        try:
+            await authority.life.wait_until_serving()
+            issued: list[Issued] = []
+            for day in (0, 300, 340, 341, 700):
+                clock.set(start + timedelta(days=day))
+                (outcome,) = await authority.issue(CALLER, [asked])
+                assert isinstance(outcome, Issued)
+                issued.append(outcome)
+        finally:
+            await authority.life.close(30)
     assert [outcome.replayed for outcome in issued] == [False, True, False, True, False]
     assert issued[1].certificate == issued[0].certificate
     assert issued[3].certificate == issued[2].certificate

@@ -13,6 +13,7 @@ from otahsm.errors import AuthorityUnusableError, OtahsmError
 from otahsm.ledger import LedgerReader
 from otahsm.system.clock import microseconds
 
+from support.clocks import clock_of_signers
 from support.devices import new_request
 from support.harness import Fleet
 from support.ledger_reader import rows
@@ -28,13 +29,14 @@ def order() -> IssuanceRequest:
 @asynccontextmanager
 async def authority_at(fleet: Fleet, now: datetime) -> AsyncIterator[CertificateAuthority]:
     problems: list[OtahsmError | None] = []
-    authority = assemble(fleet.config, lambda *event: problems.append(event[2]), clock=lambda: now)
-    await authority.life.start()
-    try:
-        await authority.life.wait_until_serving()
-        yield authority
-    finally:
-        await authority.life.close(30)
+    with clock_of_signers(now, fleet.folder) as clock:
+        authority = assemble(fleet.config, lambda *event: problems.append(event[2]), clock=clock)
+        await authority.life.start()
+        try:
+            await authority.life.wait_until_serving()
+            yield authority
+        finally:
+            await authority.life.close(30)
 
 
 def root_of(fleet: Fleet) -> x509.Certificate:

@@ -35,6 +35,7 @@ from otahsm.errors import (
     OtahsmError,
     RequestRefusedError,
     RevokedError,
+    SigningRefusedError,
     TokenUnavailableError,
 )
 from otahsm.issuance.batches import Batches
@@ -51,10 +52,13 @@ from otahsm.preparation.codec import Task, decode_answers, encode_setup, encode_
 from otahsm.preparation.pool import Preparers
 from otahsm.preparation.preparer import start
 from otahsm.revocation.revoking import Revocations
+from otahsm.system.clock import microseconds
+from otahsm.token.desk.certificates import Certificates
+from otahsm.token.desk.codec import CertificateToSign
 from otahsm.token.pool import SignerPool
 
 from support.attacks.forging import forge, key_of, named
-from support.authority import CA_LIFE, authorities_of, issuer_of
+from support.authority import CA_LIFE, authorities_of, issuer_of, mandate_of
 from support.cycle.cycle_draws import (
     BATCHES,
     DEVICES,
@@ -91,10 +95,11 @@ class InThisProcess:
     async def prepare(self, tasks: Sequence[Task]) -> list[Binding | OtahsmError]:
         return [*decode_answers(tasks, list(self._handle(encode_tasks(tasks))))]
 
-    async def sign(self, messages: Sequence[bytes], *, key: int) -> list[bytes]:
-        assert key == 0
+    async def sign_certificates(
+        self, profile: str, items: Sequence[CertificateToSign]
+    ) -> list[bytes | SigningRefusedError]:
         machine = self._machine
-        digests = [sha256(message).digest() for message in messages]
+        digests = [item.tbs_sha256 for item in items]
         durable = {row.tbs_sha256 for row in machine.rows() if row.void_reason is None and row.der is None}
         assert durable.issuperset(digests)  # I2
         machine.signed.update(digests)
@@ -102,7 +107,8 @@ class InThisProcess:
         if fault is not None and fault.token_fails:
             machine.dead = fault.kills and fault.at == "token"
             raise TokenUnavailableError("the token is away")
-        return [sign(key_of("ec-p256"), message) for message in messages]
+        built = Certificates(machine.mandate, lambda: microseconds(machine.now) // 1000)
+        return [sign(key_of("ec-p256"), built.build(profile, item)) for item in items]
 
 
 class Row(NamedTuple):
@@ -154,6 +160,7 @@ class CycleMachine(RuleBasedStateMachine):
         event.listen(self.ledger._database.engine, "commit", self._commit)
         workers = InThisProcess(self)
         issuer = issuer_of("ec-p256")
+        self.mandate = mandate_of(PROFILES)
         templates = {
             name: ProfileTemplate(Terms(profile, issuer, None)) for name, profile in PROFILES.items()
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from otahsm.pki.keytypes import SIGNATURE_ALGORITHMS, KeyType, sign
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.profile import Profile
 from otahsm.pki.root import RootKind, build_root_tbs
+from otahsm.token.setup import AuthorityMandate, Mandate, ProfileMandate
 
 from support.attacks.forging import key_of
 
@@ -106,4 +107,12 @@ def authorities_of(key_type: KeyType, profiles: Iterable[str]) -> Authorities:
     """Return what a daemon with one CA has."""
     config = AuthorityConfig(key=Pkcs11Uri(object="fleet-root"), certificate=Path("/root.pem"))
     chain = Chain(issuer_of(key_type), (), root_of(key_type))
-    return Authorities({"": Authority("", config, chain, 0)}, dict.fromkeys(profiles, ""))
+    return Authorities({"": Authority("", config, chain)}, dict.fromkeys(profiles, ""))
+
+
+def mandate_of(profiles: Mapping[str, Profile], folder: Path = Path("/nowhere")) -> Mandate:
+    """Return what the signers of a CA with a P-256 key sign."""
+    access = AuthorityConfig(key=Pkcs11Uri(object="fleet-root"), certificate=Path("/root.pem"))
+    authority = AuthorityMandate(access, issuer_of("ec-p256"), crl_seconds=7 * 86400)
+    allowed = {name: ProfileMandate("", profile, None) for name, profile in profiles.items()}
+    return Mandate({"": authority}, allowed, None, folder)

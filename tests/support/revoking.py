@@ -29,6 +29,7 @@ from otahsm.errors import OtahsmError
 from otahsm.pki.crls.building import Reason
 from otahsm.pki.crls.reading import CrlDescription, check_crl_signature, describe_crl
 
+from support.clocks import TestClock, clock_of_signers
 from support.devices import new_request
 from support.harness import READY_SECONDS, Fleet
 
@@ -56,16 +57,22 @@ class Station:
     """A running CertificateAuthority, its clock, and what it has reported."""
 
     fleet: Fleet
-    now: datetime = START
+    clock: TestClock
     events: list[tuple[str, dict[str, int | str]]] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     log: list[MutableMapping[str, Any]] = field(default_factory=list)
     authority: CertificateAuthority = field(init=False)
 
     def __post_init__(self) -> None:
-        self.authority = assemble(
-            self.fleet.config, self._report, clock=lambda: self.now, log_event=self._tell
-        )
+        self.authority = assemble(self.fleet.config, self._report, clock=self.clock, log_event=self._tell)
+
+    @property
+    def now(self) -> datetime:
+        return self.clock()
+
+    @now.setter
+    def now(self, now: datetime) -> None:
+        self.clock.set(now)
 
     def _report(self, event: str, pid: int, error: OtahsmError | None) -> None:
         del pid, error
@@ -141,8 +148,8 @@ def serials_on(crl: bytes) -> set[int]:
 
 @asynccontextmanager
 async def station(fleet: Fleet, now: datetime = START) -> AsyncIterator[Station]:
-    with capture_logs() as log:
-        running = Station(fleet, now, log=log)
+    with capture_logs() as log, clock_of_signers(now, fleet.folder) as clock:
+        running = Station(fleet, clock, log=log)
         await running.authority.life.start()
         try:
             await running.authority.life.wait_until_serving()

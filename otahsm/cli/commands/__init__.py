@@ -124,6 +124,7 @@ COMMANDS: Final = (
             Command("reconcile", "ledger.reconcile", "Show serial numbers that were never released."),
             Command("backup", "ledger.copies", "Copy the SQLite ledger while a daemon issues."),
             Command("restore", "ledger.copies", "Restore the SQLite ledger from a backup."),
+            Command("accept", "ledger.accept", "Have signers go on from an older copy of the ledger."),
             Command("init-key", "ledger.init_key", "Make the key that signs checkpoints.", learns_pin=True),
             Command("verify", "ledger.verify", "Verify that nobody changed the ledger."),
             Command("checkpoint", "ledger.proofs", "Fetch a signed checkpoint of the log."),

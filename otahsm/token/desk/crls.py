@@ -1,0 +1,97 @@
+"""CRLs of the mandate's CAs: each continues the last one of its scope."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from otahsm.errors import SigningRefusedError
+from otahsm.pki.crls.building import build_tbs_crl
+from otahsm.pki.issuer import Issuer
+from otahsm.token.desk.codec import CrlToSign, decode_entries, split_entries
+from otahsm.token.desk.memory import Memory
+from otahsm.token.setup import AuthorityMandate
+
+COMPLETE: Final = ""
+AUTHORITIES: Final = "authorities"
+
+# Seconds that thisUpdate is backdated, so that verifiers whose clock is a little slow accept a new CRL.
+BACKDATED: Final = 600
+_SLACK: Final = 600  # seconds, for a CRL that waited for a signer
+
+
+def build(crl: CrlToSign, issuer: Issuer) -> bytes:
+    """Build the TBSCertList in DER.
+
+    Raises:
+        ValueError: a value is malformed.
+    """
+    return build_tbs_crl(
+        issuer,
+        decode_entries(crl.entries),
+        number=crl.number,
+        this_update=_moment(crl.this_update),
+        next_update=_moment(crl.next_update),
+        distribution_point=None if crl.scope in (COMPLETE, AUTHORITIES) else crl.scope,
+        only_authorities=crl.scope == AUTHORITIES,
+    )
+
+
+class Crls:
+    """Builds the CRLs that the key of a CA signs.
+
+    A CRL can't be taken back, nor can a revocation: each has a higher number than the last one of its scope,
+    and all entries of that one. The same again is signed again, for a daemon that did not get the answer.
+
+    Args:
+        memory: what was signed last; locked while this is used.
+        now: returns the time, in seconds since the Unix epoch.
+    """
+
+    def __init__(self, memory: Memory, now: Callable[[], int]) -> None:
+        self._memory = memory
+        self._now = now
+
+    def build(self, crl: CrlToSign, authority: AuthorityMandate) -> bytes:
+        """Return the TBSCertList in DER.
+
+        Raises:
+            SigningRefusedError: it does not continue the last one, or its times are not of now.
+        """
+        last = self._memory.crl(authority.issuer.key_identifier, crl.scope)
+        if last != crl:
+            if last is not None:
+                _check_that_it_continues(last, crl)
+            self._check_times(crl, authority.crl_seconds)
+        try:
+            return build(crl, authority.issuer)
+        except ValueError as error:
+            raise SigningRefusedError(f"the CRL {crl.number} can't be built: {error}") from None
+
+    def _check_times(self, crl: CrlToSign, life: int) -> None:
+        now = self._now()
+        if not now - BACKDATED - _SLACK <= crl.this_update <= now + _SLACK:
+            raise SigningRefusedError(f"the CRL {crl.number} is not of now, by this clock")
+        if not now < crl.next_update <= now + life + _SLACK:
+            raise SigningRefusedError(f"the CRL {crl.number} would be valid for longer than [crl] says")
+
+
+def _check_that_it_continues(last: CrlToSign, crl: CrlToSign) -> None:
+    if crl.number <= last.number:
+        raise SigningRefusedError(
+            f"a CRL with the number {last.number} was signed here before: {crl.number} is not higher"
+        )
+    if missing := split_entries(last.entries) - split_entries(crl.entries):
+        raise SigningRefusedError(
+            f"the CRL {crl.number} lacks revocations that are on the CRL {last.number}: {len(missing)}",
+            hint="The ledger lost them: it was changed, or an older copy was restored. If that was your"
+            " decision, see `otahsm ledger accept`.",
+        )
+
+
+def _moment(seconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError):
+        raise ValueError(f"{seconds} is no time") from None

@@ -1,0 +1,163 @@
+"""The signers' own journal: what they signed and refused, in files that only their user can write.
+
+An entry is written before its signature leaves the process, and is on the disk about a second later. Files
+are numbered; one that is full is closed by its digest, which the next one repeats. An entry is a line:
+
+| line | |
+| --- | --- |
+| `journal 1 NUMBER DIGEST` | begins a file; the digest closes the file before, or is `-` |
+| `start TIME BOOT PID` | a signer started; what was written just before another BOOT may be missing |
+| `certificate SERIAL SHA256` | signed: serial number, digest of the TBS |
+| `crl ISSUER NUMBER SHA256 SCOPE` | signed: key identifier, CRL number, digest of the TBS, JSON string |
+| `checkpoint SIZE ROOT ORIGIN` | signed |
+| `refused WHAT WHY` | not signed |
+| `accepted TIME REASON` | `otahsm ledger accept`: what was signed last was forgotten |
+| `closed DIGEST` | ends a file: SHA-256 of everything before this line |
+
+A line that ends with U+0018 was cut off: whoever wrote it was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from otahsm.system.clock import rfc3339, utc_now
+from otahsm.system.durable import make_durable, make_folder
+from otahsm.token.desk.memory import explained_write
+
+FOLDER: Final = "journal"
+SUFFIX: Final = ".log"
+NOTHING: Final = "-"
+CUT_OFF: Final = "\x18"  # in no entry: what is said there is printable
+
+_LOCK: Final = "lock"
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_MOST_OCTETS: Final = 64 * 1024 * 1024
+_FLUSH_SECONDS: Final = 1.0
+_MOST_SAID: Final = 500
+
+
+class Journal:
+    """Appends to the journal. Any number of processes may, each with an object of its own.
+
+    Args:
+        folder: of the signers; made if it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / FOLDER
+        self._descriptor: int | None = None
+        self._path = self._folder
+        self._one_at_a_time = threading.Lock()
+        self._unflushed = threading.Event()
+        threading.Thread(target=self._flush_for_ever, name="journal", daemon=True).start()
+
+    def start(self) -> None:
+        """Write that a signer started. Raises TokenUnavailableError."""
+        boot = _BOOT.read_text().strip() if _BOOT.exists() else NOTHING
+        self.append([f"start {rfc3339(utc_now())} {boot} {os.getpid()}"])
+
+    def append(self, lines: Sequence[str]) -> None:
+        """Write lines; they are on the disk a little later. Raises TokenUnavailableError."""
+        if not lines:
+            return
+        content = "".join(f"{line}\n" for line in lines).encode()
+        with self._one_at_a_time, explained_write(self._folder), self._locked():
+            descriptor = self._open()
+            if os.fstat(descriptor).st_size > _MOST_OCTETS:
+                descriptor = self._begin_another(descriptor)
+            _write_all(descriptor, content)
+        self._unflushed.set()
+
+    def flush(self) -> None:
+        """Have everything on the disk. Raises TokenUnavailableError."""
+        with self._one_at_a_time, explained_write(self._folder):
+            if self._descriptor is not None:
+                os.fsync(self._descriptor)
+
+    def _flush_for_ever(self) -> None:
+        while True:
+            self._unflushed.wait()
+            time.sleep(_FLUSH_SECONDS)
+            self._unflushed.clear()
+            with contextlib.suppress(Exception):  # the next entry can't be written, and says so
+                self.flush()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        make_folder(self._folder, 0o700)
+        lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _open(self) -> int:
+        """Return the descriptor of the last file, which another process may have begun meanwhile."""
+        numbered = files_of(self._folder)
+        if not numbered:
+            return self._create(1, NOTHING)
+        if self._descriptor is None or numbered[-1] != self._path:
+            self._use(numbered[-1], os.open(numbered[-1], os.O_RDWR | os.O_APPEND | os.O_CLOEXEC))
+        assert self._descriptor is not None  # noqa: S101 - for mypy
+        _end_the_last_line(self._descriptor)
+        return self._descriptor
+
+    def _create(self, number: int, digest: str) -> int:
+        path = self._folder / f"{number:08}{SUFFIX}"
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        self._use(path, descriptor)
+        _write_all(descriptor, f"journal 1 {number} {digest}\n".encode())
+        make_durable([path, self._folder])
+        return descriptor
+
+    def _begin_another(self, descriptor: int) -> int:
+        digest = sha256(self._path.read_bytes()).hexdigest()
+        _write_all(descriptor, f"closed {digest}\n".encode())
+        os.fsync(descriptor)
+        return self._create(int(self._path.stem) + 1, digest)
+
+    def _use(self, path: Path, descriptor: int) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._path, self._descriptor = path, descriptor
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of a journal, the oldest first. Raises OSError."""
+    return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX and path.stem.isdigit())
+
+
+def one_line(text: str) -> str:
+    """Return a text as it may be in a line: printable, and not long."""
+    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:_MOST_SAID])
+    return plain.encode("ascii", "backslashreplace").decode()[:_MOST_SAID]
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    """Write all of it or, on a disk that is full, nothing."""
+    before = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, content) != len(content):
+            raise OSError(28, os.strerror(28))  # noqa: TRY301 - ENOSPC
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, before)
+        raise
+
+
+def _end_the_last_line(descriptor: int) -> None:
+    """End a line whose writer was killed; none of its signatures has left the process."""
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        _write_all(descriptor, f"{CUT_OFF}\n".encode())
