@@ -15,6 +15,7 @@ from otahsm.ledger.read.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.read.crl_reader import CrlReader, CrlState
 from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
 from otahsm.ledger.read.reader import LedgerReader
+from otahsm.ledger.read.signatures import Comparison, Period, Signatures, compare_signatures
 from otahsm.ledger.read.snapshot import snapshot
 from otahsm.ledger.records import (
     AUTHORITIES,
@@ -60,6 +61,7 @@ __all__ = [
     "BatchTerms",
     "CertificateRecord",
     "Change",
+    "Comparison",
     "Conflict",
     "Copy",
     "CountKey",
@@ -80,14 +82,17 @@ __all__ = [
     "LedgerReader",
     "OverQuota",
     "Page",
+    "Period",
     "Renewal",
     "Replay",
     "Revocation",
     "RevocationAnswer",
     "RevocationRequest",
+    "Signatures",
     "Status",
     "StoredCrl",
     "Verdict",
+    "compare_signatures",
     "copy_ledger",
     "count_valid",
     "database_of",

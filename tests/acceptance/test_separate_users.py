@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -11,13 +12,15 @@ import pytest
 from softhsm import find_module
 
 from support.harness import Fleet
-from support.machine import Machine, booted
+from support.machine import ROOT, Machine, booted
 from support.tokens.faulty import compile_shim
 
 _DAEMON: Final = "setpriv --reuid=otahsm --regid=otahsm --clear-groups"
 CONTROL: Final = "/var/lib/otahsm-signer/control"
 TOML: Final = "/etc/otahsm/otahsm.toml"
 OTHER: Final = "/etc/otahsm/of-daemon.toml"
+JOURNAL: Final = "/var/lib/otahsm-signer/login/signed/journal"
+HOSTILE: Final = ROOT / "tests/support/attacks/hostile_daemon.py"
 
 
 @pytest.fixture
@@ -135,6 +138,38 @@ def test_a_login_that_has_begun_is_finished_though_the_daemon_is_killed(
     assert "login-done" in machine.shell(log)
 
 
+def test_a_network_process_that_was_taken_over_gets_nothing_but_certificates_of_devices_and_leaves_traces(
+    serving: Machine,
+) -> None:
+    assert "20 issued" in serving.shell("otahsm device issue --count 20")
+    serving.copy_in(HOSTILE, "/opt/hostile_daemon.py")
+    python = "/opt/otahsm/python/bin/python3"
+    path = "PYTHONPATH=/opt/otahsm:/opt/otahsm/packages LD_LIBRARY_PATH=/opt/otahsm/python/lib"
+    got = json.loads(serving.shell(f"{_DAEMON} env {path} {python} -P /opt/hostile_daemon.py {TOML}"))
+    assert {what for what, answer in got.items() if answer == "signed"} == {
+        "a certificate of a device",  # the stated limit
+        "a CRL with two entries",  # it can revoke
+    }
+    assert {what for what, answer in got.items() if answer == "error"} == {
+        "another configuration",
+        "another token",
+        "a token of its own",
+    }
+    assert {what for what, answer in got.items() if answer == "Permission denied"} == {
+        "the PIN",
+        "the journal",
+    }
+    refused = {what for what, answer in got.items() if answer == "refused"}
+    assert len(refused) == len(got) - 7 == 9
+    # What it got, the signers' journal has, which it can neither write nor read.
+    done = serving.run("otahsm", "ledger", "verify", "--journal", JOURNAL, check=False)
+    assert done.returncode == 1
+    assert "it was signed, and the ledger has no intent for it" in done.stdout
+    assert "CRL 1000 of " in done.stdout
+    assert "SIGNERS REFUSED 9 requests" in done.stdout
+    assert "2 MISMATCHES" in done.stdout
+
+
 def test_a_daemon_can_name_no_other_module_pin_or_key_to_a_signer(machine: Machine) -> None:
     # It may have been taken over, or have another configuration: signers read their own.
     machine.shell(f"cp --preserve {TOML} {OTHER}")
@@ -149,7 +184,7 @@ def test_a_daemon_can_name_no_other_module_pin_or_key_to_a_signer(machine: Machi
     machine.shell("systemctl start otahsm")
     machine.wait_for("signer.failed", reason="CONFIG")
     said = [event["message"] for event in machine.events() if event["event"] == "signer.failed"]
-    assert said[-1] == "the daemon requires a token or key that the signers' configuration does not name"
+    assert said[-1].startswith("the daemon and its signers have different configurations")
 
 
 def test_a_signer_that_nobody_connects_to_says_who_starts_it(fleet: Fleet) -> None:

@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 
 from otahsm.cli.commands.ledger.evidence import KeysOption, known_checkpoints, trusted_keys
+from otahsm.cli.commands.ledger.journals import Compared, read_journals
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_json
 from otahsm.config import load_config, section
 from otahsm.errors import ExitCode
-from otahsm.ledger import Verdict, snapshot
+from otahsm.ledger import Signatures, Verdict, compare_signatures, snapshot
 from otahsm.ledger import verify as verify_ledger
 from otahsm.templates import counted
 
@@ -25,6 +26,13 @@ def verify(
         typer.Option(help="A checkpoint that was kept elsewhere, preferably the newest. Repeatable."),
     ] = None,
     key: KeysOption = None,
+    journal: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The signers' journal of a machine: signed/journal in its guard_dir, or a copy. Name"
+            " those of all machines. Repeatable."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -32,23 +40,35 @@ def verify(
 
     Reads the database that [ledger] names, even beside a running daemon. Exits with 1 if anything does not
     match. Without a checkpoint from elsewhere, it can't notice that the newest rows were removed.
+
+    With --journal, it also compares what signers signed with what the ledger holds, both ways: a signature
+    that the ledger does not account for, and a certificate that no signer of yours has signed.
     """
     settings = load_config(config)
     keys = trusted_keys(key, settings.checkpoint)
     known = known_checkpoints(checkpoint or [], keys)
     began = time.monotonic()
-    with (
-        Console(stderr=True).status("0 leaves") as shown,
-        snapshot(section(settings.ledger, "ledger")) as connection,
-    ):
-        verdict = verify_ledger(connection, keys, known, lambda count: shown.update(f"{count} leaves"))
+    with Console(stderr=True).status("0 leaves") as shown, Signatures() as signed:
+        # Before the snapshot: what was signed by now is in it.
+        of_files = Verdict()
+        journals = read_journals(journal, signed, of_files) if journal else None
+        with snapshot(section(settings.ledger, "ledger")) as connection:
+            verdict = verify_ledger(connection, keys, known, lambda count: shown.update(f"{count} leaves"))
+            for where, what in of_files.findings:
+                verdict.find(where, what)
+            comparison = journals and compare_signatures(
+                connection, signed, journals.covered, journals.gaps, verdict
+            )
+    compared = Compared(journals, comparison, signed) if journals and comparison else None
     seconds = time.monotonic() - began
-    print_verdict(verdict, seconds=seconds, signed=bool(keys), as_json=as_json)
+    print_verdict(verdict, compared, seconds=seconds, signed=bool(keys), as_json=as_json)
     if not verdict.good:
         raise typer.Exit(ExitCode.SOME_FAILED)
 
 
-def print_verdict(verdict: Verdict, *, seconds: float, signed: bool, as_json: bool) -> None:
+def print_verdict(
+    verdict: Verdict, compared: Compared | None, *, seconds: float, signed: bool, as_json: bool
+) -> None:
     """Print what a verification found."""
     if as_json:
         print_json(
@@ -63,6 +83,7 @@ def print_verdict(verdict: Verdict, *, seconds: float, signed: bool, as_json: bo
                 "seconds": round(seconds, 3),
                 "findings": verdict.count,
                 "first": [finding._asdict() for finding in verdict.findings],
+                "journals": compared and compared.as_dict(),
             }
         )
         return
@@ -81,4 +102,6 @@ def print_verdict(verdict: Verdict, *, seconds: float, signed: bool, as_json: bo
         f" second); {covered};"
         f" {counted(verdict.waiting, 'entry is no leaf', 'entries are not leaves')} yet"
     )
+    for line in compared.lines() if compared else ():
+        typer.echo(line)
     typer.echo("Everything matches." if verdict.good else f"{verdict.count} MISMATCHES.")
