@@ -60,16 +60,17 @@ PSS_SHA256: Final = SignatureAlgorithm(
 )
 
 
-def _primes_up_to(limit: int) -> list[int]:
+def primes_up_to(limit: int) -> list[int]:
+    """List the primes up to a limit, by trial division: for limits that are small."""
     return [n for n in range(2, limit + 1) if all(n % d for d in range(2, math.isqrt(n) + 1))]
 
 
-_SMALL_PRIMES: Final = math.prod(_primes_up_to(751))  # NIST SP 800-89, section 5.3.3: no factor below 752
+_SMALL_PRIMES: Final = math.prod(primes_up_to(751))  # NIST SP 800-89, section 5.3.3: no factor below 752
 # A ROCA modulus lies, modulo each of the first primes, in the subgroup that 65537 generates
 # (Nemec et al., "The Return of Coppersmith's Attack", section 3).
 _ROCA: Final = [
     (prime, frozenset(pow(65537, power, prime) for power in range(prime)))
-    for prime in _primes_up_to(167)
+    for prime in primes_up_to(167)
     if prime not in (2, 65537)
 ]
 _SQUARES_MOD_64: Final = frozenset(n * n & 63 for n in range(64))
