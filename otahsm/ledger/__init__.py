@@ -17,6 +17,7 @@ from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
 from otahsm.ledger.read.reader import LedgerReader
 from otahsm.ledger.read.signatures import Comparison, Period, Signatures, compare_signatures
 from otahsm.ledger.read.snapshot import snapshot
+from otahsm.ledger.read.weak_keys import KeyVerdict, WeakCertificate, compare_keys
 from otahsm.ledger.records import (
     AUTHORITIES,
     COMPLETE,
@@ -78,6 +79,7 @@ __all__ = [
     "InProgress",
     "Intent",
     "JournalResult",
+    "KeyVerdict",
     "Ledger",
     "LedgerReader",
     "OverQuota",
@@ -92,6 +94,8 @@ __all__ = [
     "Status",
     "StoredCrl",
     "Verdict",
+    "WeakCertificate",
+    "compare_keys",
     "compare_signatures",
     "copy_ledger",
     "count_valid",
