@@ -60,6 +60,9 @@ WORDS: Final = {
     "tls.key": "The private key of `certificate`, in PEM, not encrypted.",
     "token.weight": "The token's share of the work if there are replicas. 0: it signs only if no other token"
     " can.",
+    "token.journal_dir": "Where signers keep a journal of what they sign, and the last CRLs and checkpoint."
+    " Default: the folder `signed` in `guard_dir`. They sign nothing that they can't write there: a million"
+    " certificates need 118 MB.",
     "token.signer_socket": "A socket where systemd starts a signer under another user for each connection"
     " (deploy/otahsm-signer.socket), so that the daemon's user can read neither PIN nor token. Default: the"
     " daemon starts its signers itself.",

@@ -19,7 +19,7 @@ from otahsm.bench.processes import Daemon, Meter, daemon
 from otahsm.bench.results import IssueResult, Latency
 from otahsm.bench.signing import Gauges, gauges
 from otahsm.client.connection import ClientTls, open_channel
-from otahsm.config import ClientConfig, Config, section
+from otahsm.config import CaConfig, ClientConfig, Config, LedgerConfig, section
 from otahsm.ledger import throwaway
 from otahsm.pki.keytypes import KeyType
 from otahsm.token.ceremony import throwaway_ca
@@ -128,15 +128,11 @@ async def bench_issue(
         throwaway(section(config.ledger, "ledger")) as ledger,
     ):
         folder = Path(name)
-        with throwaway_ca(token, folder, key_type, datetime.now(UTC)) as ca:
-            changes = {
-                "ca": ca,
-                "ledger": ledger,
-                "checkpoint": None,  # its key must only sign for one ledger
-                "daemon": config.daemon.model_copy(update={"listen": "127.0.0.1:0"}),
-            }
-            settings = config.model_copy(update=changes)
-            settings = prepare(settings)
+        with (
+            throwaway_ca(token, folder, key_type, datetime.now(UTC)) as ca,
+            tempfile.TemporaryDirectory(prefix="otahsm-bench-", dir=token.guard_dir) as journal,
+        ):
+            settings = prepare(_apart(config, ca, ledger, folder, Path(journal)))
             async with (
                 gauges(token, ca, token.signers, token.sign_timeout_seconds) as measuring,
                 daemon(write_toml(settings, folder / "otahsm.toml"), _signers(settings)) as running,
@@ -204,6 +200,28 @@ async def _channel(client: ClientConfig, address: str) -> AsyncIterator[grpc.aio
     tls = ClientTls(client.ca, client.certificate, client.key)
     async with open_channel(address, tls, client.target[0].rpartition(":")[0]) as channel:
         yield channel
+
+
+def _apart(config: Config, ca: CaConfig, ledger: LedgerConfig, folder: Path, journal: Path) -> Config:
+    """Return a configuration with nothing of the fleet's that could be signed, written or overwritten.
+
+    It has one CA, whose key is thrown away, and no key of another. Its CRLs and journal go into folders of
+    its own; that of the journal is on the same disk as the fleet's.
+    """
+    token = section(config.token, "token")
+    changes = {
+        "token": token.model_copy(update={"journal_dir": journal}),
+        "ca": ca,
+        "authorities": {},
+        "profiles": {
+            name: profile.model_copy(update={"ca": ""}) for name, profile in config.profiles.items()
+        },
+        "crl": config.crl and config.crl.model_copy(update={"directory": folder / "crl"}),
+        "ledger": ledger,
+        "checkpoint": None,  # its key must only sign for one ledger
+        "daemon": config.daemon.model_copy(update={"listen": "127.0.0.1:0"}),
+    }
+    return config.model_copy(update=changes)
 
 
 def _signers(config: Config) -> int:

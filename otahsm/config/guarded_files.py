@@ -56,6 +56,8 @@ def _certificates(config: Config) -> list[GuardedFile]:
 def _of_signers(config: Config, *, at_socket: bool) -> list[GuardedFile]:
     """Return the files of the signers at a socket, or of those that the daemon starts."""
     files = []
+    if config.token and config.token.journal_dir and (config.token.signer_socket is not None) == at_socket:
+        files.append(GuardedFile("[token] journal_dir", config.token.journal_dir))
     for token in config.token.all if config.token else ():
         if (token.signer_socket is not None) == at_socket:
             files += [

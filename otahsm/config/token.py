@@ -82,6 +82,7 @@ class ReplicaConfig(Section):
 class TokenConfig(ReplicaConfig):
     """[token]: the PKCS#11 token, how to log in, and how many signatures it makes at once."""
 
+    journal_dir: ConfigPath | None = None
     replica: ListOf[ReplicaConfig] = ()
 
     @property

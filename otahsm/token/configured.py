@@ -42,7 +42,7 @@ def mandate_of(config: Config) -> Mandate:
 
 def folder_of(token: TokenConfig) -> Path:
     """Return the folder where the signers of this machine keep what they sign."""
-    return token.guard_dir / _FOLDER
+    return token.journal_dir or token.guard_dir / _FOLDER
 
 
 def crl_hours(crl: CrlConfig | None) -> int:

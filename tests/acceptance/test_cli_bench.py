@@ -64,6 +64,16 @@ def test_bench_issue_draws_throughput_by_message_size_and_by_signers(fleet: Flee
     assert all(label in picture for label in ("requests per message", "signers", "crypto floor"))
 
 
+def test_bench_issue_leaves_the_fleets_crls_and_journal_alone(fleet: Fleet) -> None:
+    with fleet.toml.open("a") as toml:
+        toml.write('\n[crl]\nurl = "http://crl.example.com/fleet.crl"\ndirectory = "crl"\n')
+    done = fleet.run("bench", "issue", "--certificates", "50", "--json")
+    assert done.returncode == 0, done.stderr
+    assert not (fleet.folder / "crl").exists()
+    left = [path.name for path in (fleet.folder / "state/login").iterdir()]
+    assert sorted(left) == ["events", "login.lock"]
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 
 from otahsm.bench import IssueResult, Latency, TokenRate
-from otahsm.bench.issuing import write_toml
+from otahsm.bench.issuing import _apart, write_toml
 from otahsm.bench.plot import plot
 from otahsm.cli.commands.bench.measure import _doubling
 from otahsm.cli.commands.bench.tables import best_setting
-from otahsm.config import Config, ProfileConfig, TokenConfig, load_config
+from otahsm.config import (
+    CaConfig,
+    Config,
+    LedgerConfig,
+    ProfileConfig,
+    TokenConfig,
+    load_config,
+    parse_config,
+)
 from otahsm.pkcs11_names import Pkcs11Uri
 
 
@@ -63,3 +71,30 @@ def test_a_configuration_survives_being_written_as_toml(tmp_path: Path) -> None:
     profiles = {"ota-connect": ProfileConfig(), "an other": ProfileConfig(device_id=r"\w+'\d")}
     config = Config(token=token, profiles=profiles)
     assert load_config(write_toml(config, tmp_path / "otahsm.toml")) == config
+
+
+def test_a_bench_has_nothing_of_the_fleets_that_it_could_sign_or_overwrite() -> None:
+    table = {
+        "token": {"uri": "pkcs11:token=t?module-path=/m.so&pin-source=file:/pin", "guard_dir": "/login"},
+        "ca": {"key": "pkcs11:object=root;id=%01", "certificate": "/root.pem"},
+        "authorities": {
+            "next": {
+                "key": "pkcs11:object=next;id=%02",
+                "certificate": "/next.pem",
+                "crl": {"url": "http://crl.example.com/next.crl", "directory": "/next-crl"},
+            }
+        },
+        "profiles": {"ota-connect": {"ca": "next"}},
+        "crl": {"url": "http://crl.example.com/fleet.crl", "directory": "/crl"},
+        "checkpoint": {"key": "pkcs11:object=log;id=%03", "origin": "log", "verifier_key": "/log.vkey"},
+    }
+    config = parse_config(table, base=Path("/"), source="test")
+    ca = CaConfig.model_validate({"key": "pkcs11:object=bench;id=%09", "certificate": "/bench.pem"})
+    ledger = LedgerConfig.model_validate({"path": "/bench.sqlite3"})
+    apart = _apart(config, ca, ledger, Path("/bench"), Path("/login/bench"))
+    assert list(apart.token_keys) == ["pkcs11:object=bench;id=%09"]
+    assert {profile.ca for profile in apart.profiles.values()} == {""}
+    text = apart.model_dump_json()
+    assert not any(word in text for word in ("next", "root", "log.vkey", '"/crl'))
+    assert apart.crl is not None
+    assert apart.crl.directory == Path("/bench/crl")

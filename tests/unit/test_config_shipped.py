@@ -47,11 +47,11 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert set(as_shown("crl")) == shown(CrlConfig)
     assert set(as_shown("registration")) == shown(RegistrationConfig)
     # These are shown in comments: SoftHSM2 needs none of them.
-    assert set(table["token"]) == shown(TokenConfig, "weight", "replica", "signer_socket")
+    assert set(table["token"]) == shown(TokenConfig, "weight", "replica", "signer_socket", "journal_dir")
     assert set(table["ca"]) == shown(CaConfig, "mechanism", "accept")
     in_comments = set(re.findall("# [a-z_]+ = ", TEMPLATE))
     assert {"# mechanism = ", "# accept = ", "# weight = ", "# credentials = "} <= in_comments
-    assert {"# signer_socket = ", "# preparer_socket = "} <= in_comments
+    assert {"# signer_socket = ", "# preparer_socket = ", "# journal_dir = "} <= in_comments
     assert "# [[token.replica]]" in TEMPLATE
     assert "# [authorities.2027]" in TEMPLATE
     assert set(table["client"]) == shown(ClientConfig, "credentials")
