@@ -52,6 +52,7 @@ class Preparers(WorkerPool):
             longest_pause=_LONGEST_PAUSE,
             report=report,
             socket=socket,
+            believes=False,
         )
 
     async def prepare(self, tasks: Sequence[Task]) -> list[Binding | OtahsmError]:

@@ -61,6 +61,7 @@ class WorkerPool:
             "<name>.ready", "<name>.lost" or "<name>.failed".
         inherit: file descriptors that the workers inherit.
         socket: a socket where systemd starts a worker for each connection; None to start child processes.
+        believes: whether workers are believed that they make progress; if not, only their responses count.
     """
 
     def __init__(  # noqa: PLR0913 - each is the owner's decision
@@ -80,8 +81,10 @@ class WorkerPool:
         report: Report,
         inherit: Sequence[int] = (),
         socket: Path | None = None,
+        believes: bool = True,
     ) -> None:
         self._name = name
+        self._believes = believes
         # -P: a module in the working directory must not shadow one of ours
         command = (sys.executable, "-P", "-m", module)
         surroundings = {**environment, DAEMON_PID: str(os.getpid())}
@@ -271,7 +274,7 @@ class WorkerPool:
         return worker.answers > 1 or time.monotonic() - started > _SETTLED
 
     async def _start_one(self) -> Worker:
-        worker = Worker(await self._start_peer(), self._wake)
+        worker = Worker(await self._start_peer(), self._wake, believes=self._believes)
         try:
             await worker.get_ready(self._setup, _START_TIMEOUT)
         except BaseException:

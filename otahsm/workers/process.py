@@ -22,15 +22,17 @@ class Worker:
     Args:
         peer: its handle.
         changed: called after each response, and when it has failed.
+        believes: whether it is believed that it makes progress; if not, only its responses count.
     """
 
-    def __init__(self, peer: WorkerHandle, changed: Callable[[], None]) -> None:
+    def __init__(self, peer: WorkerHandle, changed: Callable[[], None], *, believes: bool = True) -> None:
         self.pid = 0  # until it is ready, and reports it
         self.last_answer = time.monotonic()
         self.answers = 0
         self.failure: OtahsmError | None = None
         self._peer = peer
         self._changed = changed
+        self._believes = believes
         self._owed: deque[asyncio.Future[list[bytes]]] = deque()
         self._reader = asyncio.create_task(self._read())
 
@@ -92,6 +94,8 @@ class Worker:
             while True:
                 header = frames.decode_header(await self._peer.reader.readexactly(frames.HEADER.size))
                 parts = frames.decode_body(header, await self._peer.reader.readexactly(header.length))
+                if header.kind is Kind.PROGRESS and not self._believes:
+                    continue
                 self.last_answer = time.monotonic()
                 if header.kind is Kind.PROGRESS:
                     continue

@@ -251,11 +251,22 @@ def leaf() -> Seeds:
     }
 
 
+def signing() -> Seeds:
+    return {
+        "certificate": bytes(64),
+        "crl": b"\x00\x01" + bytes(64),
+        "checkpoint": b"\x00\x02" + bytes(64),
+        "probe": b"\x00\x03" + bytes(8),
+        "octets": b"\x00\x04\x03\x08certific",
+        "several": b"\x03" + bytes(range(256)) * 4,
+    }
+
+
 SEEDS: Final[Mapping[str, Callable[[], Seeds]]] = {
     function.__name__: function
     for function in (
         csr, csr_signed, template, uri, config, policy, device_list, credentials, credentials_entry, order, question,
-        page_tokens, note, proof, leaf,
+        page_tokens, signing, note, proof, leaf,
     )
 }  # fmt: skip
 

@@ -186,6 +186,22 @@ TARGETS: Final[Mapping[str, Target]] = {
     "page_tokens": Target(
         "fuzz.calls", 512, instrumented=("otahsm.daemon.wire", "otahsm.errors", "otahsm.ledger")
     ),
+    "signing": Target(
+        "fuzz.signing",
+        4096,
+        (
+            "certificates",
+            "crls",
+            "checkpoint",
+            "last checkpoint",
+            "probe",
+            "ota-connect",
+            "device-1",
+            "[",
+            "]",
+        ),
+        instrumented=("otahsm.token.desk", "otahsm.pki.template", "otahsm.pki.names", "otahsm.pki.subject"),
+    ),
     "note": Target("fuzz.evidence", 4096, _NOTE),
     "proof": Target("fuzz.evidence", 4096, ("c2sp.org/tlog-proof@v1", "index ", "old ", "extra ", *_NOTE)),
     "leaf": Target("fuzz.evidence", 2048, _JSON),

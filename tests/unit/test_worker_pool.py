@@ -18,6 +18,7 @@ from otahsm.errors import (
     TokenUnavailableError,
     WorkerLostError,
     WorkersBusyError,
+    WorkerSuspectError,
 )
 from otahsm.workers import frames
 from otahsm.workers.pool import WorkerPool
@@ -35,6 +36,7 @@ async def pool_of(
     call_seconds: float = 30,
     wait_seconds: float = 30,
     probe: bytes = b"",
+    believes: bool = True,
 ) -> AsyncIterator[tuple[WorkerPool, Events]]:
     events: Events = []
     pool = WorkerPool(
@@ -49,6 +51,7 @@ async def pool_of(
         probe_seconds=0.05,
         longest_pause=0.25,
         report=lambda *event: events.append(event),
+        believes=believes,
     )
     await pool.start()
     try:
@@ -95,6 +98,41 @@ async def test_a_worker_that_hangs_is_killed_and_its_batch_given_up_after_the_se
         await pool.wait_until_ready()
         with pytest.raises(WorkerLostError, match="did not respond within"):
             await pool.call([b"hang"])
+
+
+async def test_a_worker_that_is_not_believed_hangs_whatever_it_says_of_its_progress() -> None:
+    slow = [b"slowly", *[b"x"] * 20]  # 2 seconds, with a word every 0.1
+    async with pool_of(1, call_seconds=1, believes=True) as (pool, _):
+        assert await pool.call(slow) == slow
+    async with pool_of(1, call_seconds=1, believes=False) as (pool, _):
+        with pytest.raises(WorkerLostError, match="did not respond within"):
+            await pool.call(slow)
+
+
+async def test_a_worker_whose_answer_can_not_be_true_is_killed_and_another_is_asked() -> None:
+    told: list[bytes] = []
+
+    def read(response: list[bytes]) -> bytes:
+        told.append(response[0])
+        if len(told) == 1:
+            raise ValueError("it said what is not in the CSR")
+        return response[0]
+
+    async with pool_of(1) as (pool, events):
+        assert await pool.ask([b"x"], read) == told[1] != told[0]
+        (lost,) = (error for event, _, error in events if event == "worker.lost")
+    assert isinstance(lost, WorkerSuspectError)
+    assert "was killed: it said what is not in the CSR" in lost.message
+
+
+async def test_two_workers_whose_answers_can_not_be_true_are_enough() -> None:
+    def read(_: list[bytes]) -> None:
+        raise ValueError("it lies")
+
+    async with pool_of(1) as (pool, _):
+        with pytest.raises(WorkerSuspectError, match="it lies"):
+            await pool.ask([b"x"], read)
+        assert (await pool.call([b"x"]))[1:] == [b"x"]
 
 
 async def test_what_a_vendors_library_prints_does_not_disturb_the_pipe() -> None:

@@ -23,12 +23,12 @@ import contextlib
 import fcntl
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from otahsm.errors import TokenUnavailableError
 from otahsm.system.clock import rfc3339, utc_now
 from otahsm.system.durable import make_durable, make_folder
 from otahsm.token.desk.memory import explained_write
@@ -57,8 +57,7 @@ class Journal:
         self._descriptor: int | None = None
         self._path = self._folder
         self._one_at_a_time = threading.Lock()
-        self._unflushed = threading.Event()
-        threading.Thread(target=self._flush_for_ever, name="journal", daemon=True).start()
+        self._flushing: threading.Timer | None = None
 
     def start(self) -> None:
         """Write that a signer started. Raises TokenUnavailableError."""
@@ -75,7 +74,7 @@ class Journal:
             if os.fstat(descriptor).st_size > _MOST_OCTETS:
                 descriptor = self._begin_another(descriptor)
             _write_all(descriptor, content)
-        self._unflushed.set()
+            self._flush_soon()
 
     def flush(self) -> None:
         """Have everything on the disk. Raises TokenUnavailableError."""
@@ -83,13 +82,17 @@ class Journal:
             if self._descriptor is not None:
                 os.fsync(self._descriptor)
 
-    def _flush_for_ever(self) -> None:
-        while True:
-            self._unflushed.wait()
-            time.sleep(_FLUSH_SECONDS)
-            self._unflushed.clear()
-            with contextlib.suppress(Exception):  # the next entry can't be written, and says so
-                self.flush()
+    def _flush_soon(self) -> None:
+        """Have what was written on the disk a second later, in one flush, while the token signs more."""
+        if self._flushing is None:
+            self._flushing = threading.Timer(_FLUSH_SECONDS, self._flush_now)
+            self._flushing.daemon = True
+            self._flushing.start()
+
+    def _flush_now(self) -> None:
+        self._flushing = None
+        with contextlib.suppress(TokenUnavailableError):  # the next entry can't be written, and says so
+            self.flush()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
