@@ -1,6 +1,6 @@
 """Texts with placeholders, as in "{plant}-{seq:06d}". No value can change the text around it.
 
-And numbers with their nouns.
+And numbers with their nouns, and texts of others in one line.
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ class Template:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun: "1 leaf", "2,000 leaves"; the plural has an s if none is given."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def plain(text: str) -> str:
+    """Return a text that somebody else wrote with its control characters escaped: it fits one line."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _places(text: str, numbers: frozenset[str]) -> Iterator[str]:

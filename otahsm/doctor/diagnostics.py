@@ -38,7 +38,7 @@ def diagnose(config: Config, path: Path, now: datetime) -> Iterator[Check]:
     if config.token:
         for number in range(len(config.token.all)):
             yield from _examine_token(path, number)
-        yield from examine_signers(config.token)
+        yield from examine_signers(config.token, now)
     for name, authority in config.all_authorities.items():
         if not authority.retired:
             yield from examine_authority(config, name, authority, now)

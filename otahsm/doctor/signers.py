@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
 
 from otahsm.checks import Check, failed, ok, warning
 from otahsm.config import TokenConfig
 from otahsm.errors import ConfigError
 from otahsm.templates import counted
 from otahsm.token.configured import folder_of
-from otahsm.token.desk.journal_reading import MachineJournal, SignedCertificate
+from otahsm.token.desk.journal_reading import refusals_in
 
-_SUBJECT = "signers' journal"
+_SUBJECT: Final = "signers' journal"
+_DAYS: Final = 30
 
 
-def examine_signers(token: TokenConfig) -> Iterator[Check]:
-    """Look for refusals in the newest file of the signers' journal."""
+def examine_signers(token: TokenConfig, now: datetime) -> Iterator[Check]:
+    """Look for refusals of the last month in the signers' journal."""
     folder = folder_of(token)
     try:
         if not folder.exists():
@@ -29,17 +32,16 @@ def examine_signers(token: TokenConfig) -> Iterator[Check]:
         )
         return
     try:
-        journal = MachineJournal(folder, only_newest=True)
-        certificates = sum(isinstance(entry, SignedCertificate) for entry in journal.entries())
+        refused, last = refusals_in(folder, now - timedelta(days=_DAYS))
     except ConfigError as error:
         yield failed(_SUBJECT, error)
         return
-    if journal.refused:
+    if refused:
         yield warning(
             _SUBJECT,
-            f"signers refused {counted(journal.refused, 'request')}; the last: {journal.last_refusal}",
+            f"signers refused {counted(refused, 'request')}; the last: {last}",
             "Compare the clocks and the configurations of daemon and signers. If they are the same, find out"
             " who asked: `otahsm audit --event signing.refused`, and `otahsm ledger verify --journal`.",
         )
         return
-    yield ok(_SUBJECT, f"no refusals; {counted(certificates, 'certificate')} in the newest file")
+    yield ok(_SUBJECT, f"no refusals in {_DAYS} days; `otahsm ledger verify --journal` reads all of it")

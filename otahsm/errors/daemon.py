@@ -232,6 +232,15 @@ class SigningRefusedError(OtahsmError):
     )
 
 
+class SigningLateError(SigningRefusedError):
+    """A signer refused a certificate of another time: it was asked too late, or a clock was set meanwhile."""
+
+    code = Code.UNAVAILABLE
+    reason = "SIGNING_LATE"
+    exit_code = ExitCode.UNAVAILABLE
+    default_hint = "Retry. If this happens again, the daemon and its signers have different clocks."
+
+
 class WorkersBusyError(OtahsmError):
     """No worker process became free in time."""
 

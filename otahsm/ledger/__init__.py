@@ -15,12 +15,10 @@ from otahsm.ledger.read.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.read.crl_reader import CrlReader, CrlState
 from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
 from otahsm.ledger.read.reader import LedgerReader
-from otahsm.ledger.read.signatures import Comparison, Period, Signatures, compare_signatures
+from otahsm.ledger.read.signatures import Comparison, Period, Signatures, SignedList, compare_signatures
 from otahsm.ledger.read.snapshot import snapshot
 from otahsm.ledger.read.weak_keys import KeyVerdict, WeakCertificate, compare_keys
 from otahsm.ledger.records import (
-    AUTHORITIES,
-    COMPLETE,
     Accepted,
     AuditEvent,
     Barred,
@@ -48,6 +46,7 @@ from otahsm.ledger.store import Ledger
 from otahsm.ledger.tree.proofs import Head
 from otahsm.ledger.tree.verdict import Verdict
 from otahsm.ledger.tree.verification import verify
+from otahsm.pki.crls.distribution import AUTHORITIES, COMPLETE
 
 __all__ = [
     "AUTHORITIES",
@@ -91,6 +90,7 @@ __all__ = [
     "RevocationAnswer",
     "RevocationRequest",
     "Signatures",
+    "SignedList",
     "Status",
     "StoredCrl",
     "Verdict",

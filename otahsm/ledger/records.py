@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from otahsm.pki.serial import SerialNumber
 
@@ -100,10 +100,6 @@ class OverQuota(NamedTuple):
 
 
 JournalResult: TypeAlias = Accepted | Replay | InProgress | Conflict | Barred | BatchRefusal | OverQuota
-
-# The names of CRLs that have no URL of their own.
-COMPLETE: Final = ""
-AUTHORITIES: Final = "authorities"
 
 
 class BatchTerms(NamedTuple):

@@ -101,12 +101,17 @@ def check_signs_crls(issuer: Issuer) -> None:
     Raises:
         ConfigError: its keyUsage does not allow it.
     """
-    usage = find_extension(x509.load_der_x509_certificate(issuer.certificate), x509.KeyUsage)
-    if usage is not None and not usage.crl_sign:
+    if not signs_crls(issuer):
         raise ConfigError(
             f"{issuer.subject_text} may not sign CRLs, which [crl] requires: its keyUsage lacks cRLSign",
             hint="Remove [crl], or use a CA certificate with cRLSign, such as `otahsm ca init` creates.",
         )
+
+
+def signs_crls(issuer: Issuer) -> bool:
+    """Return whether the CA certificate may sign CRLs."""
+    usage = find_extension(x509.load_der_x509_certificate(issuer.certificate), x509.KeyUsage)
+    return usage is None or usage.crl_sign
 
 
 def _check_is_ca(certificate: x509.Certificate) -> None:

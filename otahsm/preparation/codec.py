@@ -10,6 +10,7 @@ from otahsm.pki.certificate import Binding
 from otahsm.pki.keytypes.spki import type_of_spki
 from otahsm.pki.names import common_names
 from otahsm.pki.profile import Profile
+from otahsm.templates import plain
 
 _OK: Final = b"ok"
 _REFUSED: Final = b"refused"
@@ -104,7 +105,7 @@ def _compare(task: Task, binding: Binding) -> None:
 def _shown(text: bytes) -> str:
     """Decode a text of a process that may have been taken over: short, and in one line."""
     decoded = text.decode("utf-8", "replace")[:_MAX_TEXT]
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in decoded)[:_MAX_TEXT]
+    return plain(decoded)[:_MAX_TEXT]
 
 
 def _groups(parts: Sequence[bytes], size: int) -> Iterator[tuple[bytes, ...]]:

@@ -19,21 +19,21 @@ from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 from otahsm.config import CrlConfig
-from otahsm.errors import AuthorityUnusableError, TokenUnavailableError
+from otahsm.errors import AuthorityUnusableError, OtahsmError, TokenUnavailableError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlNumber, CrlReader, CrlRow, CrlState, Ledger, StoredCrl
 from otahsm.pki.certificate import assemble
 from otahsm.pki.crls.building import Reason, RevokedCertificate
 from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes import signature_is_valid
 from otahsm.system.clock import Clock
-from otahsm.token.desk.codec import CrlToSign, encode_entries
+from otahsm.token.desk.codec import ENTRY_OCTETS, MOST_ENTRIES, CrlToSign, encode_entries
 from otahsm.token.desk.crls import BACKDATED, build
 from otahsm.token.pool import SignerPool
 
 _HOUR: Final = 3600
 _AT_ONCE: Final = 64  # CRLs in one request to a signer, and in one transaction
 _OCTETS_AT_ONCE: Final = 16 * 1024 * 1024
-_MAX_OCTETS: Final = 60 * 1024 * 1024  # of the entries: the limit of a message to a signer
+_MAX_OCTETS: Final = MOST_ENTRIES * ENTRY_OCTETS
 
 _Result = TypeVar("_Result")
 
@@ -155,19 +155,29 @@ class CrlMaker:
     async def _make(self, scopes: list[str]) -> None:
         """Make CRLs with the same number, since they have different scopes (RFC 5280, section 5.2.3).
 
-        One that is too large fails, but the others are made.
+        One that is too large, or that a signer refuses, fails; the others are made.
         """
         now = self._now()
         self._check_clock(now)
+        above = max(self.above, await self._signers.last_crl_number(self._name))
         number = await self._ledger.take_crl_number(
-            self._issuer.key_identifier, above=self.above, earliest=now - BACKDATED, now=now
+            self._issuer.key_identifier, above=above, earliest=now - BACKDATED, now=now
         )
         self._too_large = None
+        failure: OtahsmError | None = None
         drafts = self._drafts(scopes, number, now + self._schedule.validity)
         while chunk := await self.off_the_loop(partial(_take, drafts)):
-            signatures = await self._signers.sign_crls(self._name, [draft.crl for draft in chunk])
-            made = await self.off_the_loop(partial(self._assemble, chunk, signatures))
-            await self._ledger.write_crls(self._issuer.key_identifier, made)
+            answers = await self._signers.sign_crls(self._name, [draft.crl for draft in chunk])
+            signed = [
+                (draft, answer)
+                for draft, answer in zip(chunk, answers, strict=True)
+                if isinstance(answer, bytes)
+            ]
+            failure = next((each for each in answers if isinstance(each, OtahsmError)), failure)
+            if made := await self.off_the_loop(partial(self._assemble, signed)):
+                await self._ledger.write_crls(self._issuer.key_identifier, made)
+        if failure is not None:
+            raise failure
         if self._too_large is not None:
             raise self._too_large
 
@@ -191,15 +201,15 @@ class CrlMaker:
         for serial, revoked_at, reason in self._reader.revoked(scope):
             yield RevokedCertificate(serial, _moment(revoked_at), Reason(reason))
 
-    def _assemble(self, drafts: list[_Draft], signatures: list[bytes]) -> list[StoredCrl]:
+    def _assemble(self, signed: list[tuple[_Draft, bytes]]) -> list[StoredCrl]:
         """Return the signed CRLs. Raises TokenUnavailableError if a signature does not verify."""
         key, algorithm = self._issuer.public_key, self._issuer.algorithm
-        for (_, _, tbs), signature in zip(drafts, signatures, strict=True):
+        for (_, _, tbs), signature in signed:
             if not signature_is_valid(key, algorithm, signature, tbs):
                 raise TokenUnavailableError("the token's signature of a CRL does not verify")
         return [
             StoredCrl(crl.scope, row, assemble(tbs, algorithm, signature))
-            for (crl, row, tbs), signature in zip(drafts, signatures, strict=True)
+            for (crl, row, tbs), signature in signed
         ]
 
     def _check_clock(self, now: int) -> None:

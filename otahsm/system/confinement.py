@@ -12,6 +12,7 @@ import ctypes
 import os
 import resource
 import signal
+from pathlib import Path
 from typing import Final
 
 from otahsm.errors import ConfigError
@@ -34,6 +35,8 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 def drop_privileges() -> None:
     """Become nobody if the process is root's, and lose all capabilities.
 
+    In a user namespace that has no nobody, root stays what it is outside: a user like others.
+
     Capabilities are each thread's own, so the process should have no other thread yet. This clears the signal
     for the death of the parent: prctl(2), PR_SET_PDEATHSIG.
 
@@ -41,7 +44,7 @@ def drop_privileges() -> None:
         ConfigError: the process is root's, and the kernel refuses to make it nobody's.
         OSError: the kernel refuses another part.
     """
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and _there_is(_NOBODY):
         try:
             os.setgroups([])
             os.setresgid(_NOBODY, _NOBODY, _NOBODY)
@@ -59,6 +62,16 @@ def drop_privileges() -> None:
     harden()  # anew: a change of user resets what may be read of the process
     with contextlib.suppress(PermissionError):  # it leads a session already
         os.setsid()  # no terminal to type into
+
+
+def _there_is(user: int) -> bool:
+    """Return whether the namespace has a user (user_namespaces(7)); True if that can't be told."""
+    try:
+        lines = Path("/proc/self/uid_map").read_text().splitlines()
+    except OSError:
+        return True
+    ranges = [tuple(map(int, line.split())) for line in lines]
+    return any(first <= user < first + count for first, _, count in ranges)
 
 
 def refuse_resources() -> None:

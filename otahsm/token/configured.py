@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.config import Config, CrlConfig, TokenConfig, ca_section, load_verifier_key, section
+from otahsm.pki.chain import signs_crls
 from otahsm.token.files import read_chain
 from otahsm.token.setup import AuthorityMandate, CheckpointMandate, Mandate, ProfileMandate
 
@@ -28,7 +29,8 @@ def mandate_of(config: Config) -> Mandate:
     for name, ca in config.all_authorities.items():
         if not ca.retired:
             issuer = read_chain(ca, ca_section(name)).issuer
-            authorities[name] = AuthorityMandate(ca, issuer, crl_hours(ca.crl) * _HOUR)
+            seconds = crl_hours(ca.crl) * _HOUR if signs_crls(issuer) else 0
+            authorities[name] = AuthorityMandate(ca, issuer, seconds)
     profiles = {}
     for name, profile in config.profiles.items():
         crl = config.all_authorities[profile.ca].crl

@@ -149,41 +149,51 @@ class SignerPool:
             TokenUnavailableError: two signers, or every token, failed at it, or none was free in time.
             TokenRefusedError: the token refuses, and an operator must act.
         """
-        request = codec.encode_certificates(profile, items)
-        answers = await self._ask(request, partial(codec.decode_signatures, count=len(items)))
-        for answer in answers:
-            if isinstance(answer, SigningRefusedError):
-                self._report(REFUSED, 0, answer)
-        return answers
+        return await self._ask_for(codec.encode_certificates(profile, items), len(items))
 
-    async def sign_crls(self, authority: str, crls: Sequence[CrlToSign]) -> list[bytes]:
-        """Have CRLs of one CA signed; return a verified signature for each. Each has a scope of its own.
+    async def sign_crls(self, authority: str, crls: Sequence[CrlToSign]) -> list[bytes | SigningRefusedError]:
+        """Have CRLs of one CA signed, each of another scope; return a signature or a refusal for each.
+
+        Raises as `sign_certificates`.
+        """
+        return await self._ask_for(codec.encode_crls(authority, crls), len(crls))
+
+    async def last_crl_number(self, authority: str) -> int:
+        """Return the highest number of a CRL of a CA that signers of this machine signed; 0 for none.
 
         Raises:
-            SigningRefusedError: a signer refused one of them.
+            SigningRefusedError: they can't tell.
             OtahsmError: as `sign_certificates`.
         """
-        request = codec.encode_crls(authority, crls)
-        return await self._ask(request, partial(_signatures, count=len(crls)))
+        return await self._ask(codec.encode_last_number(authority), codec.decode_last_number)
 
-    async def sign_checkpoint(self, checkpoint: Checkpoint, proof: Sequence[bytes]) -> bytes:
+    async def sign_checkpoint(
+        self, checkpoint: Checkpoint, last: int, proof: Sequence[bytes]
+    ) -> bytes | LastCheckpoint:
         """Have a checkpoint signed.
 
         Args:
             checkpoint: of the log of the mandate.
-            proof: that it continues `last_checkpoint`; empty if there is none.
+            last: the size of the one that signers of this machine signed last; 0 for none.
+            proof: that it continues that one.
+
+        Returns:
+            A verified signature; or what was signed last, if that was another.
 
         Raises:
             SigningRefusedError: a signer refused.
             OtahsmError: as `sign_certificates`.
         """
-        request = codec.encode_checkpoint(checkpoint, proof)
-        (signature,) = await self._ask(request, partial(_signatures, count=1))
-        return signature
+        return await self._ask(
+            codec.encode_checkpoint(checkpoint, last, proof), codec.decode_checkpoint_answer
+        )
 
-    async def last_checkpoint(self) -> LastCheckpoint | None:
-        """Return what the signers signed last; None for nothing. Raises as `sign_checkpoint`."""
-        return await self._ask([codec.LAST_CHECKPOINT], codec.decode_last_checkpoint)
+    async def _ask_for(self, request: Sequence[bytes], count: int) -> list[bytes | SigningRefusedError]:
+        answers = await self._ask(request, partial(codec.decode_signatures, count=count))
+        for answer in answers:
+            if isinstance(answer, SigningRefusedError):
+                self._report(REFUSED, 0, answer)
+        return answers
 
     async def _ask(self, request: Sequence[bytes], read: Callable[[list[bytes]], _Answer]) -> _Answer:
         try:
@@ -242,13 +252,3 @@ class SignerPool:
             task = asyncio.get_running_loop().create_task(member.pool.close())
             self._closing.add(task)
         self._changed.set()
-
-
-def _signatures(parts: Sequence[bytes], count: int) -> list[bytes]:
-    """Read signatures, of which none may be refused. Raises SigningRefusedError; ValueError: malformed."""
-    signatures = []
-    for answer in codec.decode_signatures(parts, count):
-        if isinstance(answer, SigningRefusedError):
-            raise answer
-        signatures.append(answer)
-    return signatures

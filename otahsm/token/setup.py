@@ -75,7 +75,7 @@ class AuthorityMandate(NamedTuple):
     Attributes:
         access: the key.
         issuer: the CA certificate.
-        crl_seconds: how long a CRL of its may be valid.
+        crl_seconds: how long a CRL of its may be valid; 0 if it may not sign any.
     """
 
     access: KeyAccess

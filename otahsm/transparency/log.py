@@ -18,6 +18,7 @@ from otahsm.errors import (
     NotFoundError,
     OtahsmError,
     RequestRefusedError,
+    TokenUnavailableError,
 )
 from otahsm.ledger import Head, Ledger
 from otahsm.pki.serial import SerialNumber
@@ -34,6 +35,7 @@ from otahsm.tlog import (
 )
 from otahsm.token.pool import SignerPool
 
+_TRIES: Final = 4  # each after another daemon had a checkpoint signed
 _TURN_SECONDS: Final = 0.05  # to wait for a step of another replica
 _LAST_SECONDS: Final = 5.0  # to wait for a last checkpoint when the daemon shuts down
 
@@ -137,7 +139,7 @@ class Transparency:
                 return Signed(size, head.note)
             await self._check_that_it_grew(head)
             checkpoint = Checkpoint(key.name, size, root)
-            signature = await self._signers.sign_checkpoint(checkpoint, await self._continuing(size))
+            signature = await self._signature(checkpoint, head.size or 0)
             note = assemble(checkpoint.encode(), key, signature)
             kept = await self._log.keep(size, note, microseconds(self._clock()))
             return Signed(size, kept if _is_signed(kept, key) else note)  # it may be signed by a former key
@@ -199,15 +201,24 @@ class Transparency:
             raise LedgerTamperedError("nodes of the tree are missing")
         return ConsistencyProof(old_size, tuple(hashes), note).encode()
 
-    async def _continuing(self, size: int) -> list[bytes]:
-        """Prove to the signers that a tree of this size continues the one that they signed last."""
-        last = await self._signers.last_checkpoint()
-        if last is None or not 0 < last.size < size:
-            return []  # they compare the rest themselves
-        hashes = await self._log.prove_consistency(last.size, size)
-        if hashes is None:
-            raise LedgerTamperedError("nodes of the tree are missing")
-        return hashes
+    async def _signature(self, checkpoint: Checkpoint, last: int) -> bytes:
+        """Have a checkpoint signed, with a proof that it continues what the signers signed last.
+
+        Args:
+            checkpoint: the checkpoint.
+            last: the size of the one that they may have signed last; they say if it was another.
+        """
+        for _ in range(_TRIES):
+            proof: list[bytes] | None = []
+            if 0 < last < checkpoint.size:
+                proof = await self._log.prove_consistency(last, checkpoint.size)
+            if proof is None:
+                raise LedgerTamperedError("nodes of the tree are missing")
+            answer = await self._signers.sign_checkpoint(checkpoint, last, proof)
+            if isinstance(answer, bytes):
+                return answer
+            last = answer.size
+        raise TokenUnavailableError("other daemons had checkpoints signed meanwhile, again and again")
 
     def _need_key(self) -> VerifierKey:
         if self._key is None:

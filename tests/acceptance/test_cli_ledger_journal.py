@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 
+from otahsm.system.clock import rfc3339, utc_now
+
 from support.harness import Fleet, RunningDaemon, running
 
 JOURNAL = "state/login/signed/journal"
@@ -92,6 +94,10 @@ def test_signers_notice_a_ledger_that_was_rolled_back_until_an_operator_accepts_
         done = fleet.run("ledger", "accept", "--reason", "restored the backup")
         assert done.returncode == 0, done.stderr
         assert "forgotten 0 CRLs and 1 checkpoint" in done.stdout
+        status, told = verified(fleet)
+        journals = told["journals"]
+        assert isinstance(journals, dict)
+        assert (status, told["findings"], journals["lost"] >= 31) == (0, 0, True)
         done = fleet.run("ledger", "checkpoint", "--new", "--output", "old.note")
         assert done.returncode == 0, done.stderr
         assert "accepted" in fleet.run("ledger", "verify", "--journal", JOURNAL).stdout
@@ -104,12 +110,16 @@ def test_a_doctor_looks_for_refusals(daemon: RunningDaemon) -> None:
         return {name: check[name] for name in ("status", "message")}
 
     issue(daemon, 2)
-    assert said() == {"status": "ok", "message": "no refusals; 2 certificates in the newest file"}
+    assert said()["status"] == "ok"
+    assert said()["message"].startswith("no refusals in 30 days")
     log = daemon.fleet.folder / JOURNAL / "00000001.log"
     with log.open("a") as file:
-        file.write("refused a request: it is malformed\n")
+        file.write("refused 2020-01-01T00:00:00Z a request: it is malformed\n")
+    assert said()["status"] == "ok"
+    with log.open("a") as file:
+        file.write(f"refused {rfc3339(utc_now())} a request: it is malformed\n")
     assert said()["status"] == "warning"
-    assert "refused 1 request; the last: a request: it is malformed" in said()["message"]
+    assert said()["message"].startswith("signers refused 1 request; the last: 20")
     shutil.rmtree(daemon.fleet.folder / "state/login/signed")
     assert said()["status"] == "ok"
     assert "no signer has signed anything" in said()["message"]

@@ -72,7 +72,9 @@ def _ask(draws: Draws, folder: Path) -> None:
     answers: list[bytes] = []
     for _ in range(1 + draws.number(4)):
         answers += desk.handle(_request(draws))
-    signatures = sum(answer.startswith(codec.encode_signature(b"")) for answer in answers)
+    signatures = sum(
+        len(answer) > 32 and answer.startswith(codec.encode_signature(b"")) for answer in answers
+    )
     for message in session.ca.messages:
         _judge(message)
     for message in session.log.messages:
@@ -97,9 +99,10 @@ def _request(draws: Draws) -> list[bytes]:
         return codec.encode_crls("", [CrlToSign(scope, draws.number(1 << 16), made, ends, entries)])
     if kind == 2:
         root = draws.octets(32)
-        return [codec.CHECKPOINT, draws.text(8).encode(), root, *([root] * draws.number(3))]
+        last = b"%d" % draws.number(3)
+        return [codec.CHECKPOINT, last, draws.text(8).encode(), root, *([root] * draws.number(3))]
     if kind == 3:
-        return [draws.one_of([codec.PROBE, codec.LAST_CHECKPOINT]), *([b"x"] * draws.number(2))]
+        return [draws.one_of([codec.PROBE, codec.LAST_NUMBER]), *([draws.text(1).encode()] * draws.number(2))]
     return [draws.octets(draws.number(64)) for _ in range(draws.number(8))] or [b""]
 
 

@@ -193,7 +193,7 @@ TARGETS: Final[Mapping[str, Target]] = {
             "certificates",
             "crls",
             "checkpoint",
-            "last checkpoint",
+            "last crl number",
             "probe",
             "ota-connect",
             "device-1",

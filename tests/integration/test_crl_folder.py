@@ -43,9 +43,14 @@ async def test_a_ledger_that_was_restored_uses_no_number_again_that_a_file_has(f
     for path in (fleet.folder / "ledger").glob("ledger.sqlite3*"):
         path.unlink()
     async with station(fleet) as running:
+        assert "lacks revocations that are on the CRL" in await running.failed()  # signers remember
+    assert fleet.run("ledger", "accept", "--reason", "restored").returncode == 0
+    async with station(fleet) as running:
         await running.said("crl.made")
         assert before.number is not None
-        assert (await running.crl())[0].number == before.number + 1
+        number = (await running.crl())[0].number
+        assert number is not None
+        assert number > before.number
 
 
 async def test_a_folder_that_can_not_be_written_is_reported_once_and_written_later(fleet: Fleet) -> None:
@@ -71,11 +76,11 @@ async def test_a_folder_that_can_not_be_written_is_reported_once_and_written_lat
 async def test_a_crl_that_is_too_large_for_a_signer_is_reported_and_costs_the_others_nothing(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("otahsm.revocation.crl_maker._MAX_OCTETS", 1000)
+    monkeypatch.setattr("otahsm.revocation.crl_maker._MAX_OCTETS", 800)
     configure(fleet, url=SHARDED, shards=4)
     async with station(fleet) as running:
         issued = await running.issue(30)
-        await running.revoke(*issued)  # some 1,600 octets, and a quarter of that in a shard
+        await running.revoke(*issued)  # 870 octets, and a quarter of that in a shard
         assert "30 certificates is too large" in await running.failed()
         await running.looked()
         shards = [SHARDED.replace("{shard}", str(shard)) for shard in range(4)]

@@ -13,6 +13,7 @@ from otahsm.errors import SigningRefusedError
 from otahsm.patterns import compile_pattern
 from otahsm.pki.certificate import Binding
 from otahsm.pki.crls.building import Reason, RevokedCertificate
+from otahsm.pki.crls.distribution import COMPLETE
 from otahsm.pki.keytypes import sign
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.profile import Profile
@@ -20,8 +21,8 @@ from otahsm.pki.serial import SerialNumber, make_serial
 from otahsm.pki.template import ProfileTemplate, Terms
 from otahsm.tlog import Checkpoint, VerifierKey, leaf_hash, node_hash, root_of
 from otahsm.token.desk import codec
-from otahsm.token.desk.codec import CertificateToSign, CrlToSign, encode_entries
-from otahsm.token.desk.crls import BACKDATED, COMPLETE
+from otahsm.token.desk.codec import CertificateToSign, CrlToSign, LastCheckpoint, encode_entries
+from otahsm.token.desk.crls import BACKDATED
 from otahsm.token.desk.desk import Desk
 from otahsm.token.desk.journal import files_of
 from otahsm.token.setup import CheckpointMandate, Mandate
@@ -127,6 +128,10 @@ PROOF = [LEAVES[2], LEAVES[3], node_hash(*LEAVES[:2])]  # RFC 9162, section 2.1.
 
 
 def sign_checkpoint(
-    signer: Signer, checkpoint: Checkpoint, proof: Sequence[bytes] = ()
-) -> bytes | SigningRefusedError:
-    return signer.ask(codec.encode_checkpoint(checkpoint, proof))[0]
+    signer: Signer, checkpoint: Checkpoint, proof: Sequence[bytes] = (), last: int = 0
+) -> bytes | LastCheckpoint | SigningRefusedError:
+    parts = list(signer.desk.handle(codec.encode_checkpoint(checkpoint, last, proof)))
+    try:
+        return codec.decode_checkpoint_answer(parts)
+    except SigningRefusedError as error:
+        return error

@@ -13,6 +13,7 @@ from cryptography import x509
 from otahsm.errors import SigningRefusedError
 from otahsm.pki.certificate import Binding, Validity, assemble, build_tbs
 from otahsm.pki.crls.building import Reason
+from otahsm.pki.crls.distribution import AUTHORITIES, COMPLETE
 from otahsm.pki.keytypes import signature_is_valid
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.profile import Profile
@@ -22,7 +23,7 @@ from otahsm.pki.template import ProfileTemplate, Terms
 from otahsm.tlog import Checkpoint, root_of
 from otahsm.token.desk import codec
 from otahsm.token.desk.codec import CertificateToSign, CrlToSign, encode_entries
-from otahsm.token.desk.crls import AUTHORITIES, COMPLETE, build
+from otahsm.token.desk.crls import build
 from otahsm.token.setup import PROBE
 
 from support.attacks.forging import key_of
@@ -180,8 +181,11 @@ def test_a_clock_at_which_the_ca_is_not_valid_gives_nothing(signer: Signer) -> N
         [codec.CRLS, b"", SUB_CA, b""],
         [codec.CRLS, b"", b"[]", b""],
         [codec.CRLS, b"", b'[null, "1", 2, 3]', b""],
-        [codec.CHECKPOINT, b"x", bytes(32)],
-        [codec.LAST_CHECKPOINT, SUB_CA],
+        [codec.CHECKPOINT, b"x", b"1", bytes(32)],
+        [codec.CHECKPOINT, b"0", b"1_0", bytes(32)],
+        [codec.CHECKPOINT, b"0", b"1"],
+        [codec.LAST_NUMBER, b"another"],
+        [codec.LAST_NUMBER],
     ],
 )
 def test_nothing_else_is_signed(signer: Signer, request_: list[bytes]) -> None:
@@ -292,21 +296,77 @@ def test_a_memory_that_is_damaged_is_no_memory_of_nothing(signer: Signer, conten
     assert f"can't read {path}" in refused.message
 
 
+SHARD = "http://crl.example.com/1.crl"
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        "http://CRL.example.com/1.crl",
+        "HTTP://crl.example.com/1.crl",
+        f"{SHARD}#",
+        f"{SHARD}?",
+        f"{SHARD}\t",
+        f" {SHARD}",
+        "http://crl.example.com/%31.crl",
+        "http://crl.example.com:80/1.crl ",
+        "http://x/\x1b[2J",
+        "http://ex\u00e4mple.com/1.crl",
+        "\ud800",
+        "complete",
+        "x" * 300,
+    ],
+)
+def test_a_scope_has_one_name(signer: Signer, scope: str) -> None:
+    assert isinstance(sign_crl(signer, crl(5, entry(7), scope=SHARD))[0], bytes)
+    (refused,) = sign_crl(signer, crl(6, scope=scope))
+    assert isinstance(refused, SigningRefusedError)
+
+
+def test_what_no_honest_daemon_asks_for_is_refused(signer: Signer) -> None:
+    for made in (crl(5, entry(7), scope=AUTHORITIES), crl((1 << 159) - 1), crl(1 << 63), crl(0)):
+        assert isinstance(sign_crl(signer, made)[0], SigningRefusedError)
+    access = signer.mandate.authorities[""]
+    signer.mandate = signer.mandate._replace(authorities={"": access._replace(crl_seconds=0)})
+    signer.restart()
+    (refused,) = sign_crl(signer, crl(1))
+    assert isinstance(refused, SigningRefusedError)
+    assert "does not allow its key to sign CRLs" in refused.message
+
+
+def test_a_daemon_is_told_the_highest_number(signer: Signer) -> None:
+    def last() -> int:
+        return codec.decode_last_number(list(signer.desk.handle(codec.encode_last_number(""))))
+
+    assert last() == 0
+    sign_crl(signer, LAST, crl(9, scope=SHARD), crl(2, scope=AUTHORITIES))
+    assert last() == 9
+    (path, *_) = (signer.folder / "last").glob("crl-*")
+    path.write_bytes(b"x")
+    with pytest.raises(SigningRefusedError, match="can't read"):
+        last()
+
+
 # Checkpoints
 
 
 def test_a_checkpoint_that_continues_the_last_one_is_signed_by_the_key_of_the_log(signer: Signer) -> None:
-    assert codec.decode_last_checkpoint(list(signer.desk.handle([codec.LAST_CHECKPOINT]))) is None
-    for checkpoint, proof in ((THREE, ()), (FOUR, PROOF), (FOUR, ())):
-        signature = sign_checkpoint(signer, checkpoint, proof)
+    for checkpoint, last, proof in ((THREE, 0, ()), (FOUR, 3, PROOF), (FOUR, 4, ()), (FOUR, 4, PROOF)):
+        signature = sign_checkpoint(signer, checkpoint, proof, last)
         assert isinstance(signature, bytes)
         VERIFIER.verify(checkpoint.encode(), signature)
         assert not signature_is_valid(ISSUER.public_key, ISSUER.algorithm, signature, checkpoint.encode())
         assert signer.journal()[-1] == (
             f"checkpoint {checkpoint.size} {checkpoint.root.hex()} {VERIFIER.name}"
         )
-    last = codec.decode_last_checkpoint(list(signer.desk.handle([codec.LAST_CHECKPOINT])))
-    assert last == (4, FOUR.root)
+
+
+def test_a_daemon_that_thinks_of_another_last_one_is_told_which_it_was(signer: Signer) -> None:
+    assert sign_checkpoint(signer, FOUR, PROOF, 3) == (0, b"")
+    assert isinstance(sign_checkpoint(signer, THREE), bytes)
+    for last in (0, 2, 4):
+        assert sign_checkpoint(signer, FOUR, PROOF, last) == (3, THREE.root)
+    assert signer.refusals() == 0
 
 
 FORKED = Checkpoint(VERIFIER.name, 4, root_of([*LEAVES[:2], LEAVES[3], LEAVES[2]]))
@@ -326,10 +386,10 @@ CHECKPOINTS: dict[str, tuple[Checkpoint, Sequence[bytes]]] = {
 def test_a_checkpoint_of_another_tree_is_refused(signer: Signer, what: str) -> None:
     assert isinstance(sign_checkpoint(signer, THREE), bytes)
     signer.restart()
-    refused = sign_checkpoint(signer, *CHECKPOINTS[what])
+    refused = sign_checkpoint(signer, *CHECKPOINTS[what], last=3)
     assert isinstance(refused, SigningRefusedError)
     assert signer.refusals() == 1
-    assert isinstance(sign_checkpoint(signer, FOUR, PROOF), bytes)
+    assert isinstance(sign_checkpoint(signer, FOUR, PROOF, 3), bytes)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'[3, "00"]', b'["3", "00"]', b"[" * 100_000])
@@ -337,13 +397,12 @@ def test_a_last_checkpoint_that_is_damaged_is_not_none(signer: Signer, content: 
     sign_checkpoint(signer, THREE)
     (path,) = (signer.folder / "last").glob("checkpoint-*")
     path.write_bytes(content)
-    assert isinstance(sign_checkpoint(signer, FOUR), SigningRefusedError)
-    with pytest.raises(SigningRefusedError, match="can't read"):
-        codec.decode_last_checkpoint(list(signer.desk.handle([codec.LAST_CHECKPOINT])))
+    refused = sign_checkpoint(signer, FOUR)
+    assert isinstance(refused, SigningRefusedError)
+    assert "can't read" in refused.message
 
 
 def test_without_a_log_no_checkpoint_is_signed(signer: Signer) -> None:
     signer.mandate = signer.mandate._replace(checkpoint=None)
     signer.restart()
     assert isinstance(sign_checkpoint(signer, THREE), SigningRefusedError)
-    assert list(signer.desk.handle([codec.LAST_CHECKPOINT])) == []

@@ -18,6 +18,7 @@ from otahsm.ledger import (
     Ledger,
     Period,
     Signatures,
+    SignedList,
     StoredCrl,
     Verdict,
     compare_signatures,
@@ -32,7 +33,7 @@ from support.logbook import Notary, checkpoint, grow, opened
 
 MINUTE = 60_000_000
 START = int(datetime(2026, 11, 30, tzinfo=UTC).timestamp()) * 1_000_000
-ALWAYS = Period(0, 1 << 60)
+ALWAYS = Period(-(1 << 60), 1 << 60)
 TBS = tlv(0x30, b"\x02\x01\x01")
 
 
@@ -43,8 +44,9 @@ class Case:
     home: Home
     ledger: Ledger
     intents: list[Intent] = field(default_factory=list)
-    crls: list[tuple[bytes, int, bytes, str]] = field(default_factory=list)
+    crls: list[SignedList] = field(default_factory=list)
     checkpoints: list[tuple[int, bytes]] = field(default_factory=list)
+    accepted: bool = False
 
     def compare(self, covered: Period = ALWAYS, *gaps: Period) -> tuple[list[str], Comparison]:
         verdict = Verdict()
@@ -53,6 +55,8 @@ class Case:
                 signed.add_certificate(item.serial.key, item.tbs_sha256)
             signed.crls += self.crls
             signed.checkpoints.update(self.checkpoints)
+            if self.accepted:
+                signed.accept(0, [*self.crls, *self.checkpoints])
             result = compare_signatures(connection, signed, covered, gaps, verdict)
         return [f"{where}: {what}" for where, what in verdict.findings], result
 
@@ -82,7 +86,7 @@ async def case(home: Home) -> AsyncIterator[Case]:
     taken = await ledger.take_crl_number(CA, above=0, earliest=0, now=1)
     row = CrlRow(taken.number, START // 1_000_000, START // 1_000_000 + 9, 0)
     await ledger.write_crls(CA, [StoredCrl("", row, tlv(0x30, TBS, b"\x05\x00"))])
-    case.crls += [(CA, 1, bytes(32), ""), (CA, 2, sha256(TBS).digest(), "")]
+    case.crls += [SignedList(CA, 1, bytes(32), ""), SignedList(CA, 2, sha256(TBS).digest(), "")]
     await grow(ledger)
     head = await ledger.tree.head()
     assert head is not None
@@ -99,7 +103,8 @@ async def case(home: Home) -> AsyncIterator[Case]:
 async def test_what_was_signed_and_what_is_there_match(case: Case) -> None:
     findings, result = case.compare()
     assert findings == []
-    assert result == Comparison(in_gaps=0, older_crls=1)
+    void = case.intents[5].serial.key.hex()
+    assert result == Comparison(void=[void], void_count=1, older_crls=1)
 
 
 async def test_a_signature_that_the_ledger_does_not_account_for_is_named(case: Case) -> None:
@@ -131,23 +136,47 @@ async def test_void_and_open_intents_need_no_signature(case: Case) -> None:
     assert case.compare()[0] == []
 
 
-async def test_what_is_not_of_the_time_that_is_covered_is_not_missed(case: Case) -> None:
-    signed, case.intents[:] = case.intents[2], [*case.intents[:2], *case.intents[3:]]
-    at = 1000 * signed.serial.milliseconds
-    assert case.compare(Period(at + 1, 1 << 60))[0] == []
-    assert case.compare(Period(0, at))[0] == []
-    assert len(case.compare(Period(at, 1 << 60))[0]) == 1
+async def test_what_is_not_of_the_time_that_is_covered_is_not_missed_but_counted(case: Case) -> None:
+    begin = 1000 * case.intents.pop(2).serial.milliseconds
+    for covered in (Period(begin + 1, 1 << 60), Period(0, begin)):
+        findings, result = case.compare(covered)
+        assert findings == []
+        assert result.not_covered >= 1
+    assert len(case.compare(Period(begin, 1 << 60))[0]) == 1
 
 
 async def test_what_may_be_missing_is_counted_and_no_finding(case: Case) -> None:
-    at = 1000 * case.intents.pop(2).serial.milliseconds
-    findings, result = case.compare(ALWAYS, Period(at, at + 1))
+    begin = 1000 * case.intents.pop(2).serial.milliseconds
+    findings, result = case.compare(ALWAYS, Period(begin, begin + 1))
     assert findings == []
     assert result.in_gaps == 1
+    case.crls.pop()
+    findings, result = case.compare(
+        ALWAYS, Period(begin, begin + 1), Period(START + MINUTE, START + 2 * MINUTE)
+    )
+    assert findings == []
+    assert result.in_gaps == 2
+
+
+async def test_what_an_operator_has_accepted_to_be_lost_is_listed_and_no_finding(case: Case) -> None:
+    lost = intent("lost")
+    case.intents.append(lost)
+    case.crls.append(SignedList(CA, 9, bytes(32), ""))
+    case.checkpoints.append((1 << 20, bytes(32)))
+    assert len(case.compare()[0]) == 3
+    case.accepted = True
+    findings, result = case.compare()
+    assert findings == []
+    assert result.lost_count == 3
+    assert result.lost[0] == f"certificate {lost.serial.key.hex()}"
 
 
 async def test_a_crl_that_the_ledger_does_not_account_for_is_named(case: Case) -> None:
-    case.crls += [(CA, 3, bytes(32), ""), (b"another", 1, bytes(32), ""), (CA, 2, bytes(32), "")]
+    case.crls += [
+        SignedList(CA, 3, bytes(32), ""),
+        SignedList(b"another", 1, bytes(32), ""),
+        SignedList(CA, 2, bytes(32), ""),
+    ]
     findings, _ = case.compare()
     assert findings == [
         f"CRL 3 of {CA.hex()}: it was signed, and the ledger has not taken that number",
@@ -161,7 +190,26 @@ async def test_a_crl_that_no_signer_has_signed_is_named(case: Case) -> None:
     assert case.compare()[0] == [
         f"CRL 2 of {CA.hex()}: the ledger has it, and no journal says that it was signed"
     ]
-    assert case.compare(Period(START + MINUTE, 1 << 60))[0] == []
+    later, result = case.compare(Period(START + MINUTE, 1 << 60))
+    assert later == []
+    assert result.not_covered >= 1
+
+
+async def test_a_crl_under_a_name_that_no_certificate_has_is_named_and_does_what_it_says_to_no_terminal(
+    case: Case,
+) -> None:
+    case.crls.append(SignedList(CA, 2, bytes(32), "http://x/\x1b[2J\nEverything matches."))
+    (finding,) = case.compare()[0]
+    assert finding.isprintable()
+    assert finding.endswith("it was signed, and no certificate in the ledger can name it")
+
+
+async def test_a_checkpoint_that_no_signer_has_signed_is_named(case: Case) -> None:
+    ((size, _),) = case.checkpoints
+    case.checkpoints.clear()
+    assert case.compare()[0] == [
+        f"checkpoint of {size} leaves: the ledger has it, and no journal says that it was signed"
+    ]
 
 
 async def test_a_checkpoint_of_another_tree_is_named(case: Case) -> None:

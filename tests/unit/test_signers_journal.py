@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from otahsm.errors import ConfigError, TokenUnavailableError
+from otahsm.errors import ConfigError, SigningRefusedError, TokenUnavailableError
 from otahsm.pki.serial import make_serial
+from otahsm.tlog import Checkpoint
 from otahsm.token.desk import codec
 from otahsm.token.desk.acceptance import forget
 from otahsm.token.desk.journal import Journal, files_of, one_line
 from otahsm.token.desk.journal_reading import (
+    Entry,
     MachineJournal,
-    Signed,
     SignedCertificate,
     SignedCheckpoint,
     SignedCrl,
+    refusals_in,
 )
 
-from support.desks import LAST, NOW, THREE, Signer, crl, sign_checkpoint, sign_crl, values
+from support.desks import LAST, LEAVES, NOW, THREE, VERIFIER, Signer, crl, sign_checkpoint, sign_crl, values
 
 DIGEST = bytes(range(32))
 
@@ -36,7 +39,7 @@ def line_of(entry: SignedCertificate) -> str:
     return f"certificate {entry.serial.hex()} {entry.tbs_sha256.hex()}"
 
 
-def read(folder: Path) -> tuple[MachineJournal, list[Signed]]:
+def read(folder: Path) -> tuple[MachineJournal, list[Entry]]:
     journal = MachineJournal(folder)
     return journal, list(journal.entries())
 
@@ -57,7 +60,7 @@ def test_what_was_signed_is_read_again(signer: Signer) -> None:
     (made,) = (entry for entry in entries if isinstance(entry, SignedCrl))
     assert (made.number, made.scope) == (5, "")
     assert SignedCheckpoint(3, THREE.root, THREE.origin) in entries
-    assert (journal.findings, journal.gaps, journal.refused) == ([], [], 0)
+    assert (journal.findings, journal.gaps, journal.refused, journal.is_whole) == ([], [], 0, True)
     assert journal.begins is not None
     assert journal.ends is not None
     assert timedelta(0) <= journal.ends - journal.begins < timedelta(hours=1)
@@ -123,19 +126,73 @@ def test_a_full_file_is_closed_and_the_next_one_follows(
     assert "does not follow" in read(tmp_path)[0].findings[0].what
 
 
+def test_the_newest_file_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("otahsm.token.desk.journal._MOST_OCTETS", 1000)
+    journal = Journal(tmp_path)
+    for _ in range(20):
+        journal.append([line_of(signed_at(NOW))])
+    files_of(tmp_path / "journal")[-1].unlink()
+    assert [finding.what for finding in read(tmp_path)[0].findings] == ["the file after it is missing"]
+
+
+def test_a_folder_that_was_moved_and_put_back_is_written_to(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append([line_of(signed_at(NOW))])
+    shutil.copytree(tmp_path / "journal", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "journal")
+    (tmp_path / "copy").rename(tmp_path / "journal")
+    journal.append([line_of(signed_at(NOW))])
+    assert len(read(tmp_path)[1]) == 2
+
+
+def test_a_disk_that_is_full_when_a_file_begins_leaves_no_half_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr("otahsm.token.desk.journal.create_file", fail)
+        with pytest.raises(TokenUnavailableError, match="No space left"):
+            journal.start()
+    journal.start()
+    journal.append([line_of(signed_at(NOW))])
+    found, entries = read(tmp_path)
+    assert (found.findings, len(entries)) == ([], 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff" * 100, b"journal 1 1 -"])
+def test_a_file_that_is_no_journal_is_a_finding_and_no_surprise(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal/00000001.log").write_bytes(content)
+    journal, entries = read(tmp_path)
+    assert entries == []
+    assert len(journal.findings) == 1
+    assert refusals_in(tmp_path, NOW) == (0, "")
+
+
+def test_a_probe_shows_that_the_journal_is_kept(signer: Signer) -> None:
+    (path,) = files_of(signer.folder / "journal")
+    os.utime(path, (1, 1))
+    assert read(signer.folder)[0].ends == datetime.fromtimestamp(1, UTC)
+    signer.ask([codec.PROBE])
+    ends = read(signer.folder)[0].ends
+    assert ends is not None
+    assert ends > NOW - timedelta(days=3650)
+
+
 def test_the_oldest_files_may_be_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("otahsm.token.desk.journal._MOST_OCTETS", 1000)
     journal = Journal(tmp_path)
     for _ in range(40):
         journal.append([line_of(signed_at(NOW))])
     files_of(tmp_path / "journal")[0].unlink()
-    assert read(tmp_path)[0].findings == []
+    found, _ = read(tmp_path)
+    assert (found.findings, found.is_whole, found.begins) == ([], False, NOW)
 
 
-def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> Journal:
-    identity = tmp_path / "boot"
-    identity.write_text(f"{name}\n")
-    monkeypatch.setattr("otahsm.token.desk.journal._BOOT", identity)
+def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, booted: datetime) -> Journal:
+    """Have a signer start on a machine that was booted then."""
+    since = (datetime.now(UTC) - booted).total_seconds()
+    monkeypatch.setattr("otahsm.token.desk.journal._since_boot", lambda: since)
     journal = Journal(tmp_path)
     journal.start()
     return journal
@@ -145,12 +202,12 @@ def test_what_a_machine_that_went_down_took_along_is_a_gap_and_no_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = datetime.now(UTC)
-    first = boot(tmp_path, monkeypatch, "one")
+    first = boot(tmp_path, monkeypatch, now - timedelta(days=9))
     entries = [signed_at(now) for _ in range(2)]
     first.append([line_of(entry) for entry in entries])
     (path,) = files_of(tmp_path / "journal")
     path.write_bytes(path.read_bytes()[:-50])  # what was not on the disk yet
-    second = boot(tmp_path, monkeypatch, "two")
+    second = boot(tmp_path, monkeypatch, now - timedelta(seconds=4))
     third = signed_at(now)
     second.append([line_of(third)])
     journal, found = read(tmp_path)
@@ -160,12 +217,30 @@ def test_what_a_machine_that_went_down_took_along_is_a_gap_and_no_finding(
     assert gap.begin < now < gap.end
 
 
-def test_a_signer_that_is_killed_leaves_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = boot(tmp_path, monkeypatch, "one")
+def test_nobody_makes_a_gap_by_starting_signers(tmp_path: Path) -> None:
+    for _ in range(5):
+        Journal(tmp_path).start()
+    assert read(tmp_path)[0].gaps == []
+
+
+def test_a_clock_that_was_ahead_makes_no_gap_that_ends_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    ahead = boot(tmp_path, monkeypatch, now)
+    ahead.append([line_of(signed_at(now + timedelta(days=1)))])
+    boot(tmp_path, monkeypatch, now - timedelta(seconds=60))
+    (gap,) = read(tmp_path)[0].gaps
+    assert gap.begin < gap.end
+
+
+def test_a_signer_that_is_killed_leaves_no_gap(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    first.start()
     first.append([line_of(signed_at(NOW))])
     (path,) = files_of(tmp_path / "journal")
     path.write_bytes(path.read_bytes() + b"certificate 0123")  # killed within a write
-    boot(tmp_path, monkeypatch, "one")
+    Journal(tmp_path).start()
     journal, _ = read(tmp_path)
     assert (journal.findings, journal.gaps) == ([], [])
 
@@ -261,10 +336,12 @@ def test_signers_go_on_from_an_older_ledger_on_an_operators_word_alone(signer: S
     assert (forgotten.crls, forgotten.checkpoints) == (1, 1)
     assert forgotten.kept is not None
     assert len(list(forgotten.kept.iterdir())) == 2
-    assert isinstance(sign_crl(signer, crl(1))[0], bytes)
+    assert isinstance(sign_crl(signer, crl(5))[0], SigningRefusedError)  # numbers never go back
+    assert isinstance(sign_crl(signer, crl(6))[0], bytes)
+    assert isinstance(sign_checkpoint(signer, Checkpoint(VERIFIER.name, 1, LEAVES[0])), bytes)
     journal, _ = read(signer.folder)
     assert [reason.split(" ", 1)[1] for reason in journal.accepted] == [r"restored\nthe backup"]
-    assert (forget(signer.folder, "again").crls, forget(signer.folder, "again").kept) == (1, None)
+    assert forget(signer.folder, "again").crls == 1
 
 
 def test_who_gives_no_reason_or_is_somebody_else_is_refused(

@@ -12,8 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from otahsm.ledger.db.database import Database
 from otahsm.ledger.db.dialects import LOCK_NAMESPACE
 from otahsm.ledger.db.failures import reading
-from otahsm.ledger.records import COMPLETE, CrlRow, StoredCrl
+from otahsm.ledger.records import CrlRow, StoredCrl
 from otahsm.ledger.schema import crl_urls, crls, intents, revocations, serial_octets
+from otahsm.pki.crls.distribution import COMPLETE
 from otahsm.pki.serial import SerialNumber
 
 _PAGE: Final = 2000  # revocations fetched at a time

@@ -14,6 +14,11 @@ from asn1crypto import crl as asn1_crl
 from asn1crypto import x509 as asn1_x509
 
 SHARD: Final = "{shard}"
+
+# The scopes of CRLs that have no URL of their own. A shard's is its URL.
+COMPLETE: Final = ""
+AUTHORITIES: Final = "authorities"
+_MOST_OCTETS: Final = 255
 _SHARD_BITS: Final = 32  # far more than the number of shards, so that all of them get equally many
 
 
@@ -55,6 +60,17 @@ def issuing_distribution_point(url: str) -> asn1_crl.IssuingDistributionPoint:
     return asn1_crl.IssuingDistributionPoint(
         {"distribution_point": _full_name([url]), "only_contains_user_certs": True}
     )
+
+
+def is_canonical(url: str) -> bool:
+    """Return whether a URL is in a CRL as it is, octet by octet: two spellings must not name one CRL."""
+    try:
+        octets = url.encode("ascii")
+    except UnicodeEncodeError:
+        return False
+    encoded: bytes = issuing_distribution_point(url).dump()
+    is_plain = url.startswith(("http://", "https://")) and url.isprintable() and len(octets) <= _MOST_OCTETS
+    return is_plain and octets in encoded
 
 
 def _full_name(urls: Sequence[str]) -> asn1_x509.DistributionPointName:

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from otahsm.errors import ConfigError
 from otahsm.system.clock import rfc3339, utc_now
-from otahsm.system.durable import make_durable
 from otahsm.token.desk.journal import Journal, one_line
-from otahsm.token.desk.memory import FOLDER, Memory, explained_write
+from otahsm.token.desk.memory import FOLDER, Memory
 
 
 class Forgotten(NamedTuple):
@@ -23,7 +22,7 @@ class Forgotten(NamedTuple):
 
 
 def forget(folder: Path, reason: str) -> Forgotten:
-    """Forget what was signed last; the next CRL and checkpoint are the first ones again.
+    """Forget what was signed last, but for the numbers of CRLs: the next ones need not continue it.
 
     Args:
         folder: of the signers.
@@ -39,18 +38,11 @@ def forget(folder: Path, reason: str) -> Forgotten:
     journal, memory = Journal(folder), Memory(folder)
     now = utc_now()
     with memory.locked():
-        last = folder / FOLDER
-        names = [path.name for path in last.iterdir()] if last.is_dir() else []
-        crls, checkpoints = (sum(name.startswith(kind) for name in names) for kind in ("crl-", "checkpoint-"))
         journal.append([f"accepted {rfc3339(now)} {one_line(reason)}"])
         journal.flush()
-        kept = None
-        if names:
-            kept = folder / f"{FOLDER}-until-{now:%Y%m%dT%H%M%S.%fZ}"
-            with explained_write(folder):
-                last.rename(kept)
-                make_durable([folder])
-    return Forgotten(crls, checkpoints, kept)
+        kept = folder / f"{FOLDER}-until-{now:%Y%m%dT%H%M%S.%fZ}"
+        crls, checkpoints = memory.forget(kept)
+    return Forgotten(crls, checkpoints, kept if crls or checkpoints else None)
 
 
 def _check_user(folder: Path) -> None:

@@ -7,7 +7,12 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Final
 
-from otahsm.errors import AuthorityUnusableError, RequestRefusedError, SigningRefusedError
+from otahsm.errors import (
+    AuthorityUnusableError,
+    RequestRefusedError,
+    SigningLateError,
+    SigningRefusedError,
+)
 from otahsm.pki.keytypes.spki import type_of_spki
 from otahsm.pki.names import check_device_id
 from otahsm.pki.serial import is_made
@@ -50,9 +55,11 @@ class Certificates:
         if template is None:
             raise SigningRefusedError(f"there is no profile {profile[:64]!a}")
         serial, (device_id, spki), attributes, tbs_sha256 = item
-        if not is_made(serial) or abs(serial.milliseconds - self._now()) > _MILLISECONDS:
-            raise SigningRefusedError(
-                f"the serial number {serial.hex()} does not begin with the time of now, by this clock"
+        if not is_made(serial):
+            raise SigningRefusedError(f"{serial.hex()} is not a serial number as the daemon makes them")
+        if abs(serial.milliseconds - self._now()) > _MILLISECONDS:
+            raise SigningLateError(
+                f"the time in the serial number {serial.hex()} is more than 10 minutes from this clock's"
             )
         allowed = template.terms.profile
         try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from otahsm.errors import EvidenceError, SigningRefusedError
 from otahsm.tlog import Checkpoint, verify_consistency
+from otahsm.tlog.encoding import decode_number
 from otahsm.token.desk.codec import LastCheckpoint
 
 
@@ -14,7 +15,7 @@ def build(origin: str, parts: Sequence[bytes], last: LastCheckpoint | None) -> C
 
     Args:
         origin: the log's.
-        parts: as `encode_checkpoint` makes them, without the first.
+        parts: as `encode_checkpoint` makes them, without the first two.
         last: the last one that was signed here; None for none.
 
     Raises:
@@ -22,8 +23,8 @@ def build(origin: str, parts: Sequence[bytes], last: LastCheckpoint | None) -> C
     """
     try:
         size, root, *proof = parts
-        checkpoint = Checkpoint(origin, int(size), root)
-        if last is not None:
+        checkpoint = Checkpoint(origin, decode_number(size.decode()), root)
+        if last is not None and last != (checkpoint.size, root):
             verify_consistency(last.size, last.root, checkpoint.size, root, proof)
     except EvidenceError as error:
         raise SigningRefusedError(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from otahsm.errors import SigningRefusedError
+from otahsm.errors import SigningLateError, SigningRefusedError
 from otahsm.pki.certificate import Binding
 from otahsm.pki.crls.building import Reason, RevokedCertificate
 from otahsm.pki.serial import SERIAL_BYTES, SerialNumber
@@ -17,12 +17,15 @@ from otahsm.tlog import Checkpoint
 CERTIFICATES: Final = b"certificates"
 CRLS: Final = b"crls"
 CHECKPOINT: Final = b"checkpoint"
-LAST_CHECKPOINT: Final = b"last checkpoint"
+LAST_NUMBER: Final = b"last crl number"
 PROBE: Final = b"probe"
 
 _SIGNED: Final = b"\x00"
 _REFUSED: Final = b"\x01"
+_ANOTHER: Final = b"\x02"
 _ENTRY: Final = struct.Struct(f"!{SERIAL_BYTES}sqB")  # serial number, seconds since 1970, reason
+ENTRY_OCTETS: Final = _ENTRY.size
+MOST_ENTRIES: Final = 1_000_000  # of a CRL: a signer works on it for some seconds
 _REASONS: Final = {reason.code: reason for reason in Reason}
 
 
@@ -53,7 +56,7 @@ class CrlToSign(NamedTuple):
 
 
 class LastCheckpoint(NamedTuple):
-    """The last checkpoint that was signed: the number of leaves, and the root."""
+    """The last checkpoint that was signed: the number of leaves, and the root. 0 leaves: none was signed."""
 
     size: int
     root: bytes
@@ -94,6 +97,8 @@ def decode_crls(parts: Sequence[bytes]) -> list[CrlToSign]:
         numbers = (number, this_update, next_update)
         if type(scope) is not str or any(type(each) is not int for each in numbers):
             raise ValueError("a CRL has no scope, or no number")
+        if len(entries) > MOST_ENTRIES * ENTRY_OCTETS:
+            raise ValueError("a CRL has too many entries")
         crls.append(CrlToSign(scope, *numbers, entries))
     return crls
 
@@ -125,9 +130,14 @@ def split_entries(entries: bytes) -> set[bytes]:
     return {entries[at : at + size] for at in range(0, len(entries), size)}
 
 
-def encode_checkpoint(checkpoint: Checkpoint, proof: Iterable[bytes]) -> list[bytes]:
-    """Ask for the signature of a checkpoint; `proof` is that it continues the last one."""
-    return [CHECKPOINT, b"%d" % checkpoint.size, checkpoint.root, *proof]
+def encode_checkpoint(checkpoint: Checkpoint, last: int, proof: Iterable[bytes]) -> list[bytes]:
+    """Ask for the signature of a checkpoint; `proof` is that it continues the last one, of this size."""
+    return [CHECKPOINT, b"%d" % last, b"%d" % checkpoint.size, checkpoint.root, *proof]
+
+
+def encode_last_number(authority: str) -> list[bytes]:
+    """Ask for the highest number of a CRL of a CA that was signed."""
+    return [LAST_NUMBER, authority.encode()]
 
 
 def encode_signature(signature: bytes) -> bytes:
@@ -137,7 +147,12 @@ def encode_signature(signature: bytes) -> bytes:
 
 def encode_refusal(error: SigningRefusedError) -> bytes:
     """Answer that there will be none, why, and what to do."""
-    return _REFUSED + json.dumps([error.message, error.hint]).encode()
+    return _REFUSED + json.dumps([error.reason, error.message, error.hint]).encode()
+
+
+def encode_last_checkpoint(last: LastCheckpoint | None) -> bytes:
+    """Answer that another checkpoint was signed last, or none."""
+    return _ANOTHER + (json.dumps([last.size, last.root.hex()]).encode() if last else b"[0, null]")
 
 
 def decode_signatures(parts: Sequence[bytes], count: int) -> list[bytes | SigningRefusedError]:
@@ -147,25 +162,37 @@ def decode_signatures(parts: Sequence[bytes], count: int) -> list[bytes | Signin
     return [_decode_answer(part) for part in parts]
 
 
-def decode_last_checkpoint(parts: Sequence[bytes]) -> LastCheckpoint | None:
-    """Decode what was signed last; None for nothing.
+def decode_checkpoint_answer(parts: Sequence[bytes]) -> bytes | LastCheckpoint:
+    """Decode the answer to a checkpoint: a signature, or what was signed last.
 
     Raises:
-        SigningRefusedError: the signer can't tell.
+        SigningRefusedError: it was refused.
         ValueError: it is malformed.
     """
-    if not parts:
-        return None
-    if len(parts) == 1 and isinstance(refusal := _decode_answer(parts[0]), SigningRefusedError):
-        raise refusal
-    size, root = parts
-    return LastCheckpoint(int(size), root)
+    (part,) = parts
+    if part.startswith(_ANOTHER):
+        size, root = json.loads(part[1:])
+        return LastCheckpoint(int(size), bytes.fromhex(root) if root else b"")
+    answer = _decode_answer(part)
+    if isinstance(answer, SigningRefusedError):
+        raise answer
+    return answer
+
+
+def decode_last_number(parts: Sequence[bytes]) -> int:
+    """Decode the highest number of a CRL. Raises SigningRefusedError; ValueError: it is malformed."""
+    (part,) = parts
+    answer = _decode_answer(part)
+    if isinstance(answer, SigningRefusedError):
+        raise answer
+    return int(answer)
 
 
 def _decode_answer(part: bytes) -> bytes | SigningRefusedError:
     if part.startswith(_SIGNED):
         return part[1:]
     if part.startswith(_REFUSED):
-        message, hint = json.loads(part[1:])
-        return SigningRefusedError(f"a signer refused: {message}", hint=str(hint))
+        reason, message, hint = json.loads(part[1:])
+        kind = SigningLateError if reason == SigningLateError.reason else SigningRefusedError
+        return kind(f"a signer refused: {message}", hint=str(hint))
     raise ValueError("it returned neither a signature nor a refusal")

@@ -8,17 +8,16 @@ from typing import Final
 
 from otahsm.errors import SigningRefusedError
 from otahsm.pki.crls.building import build_tbs_crl
+from otahsm.pki.crls.distribution import AUTHORITIES, COMPLETE, is_canonical
 from otahsm.pki.issuer import Issuer
 from otahsm.token.desk.codec import CrlToSign, decode_entries, split_entries
 from otahsm.token.desk.memory import Memory
 from otahsm.token.setup import AuthorityMandate
 
-COMPLETE: Final = ""
-AUTHORITIES: Final = "authorities"
-
 # Seconds that thisUpdate is backdated, so that verifiers whose clock is a little slow accept a new CRL.
 BACKDATED: Final = 600
 _SLACK: Final = 600  # seconds, for a CRL that waited for a signer
+_NUMBERS_END: Final = 1 << 63  # of the ledger's; a higher one would be the last CRL for ever
 
 
 def build(crl: CrlToSign, issuer: Issuer) -> bytes:
@@ -57,8 +56,12 @@ class Crls:
         """Return the TBSCertList in DER.
 
         Raises:
-            SigningRefusedError: it does not continue the last one, or its times are not of now.
+            SigningRefusedError: the CA signs none, it does not continue the last one, or its times are not of
+                now.
         """
+        if not authority.crl_seconds:
+            raise SigningRefusedError("the CA certificate does not allow its key to sign CRLs")
+        _check_scope(crl)
         last = self._memory.crl(authority.issuer.key_identifier, crl.scope)
         if last != crl:
             if last is not None:
@@ -75,6 +78,15 @@ class Crls:
             raise SigningRefusedError(f"the CRL {crl.number} is not of now, by this clock")
         if not now < crl.next_update <= now + life + _SLACK:
             raise SigningRefusedError(f"the CRL {crl.number} would be valid for longer than [crl] says")
+
+
+def _check_scope(crl: CrlToSign) -> None:
+    if crl.scope not in (COMPLETE, AUTHORITIES) and not is_canonical(crl.scope):
+        raise SigningRefusedError("the scope of a CRL is not a URL as a certificate states it")
+    if crl.scope == AUTHORITIES and crl.entries:
+        raise SigningRefusedError("the CRL of CA certificates holds none")
+    if not 0 < crl.number < _NUMBERS_END:
+        raise SigningRefusedError("the number of a CRL is not one of the ledger's")
 
 
 def _check_that_it_continues(last: CrlToSign, crl: CrlToSign) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import Protocol, TypeVar
 
-from otahsm.errors import SigningRefusedError
-from otahsm.system.clock import Clock, microseconds, utc_now
+from otahsm.errors import EvidenceError, SigningRefusedError
+from otahsm.system.clock import Clock, microseconds, rfc3339, utc_now
+from otahsm.tlog.encoding import decode_number
 from otahsm.token.desk import checkpoints, codec
 from otahsm.token.desk.certificates import Certificates
 from otahsm.token.desk.codec import (
@@ -75,18 +76,19 @@ class Desk:
         try:
             match kind, parts:
                 case codec.PROBE, []:
+                    self._journal.touch()
                     yield from self._sessions.map(_probe, [PROBE])
                 case codec.CERTIFICATES, [profile, *items]:
                     yield from self._sign_certificates(profile.decode(), codec.decode_certificates(items))
                 case codec.CRLS, [authority, *items]:
                     yield from self._sign_crls(authority.decode(), codec.decode_crls(items))
-                case codec.CHECKPOINT, [_, _, *_]:
+                case codec.CHECKPOINT, [_, _, _, *_]:
                     yield self._sign_checkpoint(parts)
-                case codec.LAST_CHECKPOINT, []:
-                    yield from self._last_checkpoint()
+                case codec.LAST_NUMBER, [authority]:
+                    yield self._last_number(authority.decode())
                 case _:
                     yield self._refuse("a request", "it asks for nothing that is signed here")
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, RecursionError, EvidenceError):
             yield self._refuse("a request", "it is malformed")
 
     def _sign_certificates(self, profile: str, items: Iterable[CertificateToSign]) -> Iterator[bytes]:
@@ -142,7 +144,10 @@ class Desk:
         vkey, origin = log.verifier_key.vkey, log.verifier_key.name
         with self._memory.locked():
             try:
-                checkpoint = checkpoints.build(origin, parts, self._memory.checkpoint(vkey))
+                last = self._memory.checkpoint(vkey)
+                if decode_number(parts[0].decode()) != (last.size if last else 0):
+                    return codec.encode_last_checkpoint(last)
+                checkpoint = checkpoints.build(origin, parts[1:], last)
             except SigningRefusedError as error:
                 answer, line = _refusal("a checkpoint", error)
                 self._journal.append([line])
@@ -153,15 +158,16 @@ class Desk:
             self._journal.append([f"checkpoint {checkpoint.size} {checkpoint.root.hex()} {origin}"])
         return encode_signature(signature)
 
-    def _last_checkpoint(self) -> Iterator[bytes]:
-        log = self._mandate.checkpoint
-        try:
-            last = self._memory.checkpoint(log.verifier_key.vkey) if log else None
-        except SigningRefusedError as error:
-            yield encode_refusal(error)
-            return
-        if last is not None:
-            yield from (b"%d" % last.size, last.root)
+    def _last_number(self, name: str) -> bytes:
+        authority = self._mandate.authorities.get(name)
+        if authority is None:
+            return self._refuse("a CRL number", f"there is no CA {name[:64]!a} that signs")
+        with self._memory.locked():
+            try:
+                number = self._memory.highest_number(authority.issuer.key_identifier)
+            except SigningRefusedError as error:
+                return encode_refusal(error)
+        return encode_signature(b"%d" % number)
 
     def _refuse(self, what: str, why: str) -> bytes:
         answer, line = _refusal(what, SigningRefusedError(why))
@@ -175,4 +181,4 @@ def _probe(keys: Sequence[Key], line: bytes) -> bytes:
 
 def _refusal(what: str, error: SigningRefusedError) -> tuple[bytes, str]:
     """Return the answer, and the line for the journal."""
-    return encode_refusal(error), f"refused {one_line(what)}: {one_line(error.message)}"
+    return encode_refusal(error), f"refused {rfc3339(utc_now())} {one_line(what)}: {one_line(error.message)}"

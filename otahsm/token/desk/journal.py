@@ -6,11 +6,11 @@ are numbered; one that is full is closed by its digest, which the next one repea
 | line | |
 | --- | --- |
 | `journal 1 NUMBER DIGEST` | begins a file; the digest closes the file before, or is `-` |
-| `start TIME BOOT PID` | a signer started; what was written just before another BOOT may be missing |
+| `start TIME SECONDS PID` | a signer started, so long after the boot of the machine |
 | `certificate SERIAL SHA256` | signed: serial number, digest of the TBS |
 | `crl ISSUER NUMBER SHA256 SCOPE` | signed: key identifier, CRL number, digest of the TBS, JSON string |
 | `checkpoint SIZE ROOT ORIGIN` | signed |
-| `refused WHAT WHY` | not signed |
+| `refused TIME WHAT: WHY` | not signed |
 | `accepted TIME REASON` | `otahsm ledger accept`: what was signed last was forgotten |
 | `closed DIGEST` | ends a file: SHA-256 of everything before this line |
 
@@ -23,6 +23,7 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -30,16 +31,16 @@ from typing import Final
 
 from otahsm.errors import TokenUnavailableError
 from otahsm.system.clock import rfc3339, utc_now
-from otahsm.system.durable import make_durable, make_folder
+from otahsm.system.durable import create_file, make_durable, make_folder
+from otahsm.templates import plain
 from otahsm.token.desk.memory import explained_write
 
 FOLDER: Final = "journal"
 SUFFIX: Final = ".log"
-NOTHING: Final = "-"
+NOTHING: Final = "-"  # the digest of no file
 CUT_OFF: Final = "\x18"  # in no entry: what is said there is printable
 
 _LOCK: Final = "lock"
-_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _MOST_OCTETS: Final = 64 * 1024 * 1024
 _FLUSH_SECONDS: Final = 1.0
 _MOST_SAID: Final = 500
@@ -61,8 +62,13 @@ class Journal:
 
     def start(self) -> None:
         """Write that a signer started. Raises TokenUnavailableError."""
-        boot = _BOOT.read_text().strip() if _BOOT.exists() else NOTHING
-        self.append([f"start {rfc3339(utc_now())} {boot} {os.getpid()}"])
+        self.append([f"start {rfc3339(utc_now())} {_since_boot():.3f} {os.getpid()}"])
+
+    def touch(self) -> None:
+        """Show that the journal is kept, though there is nothing to write."""
+        with self._one_at_a_time, contextlib.suppress(OSError):
+            if self._descriptor is not None:
+                os.utime(self._descriptor)
 
     def append(self, lines: Sequence[str]) -> None:
         """Write lines; they are on the disk a little later. Raises TokenUnavailableError."""
@@ -80,7 +86,7 @@ class Journal:
         """Have everything on the disk. Raises TokenUnavailableError."""
         with self._one_at_a_time, explained_write(self._folder):
             if self._descriptor is not None:
-                os.fsync(self._descriptor)
+                make_durable([self._path])
 
     def _flush_soon(self) -> None:
         """Have what was written on the disk a second later, in one flush, while the token signs more."""
@@ -107,33 +113,30 @@ class Journal:
     def _open(self) -> int:
         """Return the descriptor of the last file, which another process may have begun meanwhile."""
         numbered = files_of(self._folder)
-        if not numbered:
-            return self._create(1, NOTHING)
-        if self._descriptor is None or numbered[-1] != self._path:
-            self._use(numbered[-1], os.open(numbered[-1], os.O_RDWR | os.O_APPEND | os.O_CLOEXEC))
+        path = numbered[-1] if numbered else self._create(1, NOTHING)
+        if self._descriptor is None or not _is_same(self._descriptor, path):
+            self._use(path)
         assert self._descriptor is not None  # noqa: S101 - for mypy
         _end_the_last_line(self._descriptor)
         return self._descriptor
 
-    def _create(self, number: int, digest: str) -> int:
+    def _create(self, number: int, digest: str) -> Path:
         path = self._folder / f"{number:08}{SUFFIX}"
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
-        self._use(path, descriptor)
-        _write_all(descriptor, f"journal 1 {number} {digest}\n".encode())
-        make_durable([path, self._folder])
-        return descriptor
+        create_file(path, f"journal 1 {number} {digest}\n".encode(), 0o600)
+        return path
 
     def _begin_another(self, descriptor: int) -> int:
         digest = sha256(self._path.read_bytes()).hexdigest()
         _write_all(descriptor, f"closed {digest}\n".encode())
-        os.fsync(descriptor)
-        return self._create(int(self._path.stem) + 1, digest)
+        make_durable([self._path])
+        return self._use(self._create(int(self._path.stem) + 1, digest))
 
-    def _use(self, path: Path, descriptor: int) -> None:
+    def _use(self, path: Path) -> int:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._path, self._descriptor = path, descriptor
+        return descriptor
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -143,8 +146,18 @@ def files_of(folder: Path) -> list[Path]:
 
 def one_line(text: str) -> str:
     """Return a text as it may be in a line: printable, and not long."""
-    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:_MOST_SAID])
-    return plain.encode("ascii", "backslashreplace").decode()[:_MOST_SAID]
+    return plain(text[:_MOST_SAID]).encode("ascii", "backslashreplace").decode()[:_MOST_SAID]
+
+
+def _since_boot() -> float:
+    """Return the seconds since the machine's boot. The units of deploy/ hide what /proc says of it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Return whether a file is still the one that has this name: it may have been moved and put back."""
+    opened, named = os.fstat(descriptor), path.stat()
+    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from otahsm.errors import ConfigError
 from otahsm.pki.serial import SerialNumber
+from otahsm.system.clock import rfc3339
 from otahsm.token.desk.certificates import AHEAD_OR_BEHIND
-from otahsm.token.desk.journal import CUT_OFF, FOLDER, NOTHING, files_of
+from otahsm.token.desk.journal import CUT_OFF, FOLDER, files_of
 
+_REFUSAL: Final = re.compile(rb"^refused ([ -~]*)$", re.MULTILINE)
 _SERIAL_DIGITS: Final = 40
 _DIGEST_DIGITS: Final = 64
-_MOST_FINDINGS: Final = 20
+_MOST_FINDINGS: Final = 100
+_CLOCK_STEPS: Final = 2.0  # seconds; a boot or a clock that was set differs by more
 
 
 class SignedCertificate(NamedTuple):
@@ -44,6 +48,12 @@ class SignedCheckpoint(NamedTuple):
     origin: str
 
 
+class Acceptance(NamedTuple):
+    """`otahsm ledger accept`: the ledger may lack what was signed before."""
+
+    reason: str
+
+
 class Gap(NamedTuple):
     """A time in which entries may be missing, because the machine went down: from then until then."""
 
@@ -58,7 +68,7 @@ class Finding(NamedTuple):
     what: str
 
 
-Signed = SignedCertificate | SignedCrl | SignedCheckpoint
+Entry = SignedCertificate | SignedCrl | SignedCheckpoint | Acceptance
 
 
 @dataclass
@@ -67,22 +77,24 @@ class MachineJournal:
 
     Args:
         folder: that of the journal, or the one above it.
-        only_newest: whether the newest file is enough.
 
     Attributes:
+        is_whole: whether its first file is there.
         begins: when its first entry was written; None if that can't be told.
-        ends: when its newest file was last changed.
+        ends: when it was last written to, or touched.
         gaps: when entries may be missing.
-        refused: how often the signers refused, and the last time why.
-        accepted: the reasons of `otahsm ledger accept`.
-        findings: what is wrong with the files, at most 20.
+        refused: how often the signers refused since the last acceptance.
+        last_refusal: when and why they did the last time; empty for never.
+        accepted: the times and reasons of `otahsm ledger accept`.
+        findings: what is wrong with the files, at most 100.
+        found: how much is wrong in all.
 
     Raises:
         ConfigError: there is no journal.
     """
 
     folder: Path
-    only_newest: bool = False
+    is_whole: bool = True
     begins: datetime | None = None
     ends: datetime | None = None
     gaps: list[Gap] = field(default_factory=list)
@@ -90,12 +102,13 @@ class MachineJournal:
     last_refusal: str = ""
     accepted: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    found: int = 0
 
     def __post_init__(self) -> None:
         if (self.folder / FOLDER).is_dir():
             self.folder = self.folder / FOLDER
         try:
-            self._files = files_of(self.folder)[-1 if self.only_newest else 0 :]
+            self._files = files_of(self.folder)
             if self._files:
                 self.ends = datetime.fromtimestamp(self._files[-1].stat().st_mtime, UTC)
         except OSError as error:
@@ -105,10 +118,11 @@ class MachineJournal:
                 f"there is no journal in {self.folder}",
                 hint="It is signed/journal in [token] guard_dir of the machine where the signers run.",
             )
-        self._boot = ""
-        self._last = datetime.fromtimestamp(0, UTC)  # the latest time of an entry
+        self.is_whole = self._files[0].stem.lstrip("0") == "1"
+        self._booted: datetime | None = None
+        self._last: datetime | None = None  # the time of the latest entry that has one
 
-    def entries(self) -> Iterator[Signed]:
+    def entries(self) -> Iterator[Entry]:
         """Yield what was signed, in the order of the files. Raises ConfigError: a file can't be read."""
         digest = None
         for path in self._files:
@@ -120,22 +134,23 @@ class MachineJournal:
             yield from self._read(path, lines, digest)
             digest = self._close(path, content, is_last=path == self._files[-1])
 
-    def _read(self, path: Path, lines: list[str], digest: str | None) -> Iterator[Signed]:
+    def _read(self, path: Path, lines: list[str], digest: str | None) -> Iterator[Entry]:
         expected = f"journal 1 {int(path.stem)} "
-        if not lines[0].startswith(expected) or digest not in (None, lines[0].removeprefix(expected)):
+        first, *others = lines or [""]
+        if not first.startswith(expected) or digest not in (None, first.removeprefix(expected)):
             self._find(path, 1, "the file does not follow the one before it: files were changed or removed")
-        for number, line in enumerate(lines[1:], 2):
+        for number, line in enumerate(others, 2):
             if line.endswith(CUT_OFF):
                 continue
             try:
-                signed = self._entry(line)
+                entry = self._entry(line)
             except (ValueError, RecursionError):
                 self._find(path, number, f"this is no entry: {line[:80]!a}")
             else:
-                if signed is not None:
-                    yield signed
+                if entry is not None:
+                    yield entry
 
-    def _entry(self, line: str) -> Signed | None:
+    def _entry(self, line: str) -> Entry | None:
         """Read a line; return it if it is a signature. Raises ValueError, RecursionError: it is no entry."""
         word, _, rest = line.partition(" ")
         match word:
@@ -152,7 +167,9 @@ class MachineJournal:
             case "start":
                 self._start(rest)
             case "accepted":
+                self.refused = 0
                 self.accepted.append(rest)
+                return Acceptance(rest)
             case "closed":
                 pass
             case _:
@@ -165,21 +182,25 @@ class MachineJournal:
             raise ValueError("no serial number")
         signed = SignedCertificate(bytes.fromhex(serial), _digest(digest))
         milliseconds = SerialNumber.from_key(signed.serial).milliseconds
-        self._last = max(self._last, datetime.fromtimestamp(milliseconds / 1000, UTC))
+        self._last = datetime.fromtimestamp(milliseconds / 1000, UTC)
+        self.begins = self.begins or self._last
         return signed
 
     def _start(self, rest: str) -> None:
-        time, boot, _ = rest.split(" ")
+        """Read that a signer started: after a boot, entries of the last moments before may be missing."""
+        time, seconds, _ = rest.split(" ")
         started = datetime.fromisoformat(time)
-        if self.begins is None:
-            self.begins = started
-        elif boot != self._boot or boot == NOTHING:
-            self.gaps.append(Gap(self._last - AHEAD_OR_BEHIND, started))
-        self._boot, self._last = boot, max(self._last, started)
+        booted = started - timedelta(seconds=float(seconds))
+        if self._booted is not None and abs((booted - self._booted).total_seconds()) > _CLOCK_STEPS:
+            self.gaps.append(Gap(min(self._last or started, started) - AHEAD_OR_BEHIND, started))
+        self.begins = self.begins or started
+        self._booted, self._last = booted, started
 
     def _close(self, path: Path, content: bytes, *, is_last: bool) -> str | None:
         """Check the digest that closes a file; return it."""
         before, _, closing = content.rstrip(b"\n").rpartition(b"\n")
+        if closing.startswith(b"closed ") and is_last and files_of(self.folder)[-1] == path:
+            self._find(path, content.count(b"\n"), "the file after it is missing")
         if not closing.startswith(b"closed "):
             if not is_last:
                 self._find(path, content.count(b"\n"), "the file is not closed: its end was removed")
@@ -190,6 +211,7 @@ class MachineJournal:
         return digest
 
     def _find(self, path: Path, line: int, what: str) -> None:
+        self.found += 1
         if len(self.findings) < _MOST_FINDINGS:
             self.findings.append(Finding(f"{path}, line {line}", what))
 
@@ -198,3 +220,22 @@ def _digest(digits: str) -> bytes:
     if len(digits) != _DIGEST_DIGITS:
         raise ValueError("no digest")
     return bytes.fromhex(digits)
+
+
+def refusals_in(folder: Path, since: datetime) -> tuple[int, str]:
+    """Count the refusals since a time in the two newest files, and return the last one.
+
+    It reads fast, and does not say whether the files are whole: see `MachineJournal`.
+
+    Raises:
+        ConfigError: there is no journal, or it can't be read.
+    """
+    lines: list[bytes] = []
+    try:
+        for path in MachineJournal(folder)._files[-2:]:  # noqa: SLF001 - of this module
+            lines += _REFUSAL.findall(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"can't read the journal {folder}: {error.strerror}") from None
+    first = rfc3339(since).encode()
+    recent = [line for line in lines if line >= first]  # times in UTC sort as texts do
+    return len(recent), recent[-1].decode("ascii", "replace") if recent else ""

@@ -45,6 +45,7 @@ class Signer:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(SOCKET)
         self._file = self._socket.makefile("rb")
+        self.answer: list[bytes] = []
         self.said = self.exchange(Kind.SETUP, setup)
 
     def exchange(self, kind: Kind, parts: Sequence[bytes]) -> str:
@@ -55,7 +56,7 @@ class Signer:
             if len(head) < frames.HEADER.size:
                 return "closed"
             header = frames.decode_header(head)
-            answer = frames.decode_body(header, self._file.read(header.length))
+            answer = self.answer = frames.decode_body(header, self._file.read(header.length))
             if header.kind is Kind.PROGRESS:
                 continue
             if header.kind is not Kind.RESPONSE:
@@ -63,6 +64,13 @@ class Signer:
             if any(part.startswith(b"\x00") for part in answer):
                 return "signed"
             return "refused" if answer else "nothing"
+
+    def last(self) -> int:
+        """Return the size of the checkpoint that was signed last."""
+        self.exchange(Kind.REQUEST, codec.encode_checkpoint(Checkpoint("x", 1, bytes(32)), 1 << 50, []))
+        answer = codec.decode_checkpoint_answer(self.answer)
+        assert isinstance(answer, codec.LastCheckpoint)
+        return answer.size
 
     def ask(self, parts: Sequence[bytes]) -> str:
         return self.exchange(Kind.REQUEST, parts)
@@ -79,10 +87,10 @@ def certificate(item: CertificateToSign, profile: str = "ota-connect") -> list[b
     return codec.encode_certificates(profile, [item])
 
 
-def crl(number: int, *serials: int) -> list[bytes]:
+def crl(number: int, *serials: int, scope: str = "") -> list[bytes]:
     moment = from_microseconds(NOW * 1_000_000)
     entries = [RevokedCertificate(SerialNumber(each), moment, Reason.KEY_COMPROMISE) for each in serials]
-    return codec.encode_crls("", [CrlToSign("", number, NOW, NOW + 3600, encode_entries(entries))])
+    return codec.encode_crls("", [CrlToSign(scope, number, NOW, NOW + 3600, encode_entries(entries))])
 
 
 def read(path: str) -> str:
@@ -110,9 +118,10 @@ def main() -> None:
         "an id that is no device's": lambda: signer.ask(certificate(values("../gateway"))),
         "a certificate of an hour ago": lambda: signer.ask(certificate(old)),
         "an empty CRL": lambda: signer.ask(crl(1001)),
+        "an empty CRL of another spelling": lambda: signer.ask(crl(1001, scope="http://CRL.example.com/x")),
         "an older CRL": lambda: signer.ask(crl(999, 7, 9, 11)),
         "a checkpoint of no tree": lambda: signer.ask(
-            codec.encode_checkpoint(Checkpoint("x", 1 << 40, bytes(32)), [])
+            codec.encode_checkpoint(Checkpoint("x", 1 << 40, bytes(32)), signer.last(), [])
         ),
         "another configuration": lambda: Signer([b"0", bytes(32)]).said,
         "another token": lambda: Signer([b"7", MANDATE.digest]).said,

@@ -18,7 +18,7 @@ from otahsm.config import load_config, section
 from otahsm.errors import ExitCode
 from otahsm.ledger import Signatures, Verdict, compare_signatures, snapshot
 from otahsm.ledger import verify as verify_ledger
-from otahsm.templates import counted
+from otahsm.templates import counted, plain
 
 
 def verify(
@@ -73,6 +73,7 @@ def verify(
             verdict = verify_ledger(connection, keys, known, lambda count: shown.update(f"{count} leaves"))
             for where, what in of_files.findings:
                 verdict.find(where, what)
+            verdict.count += of_files.count - len(of_files.findings)
             comparison = journals and compare_signatures(
                 connection, signed, journals.covered, journals.gaps, verdict
             )
@@ -113,7 +114,7 @@ def print_verdict(
         )
         return
     for where, what in verdict.findings:
-        typer.secho(f"{where}: {what}", fg=typer.colors.RED)
+        typer.secho(plain(f"{where}: {what}"), fg=typer.colors.RED)
     if verdict.count > len(verdict.findings):
         typer.echo(f"and {verdict.count - len(verdict.findings)} more")
     covered = "no checkpoint covers them"
@@ -128,7 +129,10 @@ def print_verdict(
         f" {counted(verdict.waiting, 'entry is no leaf', 'entries are not leaves')} yet"
     )
     for line in compared.lines() if compared else ():
-        typer.echo(line)
-    typer.echo("Everything matches." if verdict.good else f"{verdict.count} MISMATCHES.")
+        typer.echo(plain(line))
+    matches = "Everything matches."
+    if compared and not compared.is_complete:
+        matches = "Everything that was compared matches."
+    typer.echo(matches if verdict.good else f"{verdict.count} MISMATCHES.")
     if compared_keys is not None:
         compared_keys.print()
