@@ -11,6 +11,7 @@ leading dot or `..` through.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from asn1crypto import x509 as asn1_x509
@@ -45,13 +46,11 @@ def check_device_id(device_id: str, pattern: Pattern | None = None) -> None:
         )
 
 
-def common_names(device_id: str) -> tuple[bytes, bytes]:
-    """Encode a device id as the two AttributeTypeAndValue that a CSR may have for it, in DER."""
+def common_names(device_id: str) -> Iterator[bytes]:
+    """Yield the two AttributeTypeAndValue that a CSR may have for a device id, in DER."""
     value = device_id.encode("utf-8", "replace")
-    return (
-        tlv(SEQUENCE, _COMMON_NAME, tlv(UTF8_STRING, value)),
-        tlv(SEQUENCE, _COMMON_NAME, tlv(PRINTABLE_STRING, value)),
-    )
+    for kind in (UTF8_STRING, PRINTABLE_STRING):
+        yield tlv(SEQUENCE, _COMMON_NAME, tlv(kind, value))
 
 
 def subject_of(device_id: str, string_type: int = UTF8_STRING, others: bytes = b"") -> bytes:

@@ -107,8 +107,8 @@ class InThisProcess:
         if fault is not None and fault.token_fails:
             machine.dead = fault.kills and fault.at == "token"
             raise TokenUnavailableError("the token is away")
-        built = Certificates(machine.mandate, lambda: microseconds(machine.now) // 1000)
-        return [sign(key_of("ec-p256"), built.build(profile, item)) for item in items]
+        built, now = Certificates(machine.mandate), microseconds(machine.now) // 1000
+        return [sign(key_of("ec-p256"), built.build(profile, item, now)) for item in items]
 
 
 class Row(NamedTuple):

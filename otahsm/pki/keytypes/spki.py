@@ -16,6 +16,13 @@ from otahsm.pki.keytypes import FAMILIES, KeyType, PublicKey, describe_key, key_
 KEY_ERRORS: Final = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
+# Where the key itself begins in an SPKI of P-256, after what all of them begin with (RFC 5480, section 2).
+_PREFIX_OCTETS: Final = 26
+_KEY_STARTS: Final = {
+    bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200"): _PREFIX_OCTETS,
+}
+
+
 def flaw(error: Exception) -> str:
     """Return what is wrong with what could not be parsed.
 
@@ -44,10 +51,15 @@ def type_of_spki(spki: bytes) -> KeyType | None:
 
     That is enough to know what a certificate will hold. Whether the key is weak is for `check_csr` to say.
     """
-    return next(filter(None, (family.type_of_spki(spki) for family in FAMILIES)), None)
+    for family in FAMILIES:
+        if name := family.type_of_spki(spki):
+            return cast(KeyType, name)
+    return None
 
 
 def subject_key_identifier(spki: bytes) -> bytes:
     """Return the 20 octets of RFC 5280, section 4.2.1.2, method 1: SHA-1 over the key's BIT STRING."""
+    if start := _KEY_STARTS.get(spki[:_PREFIX_OCTETS]):  # most keys: nothing to parse
+        return hashlib.sha1(spki[start:], usedforsecurity=False).digest()
     _, bits = children(spki)
     return hashlib.sha1(contents(bits)[1:], usedforsecurity=False).digest()  # the first counts unused bits

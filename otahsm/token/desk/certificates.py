@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from hashlib import sha256
 from typing import Final
@@ -34,18 +33,21 @@ class Certificates:
 
     Args:
         mandate: what may be signed.
-        now: returns the time, in milliseconds since the Unix epoch.
     """
 
-    def __init__(self, mandate: Mandate, now: Callable[[], int]) -> None:
-        self._now = now
+    def __init__(self, mandate: Mandate) -> None:
         self._templates = {
             name: ProfileTemplate(Terms(item.profile, mandate.authorities[item.authority].issuer, item.crls))
             for name, item in mandate.profiles.items()
         }
 
-    def build(self, profile: str, item: CertificateToSign) -> bytes:
+    def build(self, profile: str, item: CertificateToSign, now: int) -> bytes:
         """Return the TBSCertificate of a device, in DER, after looking at everything that it is built of.
+
+        Args:
+            profile: the name of its profile.
+            item: what it has of its own.
+            now: the time, in milliseconds since the Unix epoch.
 
         Raises:
             SigningRefusedError: the profile or the device is not of the mandate, the serial number is not one
@@ -57,7 +59,7 @@ class Certificates:
         serial, (device_id, spki), attributes, tbs_sha256 = item
         if not is_made(serial):
             raise SigningRefusedError(f"{serial.hex()} is not a serial number as the daemon makes them")
-        if abs(serial.milliseconds - self._now()) > _MILLISECONDS:
+        if abs(serial.milliseconds - now) > _MILLISECONDS:
             raise SigningLateError(
                 f"the time in the serial number {serial.hex()} is more than 10 minutes from this clock's"
             )

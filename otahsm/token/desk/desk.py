@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from otahsm.errors import EvidenceError, SigningRefusedError
 from otahsm.system.clock import Clock, microseconds, rfc3339, utc_now
@@ -26,6 +26,14 @@ from otahsm.token.setup import PROBE, Mandate
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+class _Built(NamedTuple):
+    """A certificate that is to be signed, its line for the journal, and the answer if it was refused."""
+
+    tbs: bytes
+    line: str
+    refusal: bytes = b""
 
 
 class Key(Protocol):
@@ -59,7 +67,8 @@ class Desk:
         self._names = list(mandate.authorities)
         self._memory = Memory(mandate.folder)
         self._journal = Journal(mandate.folder)
-        self._certificates = Certificates(mandate, lambda: microseconds(clock()) // 1000)
+        self._clock = clock
+        self._certificates = Certificates(mandate)
         self._crls = Crls(self._memory, lambda: int(clock().timestamp()))
         self._journal.start()
 
@@ -94,22 +103,28 @@ class Desk:
     def _sign_certificates(self, profile: str, items: Iterable[CertificateToSign]) -> Iterator[bytes]:
         known = self._mandate.profiles.get(profile)
         number = self._names.index(known.authority) if known else 0
+        now = microseconds(self._clock()) // 1000
+        # All are built before the first is signed: in turns, each would find the processor's caches cold.
+        built = [self._built(profile, item, now) for item in items]
         lines = []
 
-        def sign(keys: Sequence[Key], item: CertificateToSign) -> tuple[bytes, str]:
-            try:
-                tbs = self._certificates.build(profile, item)
-            except SigningRefusedError as error:
-                return _refusal(f"certificate {item.serial.hex()}", error)
-            signed = f"certificate {item.serial.key.hex()} {item.tbs_sha256.hex()}"
-            return encode_signature(keys[number].sign(tbs)), signed
+        def sign(keys: Sequence[Key], item: _Built) -> bytes:
+            return item.refusal or encode_signature(keys[number].sign(item.tbs))
 
         try:
-            for answer, line in self._sessions.map(sign, items):
-                lines.append(line)
+            for item, answer in zip(built, self._sessions.map(sign, built), strict=True):
+                lines.append(item.line)
                 yield answer
         finally:
             self._journal.append(lines)
+
+    def _built(self, profile: str, item: CertificateToSign, now: int) -> _Built:
+        try:
+            tbs = self._certificates.build(profile, item, now)
+        except SigningRefusedError as error:
+            refusal, line = _refusal(f"certificate {item.serial.hex()}", error)
+            return _Built(b"", line, refusal)
+        return _Built(tbs, f"certificate {item.serial.key.hex()} {item.tbs_sha256.hex()}")
 
     def _sign_crls(self, name: str, crls: Sequence[CrlToSign]) -> Iterator[bytes]:
         authority = self._mandate.authorities.get(name)
