@@ -175,6 +175,7 @@ async def test_a_client_in_mid_stream_of_a_daemon_that_stops_has_what_it_is_told
 def test_a_second_daemon_on_the_same_ledger_is_refused(daemon: RunningDaemon) -> None:
     with running(daemon.fleet) as second:
         assert second.process.wait(READY_SECONDS) == 2
+        second.reader.join(READY_SECONDS)
         assert "another daemon holds the ledger" in "".join(second.other_output)
 
 
