@@ -23,11 +23,12 @@ from otahsm.errors import AuthorityUnusableError, OtahsmError, TokenUnavailableE
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlNumber, CrlReader, CrlRow, CrlState, Ledger, StoredCrl
 from otahsm.pki.certificate import assemble
 from otahsm.pki.crls.building import Reason, RevokedCertificate
+from otahsm.pki.crls.distribution import BACKDATED
 from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes import signature_is_valid
 from otahsm.system.clock import Clock
 from otahsm.token.desk.codec import ENTRY_OCTETS, MOST_ENTRIES, CrlToSign, encode_entries
-from otahsm.token.desk.crls import BACKDATED, build
+from otahsm.token.desk.crls import build
 from otahsm.token.pool import SignerPool
 
 _HOUR: Final = 3600

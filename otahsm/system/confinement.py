@@ -19,9 +19,8 @@ from otahsm.errors import ConfigError
 from otahsm.system.hardening import harden
 
 _NOBODY: Final = 65534
-_MEMORY: Final = (
-    1024**3
-)  # octets of address space; a preparer takes 0.14 GB, and 0.26 GB with the longest message
+# Octets of address space; a preparer takes 0.14 GB, and 0.26 GB with the longest message.
+_MEMORY: Final = 1024**3
 _SECONDS_A_TASK: Final = 2.0  # of processor time; the slowest CSR takes 0.01 s
 _LIMITS: Final = {
     resource.RLIMIT_NOFILE: 0,  # no new descriptor: no file, no socket, no connection

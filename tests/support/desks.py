@@ -13,7 +13,7 @@ from otahsm.errors import SigningRefusedError
 from otahsm.patterns import compile_pattern
 from otahsm.pki.certificate import Binding
 from otahsm.pki.crls.building import Reason, RevokedCertificate
-from otahsm.pki.crls.distribution import COMPLETE
+from otahsm.pki.crls.distribution import BACKDATED, COMPLETE
 from otahsm.pki.keytypes import sign
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.profile import Profile
@@ -22,7 +22,6 @@ from otahsm.pki.template import ProfileTemplate, Terms
 from otahsm.tlog import Checkpoint, VerifierKey, leaf_hash, node_hash, root_of
 from otahsm.token.desk import codec
 from otahsm.token.desk.codec import CertificateToSign, CrlToSign, LastCheckpoint, encode_entries
-from otahsm.token.desk.crls import BACKDATED
 from otahsm.token.desk.desk import Desk
 from otahsm.token.desk.journal import files_of
 from otahsm.token.setup import CheckpointMandate, Mandate

@@ -11,12 +11,11 @@ from asn1crypto import pem
 from otahsm.config import CrlConfig
 from otahsm.errors import FolderError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlRow
-from otahsm.pki.crls.distribution import CrlLocation
+from otahsm.pki.crls.distribution import BACKDATED, CrlLocation
 from otahsm.pki.crls.reading import describe_crl
 from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import CrlSchedule, is_due
 from otahsm.system.durable import TEMPORARY
-from otahsm.token.desk.crls import BACKDATED
 
 from support.authority import crl, issuer_of
 

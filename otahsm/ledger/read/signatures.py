@@ -20,7 +20,7 @@ from otahsm.errors import EvidenceError
 from otahsm.ledger.schema import certificates, checkpoints, crl_numbers, crl_urls, crls, intents
 from otahsm.ledger.tree.proofs import prove, read_head
 from otahsm.ledger.tree.verdict import MAX_FINDINGS, Verdict
-from otahsm.pki.crls.distribution import AUTHORITIES, COMPLETE
+from otahsm.pki.crls.distribution import AUTHORITIES, BACKDATED, COMPLETE
 from otahsm.pki.der import children
 from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import Checkpoint, consistency_proof, parse_note, verify_consistency
@@ -29,7 +29,6 @@ _CHUNK: Final = 1000
 _END: Final = b"\xff" * 21  # after every serial number
 _SECOND: Final = 1_000_000
 _SMALLER: Final = "the ledger's tree is smaller: rows were removed, or an older copy was restored"
-_BACKDATED: Final = 600 * _SECOND  # how long after its thisUpdate a CRL may be made
 
 
 class Period(NamedTuple):
@@ -233,7 +232,7 @@ class _Run:
             if (issuer, scope, row.number) not in known:
                 made = row.this_update * _SECOND
                 name = _crl_name(SignedList(issuer, row.number, b"", scope))
-                self._miss_what(name, Period(made, made + _BACKDATED))
+                self._miss_what(name, Period(made, made + BACKDATED * _SECOND))
 
     def _find_crl(self, crl: SignedList, what: str) -> None:
         if crl in self._signed.accepted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -52,3 +53,10 @@ class Verdict:
         self.count += 1
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(where, what))
+
+    def add(self, findings: Iterable[tuple[str, str]], count: int) -> None:
+        """Record the inconsistencies that another check found: what it named of them, and how many."""
+        total = self.count + count
+        for where, what in findings:
+            self.find(where, what)
+        self.count = total

@@ -18,6 +18,9 @@ SHARD: Final = "{shard}"
 # The scopes of CRLs that have no URL of their own. A shard's is its URL.
 COMPLETE: Final = ""
 AUTHORITIES: Final = "authorities"
+
+# Seconds that thisUpdate is backdated, so that verifiers whose clock is a little slow accept a new CRL.
+BACKDATED: Final = 600
 _MOST_OCTETS: Final = 255
 _SHARD_BITS: Final = 32  # far more than the number of shards, so that all of them get equally many
 

@@ -61,6 +61,7 @@ _CANONICAL: Final[dict[Name, bytes]] = {
     for name, (curve, _) in _CURVES.items()
 }
 _CANONICAL_BEGINNINGS: Final = tuple(_CANONICAL.values())
+P256_BEGINNING: Final = _CANONICAL["ec-p256"]
 _NAMES_BY_LENGTH: Final[dict[int, Name]] = {
     len(beginning) + 2 * _coordinate_bytes(_CURVES[name].curve): name
     for name, beginning in _CANONICAL.items()

@@ -11,16 +11,13 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from otahsm.errors import ConfigError
 from otahsm.pki.der import children, contents
 from otahsm.pki.keytypes import FAMILIES, KeyType, PublicKey, describe_key, key_type_of
+from otahsm.pki.keytypes.ecdsa import P256_BEGINNING
 
 # What `cryptography` raises for a key that is not what it should be.
 KEY_ERRORS: Final = (ValueError, TypeError, UnsupportedAlgorithm)
 
-
-# Where the key itself begins in an SPKI of P-256, after what all of them begin with (RFC 5480, section 2).
-_PREFIX_OCTETS: Final = 26
-_KEY_STARTS: Final = {
-    bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200"): _PREFIX_OCTETS,
-}
+# Where the point begins in an SPKI of P-256: with the octet that says it is uncompressed.
+_P256_POINT: Final = len(P256_BEGINNING) - 1
 
 
 def flaw(error: Exception) -> str:
@@ -59,7 +56,7 @@ def type_of_spki(spki: bytes) -> KeyType | None:
 
 def subject_key_identifier(spki: bytes) -> bytes:
     """Return the 20 octets of RFC 5280, section 4.2.1.2, method 1: SHA-1 over the key's BIT STRING."""
-    if start := _KEY_STARTS.get(spki[:_PREFIX_OCTETS]):  # most keys: nothing to parse
-        return hashlib.sha1(spki[start:], usedforsecurity=False).digest()
+    if spki.startswith(P256_BEGINNING):  # most keys: nothing to parse
+        return hashlib.sha1(spki[_P256_POINT:], usedforsecurity=False).digest()
     _, bits = children(spki)
     return hashlib.sha1(contents(bits)[1:], usedforsecurity=False).digest()  # the first counts unused bits

@@ -42,7 +42,7 @@ class CrlToSign(NamedTuple):
     """All that a CRL has of its own.
 
     Attributes:
-        scope: the URL of a shard, or one of the names in `otahsm.ledger.records`.
+        scope: the URL of a shard, or one of the names in `otahsm.pki.crls.distribution`.
         number: the CRL number.
         this_update, next_update: seconds since the Unix epoch.
         entries: the entries, encoded by `encode_entries`.
@@ -173,19 +173,20 @@ def decode_checkpoint_answer(parts: Sequence[bytes]) -> bytes | LastCheckpoint:
     if part.startswith(_ANOTHER):
         size, root = json.loads(part[1:])
         return LastCheckpoint(int(size), bytes.fromhex(root) if root else b"")
-    answer = _decode_answer(part)
-    if isinstance(answer, SigningRefusedError):
-        raise answer
-    return answer
+    return _accepted(part)
 
 
 def decode_last_number(parts: Sequence[bytes]) -> int:
     """Decode the highest number of a CRL. Raises SigningRefusedError; ValueError: it is malformed."""
     (part,) = parts
+    return int(_accepted(part))
+
+
+def _accepted(part: bytes) -> bytes:
     answer = _decode_answer(part)
     if isinstance(answer, SigningRefusedError):
         raise answer
-    return int(answer)
+    return answer
 
 
 def _decode_answer(part: bytes) -> bytes | SigningRefusedError:

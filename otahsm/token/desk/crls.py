@@ -8,14 +8,12 @@ from typing import Final
 
 from otahsm.errors import SigningRefusedError
 from otahsm.pki.crls.building import build_tbs_crl
-from otahsm.pki.crls.distribution import AUTHORITIES, COMPLETE, is_canonical
+from otahsm.pki.crls.distribution import AUTHORITIES, BACKDATED, COMPLETE, is_canonical
 from otahsm.pki.issuer import Issuer
 from otahsm.token.desk.codec import CrlToSign, decode_entries, split_entries
 from otahsm.token.desk.memory import Memory
 from otahsm.token.setup import AuthorityMandate
 
-# Seconds that thisUpdate is backdated, so that verifiers whose clock is a little slow accept a new CRL.
-BACKDATED: Final = 600
 _SLACK: Final = 600  # seconds, for a CRL that waited for a signer
 _NUMBERS_END: Final = 1 << 63  # of the ledger's; a higher one would be the last CRL for ever
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -122,6 +122,10 @@ class MachineJournal:
         self._booted: datetime | None = None
         self._last: datetime | None = None  # the time of the latest entry that has one
 
+    def newest(self, count: int) -> Sequence[Path]:
+        """Return the newest files, the newest last."""
+        return self._files[-count:]
+
     def entries(self) -> Iterator[Entry]:
         """Yield what was signed, in the order of the files. Raises ConfigError: a file can't be read."""
         digest = None
@@ -232,7 +236,7 @@ def refusals_in(folder: Path, since: datetime) -> tuple[int, str]:
     """
     lines: list[bytes] = []
     try:
-        for path in MachineJournal(folder)._files[-2:]:  # noqa: SLF001 - of this module
+        for path in MachineJournal(folder).newest(2):
             lines += _REFUSAL.findall(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"can't read the journal {folder}: {error.strerror}") from None

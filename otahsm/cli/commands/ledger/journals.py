@@ -135,9 +135,7 @@ def read_journals(folders: Sequence[Path], signed: Signatures, verdict: Verdict)
                     signed.accept(number, others)
         signed.crls += [other for other in others if isinstance(other, SignedList)]
         signed.checkpoints.update(other for other in others if not isinstance(other, SignedList))
-        for where, what in machine.findings:
-            verdict.find(where, what)
-        verdict.count += machine.found - len(machine.findings)
+        verdict.add(machine.findings, machine.found)
     return Journals(machines, _covered(machines, now), _gaps(machines))
 
 

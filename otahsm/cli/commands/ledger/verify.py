@@ -71,9 +71,7 @@ def verify(
         journals = read_journals(journal, signed, of_files) if journal else None
         with snapshot(section(settings.ledger, "ledger")) as connection:
             verdict = verify_ledger(connection, keys, known, lambda count: shown.update(f"{count} leaves"))
-            for where, what in of_files.findings:
-                verdict.find(where, what)
-            verdict.count += of_files.count - len(of_files.findings)
+            verdict.add(of_files.findings, of_files.count)
             comparison = journals and compare_signatures(
                 connection, signed, journals.covered, journals.gaps, verdict
             )
