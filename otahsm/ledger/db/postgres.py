@@ -23,6 +23,7 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger.db.dialects import LOCK_NAMESPACE
 from otahsm.ledger.db.failures import cause_of
+from otahsm.ledger.db.session import pin, schema_of
 
 _READ_ONLY: Final = "25006"  # SQLSTATE read_only_sql_transaction
 _IDS: Final = 1024  # reserved at a time
@@ -165,10 +166,15 @@ def throwaway_schema(url: str, password_file: Path | None) -> Iterator[str]:
 
 
 def engine_for(url: str, password_file: Path | None) -> Engine:
-    """Return an engine with one connection. Raises ConfigError: as `PostgresDatabase`."""
+    """Return an engine with one connection, which sees the ledger's schema: see `session.pin`.
+
+    Raises:
+        ConfigError: as `PostgresDatabase`. Connecting raises it if the schema is not there.
+    """
+    address = _address(url, password_file)
     try:
-        return create_engine(
-            _address(url, password_file),
+        engine = create_engine(
+            address,
             pool_size=1,
             max_overflow=0,
             pool_pre_ping=True,
@@ -178,6 +184,10 @@ def engine_for(url: str, password_file: Path | None) -> Engine:
         raise ConfigError(
             "a ledger in PostgreSQL needs psycopg", hint="Install it: pip install 'otahsm[postgres]'"
         ) from None
+    pin_to_schema = partial(pin, schema_of(address))
+    # First: SQLAlchemy itself asks a new connection for its schema.
+    event.listen(engine, "connect", lambda connection, _: pin_to_schema(connection), insert=True)
+    return engine
 
 
 def _address(url: str, password_file: Path | None) -> URL:
