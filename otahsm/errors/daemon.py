@@ -190,7 +190,7 @@ class LedgerDamagedError(LedgerUnavailableError):
 
 
 class LedgerTamperedError(OtahsmError):
-    """The ledger's tree does not match what was signed: it was changed, or replaced by an older copy."""
+    """The ledger was changed, or replaced by an older copy: its tree or its tables are not what they were."""
 
     code = Code.DATA_LOSS
     reason = "LEDGER_TAMPERED"

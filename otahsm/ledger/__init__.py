@@ -42,6 +42,7 @@ from otahsm.ledger.records import (
     RevocationRequest,
     StoredCrl,
 )
+from otahsm.ledger.shape.check import verify_shape
 from otahsm.ledger.store import Ledger
 from otahsm.ledger.tree.proofs import Head
 from otahsm.ledger.tree.verdict import Verdict
@@ -106,4 +107,5 @@ __all__ = [
     "throwaway",
     "vacant",
     "verify",
+    "verify_shape",
 ]

@@ -69,6 +69,7 @@ class Ledger:
 
         Raises:
             ConfigError: it can't be used, another daemon holds the file, or it belongs to another CA.
+            LedgerTamperedError: its tables are not those of our migrations: see `otahsm.ledger.shape`.
             LedgerUnavailableError: the server can't be reached.
         """
         return await self._writer.open()

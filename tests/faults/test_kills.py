@@ -9,8 +9,8 @@ import re
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -230,9 +230,9 @@ async def test_a_daemon_killed_right_after_an_operators_change_has_written_who_m
         daemon.wait_for("health.changed", serving=True)
         async with daemon.client() as client:
             (issued,), _ = await issue_all(client, [new_request("device-1")])
-            _slow_down(fleet, name)
-            await change(client)
-            daemon.kill()
+            with _slow_down(fleet, name):
+                await change(client)
+                daemon.kill()
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         assert daemon.stop() == 0
@@ -241,7 +241,8 @@ async def test_a_daemon_killed_right_after_an_operators_change_has_written_who_m
     assert events(fleet, name) == [("cn:quickstart", details)]
 
 
-def _slow_down(fleet: Fleet, name: str) -> None:
+@contextmanager
+def _slow_down(fleet: Fleet, name: str) -> Iterator[None]:
     """Make writing an event take so long that who answers before it is durable is killed before it is."""
     assert fleet.config.ledger is not None
     assert fleet.config.ledger.path is not None
@@ -250,3 +251,6 @@ def _slow_down(fleet: Fleet, name: str) -> None:
             f"CREATE TRIGGER slow AFTER INSERT ON events WHEN NEW.name = '{name}'"
             " BEGIN SELECT length(randomblob(200000000)); END"
         )
+    yield
+    with closing(sqlite3.connect(fleet.config.ledger.path)) as database, database:
+        database.execute("DROP TRIGGER slow")  # with it, no daemon starts

@@ -149,7 +149,7 @@ async def test_what_is_no_ledger_can_not_be_verified(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="there is no ledger"):
         verdict(home)
     home.path.write_bytes(b"")
-    with pytest.raises(ConfigError, match="has no table"):
+    with pytest.raises(ConfigError, match="is not a ledger"):
         verdict(home)
     home.path.write_bytes(b"this is a text file" * 1000)
     with pytest.raises(LedgerDamagedError, match="file is not a database"):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from otahsm.checks import Check, fail, failed, obstacle_to, ok, warning
@@ -20,6 +20,7 @@ from otahsm.ledger.db.database import database_of
 from otahsm.ledger.db.failures import cause_of, reading
 from otahsm.ledger.migrations import NEWEST, knows_version
 from otahsm.ledger.schema import certificates, intents, revocations
+from otahsm.ledger.shape.check import WHEN_TAMPERED, shape_of
 
 _LITTLE: Final = 2 << 30  # octets: two million certificates
 _MICROSECONDS: Final = 1_000_000
@@ -59,6 +60,7 @@ def _look(engine: Engine, name: str, now: datetime) -> Iterator[Check]:
         version = str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar())
         if version == NEWEST:
             yield ok("ledger", f"{name}, schema {version}")
+            yield from _shape(connection)
         elif knows_version(version):
             yield warning(
                 "ledger",
@@ -83,6 +85,16 @@ def _look(engine: Engine, name: str, now: datetime) -> Iterator[Check]:
                 f" {newest:%Y-%m-%d %H:%M:%S}",
                 "Set the clock: serial numbers start with the time.",
             )
+
+
+def _shape(connection: Connection) -> Iterator[Check]:
+    shape = shape_of(connection)
+    for where, what in shape.tampered:
+        yield fail("ledger tables", f"{where}: {what}", WHEN_TAMPERED)
+    for where, what in shape.warnings:
+        yield warning("ledger tables", f"{where}: {what}", "Keep nothing else in the ledger's database.")
+    if not shape.tampered and not shape.warnings:
+        yield ok("ledger tables", "as otahsm made them, and nothing else")
 
 
 def _writable(engine: Engine, config: LedgerConfig) -> Check:

@@ -24,6 +24,7 @@ from otahsm.ledger.query_values import (
 )
 from otahsm.ledger.read import batch_page, certificate_page, denied, event_page
 from otahsm.ledger.records import BatchState
+from otahsm.ledger.shape.check import refuse_tampered
 from otahsm.pki.serial import SerialNumber
 
 
@@ -64,6 +65,11 @@ class LedgerReader:
                 f"the ledger {self._name} has the schema {version}, but this otahsm needs {NEWEST}",
                 hint="Start `otahsm serve` once to update it, or use the version of otahsm that created it.",
             )
+
+    def check_shape(self) -> None:
+        """Check that nobody changed the tables. Raises LedgerTamperedError."""
+        with self._reading() as connection:
+            refuse_tampered(connection, self._name)
 
     def by_serial(self, serial: SerialNumber) -> CertificateRecord | None:
         """Return the record with a serial number."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Connection, Engine
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError
 from otahsm.ledger.db.failures import reading
 from otahsm.ledger.db.postgres import engine_for
 from otahsm.ledger.db.read_only import sqlite_reader
-from otahsm.ledger.schema import metadata
+from otahsm.ledger.migrations import NEWEST, version_of
 
 
 @contextmanager
@@ -33,11 +33,17 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
     engine = _open(config)
     try:
         with reading(name), engine.connect() as connection:
-            missing = set(metadata.tables) - set(inspect(connection).get_table_names())
-            if missing:
+            version = version_of(connection)
+            if version is None:
                 raise ConfigError(
-                    f"the ledger {name} has no table {min(missing)}: not a ledger, or from an older otahsm",
-                    hint="A daemon of this version updates the ledger when it starts.",
+                    f"{name} is not a ledger: it has no table alembic_version",
+                    hint="Check [ledger]. `otahsm serve` creates a ledger.",
+                )
+            if version != NEWEST:
+                raise ConfigError(
+                    f"the ledger {name} has the schema {version}, but this otahsm needs {NEWEST}",
+                    hint="Start `otahsm serve` once to update it, or use the version of otahsm that created"
+                    " it.",
                 )
             yield connection
     finally:

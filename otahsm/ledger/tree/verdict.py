@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -33,6 +33,8 @@ class Verdict:
         signed_size: the number of leaves that the largest valid checkpoint covers; None if there is none.
         findings: the inconsistencies, at most MAX_FINDINGS.
         count: the total number of inconsistencies.
+        warnings: what is in the database beside the ledger, and can't change it.
+        readable: whether the content could be verified; False if tables or columns are missing.
     """
 
     leaves: int = 0
@@ -42,6 +44,8 @@ class Verdict:
     signed_size: int | None = None
     findings: list[Finding] = field(default_factory=list)
     count: int = 0
+    warnings: list[Finding] = field(default_factory=list)
+    readable: bool = True
 
     @property
     def good(self) -> bool:
@@ -53,6 +57,11 @@ class Verdict:
         self.count += 1
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(where, what))
+
+    def begin_with(self, findings: Sequence[Finding]) -> None:
+        """Record inconsistencies that are named before all others, as these may follow from them."""
+        self.count += len(findings)
+        self.findings = [*findings, *self.findings][:MAX_FINDINGS]
 
     def add(self, findings: Iterable[tuple[str, str]], count: int) -> None:
         """Record the inconsistencies that another check found: what it named of them, and how many."""

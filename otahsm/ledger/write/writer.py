@@ -17,6 +17,7 @@ from otahsm.ledger.db import dialects
 from otahsm.ledger.db.database import Database
 from otahsm.ledger.db.failures import cause_of, failure_of
 from otahsm.ledger.migrations import UnknownVersionError, migrate
+from otahsm.ledger.shape.check import refuse_hooks, refuse_tampered
 from otahsm.ledger.write import outcomes, slots
 from otahsm.system.clock import Clock, microseconds
 
@@ -205,7 +206,9 @@ class Writer:
         try:
             with self._database.engine.begin() as connection:
                 dialects.begin(connection, closing=True)
+                refuse_hooks(connection, name)  # before a migration runs into them
                 migrate(connection)
+                refuse_tampered(connection, name)
                 issuer = outcomes.issuer_of(connection)
         except UnknownVersionError as error:
             raise ConfigError(

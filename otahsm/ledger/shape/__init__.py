@@ -1,0 +1,1 @@
+"""Whether the ledger's database is as our migrations make it."""
