@@ -15,6 +15,7 @@ from otahsm.errors import LedgerUnavailableError
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.ledger import Ledger
 from otahsm.ledger.read.queries import LedgerQueries
+from otahsm.ledger.read.reader import LedgerReader
 from otahsm.preparation.pool import Preparers
 from otahsm.revocation.crl_keeper import LOOK_SECONDS as CRL_SECONDS
 from otahsm.token.pool import SignerPool
@@ -24,6 +25,7 @@ from otahsm.workers.pool import Report
 
 _LOOK_SECONDS: Final = 1.0
 _TEND_SECONDS: Final = 5.0
+_SHAPE_SECONDS: Final = 60.0
 # Errors that the job "ledger" logs, for all jobs.
 _OF_THE_LEDGER: Final = (LedgerUnavailableError,)
 
@@ -105,6 +107,7 @@ class LifeCycle:
 
         Raises:
             ConfigError: the ledger can't be used.
+            LedgerTamperedError: its tables are not those that otahsm made.
             LedgerUnavailableError: its server can't be reached.
         """
         voided = await self._ledger.open()
@@ -152,6 +155,13 @@ class LifeCycle:
             retry_seconds=_LOOK_SECONDS,
         )
         yield Job(
+            name="schema",
+            run_once=self._look_at_schema,
+            interval=_SHAPE_SECONDS,
+            failing="ledger.tampered",
+            logged_elsewhere=_OF_THE_LEDGER,
+        )
+        yield Job(
             name="transparency",
             run_once=self._transparency.run_once,
             interval=_LOOK_SECONDS,
@@ -187,6 +197,10 @@ class LifeCycle:
                     after=self._signers.wait_until_ready,
                     failing="crl.failed",
                 )
+
+    async def _look_at_schema(self) -> None:
+        """Look whether the ledger's tables are as otahsm made them. Raises LedgerTamperedError."""
+        await self._queries.ask(LedgerReader.check_shape)
 
     async def _tend_ledger(self) -> None:
         """Void the open intents of dead replicas, from time to time.

@@ -16,7 +16,7 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_json
 from otahsm.config import load_config, section
 from otahsm.errors import ExitCode
-from otahsm.ledger import Signatures, Verdict, compare_signatures, snapshot
+from otahsm.ledger import Signatures, Verdict, compare_signatures, snapshot, verify_shape
 from otahsm.ledger import verify as verify_ledger
 from otahsm.templates import counted, plain
 
@@ -48,7 +48,9 @@ def verify(
     """Verify that nobody changed the ledger: recompute its tree, and name rows changed, removed or added.
 
     Reads the database that [ledger] names, even beside a running daemon. Exits with 1 if anything does not
-    match. Without a checkpoint from elsewhere, it can't notice that the newest rows were removed.
+    match. It begins with the tables: a trigger, a view or whatever else can change what otahsm reads and
+    writes does not match. Without a checkpoint from elsewhere, it can't notice that the newest rows were
+    removed.
 
     With --journal, it also compares what signers signed with what the ledger holds, both ways: a signature
     that the ledger does not account for, and a certificate that no signer of yours has signed.
@@ -69,15 +71,18 @@ def verify(
         # Before the snapshot: what was signed by now is in it.
         of_files = Verdict()
         journals = read_journals(journal, signed, of_files) if journal else None
+        comparison = None
         with snapshot(section(settings.ledger, "ledger")) as connection:
-            verdict = verify_ledger(connection, keys, known, lambda count: shown.update(f"{count} leaves"))
-            verdict.add(of_files.findings, of_files.count)
-            comparison = journals and compare_signatures(
-                connection, signed, journals.covered, journals.gaps, verdict
+            verdict = verify_shape(
+                connection,
+                lambda: verify_ledger(connection, keys, known, lambda count: shown.update(f"{count} leaves")),
             )
+            verdict.add(of_files.findings, of_files.count)
+            if journals and verdict.readable:
+                comparison = compare_signatures(connection, signed, journals.covered, journals.gaps, verdict)
     compared = Compared(journals, comparison, signed) if journals and comparison else None
     seconds = time.monotonic() - began
-    compared_keys = look_at_keys(settings) if compare_keys else None
+    compared_keys = look_at_keys(settings) if compare_keys and verdict.readable else None
     print_verdict(verdict, compared, compared_keys, seconds=seconds, signed=bool(keys), as_json=as_json)
     if not (verdict.good and (compared_keys is None or compared_keys.verdict.good)):
         raise typer.Exit(ExitCode.SOME_FAILED)
@@ -106,6 +111,7 @@ def print_verdict(
                 "seconds": round(seconds, 3),
                 "findings": verdict.count,
                 "first": [finding._asdict() for finding in verdict.findings],
+                "warnings": [warning._asdict() for warning in verdict.warnings],
                 "journals": compared and compared.as_dict(),
                 "keys": compared_keys and compared_keys.as_dict(),
             }
@@ -115,6 +121,8 @@ def print_verdict(
         typer.secho(plain(f"{where}: {what}"), fg=typer.colors.RED)
     if verdict.count > len(verdict.findings):
         typer.echo(f"and {verdict.count - len(verdict.findings)} more")
+    for where, what in verdict.warnings:
+        typer.secho(plain(f"warning: {where}: {what}"), fg=typer.colors.YELLOW)
     covered = "no checkpoint covers them"
     if verdict.signed_size is not None:
         vouched = "signed" if signed else "in a checkpoint whose signature was not verified"
