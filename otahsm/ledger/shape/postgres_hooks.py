@@ -9,8 +9,8 @@ from sqlalchemy import Connection, TextClause, text
 from otahsm.ledger.shape.findings import Shape
 from otahsm.ledger.shape.postgres_tables import NAMES
 
-# The functions and operators in our statements; a test compares them with the code. One in the ledger's
-# schema with the same name is called instead of PostgreSQL's if its argument types fit better.
+# The functions in our statements; a test compares them with the code. One of the same name in the ledger's
+# schema is called instead of PostgreSQL's if its argument types fit better.
 FUNCTIONS: Final = (
     "array_agg",
     "count",
@@ -36,7 +36,7 @@ FUNCTIONS: Final = (
     "unnest",
     "version",
 )
-# The left operand of ours is never an array; intarray has such operators.
+# Those in our statements, and more. The left operand of ours is never an array; that of intarray's is.
 OPERATORS: Final = ("=", "<>", "<", "<=", ">", ">=", "+", "-", "*", "/", "%", "||", "~~", "~")
 
 _OURS: Final = "c.relnamespace = :schema ::regnamespace AND c.relname = ANY (:names)"
