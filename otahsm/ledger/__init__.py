@@ -14,6 +14,7 @@ from otahsm.ledger.query_values import (
 from otahsm.ledger.read.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.read.crl_reader import CrlReader, CrlState
 from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
+from otahsm.ledger.read.published import Published, check_that_it_grew, is_unused, read_published
 from otahsm.ledger.read.reader import LedgerReader
 from otahsm.ledger.read.signatures import Comparison, Period, Signatures, SignedList, compare_signatures
 from otahsm.ledger.read.snapshot import snapshot
@@ -44,7 +45,7 @@ from otahsm.ledger.records import (
 )
 from otahsm.ledger.shape.check import verify_shape
 from otahsm.ledger.store import Ledger
-from otahsm.ledger.tree.proofs import Head
+from otahsm.ledger.tree.proofs import Head, read_head
 from otahsm.ledger.tree.verdict import Verdict
 from otahsm.ledger.tree.verification import verify
 from otahsm.pki.crls.distribution import AUTHORITIES, COMPLETE
@@ -85,6 +86,7 @@ __all__ = [
     "OverQuota",
     "Page",
     "Period",
+    "Published",
     "Renewal",
     "Replay",
     "Revocation",
@@ -96,13 +98,17 @@ __all__ = [
     "StoredCrl",
     "Verdict",
     "WeakCertificate",
+    "check_that_it_grew",
     "compare_keys",
     "compare_signatures",
     "copy_ledger",
     "count_valid",
     "database_of",
     "diagnose_ledger",
+    "is_unused",
     "path_of",
+    "read_head",
+    "read_published",
     "snapshot",
     "throwaway",
     "vacant",

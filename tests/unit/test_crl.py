@@ -21,7 +21,7 @@ from pkilint.validation import ValidationFindingSeverity
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.crls.building import Reason, RevokedCertificate, build_tbs_crl
-from otahsm.pki.crls.reading import CrlDescription, check_crl_signature, describe_crl
+from otahsm.pki.crls.reading import CrlDescription, check_crl_signature, describe_crl, entries_of
 from otahsm.pki.keytypes import KeyType
 
 from support.authority import CA_NAME, CRL_MADE, KEY_TYPES, SMALL_KEY_TYPES, crl, issuer_of, leaf
@@ -186,6 +186,7 @@ def test_another_reader_finds_each_certificate_since_when_and_why(
         assert not any(extension.critical for extension in entry.extensions)
         names = [reason.reason.name for reason in reasons if isinstance(reason, x509.CRLReason)]
         found.append((entry.serial_number, entry.revocation_date_utc, names))
+    assert entries_of(crl(listed, ca=ca, number=number, url=URL)) == sorted(listed)
     assert found == [
         (serial, when, [] if reason is Reason.UNSPECIFIED else [reason.value])
         for serial, when, reason in sorted(listed)
@@ -299,7 +300,7 @@ NO_CRLS = {
 
 @pytest.mark.parametrize("content", NO_CRLS.values(), ids=NO_CRLS)
 def test_a_file_without_a_crl_is_refused(content: bytes) -> None:
-    for read in (describe_crl, lambda der: check_crl_signature(der, issuer_of("ec-p256"))):
+    for read in (describe_crl, entries_of, lambda der: check_crl_signature(der, issuer_of("ec-p256"))):
         with pytest.raises(RequestRefusedError, match="not a CRL") as raised:
             read(content)
         assert "PEM" in raised.value.hint
@@ -348,10 +349,11 @@ def test_a_damaged_crl_is_described_or_refused_and_never_believed(data: st.DataO
     damaged = bytearray(sound)
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        describe_crl(bytes(damaged))
-    except RequestRefusedError as error:
-        assert "not a CRL" in error.message  # noqa: PT017 - either is right
+    for read in (describe_crl, entries_of):
+        try:
+            read(bytes(damaged))
+        except RequestRefusedError as error:
+            assert "not a CRL" in error.message  # noqa: PT017 - either is right
     if bytes(damaged) != sound:
         with pytest.raises(RequestRefusedError):
             check_crl_signature(bytes(damaged), issuer_of("ed25519"))

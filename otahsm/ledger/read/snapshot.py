@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine
 
 from otahsm.config import LedgerConfig
-from otahsm.errors import ConfigError
+from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger.db.failures import reading
 from otahsm.ledger.db.postgres import engine_for
 from otahsm.ledger.db.read_only import sqlite_reader
@@ -26,11 +26,16 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
         LedgerUnavailableError: it can't be read.
     """
     name = str(config.path or config.url)
-    if config.path is not None and not config.path.is_file():
-        raise ConfigError(
-            f"there is no ledger {name}", hint="Check [ledger] path, and that this is the right machine."
-        )
-    engine = _open(config)
+    try:
+        if config.path is not None and not config.path.is_file():
+            raise ConfigError(
+                f"there is no ledger {name}", hint="Check [ledger] path, and that this is the right machine."
+            )
+    except PermissionError as error:
+        raise LedgerUnavailableError(
+            f"can't read {name}: {error.strerror}", hint="Run this as root, or as the daemon's user."
+        ) from None
+    engine = open_reader(config)
     try:
         with reading(name), engine.connect() as connection:
             version = version_of(connection)
@@ -50,7 +55,8 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
         engine.dispose()
 
 
-def _open(config: LedgerConfig) -> Engine:
+def open_reader(config: LedgerConfig) -> Engine:
+    """Return an engine for consistent snapshots of an existing ledger. Raises ConfigError as `engine_for`."""
     if config.url is not None:
         engine = engine_for(config.url, config.password_file)
         return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

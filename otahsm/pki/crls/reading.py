@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.errors import RequestRefusedError
 from otahsm.pki.certificate import assemble
+from otahsm.pki.crls.building import Reason, RevokedCertificate
 from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes import signature_algorithm, signature_is_valid
 from otahsm.pki.parsing import PARSE_ERRORS, url_in
+
+_REASONS: Final = {x509.ReasonFlags[reason.value]: reason for reason in Reason}
 
 
 class CrlDescription(NamedTuple):
@@ -47,6 +50,21 @@ def describe_crl(crl: bytes, name: str = "this") -> CrlDescription:
         return _describe(_load(crl))
     except PARSE_ERRORS:
         raise _refused(f"{name} is not a CRL") from None
+
+
+def entries_of(crl: bytes) -> list[RevokedCertificate]:
+    """Return the entries of a CRL, in DER or PEM.
+
+    Raises:
+        RequestRefusedError: it is no CRL, or has an entry that we don't make.
+    """
+    try:
+        return [
+            RevokedCertificate(entry.serial_number, entry.revocation_date_utc, _reason(entry))
+            for entry in _load(crl)
+        ]
+    except (*PARSE_ERRORS, KeyError):
+        raise _refused("this is not a CRL, or not one of otahsm's") from None
 
 
 def check_crl_signature(crl: bytes, issuer: Issuer) -> None:
@@ -94,6 +112,14 @@ def _describe(crl: x509.CertificateRevocationList) -> CrlDescription:
         key_identifier=authority.key_identifier if authority else None,
         revoked=len(crl),
     )
+
+
+def _reason(entry: x509.RevokedCertificate) -> Reason:
+    """Return why a certificate is revoked. Raises KeyError for a reason that is not offered."""
+    for extension in entry.extensions:
+        if isinstance(extension.value, x509.CRLReason):
+            return _REASONS[extension.value.reason]
+    return Reason.UNSPECIFIED
 
 
 def _refused(message: str) -> RequestRefusedError:
