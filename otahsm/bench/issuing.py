@@ -23,6 +23,8 @@ from otahsm.config import CaConfig, ClientConfig, Config, LedgerConfig, section
 from otahsm.ledger import throwaway
 from otahsm.pki.keytypes import KeyType
 from otahsm.token.ceremony import throwaway_ca
+from otahsm.token.configured import mandate_of
+from otahsm.token.desk.beginning import begin
 
 _WARM_UP: Final = 256  # certificates
 _COUNTED: Final = 256  # certificates whose calls are counted
@@ -133,6 +135,7 @@ async def bench_issue(
             tempfile.TemporaryDirectory(prefix="otahsm-bench-", dir=token.guard_dir) as journal,
         ):
             settings = prepare(_apart(config, ca, ledger, folder, Path(journal)))
+            begin(mandate_of(settings))
             async with (
                 gauges(token, ca, token.signers, token.sign_timeout_seconds) as measuring,
                 daemon(write_toml(settings, folder / "otahsm.toml"), _signers(settings)) as running,

@@ -16,7 +16,7 @@ from otahsm.doctor.access import examine_access
 from otahsm.doctor.authority import examine_authority
 from otahsm.doctor.credentials import examine_client, examine_tls
 from otahsm.doctor.machine import examine_machine
-from otahsm.doctor.signers import examine_signers
+from otahsm.doctor.signers import examine_memory, examine_signers
 from otahsm.ledger import diagnose_ledger
 from otahsm.system.file_modes import find_open_files
 
@@ -39,6 +39,7 @@ def diagnose(config: Config, path: Path, now: datetime) -> Iterator[Check]:
         for number in range(len(config.token.all)):
             yield from _examine_token(path, number)
         yield from examine_signers(config.token, now)
+        yield from examine_memory(config)
     for name, authority in config.all_authorities.items():
         if not authority.retired:
             yield from examine_authority(config, name, authority, now)

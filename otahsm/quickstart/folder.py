@@ -19,6 +19,8 @@ from otahsm.quickstart.certificates import FileCa
 from otahsm.system.durable import create_file, make_folder
 from otahsm.tlog import VerifierKey
 from otahsm.token.ceremony import create_checkpoint_key, create_root, valid_for
+from otahsm.token.configured import mandate_of
+from otahsm.token.desk.beginning import begin
 from otahsm.token.files import write_certificate, write_verifier_key
 
 TOKEN_LABEL: Final = "otahsm-quickstart"  # noqa: S105 - a name, not a secret
@@ -114,6 +116,7 @@ def _fill(folder: Path, port: int) -> Path:
     checkpoint = section(config.checkpoint, "checkpoint")
     spki = create_checkpoint_key(section(config.token, "token"), checkpoint).der
     write_verifier_key(checkpoint.verifier_key, VerifierKey.from_spki(checkpoint.origin, spki).vkey)
+    begin(mandate_of(config))
     return path
 
 

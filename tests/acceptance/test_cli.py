@@ -62,6 +62,7 @@ COMMANDS = (
     "ledger reconcile",
     "ledger backup",
     "ledger restore",
+    "ledger join",
     "ledger accept",
     "ledger init-key",
     "ledger verify",

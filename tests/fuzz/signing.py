@@ -25,7 +25,7 @@ from otahsm.token.setup import PROBE, CheckpointMandate
 
 from fuzz.draws import Draws
 from support.authority import mandate_of
-from support.desks import ISSUER, NOW, PROFILES, SECONDS, SPKI, VERIFIER, serial_at
+from support.desks import ISSUER, NOW, PROFILES, SECONDS, SPKI, VERIFIER, begin, serial_at
 
 _TEMPLATES: Final = {name: ProfileTemplate(Terms(PROFILES[name], ISSUER, None)) for name in PROFILES}
 
@@ -68,6 +68,8 @@ def _ask(draws: Draws, folder: Path) -> None:
     mandate = mandate_of(PROFILES, folder)
     mandate = mandate._replace(checkpoint=CheckpointMandate(mandate.authorities[""].access, VERIFIER))
     session = Session()
+    if draws.number(8):  # else neither a CRL nor a checkpoint is signed
+        begin(folder)
     desk = Desk(mandate, session, lambda: NOW)
     answers: list[bytes] = []
     for _ in range(1 + draws.number(4)):

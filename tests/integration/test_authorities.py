@@ -41,8 +41,9 @@ ca = "2027"
 def add_next(fleet: Fleet, *options: str) -> Path:
     """Write the next CA into the configuration, and make it; return its root."""
     fleet.edit("[ledger]\n", f"{NEXT}[ledger]\n")
-    done = fleet.run("ca", "rotate", "2027", *options)
-    assert done.returncode == 0, done.stderr
+    for command in (("ca", "rotate", "2027", *options), ("ledger", "join", "--expect", "0")):
+        done = fleet.run(*command)
+        assert done.returncode == 0, done.stderr
     return fleet.folder / "ca/fleet-2027.pem"
 
 
@@ -93,6 +94,8 @@ def test_rotation_makes_a_ca_of_the_same_kind_and_a_record(fleet: Fleet) -> None
     for options in ((), ("--ca", "2027")):
         shown = fleet.run("ca", "show", *options)
         assert shown.returncode == 0, shown.stderr
+    assert "don't know what was signed last of 1 CA" in fleet.run("doctor").stdout
+    assert fleet.run("ledger", "join", "--expect", "0").returncode == 0
     assert fleet.run("doctor").returncode == 0
     exported = fleet.run("ca", "export", "anchor", "--ca", "2027").stdout
     assert x509.load_pem_x509_certificate(exported.encode()) == new

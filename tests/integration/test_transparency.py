@@ -284,7 +284,13 @@ async def test_a_new_key_signs_on_and_the_old_one_still_verifies_what_it_signed(
     fleet.edit('verifier_key = "ca/checkpoint.vkey"', 'verifier_key = "ca/new.vkey"')
     fleet.edit("object=ledger-checkpoint", "object=new")
     fleet.edit("id=%C1", "id=%C2")
-    assert fleet.run("ledger", "init-key").returncode == 0
+    done = fleet.run("ledger", "init-key")
+    assert "until you have run `otahsm ledger join`" in done.stderr
+    done = fleet.run("ledger", "join", "--expect", "3")
+    assert done.returncode == 4
+    assert "name the former one with --key" in done.stderr
+    done = fleet.run("ledger", "join", "--expect", "3", "--key", "ca/checkpoint.vkey")
+    assert done.returncode == 0, done.stderr
     new = VerifierKey.parse((fleet.folder / "ca/new.vkey").read_text().strip())
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)

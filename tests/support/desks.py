@@ -21,9 +21,16 @@ from otahsm.pki.serial import SerialNumber, make_serial
 from otahsm.pki.template import ProfileTemplate, Terms
 from otahsm.tlog import Checkpoint, VerifierKey, leaf_hash, node_hash, root_of
 from otahsm.token.desk import codec
-from otahsm.token.desk.codec import CertificateToSign, CrlToSign, LastCheckpoint, encode_entries
+from otahsm.token.desk.codec import (
+    NO_CHECKPOINT,
+    CertificateToSign,
+    CrlToSign,
+    LastCheckpoint,
+    encode_entries,
+)
 from otahsm.token.desk.desk import Desk
 from otahsm.token.desk.journal import files_of
+from otahsm.token.desk.memory import Known, Memory
 from otahsm.token.setup import CheckpointMandate, Mandate
 from otahsm.token.signer import OneSession
 
@@ -52,6 +59,11 @@ class SoftKey:
         return sign(self._key, message)
 
 
+def begin(folder: Path) -> None:
+    """Have the signers of a folder know that neither the CA nor the log has signed anything."""
+    Memory(folder).begin(Known({VERIFIER.vkey: NO_CHECKPOINT}, {ISSUER.key_identifier: ()}), "for a test")
+
+
 @dataclasses.dataclass
 class Signer:
     """A desk, with a clock of the test's own."""
@@ -64,6 +76,7 @@ class Signer:
         self.mandate = mandate_of(PROFILES, self.folder)._replace(
             checkpoint=CheckpointMandate(mandate_of({}).authorities[""].access, VERIFIER)
         )
+        begin(self.folder)
         self.restart()
 
     def restart(self) -> None:

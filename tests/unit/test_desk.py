@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import sha256
@@ -20,13 +21,14 @@ from otahsm.pki.profile import Profile
 from otahsm.pki.root import build_root_tbs
 from otahsm.pki.serial import SerialNumber
 from otahsm.pki.template import ProfileTemplate, Terms
-from otahsm.tlog import Checkpoint, root_of
+from otahsm.tlog import Checkpoint, VerifierKey, root_of
 from otahsm.token.desk import codec
-from otahsm.token.desk.codec import CertificateToSign, CrlToSign, encode_entries
+from otahsm.token.desk.codec import NO_CHECKPOINT, CertificateToSign, CrlToSign, encode_entries
 from otahsm.token.desk.crls import build
 from otahsm.token.setup import PROBE
 
 from support.attacks.forging import key_of
+from support.authority import issuer_of
 from support.desks import (
     FOUR,
     ISSUER,
@@ -362,7 +364,7 @@ def test_a_checkpoint_that_continues_the_last_one_is_signed_by_the_key_of_the_lo
 
 
 def test_a_daemon_that_thinks_of_another_last_one_is_told_which_it_was(signer: Signer) -> None:
-    assert sign_checkpoint(signer, FOUR, PROOF, 3) == (0, b"")
+    assert sign_checkpoint(signer, FOUR, PROOF, 3) == NO_CHECKPOINT
     assert isinstance(sign_checkpoint(signer, THREE), bytes)
     for last in (0, 2, 4):
         assert sign_checkpoint(signer, FOUR, PROOF, last) == (3, THREE.root)
@@ -400,6 +402,62 @@ def test_a_last_checkpoint_that_is_damaged_is_not_none(signer: Signer, content: 
     refused = sign_checkpoint(signer, FOUR)
     assert isinstance(refused, SigningRefusedError)
     assert "can't read" in refused.message
+
+
+@pytest.mark.parametrize("file", ["begun-*", "checkpoint-*"])
+def test_a_part_of_what_was_signed_last_that_is_gone_is_not_nothing(signer: Signer, file: str) -> None:
+    sign_checkpoint(signer, THREE)
+    for path in (signer.folder / "last").glob(file):
+        path.unlink()
+    assert isinstance(sign_checkpoint(signer, THREE), SigningRefusedError)
+    assert isinstance(sign_checkpoint(signer, FOUR, PROOF, 3), SigningRefusedError)
+
+
+# A machine that knows nothing
+
+
+def test_a_machine_that_knows_nothing_signs_certificates_and_neither_crls_nor_checkpoints(
+    signer: Signer,
+) -> None:
+    shutil.rmtree(signer.folder / "last")
+    signer.restart()
+    for refused in (*sign_crl(signer, crl(1)), sign_checkpoint(signer, THREE)):
+        assert isinstance(refused, SigningRefusedError)
+        assert "don't know which" in refused.message
+        assert "`otahsm ledger join`" in refused.hint
+        assert "`otahsm ledger init-key`" in refused.hint
+    assert signer.refusals() == 2
+    with pytest.raises(SigningRefusedError, match="don't know which CRLs"):
+        codec.decode_last_number(list(signer.desk.handle(codec.encode_last_number(""))))
+    (signature,) = signer.ask(codec.encode_certificates("ota-connect", [values()]))
+    assert isinstance(signature, bytes)
+    (signature,) = signer.ask([codec.PROBE])
+    assert isinstance(signature, bytes)
+    assert list((signer.folder / "last").iterdir()) == []
+
+
+def test_what_is_known_of_one_ca_or_log_says_nothing_of_another(signer: Signer) -> None:
+    other = VerifierKey.from_spki("example.com/log", SPKI)
+    assert signer.mandate.checkpoint is not None
+    log = signer.mandate.checkpoint._replace(verifier_key=other)
+    authority = signer.mandate.authorities[""]._replace(issuer=issuer_of("ec-p384"))
+    signer.mandate = signer.mandate._replace(checkpoint=log, authorities={"": authority}, profiles={})
+    signer.restart()
+    (refused,) = sign_crl(signer, crl(1))
+    assert isinstance(refused, SigningRefusedError)
+    assert issuer_of("ec-p384").key_identifier.hex() in refused.message
+    refused_too = sign_checkpoint(signer, THREE)
+    assert isinstance(refused_too, SigningRefusedError)
+    assert other.vkey in refused_too.message
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'["another", ""]', b"[" * 100_000])
+def test_a_damaged_word_of_the_operator_is_none(signer: Signer, content: bytes) -> None:
+    for path in (signer.folder / "last").glob("begun-*"):
+        path.write_bytes(content)
+    for refused in (*sign_crl(signer, crl(1)), sign_checkpoint(signer, THREE)):
+        assert isinstance(refused, SigningRefusedError)
+        assert "can't read" in refused.message
 
 
 def test_without_a_log_no_checkpoint_is_signed(signer: Signer) -> None:

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.errors import ConfigError, SigningRefusedError, TokenUnavailableError
+from otahsm.errors import ConfigError, TokenUnavailableError
 from otahsm.pki.serial import make_serial
-from otahsm.tlog import Checkpoint
 from otahsm.token.desk import codec
-from otahsm.token.desk.acceptance import forget
 from otahsm.token.desk.journal import Journal, files_of, one_line
 from otahsm.token.desk.journal_reading import (
     Entry,
@@ -25,7 +23,7 @@ from otahsm.token.desk.journal_reading import (
     refusals_in,
 )
 
-from support.desks import LAST, LEAVES, NOW, THREE, VERIFIER, Signer, crl, sign_checkpoint, sign_crl, values
+from support.desks import LAST, NOW, THREE, Signer, crl, sign_checkpoint, sign_crl, values
 
 DIGEST = bytes(range(32))
 
@@ -327,32 +325,3 @@ def test_a_folder_without_a_journal_is_an_error(tmp_path: Path) -> None:
         MachineJournal(tmp_path)
     with pytest.raises(ConfigError, match="can't read the journal"):
         MachineJournal(tmp_path / "nowhere")
-
-
-def test_signers_go_on_from_an_older_ledger_on_an_operators_word_alone(signer: Signer) -> None:
-    sign_crl(signer, LAST)
-    sign_checkpoint(signer, THREE)
-    forgotten = forget(signer.folder, "restored\nthe backup")
-    assert (forgotten.crls, forgotten.checkpoints) == (1, 1)
-    assert forgotten.kept is not None
-    assert len(list(forgotten.kept.iterdir())) == 2
-    assert isinstance(sign_crl(signer, crl(5))[0], SigningRefusedError)  # numbers never go back
-    assert isinstance(sign_crl(signer, crl(6))[0], bytes)
-    assert isinstance(sign_checkpoint(signer, Checkpoint(VERIFIER.name, 1, LEAVES[0])), bytes)
-    journal, _ = read(signer.folder)
-    assert [reason.split(" ", 1)[1] for reason in journal.accepted] == [r"restored\nthe backup"]
-    assert forget(signer.folder, "again").crls == 1
-
-
-def test_who_gives_no_reason_or_is_somebody_else_is_refused(
-    signer: Signer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sign_crl(signer, LAST)
-    with pytest.raises(ConfigError, match="the reason is empty"):
-        forget(signer.folder, " ")
-    with pytest.raises(ConfigError, match="can't read"):
-        forget(signer.folder / "nowhere", "why not")
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    with pytest.raises(ConfigError, match="belongs to the user") as caught:
-        forget(signer.folder, "why not")
-    assert "sudo -u" in caught.value.hint

@@ -10,13 +10,13 @@ from otahsm.tlog.encoding import decode_number
 from otahsm.token.desk.codec import LastCheckpoint
 
 
-def build(origin: str, parts: Sequence[bytes], last: LastCheckpoint | None) -> Checkpoint:
+def build(origin: str, parts: Sequence[bytes], last: LastCheckpoint) -> Checkpoint:
     """Return the checkpoint that is to be signed.
 
     Args:
         origin: the log's.
         parts: as `encode_checkpoint` makes them, without the first two.
-        last: the last one that was signed here; None for none.
+        last: the last one that was signed.
 
     Raises:
         SigningRefusedError: it is malformed, or not proven to continue the last one.
@@ -24,7 +24,7 @@ def build(origin: str, parts: Sequence[bytes], last: LastCheckpoint | None) -> C
     try:
         size, root, *proof = parts
         checkpoint = Checkpoint(origin, decode_number(size.decode()), root)
-        if last is not None and last != (checkpoint.size, root):
+        if last.size and last != (checkpoint.size, root):
             verify_consistency(last.size, last.root, checkpoint.size, root, proof)
     except EvidenceError as error:
         raise SigningRefusedError(

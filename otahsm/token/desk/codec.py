@@ -12,7 +12,7 @@ from otahsm.errors import SigningLateError, SigningRefusedError
 from otahsm.pki.certificate import Binding
 from otahsm.pki.crls.building import Reason, RevokedCertificate
 from otahsm.pki.serial import SERIAL_BYTES, SerialNumber
-from otahsm.tlog import Checkpoint
+from otahsm.tlog import EMPTY_ROOT, Checkpoint
 
 CERTIFICATES: Final = b"certificates"
 CRLS: Final = b"crls"
@@ -60,6 +60,9 @@ class LastCheckpoint(NamedTuple):
 
     size: int
     root: bytes
+
+
+NO_CHECKPOINT: Final = LastCheckpoint(0, EMPTY_ROOT)
 
 
 def encode_certificates(profile: str, items: Iterable[CertificateToSign]) -> list[bytes]:
@@ -150,9 +153,9 @@ def encode_refusal(error: SigningRefusedError) -> bytes:
     return _REFUSED + json.dumps([error.reason, error.message, error.hint]).encode()
 
 
-def encode_last_checkpoint(last: LastCheckpoint | None) -> bytes:
-    """Answer that another checkpoint was signed last, or none."""
-    return _ANOTHER + (json.dumps([last.size, last.root.hex()]).encode() if last else b"[0, null]")
+def encode_last_checkpoint(last: LastCheckpoint) -> bytes:
+    """Answer that another checkpoint was signed last."""
+    return _ANOTHER + json.dumps([last.size, last.root.hex()]).encode()
 
 
 def decode_signatures(parts: Sequence[bytes], count: int) -> list[bytes | SigningRefusedError]:
@@ -172,7 +175,7 @@ def decode_checkpoint_answer(parts: Sequence[bytes]) -> bytes | LastCheckpoint:
     (part,) = parts
     if part.startswith(_ANOTHER):
         size, root = json.loads(part[1:])
-        return LastCheckpoint(int(size), bytes.fromhex(root) if root else b"")
+        return LastCheckpoint(int(size), bytes.fromhex(root))
     return _accepted(part)
 
 

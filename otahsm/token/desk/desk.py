@@ -160,7 +160,7 @@ class Desk:
         with self._memory.locked():
             try:
                 last = self._memory.checkpoint(vkey)
-                if decode_number(parts[0].decode()) != (last.size if last else 0):
+                if decode_number(parts[0].decode()) != last.size:
                     return codec.encode_last_checkpoint(last)
                 checkpoint = checkpoints.build(origin, parts[1:], last)
             except SigningRefusedError as error:

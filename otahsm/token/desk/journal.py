@@ -11,7 +11,9 @@ are numbered; one that is full is closed by its digest, which the next one repea
 | `crl ISSUER NUMBER SHA256 SCOPE` | signed: key identifier, CRL number, digest of the TBS, JSON string |
 | `checkpoint SIZE ROOT ORIGIN` | signed |
 | `refused TIME WHAT: WHY` | not signed |
-| `accepted TIME REASON` | `otahsm ledger accept`: what was signed last was forgotten |
+| `begun TIME WHAT` | `otahsm ledger init-key`: nothing was signed that must be continued |
+| `joined TIME WHAT` | `otahsm ledger join`: what was signed last is what the ledger has |
+| `accepted TIME REASON` | `otahsm ledger accept`: the ledger may lack what was signed; `joined` follows |
 | `closed DIGEST` | ends a file: SHA-256 of everything before this line |
 
 A line that ends with U+0018 was cut off: whoever wrote it was killed.

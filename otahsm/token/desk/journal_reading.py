@@ -85,6 +85,7 @@ class MachineJournal:
         gaps: when entries may be missing.
         refused: how often the signers refused since the last acceptance.
         last_refusal: when and why they did the last time; empty for never.
+        begun: when and as what the memory of the signers was begun, as new or by joining a ledger.
         accepted: the times and reasons of `otahsm ledger accept`.
         findings: what is wrong with the files, at most 100.
         found: how much is wrong in all.
@@ -100,6 +101,7 @@ class MachineJournal:
     gaps: list[Gap] = field(default_factory=list)
     refused: int = 0
     last_refusal: str = ""
+    begun: list[str] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     found: int = 0
@@ -170,6 +172,8 @@ class MachineJournal:
                 self.refused, self.last_refusal = self.refused + 1, rest
             case "start":
                 self._start(rest)
+            case "begun" | "joined":
+                self.begun.append(f"{word} {rest}")
             case "accepted":
                 self.refused = 0
                 self.accepted.append(rest)

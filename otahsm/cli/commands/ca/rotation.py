@@ -68,9 +68,10 @@ def rotate(
     )
     typer.echo(
         f"The key is {new.key} in {token.name}; the certificate is {new.certificate}. Next:\n"
-        f"  1. Make every gateway trust it too: otahsm ca export anchor --ca {authority}\n"
-        f'  2. Write ca = "{authority}" into the profiles it should issue, and restart the daemon.\n'
-        "  3. When the last certificate of the old CA has expired: otahsm ca retire"
+        "  1. Have the signers of each machine sign its CRLs: otahsm ledger join\n"
+        f"  2. Make every gateway trust it too: otahsm ca export anchor --ca {authority}\n"
+        f'  3. Write ca = "{authority}" into the profiles it should issue, and restart the daemon.\n'
+        "  4. When the last certificate of the old CA has expired: otahsm ca retire"
     )
     made = {
         **certificate_fields(f"CN={common_name}", root.der),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from otahsm.cli.commands.ledger.accept import accept_as_it_is
+from otahsm.cli.commands.ledger.evidence import trusted_keys
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, NewFileOption
 from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_outcome
@@ -16,6 +19,8 @@ from otahsm.config import load_config, section
 from otahsm.ledger import Copy, copy_ledger, path_of, vacant
 from otahsm.system.clock import from_microseconds
 from otahsm.templates import counted
+from otahsm.token.configured import mandate_of
+from otahsm.token.desk.beginning import check_reason, check_user
 
 
 def backup(
@@ -41,6 +46,12 @@ def backup(
 
 def restore(
     source: Annotated[Path, typer.Option("--from", help="A file from `otahsm ledger backup`.")],
+    reason: Annotated[
+        str | None,
+        typer.Option(
+            help="Why: then the signers of this machine go on from it, as with `otahsm ledger accept`."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -53,7 +64,11 @@ def restore(
     Example:
       otahsm ledger restore --from /backup/ledger-2026-11-23.sqlite3
     """  # noqa: D301 - click reads the character, not the escape
-    target = path_of(section(load_config(config).ledger, "ledger"))
+    settings = load_config(config)
+    target = path_of(section(settings.ledger, "ledger"))
+    if reason is not None:  # before anything is changed
+        check_reason(reason)
+        check_user(mandate_of(settings).folder)
     with vacant(target), new_path(target) as temporary:
         copy = copy_ledger(source, temporary)
     print_outcome(f"{target}: {_told(copy)}", as_json=as_json, file=str(target), **copy._asdict())
@@ -66,6 +81,15 @@ def restore(
         f"the newest certificate in it {newest}. The daemon will issue a second certificate to"
         " devices that got theirs since. See the security team's guide, Backup, before you start it."
     )
+    if reason is None:
+        warn(
+            "signers sign no CRL and no checkpoint that lacks what they signed since. When you have decided"
+            " to go on from this copy, run on each machine with signers, as root or their user: otahsm ledger"
+            f' accept --config {shlex.quote(str(config.absolute()))} --reason "..."'
+        )
+        return
+    found, _ = accept_as_it_is(settings, trusted_keys(None, settings.checkpoint), reason)
+    typer.echo(f"The signers of this machine go on from {found.title}.", err=True)
 
 
 def _told(copy: Copy) -> str:

@@ -2,36 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
 import typer
 
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from otahsm.cli.output.fields import print_outcome
-from otahsm.config import load_config, section
-from otahsm.errors import ConfigError
+from otahsm.cli.output.fields import print_json
+from otahsm.config import Config, load_config, load_verifier_key, section
+from otahsm.ledger import is_unused
+from otahsm.templates import counted
 from otahsm.tlog import VerifierKey
 from otahsm.token.ceremony import create_checkpoint_key
+from otahsm.token.configured import mandate_of
+from otahsm.token.desk.beginning import begin, known_here, missing
 from otahsm.token.files import write_verifier_key
 
 
-def init_key(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Make the key pair that signs checkpoints in the token, and write its public key to a file.
+class Part(NamedTuple):
+    """What a new ledger needs, and what the command did about it.
 
-    Uses [token] and [checkpoint] in the configuration. Refuses if the token has an object with the key's
-    label or id, or the public key's file exists.
+    Attributes:
+        name: for programs.
+        made: whether it was made now; None if it is not for this command to make.
+        said: the same for people.
+        output: what is printed to standard output; empty for nothing.
+        fields: what programs need to know of it.
+    """
+
+    name: str
+    made: bool | None
+    said: str
+    output: str = ""
+    fields: Mapping[str, str] | None = None
+
+
+def init_key(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Make what a new ledger needs: the key pair that signs checkpoints, and the memory of the signers.
+
+    What exists is kept, and said. The key pair is made in the token, as [token] and [checkpoint] say, and its
+    public key is written to a file; without [checkpoint] there is none. Refuses if the token has an object
+    with the key's label or id, and the public key's file is missing.
+
+    Signers sign a CRL or a checkpoint only if it continues the last one. For a ledger that has never held
+    anything, this tells the signers of this machine that there is none. For any other, use `otahsm ledger
+    join`.
     """
     settings = load_config(config)
-    token, checkpoint = section(settings.token, "token"), section(settings.checkpoint, "checkpoint")
-    if checkpoint.verifier_key.exists():
-        raise ConfigError(
-            f"[checkpoint] verifier_key {checkpoint.verifier_key} exists; nothing was changed",
-            hint="If you really want a new key, move it away, and keep it: older checkpoints need it.",
+    parts = []
+    for make in _PARTS:
+        part = make(settings)
+        parts.append(part)
+        if not as_json:
+            if part.output:
+                typer.echo(part.output)
+            typer.echo(part.said, err=True)
+    if as_json:
+        fields = {name: value for part in parts for name, value in (part.fields or {}).items()}
+        said = [{"name": part.name, "made": part.made, "message": part.said} for part in parts]
+        print_json({**fields, "parts": said})
+
+
+def _checkpoint_key(settings: Config) -> Part:
+    checkpoint = settings.checkpoint
+    if checkpoint is None:
+        return Part("checkpoint key", None, "There is no [checkpoint]: no checkpoints are made.")
+    path = checkpoint.verifier_key
+    if made := not path.exists():
+        token = section(settings.token, "token")
+        spki = create_checkpoint_key(token, checkpoint).der
+        vkey = VerifierKey.from_spki(checkpoint.origin, spki).vkey
+        write_verifier_key(path, vkey)
+        said = (
+            f"The key is {checkpoint.key} in {token.name}; the public key is {path}:"
+            " give it to those who verify checkpoints."
         )
-    made = create_checkpoint_key(token, checkpoint)
-    vkey = VerifierKey.from_spki(checkpoint.origin, made.der).vkey
-    write_verifier_key(checkpoint.verifier_key, vkey)
-    print_outcome(vkey, as_json=as_json, verifier_key=vkey, file=str(checkpoint.verifier_key))
-    typer.echo(
-        f"The key is {checkpoint.key} in {token.name}; the public key is {checkpoint.verifier_key}:"
-        " give it to those who verify checkpoints.",
-        err=True,
+    else:
+        vkey = load_verifier_key(checkpoint).vkey
+        said = (
+            f"[checkpoint] verifier_key {path} exists, and was not changed. If you really want a new key,"
+            " move it away, and keep it: older checkpoints need it."
+        )
+    return Part("checkpoint key", made, said, vkey, {"verifier_key": vkey, "file": str(path)})
+
+
+def _memory(settings: Config) -> Part:
+    mandate = mandate_of(settings)
+    new = missing(mandate, known_here(mandate))
+    if not new.checkpoints and not new.crls:
+        return Part("memory", made=False, said="The signers of this machine know what they signed last.")
+    what = " and ".join(
+        [*(["the log"] if new.checkpoints else []), *([counted(len(new.crls), "CA")] if new.crls else [])]
     )
+    if not is_unused(section(settings.ledger, "ledger")):
+        return Part(
+            "memory",
+            None,
+            f"The ledger is in use, and the signers of this machine know nothing of {what}: they sign neither"
+            " its CRLs nor its checkpoints until you have run `otahsm ledger join`.",
+        )
+    begin(mandate)
+    return Part(
+        "memory", made=True, said=f"The signers of this machine begin with {what}: nothing was signed."
+    )
+
+
+_PARTS: Final[tuple[Callable[[Config], Part], ...]] = (_checkpoint_key, _memory)

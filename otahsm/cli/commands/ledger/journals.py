@@ -101,6 +101,9 @@ def _of_machine(machine: MachineJournal) -> Iterator[str]:
             f"{machine.folder}: the machine went down, or its clock was set: entries may be missing, {since}"
             f" to {until}"
         )
+    for number, how in enumerate(machine.begun):
+        if number or not how.startswith("begun "):  # every journal begins so
+            yield f"{machine.folder}: {how}"
     for reason in machine.accepted:
         yield f"{machine.folder}: accepted {reason}"
     if machine.refused:
