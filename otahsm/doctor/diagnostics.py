@@ -39,7 +39,8 @@ def diagnose(config: Config, path: Path, now: datetime) -> Iterator[Check]:
         for number in range(len(config.token.all)):
             yield from _examine_token(path, number)
         yield from examine_signers(config.token, now)
-        yield from examine_memory(config)
+        if config.ledger:
+            yield from examine_memory(config)
     for name, authority in config.all_authorities.items():
         if not authority.retired:
             yield from examine_authority(config, name, authority, now)

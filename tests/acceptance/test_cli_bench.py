@@ -67,11 +67,14 @@ def test_bench_issue_draws_throughput_by_message_size_and_by_signers(fleet: Flee
 def test_bench_issue_leaves_the_fleets_crls_and_journal_alone(fleet: Fleet) -> None:
     with fleet.toml.open("a") as toml:
         toml.write('\n[crl]\nurl = "http://crl.example.com/fleet.crl"\ndirectory = "crl"\n')
+    signed = fleet.folder / "state/login/signed"
+    before = {path: path.read_bytes() for path in signed.rglob("*") if path.is_file()}
     done = fleet.run("bench", "issue", "--certificates", "50", "--json")
     assert done.returncode == 0, done.stderr
     assert not (fleet.folder / "crl").exists()
     left = [path.name for path in (fleet.folder / "state/login").iterdir()]
-    assert sorted(left) == ["events", "login.lock"]
+    assert sorted(left) == ["events", "login.lock", "signed"]
+    assert {path: path.read_bytes() for path in signed.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
