@@ -204,6 +204,22 @@ def filled(fleet_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Fl
     return fleet
 
 
+def test_a_ledger_without_a_checkpoint_says_so_and_is_continued_from_there(
+    filled: Fleet, tmp_path: Path
+) -> None:
+    fleet = filled.copy_to(tmp_path / "copy")
+    shutil.rmtree(fleet.folder / SIGNED)
+    with closing(sqlite3.connect(fleet.folder / "ledger/ledger.sqlite3")) as database, database:
+        database.execute("DELETE FROM checkpoints")
+        (size,) = database.execute("SELECT size FROM tree").fetchone()
+    assert "never: the ledger has no checkpoint" in run(fleet, "join", "--expect", "0")
+    assert f"has {size} leaves, and the ledger continues it" in doctor(fleet)["message"]
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        daemon.configure_client()
+        assert checkpoint(fleet, "new.note").returncode == 0
+
+
 def test_without_a_ledger_or_as_another_user_nothing_is_joined(fleet: Fleet) -> None:
     shutil.rmtree(fleet.folder / "ledger")
     assert "there is no ledger" in run(fleet, "join", "--expect", "0", status=2)
@@ -216,11 +232,13 @@ def test_who_can_not_read_the_ledger_is_told_to_be_root_who_writes_as_the_signer
     with tempfile.TemporaryDirectory() as name:  # pytest's folders are root's alone
         Path(name).chmod(0o755)
         fleet = filled.copy_to(Path(name) / "fleet")
+        for path in (fleet.folder / "ledger", *(fleet.folder / "ledger").iterdir()):
+            os.chown(path, 54321, 54321)
         (fleet.folder / "ledger").chmod(0o700)
         shutil.rmtree(fleet.folder / SIGNED)
         for path in (fleet.folder / "state", *(fleet.folder / "state").rglob("*")):
             os.chown(path, 12345, 12345)
-        for user, status, said in ((12345, 3, "Run this as root"), (54321, 2, "as the signers' user")):
+        for user, status, said in ((12345, 3, "Run this as root"), (65534, 2, "as the signers' user")):
             done = subprocess.run(
                 ["setpriv", f"--reuid={user}", "--clear-groups", *OTAHSM, "ledger", "join", "--expect", "0"],
                 cwd=fleet.folder,
@@ -234,7 +252,7 @@ def test_who_can_not_read_the_ledger_is_told_to_be_root_who_writes_as_the_signer
         run(fleet, "join", "--expect", "0")
         owners = {path.stat().st_uid for path in (fleet.folder / "state").rglob("*")}
         assert owners == {12345}
-        assert {path.stat().st_uid for path in (fleet.folder / "ledger").iterdir()} == {0}
+        assert {path.stat().st_uid for path in (fleet.folder / "ledger").iterdir()} == {54321}
 
 
 def test_a_restored_backup_is_gone_on_from_with_a_reason(filled: Fleet, tmp_path: Path) -> None:

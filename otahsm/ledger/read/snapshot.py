@@ -33,7 +33,7 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
             )
     except PermissionError as error:
         raise LedgerUnavailableError(
-            f"can't read {name}: {error.strerror}", hint="Run this as root, or as the daemon's user."
+            f"can't read {name}: {error.strerror}", hint="Run this as root, or as a user who can read it."
         ) from None
     engine = open_reader(config)
     try:
