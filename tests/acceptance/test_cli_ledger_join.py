@@ -195,6 +195,22 @@ def test_a_ledger_that_was_changed_is_not_joined(
     assert not (fleet.folder / SIGNED).exists()
 
 
+def test_a_ledger_that_lacks_a_crl_that_gateways_have_is_not_joined(filled: Fleet, tmp_path: Path) -> None:
+    fleet = filled.copy_to(tmp_path / "copy")
+    shutil.rmtree(fleet.folder / SIGNED)
+    published = fleet.folder / "crl/fleet.crl"
+    assert "1 CRL." in run(fleet, "join", "--expect", "0", "--crl", str(published))
+    shutil.rmtree(fleet.folder / SIGNED)
+    with closing(sqlite3.connect(fleet.folder / "ledger/ledger.sqlite3")) as database, database:
+        database.execute("DELETE FROM crls")
+    said = run(fleet, "join", "--expect", "0", "--crl", str(published), status=4)
+    assert "was signed, and the ledger has none of its scope" in said
+    assert not (fleet.folder / SIGNED).exists()
+    other = fleet.root_pem
+    said = run(fleet, "join", "--expect", "0", "--crl", str(other), status=2)
+    assert f"{other} is not a CRL of a CA in the configuration" in said
+
+
 @pytest.fixture(scope="module")
 def filled(fleet_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     """A fleet that has signed; to be copied."""

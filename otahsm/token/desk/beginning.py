@@ -72,7 +72,7 @@ def merge(here: Known, ledgers: Known, check_that_it_grew: Callable[[LastCheckpo
     """Return what a machine is to know that joins a ledger: the newest of both.
 
     Args:
-        here: what is known on the machine.
+        here: what is known on the machine, or was kept elsewhere.
         ledgers: what the ledger has.
         check_that_it_grew: raises LedgerTamperedError if the ledger's tree does not continue a checkpoint.
 
@@ -229,19 +229,17 @@ def _newer(here: CrlToSign, ledgers: CrlToSign | None) -> CrlToSign:
     if ledgers is None:
         if was_accepted and not here.entries:
             return here
-        raise LedgerTamperedError(
-            f"{name} was signed on this machine, and the ledger has none of its scope", hint=_DECIDED
-        )
+        raise LedgerTamperedError(f"{name} was signed, and the ledger has none of its scope", hint=_DECIDED)
     if ledgers.number < here.number and not was_accepted:
         raise LedgerTamperedError(
-            f"{name} was signed on this machine, and the ledger has {ledgers.number} as the newest",
+            f"{name} was signed, and the ledger has {ledgers.number} as the newest",
             hint=_DECIDED,
         )
     lost = split_entries(here.entries) - split_entries(ledgers.entries)
     is_another = ledgers.number == here.number and ledgers[:-1] != here[:-1] and not was_accepted
     if lost or is_another:
         raise LedgerTamperedError(
-            f"the ledger's CRL {ledgers.number} does not continue {name}, which was signed on this machine:"
+            f"the ledger's CRL {ledgers.number} does not continue {name}, which was signed:"
             f" {counted(len(lost), 'revocation is missing', 'revocations are missing')}",
             hint=_DECIDED,
         )

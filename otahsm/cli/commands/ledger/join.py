@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from otahsm.cli.commands.ledger.evidence import KeysOption, known_checkpoints, trusted_keys
-from otahsm.cli.commands.ledger.signed_last import SignedLast, check_kept, confirmed_size, signed_last
+from otahsm.cli.commands.ledger.signed_last import (
+    SignedLast,
+    check_kept,
+    confirmed_size,
+    kept_crls,
+    signed_last,
+)
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_fields, print_outcome
@@ -25,6 +31,13 @@ def join(
     checkpoint: Annotated[
         list[Path] | None,
         typer.Option(help="A checkpoint that was kept elsewhere, preferably the newest. Repeatable."),
+    ] = None,
+    crl: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A CRL that was published, as fetched from where gateways get it: the ledger must have it,"
+            " or one that continues it. Repeatable."
+        ),
     ] = None,
     key: KeysOption = None,
     expect: Annotated[
@@ -43,23 +56,26 @@ def join(
     Signers sign a CRL or a checkpoint only if it continues the last one. A machine that has signed none
     yet does not know it, and signs neither until this command has taken both from the ledger. It verifies
     them with the keys of the configuration, and that the ledger's tree continues the checkpoint. It can't
-    see whether the ledger itself is an older copy: name a checkpoint that was kept elsewhere, or compare
-    the number of leaves. What it did is written into the signers' journal.
+    see whether the ledger itself is an older copy, or lacks a CRL: name a checkpoint that was kept elsewhere
+    and the CRLs that gateways have, or compare the number of leaves. What it did is written into the signers'
+    journal.
 
     Run it as root, who can read the ledger and writes as the signers' user; or as that user, if it can read
     the ledger.
 
     \b
     Example:
-      otahsm ledger join --checkpoint 2026-11-24.note
+      otahsm ledger join --checkpoint 2026-11-24.note --crl fleet.crl
     """  # noqa: D301 - click reads the character, not the escape
     settings = load_config(config)
     mandate = mandate_of(settings)
     keys = trusted_keys(key, settings.checkpoint)
     kept = known_checkpoints(checkpoint or [], keys)
+    published = kept_crls(crl or [], mandate)
     here = known_here(mandate)
     with signed_last(settings, mandate, keys) as (found, grew):
         check_kept(kept, grew)
+        merge(published, found.known, grew)
         known = merge(here, found.known, grew)
     if not as_json:
         print_fields("Ledger", {**found.fields(), "this machine": _told(here, missing(mandate, here))})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from otahsm.cli.output.times import show_time
@@ -14,6 +15,7 @@ from otahsm.pki.crls.distribution import AUTHORITIES, COMPLETE
 from otahsm.pki.crls.reading import CrlDescription, check_crl_signature, describe_crl, entries_of
 from otahsm.pki.issuer import Issuer
 from otahsm.system.clock import from_microseconds
+from otahsm.system.files import read_file
 from otahsm.templates import counted
 from otahsm.tlog import Checkpoint, VerifierKey, open_checkpoint
 from otahsm.token.desk.codec import CrlToSign, LastCheckpoint, encode_entries
@@ -123,6 +125,26 @@ def check_kept(kept: Sequence[Checkpoint], grew: CheckThatItGrew) -> None:
         grew(LastCheckpoint(checkpoint.size, checkpoint.root))
 
 
+def kept_crls(paths: Sequence[Path], mandate: Mandate) -> Known:
+    """Read CRLs that were published, and verify them. Raises ConfigError: it is none of a CA that signs."""
+    issuers = [item.issuer for item in mandate.authorities.values() if item.crl_seconds]
+    crls: dict[bytes, list[CrlToSign]] = {}
+    for path in paths:
+        content = read_file(path)
+        for issuer in issuers:
+            try:
+                crls.setdefault(issuer.key_identifier, []).append(_crl(content, issuer))
+                break
+            except (RequestRefusedError, ValueError):
+                continue
+        else:
+            raise ConfigError(
+                f"{path} is not a CRL of a CA in the configuration that signs CRLs",
+                hint="`otahsm crl show` says what it is.",
+            )
+    return Known({}, crls)
+
+
 def _verified(
     published: Published, mandate: Mandate, keys: Sequence[VerifierKey], grew: CheckThatItGrew
 ) -> SignedLast:
@@ -167,7 +189,10 @@ def _crls(published: Published, issuer: Issuer) -> list[CrlToSign]:
     for issuer_key_id, scope, number, der in published.crls:
         if issuer_key_id == issuer.key_identifier:
             try:
-                crls.append(_crl(der, scope, number, issuer))
+                crl = _crl(der, issuer)
+                if (crl.number, crl.scope) != (number, scope):
+                    raise ValueError("it is another CRL than its row says")  # noqa: TRY301
+                crls.append(crl)
             except (RequestRefusedError, ValueError) as error:
                 raise LedgerTamperedError(
                     f"the ledger's CRL {number} {scope} can't be trusted: {error}".replace("  ", " ")
@@ -175,14 +200,16 @@ def _crls(published: Published, issuer: Issuer) -> list[CrlToSign]:
     return crls
 
 
-def _crl(der: bytes, scope: str, number: int, issuer: Issuer) -> CrlToSign:
+def _crl(der: bytes, issuer: Issuer) -> CrlToSign:
     """Return a CRL as it was asked for. Raises RequestRefusedError, ValueError: it can't be trusted."""
     check_crl_signature(der, issuer)
     described = describe_crl(der)
-    if (described.number, _scope_of(described)) != (number, scope) or described.next_update is None:
-        raise ValueError("it is another CRL than its row says")
+    if described.number is None or described.next_update is None:
+        raise ValueError("it has no number, or no end")
     this_update, next_update = (int(at.timestamp()) for at in (described.this_update, described.next_update))
-    return CrlToSign(scope, number, this_update, next_update, encode_entries(entries_of(der)))
+    return CrlToSign(
+        _scope_of(described), described.number, this_update, next_update, encode_entries(entries_of(der))
+    )
 
 
 def _scope_of(crl: CrlDescription) -> str:
