@@ -160,7 +160,8 @@ class CrlMaker:
         """
         now = self._now()
         self._check_clock(now)
-        above = max(self.above, await self._signers.last_crl_number(self._name))
+        signed = await self._signers.last_crls(self._name)
+        above = max([self.above, *(last.number for last in signed.values())])
         number = await self._ledger.take_crl_number(
             self._issuer.key_identifier, above=above, earliest=now - BACKDATED, now=now
         )

@@ -19,7 +19,7 @@ from otahsm.errors import (
 )
 from otahsm.tlog import Checkpoint
 from otahsm.token.desk import codec
-from otahsm.token.desk.codec import CertificateToSign, CrlToSign, LastCheckpoint
+from otahsm.token.desk.codec import CertificateToSign, CrlToSign, LastCheckpoint, LastCrl
 from otahsm.token.pin import typed_pin
 from otahsm.token.setup import Mandate, encode_token
 from otahsm.workers.pool import Report, WorkerPool
@@ -158,14 +158,14 @@ class SignerPool:
         """
         return await self._ask_for(codec.encode_crls(authority, crls), len(crls))
 
-    async def last_crl_number(self, authority: str) -> int:
-        """Return the highest number of a CRL of a CA that signers of this machine signed; 0 for none.
+    async def last_crls(self, authority: str) -> dict[str, LastCrl]:
+        """Return the last CRL of each scope of a CA that signers of this machine signed.
 
         Raises:
             SigningRefusedError: they can't tell.
             OtahsmError: as `sign_certificates`.
         """
-        return await self._ask(codec.encode_last_number(authority), codec.decode_last_number)
+        return await self._ask(codec.encode_last_numbers(authority), codec.decode_last_crls)
 
     async def sign_checkpoint(
         self, checkpoint: Checkpoint, last: int, proof: Sequence[bytes]

@@ -104,7 +104,10 @@ def _request(draws: Draws) -> list[bytes]:
         last = b"%d" % draws.number(3)
         return [codec.CHECKPOINT, last, draws.text(8).encode(), root, *([root] * draws.number(3))]
     if kind == 3:
-        return [draws.one_of([codec.PROBE, codec.LAST_NUMBER]), *([draws.text(1).encode()] * draws.number(2))]
+        return [
+            draws.one_of([codec.PROBE, codec.LAST_NUMBERS]),
+            *([draws.text(1).encode()] * draws.number(2)),
+        ]
     return [draws.octets(draws.number(64)) for _ in range(draws.number(8))] or [b""]
 
 

@@ -23,8 +23,9 @@ from otahsm.pki.serial import SerialNumber
 from otahsm.pki.template import ProfileTemplate, Terms
 from otahsm.tlog import Checkpoint, VerifierKey, root_of
 from otahsm.token.desk import codec
-from otahsm.token.desk.codec import NO_CHECKPOINT, CertificateToSign, CrlToSign, encode_entries
+from otahsm.token.desk.codec import NO_CHECKPOINT, CertificateToSign, CrlToSign, LastCrl, encode_entries
 from otahsm.token.desk.crls import build
+from otahsm.token.desk.memory import Known, Memory
 from otahsm.token.setup import PROBE
 
 from support.attacks.forging import key_of
@@ -186,8 +187,8 @@ def test_a_clock_at_which_the_ca_is_not_valid_gives_nothing(signer: Signer) -> N
         [codec.CHECKPOINT, b"x", b"1", bytes(32)],
         [codec.CHECKPOINT, b"0", b"1_0", bytes(32)],
         [codec.CHECKPOINT, b"0", b"1"],
-        [codec.LAST_NUMBER, b"another"],
-        [codec.LAST_NUMBER],
+        [codec.LAST_NUMBERS, b"another"],
+        [codec.LAST_NUMBERS],
     ],
 )
 def test_nothing_else_is_signed(signer: Signer, request_: list[bytes]) -> None:
@@ -336,13 +337,20 @@ def test_what_no_honest_daemon_asks_for_is_refused(signer: Signer) -> None:
     assert "does not allow its key to sign CRLs" in refused.message
 
 
-def test_a_daemon_is_told_the_highest_number(signer: Signer) -> None:
-    def last() -> int:
-        return codec.decode_last_number(list(signer.desk.handle(codec.encode_last_number(""))))
+def test_a_daemon_is_told_the_last_number_of_each_scope(signer: Signer) -> None:
+    def last() -> dict[str, LastCrl]:
+        return codec.decode_last_crls(list(signer.desk.handle(codec.encode_last_numbers(""))))
 
-    assert last() == 0
+    assert last() == {}
     sign_crl(signer, LAST, crl(9, scope=SHARD), crl(2, scope=AUTHORITIES))
-    assert last() == 9
+    assert last() == {COMPLETE: LastCrl(5), SHARD: LastCrl(9), AUTHORITIES: LastCrl(2)}
+    restored = Known({}, {ISSUER.key_identifier: [crl(4), crl(12, scope=AUTHORITIES)]})
+    Memory(signer.folder).replace(restored, "accepted", signer.folder / "kept")
+    assert last() == {
+        COMPLETE: LastCrl(5, is_forgotten=True),
+        SHARD: LastCrl(9, is_forgotten=True),
+        AUTHORITIES: LastCrl(12),
+    }
     (path, *_) = (signer.folder / "last").glob("crl-*")
     path.write_bytes(b"x")
     with pytest.raises(SigningRefusedError, match="can't read"):
@@ -428,7 +436,7 @@ def test_a_machine_that_knows_nothing_signs_certificates_and_neither_crls_nor_ch
         assert "`otahsm ledger init-key`" in refused.hint
     assert signer.refusals() == 2
     with pytest.raises(SigningRefusedError, match="don't know which CRLs"):
-        codec.decode_last_number(list(signer.desk.handle(codec.encode_last_number(""))))
+        codec.decode_last_crls(list(signer.desk.handle(codec.encode_last_numbers(""))))
     (signature,) = signer.ask(codec.encode_certificates("ota-connect", [values()]))
     assert isinstance(signature, bytes)
     (signature,) = signer.ask([codec.PROBE])

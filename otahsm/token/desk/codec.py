@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -17,7 +17,7 @@ from otahsm.tlog import EMPTY_ROOT, Checkpoint
 CERTIFICATES: Final = b"certificates"
 CRLS: Final = b"crls"
 CHECKPOINT: Final = b"checkpoint"
-LAST_NUMBER: Final = b"last crl number"
+LAST_NUMBERS: Final = b"last crl numbers"
 PROBE: Final = b"probe"
 
 _SIGNED: Final = b"\x00"
@@ -53,6 +53,18 @@ class CrlToSign(NamedTuple):
     this_update: int
     next_update: int
     entries: bytes
+
+
+class LastCrl(NamedTuple):
+    """The last CRL of a scope that was signed.
+
+    Attributes:
+        number: its number.
+        is_forgotten: whether an operator had signers forget the rest, so that the next need not continue it.
+    """
+
+    number: int
+    is_forgotten: bool = False
 
 
 class LastCheckpoint(NamedTuple):
@@ -138,9 +150,14 @@ def encode_checkpoint(checkpoint: Checkpoint, last: int, proof: Iterable[bytes])
     return [CHECKPOINT, b"%d" % last, b"%d" % checkpoint.size, checkpoint.root, *proof]
 
 
-def encode_last_number(authority: str) -> list[bytes]:
-    """Ask for the highest number of a CRL of a CA that was signed."""
-    return [LAST_NUMBER, authority.encode()]
+def encode_last_numbers(authority: str) -> list[bytes]:
+    """Ask for the numbers of the CRLs of a CA that were signed last."""
+    return [LAST_NUMBERS, authority.encode()]
+
+
+def encode_last_crls(last: Mapping[str, LastCrl]) -> bytes:
+    """Answer with the last CRL of each scope."""
+    return encode_signature(json.dumps(last).encode())
 
 
 def encode_signature(signature: bytes) -> bytes:
@@ -179,10 +196,13 @@ def decode_checkpoint_answer(parts: Sequence[bytes]) -> bytes | LastCheckpoint:
     return _accepted(part)
 
 
-def decode_last_number(parts: Sequence[bytes]) -> int:
-    """Decode the highest number of a CRL. Raises SigningRefusedError; ValueError: it is malformed."""
+def decode_last_crls(parts: Sequence[bytes]) -> dict[str, LastCrl]:
+    """Decode the last CRL of each scope. Raises SigningRefusedError; ValueError: it is malformed."""
     (part,) = parts
-    return int(_accepted(part))
+    last = json.loads(_accepted(part))
+    if not isinstance(last, dict):
+        raise ValueError("the numbers of CRLs are malformed")  # noqa: TRY004 - as every malformed answer
+    return {scope: LastCrl(int(number), bool(forgotten)) for scope, (number, forgotten) in last.items()}
 
 
 def _accepted(part: bytes) -> bytes:

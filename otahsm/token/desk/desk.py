@@ -93,8 +93,8 @@ class Desk:
                     yield from self._sign_crls(authority.decode(), codec.decode_crls(items))
                 case codec.CHECKPOINT, [_, _, _, *_]:
                     yield self._sign_checkpoint(parts)
-                case codec.LAST_NUMBER, [authority]:
-                    yield self._last_number(authority.decode())
+                case codec.LAST_NUMBERS, [authority]:
+                    yield self._last_numbers(authority.decode())
                 case _:
                     yield self._refuse("a request", "it asks for nothing that is signed here")
         except (ValueError, TypeError, RecursionError, EvidenceError):
@@ -173,16 +173,16 @@ class Desk:
             self._journal.append([f"checkpoint {checkpoint.size} {checkpoint.root.hex()} {origin}"])
         return encode_signature(signature)
 
-    def _last_number(self, name: str) -> bytes:
+    def _last_numbers(self, name: str) -> bytes:
         authority = self._mandate.authorities.get(name)
         if authority is None:
             return self._refuse("a CRL number", f"there is no CA {name[:64]!a} that signs")
         with self._memory.locked():
             try:
-                number = self._memory.highest_number(authority.issuer.key_identifier)
+                last = self._memory.last_crls(authority.issuer.key_identifier)
             except SigningRefusedError as error:
                 return encode_refusal(error)
-        return encode_signature(b"%d" % number)
+        return codec.encode_last_crls(last)
 
     def _refuse(self, what: str, why: str) -> bytes:
         answer, line = _refusal(what, SigningRefusedError(why))

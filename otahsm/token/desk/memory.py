@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from otahsm.errors import SigningRefusedError, TokenUnavailableError
 from otahsm.system.durable import make_folder, replace_files
-from otahsm.token.desk.codec import CrlToSign, LastCheckpoint
+from otahsm.token.desk.codec import CrlToSign, LastCheckpoint, LastCrl
 
 FOLDER: Final = "last"
 
@@ -154,10 +154,10 @@ class Memory:
             }
         )
 
-    def highest_number(self, issuer_key_id: bytes) -> int:
-        """Return the highest number of a CA's CRLs; 0 if none was signed. Raises as `crl`."""
+    def last_crls(self, issuer_key_id: bytes) -> dict[str, LastCrl]:
+        """Return the last CRL of each scope of a CA, without its entries. Raises as `crl`."""
         self.how_begun(issuer_key_id)
-        return max((number for issuer, _, number in self._headers() if issuer == issuer_key_id), default=0)
+        return {scope: last for issuer, scope, last in self._headers() if issuer == issuer_key_id}
 
     def replace(self, known: Known, how: str, kept: Path) -> tuple[int, int]:
         """Begin anew with what is known, though it may be older; numbers of CRLs never go back.
@@ -188,13 +188,13 @@ class Memory:
         self.begin(Known(known.checkpoints, as_high), how)
         return len(crls), sum(path.name.startswith(_CHECKPOINT) for path in files)
 
-    def _headers(self) -> Iterator[tuple[bytes, str, int]]:
+    def _headers(self) -> Iterator[tuple[bytes, str, LastCrl]]:
         """Yield the CA, the scope and the number of each CRL. Raises SigningRefusedError."""
         for path in sorted(self._folder.glob(f"{_CRL}*")):
             try:
                 with path.open("rb") as file:
-                    issuer, scope, number, *_ = json.loads(file.readline())
-                yield bytes.fromhex(issuer), str(scope), int(number)
+                    issuer, scope, number, this_update, *_ = json.loads(file.readline())
+                yield bytes.fromhex(issuer), str(scope), LastCrl(int(number), is_forgotten=not this_update)
             except _UNREADABLE as error:
                 raise _unreadable(path, error) from None
 
