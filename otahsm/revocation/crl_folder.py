@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from asn1crypto import pem
 
 from otahsm.errors import FolderError, RequestRefusedError
-from otahsm.ledger import AUTHORITIES, COMPLETE
+from otahsm.ledger import AUTHORITIES, COMPLETE, StoredCrl
 from otahsm.pki.crls.distribution import CrlLocation
 from otahsm.pki.crls.reading import check_crl_signature, describe_crl
 from otahsm.pki.issuer import Issuer
@@ -26,6 +26,11 @@ _FIXED: Final = {
     "authorities.pem": AUTHORITIES,
     "authorities.crl": AUTHORITIES,
 }
+
+
+class _CrlInFile(NamedTuple):
+    scope: str
+    number: int
 
 
 class CrlFiles(NamedTuple):
@@ -68,8 +73,8 @@ class CrlFolder:
         self._folder = folder
         self._issuer = issuer
 
-    def highest_number(self) -> int:
-        """Return the highest CRL number in the folder; 0 if there is no CRL of the issuer.
+    def numbers(self) -> dict[str, int]:
+        """Return the highest number of the issuer's CRLs in the folder, by their scope.
 
         A ledger that was restored from a backup doesn't know the latest numbers, which must not be reused.
 
@@ -77,37 +82,44 @@ class CrlFolder:
             FolderError: the folder can't be created, read or written. The other methods raise it too.
         """
         with self._locked():
-            numbers = [self._number_in(path) for path in self._folder.iterdir() if path.name != _LOCK]
+            crls = [self._crl_in(path) for path in self._folder.iterdir() if path.name != _LOCK]
             for left in self._folder.glob(f"{TEMPORARY}*"):  # files of a daemon that was killed
                 left.unlink()
-        return max(numbers, default=0)
+        return dict(sorted(filter(None, crls)))  # of several numbers of a scope, the highest stays
 
     def missing(self, names: Iterator[str]) -> set[str]:
         """Return the names of the files that don't exist."""
         return {name for name in names if not (self._folder / name).exists()}
 
-    def write(self, name: str, number: int, crl: bytes) -> None:
-        """Write a CRL, unless the file has a newer one of the same issuer.
+    def write(self, name: str, crl: StoredCrl) -> int:
+        """Write a CRL, unless the file has a newer one of the same issuer and scope.
 
         Args:
             name: the name of the file, which is written in PEM if it ends with .pem.
-            number: the CRL number.
-            crl: the CRL in DER.
+            crl: the CRL; it was checked.
+
+        Returns:
+            The number of the CRL that the file has now.
         """
-        content = pem.armor("X509 CRL", crl) if name.endswith(".pem") else crl
+        content = pem.armor("X509 CRL", crl.der) if name.endswith(".pem") else crl.der
         path = self._folder / name
         with self._locked():
-            if self._number_in(path) <= number:
-                replace_file(path, content, 0o644)  # the web server may run as another user
+            there = self._crl_in(path)
+            if there and there.scope == crl.url and there.number > crl.row.number:
+                return there.number
+            replace_file(path, content, 0o644)  # the web server may run as another user
+        return crl.row.number
 
-    def _number_in(self, path: Path) -> int:
-        """Return the number of a CRL; 0 if the file is missing, not a CRL, or from another issuer."""
+    def _crl_in(self, path: Path) -> _CrlInFile | None:
+        """Return what a file has; None if it is missing, not a CRL, or from another issuer."""
         try:
             content = path.read_bytes()
             check_crl_signature(content, self._issuer)
-            return describe_crl(content).number or 0
+            said = describe_crl(content)
         except (FileNotFoundError, IsADirectoryError, RequestRefusedError):
-            return 0
+            return None
+        scope = AUTHORITIES if said.only_authorities else said.distribution_point or COMPLETE
+        return _CrlInFile(scope, said.number or 0)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -13,12 +13,13 @@ from functools import partial
 from typing import Final
 
 from otahsm.config import CrlConfig
-from otahsm.errors import ConfigError, NotFoundError, OtahsmError, TokenUnavailableError
+from otahsm.errors import ConfigError, LedgerTamperedError, NotFoundError, OtahsmError, TokenUnavailableError
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlReader, CrlState, Database, Ledger, StoredCrl
 from otahsm.pki.chain import check_signs_crls
 from otahsm.pki.issuer import Issuer
 from otahsm.revocation.crl_folder import CrlFolder, name_files
 from otahsm.revocation.crl_maker import CrlMaker, CrlSchedule
+from otahsm.revocation.seen_crls import SeenCrls
 from otahsm.system.clock import Clock
 from otahsm.system.event_log import EventLogger
 from otahsm.token.pool import SignerPool
@@ -74,6 +75,7 @@ class CrlKeeper:
         self._log_event = log_event
         self._issuer_key_id = issuer.key_identifier
         self._reader = CrlReader(database, issuer.key_identifier, alone=alone)
+        self._seen = SeenCrls(issuer)
         self._maker = CrlMaker(
             name=name,
             issuer=issuer,
@@ -81,6 +83,7 @@ class CrlKeeper:
             signers=signers,
             ledger=ledger,
             reader=self._reader,
+            seen=self._seen,
             clock=clock,
         )
         self._folder = CrlFolder(config.directory, issuer) if config else None
@@ -103,7 +106,7 @@ class CrlKeeper:
             urls = self._config.location.urls
             complete = self._config.shards == 1
             await self._ledger.note_crl_urls(self._issuer_key_id, urls, complete=complete)
-            self._maker.above = await self._maker.off_the_loop(self._folder.highest_number)
+            self._seen.note_published(await self._maker.off_the_loop(self._folder.numbers))
 
     @property
     def can_sign(self) -> bool:
@@ -114,6 +117,8 @@ class CrlKeeper:
         """Make and write what is due; return the seconds until the next check.
 
         Raises:
+            LedgerTamperedError: a CRL in the ledger is forged, or older than what was published. No file is
+                written.
             OtahsmError: a CRL can't be made or written; those that other daemons made are written.
         """
         try:
@@ -137,11 +142,12 @@ class CrlKeeper:
         Raises:
             ConfigError: the CA may not sign CRLs.
             NotFoundError: no certificate contains this URL, or there are no shards.
+            LedgerTamperedError: as `run_once`.
             OtahsmError: why there is no CRL yet, not even an older one.
         """
         if self._unable is not None:
             raise self._unable
-        state = await self._maker.off_the_loop(self._reader.state)
+        state = await self._maker.state()
         if state.urls.get(scope):
             scope = COMPLETE
         if scope != COMPLETE and scope not in _scopes(state):
@@ -149,13 +155,13 @@ class CrlKeeper:
         if scope == COMPLETE:
             self._needs_complete = True
         revoked = state.revoked.get(scope, 0)
-        crl = await self._maker.off_the_loop(partial(self._reader.crl, scope))
+        crl = await self._maker.off_the_loop(partial(self._read, scope))
         turns = self._turns + 2  # a pass that is running may have started before this request
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WAIT_SECONDS):
                 while (crl is None or crl.row.revoked < revoked) and self._turns < turns:
                     await self._wait_for_a_pass()
-                    crl = await self._maker.off_the_loop(partial(self._reader.crl, scope))
+                    crl = await self._maker.off_the_loop(partial(self._read, scope))
         if crl is None:
             raise self._failure or TokenUnavailableError("the first CRL is not ready yet")
         return crl
@@ -173,11 +179,13 @@ class CrlKeeper:
             state = await self._maker.make_due(complete=self._needs_complete)
             if state is None:  # another daemon is making CRLs: check the result soon
                 next_look = _SOON_SECONDS
+        except LedgerTamperedError:
+            raise
         except OtahsmError as error:
             failure = error  # CRLs of other daemons are written anyway
         self._turns += state is not None or failure is not None
         if state is None:
-            state = await self._maker.off_the_loop(self._reader.state)
+            state = await self._maker.state()
         for scope in (COMPLETE, AUTHORITIES):
             self._log_crl(scope, state)
         if files := await self._maker.off_the_loop(partial(self._write, state)):
@@ -201,19 +209,33 @@ class CrlKeeper:
                 by_scope.setdefault(scope, []).append(name)
         count = 0
         for scope, names in by_scope.items():
-            crl = self._reader.crl(scope)
-            if crl is None:
-                continue
-            for name in names:
-                self._folder.write(name, crl.row.number, crl.der)
-                self._written[name] = crl.row.number
-                count += 1
+            if crl := self._read(scope):
+                count += sum(self._write_file(self._folder, name, crl) for name in names)
         if files.without:
             raise ConfigError(
                 f"can't write a file for {files.without[0]} to [crl] directory: another CRL has its name",
                 hint="Fetch it with `otahsm crl fetch --url` as long as certificates name it.",
             )
         return count
+
+    def _write_file(self, folder: CrlFolder, name: str, crl: StoredCrl) -> bool:
+        """Write one file; return whether it has this CRL now."""
+        number = folder.write(name, crl)
+        if number != crl.row.number:
+            # Either another daemon wrote it since this one read the ledger, or the ledger was set back.
+            self._seen.note_published({crl.url: number})
+            self._read(crl.url)
+            return False
+        self._written[name] = number
+        return True
+
+    def _read(self, scope: str) -> StoredCrl | None:
+        """Return a CRL of the ledger, which was checked; None if there is none to be published."""
+        crl = self._reader.crl(scope)
+        if crl is None or not self._seen.has_asked or self._seen.is_behind(scope, crl.row):
+            return None
+        self._seen.check(crl)
+        return crl
 
     def _log_crl(self, scope: str, state: CrlState) -> None:
         row = state.crls.get(scope)

@@ -26,8 +26,9 @@ from otahsm.pki.crls.building import Reason, RevokedCertificate
 from otahsm.pki.crls.distribution import BACKDATED
 from otahsm.pki.issuer import Issuer
 from otahsm.pki.keytypes import signature_is_valid
+from otahsm.revocation.seen_crls import SeenCrls
 from otahsm.system.clock import Clock
-from otahsm.token.desk.codec import ENTRY_OCTETS, MOST_ENTRIES, CrlToSign, encode_entries
+from otahsm.token.desk.codec import ENTRY_OCTETS, MOST_ENTRIES, CrlToSign, LastCrl, encode_entries
 from otahsm.token.desk.crls import build
 from otahsm.token.pool import SignerPool
 
@@ -82,10 +83,11 @@ class CrlMaker:
         signers: sign the CRLs.
         ledger: where CRLs are recorded.
         reader: reads the revocations, in the thread.
+        seen: the CRLs that are known, which the ledger's must not fall behind.
         clock: returns the time, with a time zone.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each part
         self,
         *,
         name: str,
@@ -94,6 +96,7 @@ class CrlMaker:
         signers: SignerPool,
         ledger: Ledger,
         reader: CrlReader,
+        seen: SeenCrls,
         clock: Clock,
     ) -> None:
         self._name = name
@@ -102,11 +105,11 @@ class CrlMaker:
         self._signers = signers
         self._ledger = ledger
         self._reader = reader
+        self._seen = seen
         # Reading, building and writing take long, so they run in a thread, not on the event loop.
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
         self._clock = clock
         self._too_large: TokenUnavailableError | None = None
-        self.above = 0  # a number that was used, even if the ledger doesn't know it
 
     def due(self, state: CrlState, *, complete: bool) -> list[str]:
         """Return the scopes whose CRL must be made now.
@@ -123,29 +126,41 @@ class CrlMaker:
         return [
             scope
             for scope in scopes
-            if is_due(state.crls.get(scope), state.revoked.get(scope, 0), now, self._schedule)
+            if self._seen.is_behind(scope, state.crls.get(scope))
+            or is_due(state.crls.get(scope), state.revoked.get(scope, 0), now, self._schedule)
         ]
+
+    async def state(self) -> CrlState:
+        """Return the existing CRLs, and what they should contain.
+
+        Raises:
+            LedgerUnavailableError: the ledger can't be read.
+            LedgerTamperedError: a CRL in it is older than what was published.
+        """
+        return await self.off_the_loop(self._checked_state)
 
     async def make_due(self, *, complete: bool) -> CrlState | None:
         """Make what is due; return the state afterwards, or None if another daemon is making CRLs.
 
         Raises:
             LedgerUnavailableError: the ledger can't be read or written.
+            LedgerTamperedError: a CRL in it is older than what was published.
             TokenUnavailableError: the token can't sign now.
             TokenRefusedError: the token refused, and an operator must act.
             AuthorityUnusableError: the CA certificate is not valid now, by the clock of this machine.
         """
-        state = await self.off_the_loop(self._reader.state)
+        if not self._seen.has_asked:
+            await self._ask_signers()
+        state = await self.state()
         if not self.due(state, complete=complete):
             return state
         if not await self.off_the_loop(self._reader.take_turn):
             return None
         try:
-            state = await self.off_the_loop(self._reader.state)
-            scopes = self.due(state, complete=complete)
+            scopes = self.due(await self.state(), complete=complete)
             if scopes:
                 await self._make(scopes)
-            return await self.off_the_loop(self._reader.state)
+            return await self.state()
         finally:
             await self.off_the_loop(self._reader.end_turn)
 
@@ -160,10 +175,9 @@ class CrlMaker:
         """
         now = self._now()
         self._check_clock(now)
-        signed = await self._signers.last_crls(self._name)
-        above = max([self.above, *(last.number for last in signed.values())])
+        await self._ask_signers()
         number = await self._ledger.take_crl_number(
-            self._issuer.key_identifier, above=above, earliest=now - BACKDATED, now=now
+            self._issuer.key_identifier, above=self._seen.highest, earliest=now - BACKDATED, now=now
         )
         self._too_large = None
         failure: OtahsmError | None = None
@@ -175,6 +189,8 @@ class CrlMaker:
                 for draft, answer in zip(chunk, answers, strict=True)
                 if isinstance(answer, bytes)
             ]
+            # If they don't reach the ledger, they must be made anew.
+            self._seen.note_signed({draft.crl.scope: LastCrl(number.number) for draft, _ in signed})
             failure = next((each for each in answers if isinstance(each, OtahsmError)), failure)
             if made := await self.off_the_loop(partial(self._assemble, signed)):
                 await self._ledger.write_crls(self._issuer.key_identifier, made)
@@ -182,6 +198,16 @@ class CrlMaker:
             raise failure
         if self._too_large is not None:
             raise self._too_large
+
+    def _checked_state(self) -> CrlState:
+        # In one go: between the two, the thread may read a newer CRL, and this one's number would be lower.
+        state = self._reader.state()
+        self._seen.check_numbers(state)
+        return state
+
+    async def _ask_signers(self) -> None:
+        self._seen.note_signed(await self._signers.last_crls(self._name))
+        self._seen.has_asked = True
 
     def _drafts(self, scopes: list[str], number: CrlNumber, next_update: int) -> Iterator[_Draft]:
         """Build the TBSCertLists lazily, one by one. Runs in the thread."""

@@ -10,7 +10,7 @@ from asn1crypto import pem
 
 from otahsm.config import CrlConfig
 from otahsm.errors import FolderError
-from otahsm.ledger import AUTHORITIES, COMPLETE, CrlRow
+from otahsm.ledger import AUTHORITIES, COMPLETE, CrlRow, StoredCrl
 from otahsm.pki.crls.distribution import BACKDATED, CrlLocation
 from otahsm.pki.crls.reading import describe_crl
 from otahsm.revocation.crl_folder import CrlFolder, name_files
@@ -101,14 +101,18 @@ def folder(tmp_path: Path) -> CrlFolder:
     return CrlFolder(tmp_path / "www/crl", ISSUER)
 
 
+def stored(number: int, der: bytes = b"", scope: str = COMPLETE) -> StoredCrl:
+    return StoredCrl(scope, MADE._replace(number=number), der or crl(number=number))
+
+
 def content(folder: CrlFolder, name: str) -> bytes:
     return (folder._folder / name).read_bytes()
 
 
 def test_a_crl_is_written_in_der_or_in_pem_for_everybody_to_read(folder: CrlFolder) -> None:
     der = crl(number=7)
-    folder.write("fleet.crl", 7, der)
-    folder.write("complete.pem", 7, der)
+    folder.write("fleet.crl", stored(7, der))
+    folder.write("complete.pem", stored(7, der))
     assert content(folder, "fleet.crl") == der
     assert pem.unarmor(content(folder, "complete.pem")) == ("X509 CRL", {}, der)
     assert {path.name for path in folder._folder.iterdir()} == {"fleet.crl", "complete.pem", ".lock"}
@@ -121,9 +125,15 @@ def test_a_crl_is_written_in_der_or_in_pem_for_everybody_to_read(folder: CrlFold
 @pytest.mark.parametrize("name", ["fleet.crl", "fleet.pem"])
 def test_an_older_crl_never_takes_the_place_of_a_newer_one(folder: CrlFolder, name: str) -> None:
     for number in (7, 6, 8, 1):
-        folder.write(name, number, crl(number=number))
         expected = max(7, number) if number != 1 else 8
+        assert folder.write(name, stored(number)) == expected
         assert describe_crl(content(folder, name)).number == expected
+
+
+def test_a_newer_crl_of_another_scope_is_in_nobodys_way(folder: CrlFolder) -> None:
+    folder.write("fleet.crl", stored(9, crl(number=9, url=f"{HOST}fleet.crl"), f"{HOST}fleet.crl"))
+    assert folder.write("fleet.crl", stored(7)) == 7
+    assert crl_of(7, folder)
 
 
 def with_another_signature(crl: bytes) -> bytes:
@@ -137,8 +147,8 @@ def test_what_is_no_crl_of_ours_is_replaced_and_counts_for_nothing(folder: CrlFo
     folder._folder.mkdir(parents=True)
     (folder._folder / "fleet.crl").write_bytes(there)
     (folder._folder / "a folder").mkdir()
-    assert folder.highest_number() == 0
-    folder.write("fleet.crl", 1, crl(number=1))
+    assert folder.numbers() == {}
+    folder.write("fleet.crl", stored(1))
     assert content(folder, "fleet.crl") == crl_of(1, folder)
 
 
@@ -149,18 +159,21 @@ def crl_of(number: int, folder: CrlFolder) -> bytes:
     return der
 
 
-def test_the_highest_number_is_that_of_any_file(folder: CrlFolder) -> None:
-    assert folder.highest_number() == 0
+def test_the_number_of_a_scope_is_the_highest_in_any_file(folder: CrlFolder) -> None:
+    assert folder.numbers() == {}
+    shard = f"{HOST}0.crl"
     for name, number in (("a.crl", 3), ("b.pem", 12), ("c.crl", 5)):
-        folder.write(name, number, crl(number=number))
-    assert folder.highest_number() == 12
+        folder.write(name, stored(number))
+    folder.write("0.crl", stored(4, crl(number=4, url=shard), shard))
+    folder.write("authorities.pem", stored(2, crl(number=2, only_authorities=True), AUTHORITIES))
+    assert folder.numbers() == {COMPLETE: 12, shard: 4, AUTHORITIES: 2}
 
 
 def test_what_a_kill_left_half_written_is_in_nobodys_way(folder: CrlFolder) -> None:
-    folder.write("fleet.crl", 1, crl(number=1))
+    folder.write("fleet.crl", stored(1))
     (folder._folder / ".new-fleet.crl").write_bytes(crl(number=2)[:50])
-    assert folder.highest_number() == 1
-    folder.write("fleet.crl", 2, crl(number=2))
+    assert folder.numbers() == {COMPLETE: 1}
+    folder.write("fleet.crl", stored(2))
     assert crl_of(2, folder)
     assert not (folder._folder / ".new-fleet.crl").exists()
 
@@ -168,23 +181,23 @@ def test_what_a_kill_left_half_written_is_in_nobodys_way(folder: CrlFolder) -> N
 def test_a_link_is_not_followed(folder: CrlFolder, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("not to be touched")
-    folder.write("other.crl", 1, crl(number=1))
+    folder.write("other.crl", stored(1))
     (folder._folder / "fleet.crl").symlink_to(target)
     new = crl(number=1)
-    folder.write("fleet.crl", 1, new)
+    folder.write("fleet.crl", stored(1, new))
     assert (folder._folder / "fleet.crl").read_bytes() == new
     assert target.read_text() == "not to be touched"
 
 
 def test_what_a_killed_daemon_left_is_removed_when_the_next_one_starts(folder: CrlFolder) -> None:
-    folder.write("fleet.crl", 1, crl(number=1))
+    folder.write("fleet.crl", stored(1))
     (folder._folder / f"{TEMPORARY}1").write_bytes(crl(number=2))
     (folder._folder / f"{TEMPORARY}2").write_bytes(b"half of a")
-    assert folder.highest_number() == 2  # it may have been seen
+    assert folder.numbers() == {COMPLETE: 2}  # it may have been seen
     assert {path.name for path in folder._folder.iterdir()} == {"fleet.crl", ".lock"}
 
 
 def test_a_folder_that_can_not_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FolderError, match="can't write"):
-        CrlFolder(tmp_path / "file/crl", ISSUER).highest_number()
+        CrlFolder(tmp_path / "file/crl", ISSUER).numbers()

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, LargeBinary, cast, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from otahsm.ledger.db.database import Database
@@ -18,6 +18,8 @@ from otahsm.pki.crls.distribution import COMPLETE
 from otahsm.pki.serial import SerialNumber
 
 _PAGE: Final = 2000  # revocations fetched at a time
+_CRL_ROW: Final = [crls.c[name] for name in CrlRow._fields]
+_CRL: Final = select(*_CRL_ROW, cast(crls.c.der, LargeBinary).label("der"))  # SQLite stores any value
 _TURN: Final = text(f"SELECT pg_try_advisory_lock({LOCK_NAMESPACE}, 0)")  # slots begin at 1
 _TURN_OVER: Final = text(f"SELECT pg_advisory_unlock({LOCK_NAMESPACE}, 0)")
 
@@ -104,8 +106,7 @@ class CrlReader:
         counted = select(revocations.c.crl_url, func.count().label("revoked")).group_by(revocations.c.crl_url)
         if not self._alone:
             counted = counted.join(intents).where(intents.c.issuer_key_id == self._issuer_key_id)
-        listed = select(crls.c.url, crls.c.number, crls.c.this_update, crls.c.next_update, crls.c.revoked)
-        listed = listed.where(crls.c.issuer_key_id == self._issuer_key_id)
+        listed = select(crls.c.url, *_CRL_ROW).where(crls.c.issuer_key_id == self._issuer_key_id)
         stated = select(crl_urls).where(crl_urls.c.issuer_key_id == self._issuer_key_id)
         with self._reading() as connection:
             urls = {row.url: row.complete for row in connection.execute(stated)}
@@ -133,10 +134,8 @@ class CrlReader:
         """Return a CRL; None if there is none for that scope."""
         with self._reading() as connection:
             mine = (crls.c.issuer_key_id == self._issuer_key_id) & (crls.c.url == url)
-            row = connection.execute(select(crls).where(mine)).first()
-        if row is None:
-            return None
-        return StoredCrl(url, CrlRow(row.number, row.this_update, row.next_update, row.revoked), row.der)
+            row = connection.execute(_CRL.where(mine)).first()
+        return StoredCrl(url, CrlRow(*row[:-1]), row.der) if row else None
 
     def close(self) -> None:
         """Close the connection, and release the lock."""
