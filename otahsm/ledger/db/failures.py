@@ -24,7 +24,8 @@ def cause_of(error: BaseException | None) -> str:
 def failure_of(what: str, error: Exception) -> LedgerUnavailableError:
     """Return our error for one of the database: what failed and why, and whether a retry may help."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    damaged = isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & _PRIMARY in _DAMAGED
+    code = getattr(cause, "sqlite_errorcode", 0)  # errors that are not SQLite's own have none
+    damaged = isinstance(cause, sqlite3.Error) and code & _PRIMARY in _DAMAGED
     return (LedgerDamagedError if damaged else LedgerUnavailableError)(f"{what}: {cause_of(error)}")
 
 

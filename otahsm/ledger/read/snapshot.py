@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerUnavailableError
@@ -61,4 +62,11 @@ def open_reader(config: LedgerConfig) -> Engine:
         engine = engine_for(config.url, config.password_file)
         return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     assert config.path is not None  # noqa: S101 - the configuration was checked
-    return sqlite_reader(config.path)
+    engine = sqlite_reader(config.path)
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: object) -> None:
+        # One text that somebody wrote and that is not UTF-8 must not hide all rows.
+        connection.text_factory = lambda text: text.decode(errors="backslashreplace")
+
+    return engine
