@@ -14,7 +14,9 @@ from otahsm.ledger.query_values import (
 from otahsm.ledger.read.backup import Copy, copy_ledger, path_of, vacant
 from otahsm.ledger.read.crl_reader import CrlReader, CrlState
 from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
+from otahsm.ledger.read.issued import Issued, check_issued
 from otahsm.ledger.read.published import Published, check_that_it_grew, is_unused, read_published
+from otahsm.ledger.read.published_crls import PublishedCrls, check_crls
 from otahsm.ledger.read.reader import LedgerReader
 from otahsm.ledger.read.signatures import Comparison, Period, Signatures, SignedList, compare_signatures
 from otahsm.ledger.read.snapshot import snapshot
@@ -79,6 +81,7 @@ __all__ = [
     "Head",
     "InProgress",
     "Intent",
+    "Issued",
     "JournalResult",
     "KeyVerdict",
     "Ledger",
@@ -87,6 +90,7 @@ __all__ = [
     "Page",
     "Period",
     "Published",
+    "PublishedCrls",
     "Renewal",
     "Replay",
     "Revocation",
@@ -98,6 +102,8 @@ __all__ = [
     "StoredCrl",
     "Verdict",
     "WeakCertificate",
+    "check_crls",
+    "check_issued",
     "check_that_it_grew",
     "compare_keys",
     "compare_signatures",

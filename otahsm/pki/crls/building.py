@@ -130,17 +130,17 @@ def build_tbs_crl(
 def _encode_entries(revoked: Iterable[RevokedCertificate]) -> bytes:
     """Encode the entries, sorted by serial number: the same certificates make the same CRL."""
     entries, last = bytearray(), 0
-    for serial, revoked_at, reason in sorted(revoked, key=attrgetter("serial")):
-        if serial <= last:
-            raise ValueError(f"the serial number {serial:#x} comes twice, or is not positive")
-        last = serial
-        entries += tlv(
-            SEQUENCE,
-            integer(serial),
-            _encode_time(revoked_at),
-            _REASONS[reason],
-        )
+    for entry in sorted(revoked, key=attrgetter("serial")):
+        if entry.serial <= last:
+            raise ValueError(f"the serial number {entry.serial:#x} comes twice, or is not positive")
+        last = entry.serial
+        entries += encode_entry(entry)
     return bytes(entries)
+
+
+def encode_entry(entry: RevokedCertificate) -> bytes:
+    """Encode one of revokedCertificates in DER. Raises ValueError: its time is not in the form."""
+    return tlv(SEQUENCE, integer(entry.serial), _encode_time(entry.revoked_at), _REASONS[entry.reason])
 
 
 def _encode_time(moment: datetime) -> bytes:
