@@ -11,6 +11,7 @@ from rich.console import Console
 
 from otahsm.cli.commands.ledger.evidence import KeysOption, known_checkpoints, trusted_keys
 from otahsm.cli.commands.ledger.journals import Compared, read_journals
+from otahsm.cli.commands.ledger.recorded import Recorded, compare_recorded, configured_issuers
 from otahsm.cli.commands.ledger.weak_keys import ComparedKeys, look_at_keys
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_json
@@ -47,6 +48,9 @@ def verify(
 ) -> None:
     """Verify that nobody changed the ledger: recompute its tree, and name rows changed, removed or added.
 
+    It also compares each certificate and CRL with its row, with the signature of its CA, which it takes from
+    the configuration, and with the revocations.
+
     Reads the database that [ledger] names, even beside a running daemon. Exits with 1 if anything does not
     match. It begins with the tables: a trigger, a view or whatever else can change what otahsm reads and
     writes does not match. Without a checkpoint from elsewhere, it can't notice that the newest rows were
@@ -66,6 +70,7 @@ def verify(
     settings = load_config(config)
     keys = trusted_keys(key, settings.checkpoint)
     known = known_checkpoints(checkpoint or [], keys)
+    issuers = configured_issuers(settings)
     began = time.monotonic()
     with Console(stderr=True).status("0 leaves") as shown, Signatures() as signed:
         # Before the snapshot: what was signed by now is in it.
@@ -77,19 +82,23 @@ def verify(
                 connection,
                 lambda: verify_ledger(connection, keys, known, lambda count: shown.update(f"{count} leaves")),
             )
+            recorded = compare_recorded(connection, issuers, verdict, shown.update)
             verdict.add(of_files.findings, of_files.count)
             if journals and verdict.readable:
                 comparison = compare_signatures(connection, signed, journals.covered, journals.gaps, verdict)
     compared = Compared(journals, comparison, signed) if journals and comparison else None
     seconds = time.monotonic() - began
     compared_keys = look_at_keys(settings) if compare_keys and verdict.readable else None
-    print_verdict(verdict, compared, compared_keys, seconds=seconds, signed=bool(keys), as_json=as_json)
+    print_verdict(
+        verdict, recorded, compared, compared_keys, seconds=seconds, signed=bool(keys), as_json=as_json
+    )
     if not (verdict.good and (compared_keys is None or compared_keys.verdict.good)):
         raise typer.Exit(ExitCode.SOME_FAILED)
 
 
-def print_verdict(
+def print_verdict(  # noqa: PLR0913 - one for each part
     verdict: Verdict,
+    recorded: Recorded | None,
     compared: Compared | None,
     compared_keys: ComparedKeys | None,
     *,
@@ -112,6 +121,7 @@ def print_verdict(
                 "findings": verdict.count,
                 "first": [finding._asdict() for finding in verdict.findings],
                 "warnings": [warning._asdict() for warning in verdict.warnings],
+                **(recorded.as_dict() if recorded else {"certificates": None, "crls": None}),
                 "journals": compared and compared.as_dict(),
                 "keys": compared_keys and compared_keys.as_dict(),
             }
@@ -134,10 +144,11 @@ def print_verdict(
         f" second); {covered};"
         f" {counted(verdict.waiting, 'entry is no leaf', 'entries are not leaves')} yet"
     )
-    for line in compared.lines() if compared else ():
+    parts = [part for part in (recorded, compared) if part]
+    for line in (line for part in parts for line in part.lines()):
         typer.echo(plain(line))
     matches = "Everything matches."
-    if compared and not compared.is_complete:
+    if not all(part.is_complete for part in parts):
         matches = "Everything that was compared matches."
     typer.echo(matches if verdict.good else f"{verdict.count} MISMATCHES.")
     if compared_keys is not None:
