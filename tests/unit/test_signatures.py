@@ -185,6 +185,16 @@ async def test_a_crl_that_the_ledger_does_not_account_for_is_named(case: Case) -
     ]
 
 
+async def test_an_older_crl_than_the_last_one_that_was_signed_is_named(case: Case) -> None:
+    await case.ledger.take_crl_number(CA, above=0, earliest=0, now=1)
+    case.crls.append(SignedList(CA, 3, bytes(32), ""))
+    assert case.compare()[0] == [
+        f"CRL 3 of {CA.hex()}: it was signed, and the ledger has an older one of its scope, 2"
+    ]
+    case.accepted = True
+    assert case.compare()[0] == []
+
+
 async def test_a_crl_that_no_signer_has_signed_is_named(case: Case) -> None:
     case.crls.pop()
     assert case.compare()[0] == [

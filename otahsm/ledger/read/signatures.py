@@ -227,6 +227,9 @@ class _Run:
                 self._find_crl(crl, "another CRL with this number was signed than the ledger has")
             elif row is None or number < row.number:
                 self.result.older_crls += 1
+            elif number > row.number:
+                what = f"it was signed, and the ledger has an older one of its scope, {row.number}"
+                self._find_crl(crl, what)
         known = {(crl.issuer_key_id, crl.scope, crl.number) for crl in self._signed.crls}
         for (issuer, scope), row in kept.items():
             if (issuer, scope, row.number) not in known:
