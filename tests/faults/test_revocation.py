@@ -165,18 +165,21 @@ def replicated(make_fleet: Callable[[], Fleet], postgres_server: PostgresServer)
 
 
 @contextlib.contextmanager
-def two_daemons(fleet: Fleet) -> Iterator[list[RunningDaemon]]:
-    """Run two daemons, each with a folder of its own for CRLs."""
+def two_daemons(fleet: Fleet, folders: tuple[str, str] = ("one", "other")) -> Iterator[list[RunningDaemon]]:
+    """Run two daemons, each with a folder of its own for CRLs, or with the same."""
     with contextlib.ExitStack() as stack:
         daemons = []
-        for name in ("one", "other"):
+        for name in folders:
             daemons.append(stack.enter_context(running(configure(fleet, name))))
             daemons[-1].wait_for("health.changed", serving=True)
         yield daemons
 
 
-async def test_two_replicas_that_revoke_at_once_agree_and_both_write_what_there_is(replicated: Fleet) -> None:
-    with two_daemons(replicated) as (one, other):
+@pytest.mark.parametrize("folders", [("one", "other"), ("shared", "shared")])
+async def test_two_replicas_that_revoke_at_once_agree_and_both_write_what_there_is(
+    replicated: Fleet, folders: tuple[str, str]
+) -> None:
+    with two_daemons(replicated, folders) as (one, other):
         issued = await issue(one, 400)
         ours, theirs = await asyncio.gather(
             revoke(one, issued[:300], Reason.KEY_COMPROMISE),
@@ -196,9 +199,11 @@ async def test_two_replicas_that_revoke_at_once_agree_and_both_write_what_there_
         assert crls[0] == crls[1]
         loaded = x509.load_der_x509_crl(crls[0].der)
         assert {item.serial_number for item in loaded} == set(new)
-        for name in ("one", "other"):
+        for name in folders:
             path = replicated.folder / name / "complete.pem"
             wait_for_list(path, set(new))
+        for daemon in (one, other):
+            assert not [event for event in daemon.events if event["event"] == "crl.failed"]
         made = [
             event["number"]
             for daemon in (one, other)
