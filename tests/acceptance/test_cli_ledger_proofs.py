@@ -125,6 +125,34 @@ def test_verify_names_what_was_changed(line: Fleet, tmp_path: Path) -> None:
     assert found["first"][0]["where"].startswith("leaf ")
 
 
+def test_verify_says_which_signatures_it_verified_and_which_not(line: Fleet, tmp_path: Path) -> None:
+    issue(line, tmp_path / "devices", ["a", "b", "c"])
+    said = run(line, "verify")
+    assert (
+        "signatures of 3 certificates and 0 CRLs verified; 0 CRL entries compared\nEverything matches."
+        in said
+    )
+    alone = f'[ledger]\npath = "{line.folder}/ledger/ledger.sqlite3"\n'
+    (tmp_path / "auditor.toml").write_text(alone)
+    auditor = ("verify", "--config", tmp_path / "auditor.toml")
+    said = run(line, *auditor)
+    assert "NOT VERIFIED: signatures of 3 certificates and 0 CRLs: the configuration has no [ca]" in said
+    assert said.endswith("Everything that was compared matches.\n")
+    found = json.loads(run(line, *auditor, "--json"))["certificates"]
+    assert (found["compared"], found["signatures_verified"]) == (3, 0)
+    assert list(found["signatures_not_verified"].values()) == [3]
+    with closing(sqlite3.connect(line.folder / "ledger/ledger.sqlite3")) as database, database:
+        query = "SELECT der FROM certificates JOIN intents ON intent_id = id WHERE device_id = 'a'"
+        ((der,),) = database.execute(query).fetchall()
+        theirs = "(SELECT id FROM intents WHERE device_id = 'b')"
+        database.execute(f"UPDATE certificates SET der = ? WHERE intent_id = {theirs}", (der,))
+    said = run(line, "verify", status=1)
+    assert "device 'b': its serial number is " in said
+    assert "its public key is not the recorded one" in said
+    (line.folder / "ca/fleet-root.pem").rename(tmp_path / "root.pem")
+    assert "fleet-root.pem" in run(line, "verify", status=2)  # and not: it could not look
+
+
 def test_verify_finds_a_ledger_that_was_cut_off_with_a_checkpoint_from_elsewhere(
     line: Fleet, daemon: RunningDaemon, tmp_path: Path
 ) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from otahsm.config import Config, ca_section
 from otahsm.ledger import Issued, PublishedCrls, Verdict, check_crls, check_issued

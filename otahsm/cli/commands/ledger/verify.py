@@ -96,7 +96,7 @@ def verify(
         raise typer.Exit(ExitCode.SOME_FAILED)
 
 
-def print_verdict(  # noqa: PLR0913 - one for each part
+def print_verdict(
     verdict: Verdict,
     recorded: Recorded | None,
     compared: Compared | None,
