@@ -170,6 +170,27 @@ def test_a_network_process_that_was_taken_over_gets_nothing_but_certificates_of_
     assert "2 MISMATCHES" in done.stdout
 
 
+def test_root_joins_the_ledger_for_signers_who_can_not_read_it(serving: Machine) -> None:
+    signed = "/var/lib/otahsm-signer/login/signed"
+    assert "20 issued" in serving.shell("otahsm device issue --count 20")
+    serving.shell(f"systemctl stop otahsm; rm -r {signed}/last; systemctl start otahsm")
+    serving.wait_for("health.changed", serving=True, count=2)
+    checkpoint = ("otahsm", "ledger", "checkpoint", "--new", "--output", "new.note", "--patience", "0")
+    refused = serving.run(*checkpoint, check=False)
+    assert refused.returncode == 4
+    assert "don't know which checkpoint" in refused.stderr
+    join = ("otahsm", "ledger", "join", "--expect", "20")
+    as_signers = _DAEMON.replace("=otahsm", "=otahsm-signer").split()
+    for user, status in ((as_signers, 3), (_DAEMON.split(), 2)):  # neither can do both
+        done = serving.run(*user, *join, check=False)
+        assert done.returncode == status, done.stderr
+        assert "Run this as root" in done.stderr
+    serving.run(*join)
+    serving.run(*checkpoint)
+    for folder, owner in (("/var/lib/otahsm-signer", "otahsm-signer"), ("/var/lib/otahsm", "otahsm")):
+        assert serving.shell(f"find {folder} ! -user {owner}") == ""
+
+
 def test_a_daemon_can_name_no_other_module_pin_or_key_to_a_signer(machine: Machine) -> None:
     # It may have been taken over, or have another configuration: signers read their own.
     machine.shell(f"cp --preserve {TOML} {OTHER}")
