@@ -12,11 +12,11 @@ from otahsm.ledger.query_values import (
     Status,
 )
 from otahsm.ledger.read.backup import Copy, copy_ledger, path_of, vacant
+from otahsm.ledger.read.compared_certificates import ComparedCertificates, compare_certificates
+from otahsm.ledger.read.compared_crls import ComparedCrls, compare_crls
 from otahsm.ledger.read.crl_reader import CrlReader, CrlState
 from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
-from otahsm.ledger.read.issued import Issued, check_issued
 from otahsm.ledger.read.published import Published, check_that_it_grew, is_unused, read_published
-from otahsm.ledger.read.published_crls import PublishedCrls, check_crls
 from otahsm.ledger.read.reader import LedgerReader
 from otahsm.ledger.read.signatures import Comparison, Period, Signatures, SignedList, compare_signatures
 from otahsm.ledger.read.snapshot import snapshot
@@ -65,6 +65,8 @@ __all__ = [
     "BatchTerms",
     "CertificateRecord",
     "Change",
+    "ComparedCertificates",
+    "ComparedCrls",
     "Comparison",
     "Conflict",
     "Copy",
@@ -81,7 +83,6 @@ __all__ = [
     "Head",
     "InProgress",
     "Intent",
-    "Issued",
     "JournalResult",
     "KeyVerdict",
     "Ledger",
@@ -90,7 +91,6 @@ __all__ = [
     "Page",
     "Period",
     "Published",
-    "PublishedCrls",
     "Renewal",
     "Replay",
     "Revocation",
@@ -102,9 +102,9 @@ __all__ = [
     "StoredCrl",
     "Verdict",
     "WeakCertificate",
-    "check_crls",
-    "check_issued",
     "check_that_it_grew",
+    "compare_certificates",
+    "compare_crls",
     "compare_keys",
     "compare_signatures",
     "copy_ledger",

@@ -9,16 +9,16 @@ from hashlib import sha256
 
 from otahsm.ledger import (
     Accepted,
+    ComparedCertificates,
+    ComparedCrls,
     CrlRow,
     Intent,
-    Issued,
     Ledger,
-    PublishedCrls,
     RevocationRequest,
     StoredCrl,
     Verdict,
-    check_crls,
-    check_issued,
+    compare_certificates,
+    compare_crls,
     snapshot,
 )
 from otahsm.pki.certificate import Binding, assemble
@@ -144,19 +144,19 @@ def put(home: Home, intent_id: int, der: bytes) -> None:
 
 def look_at_certificates(
     home: Home, issuers: Sequence[Issuer] = (ISSUER,), now: datetime = NOW, processes: int | None = None
-) -> tuple[Issued, list[str]]:
+) -> tuple[ComparedCertificates, list[str]]:
     """Compare the certificates; return the result, and the findings."""
     verdict = Verdict()
     with snapshot(home.config) as connection:
-        result = check_issued(connection, issuers, verdict, now, processes=processes)
+        result = compare_certificates(connection, issuers, verdict, now, processes=processes)
     return result, [f"{where}: {what}" for where, what in verdict.findings]
 
 
 def look_at_crls(
     home: Home, issuers: Sequence[Issuer] = (ISSUER,), now: datetime = NOW
-) -> tuple[PublishedCrls, list[str]]:
+) -> tuple[ComparedCrls, list[str]]:
     """Compare the CRLs; return the result, and the findings."""
     verdict = Verdict()
     with snapshot(home.config) as connection:
-        result = check_crls(connection, issuers, verdict, now)
+        result = compare_crls(connection, issuers, verdict, now)
     return result, [f"{where}: {what}" for where, what in verdict.findings]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from otahsm.config import Config, ca_section
-from otahsm.ledger import Issued, PublishedCrls, Verdict, check_crls, check_issued
+from otahsm.ledger import ComparedCertificates, ComparedCrls, Verdict, compare_certificates, compare_crls
 from otahsm.pki.issuer import Issuer
 from otahsm.system.clock import utc_now
 from otahsm.templates import counted
@@ -16,8 +16,8 @@ from otahsm.token.files import read_chain
 class Recorded(NamedTuple):
     """What was found, and whether the configuration names the ledger's CAs."""
 
-    issued: Issued
-    crls: PublishedCrls
+    issued: ComparedCertificates
+    crls: ComparedCrls
     names_cas: bool
 
     @property
@@ -72,10 +72,10 @@ def compare_recorded(
     if not verdict.readable:
         return None
     now = utc_now()
-    issued = check_issued(
+    issued = compare_certificates(
         connection, issuers, verdict, now, lambda count: show(f"{counted(count, 'certificate')}")
     )
-    return Recorded(issued, check_crls(connection, issuers, verdict, now), bool(issuers))
+    return Recorded(issued, compare_crls(connection, issuers, verdict, now), bool(issuers))
 
 
 def configured_issuers(settings: Config) -> list[Issuer]:

@@ -26,7 +26,7 @@ _MALFORMED: Final = (TypeError, ValueError, OverflowError, OSError)
 
 
 @dataclass
-class PublishedCrls:
+class ComparedCrls:
     """The result of comparing CRLs.
 
     Attributes:
@@ -59,9 +59,9 @@ class _Crl(NamedTuple):
         return f"{scope} of {_hex(self.issuer_key_id)}"
 
 
-def check_crls(
+def compare_crls(
     connection: Connection, issuers: Sequence[Issuer], verdict: Verdict, now: datetime
-) -> PublishedCrls:
+) -> ComparedCrls:
     """Compare all CRLs in a ledger with what else is in it.
 
     A revocation must be on each CRL that was made after it was recorded. A CRL does not say when it was made,
@@ -87,7 +87,7 @@ class _Run:
     def __init__(
         self, connection: Connection, issuers: Sequence[Issuer], verdict: Verdict, now: datetime
     ) -> None:
-        self.result = PublishedCrls()
+        self.result = ComparedCrls()
         self._connection = connection
         self._issuers = {issuer.key_identifier: issuer for issuer in issuers}
         self._verdict = verdict

@@ -34,7 +34,7 @@ _Page = list[RecordedCertificate]
 
 
 @dataclass
-class Issued:
+class ComparedCertificates:
     """The result of comparing certificates.
 
     Attributes:
@@ -48,14 +48,14 @@ class Issued:
     unchecked: Counter[str] = field(default_factory=Counter)
 
 
-def check_issued(
+def compare_certificates(
     connection: Connection,
     issuers: Sequence[Issuer],
     verdict: Verdict,
     now: datetime,
     progress: Callable[[int], None] = lambda _: None,
     processes: int | None = None,
-) -> Issued:
+) -> ComparedCertificates:
     """Compare all certificates in a ledger with their rows and their CAs.
 
     Args:
@@ -86,7 +86,7 @@ class _Run:
     """Collects the results."""
 
     def __init__(self, issuers: Sequence[Issuer], verdict: Verdict, now: datetime) -> None:
-        self.result = Issued()
+        self.result = ComparedCertificates()
         self._known = {issuer.key_identifier for issuer in issuers}
         self._verdict = verdict
         self._now = int(now.timestamp())
