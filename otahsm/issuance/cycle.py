@@ -35,6 +35,7 @@ from otahsm.errors import (
     BatchFullError,
     ConflictError,
     InProgressError,
+    LedgerTamperedError,
     LedgerUnavailableError,
     NotAllowedError,
     OtahsmError,
@@ -49,6 +50,7 @@ from otahsm.issuance.authorities import Authorities, Authority
 from otahsm.issuance.batches import Batches, check_admission
 from otahsm.issuance.drafting import Attributed, Draft, Drafting
 from otahsm.issuance.quotas import ClientQuotas
+from otahsm.issuance.replays import Replays
 from otahsm.issuance.request_ids import own_name, request_id_of
 from otahsm.issuance.values import IssuanceRequest, Issued, Outcome
 from otahsm.ledger import Accepted, Barred, Batch, BatchRefusal, Conflict, Intent, Ledger, OverQuota, Replay
@@ -133,6 +135,7 @@ class IssuanceCycle:
         clock: Clock,
     ) -> None:
         self._authorities = authorities
+        self._replays = Replays(authorities)
         self._profiles = profiles
         self._default_profile = default_profile
         self._drafting = drafting
@@ -256,7 +259,8 @@ class IssuanceCycle:
                 return NotAllowedError(
                     f"the device {item.device_id} already has a certificate, issued to another client"
                 )
-        except NotAllowedError as error:  # denied since it was admitted
+            authority = self._replays.check(replay, item.draft.values.binding)
+        except (NotAllowedError, LedgerTamperedError) as error:  # it may be denied since it was admitted
             return error
         return Issued(
             request_id_of(request, item.admitted.profile, item.draft.values.binding),
@@ -265,7 +269,7 @@ class IssuanceCycle:
             validity_of(replay.not_before, replay.not_after),
             replay.certificate,
             replayed=True,
-            authority=self._authorities.of_certificate(replay.certificate).name,
+            authority=authority.name,
         )
 
     async def _sign(self, intended: list[_Intended], outcomes: _Outcomes) -> list[_Signed]:

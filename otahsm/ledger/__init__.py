@@ -18,6 +18,7 @@ from otahsm.ledger.read.crl_reader import CrlReader, CrlState
 from otahsm.ledger.read.diagnostics import count_valid, diagnose_ledger
 from otahsm.ledger.read.published import Published, check_that_it_grew, is_unused, read_published
 from otahsm.ledger.read.reader import LedgerReader
+from otahsm.ledger.read.recorded_certificate import CertificateComparison, RecordedCertificate
 from otahsm.ledger.read.signatures import Comparison, Period, Signatures, SignedList, compare_signatures
 from otahsm.ledger.read.snapshot import snapshot
 from otahsm.ledger.read.weak_keys import KeyVerdict, WeakCertificate, compare_keys
@@ -63,6 +64,7 @@ __all__ = [
     "BatchRefusal",
     "BatchState",
     "BatchTerms",
+    "CertificateComparison",
     "CertificateRecord",
     "Change",
     "ComparedCertificates",
@@ -91,6 +93,7 @@ __all__ = [
     "Page",
     "Period",
     "Published",
+    "RecordedCertificate",
     "Renewal",
     "Replay",
     "Revocation",
