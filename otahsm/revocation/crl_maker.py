@@ -149,9 +149,10 @@ class CrlMaker:
             TokenRefusedError: the token refused, and an operator must act.
             AuthorityUnusableError: the CA certificate is not valid now, by the clock of this machine.
         """
-        if not self._seen.has_asked:
-            await self._ask_signers()
         state = await self.state()
+        if not self._seen.has_asked and (state.crls or self.due(state, complete=complete)):
+            await self._ask_signers()
+            state = await self.state()
         if not self.due(state, complete=complete):
             return state
         if not await self.off_the_loop(self._reader.take_turn):

@@ -15,7 +15,7 @@ from otahsm.authority import (
     RevocationRequest,
     assemble,
 )
-from otahsm.errors import ConfigError, NotFoundError, RequestRefusedError, RevokedError
+from otahsm.errors import ConfigError, NotFoundError, RequestRefusedError, RevokedError, SigningRefusedError
 from otahsm.pki.crls.building import Reason
 from otahsm.pki.crls.reading import describe_crl
 from otahsm.pki.parsing import crl_url_in
@@ -239,6 +239,19 @@ async def test_nothing_is_signed_for_who_never_revokes(fleet: Fleet) -> None:
         await running.issue()
         await running.looked()
     assert not [event for event, _ in running.events if event.startswith("crl.")]
+
+
+async def test_signers_that_never_joined_a_ledger_are_asked_nothing_by_who_never_revokes(
+    fleet: Fleet,
+) -> None:
+    for mark in (fleet.folder / "state/login/signed/last").glob("begun-*"):
+        mark.unlink()
+    async with station(fleet) as running:
+        await running.issue()
+        await running.looked()
+        assert running.failures() == []
+        with pytest.raises(SigningRefusedError, match="don't know which CRLs"):
+            await running.crl()
 
 
 async def test_a_ca_that_may_not_sign_crls_revokes_all_the_same(fleet: Fleet) -> None:
