@@ -29,6 +29,7 @@ from otahsm.ledger import (
     Status,
     copy_ledger,
     database_of,
+    read_mac_keys,
     throwaway,
 )
 
@@ -44,7 +45,7 @@ _POSTGRESQL: Final = (
 
 async def fill(config: LedgerConfig, count: int) -> float:
     """Write so many certificates; return how many seconds that took."""
-    ledger = Ledger(database_of(config), [bytes(20)])
+    ledger = Ledger(database_of(config), read_mac_keys(config), [bytes(20)])
     await ledger.open()
     intents = list(made_up_intents(count, bytes(20)))
     started = time.monotonic()

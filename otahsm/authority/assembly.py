@@ -21,7 +21,7 @@ from otahsm.issuance.batches import Batches
 from otahsm.issuance.cycle import IssuanceCycle
 from otahsm.issuance.drafting import Drafting
 from otahsm.issuance.queue import IssuanceQueue
-from otahsm.ledger import Database, Ledger, Renewal, database_of
+from otahsm.ledger import Database, Ledger, Renewal, database_of, read_mac_keys
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki.profile import Profile
 from otahsm.pki.template import ProfileTemplate, Terms
@@ -62,7 +62,13 @@ def assemble(
     profiles = {name: profile.build() for name, profile in config.profiles.items()}
     authorities = Authorities.load(config)
     database = database_of(section(config.ledger, "ledger"))
-    ledger = Ledger(database, authorities.key_identifiers, _renewals(profiles), clock)
+    ledger = Ledger(
+        database,
+        read_mac_keys(section(config.ledger, "ledger")),
+        authorities.key_identifiers,
+        _renewals(profiles),
+        clock,
+    )
     queries = LedgerQueries(section(config.ledger, "ledger"))
     denials = LedgerQueries(section(config.ledger, "ledger"))
     audit = AuditLog(ledger, log_event, clock)

@@ -64,7 +64,7 @@ class DeniedClients:
         self._check_target(denied, caller, now)
         details = {"subject": subject, "reason": reason}
         change = await self._ledger.deny(
-            denied, lambda _: self._audit.event(EventName.CLIENT_CUT_OFF, caller.identity, details)
+            denied, lambda _: self._audit.event(EventName.CLIENT_CUT_OFF, caller.identity, details, at=now)
         )
         self._audit.done(change.event)
         await self._look_at_once()

@@ -24,6 +24,8 @@ def files_of_daemon(config: Config, path: Path) -> list[GuardedFile]:
         ]
     if config.ledger and config.ledger.password_file:
         files.append(GuardedFile("[ledger] password_file", config.ledger.password_file, secret=True))
+    if config.ledger and config.ledger.key_file:
+        files.append(GuardedFile("[ledger] key_file", config.ledger.key_file, secret=True))
     if config.ledger and config.ledger.path:
         files.append(GuardedFile("[ledger] path", config.ledger.path))
     if config.access:

@@ -43,6 +43,7 @@ class LedgerConfig(Section):
     path: ConfigPath | None = None
     url: Annotated[str, Field(pattern=r"^postgresql://")] | None = None
     password_file: ConfigPath | None = None
+    key_file: ConfigPath | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

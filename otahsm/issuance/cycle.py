@@ -376,6 +376,7 @@ class IssuanceCycle:
                     intended_at=1000 * draft.values.serial.milliseconds,  # queries rely on it
                     batch_id=batch_id,
                     quota_id=quota_ids.get(grant.name),
+                    policy_client=grant.name,
                 )
             )
         return intents

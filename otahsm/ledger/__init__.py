@@ -1,6 +1,7 @@
 """The ledger: the only package that uses SQL. It records intents, certificates, revocations and events."""
 
-from otahsm.ledger.db.database import Database, database_of, throwaway
+from otahsm.ledger.db.database import Database, database_of
+from otahsm.ledger.mac_key_file import create_mac_key, path_of_key, read_mac_keys, replace_mac_key
 from otahsm.ledger.query_values import (
     START,
     CertificateRecord,
@@ -48,9 +49,12 @@ from otahsm.ledger.records import (
 )
 from otahsm.ledger.shape.check import verify_shape
 from otahsm.ledger.store import Ledger
+from otahsm.ledger.throwaway import throwaway
+from otahsm.ledger.tree.pending import MacKeys
 from otahsm.ledger.tree.proofs import Head, read_head
 from otahsm.ledger.tree.verdict import Verdict
 from otahsm.ledger.tree.verification import verify
+from otahsm.ledger.write.takeover import Unproven, unproven_entries
 from otahsm.pki.crls.distribution import AUTHORITIES, COMPLETE
 
 __all__ = [
@@ -89,6 +93,7 @@ __all__ = [
     "KeyVerdict",
     "Ledger",
     "LedgerReader",
+    "MacKeys",
     "OverQuota",
     "Page",
     "Period",
@@ -103,6 +108,7 @@ __all__ = [
     "SignedList",
     "Status",
     "StoredCrl",
+    "Unproven",
     "Verdict",
     "WeakCertificate",
     "check_that_it_grew",
@@ -112,14 +118,19 @@ __all__ = [
     "compare_signatures",
     "copy_ledger",
     "count_valid",
+    "create_mac_key",
     "database_of",
     "diagnose_ledger",
     "is_unused",
     "path_of",
+    "path_of_key",
     "read_head",
+    "read_mac_keys",
     "read_published",
+    "replace_mac_key",
     "snapshot",
     "throwaway",
+    "unproven_entries",
     "vacant",
     "verify",
     "verify_shape",

@@ -23,6 +23,7 @@ class Intent(NamedTuple):
         intended_at: microseconds since the Unix epoch, UTC.
         batch_id: the id of the batch that it is requested in; None for none.
         quota_id: the id of the quota that it counts in; None for none.
+        policy_client: the client's name in the policy; "" if it is not known.
     """
 
     serial: SerialNumber
@@ -39,6 +40,14 @@ class Intent(NamedTuple):
     intended_at: int
     batch_id: int | None = None
     quota_id: int | None = None
+    policy_client: str = ""
+
+
+class WrittenIntent(NamedTuple):
+    """An intent, and the slot of the replica that wrote it."""
+
+    intent: Intent
+    place: int
 
 
 class Renewal(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     ForeignKey,
     Index,
@@ -33,6 +34,7 @@ metadata: Final = MetaData(
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
         "fk": "fk_%(table_name)s_%(column_0_name)s",
         "pk": "pk_%(table_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
     }
 )
 
@@ -70,6 +72,15 @@ intents: Final = Table(
     Column("batch_id", BigInteger, nullable=True),
     # The quota that it counts in; NULL for none.
     Column("quota_id", BigInteger, nullable=True),
+    # The client's name in the policy; NULL in rows from before there was this column.
+    Column("policy_client", Text, nullable=True),
+    # Void has a reason and a time; superseded by another has a time; and not both.
+    CheckConstraint(
+        "(void_reason IS NULL) = (voided_at IS NULL)"
+        " AND (superseded_by IS NULL OR superseded_at IS NOT NULL)"
+        " AND (void_reason IS NULL OR superseded_at IS NULL)",
+        name="one_kind",
+    ),
 )
 
 # Serial numbers as octets. SQLite also stores text or numbers that somebody wrote: one such row must not hide
@@ -183,13 +194,15 @@ replicas: Final = Table(
 )
 
 # Entries that were recorded but are not leaves yet; they are written in the same transaction. Kinds are those
-# of `otahsm.ledger.tree.log_entries`.
+# of `otahsm.ledger.tree.log_entries`. The hash is the leaf's; the MAC shows that a daemon wrote the row.
 pending_leaves: Final = Table(
     "unlogged",
     metadata,
     Column("id", _Id, primary_key=True),
     Column("kind", SmallInteger, nullable=False),
     Column("intent_id", _Id, nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    Column("mac", LargeBinary(32), nullable=False),
 )
 
 # The Merkle tree (RFC 9162, section 2.1): the index of each leaf, its entry, and its hash. Neither this table
@@ -250,10 +263,12 @@ Index("ix_revocations_crl_url", revocations.c.crl_url)
 crl_urls: Final = Table(
     "crl_urls",
     metadata,
+    Column("id", _Id, primary_key=True),
     Column("issuer_key_id", LargeBinary, nullable=False),
-    Column("url", Text, primary_key=True),
+    Column("url", Text, nullable=False),
     Column("complete", Boolean, nullable=False),
 )
+Index("ix_crl_urls_url", crl_urls.c.url, unique=True)
 
 # The latest CRL of each scope of a CA: a shard's by its URL, and the names in `otahsm.ledger.records`.
 crls: Final = Table(

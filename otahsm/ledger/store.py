@@ -28,6 +28,7 @@ from otahsm.ledger.records import (
     RevocationRequest,
     StoredCrl,
 )
+from otahsm.ledger.tree.pending import MacKeys
 from otahsm.ledger.write import batches, denials, events, outcomes, quotas, revocation
 from otahsm.ledger.write.journal import write_intents
 from otahsm.ledger.write.writer import Writer
@@ -42,6 +43,7 @@ class Ledger:
 
     Args:
         database: the database.
+        keys: of the MACs on pending leaves.
         issuer_key_ids: the key identifiers of the CAs whose certificates it may contain.
         renewals: when a device's certificate may be superseded, by profile; None for never.
         clock: the time of writes.
@@ -50,6 +52,7 @@ class Ledger:
     def __init__(
         self,
         database: Database,
+        keys: MacKeys,
         issuer_key_ids: Collection[bytes],
         renewals: Mapping[str, Renewal] | None = None,
         clock: Clock = utc_now,
@@ -57,22 +60,26 @@ class Ledger:
         self._database = database
         self._renewals = renewals or {}
         self._clock = clock
-        self._writer = Writer(database, issuer_key_ids, clock)
+        self._writer = Writer(database, keys, issuer_key_ids, clock)
         self._reader = ReadConnection(database)
         self.tree = MerkleLog(self._writer, self._reader)
 
-    async def open(self) -> int:
+    async def open(self, accept: int | None = None) -> int:
         """Lock the ledger, migrate its schema, and void the intents that a crash left open.
+
+        Args:
+            accept: how many pending leaves without a MAC an operator has accepted; None if nobody was asked.
 
         Returns:
             The number of voided intents: serials that may have been signed but were never released.
 
         Raises:
             ConfigError: it can't be used, another daemon holds the file, or it belongs to another CA.
-            LedgerTamperedError: its tables are not those of our migrations: see `otahsm.ledger.shape`.
+            LedgerTamperedError: its tables are not those of our migrations (see `otahsm.ledger.shape`), or
+                rows are of no kind.
             LedgerUnavailableError: the server can't be reached.
         """
-        return await self._writer.open()
+        return await self._writer.open(accept)
 
     async def journal(
         self, group: Sequence[Intent], now: int | None = None, limits: Mapping[int, Quotas] = _NO_LIMITS
@@ -99,7 +106,7 @@ class Ledger:
         """
         now = microseconds(self._clock())
         await self._writer.transaction(
-            lambda connection: outcomes.write_certificates(connection, issued, now)
+            lambda connection: outcomes.write_certificates(connection, issued, self._writer.open_intents, now)
         )
         self._writer.recorded(issued.keys())
 
@@ -264,11 +271,19 @@ class Ledger:
         ids = self._database.take_ids(connection, len(group))
         answers = write_intents(connection, self._database.slot, ids, group, self._renewals, now)
         if limits:  # always before batches, to avoid deadlocks
-            answers = quotas.hold(connection, group, answers, limits, microseconds(self._clock()))
+            # By the intents' own time, so that counts can be compared with intents, whatever a clock does.
+            intended_at = max(intent.intended_at for intent in group)
+            answers = quotas.hold(connection, group, answers, limits, intended_at)
         if any(intent.batch_id is not None for intent in group):
             seconds = int(self._clock().timestamp()) if now is None else now
             granted = batches.reserve(connection, group, answers, seconds)
             quotas.give_back_denied(connection, group, answers, granted)
             answers = granted
-        self._writer.wrote(answer.intent_id for answer in answers if isinstance(answer, Accepted))
+        self._writer.wrote(
+            {
+                answer.intent_id: intent
+                for intent, answer in zip(group, answers, strict=True)
+                if isinstance(answer, Accepted)
+            }
+        )
         return answers

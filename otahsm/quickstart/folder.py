@@ -14,6 +14,7 @@ from typing import Final
 import softhsm
 from otahsm.config import load_config, section
 from otahsm.errors import ConfigError, FolderError
+from otahsm.ledger import create_mac_key
 from otahsm.pkcs11_names import Pkcs11Uri
 from otahsm.quickstart.certificates import FileCa
 from otahsm.system.durable import create_file, make_folder
@@ -117,6 +118,7 @@ def _fill(folder: Path, port: int) -> Path:
     spki = create_checkpoint_key(section(config.token, "token"), checkpoint).der
     write_verifier_key(checkpoint.verifier_key, VerifierKey.from_spki(checkpoint.origin, spki).vkey)
     begin(mandate_of(config))
+    create_mac_key(section(config.ledger, "ledger"))
     return path
 
 

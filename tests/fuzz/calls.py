@@ -30,7 +30,7 @@ from otahsm.errors import NotFoundError, RequestRefusedError
 from otahsm.errors.status import to_status
 from otahsm.issuance.batches import Batches, _check_name
 from otahsm.issuance.request_ids import own_name
-from otahsm.ledger import Ledger, LedgerReader, RevocationRequest, database_of
+from otahsm.ledger import Ledger, LedgerReader, MacKeys, RevocationRequest, database_of
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.pki.csr import check_csr
 from otahsm.pki.profile import Profile
@@ -232,12 +232,15 @@ def _refused(wanted: Filter, token: str) -> bool:
     return False
 
 
+_KEYS = MacKeys(bytes(32))
+
+
 @cache
 def _config() -> LedgerConfig:
     config = LedgerConfig(path=folder() / "ledger.sqlite3")
 
     async def make() -> None:
-        ledger = Ledger(database_of(config), [bytes(20)])
+        ledger = Ledger(database_of(config), _KEYS, [bytes(20)])
         await ledger.open()
         await ledger.close()
 
@@ -254,7 +257,7 @@ def _ledger() -> LedgerReader:
 def _batches() -> Batches:
     config = _config()
     return Batches(
-        Ledger(database_of(config), [bytes(20)]),
+        Ledger(database_of(config), _KEYS, [bytes(20)]),
         LedgerQueries(config),
         {"ota-connect"},
         "ota-connect",

@@ -72,7 +72,7 @@ from support.cycle.cycle_draws import (
 )
 from support.cycle.cycle_model import Asked, Expected, Kind, Model
 from support.examples import examples
-from support.homes import Home, PostgresHome, SqliteHome
+from support.homes import MAC_KEYS, Home, PostgresHome, SqliteHome
 from support.intents import told
 from support.logbook import findings, grow
 
@@ -152,6 +152,7 @@ class CycleMachine(RuleBasedStateMachine):
         self.dead, self.commits = False, 0
         self.ledger = Ledger(
             database_of(self.home.config),
+            MAC_KEYS,
             [issuer_of("ec-p256").key_identifier],
             RENEWALS,
             clock=lambda: self.now,

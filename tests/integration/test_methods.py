@@ -15,7 +15,7 @@ from otahsm.daemon.edge import METHODS
 from support.devices import new_request
 from support.harness import Fleet, running
 
-KINDS = {1: "certificate", 3: "revocation"}
+KINDS = {5: "certificate", 3: "revocation"}
 OURS = "/otahsm.v1."
 
 

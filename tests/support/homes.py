@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from otahsm.config import LedgerConfig
-from otahsm.ledger import Ledger, database_of
+from otahsm.ledger import Ledger, MacKeys, database_of
 
 from support.postgres import PostgresServer
 
 CA = bytes(20)
+MAC_KEYS = MacKeys(bytes(range(32)))
 
 
 class Home(Protocol):
@@ -72,4 +73,4 @@ class PostgresHome:
 
 def ledger_in(home: Home, issuer_key_id: bytes = CA) -> Ledger:
     """Return a ledger there, not opened yet."""
-    return Ledger(database_of(home.config), [issuer_key_id])
+    return Ledger(database_of(home.config), MAC_KEYS, [issuer_key_id])

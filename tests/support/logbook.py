@@ -10,7 +10,7 @@ from otahsm.ledger import Accepted, Ledger, Verdict, snapshot, verify
 from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, VerifierKey, assemble
 
-from support.homes import Home, ledger_in
+from support.homes import MAC_KEYS, Home, ledger_in
 from support.intents import intent
 from support.transparency import sign, spki_of
 
@@ -68,7 +68,7 @@ async def void_some(ledger: Ledger, *names: str) -> None:
 
 def verdict(home: Home, notary: Notary | None = None, *known: Checkpoint) -> Verdict:
     with snapshot(home.config) as connection:
-        return verify(connection, [notary.verifier] if notary else [], known)
+        return verify(connection, [notary.verifier] if notary else [], known, mac_keys=MAC_KEYS)
 
 
 def findings(home: Home, notary: Notary | None = None, *known: Checkpoint) -> list[str]:

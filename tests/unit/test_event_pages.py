@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, event
 from otahsm.ledger import AuditEvent, EventFilter, Ledger, LedgerReader
 from otahsm.ledger.read import event_page
 from otahsm.ledger.tree.log_entries import Kind
-from otahsm.ledger.tree.sequencer import note_entries
+from otahsm.ledger.tree.pending import note_leaves
 from otahsm.ledger.write import events
 
 from support.examples import examples
@@ -72,12 +73,12 @@ async def test_who_follows_the_events_of_two_replicas_misses_none(
         await ledger.open()
     written, may_commit = threading.Event(), threading.Event()
 
-    def note_and_wait(connection: Connection, kind: Kind, ids: list[int]) -> None:
-        note_entries(connection, kind, ids)
+    def note_and_wait(connection: Connection, kind: Kind, leaves: Mapping[int, bytes]) -> None:
+        note_leaves(connection, kind, leaves)
         written.set()
         may_commit.wait()
 
-    monkeypatch.setattr(events, "note_entries", note_and_wait)
+    monkeypatch.setattr(events, "note_leaves", note_and_wait)
     first = asyncio.create_task(write(slow, [1]))
     await asyncio.to_thread(written.wait)
     monkeypatch.undo()

@@ -32,7 +32,7 @@ from otahsm.ledger.schema import certificates, metadata
 from otahsm.system.clock import microseconds
 
 from support.examples import examples
-from support.homes import CA, Home, ledger_in
+from support.homes import CA, MAC_KEYS, Home, ledger_in
 from support.intents import intent, issue, told
 
 # Not intended_at, which comes with an intent.
@@ -44,7 +44,7 @@ WRITTEN_AT = (
 
 async def test_whatever_is_written_is_written_by_the_clock_that_the_ledger_was_given(home: Home) -> None:
     now = datetime(2031, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
-    ledger = Ledger(database_of(home.config), [CA], clock=lambda: now)
+    ledger = Ledger(database_of(home.config), MAC_KEYS, [CA], clock=lambda: now)
     await ledger.open()
     await issue(ledger, intent("a"))
     await ledger.reset("a", "p", told)
@@ -224,7 +224,7 @@ def test_the_newest_version_is_the_last_of_the_migrations() -> None:
     assert scripts == [f"{number:04}" for number in range(1, len(scripts) + 1)]
     assert scripts[-1] == NEWEST
     assert all(map(knows_version, scripts))
-    assert not any(map(knows_version, ["", "0000", "0011", "9999", "8", "head", "00008", "-001"]))
+    assert not any(map(knows_version, ["", "0000", "0012", "9999", "8", "head", "00008", "-001"]))
 
 
 def test_the_migrations_make_the_schema_that_the_code_uses(home: Home) -> None:

@@ -25,7 +25,7 @@ from otahsm.ledger.migrations import migrate
 from otahsm.pki.serial import SerialNumber
 
 from support.examples import examples
-from support.homes import Home, PostgresHome, ledger_in
+from support.homes import MAC_KEYS, Home, PostgresHome, ledger_in
 from support.intents import intent, issue, told
 from support.postgres import PostgresServer
 
@@ -132,7 +132,7 @@ async def test_a_renewal_in_a_batch_takes_a_place_and_gives_it_back_with_its_pre
 ) -> None:
     from otahsm.ledger import Renewal  # noqa: PLC0415
 
-    ledger = Ledger(database_of(home.config), [bytes(20)], {"p": Renewal(10**9, 10**9)})
+    ledger = Ledger(database_of(home.config), MAC_KEYS, [bytes(20)], {"p": Renewal(10**9, 10**9)})
     await ledger.open()
     await issue(ledger, intent("a")._replace(not_after=NOW + 10))
     batch = await order(ledger, 1)
@@ -248,7 +248,7 @@ async def test_a_ledger_of_an_earlier_version_has_no_batches_and_can_get_some(ho
             "bytea" if isinstance(home, PostgresHome) else "blob"
         )
     )
-    ledger = Ledger(database_of(home.config), [b"12345678901234567890"])
+    ledger = Ledger(database_of(home.config), MAC_KEYS, [b"12345678901234567890"])
     await ledger.open()
     assert home.read("SELECT batch_id FROM intents") == [(None,)]
     batch = await order(ledger, 1)

@@ -13,7 +13,7 @@ from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import Accepted, InProgress, Intent, Ledger, Replay, database_of, throwaway
 from otahsm.ledger.db.dialects import LOCK_NAMESPACE
 
-from support.homes import CA, PostgresHome, ledger_in
+from support.homes import CA, MAC_KEYS, PostgresHome, ledger_in
 from support.intents import intent, issue
 from support.postgres import PostgresServer
 
@@ -286,7 +286,7 @@ async def test_a_server_that_is_not_there_is_unavailable_and_no_fault_of_the_con
     home: PostgresHome,
 ) -> None:
     config = LedgerConfig(url=home.url.replace(f":{home.server.port}/", ":1/"))
-    ledger = Ledger(database_of(config), [CA])
+    ledger = Ledger(database_of(config), MAC_KEYS, [CA])
     with pytest.raises(LedgerUnavailableError, match="can't open the ledger"):
         await ledger.open()
     await ledger.close()
@@ -294,7 +294,7 @@ async def test_a_server_that_is_not_there_is_unavailable_and_no_fault_of_the_con
 
 async def test_no_message_has_the_password(home: PostgresHome) -> None:
     url = home.url.replace("otahsm@", "otahsm:wrong-secret@")
-    ledger = Ledger(database_of(LedgerConfig(url=url)), [CA])
+    ledger = Ledger(database_of(LedgerConfig(url=url)), MAC_KEYS, [CA])
     with pytest.raises(LedgerUnavailableError) as caught:
         await ledger.open()
     assert "wrong-secret" not in str(caught.value)
@@ -316,7 +316,7 @@ async def test_a_throwaway_ledger_leaves_nothing_behind(home: PostgresHome) -> N
     schemas = "SELECT nspname FROM pg_namespace ORDER BY 1"
     before = home.read(schemas)
     with throwaway(home.config) as config:
-        ledger = Ledger(database_of(config), [CA])
+        ledger = Ledger(database_of(config), MAC_KEYS, [CA])
         await ledger.open()
         await issue(ledger, intent("a"))
         await ledger.close()

@@ -13,7 +13,7 @@ from otahsm.ledger import Accepted, Ledger, Renewal, database_of
 from otahsm.ledger.records import RevocationRequest
 
 from support.harness import eventually
-from support.homes import CA, PostgresHome, SqliteHome
+from support.homes import CA, MAC_KEYS, PostgresHome, SqliteHome
 from support.intents import intent, told
 from support.logbook import grow, issue_many
 from support.postgres import PostgresServer
@@ -58,7 +58,7 @@ async def use(ledger: Ledger, first: int) -> None:
 
 
 async def opened(config: LedgerConfig) -> Ledger:
-    ledger = Ledger(database_of(config), [CA], {"p": Renewal(86400, 86400)})
+    ledger = Ledger(database_of(config), MAC_KEYS, [CA], {"p": Renewal(86400, 86400)})
     await ledger.open()
     return ledger
 

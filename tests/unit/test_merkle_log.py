@@ -16,6 +16,7 @@ from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import Ledger, database_of
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.schema import certificates
+from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.sequencer import CHUNK, sequence
 from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import CompactTree, open_checkpoint
@@ -59,8 +60,9 @@ COLUMNS = (
     "id serial request_id profile device_id spki_sha256 tbs_sha256 issuer_key_id not_before not_after client"
     " client_certificate_sha256 intended_at place"
 )
-HOLDS = {1: f"{COLUMNS} der recorded_at".split(), 2: f"{COLUMNS} void_reason voided_at".split()}
-NAMES = {1: "certificate", 2: "void"}
+MORE = f"{COLUMNS} policy_client batch_id quota_id"
+HOLDS = {5: f"{MORE} der recorded_at".split(), 6: f"{MORE} void_reason voided_at".split()}
+NAMES = {5: "certificate-2", 6: "void-2"}
 
 
 def recomputed(home: Home) -> list[bytes]:
@@ -105,7 +107,7 @@ async def test_an_open_intent_is_no_leaf_and_what_closes_it_is_one(ledger: Ledge
     assert await grow(ledger) == 0
     await ledger.record({answer.intent_id: b"certificate"})  # type: ignore[union-attr]
     assert await grow(ledger) == 1
-    assert home.read("SELECT leaf_index, kind, intent_id FROM leaves") == [(0, 1, 1)]
+    assert home.read("SELECT leaf_index, kind, intent_id FROM leaves") == [(0, Kind.CERTIFICATE_2, 1)]
 
 
 async def test_what_a_crash_left_open_becomes_a_leaf_when_it_is_voided(home: Home) -> None:
@@ -114,7 +116,8 @@ async def test_what_a_crash_left_open_becomes_a_leaf_when_it_is_voided(home: Hom
     await ledger.close()
     again = await opened(home)
     assert await grow(again) == 2
-    assert home.read("SELECT kind, intent_id FROM leaves ORDER BY leaf_index") == [(2, 1), (2, 2)]
+    voids = [(Kind.VOID_2, 1), (Kind.VOID_2, 2)]
+    assert home.read("SELECT kind, intent_id FROM leaves ORDER BY leaf_index") == voids
     await again.close()
 
 

@@ -19,7 +19,7 @@ from otahsm.ledger import (
     database_of,
 )
 
-from support.homes import CA, Home, PostgresHome
+from support.homes import CA, MAC_KEYS, Home, PostgresHome
 from support.intents import intent, told
 from support.postgres import PostgresServer
 
@@ -35,7 +35,7 @@ def at(day: int, device: str = "a", key: str = "", request: str = "") -> Intent:
 
 
 def ledger_with_renewal(home: Home) -> Ledger:
-    return Ledger(database_of(home.config), [CA], RENEWALS)
+    return Ledger(database_of(home.config), MAC_KEYS, [CA], RENEWALS)
 
 
 @pytest.fixture

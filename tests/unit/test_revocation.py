@@ -30,7 +30,7 @@ from otahsm.ledger.write.revocation import revoke, take_number
 from otahsm.pki.serial import SerialNumber
 
 from support.authority import leaf
-from support.homes import CA, Home, PostgresHome, ledger_in
+from support.homes import CA, MAC_KEYS, Home, PostgresHome, ledger_in
 from support.intents import intent, issue
 
 NOW = 1_800_000_000
@@ -274,7 +274,7 @@ ANOTHER = bytes(19) + b"\1"
 
 
 async def test_two_authorities_share_a_ledger_and_no_crl(home: Home) -> None:
-    ledger = Ledger(database_of(home.config), [CA, ANOTHER])
+    ledger = Ledger(database_of(home.config), MAC_KEYS, [CA, ANOTHER])
     await ledger.open()
     ours, theirs = intent("ours"), intent("theirs")._replace(issuer_key_id=ANOTHER)
     accepted = await ledger.journal([ours, theirs])
@@ -295,7 +295,7 @@ async def test_two_authorities_share_a_ledger_and_no_crl(home: Home) -> None:
         books.close()
     await ledger.close()
     for known, good in (([CA, ANOTHER], True), ([CA], True), ([bytes(18) + b"no"], False)):
-        again = Ledger(database_of(home.config), known)
+        again = Ledger(database_of(home.config), MAC_KEYS, known)
         if good:
             await again.open()
         else:

@@ -16,7 +16,7 @@ from otahsm.ledger import Ledger, LedgerReader, database_of, snapshot
 from otahsm.ledger.db.read_only import read_only_engine
 from otahsm.ledger.db.session import schema_of
 
-from support.homes import CA, PostgresHome, ledger_in
+from support.homes import CA, MAC_KEYS, PostgresHome, ledger_in
 from support.intents import intent, issue
 from support.postgres import USER, PostgresServer
 
@@ -123,7 +123,7 @@ def test_a_policy_makes_a_query_fail_and_hides_nothing(home: PostgresHome) -> No
 async def test_a_ledger_in_a_schema_that_the_url_names_is_used(home: PostgresHome) -> None:
     home.change('CREATE SCHEMA "My Ledger"')
     config = in_schema(home, "-csearch_path%3D%22My%5C%20Ledger%22")
-    ledger = Ledger(database_of(config), [CA])
+    ledger = Ledger(database_of(config), MAC_KEYS, [CA])
     assert await ledger.open() == 0
     await issue(ledger, intent("a"))
     await ledger.close()
@@ -137,7 +137,7 @@ async def test_a_ledger_that_only_the_users_search_path_finds_is_not_begun_anew(
     home = PostgresHome(postgres_server)
     name = home.url.rpartition("/")[2]
     home.change("CREATE SCHEMA ledgers")
-    ledger = Ledger(database_of(in_schema(home, "-csearch_path=ledgers")), [CA])
+    ledger = Ledger(database_of(in_schema(home, "-csearch_path=ledgers")), MAC_KEYS, [CA])
     await ledger.open()
     await ledger.close()
     home.change(f"ALTER DATABASE {name} SET search_path = ledgers")
@@ -150,7 +150,7 @@ async def test_a_ledger_that_only_the_users_search_path_finds_is_not_begun_anew(
 
 
 async def test_a_schema_that_is_not_there_is_named(home: PostgresHome) -> None:
-    ledger = Ledger(database_of(in_schema(home, "-csearch_path=nowhere")), [CA])
+    ledger = Ledger(database_of(in_schema(home, "-csearch_path=nowhere")), MAC_KEYS, [CA])
     with pytest.raises(ConfigError, match="the database has no schema nowhere"):
         await ledger.open()
     await ledger.close()

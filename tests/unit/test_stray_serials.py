@@ -24,13 +24,15 @@ from otahsm.ledger import (
     Replay,
     Status,
     database_of,
+    snapshot,
+    verify,
 )
 from otahsm.ledger import START as FIRST
 from otahsm.ledger.read import certificate_page
 from otahsm.ledger.records import RevocationRequest
 from otahsm.pki.serial import SerialNumber, make_serial
 
-from support.homes import CA, SqliteHome, ledger_in
+from support.homes import CA, MAC_KEYS, SqliteHome, ledger_in
 from support.intents import intent, told
 
 START: Final = 1_000_000  # milliseconds
@@ -136,3 +138,6 @@ async def test_it_is_revoked_and_reset_by_its_device(ledger: Ledger, home: Sqlit
     assert [revoked.serial for revoked in crls.revoked(COMPLETE)] == [SerialNumber.from_key(b"abc")]
     crls.close()
     assert (await ledger.reset("device-4", "p", told)).result == SerialNumber.from_key(b"17")
+    with snapshot(home.config) as connection:
+        found = verify(connection, mac_keys=MAC_KEYS)
+    assert "the reset of intent 5" in "".join(what for _, what in found.findings)

@@ -74,12 +74,20 @@ async def test_an_older_copy_of_the_file_is_found_with_a_newer_checkpoint(tmp_pa
 @pytest.mark.parametrize(
     ("statement", "named"),
     [
+        ("UPDATE unlogged SET intent_id = 9999", "has queued the certificate of intent 9999"),
+        ("UPDATE unlogged SET kind = 99", "has queued the entry 1 of the unknown kind 99"),
         (
-            "UPDATE unlogged SET intent_id = 9999",
-            "the certificate of intent 9999 is pending, but does not",
+            "UPDATE unlogged SET hash = mac",
+            "no daemon with our MAC key has queued the certificate",
         ),
-        ("UPDATE unlogged SET kind = 7", "the entry of an unknown kind 7 of intent 1 is pending"),
-        ("INSERT INTO unlogged (kind, intent_id) SELECT 1, 1", "an entry is pending twice"),
+        (
+            "UPDATE unlogged SET mac = hash",
+            "no daemon with our MAC key has queued the certificate",
+        ),
+        (
+            "INSERT INTO unlogged SELECT 9, kind, intent_id, hash, mac FROM unlogged",
+            "an entry is pending twice",
+        ),
         ("UPDATE tree SET size = 1", "the tables are corrupt"),
         ("DELETE FROM tree", "the tables are corrupt"),
     ],
@@ -101,8 +109,10 @@ async def test_what_was_tampered_with_is_not_logged_and_stops_nothing_else(
 async def test_a_leaf_that_is_logged_is_not_logged_again(home: Home) -> None:
     ledger = await opened(home)
     await issue_many(ledger, 2)
+    kept = "kept_rows"
+    home.change(f"CREATE TABLE {kept} AS SELECT * FROM unlogged WHERE intent_id = 2")
     await grow(ledger)
-    home.change("INSERT INTO unlogged (kind, intent_id) SELECT 1, 2")
+    home.change(f"INSERT INTO unlogged SELECT * FROM {kept}")
     assert "intent 2 is pending, but is already leaf 1" in (await ledger.tree.grow()).problem
     home.change("DELETE FROM unlogged", "DELETE FROM leaves WHERE leaf_index = 1")
     await issue_many(ledger, 1, "another")

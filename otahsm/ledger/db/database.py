@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine
 
 from otahsm.config import LedgerConfig
-from otahsm.ledger.db.postgres import PostgresDatabase, throwaway_schema
+from otahsm.ledger.db.postgres import PostgresDatabase
 from otahsm.ledger.db.sqlite import SqliteDatabase
 
 
@@ -58,21 +54,3 @@ def database_of(config: LedgerConfig) -> Database:
         return PostgresDatabase(config.url, config.password_file)
     assert config.path is not None  # noqa: S101 - the configuration was validated
     return SqliteDatabase(config.path)
-
-
-@contextmanager
-def throwaway(config: LedgerConfig) -> Iterator[LedgerConfig]:
-    """Create an empty ledger on the same disk or server, and delete it at the end.
-
-    Raises:
-        ConfigError: the configuration is invalid.
-        LedgerUnavailableError: it can't be created.
-    """
-    if config.url is not None:
-        with throwaway_schema(config.url, config.password_file) as url:
-            yield config.model_copy(update={"url": url})
-        return
-    assert config.path is not None  # noqa: S101 - the configuration was validated
-    config.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=config.path.parent) as name:
-        yield config.model_copy(update={"path": Path(name, "ledger.sqlite3")})

@@ -15,9 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from otahsm.checks import Check, fail, failed, obstacle_to, ok, warning
 from otahsm.config import LedgerConfig
-from otahsm.errors import OtahsmError
+from otahsm.errors import ConfigError, OtahsmError
 from otahsm.ledger.db.database import database_of
 from otahsm.ledger.db.failures import cause_of, reading
+from otahsm.ledger.mac_key_file import read_mac_keys
 from otahsm.ledger.migrations import NEWEST, knows_version
 from otahsm.ledger.schema import certificates, intents, revocations
 from otahsm.ledger.shape.check import WHEN_TAMPERED, shape_of
@@ -30,6 +31,7 @@ _GIVE_PERMISSION: Final = "Give the daemon's user permission to write there, or 
 
 def diagnose_ledger(config: LedgerConfig, now: datetime) -> Iterator[Check]:
     """Check whether the daemon could use a ledger, and whether the clock is behind its newest certificate."""
+    yield _key(config)
     if config.path is not None and not config.path.exists():
         yield _place_for(config.path)
         return
@@ -120,6 +122,14 @@ def _writable(engine: Engine, config: LedgerConfig) -> Check:
             "ledger writable", "the user may not write to the table intents", "Grant it INSERT, as the owner."
         )
     return ok("ledger writable", "yes")
+
+
+def _key(config: LedgerConfig) -> Check:
+    try:
+        read_mac_keys(config)
+    except ConfigError as error:
+        return failed("ledger key", error)
+    return ok("ledger key", f"{config.key_file} can be read, by nobody else")
 
 
 def _place_for(path: Path) -> Check:

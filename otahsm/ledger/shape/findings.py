@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Column, Index, MetaData, String, Table
+from sqlalchemy import CheckConstraint, Column, Index, MetaData, String, Table
 
 from otahsm.ledger.schema import metadata
 from otahsm.ledger.tree.verdict import Finding
@@ -50,6 +50,12 @@ def where_of(index: Index) -> str:
     """Return the condition of an index of ours, "" for none; it is the same for both databases."""
     condition: Any = index.dialect_options["postgresql"]["where"]
     return "" if condition is None else str(condition)
+
+
+def checks_of(table: Table) -> dict[str, str]:
+    """Return the conditions of a table's CHECK constraints, by their names."""
+    found = (item for item in table.constraints if isinstance(item, CheckConstraint))
+    return {str(item.name): str(item.sqltext) for item in found}
 
 
 def default_of(column: Column[Any]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Column, Connection, Index, Row, Table, TextClause, text
 from sqlalchemy.dialects import postgresql
 
-from otahsm.ledger.shape.findings import TABLES, Shape, default_of, where_of
+from otahsm.ledger.shape.findings import TABLES, Shape, checks_of, default_of, where_of
 
 _dialect: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
 NAMES: Final = [table.name for table in TABLES]
@@ -200,7 +200,13 @@ class TablesLook:
         expected |= {
             ("f", (key.parent.name,), key.column.table.name, (key.column.name,)) for key in table.foreign_keys
         }
+        checks = checks_of(table)
         for row in rows:
+            if row.contype == "c" and row.conname in checks:
+                if row.odd or _bare(row.definition) != _bare(f"CHECK ({checks.pop(row.conname)})"):
+                    where = f"constraint {row.conname} on {table.name}"
+                    self._shape.tamper(where, f"differs from ours: {row.definition}")
+                continue
             if row.contype in "nt":  # NOT NULL (since PostgreSQL 18), and triggers: see columns and hooks
                 continue
             what = (row.contype, tuple(row.columns or ()), row.target, tuple(row.target_columns or ()))
@@ -210,6 +216,8 @@ class TablesLook:
             elif row.odd or row.acts:
                 self._shape.tamper(where, f"differs from ours: {row.definition}")
             expected.discard(what)
+        for name in checks:
+            self._shape.lack(f"constraint {name} on {table.name}")
         for kind, columns, *_ in expected:
             name = "primary key" if kind == "p" else "foreign key"
             self._shape.lack(f"{name} of {table.name} ({', '.join(columns)})")
@@ -260,3 +268,8 @@ def _in_postgresql(condition: str) -> str | None:
         return None
     parts = [f"({part})" for part in condition.split(" AND ")]
     return parts[0] if len(parts) == 1 else f"({' AND '.join(parts)})"
+
+
+def _bare(definition: str) -> list[str]:
+    """Return the words of a condition. PostgreSQL adds parentheses, and knows which belong together."""
+    return definition.replace("(", " ").replace(")", " ").split()

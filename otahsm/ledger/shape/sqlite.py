@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Table
 from sqlalchemy.dialects import sqlite
 
-from otahsm.ledger.shape.findings import TABLES, Shape, default_of, where_of
+from otahsm.ledger.shape.findings import TABLES, Shape, checks_of, default_of, where_of
 
 _dialect: Final = sqlite.dialect()
 _SCHEMA: Final = "SELECT type, name, tbl_name, sql FROM main.sqlite_master"
@@ -88,6 +88,11 @@ class _Look:
         return list(self._connection.exec_driver_sql(f'PRAGMA main.{name}("{quoted}")').all())
 
     def _table(self, table: Table, text: str) -> None:
+        for name, condition in checks_of(table).items():
+            ours = f"CONSTRAINT {name} CHECK ({condition})"
+            if ours not in text:
+                self._shape.lack(f"constraint {name} on {table.name}")
+            text = text.replace(ours, "", 1)
         for word in _foreign_words(text, table):
             self._shape.tamper(f"table {table.name}", f"its definition has {word}, and ours has not")
         rows = {row.name.lower(): row for row in self._pragma("table_xinfo", table.name)}

@@ -1,37 +1,19 @@
-"""The entries of the ledger's log, and their encoding as leaves of the tree.
+"""The kinds of entries in the ledger's log.
 
-A leaf is a JSON object in canonical form (RFC 8785): members sorted by name, no spaces, UTF-8. One member is
-`kind`; the others are columns of the entry's rows, with the names that they have in the tables. Octet
-strings are lower-case hexadecimal, NULL is null. So an auditor only needs JSON and SHA-256:
-
-    {"client":"cn:line-3", ... ,"der":"308201...","device_id":"17", ... ,"kind":"certificate", ...}
+Whatever the ledger tells is in a leaf, or follows from leaves: see `otahsm.ledger.tree.derived`. What is
+neither is listed in docs/security.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import IntEnum
-from functools import cached_property
-from json.encoder import encode_basestring
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    FromClause,
-    LargeBinary,
-    Select,
-    String,
-    Text,
-    cast,
-    func,
-    select,
-)
+from sqlalchemy import Connection, Text, cast, func, select
 
-from otahsm.ledger.db.dialects import Among
-from otahsm.ledger.schema import certificates, events, intents, revocations
+from otahsm.ledger.schema import batches, certificates, crl_urls, events, intents, quotas, revocations
+from otahsm.ledger.tree.entry_kind import Entry, EntryKind
 
 
 class Kind(IntEnum):
@@ -41,89 +23,14 @@ class Kind(IntEnum):
     VOID = 2
     REVOCATION = 3
     EVENT = 4
-
-
-class Entry(NamedTuple):
-    """An entry of the log: an intent has at most one of each kind; an event is identified by its own id."""
-
-    kind: int
-    intent_id: int
-
-
-@dataclass(frozen=True)
-class EntryKind:
-    """Where the entries of a kind are stored, and which columns are in their leaves.
-
-    Args:
-        name: the member `kind` of the leaf.
-        columns: the other members; one of them is `key`. Octets are never NULL.
-        source: the joined tables.
-        condition: selects the rows that are such entries.
-        key: identifies an entry; the tree's tables call it `intent_id`.
-    """
-
-    name: str
-    columns: Sequence[Column[Any]]
-    source: FromClause
-    condition: ColumnElement[bool]
-    key: Column[int] = intents.c.id
-
-    @cached_property
-    def ids(self) -> Select[int]:
-        """The query for the keys of all entries of this kind, in order."""
-        return select(self.key.label("id")).select_from(self.source).where(self.condition).order_by(self.key)
-
-    @cached_property
-    def _members(self) -> list[Column[Any]]:
-        return sorted(self.columns, key=lambda column: column.name)
-
-    @cached_property
-    def _query(self) -> Select[Any]:
-        members = [column.label(f"member_{column.name}") for column in self._members]
-        query = select(self.key.label("entry"), *members)
-        return query.select_from(self.source).where(self.condition, Among(self.key))
-
-    @cached_property
-    def _template(self) -> str:
-        """The leaf with a placeholder for each column's value: RFC 8785, as far as our rows need it."""
-        values = {"kind": encode_basestring(self.name)}
-        values |= {column.name: '"%s"' if _is_octets(column) else "%s" for column in self._members}
-        return "{" + ",".join(f'"{name}":{value}' for name, value in sorted(values.items())) + "}"
-
-    @cached_property
-    def _encoders(self) -> list[Callable[[Any], str]]:
-        return [_encoder(column) for column in self._members]
-
-    def read(self, connection: Connection, intent_ids: Sequence[int]) -> dict[int, bytes]:
-        """Return the leaves of the entries that exist, by their keys."""
-        rows = connection.execute(self._query, {"ids": intent_ids}).all()
-        if not rows:
-            return {}
-        # Column by column, to avoid interpreting Python code for each value.
-        ids, *columns = zip(*rows, strict=True)
-        values = [map(encode, column) for encode, column in zip(self._encoders, columns, strict=True)]
-        template = self._template
-        texts = [(template % members).encode() for members in zip(*values, strict=True)]
-        return dict(zip(ids, texts, strict=True))
-
-
-def _is_octets(column: Column[Any]) -> bool:
-    return isinstance(column.type, LargeBinary)
-
-
-def _encoder(column: Column[Any]) -> Callable[[Any], str]:
-    """Return the function that encodes a column's values as JSON, without the quotes around octets.
-
-    It raises TypeError for values of other types. `json` takes three times as long per leaf.
-    """
-    if _is_octets(column):
-        return bytes.hex
-    encode: Callable[[Any], str] = int.__repr__
-    if isinstance(column.type, String):
-        encode = encode_basestring
-    if column.nullable:
-        return lambda value: "null" if value is None else encode(value)
-    return encode
+    CERTIFICATE_2 = 5
+    VOID_2 = 6
+    MEMBERSHIP = 7
+    SUPERSEDED = 8
+    BATCH = 9
+    BATCH_CLOSED = 10
+    QUOTA = 11
+    CRL_URL = 12
 
 
 # Listed explicitly: a leaf never changes, whatever columns are added to the tables. More members need a new
@@ -144,6 +51,8 @@ _intended: Final = (
     intents.c.intended_at,
     intents.c.place,
 )
+_intended_2: Final = (*_intended, intents.c.policy_client, intents.c.batch_id, intents.c.quota_id)
+
 # A count is looked up for each row; for an anti-join, a planner may scan all certificates.
 _certificates: Final = (
     select(func.count())
@@ -156,20 +65,60 @@ _certificates: Final = (
 _neither_reason_nor_time: Final = func.coalesce(intents.c.void_reason, cast(intents.c.voided_at, Text)).is_(
     None
 )
+_certified: Final = (*_intended, certificates.c.der, certificates.c.recorded_at)
+_certified_2: Final = (*_intended_2, certificates.c.der, certificates.c.recorded_at)
+_is_void: Final = intents.c.void_reason.is_not(None) & (_certificates == 0)
+_is_old: Final = intents.c.policy_client.is_(None)  # written before there were the kinds with a 2
 
 # A new kind needs a number, its rows here, and a call of `note_entries` where they are written.
 KINDS: Final = {
     Kind.CERTIFICATE: EntryKind(
         name="certificate",
-        columns=(*_intended, certificates.c.der, certificates.c.recorded_at),
+        columns=_certified,
         source=intents.join(certificates),
-        condition=_neither_reason_nor_time,
+        condition=_neither_reason_nor_time & _is_old,
+    ),
+    Kind.CERTIFICATE_2: EntryKind(
+        name="certificate-2",
+        noun="certificate",
+        columns=_certified_2,
+        source=intents.join(certificates),
+        condition=_neither_reason_nor_time & ~_is_old,
     ),
     Kind.VOID: EntryKind(
         name="void",
         columns=(*_intended, intents.c.void_reason, intents.c.voided_at),
         source=intents,
-        condition=intents.c.void_reason.is_not(None) & (_certificates == 0),
+        condition=_is_void & _is_old,
+    ),
+    Kind.VOID_2: EntryKind(
+        name="void-2",
+        noun="void",
+        columns=(*_intended_2, intents.c.void_reason, intents.c.voided_at),
+        source=intents,
+        condition=_is_void & ~_is_old,
+    ),
+    # What the leaves of old rows lack.
+    Kind.MEMBERSHIP: EntryKind(
+        name="membership",
+        noun="batch or quota",
+        columns=(intents.c.id, intents.c.serial, intents.c.batch_id, intents.c.quota_id),
+        source=intents,
+        condition=_is_old & func.coalesce(intents.c.batch_id, intents.c.quota_id).is_not(None),
+    ),
+    # By no other certificate: after a reset. Otherwise it follows from the leaf of the other one.
+    Kind.SUPERSEDED: EntryKind(
+        name="superseded",
+        noun="reset",
+        columns=(
+            intents.c.id,
+            intents.c.serial,
+            intents.c.device_id,
+            intents.c.profile,
+            intents.c.superseded_at,
+        ),
+        source=intents,
+        condition=intents.c.superseded_at.is_not(None) & intents.c.superseded_by.is_(None),
     ),
     Kind.REVOCATION: EntryKind(
         name="revocation",
@@ -201,7 +150,59 @@ KINDS: Final = {
         condition=events.c.name.is_not(None),
         key=events.c.id,
     ),
+    Kind.BATCH: EntryKind(
+        name="batch",
+        columns=(
+            batches.c.id,
+            batches.c.name,
+            batches.c.profile,
+            batches.c.device_count,
+            batches.c.scheme,
+            batches.c.deadline,
+            batches.c.clients,
+            batches.c.creator,
+            batches.c.created_at,
+        ),
+        source=batches,
+        condition=batches.c.name.is_not(None),
+        key=batches.c.id,
+    ),
+    Kind.BATCH_CLOSED: EntryKind(
+        name="batch-closed",
+        noun="closing of the batch",
+        columns=(batches.c.id, batches.c.name, batches.c.closed_at),
+        source=batches,
+        condition=batches.c.closed_at.is_not(None),
+        key=batches.c.id,
+    ),
+    Kind.QUOTA: EntryKind(
+        name="quota",
+        columns=(quotas.c.id, quotas.c.client),
+        source=quotas,
+        condition=quotas.c.client.is_not(None),
+        key=quotas.c.id,
+    ),
+    Kind.CRL_URL: EntryKind(
+        name="crl-url",
+        noun="CRL URL",
+        columns=(crl_urls.c.id, crl_urls.c.issuer_key_id, crl_urls.c.url, crl_urls.c.complete),
+        source=crl_urls,
+        condition=crl_urls.c.url.is_not(None),
+        key=crl_urls.c.id,
+    ),
 }
+
+# The kinds that say what was issued: an intent is of one of them.
+CERTIFICATE_KINDS: Final = (Kind.CERTIFICATE, Kind.CERTIFICATE_2)
+# The kinds of rows that older ledgers have without a leaf; see `otahsm.ledger.write.takeover`.
+ADDED_KINDS: Final = (
+    Kind.MEMBERSHIP,
+    Kind.SUPERSEDED,
+    Kind.BATCH,
+    Kind.BATCH_CLOSED,
+    Kind.QUOTA,
+    Kind.CRL_URL,
+)
 
 
 def read_leaves(connection: Connection, entries: Sequence[Entry]) -> list[bytes | None]:
@@ -215,3 +216,17 @@ def read_leaves(connection: Connection, entries: Sequence[Entry]) -> list[bytes 
         by_kind.setdefault(kind, []).append(intent_id)
     found = {kind: KINDS[Kind(kind)].read(connection, ids) for kind, ids in by_kind.items() if kind in KINDS}
     return [found.get(kind, {}).get(intent_id) for kind, intent_id in entries]
+
+
+def name_entry(entry: Entry) -> str:
+    """Name an entry in a message, such as "the revocation of intent 7"."""
+    if entry.kind not in KINDS:
+        return f"the entry {entry.intent_id} of the unknown kind {entry.kind}"
+    kind = KINDS[Kind(entry.kind)]
+    of = "of intent " if is_of_an_intent(entry.kind) else ""
+    return f"the {kind.noun or kind.name} {of}{entry.intent_id}"
+
+
+def is_of_an_intent(kind: int) -> bool:
+    """Return whether entries of a kind are identified by an intent."""
+    return kind in KINDS and KINDS[Kind(kind)].key is intents.c.id

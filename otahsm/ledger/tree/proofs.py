@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, bindparam, select
 
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes
-from otahsm.ledger.tree.log_entries import Entry, Kind, read_leaves
+from otahsm.ledger.tree.entry_kind import Entry
+from otahsm.ledger.tree.log_entries import CERTIFICATE_KINDS, read_leaves
 from otahsm.ledger.tree.sequencer import STORED_LEVELS, read_tree
 from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import CompactTree, Fetch, root_of
@@ -56,7 +57,7 @@ def find_leaf(connection: Connection, serial: SerialNumber) -> LoggedLeaf | None
     if row is None:
         return None
     try:
-        (content,) = read_leaves(connection, [Entry(Kind.CERTIFICATE, row.intent_id)])
+        (content,) = read_leaves(connection, [Entry(row.kind, row.intent_id)])
     except (TypeError, ValueError):
         return None
     return None if content is None else LoggedLeaf(row.leaf_index, content)
@@ -113,7 +114,7 @@ _NODES: Final = (
     .order_by(nodes.c.number)
 )
 _BY_SERIAL: Final = (
-    select(leaves.c.leaf_index, leaves.c.intent_id)
+    select(leaves.c.leaf_index, leaves.c.kind, leaves.c.intent_id)
     .join(intents, intents.c.id == leaves.c.intent_id)
-    .where(intents.c.serial == bindparam("serial"), leaves.c.kind == Kind.CERTIFICATE)
+    .where(intents.c.serial == bindparam("serial"), leaves.c.kind.in_(CERTIFICATE_KINDS))
 )

@@ -4,26 +4,27 @@ A transaction that writes an entry only adds a row to `pending_leaves`, so that 
 to nothing. The sequencer takes these rows in order of their ids, a bounded number at a time, and appends
 them. Replicas take turns, by a separate lock. Rows of uncommitted transactions are not visible, and are
 appended later: everything in the log is committed, and everything committed gets into the log. The order of
-leaves is not the order of time.
+leaves is not the order of time, but a certificate is before those that supersede it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Dialect, Insert, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Row as TableRow
 
-from otahsm.ledger.db.dialects import Among, columns_given, try_to_sequence, write_rows
+from otahsm.ledger.db.dialects import Among, try_to_sequence, write_rows
 from otahsm.ledger.schema import leaves, nodes, pending_leaves, tree
-from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
-from otahsm.tlog import CompactTree, Row, leaf_hash
+from otahsm.ledger.tree.entry_kind import Entry
+from otahsm.ledger.tree.log_entries import name_entry
+from otahsm.ledger.tree.pending import insert_into, keys_of
+from otahsm.tlog import CompactTree, Row
 
 CHUNK: Final = 256  # leaves per transaction
 STORED_LEVELS: Final = 8  # only nodes whose level is a multiple of it are stored
 
-_ENTRY: Final = ("kind", "intent_id")
 _LEAF: Final = ("leaf_index", "kind", "intent_id", "hash")
 _NODE: Final = ("level", "number", "hash")
 
@@ -40,13 +41,6 @@ class Step(NamedTuple):
     taken: int
     more: bool
     problem: str = ""
-
-
-def note_entries(connection: Connection, kind: Kind, intent_ids: Iterable[int]) -> None:
-    """Queue entries as pending leaves, in the transaction that writes them."""
-    rows = [(int(kind), intent_id) for intent_id in intent_ids]
-    if rows:
-        write_rows(connection, _insert_into(pending_leaves, _ENTRY, connection.dialect), _ENTRY, rows)
 
 
 def has_pending_leaves(connection: Connection) -> bool:
@@ -80,36 +74,32 @@ def sequence(connection: Connection) -> Step:
     waiting = connection.execute(select(pending_leaves).order_by(pending_leaves.c.id).limit(CHUNK)).all()
     if not waiting:
         return Step(0, more=False)
-    entries = [Entry(kind, intent_id) for _, kind, intent_id in waiting]
     try:
-        held = read_leaves(connection, entries)
         old = read_tree(connection)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         return Step(0, more=False, problem=f"the tables are corrupt: {error}")
-    problem = _problem(connection, old, entries, held)
+    problem = _problem(connection, old, waiting)
     if problem:
         return Step(0, more=False, problem=problem)
-    new, rows = old.extend(leaf_hash(leaf) for leaf in held if leaf is not None)
-    _append(connection, old, new, entries, rows)
+    new, rows = old.extend(row.hash for row in waiting)
+    _append(connection, old, new, waiting, rows)
     connection.execute(_TAKE, {"ids": [row.id for row in waiting]})
     return Step(len(waiting), more=len(waiting) == CHUNK)
 
 
-def _problem(
-    connection: Connection, old: CompactTree, entries: Sequence[Entry], held: Sequence[bytes | None]
-) -> str:
+def _problem(connection: Connection, old: CompactTree, waiting: Sequence[TableRow[Any]]) -> str:
     """Return how the tables were tampered with, so that nothing may be appended; "" if they were not."""
-    for (kind, intent_id), leaf in zip(entries, held, strict=True):
-        if leaf is None:
-            name = KINDS[Kind(kind)].name if kind in KINDS else f"entry of an unknown kind {kind}"
-            return f"the {name} of intent {intent_id} is pending, but does not exist"
-    if len(set(entries)) < len(entries):
+    keys = keys_of(connection)
+    for row in waiting:
+        if not keys.vouch(row):
+            return f"no daemon with our MAC key has queued {name_entry(Entry(row.kind, row.intent_id))}"
+    entries = {Entry(row.kind, row.intent_id) for row in waiting}
+    if len(entries) < len(waiting):
         return "an entry is pending twice"
-    logged = connection.execute(_LOGGED, {"ids": [intent_id for _, intent_id in entries]}).all()
+    logged = connection.execute(_LOGGED, {"ids": [row.intent_id for row in waiting]}).all()
     for index, kind, intent_id, _ in logged:
-        if (kind, intent_id) in entries:
-            name = KINDS[Kind(kind)].name
-            return f"the {name} of intent {intent_id} is pending, but is already leaf {index}"
+        if (entry := Entry(kind, intent_id)) in entries:
+            return f"{name_entry(entry)} is pending, but is already leaf {index}"
     last = connection.execute(_LAST).scalar()
     leaf_count = 0 if last is None else last + 1
     if leaf_count != old.size:
@@ -118,27 +108,21 @@ def _problem(
 
 
 def _append(
-    connection: Connection, old: CompactTree, new: CompactTree, entries: Sequence[Entry], rows: Sequence[Row]
+    connection: Connection,
+    old: CompactTree,
+    new: CompactTree,
+    waiting: Sequence[TableRow[Any]],
+    rows: Sequence[Row],
 ) -> None:
     dialect = connection.dialect
-    added = [
-        (index, kind, intent_id, hashed)
-        for index, ((kind, intent_id), hashed) in enumerate(
-            zip(entries, rows[0].hashes, strict=True), old.size
-        )
-    ]
-    write_rows(connection, _insert_into(leaves, _LEAF, dialect), _LEAF, added)
+    added = [(index, row.kind, row.intent_id, row.hash) for index, row in enumerate(waiting, old.size)]
+    write_rows(connection, insert_into(leaves, _LEAF, dialect), _LEAF, added)
     for level, first, hashes in rows:
         if level and level % STORED_LEVELS == 0:
             connection.execute(_FORGET, {"at": level, "first": first})
             kept = [(level, number, hashed) for number, hashed in enumerate(hashes, first)]
-            write_rows(connection, _insert_into(nodes, _NODE, dialect), _NODE, kept)
+            write_rows(connection, insert_into(nodes, _NODE, dialect), _NODE, kept)
     connection.execute(_GROW, {"size": new.size, "peaks": b"".join(new.peaks)})
-
-
-@lru_cache(maxsize=8)
-def _insert_into(table: Table, names: tuple[str, ...], dialect: Dialect) -> Insert:
-    return insert(table).from_select(names, select(columns_given(table, names, dialect)))
 
 
 _TAKE: Final = delete(pending_leaves).where(Among(pending_leaves.c.id))

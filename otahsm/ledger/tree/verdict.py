@@ -28,7 +28,8 @@ class Verdict:
     Attributes:
         leaves: the number of leaves.
         root: the root hash of their tree, 32 octets; None if a leaf is missing.
-        waiting: the number of pending entries, which nothing protects yet.
+        waiting: the number of pending entries.
+        unverified_waiting: the number of those whose MAC was not verified, for lack of the key.
         checkpoints: the number of checkpoints.
         signed_size: the number of leaves that the largest valid checkpoint covers; None if there is none.
         findings: the inconsistencies, at most MAX_FINDINGS.
@@ -40,6 +41,7 @@ class Verdict:
     leaves: int = 0
     root: bytes | None = None
     waiting: int = 0
+    unverified_waiting: int = 0
     checkpoints: int = 0
     signed_size: int | None = None
     findings: list[Finding] = field(default_factory=list)

@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, bindparam, exists, select
+from sqlalchemy import Connection, Row, Select, bindparam, exists, func, select
 
 from otahsm.errors import EvidenceError
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes, pending_leaves
-from otahsm.ledger.tree.log_entries import KINDS, Entry, Kind, read_leaves
+from otahsm.ledger.tree.derived import check_derived
+from otahsm.ledger.tree.entry_kind import Entry
+from otahsm.ledger.tree.log_entries import KINDS, is_of_an_intent, name_entry, read_leaves
+from otahsm.ledger.tree.pending import MacKeys
 from otahsm.ledger.tree.sequencer import STORED_LEVELS, read_tree
 from otahsm.ledger.tree.verdict import MAX_FINDINGS, Verdict
 from otahsm.pki.serial import SerialNumber
@@ -33,6 +36,7 @@ def verify(
     keys: Sequence[VerifierKey] = (),
     known: Sequence[Checkpoint] = (),
     progress: Callable[[int], None] = lambda _: None,
+    mac_keys: MacKeys | None = None,
 ) -> Verdict:
     """Verify a ledger.
 
@@ -41,11 +45,14 @@ def verify(
         keys: the log's verifier keys; if there are none, the signatures of checkpoints are not verified.
         known: checkpoints that were kept elsewhere, already verified by the caller.
         progress: called from time to time with the number of leaves done.
+        mac_keys: of the MACs on pending leaves; None if they can't be verified.
     """
-    run = _Verification(connection, tuple(keys), sorted(known, key=lambda checkpoint: checkpoint.size))
+    ordered = sorted(known, key=lambda checkpoint: checkpoint.size)
+    run = _Verification(connection, tuple(keys), ordered, mac_keys)
     run.read_leaves(progress)
     run.check_end()
     run.check_entries()
+    check_derived(connection, run.verdict)
     return run.verdict
 
 
@@ -53,9 +60,14 @@ class _Verification:
     """One pass over the leaves, and the checks after it."""
 
     def __init__(
-        self, connection: Connection, keys: tuple[VerifierKey, ...], known: Sequence[Checkpoint]
+        self,
+        connection: Connection,
+        keys: tuple[VerifierKey, ...],
+        known: Sequence[Checkpoint],
+        mac_keys: MacKeys | None,
     ) -> None:
         self.verdict = Verdict()
+        self._mac_keys = mac_keys
         self._connection = connection
         self._keys = keys
         self._known = known
@@ -184,8 +196,13 @@ class _Verification:
             self.verdict.find("tree", f"its state has {stored.size} leaves, the table {self._end}")
         elif stored is not None and self._tree is not None and stored != self._tree:
             self.verdict.find("tree", "its state does not match its leaves")
+        self._check_beyond()
+
+    def _check_beyond(self) -> None:
         for index in self._stream(_NEGATIVE):
             self.verdict.find(f"leaf {index}", "is not part of the tree: it was added")
+        for size in self._connection.execute(_IMPOSSIBLE).scalars():
+            self.verdict.find(f"checkpoint {size}", "is of no tree: it was added")
         for size in self._connection.execute(_BEYOND, {"end": self._end}).scalars():
             self.verdict.checkpoints += 1
             self.verdict.find(
@@ -210,18 +227,26 @@ class _Verification:
             waits = exists().where(pending_leaves.c.kind == kind, pending_leaves.c.intent_id == found.c.id)
             for intent_id in self._stream(select(found.c.id).where(~logged, ~waits)):
                 self.verdict.find(
-                    f"{'event' if kind is Kind.EVENT else 'intent'} {intent_id}",
+                    f"{_ROWS[entries.key.table.name]} {intent_id}",
                     f"{self._name(Entry(kind, intent_id))} has no leaf: it was added, or its leaf removed",
                 )
+        for row in self._connection.execute(_TWICE):
+            name = self._name(Entry(row.kind, row.intent_id))
+            self.verdict.find(f"unlogged {row.last}", f"{name} is pending more than once: it was added")
         waiting = self._stream(select(pending_leaves.c.id).order_by(pending_leaves.c.id))
         while ids := list(islice(waiting, _CHUNK)):
             self._check_waiting(self._connection.execute(_WAITING, {"first": ids[0], "last": ids[-1]}).all())
 
     def _check_waiting(self, rows: Sequence[Row[Any]]) -> None:
         self.verdict.waiting += len(rows)
+        self.verdict.unverified_waiting += len(rows) if self._mac_keys is None else 0
         entries = [Entry(row.kind, row.intent_id) for row in rows]
         for row, entry, leaf in zip(rows, entries, self._read(entries), strict=True):
-            if leaf is None:
+            if self._mac_keys is not None and not self._mac_keys.vouch(row):
+                self.verdict.find(
+                    f"unlogged {row.id}", f"{self._name(entry)} was not queued by a daemon with our MAC key"
+                )
+            elif leaf is None or leaf_hash(leaf) != row.hash:
                 self.verdict.find(
                     f"unlogged {row.id}", f"{self._name(entry)} is missing, or differs from what was recorded"
                 )
@@ -236,24 +261,27 @@ class _Verification:
         return iter(self._connection.execute(query.execution_options(yield_per=_CHUNK)).scalars())
 
     def _name(self, entry: Entry) -> str:
-        name = (
-            KINDS[Kind(entry.kind)].name if entry.kind in KINDS else f"entry of the unknown kind {entry.kind}"
-        )
-        if entry.kind == Kind.EVENT:
-            return f"the event {entry.intent_id}"
-        if self.verdict.count >= MAX_FINDINGS:
-            return f"the {name} of intent {entry.intent_id}"  # it won't be reported
+        name = name_entry(entry)
+        if not is_of_an_intent(entry.kind) or self.verdict.count >= MAX_FINDINGS:
+            return name  # or it won't be reported
         row = self._connection.execute(_INTENT, {"id": entry.intent_id}).first()
         if row is None:
-            return f"the {name} of intent {entry.intent_id}, which does not exist,"
+            return f"{name}, which does not exist,"
         serial = SerialNumber.from_key(row.serial).hex() if isinstance(row.serial, bytes) else "unknown"
-        return f"the {name} of intent {entry.intent_id}, serial number {serial}, device {row.device_id!a},"
+        return f"{name}, serial number {serial}, device {row.device_id!a},"
 
 
 def _range(begin: int, end: int) -> str:
     return f"leaf {begin}" if end - begin == 1 else f"leaves {begin} to {end - 1}"
 
 
+_ROWS: Final = {
+    "intents": "intent",
+    "events": "event",
+    "batches": "batch",
+    "quotas": "quota",
+    "crl_urls": "CRL URL",
+}
 _NEXT: Final = (
     select(leaves)
     .where(leaves.c.leaf_index >= bindparam("first"))
@@ -276,7 +304,13 @@ _CHECKPOINTS: Final = (
 _SIZES: Final = select(checkpoints.c.size).where(
     checkpoints.c.size > bindparam("begin"), checkpoints.c.size <= bindparam("end")
 )
+_IMPOSSIBLE: Final = select(checkpoints.c.size).where(checkpoints.c.size < 0)
 _BEYOND: Final = select(checkpoints.c.size).where(checkpoints.c.size > bindparam("end"))
+_TWICE: Final = (
+    select(pending_leaves.c.kind, pending_leaves.c.intent_id, func.max(pending_leaves.c.id).label("last"))
+    .group_by(pending_leaves.c.kind, pending_leaves.c.intent_id)
+    .having(func.count() > 1)
+)
 _WAITING: Final = (
     select(pending_leaves, leaves.c.leaf_index)
     .outerjoin(

@@ -27,6 +27,8 @@ from otahsm.ledger.records import (
     JournalResult,
 )
 from otahsm.ledger.schema import batches
+from otahsm.ledger.tree.log_entries import Kind
+from otahsm.ledger.tree.pending import note_entries
 from otahsm.ledger.write import events
 from otahsm.ledger.write.journal import settle
 from otahsm.templates import counted
@@ -51,7 +53,10 @@ def create(
     ).first()
     batch = batch_page.find(connection, terms.name)
     assert batch is not None  # noqa: S101 - it was written, or existed
-    return Change(batch, None) if new is None else events.changed(connection, batch, make_event)
+    if new is None:
+        return Change(batch, None)
+    note_entries(connection, Kind.BATCH, [new.id])
+    return events.changed(connection, batch, make_event)
 
 
 def close(
@@ -68,6 +73,7 @@ def close(
     state = batch_page.state(connection, name)
     if closed is None or state is None:
         return Change(state, None)
+    note_entries(connection, Kind.BATCH_CLOSED, [closed.id])
     return events.changed(connection, state, make_event)
 
 

@@ -9,20 +9,24 @@ from sqlalchemy import Connection, insert, select
 
 from otahsm.ledger.records import AuditEvent, Change, EventFactory
 from otahsm.ledger.schema import events
-from otahsm.ledger.tree.log_entries import Kind
-from otahsm.ledger.tree.sequencer import note_entries
+from otahsm.ledger.tree.log_entries import KINDS, Kind
+from otahsm.ledger.tree.pending import note_leaves
 
 _Result = TypeVar("_Result")
 
 
 def write(connection: Connection, written: Sequence[AuditEvent]) -> None:
     """Write events, in a transaction."""
-    ids = []
+    numbered = []
     for event in written:
         row = event._asdict()
         del row["id"]
-        ids.append(connection.execute(insert(events).values(row).returning(events.c.id)).scalar_one())
-    note_entries(connection, Kind.EVENT, ids)
+        new = connection.execute(insert(events).values(row).returning(events.c.id)).scalar_one()
+        numbered.append(event._replace(id=new))
+    if numbered:
+        columns = dict(zip(AuditEvent._fields, zip(*numbered, strict=True), strict=True))
+        leaves = KINDS[Kind.EVENT].encode(columns)
+        note_leaves(connection, Kind.EVENT, dict(zip(columns["id"], leaves, strict=True)))
 
 
 def write_new(connection: Connection, written: Sequence[AuditEvent]) -> None:

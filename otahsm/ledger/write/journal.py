@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -24,12 +24,22 @@ from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.db.dialects import Among, columns_given, insert_into, write_rows
 from otahsm.ledger.records import Accepted, Intent, JournalResult, Renewal
 from otahsm.ledger.schema import intents, revocations
+from otahsm.ledger.tree.log_entries import Kind
+from otahsm.ledger.tree.pending import note_entries
 from otahsm.ledger.write.existing_intents import ExistingIntents
 from otahsm.pki.crls.building import Reason
 
 _COLUMNS: Final = ("id", "place", *Intent._fields)
 _COMPROMISED: Final[ColumnElement[str]] = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")
 _ATTEMPTS: Final = 10  # if replicas write the same devices at once: each attempt sees what others wrote
+
+
+class _Superseding(NamedTuple):
+    """The ids of a superseded intent and of the one that supersedes it, and when that was intended."""
+
+    old: int
+    new: int
+    since: int
 
 
 def write_intents(
@@ -65,7 +75,7 @@ def write_intents(
         answers, fresh, superseded = _look(ids, ExistingIntents(connection, group, renewals, now), group)
         if not fresh:
             return answers
-        if _supersede(connection, superseded, group[0].intended_at) and (
+        if _supersede(connection, superseded) and (
             _claim(connection, slot, ids[: len(fresh)], fresh) == len(fresh)
         ):
             return answers
@@ -75,21 +85,21 @@ def write_intents(
 
 def _look(
     ids: Sequence[int], taken: ExistingIntents, group: Sequence[Intent]
-) -> tuple[list[JournalResult], list[Intent], dict[int, int]]:
+) -> tuple[list[JournalResult], list[Intent], list[_Superseding]]:
     """Check each intent of a group for conflicts.
 
     Returns:
-        The results; the intents without conflicts; and the ids of those by the ids that they supersede.
+        The results; the intents without conflicts; and which of them supersede another.
     """
     answers: list[JournalResult] = []
     fresh: list[Intent] = []
-    superseded: dict[int, int] = {}
+    superseded: list[_Superseding] = []
     for intent in group:
         answer = taken.answer(intent)
         if not isinstance(answer, JournalResult):
             new_id = ids[len(fresh)]
             if answer.supersedes is not None:
-                superseded[answer.supersedes] = new_id
+                superseded.append(_Superseding(answer.supersedes, new_id, intent.intended_at))
             taken.reserve(intent)
             answer = Accepted(new_id)
             fresh.append(intent)
@@ -97,12 +107,9 @@ def _look(
     return answers, fresh, superseded
 
 
-def _supersede(connection: Connection, superseded: Mapping[int, int], now: int) -> bool:
+def _supersede(connection: Connection, superseded: Sequence[_Superseding]) -> bool:
     """Mark certificates as superseded; return whether all of them were still live."""
-    if not superseded:
-        return True
-    pairs = [{"old": old, "new": new, "now": now} for old, new in sorted(superseded.items())]
-    return all(connection.execute(_SUPERSEDE, pair).rowcount for pair in pairs)
+    return all(connection.execute(_SUPERSEDE, pair._asdict()).rowcount for pair in sorted(superseded))
 
 
 def _claim(connection: Connection, slot: int, ids: Sequence[int], group: Sequence[Intent]) -> int:
@@ -152,11 +159,16 @@ def settle(
 def restore_superseded(connection: Connection, ids: Sequence[int]) -> None:
     """Make the intents live again that were superseded by the given ones, which failed.
 
-    One whose request id another device uses by now stays superseded; its device can be requested again.
+    One whose request id another device uses by now stays superseded, as after a reset; its device can be
+    requested again.
     """
     superseded = connection.execute(_SUPERSEDED, {"ids": ids}).scalars().all()
+    stay = []
     for old in superseded:  # one by one: several may have the same request id
-        connection.execute(_RESTORE, {"old": old})
+        if not connection.execute(_RESTORE, {"old": old}).rowcount:
+            connection.execute(_STAY, {"old": old})
+            stay.append(old)
+    note_entries(connection, Kind.SUPERSEDED, stay)
 
 
 _TAKE_BACK: Final = delete(intents).where(Among(intents.c.id))
@@ -177,11 +189,12 @@ _RESTORE: Final = (
     .where(intents.c.id == bindparam("old"), ~_taken)
     .values(superseded_at=None, superseded_by=None)
 )
+_STAY: Final = update(intents).where(intents.c.id == bindparam("old")).values(superseded_by=None)
 _SUPERSEDE: Final = (
     update(intents)
     .where(intents.c.id == bindparam("old"), intents.c.superseded_at.is_(None))
     .where(intents.c.void_reason.is_(None))
-    .values(superseded_at=bindparam("now"), superseded_by=bindparam("new"))
+    .values(superseded_at=bindparam("since"), superseded_by=bindparam("new"))
 )
 
 

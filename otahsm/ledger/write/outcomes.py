@@ -13,10 +13,10 @@ from sqlalchemy import ColumnElement, Connection, Dialect, Insert, exists, func,
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.db.dialects import columns_given, write_rows
-from otahsm.ledger.records import Change, EventFactory
+from otahsm.ledger.records import Change, EventFactory, Intent, WrittenIntent
 from otahsm.ledger.schema import certificates, crl_numbers, intents, live, serial_octets
-from otahsm.ledger.tree.log_entries import Kind
-from otahsm.ledger.tree.sequencer import note_entries
+from otahsm.ledger.tree.log_entries import KINDS, Kind
+from otahsm.ledger.tree.pending import note_entries, note_leaves
 from otahsm.ledger.write import batches, events, quotas
 from otahsm.ledger.write.journal import no_rival_of, restore_superseded
 from otahsm.pki.serial import SerialNumber
@@ -26,19 +26,44 @@ _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
 is_open: Final = (intents.c.void_reason.is_(None)) & ~exists().where(certificates.c.intent_id == intents.c.id)
 
 
-def write_certificates(connection: Connection, issued: Mapping[int, bytes], now: int) -> None:
+def write_certificates(
+    connection: Connection, issued: Mapping[int, bytes], opened: Mapping[int, WrittenIntent], now: int
+) -> None:
     """Write certificates, DER by intent id, recorded at `now` in microseconds.
+
+    Leaves are made from the intents as they were written, not as they are in the tables now.
+
+    Args:
+        connection: in a transaction.
+        issued: the certificates.
+        opened: the intents that this process wrote, by id.
+        now: microseconds since the Unix epoch.
 
     Raises:
         LedgerUnavailableError: an intent is no longer open; the transaction must be rolled back.
     """
+    intents_of = {intent_id: opened[intent_id] for intent_id in issued if intent_id in opened}
+    if len(intents_of) < len(issued):
+        raise LedgerUnavailableError(f"{len(issued) - len(intents_of)} of {len(issued)} intents are not open")
     rows = [(intent_id, der, now) for intent_id, der in issued.items()]
     written = write_rows(connection, _record_statement(connection.dialect), _CERTIFICATE, rows)
     if written < len(rows):
         raise LedgerUnavailableError(
             f"{len(rows) - written} of {len(rows)} intents were voided by another replica"
         )
-    note_entries(connection, Kind.CERTIFICATE, issued)
+    note_leaves(connection, Kind.CERTIFICATE_2, _leaves_of(rows, intents_of))
+
+
+def _leaves_of(
+    rows: Sequence[tuple[int, bytes, int]], intents_of: Mapping[int, WrittenIntent]
+) -> dict[int, bytes]:
+    """Return the leaves of certificates, by intent id."""
+    written = [intents_of[intent_id] for intent_id, *_ in rows]
+    columns = dict(zip(Intent._fields, zip(*(item.intent for item in written), strict=True), strict=True))
+    columns["serial"] = tuple(serial.key for serial in columns["serial"])
+    columns["place"] = tuple(item.place for item in written)
+    columns["id"], columns["der"], columns["recorded_at"] = zip(*rows, strict=True)
+    return dict(zip(columns["id"], KINDS[Kind.CERTIFICATE_2].encode(columns), strict=True))
 
 
 @lru_cache(maxsize=2)
@@ -75,15 +100,16 @@ def reset(
     """
     which = live & (intents.c.device_id == device_id) & (intents.c.profile == profile)
     certified = exists().where(certificates.c.intent_id == intents.c.id)
-    key: bytes | None = connection.execute(
+    row = connection.execute(
         update(intents)
         .where(which & certified)
         .values(superseded_at=now, superseded_by=None)
-        .returning(serial_octets)
-    ).scalar()
-    if key is None:
+        .returning(intents.c.id, serial_octets)
+    ).first()
+    if row is None:
         return Change(None, None)
-    return events.changed(connection, SerialNumber.from_key(key), make_event)
+    note_entries(connection, Kind.SUPERSEDED, [row.id])
+    return events.changed(connection, SerialNumber.from_key(row.serial), make_event)
 
 
 def issuer_of(connection: Connection) -> bytes | None:
@@ -97,12 +123,19 @@ def void_where(connection: Connection, which: ColumnElement[bool], reason: str, 
     """Void the open intents that match a condition; return their number."""
     values = {"void_reason": reason, "voided_at": now}
     voiding = update(intents).where(is_open & which).values(values)
-    given = (intents.c.id, intents.c.batch_id, intents.c.quota_id, intents.c.intended_at)
+    given = (
+        intents.c.id,
+        intents.c.batch_id,
+        intents.c.quota_id,
+        intents.c.intended_at,
+        intents.c.policy_client,
+    )
     rows = connection.execute(voiding.returning(*given)).all()
     voided = [row.id for row in rows]
     if voided:
         quotas.give_back(connection, ((row.quota_id, row.intended_at) for row in rows))
         batches.give_back(connection, (row.batch_id for row in rows))
         restore_superseded(connection, voided)
-        note_entries(connection, Kind.VOID, sorted(voided))
+        for kind, old in ((Kind.VOID, True), (Kind.VOID_2, False)):
+            note_entries(connection, kind, sorted(r.id for r in rows if (r.policy_client is None) is old))
     return len(voided)

@@ -16,6 +16,8 @@ from otahsm.access import Quotas, Use, come_back, day_of, given_back, share_of
 from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.records import Accepted, Intent, JournalResult, OverQuota
 from otahsm.ledger.schema import quotas
+from otahsm.ledger.tree.log_entries import Kind
+from otahsm.ledger.tree.pending import note_entries
 from otahsm.ledger.write.journal import settle
 
 
@@ -23,9 +25,12 @@ def ids_of(connection: Connection, clients: Sequence[str]) -> list[int]:
     """Return the quota ids of clients, in order; create missing ones."""
     for client in sorted(clients):
         row = {"client": client} | Use()._asdict()
-        connection.execute(insert_into(quotas, connection.dialect).values(row).on_conflict_do_nothing())
+        insert = insert_into(quotas, connection.dialect).values(row).on_conflict_do_nothing()
+        note_entries(
+            connection, Kind.QUOTA, connection.execute(insert.returning(quotas.c.id)).scalars().all()
+        )
     query = select(quotas.c.client, quotas.c.id).where(quotas.c.client.in_(clients))
-    ids = dict(connection.execute(query).tuples().all())
+    ids = {row.client: row.id for row in connection.execute(query)}
     return [ids[client] for client in clients]
 
 

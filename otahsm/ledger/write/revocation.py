@@ -31,7 +31,7 @@ from otahsm.ledger.schema import (
     serial_octets,
 )
 from otahsm.ledger.tree.log_entries import Kind
-from otahsm.ledger.tree.sequencer import note_entries
+from otahsm.ledger.tree.pending import note_entries
 from otahsm.pki.parsing import crl_url_in
 from otahsm.pki.serial import SerialNumber
 
@@ -173,7 +173,9 @@ def note_urls(connection: Connection, issuer_key_id: bytes, urls: Sequence[str],
         complete: whether they are URLs of the complete CRL, otherwise of shards.
     """
     rows = [{"issuer_key_id": issuer_key_id, "url": url, "complete": complete} for url in urls]
-    connection.execute(_insert_new(connection, crl_urls), rows)
+    for part in (rows[at : at + _ROWS] for at in range(0, len(rows), _ROWS)):
+        new = _insert_new(connection, crl_urls).values(part).returning(crl_urls.c.id)
+        note_entries(connection, Kind.CRL_URL, connection.execute(new).scalars().all())
 
 
 def take_number(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -16,9 +17,11 @@ from otahsm.errors import ConfigError, LedgerDamagedError, LedgerUnavailableErro
 from otahsm.ledger.db import dialects
 from otahsm.ledger.db.database import Database
 from otahsm.ledger.db.failures import cause_of, failure_of
-from otahsm.ledger.migrations import UnknownVersionError, migrate
+from otahsm.ledger.migrations import UnknownVersionError
+from otahsm.ledger.records import Intent, WrittenIntent
 from otahsm.ledger.shape.check import refuse_hooks, refuse_tampered
-from otahsm.ledger.write import outcomes, slots
+from otahsm.ledger.tree.pending import MacKeys, with_keys
+from otahsm.ledger.write import outcomes, slots, takeover
 from otahsm.system.clock import Clock, microseconds
 
 _Result = TypeVar("_Result")
@@ -38,17 +41,21 @@ class Writer:
 
     Args:
         database: the ledger's database.
+        keys: of the MACs on pending leaves.
         issuer_key_ids: the key identifiers of the CAs whose certificates it may contain.
         clock: the time of voiding.
     """
 
-    def __init__(self, database: Database, issuer_key_ids: Collection[bytes], clock: Clock) -> None:
+    def __init__(
+        self, database: Database, keys: MacKeys, issuer_key_ids: Collection[bytes], clock: Clock
+    ) -> None:
         self._database = database
+        self._engine = with_keys(database.engine, keys)
         self._issuer_key_ids = frozenset(issuer_key_ids)
         self._clock = clock
         self.is_open = False
-        # Ids of intents that may be open: added before a commit and removed after one, so none is missing.
-        self._open_ids: set[int] = set()
+        # Intents that may be open, by id: added before a commit and removed after one, so none is missing.
+        self._open_intents: dict[int, WrittenIntent] = {}
         self._to_void: list[tuple[tuple[int, ...], str]] = []
         self._written: list[int] = []  # ids of intents in the current transaction
         self._something_left = False
@@ -58,9 +65,9 @@ class Writer:
         # A single thread, so that writes queue here, where they can be grouped, and not in the database.
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
 
-    async def open(self) -> int:
+    async def open(self, accept: int | None) -> int:
         """Lock and open the ledger; see `Ledger.open`."""
-        return await self._on_writer(self._open)
+        return await self._on_writer(partial(self._open, accept))
 
     @property
     def failure(self) -> LedgerUnavailableError | None:
@@ -88,16 +95,25 @@ class Writer:
         # Shielded: a write that has started is finished even if the caller is cancelled.
         return await asyncio.shield(asyncio.wrap_future(done))
 
-    def wrote(self, intent_ids: Iterable[int]) -> None:
-        """Note, in a transaction, that it has written intents."""
-        ids = list(intent_ids)
-        self._written += ids
-        self._open_ids.update(ids)
+    @property
+    def open_intents(self) -> Mapping[int, WrittenIntent]:
+        """The intents of this process that may be open, by id."""
+        return self._open_intents
+
+    def wrote(self, intents: Mapping[int, Intent]) -> None:
+        """Note, in a transaction, that it has written intents, by id."""
+        self._written += intents
+        place = self._database.slot
+        self._open_intents.update((key, WrittenIntent(value, place)) for key, value in intents.items())
 
     def recorded(self, intent_ids: Collection[int]) -> None:
         """Note, after its transaction, that intents have their certificates."""
-        self._open_ids.difference_update(intent_ids)
+        self._close_intents(intent_ids)
         self._database.recorded(len(intent_ids))
+
+    def _close_intents(self, intent_ids: Iterable[int]) -> None:
+        for intent_id in intent_ids:
+            self._open_intents.pop(intent_id, None)
 
     async def void(self, intent_ids: Sequence[int], reason: str) -> None:
         """Void intents, now or before the next transaction; see `Ledger.void`."""
@@ -152,11 +168,11 @@ class Writer:
             raise LedgerUnavailableError("the ledger is closed")
         self._written.clear()
         try:
-            with self._database.engine.begin() as connection:
+            with self._engine.begin() as connection:
                 voided = self._begin(connection, with_events=any(write.with_events for write in group))
                 results = [write.work(connection) for write in group]
-                if self._open_ids:
-                    slots.note_closed(connection, self._database.slot, min(self._open_ids))
+                if self._open_intents:
+                    slots.note_closed(connection, self._database.slot, min(self._open_intents))
         except SQLAlchemyError as error:
             if self._written:  # the commit may have succeeded, and only its answer been lost
                 self._to_void.append((tuple(self._written), _UNKNOWN))
@@ -165,12 +181,12 @@ class Writer:
                 self._failure = failure
             raise failure from error
         except LedgerUnavailableError:
-            self._open_ids.difference_update(self._written)
+            self._close_intents(self._written)
             raise
         self._failure = None
         self._database.slot_is_new = self._something_left = False
         for intent_ids, _ in self._to_void[:voided]:
-            self._open_ids.difference_update(intent_ids)
+            self._close_intents(intent_ids)
         del self._to_void[:voided]
         for write, result in zip(group, results, strict=True):
             write.done.set_result(result)
@@ -194,20 +210,20 @@ class Writer:
         if self._failure is not None:
             slots.touch(connection, slot)
         self._database.tend(connection)
-        if not self._open_ids and slots.is_far_behind(connection, slot):
+        if not self._open_intents and slots.is_far_behind(connection, slot):
             # An idle replica must keep up: open intents are searched from the lowest `closed_below` of all.
             self._database.forget_ids()
             slots.note_all_closed(connection, slot)
         return slots.anything_left(connection, slot)
 
-    def _open(self) -> int:
+    def _open(self, accept: int | None) -> int:
         self._database.hold()
         name = self._database.name
         try:
-            with self._database.engine.begin() as connection:
+            with self._engine.begin() as connection:
                 dialects.begin(connection, closing=True)
                 refuse_hooks(connection, name)  # before a migration runs into them
-                migrate(connection)
+                takeover.migrate(connection, accept=accept)
                 refuse_tampered(connection, name)
                 issuer = outcomes.issuer_of(connection)
         except UnknownVersionError as error:

@@ -11,6 +11,17 @@ DEVICE_INDEX: Final = "INDEX ix_intents_device ON intents (device_id, profile)"
 FUNCTION: Final = "CREATE FUNCTION evil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
 # What a database administrator may do, and what is said of it.
 TAMPERED: Final = {
+    "no rule for rows": (
+        ["ALTER TABLE intents DROP CONSTRAINT ck_intents_one_kind"],
+        "constraint ck_intents_one_kind on intents: is missing",
+    ),
+    "another rule for rows": (
+        [
+            "ALTER TABLE intents DROP CONSTRAINT ck_intents_one_kind",
+            "ALTER TABLE intents ADD CONSTRAINT ck_intents_one_kind CHECK (true)",
+        ],
+        "constraint ck_intents_one_kind on intents: differs from ours: CHECK (true)",
+    ),
     "a trigger that removes certificates": (
         [FUNCTION, "CREATE TRIGGER gone BEFORE INSERT ON certificates FOR EACH ROW EXECUTE FUNCTION evil()"],
         f"trigger gone on certificates: {NO_TRIGGER}",

@@ -100,6 +100,10 @@ TAMPERED: Final = {
 }
 # Definitions that no ALTER TABLE can make: (table, text, its replacement).
 REDEFINED: Final = {
+    "another rule for rows": (
+        ("intents", "(void_reason IS NULL) = (voided_at IS NULL) AND", "1 OR"),
+        "constraint ck_intents_one_kind on intents: is missing: somebody removed or renamed it",
+    ),
     "an insert that is ignored": (
         ("events", "name VARCHAR(64) NOT NULL", "name VARCHAR(64) NOT NULL ON CONFLICT IGNORE"),
         "table events: its definition has ON, and ours has not",
@@ -137,7 +141,7 @@ REDEFINED: Final = {
         "foreign key of certificates.intent_id: is missing",
     ),
     "ids that are used once": (
-        ("unlogged", "CONSTRAINT pk_unlogged PRIMARY KEY (id)", "UNIQUE (id)"),
+        ("unlogged", "CONSTRAINT pk_unlogged_0011 PRIMARY KEY (id)", "UNIQUE (id)"),
         "column unlogged.id: its primary key is 0, and ours is 1",
     ),
 }  # fmt: skip

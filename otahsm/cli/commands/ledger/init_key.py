@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import typer
 
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_json
 from otahsm.config import Config, load_config, load_verifier_key, section
-from otahsm.ledger import is_unused
+from otahsm.errors import ConfigError
+from otahsm.ledger import create_mac_key, is_unused, path_of_key
+from otahsm.ledger import replace_mac_key as make_another_mac_key
 from otahsm.templates import counted
 from otahsm.tlog import VerifierKey
 from otahsm.token.ceremony import create_checkpoint_key
@@ -37,12 +40,23 @@ class Part(NamedTuple):
     fields: Mapping[str, str] | None = None
 
 
-def init_key(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Make what a new ledger needs: the key pair that signs checkpoints, and the memory of the signers.
+def init_key(
+    replace_mac_key: Annotated[
+        bool,
+        typer.Option(
+            "--replace-mac-key",
+            help="Only replace the key in [ledger] key_file, in two steps: run it twice.",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Make what a new ledger needs: its MAC key, the key pair of checkpoints, and the memory of the signers.
 
-    What exists is kept, and said. The key pair is made in the token, as [token] and [checkpoint] say, and its
-    public key is written to a file; without [checkpoint] there is none. Refuses if the token has an object
-    with the key's label or id, and the public key's file is missing.
+    What exists is kept, and said. The MAC key is written to [ledger] key_file. Every daemon of a ledger needs
+    the same: only who has it can add to the ledger's log. The key pair is made in the token, as [token] and
+    [checkpoint] say, and its public key is written to a file; without [checkpoint] there is none. Refuses if
+    the token has an object with the key's label or id, and the public key's file is missing.
 
     Signers sign a CRL or a checkpoint only if it continues the last one. For a ledger that has never held
     anything, this tells the signers of this machine that there is none. For any other, use `otahsm ledger
@@ -50,7 +64,7 @@ def init_key(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG)
     """
     settings = load_config(config)
     parts = []
-    for make in _PARTS:
+    for make in (_new_mac_key,) if replace_mac_key else _PARTS:
         part = make(settings)
         parts.append(part)
         if not as_json:
@@ -61,6 +75,37 @@ def init_key(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG)
         fields = {name: value for part in parts for name, value in (part.fields or {}).items()}
         said = [{"name": part.name, "made": part.made, "message": part.said} for part in parts]
         print_json({**fields, "parts": said})
+
+
+def _mac_key(settings: Config) -> Part:
+    ledger = section(settings.ledger, "ledger")
+    path = path_of_key(ledger)
+    if os.path.lexists(path):
+        return Part("MAC key", made=False, said=f"[ledger] key_file {path} exists, and was not changed.")
+    try:
+        create_mac_key(ledger)
+    except ConfigError as error:
+        return Part("MAC key", None, f"{error.message}. Run this again as a user who can write it.")
+    return Part(
+        "MAC key",
+        made=True,
+        said=f"The MAC key is in {path}: every daemon of this ledger needs this file, and nobody else.",
+        fields={"key_file": str(path)},
+    )
+
+
+def _new_mac_key(settings: Config) -> Part:
+    ledger = section(settings.ledger, "ledger")
+    promoted = make_another_mac_key(ledger)
+    path = path_of_key(ledger)
+    said = (
+        f"The new MAC key in {path} is to be used, and the one before is still accepted. Copy the file to all"
+        " daemons of this ledger, and restart them."
+        if promoted
+        else f"{path} has a new MAC key, which is accepted and not used yet. Copy the file to all daemons of"
+        " this ledger, restart them, and run this again here."
+    )
+    return Part("MAC key", made=True, said=said, fields={"key_file": str(path)})
 
 
 def _checkpoint_key(settings: Config) -> Part:
@@ -107,4 +152,4 @@ def _memory(settings: Config) -> Part:
     )
 
 
-_PARTS: Final[tuple[Callable[[Config], Part], ...]] = (_checkpoint_key, _memory)
+_PARTS: Final[tuple[Callable[[Config], Part], ...]] = (_mac_key, _checkpoint_key, _memory)

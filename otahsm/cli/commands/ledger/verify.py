@@ -15,9 +15,17 @@ from otahsm.cli.commands.ledger.recorded import Recorded, compare_recorded, conf
 from otahsm.cli.commands.ledger.weak_keys import ComparedKeys, look_at_keys
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_json
-from otahsm.config import load_config, section
-from otahsm.errors import ExitCode
-from otahsm.ledger import Signatures, Verdict, compare_signatures, snapshot, verify_shape
+from otahsm.config import LedgerConfig, load_config, section
+from otahsm.errors import ConfigError, ExitCode
+from otahsm.ledger import (
+    MacKeys,
+    Signatures,
+    Verdict,
+    compare_signatures,
+    read_mac_keys,
+    snapshot,
+    verify_shape,
+)
 from otahsm.ledger import verify as verify_ledger
 from otahsm.templates import counted, plain
 
@@ -71,6 +79,7 @@ def verify(
     keys = trusted_keys(key, settings.checkpoint)
     known = known_checkpoints(checkpoint or [], keys)
     issuers = configured_issuers(settings)
+    mac_keys = _mac_keys(section(settings.ledger, "ledger"))
     began = time.monotonic()
     with Console(stderr=True).status("0 leaves") as shown, Signatures() as signed:
         # Before the snapshot: what was signed by now is in it.
@@ -80,7 +89,9 @@ def verify(
         with snapshot(section(settings.ledger, "ledger")) as connection:
             verdict = verify_shape(
                 connection,
-                lambda: verify_ledger(connection, keys, known, lambda count: shown.update(f"{count} leaves")),
+                lambda: verify_ledger(
+                    connection, keys, known, lambda count: shown.update(f"{count} leaves"), mac_keys
+                ),
             )
             recorded = compare_recorded(connection, issuers, verdict, shown.update)
             verdict.add(of_files.findings, of_files.count)
@@ -94,6 +105,14 @@ def verify(
     )
     if not (verdict.good and (compared_keys is None or compared_keys.verdict.good)):
         raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def _mac_keys(ledger: LedgerConfig) -> MacKeys | None:
+    """Return the MAC keys; None for an auditor who does not have them."""
+    try:
+        return read_mac_keys(ledger)
+    except ConfigError:
+        return None
 
 
 def print_verdict(
@@ -114,6 +133,7 @@ def print_verdict(
                 "leaves": verdict.leaves,
                 "root": verdict.root.hex() if verdict.root else None,
                 "waiting": verdict.waiting,
+                "waiting_not_verified": verdict.unverified_waiting,
                 "checkpoints": verdict.checkpoints,
                 "signatures_verified": signed,
                 "signed_size": verdict.signed_size,
@@ -147,8 +167,11 @@ def print_verdict(
     parts = [part for part in (recorded, compared) if part]
     for line in (line for part in parts for line in part.lines()):
         typer.echo(plain(line))
+    if verdict.unverified_waiting:
+        entries = counted(verdict.unverified_waiting, "entry that is no leaf", "entries that are not leaves")
+        typer.echo(f"NOT VERIFIED: whether a daemon queued {entries} yet, as [ledger] key_file can't be read")
     matches = "Everything matches."
-    if not all(part.is_complete for part in parts):
+    if verdict.unverified_waiting or not all(part.is_complete for part in parts):
         matches = "Everything that was compared matches."
     typer.echo(matches if verdict.good else f"{verdict.count} MISMATCHES.")
     if compared_keys is not None:

@@ -1,0 +1,256 @@
+"""Verifies the rows that are in no leaf of their own, but follow from leaves.
+
+- which certificate supersedes another: the later one's leaf has the same device and profile
+- how many certificates a batch and a quota have: a count of intents
+- who is denied: the last audit event about a client
+- from which id on a replica's intents may be open: none below it is
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from sqlalchemy import BigInteger, Connection, Select, and_, case, cast, func, literal_column, or_, select
+
+from otahsm.ledger.schema import (
+    batches,
+    certificates,
+    denied_clients,
+    events,
+    intents,
+    leaves,
+    quotas,
+    replicas,
+    revocations,
+)
+from otahsm.ledger.tree.log_entries import CERTIFICATE_KINDS
+from otahsm.ledger.tree.verdict import Verdict
+from otahsm.system.spool import storable
+
+DENIED: Final = "client.cut_off"
+ALLOWED: Final = "client.let_in"
+
+_DAY: Final = 24 * 3600 * 1_000_000
+_CHUNK: Final = 1000
+
+
+class DenialEvent(NamedTuple):
+    """The audit event that denied a client: its time in microseconds, who did it, and why."""
+
+    happened_at: int
+    client: str
+    reason: str
+
+
+def check_derived(connection: Connection, verdict: Verdict) -> None:
+    """Add to the verdict what does not follow from the leaves.
+
+    Args:
+        connection: from `snapshot`.
+        verdict: of the same snapshot.
+    """
+    for check in (_kinds, _doubles, _superseded, _batches, _quotas, _denials, _open_intents):
+        for where, what in check(connection):
+            verdict.find(where, what)
+
+
+def denial_events(connection: Connection) -> dict[str, DenialEvent]:
+    """Return who is denied according to the audit log, by subject."""
+    denied: dict[str, DenialEvent] = {}
+    query = select(events).where(events.c.name.in_((DENIED, ALLOWED))).order_by(events.c.id)
+    for row in connection.execute(query.execution_options(yield_per=_CHUNK)):
+        try:
+            details = json.loads(row.details)
+            subject, reason = str(details["subject"]), str(details.get("reason", ""))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # it was changed: its leaf says so
+        if row.name == DENIED:
+            denied[subject] = DenialEvent(row.happened_at, row.client, reason)
+        else:
+            denied.pop(subject, None)
+    return denied
+
+
+def _kinds(connection: Connection) -> Iterator[tuple[str, str]]:
+    for intent_id in _stream(connection, _NO_KIND):
+        yield f"intent {intent_id}", "is void and not void, or void and superseded: it was changed"
+    for intent_id in _stream(connection, _VOID_WITH_CERTIFICATE):
+        yield f"intent {intent_id}", "is void, and has a certificate: it was changed"
+    for table, orphans in _OF_NO_INTENT.items():
+        for intent_id in _stream(connection, orphans):
+            yield f"{table} {intent_id}", "there is no such intent: it was added, or the intent removed"
+
+
+def _doubles(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Devices and request ids with more than one live intent: the indexes were not unique."""
+    for row in connection.execute(_DEVICES_TWICE):
+        yield (
+            f"intent {row.last}",
+            f"the device {row.device_id!a} has {row.many} live intents under the profile {row.profile!a}",
+        )
+    for row in connection.execute(_REQUESTS_TWICE):
+        yield f"intent {row.last}", f"the request id {row.request_id!a} has {row.many} live intents"
+
+
+def _superseded(connection: Connection) -> Iterator[tuple[str, str]]:
+    for row in connection.execute(_NOT_SUPERSEDED):
+        newer = row.superseded_by
+        yield f"intent {row.id}", f"is superseded by the intent {newer}, which can't be: it was changed"
+    for row in connection.execute(_SUPERSEDES_TWO):
+        yield f"intent {row.superseded_by}", f"supersedes {row.many} intents: one of them was changed"
+
+
+def _batches(connection: Connection) -> Iterator[tuple[str, str]]:
+    taken = select(func.count()).where(intents.c.batch_id == batches.c.id, intents.c.void_reason.is_(None))
+    query = select(batches.c.id, batches.c.taken, taken.scalar_subquery().label("found"))
+    for row in connection.execute(query):
+        if row.taken != row.found:
+            yield f"batch {row.id}", f"counts {row.taken!a} certificates, and has {row.found} intents"
+    for intent_id in _stream(connection, _IN_NO_BATCH):
+        yield f"intent {intent_id}", "is in a batch that does not exist"
+
+
+def _quotas(connection: Connection) -> Iterator[tuple[str, str]]:
+    rows = connection.execute(_BY_DAY)
+    found = {key: list(days) for key, days in groupby(rows, lambda row: row.quota_id)}
+    for row in connection.execute(select(quotas)):
+        days = found.pop(row.id, [])
+        taken = sum(day.many for day in days)
+        if row.taken != taken:
+            yield f"quota {row.id}", f"counts {row.taken!a} certificates, and there are {taken} intents"
+        elif not isinstance(row.day, int) or not isinstance(row.day_taken, int):
+            yield f"quota {row.id}", "has values of other types"
+        elif any(day.day > row.day for day in days):
+            yield f"quota {row.id}", "has intents of a later day than its last one"
+        # Not more exactly: with a clock that was ahead, later intents count in the day that it showed.
+        elif row.day_taken < (least := sum(day.many for day in days if day.day == row.day)):
+            counted = f"counts {row.day_taken} certificates on its last day"
+            yield f"quota {row.id}", f"{counted}, and there are {least} intents"
+    for quota_id in found:
+        yield f"quota {quota_id}", "is missing, and intents count in it"
+
+
+def _denials(connection: Connection) -> Iterator[tuple[str, str]]:
+    said = denial_events(connection)
+    for row in connection.execute(select(denied_clients)):
+        event = said.pop(storable(str(row.subject)), None)
+        known = DenialEvent(row.denied_at, storable(str(row.client)), storable(str(row.reason)))
+        if event is None:
+            yield f"denied client {row.subject!a}", "the audit log does not say that it is denied"
+        elif event != known:
+            yield f"denied client {row.subject!a}", "differs from the audit event that denied it"
+    for subject in said:
+        yield f"denied client {subject!a}", "is missing: the audit log says that it is denied"
+
+
+def _open_intents(connection: Connection) -> Iterator[tuple[str, str]]:
+    for row in connection.execute(_AHEAD):
+        yield f"replica {row.place}", "takes intents for closed that are not written yet: it was changed"
+    for intent_id in _stream(connection, _OPEN_FOREVER):
+        yield (
+            f"intent {intent_id}",
+            "is open, and its replica takes it for closed: one of them was changed",
+        )
+
+
+def _stream(connection: Connection, query: Select[int]) -> Iterator[int]:
+    return iter(connection.execute(query.execution_options(yield_per=_CHUNK)).scalars())
+
+
+_certified: Final = (
+    select(func.count())
+    .select_from(certificates)
+    .where(certificates.c.intent_id == intents.c.id)
+    .scalar_subquery()
+)
+_NO_KIND: Final = select(intents.c.id).where(
+    or_(
+        intents.c.void_reason.is_(None) != intents.c.voided_at.is_(None),
+        and_(intents.c.superseded_by.is_not(None), intents.c.superseded_at.is_(None)),
+        and_(intents.c.void_reason.is_not(None), intents.c.superseded_at.is_not(None)),
+    )
+)
+_VOID_WITH_CERTIFICATE: Final = select(intents.c.id).where(intents.c.void_reason.is_not(None), _certified > 0)
+
+_OF_NO_INTENT: Final = {
+    table.name: select(table.c.intent_id)
+    .outerjoin(intents, intents.c.id == table.c.intent_id)
+    .where(intents.c.id.is_(None))
+    for table in (certificates, revocations)
+}
+
+_live: Final = and_(intents.c.void_reason.is_(None), intents.c.superseded_at.is_(None))
+_many: Final = func.count().label("many")
+_last: Final = func.max(intents.c.id).label("last")
+_DEVICES_TWICE: Final = (
+    select(intents.c.device_id, intents.c.profile, _many, _last)
+    .where(_live)
+    .group_by(intents.c.device_id, intents.c.profile)
+    .having(func.count() > 1)
+)
+_REQUESTS_TWICE: Final = (
+    select(intents.c.request_id, _many, _last)
+    .where(_live, intents.c.request_id != literal_column("''"))
+    .group_by(intents.c.request_id)
+    .having(func.count() > 1)
+)
+
+_newer: Final = intents.alias("newer")
+_old_leaf, _new_leaf = leaves.alias("old_leaf"), leaves.alias("new_leaf")
+_follows: Final = and_(
+    _newer.c.void_reason.is_(None),
+    _newer.c.device_id == intents.c.device_id,
+    _newer.c.profile == intents.c.profile,
+    # In older ledgers, it is when the first intent of the transaction was intended.
+    or_(_newer.c.policy_client.is_(None), intents.c.superseded_at == _newer.c.intended_at),
+    _certified > 0,
+    # The leaves' order shows which was first: the older one is in the tree, or both wait, or both are in it.
+    case(
+        (_new_leaf.c.leaf_index.is_(None), True),
+        else_=func.coalesce(_old_leaf.c.leaf_index < _new_leaf.c.leaf_index, False),
+    ),
+)
+_NOT_SUPERSEDED: Final = (
+    select(intents.c.id, intents.c.superseded_by)
+    .select_from(
+        intents.outerjoin(_newer, _newer.c.id == intents.c.superseded_by)
+        .outerjoin(
+            _old_leaf,
+            and_(_old_leaf.c.intent_id == intents.c.id, _old_leaf.c.kind.in_(CERTIFICATE_KINDS)),
+        )
+        .outerjoin(
+            _new_leaf,
+            and_(_new_leaf.c.intent_id == _newer.c.id, _new_leaf.c.kind.in_(CERTIFICATE_KINDS)),
+        )
+    )
+    .where(intents.c.superseded_by.is_not(None), ~func.coalesce(_follows, False))
+)
+_SUPERSEDES_TWO: Final = (
+    select(intents.c.superseded_by, _many)
+    .where(intents.c.superseded_by.is_not(None))
+    .group_by(intents.c.superseded_by)
+    .having(func.count() > 1)
+)
+
+_IN_NO_BATCH: Final = (
+    select(intents.c.id)
+    .outerjoin(batches, batches.c.id == intents.c.batch_id)
+    .where(intents.c.batch_id.is_not(None), batches.c.id.is_(None))
+)
+_day: Final = cast((intents.c.intended_at - intents.c.intended_at % _DAY) / _DAY, BigInteger).label("day")
+_BY_DAY: Final = (
+    select(intents.c.quota_id, _day, _many)
+    .where(intents.c.quota_id.is_not(None), intents.c.void_reason.is_(None))
+    .group_by(intents.c.quota_id, _day)
+    .order_by(intents.c.quota_id)
+)
+_newest: Final = select(func.coalesce(func.max(intents.c.id), 0)).scalar_subquery()
+_AHEAD: Final = select(replicas.c.place).where(replicas.c.closed_below > _newest + 1)
+_OPEN_FOREVER: Final = (
+    select(intents.c.id)
+    .join(replicas, replicas.c.place == intents.c.place)
+    .where(intents.c.id < replicas.c.closed_below, intents.c.void_reason.is_(None), _certified == 0)
+)

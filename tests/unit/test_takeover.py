@@ -1,0 +1,181 @@
+"""A ledger with the schema before MACs is taken over: all of it gets leaves, and an operator is asked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from otahsm.errors import ConfigError, LedgerTamperedError
+from otahsm.ledger import Ledger, database_of, snapshot, unproven_entries, verify
+from otahsm.ledger.migrations import migrate
+from otahsm.ledger.tree.log_entries import Kind
+
+from support.homes import CA, MAC_KEYS, Home, PostgresHome
+from support.logbook import findings, grow
+
+BEFORE = "0010"
+INTENT = (
+    "INSERT INTO intents (id, serial, request_id, profile, device_id, spki_sha256, tbs_sha256, issuer_key_id,"
+    " not_before, not_after, client, client_certificate_sha256, intended_at, void_reason, voided_at,"
+    " superseded_at, superseded_by, place, batch_id, quota_id) VALUES ({id}, {serial}, '', 'p', '{device}',"
+    " {serial}, {zeroes}, {zeroes}, 1, 2, 'cn:x', {zeroes}, 3, {void}, {superseded}, 1, {batch}, {quota})"
+)
+DENIED = json.dumps({"reason": "lost", "subject": "cn:gone"}, sort_keys=True, separators=(",", ":"))
+
+
+class Old:
+    """A ledger with the schema before MACs."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        database = database_of(home.config)
+        database.hold()
+        with database.engine.begin() as connection:
+            migrate(connection, BEFORE)
+        database.close()
+
+    def octets(self, number: int) -> str:
+        digits = f"{number:040x}"
+        return f"'\\x{digits}'" if isinstance(self.home, PostgresHome) else f"x'{digits}'"
+
+    def intent(
+        self,
+        number: int,
+        device: str,
+        *,
+        void: str = "NULL, NULL",
+        superseded: str = "NULL, NULL",
+        batch: str = "NULL",
+        quota: str = "NULL",
+    ) -> None:
+        self.home.change(
+            INTENT.format(
+                id=number,
+                serial=self.octets(number),
+                zeroes=self.octets(0),
+                device=device,
+                void=void,
+                superseded=superseded,
+                batch=batch,
+                quota=quota,
+            )
+        )
+
+    def certificate(self, number: int) -> None:
+        self.home.change(f"INSERT INTO certificates VALUES ({number}, {self.octets(number)}, 5)")
+
+    def fill(self) -> None:
+        """Write what an old daemon would have written, all of which waits to become leaves."""
+        self.home.change(
+            "INSERT INTO batches (id, name, profile, device_count, scheme, clients, creator, created_at,"
+            " closed_at, taken) VALUES (7, 'order', 'p', 5, '{}', '[]', 'cn:x', 1, 2, 1)",
+            "INSERT INTO quotas VALUES (9, 'line', 2, 0, 2, 0)",
+            f"INSERT INTO crl_urls VALUES ({self.octets(0)}, 'http://x.example/a.crl', true)",
+            "INSERT INTO denied_clients VALUES ('cn:gone', 'lost', 'cn:operator', 40)",
+            "INSERT INTO events (id, happened_at, name, client, occurrences, details)"
+            f" VALUES (1, 44, 'client.cut_off', 'cn:operator', 1, '{DENIED}')",
+        )
+        self.intent(1, "renewed", superseded="3, 2")
+        self.intent(2, "renewed")
+        self.intent(3, "reset", superseded="77, NULL")
+        self.intent(4, "left", superseded="3, 5")  # its request id was taken when its renewal failed
+        self.intent(5, "left", void="'lost', 4")
+        self.intent(6, "in the order", batch="7", quota="9")
+        self.intent(8, "counted", quota="9")
+        for number in (1, 2, 3, 4, 6, 8):
+            self.certificate(number)
+        entries = [(Kind.EVENT, 1), (Kind.VOID, 5), *((Kind.CERTIFICATE, at) for at in (1, 2, 3, 4, 6, 8))]
+        for kind, entry in entries:
+            self.home.change(f"INSERT INTO unlogged (kind, intent_id) VALUES ({int(kind)}, {entry})")
+
+
+@pytest.fixture
+def old(bare_home: Home) -> Old:
+    return Old(bare_home)
+
+
+def ledger_of(home: Home) -> Ledger:
+    return Ledger(database_of(home.config), MAC_KEYS, [CA])
+
+
+async def test_all_that_an_older_ledger_holds_becomes_leaves_once_an_operator_accepts_what_waits(
+    old: Old,
+) -> None:
+    old.fill()
+    ledger = ledger_of(old.home)
+    for accepted in (None, 7, 9):
+        with pytest.raises(ConfigError, match="8 entries wait to become leaves"):
+            await ledger.open(accepted)
+        await ledger.close()
+        ledger = ledger_of(old.home)
+    assert old.home.read("SELECT version_num FROM alembic_version") == [(BEFORE,)]
+    found = unproven_entries(old.home.config)
+    assert found.total == 8
+    assert found.first[0].startswith("the event 1: name client.cut_off, client cn:operator")
+    assert found.first[2].startswith("the certificate of intent 1: device_id renewed, client cn:x")
+    await ledger.open(8)
+    assert await grow(ledger) == 16
+    await ledger.close()
+    counts = dict(old.home.read("SELECT kind, count(*) FROM leaves GROUP BY kind"))
+    assert counts == {
+        Kind.CERTIFICATE: 6,
+        Kind.VOID: 1,
+        Kind.EVENT: 1,
+        Kind.MEMBERSHIP: 2,
+        Kind.SUPERSEDED: 2,
+        Kind.BATCH: 1,
+        Kind.BATCH_CLOSED: 1,
+        Kind.QUOTA: 1,
+        Kind.CRL_URL: 1,
+    }
+    assert findings(old.home) == []
+    assert unproven_entries(old.home.config).total == 0
+
+
+async def test_an_older_ledger_in_which_nothing_waits_is_taken_over_at_the_start(old: Old) -> None:
+    old.intent(1, "a")
+    old.certificate(1)
+    ledger = ledger_of(old.home)
+    await ledger.open()
+    await ledger.close()
+    assert [line.partition(":")[0] for line in findings(old.home)] == ["intent 1"]  # nobody queued it
+
+
+@pytest.mark.parametrize(
+    ("void", "superseded"),
+    [
+        ("'lost', NULL", "NULL, NULL"),
+        ("NULL, 4", "NULL, NULL"),
+        ("'lost', 4", "3, 1"),
+        ("NULL, NULL", "NULL, 1"),
+    ],
+)
+async def test_a_row_that_is_of_no_kind_is_not_taken_over(old: Old, void: str, superseded: str) -> None:
+    old.intent(1, "a", void=void, superseded=superseded)
+    ledger = ledger_of(old.home)
+    with pytest.raises(LedgerTamperedError, match="intent 1 is of no kind"):
+        await ledger.open()
+    await ledger.close()
+    assert old.home.read("SELECT version_num FROM alembic_version") == [(BEFORE,)]
+
+
+async def test_an_entry_that_waits_and_does_not_exist_is_not_taken_over(old: Old) -> None:
+    old.home.change("INSERT INTO unlogged (kind, intent_id) VALUES (3, 77)")
+    assert unproven_entries(old.home.config).first == ["the revocation of intent 77, which does not exist"]
+    ledger = ledger_of(old.home)
+    with pytest.raises(LedgerTamperedError, match="entry 77"):
+        await ledger.open(1)
+    await ledger.close()
+
+
+async def test_the_constraint_refuses_a_row_of_no_kind(home: Home) -> None:
+    ledger = ledger_of(home)
+    await ledger.open()
+    await ledger.close()
+    with snapshot(home.config) as connection:
+        assert verify(connection, mac_keys=MAC_KEYS).good
+    old = Old.__new__(Old)
+    old.home = home
+    with pytest.raises(Exception, match="ck_intents_one_kind"):
+        old.intent(1, "a", void="'lost', NULL")
