@@ -58,12 +58,20 @@ class Certificate:
         return LOCATION.url(LOCATION.shard_of(self.intent.serial))
 
 
-def certificate(number: int, *, ca: KeyType = "ec-p256", signer: PrivateKey | None = None) -> Certificate:
+def certificate(
+    number: int,
+    *,
+    ca: KeyType = "ec-p256",
+    signer: PrivateKey | None = None,
+    device_id: str = "",
+    spki: bytes = b"",
+    at: int = SECONDS,
+) -> Certificate:
     """Issue a certificate of a CA; `signer` is another key than the CA's."""
     issuer = issuer_of(ca)
-    device_id = f"device-{number}"
-    spki = encode_spki(generate_key("ec-p256").public_key())
-    serial = make_serial(b"\xa5" * 13 + bytes([number]), 1000 * SECONDS + number)
+    device_id = device_id or f"device-{number}"
+    spki = spki or encode_spki(generate_key("ec-p256").public_key())
+    serial = make_serial(b"\xa5" * 13 + bytes([number]), 1000 * at + number)
     terms = Terms(Profile(), issuer, LOCATION if issuer is ISSUER else None)
     tbs = ProfileTemplate(terms).fill(serial, Binding(device_id, spki))
     intent = Intent(
@@ -74,11 +82,11 @@ def certificate(number: int, *, ca: KeyType = "ec-p256", signer: PrivateKey | No
         spki_sha256=sha256(spki).digest(),
         tbs_sha256=sha256(tbs).digest(),
         issuer_key_id=issuer.key_identifier,
-        not_before=SECONDS - HOUR,
-        not_after=SECONDS + 365 * 24 * HOUR,
+        not_before=at - HOUR,
+        not_after=at + 365 * 24 * HOUR,
         client="cn:test",
         client_certificate_sha256=bytes(32),
-        intended_at=1_000_000 * SECONDS,
+        intended_at=1_000_000 * at,
     )
     return Certificate(intent, assemble(tbs, issuer.algorithm, sign(signer or key_of(ca), tbs)))
 
