@@ -19,6 +19,7 @@ from otahsm.authority.values import AuthorityState, BatchPage, CertificateKey, F
 from otahsm.authority.visibility import Visibility
 from otahsm.errors import (
     BatchClientError,
+    LedgerTamperedError,
     NotAllowedError,
     NotFoundError,
     OtahsmError,
@@ -122,7 +123,11 @@ class CertificateAuthority:
             caller: the client that requests them.
             requests: at least one; an invalid request fails alone.
         """
-        outcomes = await self._queue.submit(requests)
+        try:
+            self.life.require_intact()
+            outcomes = await self._queue.submit(requests)
+        except LedgerTamperedError as error:  # what was issued before is not told again either
+            outcomes = [error] * len(requests)
         refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
         for refusal in refusals:
             if isinstance(refusal, NotAllowedError | QuotaError | BatchClientError):
@@ -212,7 +217,14 @@ class CertificateAuthority:
         return outcomes
 
     async def get_crl(self, name: CrlName) -> StoredCrl:
-        """Return the latest CRL of a name. Raises NotFoundError, or the reason why there is none yet."""
+        """Return the latest CRL of a name.
+
+        Raises:
+            NotFoundError: it does not exist.
+            LedgerTamperedError: nothing is published from a ledger that was changed.
+            OtahsmError: the reason why there is none yet.
+        """
+        self.life.require_intact(crls=False)
         return await self._crls.get(name)
 
     async def reset_device(self, caller: Caller, device_id: str, profile: str) -> SerialNumber:

@@ -9,6 +9,9 @@ A pass of a job can fail in two ways:
   traceback. The job retries after one second, then two, and so on up to 30. After `MAX_FAULTS` without a
   successful pass in between, the daemon exits, with a code that makes systemd restart it.
 
+A pass that finds the ledger tampered with (`LedgerTamperedError`) has found more than a failure: until a pass
+of that job succeeds, `Supervisor.tampering` says so, and jobs that publish wait.
+
 A pass that hangs (such as on a network file system whose server is gone) can't be cancelled. After
 `LONG_PASS` seconds it is logged as `job.stuck`, and `otahsm health` shows it until it returns.
 """
@@ -18,14 +21,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
 import structlog
 
-from otahsm.errors import DaemonFailedError, OtahsmError
+from otahsm.errors import DaemonFailedError, LedgerTamperedError, OtahsmError
 from otahsm.system.clock import Clock
 
 MAX_FAULTS: Final = 10
@@ -50,6 +53,7 @@ class Job:
         recovered: the log event for recovery.
         logged_elsewhere: errors that another job logs.
         retry_seconds: the longest wait after an expected error; at least `interval`.
+        waits_for: the jobs of which none may have found the ledger tampered with, or no pass is made.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Job:
     recovered: str = "job.recovered"
     logged_elsewhere: tuple[type[OtahsmError], ...] = ()
     retry_seconds: float = 5.0
+    waits_for: tuple[str, ...] = ()
 
 
 class JobState(NamedTuple):
@@ -125,6 +130,16 @@ class Supervisor:
         """The states of all jobs, in the order in which they were started."""
         return [watched.state for watched in self._watched]
 
+    @property
+    def tampering(self) -> LedgerTamperedError | None:
+        """What a job has found out about the ledger; None if no job has found it tampered with."""
+        return self.tampering_of([watched.job.name for watched in self._watched])
+
+    def tampering_of(self, names: Sequence[str]) -> LedgerTamperedError | None:
+        """Return what one of these jobs has found out about the ledger; None if none has."""
+        found = (watched.tampering for watched in self._watched if watched.job.name in names)
+        return next((each for each in found if each is not None), None)
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Register a function to call when a job starts to fail, fails for another reason, or recovers."""
         self._listeners.append(listener)
@@ -177,6 +192,9 @@ class Supervisor:
         while True:
             if job.woken is not None:
                 job.woken.clear()
+            if self.tampering_of(job.waits_for) is not None:
+                await self._wait(_SHORTEST_REST, None)
+                continue
             began = self._timer()
             due = await self._pass(watched)
             if self._closing.is_set():
@@ -191,6 +209,8 @@ class Supervisor:
         try:
             seconds = await watched.job.run_once()
         except (OtahsmError, OSError) as error:
+            if isinstance(error, LedgerTamperedError):
+                watched.tampering = LedgerTamperedError(error.message, hint=error.hint)
             return self._note_foreseen(watched, error)
         except Exception as error:  # noqa: BLE001 - any internal error is logged and counted, and the job goes on
             return self._note_fault(watched, error)
@@ -260,6 +280,7 @@ class _Watched:
         self.state = JobState(job.name)
         self.is_in_pass = False
         self.is_logged = False  # whether a current failure was logged
+        self.tampering: LedgerTamperedError | None = None  # until a pass succeeds
         self.failures_in_a_row = 0
         self.faults_in_a_row = 0
 
@@ -268,6 +289,7 @@ class _Watched:
         is_news = self.state.failing_since is not None
         self.state = JobState(self.job.name, faults=self.state.faults)
         self.is_logged = False
+        self.tampering = None
         self.failures_in_a_row = self.faults_in_a_row = 0
         return is_news
 

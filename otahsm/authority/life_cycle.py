@@ -11,7 +11,7 @@ from otahsm.authority.crls import Crls
 from otahsm.authority.denied_clients import DeniedClients
 from otahsm.authority.jobs import Job, Supervisor
 from otahsm.authority.spool_reader import SpoolReader
-from otahsm.errors import LedgerUnavailableError
+from otahsm.errors import LedgerTamperedError, LedgerUnavailableError
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.ledger import Ledger
 from otahsm.ledger.read.queries import LedgerQueries
@@ -26,6 +26,9 @@ from otahsm.workers.pool import Report
 _LOOK_SECONDS: Final = 1.0
 _TEND_SECONDS: Final = 5.0
 _SHAPE_SECONDS: Final = 60.0
+_SCHEMA: Final = "schema"
+_TRANSPARENCY: Final = "transparency"
+_TRUSTED: Final = (_SCHEMA, _TRANSPARENCY)  # what they find out keeps CRLs from being made
 # Errors that the job "ledger" logs, for all jobs.
 _OF_THE_LEDGER: Final = (LedgerUnavailableError,)
 
@@ -85,15 +88,31 @@ class LifeCycle:
     @property
     def serving(self) -> bool:
         """Whether a certificate requested now would be signed."""
-        return self._signers.ready > 0 and self._preparers.ready > 0 and self._ledger_failure is None
+        ready = self._signers.ready > 0 and self._preparers.ready > 0
+        return ready and self._ledger_failure is None and self.supervisor.tampering is None
 
     @property
     def trouble(self) -> str:
         """A human-readable reason why it is not serving; "" while it is."""
         if self.serving:
             return ""
-        failure = self._ledger_failure or self._signers.failure or self._preparers.failure
+        failure = (
+            self.supervisor.tampering
+            or self._ledger_failure
+            or self._signers.failure
+            or self._preparers.failure
+        )
         return failure.message if failure else "the signers and preparers are starting"
+
+    def require_intact(self, *, crls: bool = True) -> None:
+        """Raise LedgerTamperedError if a job has found the ledger tampered with.
+
+        Args:
+            crls: whether its CRLs matter; each is checked when it is handed out.
+        """
+        found = self.supervisor.tampering if crls else self.supervisor.tampering_of(_TRUSTED)
+        if found is not None:
+            raise LedgerTamperedError(found.message, hint=found.hint)
 
     @property
     def _ledger_failure(self) -> LedgerUnavailableError | None:
@@ -155,15 +174,16 @@ class LifeCycle:
             retry_seconds=_LOOK_SECONDS,
         )
         yield Job(
-            name="schema",
+            name=_SCHEMA,
             run_once=self._look_at_schema,
             interval=_SHAPE_SECONDS,
             failing="ledger.tampered",
             logged_elsewhere=_OF_THE_LEDGER,
         )
         yield Job(
-            name="transparency",
+            name=_TRANSPARENCY,
             run_once=self._transparency.run_once,
+            waits_for=(_SCHEMA,),
             interval=_LOOK_SECONDS,
             failing="transparency.failed",
             logged_elsewhere=_OF_THE_LEDGER,
@@ -195,6 +215,7 @@ class LifeCycle:
                     interval=CRL_SECONDS,
                     woken=keeper.woken,
                     after=self._signers.wait_until_ready,
+                    waits_for=_TRUSTED,
                     failing="crl.failed",
                 )
 

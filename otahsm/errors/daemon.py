@@ -241,6 +241,17 @@ class SigningLateError(SigningRefusedError):
     default_hint = "Retry. If this happens again, the daemon and its signers have different clocks."
 
 
+class NotContinuedError(SigningRefusedError):
+    """A signer refused a CRL or a checkpoint: it lacks what its signers have signed before."""
+
+    code = Code.DATA_LOSS
+    reason = "SIGNING_NOT_CONTINUED"
+    default_hint = (
+        "The ledger lost it: it was changed, or an older copy was restored. If that was your decision, see"
+        " `otahsm ledger accept`."
+    )
+
+
 class WorkersBusyError(OtahsmError):
     """No worker process became free in time."""
 

@@ -19,7 +19,13 @@ from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 from otahsm.config import CrlConfig
-from otahsm.errors import AuthorityUnusableError, OtahsmError, TokenUnavailableError
+from otahsm.errors import (
+    AuthorityUnusableError,
+    LedgerTamperedError,
+    NotContinuedError,
+    OtahsmError,
+    TokenUnavailableError,
+)
 from otahsm.ledger import AUTHORITIES, COMPLETE, CrlNumber, CrlReader, CrlRow, CrlState, Ledger, StoredCrl
 from otahsm.pki.certificate import assemble
 from otahsm.pki.crls.building import Reason, RevokedCertificate
@@ -195,6 +201,8 @@ class CrlMaker:
             failure = next((each for each in answers if isinstance(each, OtahsmError)), failure)
             if made := await self.off_the_loop(partial(self._assemble, signed)):
                 await self._ledger.write_crls(self._issuer.key_identifier, made)
+        if isinstance(failure, NotContinuedError):
+            raise LedgerTamperedError(failure.message, hint=failure.hint)
         if failure is not None:
             raise failure
         if self._too_large is not None:

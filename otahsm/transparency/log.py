@@ -15,6 +15,7 @@ from otahsm.errors import (
     ConfigError,
     EvidenceError,
     LedgerTamperedError,
+    NotContinuedError,
     NotFoundError,
     OtahsmError,
     RequestRefusedError,
@@ -82,6 +83,8 @@ class Transparency:
         self._rest_until = 0.0  # on the monotonic clock
         self._failure: OtahsmError | None = None  # of the last attempt to make a checkpoint
         self._making = asyncio.Lock()
+        self._has_signed = False  # whether signers have signed a checkpoint for this process
+        self._has_looked = False  # whether the tree extends the checkpoint that the ledger had at the start
 
     async def run_once(self) -> None:
         """Append what was recorded to the tree, and make a checkpoint if one is due.
@@ -92,6 +95,9 @@ class Transparency:
             TokenUnavailableError, TokenRefusedError: it can't be signed; it is retried after an interval.
         """
         await self._grow()
+        if not self._has_looked:
+            await self._check_that_it_grew(await self._head())
+            self._has_looked = True
         if time.monotonic() < self._rest_until:
             if self._failure is not None:  # still the current state
                 raise self._failure.with_traceback(None)
@@ -137,9 +143,12 @@ class Transparency:
             size, root = head.tree.size, head.tree.root
             if head.size == size and _is_signed(head.note, key):
                 return Signed(size, head.note)
+            self._has_looked = False  # if a call finds it tampered with, the job must too
             await self._check_that_it_grew(head)
+            self._has_looked = True
             checkpoint = Checkpoint(key.name, size, root)
             signature = await self._signature(checkpoint, head.size or 0)
+            self._has_signed = True
             note = assemble(checkpoint.encode(), key, signature)
             kept = await self._log.keep(size, note, microseconds(self._clock()))
             return Signed(size, kept if _is_signed(kept, key) else note)  # it may be signed by a former key
@@ -214,7 +223,10 @@ class Transparency:
                 proof = await self._log.prove_consistency(last, checkpoint.size)
             if proof is None:
                 raise LedgerTamperedError("nodes of the tree are missing")
-            answer = await self._signers.sign_checkpoint(checkpoint, last, proof)
+            try:
+                answer = await self._signers.sign_checkpoint(checkpoint, last, proof)
+            except NotContinuedError as error:
+                raise LedgerTamperedError(error.message, hint=error.hint) from None
             if isinstance(answer, bytes):
                 return answer
             last = answer.size
@@ -232,9 +244,12 @@ class Transparency:
         if self._config is None or not self._signers.ready:
             return False
         head = await self._head()
+        if head.tree.size in (0, head.size):
+            return False
         waited = (microseconds(self._clock()) - head.made_at) / 1e6
-        # A clock that went back must not prevent it.
-        return head.tree.size not in (0, head.size) and not 0 <= waited < self._config.interval_seconds
+        # At the start at once: signers know whether the ledger is an older copy. And a clock that went back
+        # must not prevent it.
+        return not self._has_signed or not 0 <= waited < self._config.interval_seconds
 
     async def _grow(self) -> None:
         """Append all pending leaves."""

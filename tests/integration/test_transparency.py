@@ -246,7 +246,10 @@ async def test_a_tree_that_does_not_follow_from_what_was_signed_is_not_signed(fl
                 await client.transparency.prove_inclusion(certificates[0].serial)
             assert await client.transparency.checkpoint() == note
         daemon.wait_for("transparency.failed", reason="LEDGER_TAMPERED")
-        await issued(daemon, 1)  # issuing goes on
+        daemon.wait_for("health.changed", serving=False)
+        async with daemon.client() as issuing:
+            _, (refused,) = await issue_all(issuing, new_requests(1))
+        assert isinstance(refused.error, LedgerTamperedError)
 
 
 @pytest.mark.parametrize(

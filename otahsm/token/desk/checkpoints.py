@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from otahsm.errors import EvidenceError, SigningRefusedError
+from otahsm.errors import EvidenceError, NotContinuedError, SigningRefusedError
 from otahsm.tlog import Checkpoint, verify_consistency
 from otahsm.tlog.encoding import decode_number
 from otahsm.token.desk.codec import LastCheckpoint
@@ -19,7 +19,8 @@ def build(origin: str, parts: Sequence[bytes], last: LastCheckpoint) -> Checkpoi
         last: the last one that was signed.
 
     Raises:
-        SigningRefusedError: it is malformed, or not proven to continue the last one.
+        NotContinuedError: it is not proven to continue the last one.
+        SigningRefusedError: it is malformed.
     """
     try:
         size, root, *proof = parts
@@ -27,10 +28,8 @@ def build(origin: str, parts: Sequence[bytes], last: LastCheckpoint) -> Checkpoi
         if last.size and last != (checkpoint.size, root):
             verify_consistency(last.size, last.root, checkpoint.size, root, proof)
     except EvidenceError as error:
-        raise SigningRefusedError(
-            f"the checkpoint does not continue the last one that was signed here: {error.message}",
-            hint="The ledger was changed, or an older copy was restored. If that was your decision, see"
-            " `otahsm ledger accept`.",
+        raise NotContinuedError(
+            f"the checkpoint does not continue the last one that was signed here: {error.message}"
         ) from None
     except ValueError:
         raise SigningRefusedError("the checkpoint is malformed") from None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from otahsm.errors import SigningLateError, SigningRefusedError
+from otahsm.errors import NotContinuedError, SigningLateError, SigningRefusedError
 from otahsm.pki.certificate import Binding
 from otahsm.pki.crls.building import Reason, RevokedCertificate
 from otahsm.pki.serial import SERIAL_BYTES, SerialNumber
@@ -23,6 +23,9 @@ PROBE: Final = b"probe"
 _SIGNED: Final = b"\x00"
 _REFUSED: Final = b"\x01"
 _ANOTHER: Final = b"\x02"
+_KINDS: Final[Mapping[str, type[SigningRefusedError]]] = {
+    kind.reason: kind for kind in (SigningLateError, NotContinuedError)
+}
 _ENTRY: Final = struct.Struct(f"!{SERIAL_BYTES}sqB")  # serial number, seconds since 1970, reason
 ENTRY_OCTETS: Final = _ENTRY.size
 MOST_ENTRIES: Final = 1_000_000  # of a CRL: a signer works on it for some seconds
@@ -217,6 +220,6 @@ def _decode_answer(part: bytes) -> bytes | SigningRefusedError:
         return part[1:]
     if part.startswith(_REFUSED):
         reason, message, hint = json.loads(part[1:])
-        kind = SigningLateError if reason == SigningLateError.reason else SigningRefusedError
+        kind = _KINDS.get(reason, SigningRefusedError)
         return kind(f"a signer refused: {message}", hint=str(hint))
     raise ValueError("it returned neither a signature nor a refusal")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from otahsm.errors import SigningRefusedError
+from otahsm.errors import NotContinuedError, SigningRefusedError
 from otahsm.pki.crls.building import build_tbs_crl
 from otahsm.pki.crls.distribution import AUTHORITIES, BACKDATED, COMPLETE, is_canonical
 from otahsm.pki.issuer import Issuer
@@ -93,10 +93,8 @@ def _check_that_it_continues(last: CrlToSign, crl: CrlToSign) -> None:
             f"a CRL with the number {last.number} was signed here before: {crl.number} is not higher"
         )
     if missing := split_entries(last.entries) - split_entries(crl.entries):
-        raise SigningRefusedError(
-            f"the CRL {crl.number} lacks revocations that are on the CRL {last.number}: {len(missing)}",
-            hint="The ledger lost them: it was changed, or an older copy was restored. If that was your"
-            " decision, see `otahsm ledger accept`.",
+        raise NotContinuedError(
+            f"the CRL {crl.number} lacks revocations that are on the CRL {last.number}: {len(missing)}"
         )
 
 
