@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from otahsm.errors import ConfigError, LedgerDamagedError
-from otahsm.ledger import RevocationRequest, snapshot
+from otahsm.ledger import Accepted, RevocationRequest, snapshot
 from otahsm.ledger.tree.verdict import MAX_FINDINGS
 from otahsm.tlog import open_checkpoint
 
 from support.homes import Home, SqliteHome
+from support.intents import intent
 from support.logbook import Notary, checkpoint, findings, grow, issue_many, opened, verdict
 
 
@@ -193,3 +194,39 @@ async def test_a_revocation_that_somebody_added_is_named(home: Home) -> None:
     await ledger.close()
     home.change("INSERT INTO revocations VALUES (3, 1, 'superseded', 'cn:intruder', 1, NULL)")
     assert any("the revocation of intent 3" in finding for finding in findings(home))
+
+
+OPEN = (
+    "INSERT INTO intents (id, serial, request_id, profile, device_id, spki_sha256, tbs_sha256, issuer_key_id,"
+    " not_before, not_after, client, client_certificate_sha256, intended_at, place, policy_client) SELECT 99,"
+    " tbs_sha256, 'forged', profile, 'wanted', tbs_sha256, tbs_sha256, issuer_key_id, not_before, not_after,"
+    " client, client_certificate_sha256, intended_at, {place}, 'line' FROM intents WHERE id = 1"
+)
+
+
+async def test_an_open_intent_that_no_daemon_wrote_keeps_no_device_waiting(home: Home) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 1)
+    home.change(OPEN.format(place=1))
+    (answer,) = await ledger.journal([intent("wanted")])
+    assert not isinstance(answer, Accepted)
+    mine = intent("mine")
+    (opened_here,) = await ledger.journal([mine])
+    assert isinstance(opened_here, Accepted)
+    await ledger.tend()
+    assert home.read("SELECT void_reason FROM intents WHERE id = 99") == [("no daemon wrote this intent",)]
+    (answer,) = await ledger.journal([intent("wanted")])
+    assert isinstance(answer, Accepted)
+    await ledger.record({opened_here.intent_id: b"certificate", answer.intent_id: b"another"})
+    await grow(ledger)
+    await ledger.close()
+    assert findings(home) == []
+
+
+async def test_an_open_intent_that_no_replica_will_void_is_named(home: Home) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 1)
+    await grow(ledger)
+    await ledger.close()
+    home.change(OPEN.format(place=77))
+    assert findings(home) == ["intent 99: is open, and no replica will void it: it was changed or added"]

@@ -152,7 +152,7 @@ def _open_intents(connection: Connection) -> Iterator[tuple[str, str]]:
     for intent_id in _stream(connection, _OPEN_FOREVER):
         yield (
             f"intent {intent_id}",
-            "is open, and its replica takes it for closed: one of them was changed",
+            "is open, and no replica will void it: it was changed or added",
         )
 
 
@@ -251,6 +251,7 @@ _newest: Final = select(func.coalesce(func.max(intents.c.id), 0)).scalar_subquer
 _AHEAD: Final = select(replicas.c.place).where(replicas.c.closed_below > _newest + 1)
 _OPEN_FOREVER: Final = (
     select(intents.c.id)
-    .join(replicas, replicas.c.place == intents.c.place)
-    .where(intents.c.id < replicas.c.closed_below, intents.c.void_reason.is_(None), _certified == 0)
+    .outerjoin(replicas, replicas.c.place == intents.c.place)
+    .where(intents.c.void_reason.is_(None), _certified == 0)
+    .where(intents.c.id < func.coalesce(replicas.c.closed_below, intents.c.id + 1))
 )

@@ -53,6 +53,11 @@ def clear_left_slots(connection: Connection, own: int, now: int, *, also_own: bo
     return voided
 
 
+def open_intents(connection: Connection, slot: int) -> list[int]:
+    """Return the ids of the intents of a slot that are open."""
+    return list(connection.execute(select(intents.c.id).where(_left_open(slot))).scalars())
+
+
 def is_far_behind(connection: Connection, slot: int) -> bool:
     """Return whether many intents were written since this replica last noted that its own are closed."""
     closed = select(replicas.c.closed_below).where(replicas.c.place == slot)

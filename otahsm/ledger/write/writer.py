@@ -27,6 +27,7 @@ from otahsm.system.clock import Clock, microseconds
 _Result = TypeVar("_Result")
 _LOST_RACES: Final = ("40P01", "40001")  # PostgreSQL: deadlock detected, serialization failure
 _ATTEMPTS: Final = 5
+_NOT_OURS: Final = "no daemon wrote this intent"
 _UNKNOWN: Final = "it is not known whether the intent was written; nothing was signed"
 
 
@@ -128,10 +129,10 @@ class Writer:
             The number of voided intents.
         """
         with contextlib.suppress(LedgerUnavailableError):
-            self._something_left = await self.transaction(self._look)
-            if self._something_left:
+            left = self._something_left = await self.transaction(self._look)
+            if left or self._to_void:
                 await self.transaction(lambda _: None)
-                return self._closed
+            return self._closed if left else 0
         return 0
 
     async def close(self) -> None:
@@ -210,6 +211,9 @@ class Writer:
         if self._failure is not None:
             slots.touch(connection, slot)
         self._database.tend(connection)
+        unknown = [each for each in slots.open_intents(connection, slot) if each not in self._open_intents]
+        if unknown:  # somebody wrote them into the database: their devices must not wait for ever
+            self._to_void.append((tuple(unknown), _NOT_OURS))
         if not self._open_intents and slots.is_far_behind(connection, slot):
             # An idle replica must keep up: open intents are searched from the lowest `closed_below` of all.
             self._database.forget_ids()
