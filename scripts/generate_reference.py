@@ -84,6 +84,9 @@ WORDS: Final = {
     "checkpoint.accept": ACCEPT,
     "access.client_crls": "CRLs of the CAs in `tls.client_ca`, in PEM (several in a file) or DER. Clients on"
     " them are denied. Reloaded when they change.",
+    "access.client_crls_seen": "The file where the daemon remembers the last of those CRLs, so that it takes"
+    " no older one. Default: `client-crls.json` beside the ledger or, with PostgreSQL, in `guard_dir`."
+    " Required with `client_crls`, PostgreSQL and `signer_socket`.",
     "ledger.path": "The SQLite file. Set this or `url`.",
     "ledger.url": "`postgresql://user@host/database`, with hosts and parameters as in libpq.",
     "ledger.password_file": "A file whose first line is the password for `url`. Default: libpq's own lookup.",

@@ -35,6 +35,7 @@ class AccessConfig(Section):
 
     policy: ConfigPath
     client_crls: ListOf[ConfigPath] = ()
+    client_crls_seen: ConfigPath | None = None
 
 
 class LedgerConfig(Section):

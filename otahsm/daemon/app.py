@@ -138,6 +138,8 @@ class Daemon:
             run_once=self._reloading.run_once,
             interval=_LOOK_SECONDS,
             woken=self._reloading.woken,
+            failing="files.refused",
+            retry_seconds=_LOOK_SECONDS,
         )
 
     async def _shut_down(self) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-from cryptography import x509
+from pathlib import Path
 
 from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import Config, load_policy
-from otahsm.daemon.edge import read_crls
+from otahsm.daemon.edge import client_crls_of
 from otahsm.errors import ConfigError
 from otahsm.system.clock import utc_now
+from otahsm.system.tls_files import read_certificates
 from otahsm.templates import counted
 
 
@@ -38,12 +38,22 @@ def examine_access(config: Config) -> Iterator[Check]:
                 "Give a client the role admin.",
             )
     if config.tls and access.client_crls:
-        try:
-            operators = x509.load_pem_x509_certificates(config.tls.client_ca.read_bytes())
-            crls = read_crls(access.client_crls, operators, utc_now())
-        except (OSError, ValueError):
-            return  # examine_tls reports [tls] client_ca
-        except ConfigError as problem:
-            yield failed("[access] client_crls", problem)
-        else:
-            yield ok("[access] client_crls", f"{counted(sum(map(len, crls)), 'revoked certificate')}")
+        yield from _examine_crls(config, config.tls.client_ca)
+
+
+def _examine_crls(config: Config, client_ca: Path) -> Iterator[Check]:
+    subject = "[access] client_crls"
+    try:
+        operators = read_certificates("[tls] client_ca", client_ca).certificates
+    except ConfigError:
+        yield fail(subject, "not checked: [tls] client_ca can't be read", "Mend [tls] client_ca first.")
+        return
+    try:
+        crls = client_crls_of(config)
+        crls.load(operators, utc_now())
+    except ConfigError as problem:
+        yield failed(subject, problem)
+        return
+    yield ok(subject, f"{counted(sum(len(item.crl) for item in crls.all), 'revoked certificate')}")
+    for gap in crls.gaps:
+        yield warning(subject, gap, "Add the complete CRL of that CA to [access] client_crls.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.checks import Check
 from otahsm.doctor import diagnose, diagnostics
@@ -169,6 +170,13 @@ def ended_crl(fleet: Fleet) -> None:
     fleet.edit('# client_crls = ["tls/operator-ca.crl"]', 'client_crls = ["tls/operator-ca.crl"]')
 
 
+def crl_of_one_ca(fleet: Fleet) -> None:
+    OperatorCa(fleet).revoke()
+    fleet.edit('# client_crls = ["tls/operator-ca.crl"]', 'client_crls = ["tls/operator-ca.crl"]')
+    with (fleet.folder / "tls/operator-ca.pem").open("ab") as file:
+        file.write(FileCa.create("another operator CA").certificate.public_bytes(Encoding.PEM))
+
+
 def no_text_for_a_key(fleet: Fleet) -> None:
     (fleet.folder / "ca/checkpoint.vkey").write_bytes(b"\xff")
 
@@ -193,6 +201,7 @@ def no_text_for_a_key(fleet: Fleet) -> None:
         (wrong_policy, "policy", "fail", "an issuer needs profiles"),
         (no_admin, "policy", "warning", "no client has the role admin"),
         (ended_crl, "[access] client_crls", "fail", "has expired"),
+        (crl_of_one_ca, "[access] client_crls", "warning", "there is no CRL of CN=another operator CA"),
         (ledger_of_the_future, "ledger", "fail", "of a newer otahsm"),
         (no_place_for_a_ledger, "ledger", "fail", "policy.toml"),
         (no_ledger, "ledger", "fail", "file is not a database"),

@@ -28,6 +28,7 @@ from support.operators import OperatorCa, allow, certificate_of, new_client
 from support.postgres import PostgresServer, on_postgres
 from support.tokens.faulty import FaultyToken
 
+GONE = "No such file or directory"
 AT_MOST = 5.0  # seconds, as it is promised
 
 
@@ -193,15 +194,23 @@ async def test_a_crl_that_is_no_good_is_refused_and_the_old_one_stays(serving: R
         lambda: path.write_text("no CRL"),
         another_ca.revoke,
         lambda: ca.revoke(ends=-timedelta(hours=1)),
+        lambda: ca.revoke(begins=-timedelta(hours=3)),  # one that was there before the thief was on it
+        lambda: ca.revoke(begins=timedelta(hours=1)),
         path.unlink,
     ):
         refused = len([event for event in serving.events if event["event"] == "crl.refused"])
         spoil()
         await asyncio.to_thread(serving.wait_for, "crl.refused", refused + 1)
         assert not await works(serving, thief)
-    loaded = len([event for event in serving.events if event["event"] == "crl.loaded"])
-    ca.revoke()
-    await asyncio.to_thread(serving.wait_for, "crl.loaded", loaded + 1)
+    await asyncio.to_thread(serving.wait_for, "files.refused", message=f"can't read the CRL {path}: {GONE}")
+    async with access(serving) as admin:
+        failing = {job.name: job.failing_reason for job in (await admin.issuance.authority()).jobs}
+        assert GONE in failing["reloading"]
+        loaded = len([event for event in serving.events if event["event"] == "crl.loaded"])
+        ca.revoke()
+        await asyncio.to_thread(serving.wait_for, "crl.loaded", loaded + 1)
+        await asyncio.to_thread(serving.wait_for, "job.recovered", job="reloading")
+        assert not any(job.failing_reason for job in (await admin.issuance.authority()).jobs)
 
 
 async def test_a_stream_ends_with_the_certificate_that_opened_it(serving: RunningDaemon) -> None:

@@ -77,13 +77,15 @@ class OperatorCa:
             self.fleet.folder / "tls/operator-ca.pem", folder / "client.pem", folder / "client.key"
         )
 
-    def revoke(self, *clients: ClientTls, ends: timedelta = 24 * _HOUR) -> Path:
-        """Write a CRL with these clients on it; return its path."""
+    def revoke(
+        self, *clients: ClientTls, ends: timedelta = 24 * _HOUR, begins: timedelta = -2 * _HOUR
+    ) -> Path:
+        """Write a CRL with these clients on it; return its path. Times are from now on."""
         now = datetime.now(UTC)
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
-            .last_update(now - 2 * _HOUR)
+            .last_update(now + begins)
             .next_update(now + ends)
         )
         for client in clients:

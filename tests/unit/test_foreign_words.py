@@ -18,12 +18,13 @@ from otahsm.cli.commands.targets import read_targets
 from otahsm.cli.main import app
 from otahsm.client.rpc_errors import from_rpc
 from otahsm.config import load_config
-from otahsm.daemon.edge import read_caller, read_crls
+from otahsm.daemon.edge import read_caller
 from otahsm.errors import OtahsmError
 from otahsm.line.csr_files import load_csr
 from otahsm.line.device_rows import read_rows
 from otahsm.pki.bundle import order_bundle
 from otahsm.pki.chain import load_chain, load_issuer
+from otahsm.pki.crls.clients import parse_client_crls
 from otahsm.pki.crls.reading import describe_crl
 from otahsm.pki.csr import check_csr
 from otahsm.pki.keytypes.spki import load_public_key
@@ -42,7 +43,7 @@ OF_FILES: list[tuple[Callable[[Path], object], bytes]] = [
     (lambda path: load_chain(path.read_bytes(), str(path)), b"junk"),
     (lambda path: order_bundle({str(path): path.read_bytes()}), PEM),
     (lambda path: describe_crl(path.read_bytes(), str(path)), b"junk"),
-    (lambda path: read_crls([path], [], NOW), b"junk"),
+    (lambda path: parse_client_crls(path.read_bytes(), str(path), [], NOW), b"junk"),
     (read_caller, PEM),
     (read_caller, b"junk"),
     (load_csr, PEM.replace(b"MIIB", b"MII")),

@@ -1,0 +1,106 @@
+"""The CRLs of the operator CAs that are in use, by file.
+
+A file that is refused never replaces a good one: what it had before stays in force. Other files are taken in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from otahsm.config import Config
+from otahsm.daemon.edge.crl_memory import CrlMemory
+from otahsm.errors import ConfigError
+from otahsm.pki.crls.clients import ClientCrl, gaps, key_digest, parse_client_crls
+from otahsm.system.files import read_file
+
+_MEMORY = "client-crls.json"
+
+
+class ClientCrls:
+    """The CRLs of `[access] client_crls`.
+
+    Args:
+        paths: their files.
+        memory: the last CRLs that were seen.
+
+    Attributes:
+        refused: the files that are refused, and why.
+        gaps: what the CRLs can't say, one sentence each.
+    """
+
+    def __init__(self, paths: Sequence[Path], memory: CrlMemory) -> None:
+        self._paths = paths
+        self._memory = memory
+        self._good: dict[Path, Sequence[ClientCrl]] = {}
+        self.refused: dict[Path, ConfigError] = {}
+        self.gaps: Sequence[str] = ()
+
+    @property
+    def all(self) -> list[ClientCrl]:
+        """All that are in use."""
+        return [crl for crls in self._good.values() for crl in crls]
+
+    def load(self, authorities: Sequence[x509.Certificate], now: datetime) -> None:
+        """Read the files anew; those that are refused keep what they had.
+
+        Args:
+            authorities: the operator CAs.
+            now: the time, with a time zone.
+
+        Raises:
+            ConfigError: a file is refused, and had nothing before that is from these CAs. Nothing is changed.
+        """
+        keys = {key_digest(authority) for authority in authorities}
+        good: dict[Path, Sequence[ClientCrl]] = {}
+        refused: dict[Path, ConfigError] = {}
+        for path in self._paths:
+            try:
+                good[path] = self._read(path, authorities, now)
+            except ConfigError as error:
+                before = self._good.get(path)
+                if before is None or any(crl.issuer not in keys for crl in before):
+                    raise
+                good[path], refused[path] = before, error
+        self._good, self.refused = good, refused
+        self.gaps = gaps(authorities, self.all) if self._paths else ()
+
+    def remember(self) -> None:
+        """Remember the CRLs in use, so that no older ones are taken. Raises ConfigError."""
+        self._memory.note(self.all)
+
+    def _read(
+        self, path: Path, authorities: Sequence[x509.Certificate], now: datetime
+    ) -> Sequence[ClientCrl]:
+        crls = parse_client_crls(read_file(path, f"the CRL {path}"), str(path), authorities, now)
+        self._memory.check(crls, str(path))
+        return crls
+
+
+def client_crls_of(config: Config) -> ClientCrls:
+    """Return the CRLs that a configuration names, not yet read.
+
+    Raises:
+        ConfigError: there is no place to remember them in.
+    """
+    if config.access is None or not config.access.client_crls:
+        return ClientCrls((), CrlMemory(Path()))
+    return ClientCrls(config.access.client_crls, CrlMemory(_memory_of(config)))
+
+
+def _memory_of(config: Config) -> Path:
+    """Return where CRLs are remembered: where `[access]` says, else where only the daemon writes."""
+    if config.access and config.access.client_crls_seen:
+        return config.access.client_crls_seen
+    if config.ledger and config.ledger.path:
+        return config.ledger.path.parent / _MEMORY
+    if config.token and config.token.signer_socket is None:
+        return config.token.guard_dir / _MEMORY
+    raise ConfigError(
+        "[access] client_crls needs a file to remember the last CRLs in",
+        hint="Name one that the daemon can write, as in"
+        ' client_crls_seen = "/var/lib/otahsm/client-crls.json".',
+    )
