@@ -12,7 +12,7 @@ from otahsm.ledger.migrations import migrate
 from otahsm.ledger.tree.log_entries import Kind
 
 from support.homes import CA, MAC_KEYS, Home, PostgresHome
-from support.logbook import findings, grow
+from support.logbook import findings, grow, issue_many
 
 BEFORE = "0010"
 INTENT = (
@@ -179,3 +179,26 @@ async def test_the_constraint_refuses_a_row_of_no_kind(home: Home) -> None:
     old.home = home
     with pytest.raises(Exception, match="ck_intents_one_kind"):
         old.intent(1, "a", void="'lost', NULL")
+
+
+@pytest.mark.parametrize("version", ["0011", "0010"])
+async def test_a_ledger_is_taken_over_once(home: Home, version: str) -> None:
+    ledger = ledger_of(home)
+    await ledger.open()
+    await issue_many(ledger, 2)
+    await grow(ledger)
+    await ledger.close()
+    home.change(
+        "CREATE TABLE unlogged_before (id BIGINT, kind SMALLINT, intent_id BIGINT)",
+        "INSERT INTO unlogged_before VALUES (1, 3, 1)",
+        "INSERT INTO revocations VALUES (1, 1, 'superseded', 'cn:mallory', 1, NULL)",
+        f"UPDATE alembic_version SET version_num = '{version}'",
+    )
+    ledger = ledger_of(home)
+    if version == "0010":
+        with pytest.raises(LedgerTamperedError, match="leaf 0 is of a newer one"):
+            await ledger.open()
+    else:
+        await ledger.open()
+        assert await grow(ledger) == 0
+    await ledger.close()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, inspect, text, update
+from sqlalchemy import Connection, text, update
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerTamperedError
@@ -27,8 +27,10 @@ from otahsm.templates import counted
 _WITH_TREE: Final = "0007"
 _WITH_MACS: Final = "0011"
 _BEFORE: Final = "unlogged_before"  # what waited, and has no MAC
+_OLD_KINDS: Final = int(Kind.EVENT)  # and those before
 _CHUNK: Final = 1000
 _SHOWN: Final = 100
+_NEWER: Final = text("SELECT min(leaf_index) FROM leaves WHERE kind > :last")
 _FIRST: Final = text("SELECT kind, intent_id FROM unlogged ORDER BY id LIMIT :most")
 _EVENT: Final = text("SELECT name, client, happened_at, details FROM events WHERE id = :id")
 _INTENT: Final = text("SELECT device_id, client, intended_at, serial FROM intents WHERE id = :id")
@@ -49,18 +51,21 @@ def migrate(connection: Connection, *, accept: int | None = None) -> None:
         UnknownVersionError: it has a newer schema.
     """
     before = migrations.version_of(connection)
-    if before is not None and before < _WITH_MACS:
+    if before is not None and before >= _WITH_MACS:  # whatever else there is: it was taken over once
+        migrations.migrate(connection)
+        return
+    if before is not None:
+        _check_leaves(connection, before)
         _check_rows(connection, before)
         _check_waiting(connection, before, accept)
     migrations.migrate(connection)
-    if inspect(connection).has_table(_BEFORE):
-        _queue_what_waited(connection)
-        for kind in ADDED_KINDS:
-            ids = connection.execute(KINDS[kind].ids.execution_options(yield_per=_CHUNK)).scalars()
-            for part in _chunks(ids):
-                note_entries(connection, kind, part)
-        connection.execute(text(f"DROP TABLE {_BEFORE}"))
-        _time_denials(connection)
+    _queue_what_waited(connection)
+    for kind in ADDED_KINDS:
+        ids = connection.execute(KINDS[kind].ids.execution_options(yield_per=_CHUNK)).scalars()
+        for part in _chunks(ids):
+            note_entries(connection, kind, part)
+    connection.execute(text(f"DROP TABLE {_BEFORE}"))
+    _time_denials(connection)
 
 
 class Unproven(NamedTuple):
@@ -108,6 +113,17 @@ def _describe(connection: Connection, kind: int, entry_id: int) -> str:
     values = (value.hex() if isinstance(value, bytes) else value for value in row)
     facts = (f"{label} {value}" for label, value in zip(row._fields, values, strict=True))
     return f"{name}: {', '.join(facts)}"
+
+
+def _check_leaves(connection: Connection, version: str) -> None:
+    """Check that nobody gave a newer ledger an older schema, to have more taken over."""
+    if version < _WITH_TREE:
+        return
+    newer = connection.execute(
+        text("SELECT min(leaf_index) FROM leaves WHERE kind > :last"), {"last": _OLD_KINDS}
+    )
+    if (index := newer.scalar()) is not None:
+        raise LedgerTamperedError(f"the schema is {version}, and leaf {index} is of a newer one")
 
 
 def _check_rows(connection: Connection, version: str) -> None:
