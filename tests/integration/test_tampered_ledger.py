@@ -12,7 +12,7 @@ from otahsm.client import Client, IssuedCertificate, Revoked, ToRevoke
 from otahsm.errors import LedgerTamperedError
 from otahsm.pki.crls.building import Reason
 
-from support.devices import issue_all, new_requests
+from support.devices import issue_all, issued, new_requests
 from support.harness import Fleet, RunningDaemon, eventually, running
 from support.ledger_reader import verified
 from support.revoking import configure
@@ -34,13 +34,6 @@ def crl_files(fleet: Fleet) -> dict[str, bytes]:
 
 def client_of(daemon: RunningDaemon) -> Client:
     return Client(daemon.address, daemon.fleet.tls, patience=10)
-
-
-async def issued(daemon: RunningDaemon, count: int) -> list[IssuedCertificate]:
-    async with daemon.client() as client:
-        certificates, refused = await issue_all(client, new_requests(count))
-    assert not refused
-    return certificates
 
 
 async def refusal(daemon: RunningDaemon) -> str:

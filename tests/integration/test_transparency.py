@@ -32,20 +32,13 @@ from otahsm.tlog import (
 from otahsm.v1 import transparency_pb2 as pb
 from otahsm.v1.transparency_pb2_grpc import TransparencyServiceStub
 
-from support.devices import issue_all, new_requests
+from support.devices import issue_all, issued, new_requests
 from support.harness import READY_SECONDS, Fleet, RunningDaemon, eventually, running
 from support.ledger_reader import event_count, key_of, verified
 
 
 def client_of(daemon: RunningDaemon) -> Client:
     return Client(daemon.address, daemon.fleet.tls, patience=10)
-
-
-async def issued(daemon: RunningDaemon, count: int) -> list[IssuedCertificate]:
-    async with daemon.client() as client:
-        certificates, refused = await issue_all(client, new_requests(count))
-    assert not refused
-    return certificates
 
 
 def tamper(fleet: Fleet, *statements: str) -> None:

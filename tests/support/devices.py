@@ -7,6 +7,8 @@ import uuid
 from otahsm.client import CertificateRequest, Client, IssuedCertificate, Refusal
 from otahsm.line import make_device_key
 
+from support.harness import RunningDaemon
+
 
 def new_request(device_id: str = "") -> CertificateRequest:
     """Make a key and a CSR for a device; the id is random if none is given."""
@@ -28,3 +30,11 @@ async def issue_all(
     refused = [result for result in results if isinstance(result, Refusal)]
     assert len(issued) + len(refused) == len(requests)
     return issued, refused
+
+
+async def issued(daemon: RunningDaemon, count: int) -> list[IssuedCertificate]:
+    """Have a running daemon issue certificates."""
+    async with daemon.client() as client:
+        certificates, refused = await issue_all(client, new_requests(count))
+    assert not refused
+    return certificates

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, func, inspect, select
 
 from otahsm.config import LedgerConfig
-from otahsm.errors import EvidenceError, LedgerTamperedError, LedgerUnavailableError
+from otahsm.errors import EvidenceError, LedgerTamperedError
 from otahsm.ledger.db.failures import reading
-from otahsm.ledger.read.snapshot import open_reader
+from otahsm.ledger.read.snapshot import has_file, open_reader
 from otahsm.ledger.schema import checkpoints, crls, intents, leaves, revocations
 from otahsm.ledger.tree.proofs import Head, prove, read_head
 from otahsm.tlog import consistency_proof, verify_consistency
@@ -86,17 +86,11 @@ def is_unused(config: LedgerConfig) -> bool:
     Raises:
         LedgerUnavailableError: it can't be read.
     """
-    name = str(config.path or config.url)
-    try:
-        if config.path is not None and not config.path.exists():
-            return True
-    except OSError as error:
-        raise LedgerUnavailableError(
-            f"can't read {name}: {error.strerror}", hint="Run this as root, or as a user who can read it."
-        ) from None
+    if not has_file(config):
+        return True
     engine = open_reader(config)
     try:
-        with reading(name), engine.connect() as connection:
+        with reading(str(config.path or config.url)), engine.connect() as connection:
             names = set(inspect(connection).get_table_names())
             return not any(
                 connection.execute(

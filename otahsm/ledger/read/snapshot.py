@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,15 +28,7 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
         LedgerUnavailableError: it can't be read.
     """
     name = str(config.path or config.url)
-    try:
-        if config.path is not None and not config.path.is_file():
-            raise ConfigError(
-                f"there is no ledger {name}", hint="Check [ledger] path, and that this is the right machine."
-            )
-    except PermissionError as error:
-        raise LedgerUnavailableError(
-            f"can't read {name}: {error.strerror}", hint="Run this as root, or as a user who can read it."
-        ) from None
+    require_file(config)
     engine = open_reader(config)
     try:
         with reading(name), engine.connect() as connection:
@@ -54,6 +47,32 @@ def snapshot(config: LedgerConfig) -> Iterator[Connection]:
             yield connection
     finally:
         engine.dispose()
+
+
+def has_file(config: LedgerConfig) -> bool:
+    """Return whether there is a ledger's file; a server is asked when it is opened.
+
+    Raises:
+        LedgerUnavailableError: this user may not look.
+    """
+    try:
+        return config.path is None or stat.S_ISREG(config.path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise LedgerUnavailableError(
+            f"can't read {config.path}: {error.strerror}",
+            hint="Run this as root, or as a user who can read it.",
+        ) from None
+
+
+def require_file(config: LedgerConfig) -> None:
+    """Raise ConfigError if there is no ledger's file, LedgerUnavailableError if this user may not look."""
+    if not has_file(config):
+        raise ConfigError(
+            f"there is no ledger {config.path}",
+            hint="Check [ledger] path, and that this is the right machine.",
+        )
 
 
 def open_reader(config: LedgerConfig) -> Engine:

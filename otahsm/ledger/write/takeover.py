@@ -17,6 +17,7 @@ from otahsm.errors import ConfigError, LedgerTamperedError
 from otahsm.ledger import migrations
 from otahsm.ledger.db.failures import reading
 from otahsm.ledger.db.read_only import read_only_engine
+from otahsm.ledger.read.snapshot import require_file
 from otahsm.ledger.schema import denied_clients
 from otahsm.ledger.tree.derived import denial_events
 from otahsm.ledger.tree.entry_kind import Entry
@@ -82,12 +83,10 @@ def unproven_entries(config: LedgerConfig) -> Unproven:
         ConfigError: the configuration is invalid, or there is no such ledger.
         LedgerUnavailableError: it can't be read.
     """
-    name = str(config.path or config.url)
-    if config.path is not None and not config.path.is_file():
-        raise ConfigError(f"there is no ledger {name}", hint="Check [ledger] path.")
+    require_file(config)
     engine = read_only_engine(config)
     try:
-        with reading(name), engine.begin() as connection:
+        with reading(str(config.path or config.url)), engine.begin() as connection:
             count = _count_waiting(connection)
             rows = connection.execute(_FIRST, {"most": _SHOWN}).all() if count else []
             return Unproven(count, [_describe(connection, row.kind, row.intent_id) for row in rows])
