@@ -4,7 +4,7 @@ from otahsm.access.caller import Caller, check_identity
 from otahsm.access.calls import Call, Open
 from otahsm.access.control import AccessControl
 from otahsm.access.deny_list import SUBJECTS, Denied, DenyList
-from otahsm.access.policy import ANY_BELOW, DAY_ENDS, DAYS, EVERY_PROFILE, Grant, Policy, Role, Times
+from otahsm.access.policy import ANY_BELOW, DAY_ENDS, DAYS, EVERY_PROFILE, Grant, Match, Policy, Role, Times
 from otahsm.access.quota import Quotas, Use, come_back, day_of, given_back, share_of
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Denied",
     "DenyList",
     "Grant",
+    "Match",
     "Open",
     "Policy",
     "Quotas",

@@ -97,6 +97,13 @@ class Grant(NamedTuple):
             raise NotAllowedError(f"{self.name} may not issue for the device id {device_id[:128]!a}")
 
 
+class Match(NamedTuple):
+    """A client of the policy, and the one of its identities by which it was found."""
+
+    grant: Grant
+    identity: str
+
+
 class Policy:
     """Every client's grant.
 
@@ -128,14 +135,24 @@ class Policy:
 
     def named(self, identity: str) -> Grant | None:
         """Return what the client with this identity may do; None if the policy does not name it."""
+        match = self.match(identity)
+        return match and match.grant
+
+    def match(self, identity: str) -> Match | None:
+        """Return the client that a name or a pinned key ("spki:") is of; None if it is nobody's."""
         exact = self._by_identity.get(identity)
         if exact is not None:
-            return exact
+            return Match(exact, identity)
         return next(
             (
-                grant
+                Match(grant, f"{start}*")
                 for start, grant in self._below
                 if identity.startswith(start) and len(identity) > len(start)
             ),
             None,
         )
+
+    def is_pinned_admin(self, caller: Caller) -> bool:
+        """Return whether a caller is an admin by its key alone, and its name is not one of that admin's."""
+        pinned = self._by_identity.get(f"spki:{caller.spki_sha256.hex()}")
+        return pinned is not None and "admin" in pinned.roles and self.named(caller.identity) is not pinned

@@ -319,9 +319,11 @@ class CertificateAuthority:
 
     # Access
 
-    async def deny_client(self, caller: Caller, subject: str, reason: str) -> Denied:
+    async def deny_client(
+        self, caller: Caller, subject: str, reason: str, *, allow_unknown_name: bool
+    ) -> Denied:
         """Deny a client, a key or a certificate; return the denial."""
-        return await self.clients.deny(subject, reason, caller)
+        return await self.clients.deny(subject, reason, caller, allow_unknown_name=allow_unknown_name)
 
     async def allow_client(self, caller: Caller, subject: str) -> None:
         """Allow a denied client, key or certificate again."""

@@ -45,23 +45,28 @@ class DeniedClients:
         self._distrusted: Mapping[bytes, str] = {}
         self._denied: list[Denied] = []
 
-    async def deny(self, subject: str, reason: str, caller: Caller) -> Denied:
+    async def deny(
+        self, subject: str, reason: str, caller: Caller, *, allow_unknown_name: bool = False
+    ) -> Denied:
         """Deny a client, a key or a certificate; return the denial, or the existing one.
 
         Args:
             subject: "uri:", "dns:", "cn:" and a name; "spki:" or "sha256:" and a digest.
             reason: a human-readable reason.
             caller: the client that requests it.
+            allow_unknown_name: whether the name may be one that no client of the policy has.
 
         Raises:
-            RequestRefusedError: the subject or the reason is malformed.
-            NotAllowedError: the caller is an operator and the subject an admin, or it is the caller itself.
+            RequestRefusedError: the subject or the reason is malformed, or no client of the policy has the
+                name.
+            NotAllowedError: the caller is an operator, and the subject an admin or no client of the policy;
+                or it is the caller itself.
             LedgerUnavailableError: nothing was changed.
         """
         check_subject(subject, reason)
         now = self._clock()
         denied = Denied(subject, reason, caller.identity, microseconds(now))
-        self._check_target(denied, caller, now)
+        self._check_target(denied, caller, now, allow_unknown_name=allow_unknown_name)
         details = {"subject": subject, "reason": reason}
         change = await self._ledger.deny(
             denied, lambda _: self._audit.event(EventName.CLIENT_CUT_OFF, caller.identity, details, at=now)
@@ -107,17 +112,34 @@ class DeniedClients:
         with contextlib.suppress(LedgerUnavailableError):
             await self.look()
 
-    def _check_target(self, denied: Denied, caller: Caller, now: datetime) -> None:
+    def _check_target(
+        self, denied: Denied, caller: Caller, now: datetime, *, allow_unknown_name: bool
+    ) -> None:
         if DenyList([denied]).names(caller):
             raise NotAllowedError("a client can't deny itself", hint="Let another operator or admin do it.")
-        if "admin" in self._access.grant_of(caller, now).roles:
-            return
+        is_admin = "admin" in self._access.grant_of(caller, now).roles
         target = self._access.policy.named(denied.subject)
-        if denied.subject.startswith(_DIGESTS) or (target is not None and "admin" in target.roles):
+        is_digest = denied.subject.startswith(_DIGESTS)
+        if not is_admin and (is_digest or (target is not None and "admin" in target.roles)):
             # A digest doesn't show whose key or certificate it is: it may be an admin's.
             raise NotAllowedError(
                 f"an operator may not deny {denied.subject}: that takes the role admin",
                 hint="Name the client by uri:, dns: or cn:. Only an admin can deny an admin.",
+            )
+        if target is not None or is_digest:
+            return
+        if not allow_unknown_name:
+            raise RequestRefusedError(
+                "subject",
+                f"no client of the policy has the name {denied.subject}",
+                hint="Check the name. Deny a client whose key is pinned by its key (spki:) or --certificate."
+                " An admin can deny an unknown name with --anyway.",
+            )
+        if not is_admin:
+            raise NotAllowedError(
+                f"an operator may not deny {denied.subject}, which no client of the policy has: that takes"
+                " the role admin",
+                hint="What the policy does not name is refused anyway.",
             )
 
 
@@ -127,6 +149,12 @@ def check_subject(subject: str, reason: str) -> None:
         check_identity(subject, SUBJECTS)
     except ValueError as error:
         raise RequestRefusedError("subject", f"the subject {error}") from None
+    if "*" in subject:
+        raise RequestRefusedError(
+            "subject",
+            "the subject must not have a *: each client is denied by its own name",
+            hint="To deny all clients of an entry, take it out of the policy and send SIGHUP.",
+        )
     if len(subject) > _MAX_TEXT:
         raise RequestRefusedError("subject", f"the subject must have at most {_MAX_TEXT} characters")
     if len(reason) > _MAX_TEXT or not reason.isprintable():

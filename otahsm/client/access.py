@@ -16,17 +16,26 @@ _FOLLOW_SECONDS: Final = 1.0
 
 
 class DeniedClient(NamedTuple):
-    """A denied subject, the reason, the client that denied it, and since when (UTC)."""
+    """A denied subject, the reason, the client that denied it, and since when (UTC).
+
+    Attributes:
+        policy_client: the client of the daemon's policy that has this name or key; "" if none has.
+        policy_identity: the identity by which it has it.
+    """
 
     subject: str
     reason: str
     client: str
     since: datetime
+    policy_client: str = ""
+    policy_identity: str = ""
 
     @classmethod
     def from_message(cls, message: access_pb2.DeniedClient) -> DeniedClient:
         """Return the value of a message."""
-        return cls(message.subject, message.reason, message.client, message.deny_time.ToDatetime(tzinfo=UTC))
+        since = message.deny_time.ToDatetime(tzinfo=UTC)
+        reached = message.policy_client, message.policy_identity
+        return cls(message.subject, message.reason, message.client, since, *reached)
 
 
 class AuditEvent(NamedTuple):
@@ -90,15 +99,20 @@ class AccessClient:
         self._access = Service(calls, access_pb2_grpc.AccessServiceStub, _SECONDS)
         self._audit = Service(calls, audit_pb2_grpc.AuditServiceStub, _SECONDS)
 
-    async def deny(self, subject: str, reason: str = "") -> DeniedClient:
+    async def deny(self, subject: str, reason: str = "", *, allow_unknown_name: bool = False) -> DeniedClient:
         """Deny a client ("uri:", "dns:", "cn:"), a key ("spki:") or a certificate ("sha256:").
 
+        Args:
+            subject: what is denied.
+            reason: a human-readable reason.
+            allow_unknown_name: whether the name may be one that no client of the policy has.
+
         Raises:
-            RequestRefusedError: the subject is malformed.
+            RequestRefusedError: the subject is malformed, or no client of the policy has the name.
             NotAllowedError: this client may not.
         """
         denied = access_pb2.DeniedClient(subject=subject, reason=reason)
-        request = access_pb2.DenyClientRequest(client=denied)
+        request = access_pb2.DenyClientRequest(client=denied, allow_unknown_name=allow_unknown_name)
         response = await self._access.call(lambda stub: stub.DenyClient, request)
         return DeniedClient.from_message(response.client)
 

@@ -29,6 +29,8 @@ class DeniedClient(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     DENY_TIME_FIELD_NUMBER: _builtins.int
+    POLICY_CLIENT_FIELD_NUMBER: _builtins.int
+    POLICY_IDENTITY_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Set by the client: what is denied. "uri:", "dns:" or "cn:" and a name, as in
     `Certificate.client`; "spki:" and the SHA-256 of a public key
@@ -39,6 +41,15 @@ class DeniedClient(_message.Message):
     """Set by the client, optional: a human-readable reason. At most 512 characters."""
     client: _builtins.str
     """Set by the server: the client that denied it, as in `Certificate.client`."""
+    policy_client: _builtins.str
+    """Set by the server: the client of the current policy that has this name or key,
+    by its name in the policy; empty if there is none. A certificate ("sha256:")
+    is never that of one client in the policy.
+    """
+    policy_identity: _builtins.str
+    """Set by the server: the identity by which `policy_client` has it, as in the
+    policy. It may be one that ends in "/*".
+    """
     @_builtins.property
     def deny_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server: when it was denied."""
@@ -50,10 +61,12 @@ class DeniedClient(_message.Message):
         reason: _builtins.str = ...,
         client: _builtins.str = ...,
         deny_time: _timestamp_pb2.Timestamp | None = ...,
+        policy_client: _builtins.str = ...,
+        policy_identity: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deny_time", b"deny_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "deny_time", b"deny_time", "reason", b"reason", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "deny_time", b"deny_time", "policy_client", b"policy_client", "policy_identity", b"policy_identity", "reason", b"reason", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -66,6 +79,11 @@ class DenyClientRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENT_FIELD_NUMBER: _builtins.int
+    ALLOW_UNKNOWN_NAME_FIELD_NUMBER: _builtins.int
+    allow_unknown_name: _builtins.bool
+    """Set by the client, optional: deny a name that no client of the policy has.
+    Takes the role admin. Keys and certificates can be denied without it.
+    """
     @_builtins.property
     def client(self) -> Global___DeniedClient:
         """Set by the client: the subject to deny, and the reason. Required."""
@@ -74,10 +92,11 @@ class DenyClientRequest(_message.Message):
         self,
         *,
         client: Global___DeniedClient | None = ...,
+        allow_unknown_name: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unknown_name", b"allow_unknown_name", "client", b"client"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

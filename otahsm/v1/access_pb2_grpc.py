@@ -68,8 +68,10 @@ class AccessServiceServicer:
         """Denies a client, a key or a certificate. It is idempotent: a subject that is
         already denied keeps its first reason and time.
 
-        Takes the role operator or admin. An operator can deny clients by name, but
-        not admins. A client can't deny itself.
+        Takes the role operator or admin. An operator can deny clients of the policy
+        by name, but not admins. A client can't deny itself. INVALID_ARGUMENT: the
+        name has a "*", or is not that of a client of the policy and
+        `allow_unknown_name` is not set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

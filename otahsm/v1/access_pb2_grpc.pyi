@@ -42,8 +42,10 @@ class AccessServiceStub:
     """Denies a client, a key or a certificate. It is idempotent: a subject that is
     already denied keeps its first reason and time.
 
-    Takes the role operator or admin. An operator can deny clients by name, but
-    not admins. A client can't deny itself.
+    Takes the role operator or admin. An operator can deny clients of the policy
+    by name, but not admins. A client can't deny itself. INVALID_ARGUMENT: the
+    name has a "*", or is not that of a client of the policy and
+    `allow_unknown_name` is not set.
     """
     AllowClient: _grpc.UnaryUnaryMultiCallable[_access_pb2.AllowClientRequest, _access_pb2.AllowClientResponse]
     """Allows a client again. Takes the role admin. NOT_FOUND: it is not denied."""
@@ -64,8 +66,10 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """Denies a client, a key or a certificate. It is idempotent: a subject that is
     already denied keeps its first reason and time.
 
-    Takes the role operator or admin. An operator can deny clients by name, but
-    not admins. A client can't deny itself.
+    Takes the role operator or admin. An operator can deny clients of the policy
+    by name, but not admins. A client can't deny itself. INVALID_ARGUMENT: the
+    name has a "*", or is not that of a client of the policy and
+    `allow_unknown_name` is not set.
     """
     AllowClient: _aio.UnaryUnaryMultiCallable[_access_pb2.AllowClientRequest, _access_pb2.AllowClientResponse]  # type: ignore[assignment]
     """Allows a client again. Takes the role admin. NOT_FOUND: it is not denied."""
@@ -89,8 +93,10 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         """Denies a client, a key or a certificate. It is idempotent: a subject that is
         already denied keeps its first reason and time.
 
-        Takes the role operator or admin. An operator can deny clients by name, but
-        not admins. A client can't deny itself.
+        Takes the role operator or admin. An operator can deny clients of the policy
+        by name, but not admins. A client can't deny itself. INVALID_ARGUMENT: the
+        name has a "*", or is not that of a client of the policy and
+        `allow_unknown_name` is not set.
         """
 
     @_abc_1.abstractmethod

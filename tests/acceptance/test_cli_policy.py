@@ -89,9 +89,13 @@ def test_a_call_that_there_is_not_is_wrong_use(fleet: Fleet) -> None:
 
 def test_a_client_is_cut_off_listed_and_let_in_again(daemon: RunningDaemon) -> None:
     fleet = daemon.fleet
-    denied = fleet.run("client", "deny", "cn:line-3", "--reason", "laptop stolen")
+    unknown = fleet.run("client", "deny", "cn:line-3", "--reason", "laptop stolen")
+    assert unknown.returncode == 1
+    assert "no client of the policy has the name cn:line-3" in unknown.stderr
+    denied = fleet.run("client", "deny", "cn:line-3", "--reason", "laptop stolen", "--anyway")
     assert denied.returncode == 0, denied.stderr
-    assert re.fullmatch(rf"cn:line-3 is denied since {MOMENT} UTC\.\n", denied.stdout)
+    said = rf"cn:line-3 is denied since {MOMENT} UTC: no client of the policy has this name\.\n"
+    assert re.fullmatch(said, denied.stdout)
     listed = fleet.run("client", "list")
     assert re.search(rf"^{MOMENT} UTC  cn:line-3 +cn:quickstart +laptop stolen$", listed.stdout, re.MULTILINE)
     assert json.loads(fleet.run("client", "list", "--json").stdout)[0]["subject"] == "cn:line-3"

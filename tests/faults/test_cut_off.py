@@ -105,7 +105,8 @@ def serving(make_fleet: Callable[[], Fleet]) -> Iterator[RunningDaemon]:
         allow(fleet, f"thief-{number}", f"cn:thief-{number}")
     allow(fleet, "bystander", "cn:bystander")
     allow(fleet, "operator", "cn:operator", 'roles = ["operator"]')
-    allow(fleet, "admin", "cn:admin", 'roles = ["admin"]')
+    allow(fleet, "admin", 'cn:admin", "dns:boss.example', 'roles = ["admin"]')
+    allow(fleet, "plants", "uri:spiffe://acme/plant/*")
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         yield daemon
@@ -237,12 +238,16 @@ async def test_an_operator_cuts_off_clients_and_no_admin(serving: RunningDaemon)
     async with access(serving, operator_tls) as operator:
         for subject in (
             "cn:admin",
+            "dns:boss.example",
             "cn:quickstart",
             sha256_of(client_of(serving, "admin")),
             f"spki:{'0' * 64}",
         ):
             with pytest.raises(NotAllowedError, match="takes the role admin"):
                 await operator.access.deny(subject)
+        for allow_unknown_name, expected in ((False, RequestRefusedError), (True, NotAllowedError)):
+            with pytest.raises(expected, match="no client of the policy has"):
+                await operator.access.deny("cn:thief-77", allow_unknown_name=allow_unknown_name)
         await operator.access.deny("cn:thief-7")
         with pytest.raises(NotAllowedError, match="AllowClient"):
             await operator.access.allow("cn:thief-7")
@@ -263,12 +268,29 @@ async def test_an_operator_cuts_off_clients_and_no_admin(serving: RunningDaemon)
         "cn:a\nb",
         "cn:" + "x" * 600,
         "email:a@b",
+        "cn:thief",
+        "cn:thief-*",
+        "uri:spiffe://acme/plant/*",
+        "uri:spiffe://acme/plant",
     ],
 )
 async def test_a_subject_that_names_nobody_is_refused(serving: RunningDaemon, subject: str) -> None:
     async with access(serving) as admin:
         with pytest.raises(RequestRefusedError):
             await admin.access.deny(subject)
+
+
+async def test_whom_a_denial_reaches_is_said(serving: RunningDaemon) -> None:
+    plant, nobody = "uri:spiffe://acme/plant/7", "cn:nobody-yet"
+    async with access(serving) as admin:
+        for subject, client, identity in (
+            (plant, "plants", "uri:spiffe://acme/plant/*"),
+            (nobody, "", ""),
+            (f"spki:{'1' * 64}", "", ""),
+        ):
+            denied = await admin.access.deny(subject, allow_unknown_name=subject == nobody)
+            assert (denied.policy_client, denied.policy_identity) == (client, identity)
+            assert denied in await admin.access.denied()
 
 
 async def test_a_call_that_waits_is_cut_off_too(faulty: FaultyToken) -> None:

@@ -231,6 +231,32 @@ def test_outside_of_its_times_a_client_may_do_nothing(tmp_path: Path) -> None:
     access.grant_of(caller("cn:b"), NOW - timedelta(seconds=1))
 
 
+def test_an_admin_whose_key_is_pinned_is_not_denied_by_a_name_that_is_another_s(tmp_path: Path) -> None:
+    admin = client(f"spki:{PIN.hex()}", 'roles = ["admin"]', "boss")
+    policy = policy_of(admin + client("cn:line-3", name="line"), tmp_path)
+    access = AccessControl(policy)
+    boss, line = Caller("cn:line-3", b"1", PIN), Caller("cn:line-3", b"2")
+    for subject, denied in (
+        ("cn:line-3", [line]),
+        (f"spki:{PIN.hex()}", [boss]),
+        (f"sha256:{boss.certificate_sha256.hex()}", [boss]),
+    ):
+        access.deny_list = DenyList([Denied(subject, "", "cn:operator", 0)])
+        for who in (boss, line):
+            with pytest.raises(ClientDeniedError) if who in denied else contextlib.nullcontext():
+                access.grant_of(who, NOW)
+            with pytest.raises(ClientDeniedError) if who in denied else contextlib.nullcontext():
+                access.check_call(who, "Check", Open.TRUSTED, NOW)
+
+
+def test_a_pinned_key_s_own_name_denies_it(tmp_path: Path) -> None:
+    both = client(f'spki:{PIN.hex()}", "cn:boss', 'roles = ["admin"]')
+    access = AccessControl(policy_of(both, tmp_path))
+    access.deny_list = DenyList([Denied("cn:boss", "", "cn:admin", 0)])
+    with pytest.raises(ClientDeniedError):
+        access.grant_of(Caller("cn:boss", b"1", PIN), NOW)
+
+
 def test_who_is_cut_off_may_not_even_ask_how_the_daemon_is(tmp_path: Path) -> None:
     access = AccessControl(policy_of(client("cn:a"), tmp_path))
     someone = Caller("cn:a", bytes(32), PIN, NOW + timedelta(hours=1))

@@ -13,6 +13,7 @@ from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, Patienc
 from otahsm.cli.output.fields import print_json, print_outcome
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
+from otahsm.client import DeniedClient
 from otahsm.pki.anchor import fingerprint_text
 from otahsm.system.tls_files import read_certificates
 
@@ -31,13 +32,17 @@ def deny(
     subject: SubjectArgument = None,
     certificate: CertificateOption = None,
     reason: Annotated[str, typer.Option(help="Why; it is shown in the deny list.")] = "",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Deny a name even if no client of the policy has it.")
+    ] = False,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Deny a client access: within two seconds every daemon on the ledger refuses it and ends its open calls.
 
-    Requires the role operator or admin. Name a client as `otahsm ledger list` and the log do.
+    Requires the role operator or admin. Name a client as `otahsm ledger list` and the log do. It must be one
+    of the policy's clients; the answer says which. Names have no wildcards.
 
     \b
     Examples:
@@ -49,12 +54,14 @@ def deny(
         check_identity(name, SUBJECTS)
     except ValueError as error:
         raise typer.BadParameter(f"{name[:64]!a} {error}") from None
-    denied = ask(config, patience, lambda client: client.access.deny(name, reason))
+    denied = ask(config, patience, lambda client: client.access.deny(name, reason, allow_unknown_name=anyway))
     print_outcome(
-        f"{denied.subject} is denied since {show_time(denied.since)}.",
+        f"{denied.subject} is denied since {show_time(denied.since)}: {_reached(denied)}.",
         as_json=as_json,
         subject=denied.subject,
         since=denied.since,
+        policy_client=denied.policy_client,
+        policy_identity=denied.policy_identity,
     )
 
 
@@ -89,6 +96,16 @@ def list_denied(
     _TABLE.print_heading()
     for item in denied:
         _TABLE.print(show_time(item.since), item.subject, item.client, item.reason)
+
+
+def _reached(denied: DeniedClient) -> str:
+    if denied.policy_client:
+        return f"the client {denied.policy_client} of the policy, by its identity {denied.policy_identity}"
+    if denied.subject.startswith("sha256:"):
+        return "whoever shows this certificate"
+    if denied.subject.startswith("spki:"):
+        return "whoever shows a certificate for this key; no client of the policy is pinned to it"
+    return "no client of the policy has this name"
 
 
 def _subject(subject: str | None, certificate: Path | None) -> str:

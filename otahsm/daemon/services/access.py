@@ -18,8 +18,13 @@ class AccessService(Service, access_pb2_grpc.AccessServiceServicer):
     ) -> access_pb2.DenyClientResponse:
         """Deny a client."""
         client = request.client
-        denied = await self._authority.deny_client(caller_of(context), client.subject, client.reason)
-        return access_pb2.DenyClientResponse(client=denied_client(denied))
+        denied = await self._authority.deny_client(
+            caller_of(context),
+            client.subject,
+            client.reason,
+            allow_unknown_name=request.allow_unknown_name,
+        )
+        return access_pb2.DenyClientResponse(client=denied_client(denied, self._authority.access.policy))
 
     async def AllowClient(  # noqa: N802
         self, request: access_pb2.AllowClientRequest, context: Context
@@ -33,7 +38,8 @@ class AccessService(Service, access_pb2_grpc.AccessServiceServicer):
     ) -> access_pb2.ListDeniedClientsResponse:
         """Return the denied clients."""
         denied = await self._authority.list_denied_clients()
-        return access_pb2.ListDeniedClientsResponse(clients=map(denied_client, denied))
+        policy = self._authority.access.policy
+        return access_pb2.ListDeniedClientsResponse(clients=(denied_client(item, policy) for item in denied))
 
 
 class AuditService(Service, audit_pb2_grpc.AuditServiceServicer):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from otahsm.access import Policy
 from otahsm.authority import AuditEvent, Denied, EventFilter
 from otahsm.daemon.wire.ledger import microseconds_of, text_of
 from otahsm.v1 import access_pb2, audit_pb2
 
 
-def denied_client(denied: Denied) -> access_pb2.DeniedClient:
-    """Return a denial as a message."""
+def denied_client(denied: Denied, policy: Policy) -> access_pb2.DeniedClient:
+    """Return a denial as a message, with the client of the policy that it reaches."""
     message = access_pb2.DeniedClient(subject=denied.subject, reason=denied.reason, client=denied.client)
+    if match := policy.match(denied.subject):
+        message.policy_client, message.policy_identity = match.grant.name, match.identity
     message.deny_time.FromMicroseconds(denied.at)
     return message
 
