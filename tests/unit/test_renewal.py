@@ -21,6 +21,7 @@ from otahsm.ledger import (
 
 from support.homes import CA, MAC_KEYS, Home, PostgresHome
 from support.intents import intent, told
+from support.logbook import findings, grow
 from support.postgres import PostgresServer
 
 DAY = 24 * 3600
@@ -155,7 +156,9 @@ async def test_of_two_renewals_that_fail_with_one_request_id_the_later_keeps_it(
     assert await again.open() == 2
     live = "SELECT id FROM intents WHERE superseded_at IS NULL AND void_reason IS NULL"
     assert home.read(live) == [(later,)]
+    await grow(again)
     await again.close()
+    assert findings(home) == []
 
 
 async def test_a_batch_that_asks_twice_renews_once(ledger: Ledger, home: Home) -> None:

@@ -230,3 +230,25 @@ async def test_an_open_intent_that_no_replica_will_void_is_named(home: Home) -> 
     await ledger.close()
     home.change(OPEN.format(place=77))
     assert findings(home) == ["intent 99: is open, and no replica will void it: it was changed or added"]
+
+
+async def test_an_intent_that_no_daemon_wrote_sets_no_device_free(home: Home) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 3)
+    await grow(ledger)
+    ((request,),) = home.read("SELECT request_id FROM intents WHERE id = 2")
+    # As if the renewal of device-1 had failed, and another device had its request id by then.
+    home.change(
+        OPEN.format(place=1),
+        "UPDATE intents SET superseded_by = 99, superseded_at = 7, request_id = 'taken' WHERE id = 2",
+        "UPDATE intents SET request_id = 'taken' WHERE id = 3",
+    )
+    await ledger.tend()
+    home.change(
+        f"UPDATE intents SET request_id = '{request}' WHERE id = 2",
+        "UPDATE intents SET request_id = 'p/device-2/device-2' WHERE id = 3",
+    )
+    assert home.read("SELECT superseded_by FROM intents WHERE id = 2") == [(99,)]
+    await grow(ledger)
+    await ledger.close()
+    assert findings(home) == ["intent 2: is superseded by the intent 99, which can't be: it was changed"]

@@ -13,7 +13,19 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, Select, and_, case, cast, func, literal_column, or_, select
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
 from otahsm.ledger.schema import (
     batches,
@@ -199,13 +211,27 @@ _REQUESTS_TWICE: Final = (
 )
 
 _newer: Final = intents.alias("newer")
+_namesake: Final = intents.alias("namesake")
 _old_leaf, _new_leaf = leaves.alias("old_leaf"), leaves.alias("new_leaf")
-_follows: Final = and_(
-    _newer.c.void_reason.is_(None),
+_is_for_it: Final = and_(
     _newer.c.device_id == intents.c.device_id,
     _newer.c.profile == intents.c.profile,
     # In older ledgers, it is when the first intent of the transaction was intended.
     or_(_newer.c.policy_client.is_(None), intents.c.superseded_at == _newer.c.intended_at),
+)
+# The newer one failed, and by then another certificate had the request id of the older one.
+_stays: Final = and_(
+    _newer.c.void_reason.is_not(None),
+    _is_for_it,
+    exists()
+    .where(_namesake.c.request_id == intents.c.request_id, _namesake.c.id != intents.c.id)
+    .where(_namesake.c.request_id != literal_column("''"), _namesake.c.void_reason.is_(None))
+    .where(certificates.c.intent_id == _namesake.c.id)
+    .correlate(intents),
+)
+_follows: Final = and_(
+    _newer.c.void_reason.is_(None),
+    _is_for_it,
     _certified > 0,
     # The leaves' order shows which was first: the older one is in the tree, or both wait, or both are in it.
     case(
@@ -226,7 +252,9 @@ _NOT_SUPERSEDED: Final = (
             and_(_new_leaf.c.intent_id == _newer.c.id, _new_leaf.c.kind.in_(CERTIFICATE_KINDS)),
         )
     )
-    .where(intents.c.superseded_by.is_not(None), ~func.coalesce(_follows, False))
+    .where(
+        intents.c.superseded_by.is_not(None), ~func.coalesce(_follows, False), ~func.coalesce(_stays, False)
+    )
 )
 _SUPERSEDES_TWO: Final = (
     select(intents.c.superseded_by, _many)

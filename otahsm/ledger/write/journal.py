@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.db.dialects import Among, columns_given, insert_into, write_rows
-from otahsm.ledger.records import Accepted, Intent, JournalResult, Renewal
+from otahsm.ledger.records import Accepted, Intent, JournalResult, Renewal, WrittenIntent
 from otahsm.ledger.schema import intents, revocations
 from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.pending import note_entries
@@ -31,6 +31,7 @@ from otahsm.pki.crls.building import Reason
 
 _COLUMNS: Final = ("id", "place", *Intent._fields)
 _COMPROMISED: Final[ColumnElement[str]] = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")
+_NONE: Final[Mapping[int, WrittenIntent]] = {}
 _ATTEMPTS: Final = 10  # if replicas write the same devices at once: each attempt sees what others wrote
 
 
@@ -156,23 +157,37 @@ def settle(
     return answers
 
 
-def restore_superseded(connection: Connection, ids: Sequence[int]) -> None:
+def restore_superseded(
+    connection: Connection, ids: Sequence[int], ours: Mapping[int, WrittenIntent] = _NONE
+) -> None:
     """Make the intents live again that were superseded by the given ones, which failed.
 
-    One whose request id another device uses by now stays superseded, as after a reset; its device can be
-    requested again.
+    One whose request id another device uses by now stays superseded; its device can be requested again. That
+    is a leaf, as after a reset, only if this process knows that the device was to get another certificate:
+    whoever can write the database could have any certificate superseded by an intent of their own.
+
+    Args:
+        connection: in a transaction.
+        ids: the intents that failed.
+        ours: the intents that this process wrote, by id.
     """
-    superseded = connection.execute(_SUPERSEDED, {"ids": ids}).scalars().all()
     stay = []
-    for old in superseded:  # one by one: several may have the same request id
-        if not connection.execute(_RESTORE, {"old": old}).rowcount:
-            connection.execute(_STAY, {"old": old})
-            stay.append(old)
+    for old in connection.execute(_SUPERSEDED, {"ids": ids}).all():  # one by one: request ids may be the same
+        if connection.execute(_RESTORE, {"old": old.id}).rowcount:
+            continue
+        newer = ours.get(old.superseded_by)
+        if newer and (newer.intent.device_id, newer.intent.profile) == (old.device_id, old.profile):
+            connection.execute(_STAY, {"old": old.id})
+            stay.append(old.id)
     note_entries(connection, Kind.SUPERSEDED, stay)
 
 
 _TAKE_BACK: Final = delete(intents).where(Among(intents.c.id))
-_SUPERSEDED: Final = select(intents.c.id).where(Among(intents.c.superseded_by)).order_by(intents.c.id.desc())
+_SUPERSEDED: Final = (
+    select(intents.c.id, intents.c.superseded_by, intents.c.device_id, intents.c.profile)
+    .where(Among(intents.c.superseded_by))
+    .order_by(intents.c.id.desc())
+)
 _namesake = intents.alias("namesake")
 _taken: Final = (
     select(_namesake.c.id)
