@@ -121,6 +121,8 @@ WORDS: Final = {
     "registration.ca": "The CA of the backend's certificate, in PEM. Default: the system's CAs.",
     "registration.timeout_seconds": "The timeout of one request.",
     "registration.parallel": "The number of concurrent requests.",
+    "client.fleet_ca": "The fleet's root certificate in PEM, or a list: during a rotation, both."
+    " What is issued must lead to one of them. Without it, to one that the daemon named when the run began.",
     "client.server_ca": "The CA of the gateway's certificate, written to each device's folder as `root.crt`.",
 }
 POLICY: Final = {

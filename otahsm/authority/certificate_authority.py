@@ -143,8 +143,14 @@ class CertificateAuthority:
         authority = self.authorities.by_name.get(name)
         if authority is None:
             raise NotFoundError(f"there is no CA {name[:64]!a}")
+        own = authority.chain.trust_anchor
+        anchors = dict.fromkeys(one.chain.trust_anchor for one in self.authorities.by_name.values())
         return AuthorityState(
-            authority.chain, self.life.ready_signers, self.life.trouble, self.life.supervisor.states
+            authority.chain,
+            self.life.ready_signers,
+            self.life.trouble,
+            self.life.supervisor.states,
+            [anchor for anchor in anchors if anchor != own],
         )
 
     def list_profiles(self) -> Profiles:

@@ -20,12 +20,14 @@ class AuthorityState(NamedTuple):
         ready_signers: the number of signers that have made a signature that was verified.
         trouble: a human-readable reason why nothing can be signed now; "" if there is none.
         jobs: the states of the background jobs.
+        other_anchors: the roots of the other CAs, retired ones too, in DER.
     """
 
     chain: Chain
     ready_signers: int
     trouble: str
     jobs: Sequence[JobState]
+    other_anchors: Sequence[bytes]
 
 
 class Profiles(NamedTuple):

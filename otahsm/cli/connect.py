@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +16,13 @@ import typer
 # reads this when it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from otahsm.client import Client, ClientTls, IssuanceClient, Profile
+from otahsm.client import Client, ClientTls, IssuanceClient, Profile, load_anchors
 from otahsm.config import ClientConfig, load_config, section
 from otahsm.gateway.files import GatewayFiles, gateway_files
 from otahsm.install.aktualizr import sota_toml
 from otahsm.line import Device, DeviceFolders, IssueOptions, LayoutName
 from otahsm.pki.keytypes import KeyType
+from otahsm.system.tls_files import read_certificates
 
 _Answer = TypeVar("_Answer")
 
@@ -48,7 +49,13 @@ def connect(config: ClientConfig, patience: float | None) -> Client:
         config.target,
         ClientTls(config.ca, config.certificate, config.key),
         patience=config.patience_seconds if patience is None else patience,
+        trust_anchors=[root for path in config.fleet_ca for root in _roots(path)],
     )
+
+
+def _roots(path: Path) -> Sequence[bytes]:
+    """Read a file of fleet roots. Raises ConfigError."""
+    return load_anchors(read_certificates("[client] fleet_ca", path).certificates)
 
 
 def ask(config: Path, patience: float | None, question: Callable[[Client], Awaitable[_Answer]]) -> _Answer:
@@ -70,8 +77,14 @@ async def open_folders(
     layout: LayoutName = "seed",
     passphrase: bytes | None = None,
 ) -> AsyncIterator[DeviceFolders]:
-    """Open the device folders; the fleet root comes from the daemon. Raises OtahsmError."""
+    """Open the device folders.
+
+    Raises:
+        CertificateRejectedError: the daemon has none of the fleet roots that the client was told.
+        OtahsmError: the daemon can't be reached, or the folders can't be used.
+    """
     authority = await client.authority()
+    client.check_anchors(authority)
     gateway = gateway_files(config, datetime.now(UTC)) or GatewayFiles(None, None, None)
     with closing(
         DeviceFolders(

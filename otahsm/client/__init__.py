@@ -7,6 +7,7 @@ async with Client("ca.example:7443", ClientTls(ca, certificate, key)) as client:
 
 from otahsm.client.access import AccessClient, AuditEvent, AuditQuery, DeniedClient
 from otahsm.client.batches import Batch, BatchClient, IdScheme
+from otahsm.client.checking import load_anchors
 from otahsm.client.client import Client
 from otahsm.client.connection import ClientTls
 from otahsm.client.issuance import IssuanceClient
@@ -51,4 +52,5 @@ __all__ = [
     "Revoked",
     "ToRevoke",
     "TransparencyClient",
+    "load_anchors",
 ]

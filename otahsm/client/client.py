@@ -35,6 +35,9 @@ class Client:
             Daemons that can't sign or be reached are skipped; their unanswered requests are sent to others.
         tls: the operator CA, and this client's certificate and key.
         patience: for how many seconds without any progress temporary failures are retried.
+        trust_anchors: the fleet's root certificates in DER. Certificates that don't lead to one of them are
+            refused. Without them, those that the daemon names first are used: a daemon that lies from the
+            beginning is not noticed.
 
     Attributes:
         issuance: issues certificates; lists CAs and profiles.
@@ -45,13 +48,20 @@ class Client:
         transparency: fetches checkpoints and proofs.
 
     Raises:
-        ConfigError: a TLS file can't be read, or there is no target.
+        ConfigError: a TLS file can't be read, there is no target, or a trust anchor is not a root.
     """
 
-    def __init__(self, targets: str | Sequence[str], tls: ClientTls, *, patience: float = 30.0) -> None:
+    def __init__(
+        self,
+        targets: str | Sequence[str],
+        tls: ClientTls,
+        *,
+        patience: float = 30.0,
+        trust_anchors: Sequence[bytes] = (),
+    ) -> None:
         self._replicas = Replicas([targets] if isinstance(targets, str) else targets, tls)
         calls = Calls(self._replicas, patience)
-        self.issuance = IssuanceClient(calls)
+        self.issuance = IssuanceClient(calls, trust_anchors)
         self.ledger = LedgerClient(calls)
         self.batches = BatchClient(calls)
         self.revocation = RevocationClient(calls)

@@ -3,39 +3,61 @@
 A bounded number of requests is in flight, in messages of 64. Temporary failures are retried automatically: a
 lost connection, an unavailable token, a daemon that restarts. That is safe, because a repeated request always
 gets the same certificate.
+
+Every certificate is checked (`otahsm.client.checking`); one that is not what was requested is a refusal.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from otahsm.client.calls import Calls, Service
+from otahsm.client.checking import CertificateChecker
 from otahsm.client.resumable_stream import Requests, ResumableStream
 from otahsm.client.values import Authority, CertificateRequest, Profile, Result
+from otahsm.errors import CertificateRejectedError
 from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, device_pb2, device_pb2_grpc
 
 
 class IssuanceClient:
-    """`Client.issuance`: issues certificates; lists the daemon's CAs and profiles."""
+    """`Client.issuance`: issues certificates; lists the daemon's CAs and profiles.
 
-    def __init__(self, calls: Calls) -> None:
+    Attributes:
+        told_anchors: the trust anchors that the client was given, in DER; empty for those that its daemon
+            names when it is first needed.
+    """
+
+    def __init__(self, calls: Calls, told_anchors: Sequence[bytes] = ()) -> None:
+        self.told_anchors = tuple(told_anchors)
+        self._checker = CertificateChecker(told_anchors) if told_anchors else None
+        self._finding = asyncio.Lock()
         self._calls = calls
         self._authorities = Service(calls, authority_pb2_grpc.AuthorityServiceStub)
         self._devices = Service(calls, device_pb2_grpc.DeviceServiceStub)
 
-    async def issue(self, requests: Requests, *, profile: str = "") -> AsyncGenerator[Result, None]:
+    async def issue(
+        self, requests: Requests, *, profile: str = "", trust_anchors: Sequence[bytes] = ()
+    ) -> AsyncGenerator[Result, None]:
         """Issue certificates; yield one result for each request, as they become ready.
 
         Args:
             requests: any number, even infinite; consumed only as fast as results arrive.
             profile: the profile; empty for the daemon's default.
+            trust_anchors: the roots that certificates must lead to, in DER; empty for those of the client.
 
         Raises:
+            ConfigError: a trust anchor is not a root certificate.
             OtahsmError: the daemon refuses the whole stream.
         """
-        stream = ResumableStream(self._calls.replicas, requests, profile, self._calls.patience)
+        own = CertificateChecker(trust_anchors) if trust_anchors else None
+
+        async def checker() -> CertificateChecker:
+            return own or await self._find_checker()
+
+        stream = ResumableStream(self._calls.replicas, requests, profile, self._calls.patience, checker)
         async with contextlib.aclosing(stream.results()) as results:
             async for result in results:
                 yield result
@@ -44,6 +66,24 @@ class IssuanceClient:
         """Issue one certificate."""
         (result,) = [item async for item in self.issue([CertificateRequest(csr, device_id)], profile=profile)]
         return result
+
+    def check_anchors(self, authority: Authority) -> None:
+        """Check that a daemon can issue what this client accepts, before anything is requested.
+
+        Raises:
+            CertificateRejectedError: none of its roots is one that the client was told.
+        """
+        if self.told_anchors and not CertificateChecker(self.told_anchors).accepts(authority.anchors):
+            raise CertificateRejectedError(
+                f"the daemon's fleet root, that of {authority.subject!a}, is not the expected one",
+                hint="Check that [client] names the right daemon and, in fleet_ca, the right root.",
+            )
+
+    async def _find_checker(self) -> CertificateChecker:
+        async with self._finding:  # what was named first stays
+            if self._checker is None:
+                self._checker = CertificateChecker((await self.authority()).anchors)
+            return self._checker
 
     async def authority(self, name: str = "") -> Authority:
         """Return a CA that signs device certificates.

@@ -20,17 +20,18 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from typing import Final
 
 import grpc
 
 from otahsm.client.backoff import Backoff
+from otahsm.client.checking import CertificateChecker
 from otahsm.client.chunks import chunks_of
 from otahsm.client.replicas import Replicas
 from otahsm.client.rpc_errors import Ending
-from otahsm.client.values import CertificateRequest, IssuedCertificate, Refusal, Result
-from otahsm.errors import Code, OtahsmError
+from otahsm.client.values import CertificateRequest, Refusal, Result
+from otahsm.errors import CertificateRejectedError, Code, OtahsmError
 from otahsm.errors.status import from_status
 from otahsm.pki.csr import derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
@@ -107,13 +108,22 @@ class ResumableStream:
         requests: the source of requests.
         profile: the profile.
         patience: seconds without any progress before temporary failures become results.
+        checker: returns what checks certificates.
     """
 
-    def __init__(self, replicas: Replicas, requests: Requests, profile: str, patience: float) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        requests: Requests,
+        profile: str,
+        patience: float,
+        checker: Callable[[], Awaitable[CertificateChecker]],
+    ) -> None:
         self._replicas = replicas
         self._source = chunks_of(requests, _CHUNK)
         self._profile = profile
         self._patience = patience
+        self._checker = checker
         self._waiting_since = time.monotonic()
         self._backoff = Backoff()
         # A pull survives the stream that it was made for, so that nothing taken from the source is lost.
@@ -151,8 +161,8 @@ class ResumableStream:
                 async for response in stream:
                     for result in await self._take(response):
                         yield result
-            except grpc.aio.AioRpcError as error:
-                failure = await ending.of(error, target)
+            except (grpc.aio.AioRpcError, OtahsmError) as error:  # or of the checker: then nothing was taken
+                failure = error if isinstance(error, OtahsmError) else await ending.of(error, target)
             finally:
                 sender.cancel()
                 await asyncio.wait({sender})
@@ -217,12 +227,16 @@ class ResumableStream:
     async def _take(self, response: issuance_pb2.IssueCertificatesResponse) -> list[Result]:
         """Match results to requests; postpone those to retry."""
         results: list[Result] = []
+        checker = await self._checker()
         for message in response.results:
             request = self._backlog.answered(message.request_id)
             if request is None:
                 continue
             if message.HasField("certificate"):
-                result: Result = IssuedCertificate.from_message(request, message.certificate)
+                try:
+                    result: Result = checker.read(request, message.certificate)
+                except CertificateRejectedError as error:
+                    result = Refusal(request, error)
             else:
                 result = Refusal(request, from_status(message.error))
             if isinstance(result, Refusal) and result.passes_within(self._patience):

@@ -55,7 +55,7 @@ class IssuedCertificate:
         device_id: the certificate's common name.
         chain: DER certificates, the device's first, without the trust anchor.
         replayed: whether it was issued earlier, and is returned again.
-        trust_anchor: the root in DER, if it differs from `Authority.trust_anchor`; otherwise empty.
+        trust_anchor: the root that the chain leads to, in DER.
     """
 
     request: CertificateRequest
@@ -66,22 +66,6 @@ class IssuedCertificate:
     not_after: datetime
     replayed: bool
     trust_anchor: bytes = b""
-
-    @classmethod
-    def from_message(
-        cls, request: CertificateRequest, message: issuance_pb2.IssuedCertificate
-    ) -> IssuedCertificate:
-        """Return the value of a message."""
-        return cls(
-            request=request,
-            device_id=message.device_id,
-            serial=SerialNumber.from_key(message.serial_number),
-            chain=tuple(message.chain),
-            not_before=message.not_before_time.ToDatetime(tzinfo=UTC),
-            not_after=message.not_after_time.ToDatetime(tzinfo=UTC),
-            replayed=message.replayed,
-            trust_anchor=message.trust_anchor,
-        )
 
 
 class Refused:
@@ -165,7 +149,11 @@ class Job(NamedTuple):
 
 
 class Authority(NamedTuple):
-    """The CA: its subject, its certificates in DER, and whether it can sign now; and the daemon's jobs."""
+    """The CA: its subject, its certificates in DER, and whether it can sign now; and the daemon's jobs.
+
+    Attributes:
+        other_anchors: the roots of the daemon's other CAs, in DER.
+    """
 
     subject: str
     chain: tuple[bytes, ...]
@@ -175,6 +163,12 @@ class Authority(NamedTuple):
     ready_signers: int
     not_serving_reason: str
     jobs: tuple[Job, ...] = ()
+    other_anchors: tuple[bytes, ...] = ()
+
+    @property
+    def anchors(self) -> tuple[bytes, ...]:
+        """The roots of all CAs of the daemon."""
+        return self.trust_anchor, *self.other_anchors
 
     @classmethod
     def from_message(cls, message: authority_pb2.Authority) -> Authority:
@@ -188,6 +182,7 @@ class Authority(NamedTuple):
             message.ready_signers,
             message.not_serving_reason,
             tuple(map(Job.from_message, message.jobs)),
+            tuple(message.other_trust_anchors),
         )
 
 

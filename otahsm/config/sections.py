@@ -116,6 +116,7 @@ class ClientConfig(Section):
     key: ConfigPath
     devices: ConfigPath
     patience_seconds: Annotated[float, Field(ge=0)] = 30.0
+    fleet_ca: ListOf[ConfigPath] = ()
     gateway_url: str | None = None
     server_ca: ConfigPath | None = None
     credentials: ConfigPath | None = None

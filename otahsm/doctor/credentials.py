@@ -33,6 +33,8 @@ def examine_client(client: ClientConfig, now: datetime) -> Iterator[Check]:
         if not is_private(client.key.stat().st_mode):
             yield warning("[client] key", f"other users can read {client.key}", f"chmod 600 {client.key}")
     yield from _authorities("[client] ca", client.ca, now)
+    for path in client.fleet_ca:
+        yield from _authorities("[client] fleet_ca", path, now)
     if client.server_ca:
         yield from _authorities("[client] server_ca", client.server_ca, now)
 

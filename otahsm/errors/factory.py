@@ -16,6 +16,18 @@ class DaemonUnavailableError(OtahsmError):
     )
 
 
+class CertificateRejectedError(OtahsmError):
+    """The client does not accept the certificate that a daemon returned: it is not the one requested."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "CERTIFICATE_REJECTED"
+    exit_code = ExitCode.SOME_FAILED
+    default_hint = (
+        "Nothing was written. Check that [client] target names the right daemon, and tell its operator: it is"
+        " faulty, or was taken over."
+    )
+
+
 class GatewayUnavailableError(OtahsmError):
     """The OTA gateway can't be reached, or does not speak TLS."""
 

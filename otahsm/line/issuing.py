@@ -101,8 +101,9 @@ class _Work:
     async def follow(
         self, client: IssuanceClient, requests: Iterator[CertificateRequest]
     ) -> AsyncGenerator[Done | Failed, None]:
+        anchors = client.told_anchors or self.run.anchors((await client.authority()).anchors)
         # Closed here, whatever fails: left to the garbage collector, it may outlive its event loop.
-        results_of = client.issue(requests, profile=self.options.profile)
+        results_of = client.issue(requests, profile=self.options.profile, trust_anchors=anchors)
         async with contextlib.aclosing(chunks_of(results_of, _CHUNK)) as chunks:
             async for results in chunks:
                 await asyncio.to_thread(self._settle, results)
@@ -125,15 +126,13 @@ class _Work:
     def _settle(self, results: Sequence[Result]) -> None:
         """Complete folders, and only then record the outcomes of their devices."""
         issued = {result.device_id: result for result in results if isinstance(result, IssuedCertificate)}
-        for device_id in issued:
-            check_device_id(device_id)  # it becomes a path, so the daemon is not trusted
         devices = {name: self.devices[name] for name in issued if name in self.devices}
         configure = self.options.configure
         self.folders.finish(
             {name: result.chain for name, result in issued.items()},
             # The others' CSRs were written with their keys.
             {name: result.request.csr for name, result in issued.items() if not result.request.device_id},
-            {name: result.trust_anchor for name, result in issued.items() if result.trust_anchor},
+            {name: result.trust_anchor for name, result in issued.items()},
             {name: configure(device) for name, device in devices.items()} if configure else None,
         )
         self.run.record(results, devices)

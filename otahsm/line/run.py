@@ -90,6 +90,24 @@ class Run:
         """From now on, also queue every certificate of this run for registration with a backend."""
         self._announce, self._profile = True, profile
 
+    def anchors(self, named: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Return the fleet roots that this run began with; `named` if it begins now.
+
+        Args:
+            named: the roots that the daemon names, in DER.
+
+        Raises:
+            FolderError: the state file can't be read or written.
+        """
+        query = "SELECT certificate FROM anchors WHERE order_id = ?"
+        with self._book.transaction(durable=True) as connection:
+            if not (rows := connection.execute(query, (self.number,)).fetchall()):
+                connection.executemany(
+                    "INSERT OR IGNORE INTO anchors VALUES (?, ?)", [(self.number, root) for root in named]
+                )
+                rows = connection.execute(query, (self.number,)).fetchall()
+        return tuple(row["certificate"] for row in rows)
+
     @property
     def count(self) -> int:
         """The number of devices. Raises FolderError."""

@@ -67,6 +67,15 @@ CREATE TABLE registrations (
 CREATE UNIQUE INDEX ix_registrations_certificate ON registrations (device_id, serial);
 CREATE INDEX ix_registrations_due ON registrations (due_at) WHERE state = 'waiting';
 """
+# Added to files of version 1 without a new version: an older otahsm ignores it.
+_ANCHORS: Final = """
+-- The fleet roots that the daemon named when a run began, if the configuration names none.
+CREATE TABLE IF NOT EXISTS anchors (
+    order_id INTEGER NOT NULL,
+    certificate BLOB NOT NULL,  -- DER
+    PRIMARY KEY (order_id, certificate)
+) WITHOUT ROWID
+"""
 
 
 class RunState:
@@ -103,6 +112,7 @@ class RunState:
                     f"{self.path} is from another version of otahsm: it has version {version}",
                     hint="Use the otahsm that created it, or give this one its own folder with --out.",
                 )
+            connection.execute(_ANCHORS)
 
     def close(self) -> None:
         """Close the file, and merge its write-ahead log."""

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19otahsm/v1/authority.proto\x12\totahsm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\tAuthority\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\x12\x14\n\x0ctrust_anchor\x18\x03 \x01(\x0c\x12\x10\n\x08key_type\x18\x04 \x01(\t\x12\x32\n\x0enot_after_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rready_signers\x18\x06 \x01(\r\x12\x1a\n\x12not_serving_reason\x18\x07 \x01(\t\x12\x1c\n\x04jobs\x18\x08 \x03(\x0b\x32\x0e.otahsm.v1.Job\"x\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x66\x61iling_reason\x18\x02 \x01(\t\x12\x36\n\x12\x66\x61iling_since_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x66\x61ult_count\x18\x04 \x01(\x04\"\xab\x01\n\x07Profile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12+\n\x08validity\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x64\x65vice_id_pattern\x18\x04 \x01(\t\x12\x11\n\tkey_types\x18\x05 \x03(\t\x12\x0f\n\x07subject\x18\x06 \x03(\t\x12\x12\n\nattributes\x18\x07 \x03(\t\"#\n\x13GetAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x14GetAuthorityResponse\x12\'\n\tauthority\x18\x01 \x01(\x0b\x32\x14.otahsm.v1.Authority\"\x15\n\x13ListProfilesRequest\"<\n\x14ListProfilesResponse\x12$\n\x08profiles\x18\x01 \x03(\x0b\x32\x12.otahsm.v1.Profile2\xb4\x01\n\x10\x41uthorityService\x12O\n\x0cGetAuthority\x12\x1e.otahsm.v1.GetAuthorityRequest\x1a\x1f.otahsm.v1.GetAuthorityResponse\x12O\n\x0cListProfiles\x12\x1e.otahsm.v1.ListProfilesRequest\x1a\x1f.otahsm.v1.ListProfilesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19otahsm/v1/authority.proto\x12\totahsm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x01\n\tAuthority\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\x12\x14\n\x0ctrust_anchor\x18\x03 \x01(\x0c\x12\x10\n\x08key_type\x18\x04 \x01(\t\x12\x32\n\x0enot_after_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rready_signers\x18\x06 \x01(\r\x12\x1a\n\x12not_serving_reason\x18\x07 \x01(\t\x12\x1c\n\x04jobs\x18\x08 \x03(\x0b\x32\x0e.otahsm.v1.Job\x12\x1b\n\x13other_trust_anchors\x18\t \x03(\x0c\"x\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x66\x61iling_reason\x18\x02 \x01(\t\x12\x36\n\x12\x66\x61iling_since_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x66\x61ult_count\x18\x04 \x01(\x04\"\xab\x01\n\x07Profile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12+\n\x08validity\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x64\x65vice_id_pattern\x18\x04 \x01(\t\x12\x11\n\tkey_types\x18\x05 \x03(\t\x12\x0f\n\x07subject\x18\x06 \x03(\t\x12\x12\n\nattributes\x18\x07 \x03(\t\"#\n\x13GetAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x14GetAuthorityResponse\x12\'\n\tauthority\x18\x01 \x01(\x0b\x32\x14.otahsm.v1.Authority\"\x15\n\x13ListProfilesRequest\"<\n\x14ListProfilesResponse\x12$\n\x08profiles\x18\x01 \x03(\x0b\x32\x12.otahsm.v1.Profile2\xb4\x01\n\x10\x41uthorityService\x12O\n\x0cGetAuthority\x12\x1e.otahsm.v1.GetAuthorityRequest\x1a\x1f.otahsm.v1.GetAuthorityResponse\x12O\n\x0cListProfiles\x12\x1e.otahsm.v1.ListProfilesRequest\x1a\x1f.otahsm.v1.ListProfilesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'otahsm.v1.authority_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AUTHORITY']._serialized_start=106
-  _globals['_AUTHORITY']._serialized_end=322
-  _globals['_JOB']._serialized_start=324
-  _globals['_JOB']._serialized_end=444
-  _globals['_PROFILE']._serialized_start=447
-  _globals['_PROFILE']._serialized_end=618
-  _globals['_GETAUTHORITYREQUEST']._serialized_start=620
-  _globals['_GETAUTHORITYREQUEST']._serialized_end=655
-  _globals['_GETAUTHORITYRESPONSE']._serialized_start=657
-  _globals['_GETAUTHORITYRESPONSE']._serialized_end=720
-  _globals['_LISTPROFILESREQUEST']._serialized_start=722
-  _globals['_LISTPROFILESREQUEST']._serialized_end=743
-  _globals['_LISTPROFILESRESPONSE']._serialized_start=745
-  _globals['_LISTPROFILESRESPONSE']._serialized_end=805
-  _globals['_AUTHORITYSERVICE']._serialized_start=808
-  _globals['_AUTHORITYSERVICE']._serialized_end=988
+  _globals['_AUTHORITY']._serialized_end=351
+  _globals['_JOB']._serialized_start=353
+  _globals['_JOB']._serialized_end=473
+  _globals['_PROFILE']._serialized_start=476
+  _globals['_PROFILE']._serialized_end=647
+  _globals['_GETAUTHORITYREQUEST']._serialized_start=649
+  _globals['_GETAUTHORITYREQUEST']._serialized_end=684
+  _globals['_GETAUTHORITYRESPONSE']._serialized_start=686
+  _globals['_GETAUTHORITYRESPONSE']._serialized_end=749
+  _globals['_LISTPROFILESREQUEST']._serialized_start=751
+  _globals['_LISTPROFILESREQUEST']._serialized_end=772
+  _globals['_LISTPROFILESRESPONSE']._serialized_start=774
+  _globals['_LISTPROFILESRESPONSE']._serialized_end=834
+  _globals['_AUTHORITYSERVICE']._serialized_start=837
+  _globals['_AUTHORITYSERVICE']._serialized_end=1017
 # @@protoc_insertion_point(module_scope)

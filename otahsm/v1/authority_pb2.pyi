@@ -34,6 +34,7 @@ class Authority(_message.Message):
     READY_SIGNERS_FIELD_NUMBER: _builtins.int
     NOT_SERVING_REASON_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
+    OTHER_TRUST_ANCHORS_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Set by the server: the CA's subject, as a string (RFC 4514)."""
     trust_anchor: _builtins.bytes
@@ -69,6 +70,13 @@ class Authority(_message.Message):
         may be serving while some of them fail.
         """
 
+    @_builtins.property
+    def other_trust_anchors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Set by the server: the trust anchors of the daemon's other CAs, retired ones
+        too, in DER. Certificates of other profiles, and older ones, may lead to
+        them.
+        """
+
     def __init__(
         self,
         *,
@@ -80,10 +88,11 @@ class Authority(_message.Message):
         ready_signers: _builtins.int = ...,
         not_serving_reason: _builtins.str = ...,
         jobs: _abc.Iterable[Global___Job] | None = ...,
+        other_trust_anchors: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "jobs", b"jobs", "key_type", b"key_type", "not_after_time", b"not_after_time", "not_serving_reason", b"not_serving_reason", "ready_signers", b"ready_signers", "subject", b"subject", "trust_anchor", b"trust_anchor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "jobs", b"jobs", "key_type", b"key_type", "not_after_time", b"not_after_time", "not_serving_reason", b"not_serving_reason", "other_trust_anchors", b"other_trust_anchors", "ready_signers", b"ready_signers", "subject", b"subject", "trust_anchor", b"trust_anchor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

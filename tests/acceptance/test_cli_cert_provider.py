@@ -101,7 +101,7 @@ def test_names_come_from_aktualizrs_configuration(line: Fleet, tmp_path: Path, n
         (("--local", "x", "--bits", "1024"), "smaller keys can be broken"),
         (("--local", "x", "--days", "10"), "gives 365 days, not 10"),
         (("--local", "x", "--certificate-o", "Acme"), "has O=nothing, not Acme"),
-        (("--local", "x", "--fleet-ca", "gateway/server_ca.pem"), "fleet root is not the one"),
+        (("--local", "x", "--fleet-ca", "gateway/server_ca.pem"), "is not the expected one"),
         (("--local", "x", "--profile", "nothing"), "there is no profile"),
         (("--local", "x", "--directory", "relative"), "can't be the folder for a device's files"),
         (("--local", "x", "--credentials", "nothing.zip"), "nothing.zip"),

@@ -72,11 +72,11 @@ def leaf(
     return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))
 
 
-def certificate_for(csr: bytes, device_id: str) -> bytes:
+def certificate_for(csr: bytes, device_id: str, *, ca: KeyType = "ec-p256") -> bytes:
     """Issue a certificate for a CSR, in DER."""
-    issuer, profile = issuer_of("ec-p256"), Profile()
+    issuer, profile = issuer_of(ca), Profile()
     tbs = build_tbs(check_csr(csr, profile, device_id), profile, issuer, SERIAL, CA_LIFE)
-    return assemble(tbs, issuer.algorithm, sign(key_of("ec-p256"), tbs))
+    return assemble(tbs, issuer.algorithm, sign(key_of(ca), tbs))
 
 
 def crl(

@@ -51,10 +51,10 @@ def test_the_shipped_file_shows_every_key() -> None:
     assert set(table["ca"]) == shown(CaConfig, "mechanism", "accept")
     in_comments = set(re.findall("# [a-z_]+ = ", TEMPLATE))
     assert {"# mechanism = ", "# accept = ", "# weight = ", "# credentials = "} <= in_comments
-    assert {"# signer_socket = ", "# preparer_socket = ", "# journal_dir = "} <= in_comments
+    assert {"# signer_socket = ", "# preparer_socket = ", "# journal_dir = ", "# fleet_ca = "} <= in_comments
     assert "# [[token.replica]]" in TEMPLATE
     assert "# [authorities.2027]" in TEMPLATE
-    assert set(table["client"]) == shown(ClientConfig, "credentials")
+    assert set(table["client"]) == shown(ClientConfig, "credentials", "fleet_ca")
     assert set(table["daemon"]) == shown(DaemonConfig)
     assert set(table["issuance"]) == shown(IssuanceConfig, "preparer_socket")
     assert set(table["profiles"]["ota-connect"]) == shown(ProfileConfig)

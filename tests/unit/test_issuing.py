@@ -18,10 +18,12 @@ from otahsm.line import Device, DeviceFolders, IssueOptions, Run, issue_devices
 class EndlessDaemon:
     """Refuses a device again and again, as a stream that is not closed would go on."""
 
+    told_anchors = (b"",)
+
     def __init__(self) -> None:
         self.is_closed = False
 
-    async def issue(self, _: object, *, profile: str) -> AsyncGenerator[Result, None]:
+    async def issue(self, _: object, *, profile: str, **_anchors: object) -> AsyncGenerator[Result, None]:
         try:
             while True:
                 yield Refusal(

@@ -25,6 +25,7 @@ def authority_message(state: AuthorityState) -> pb.Authority:
         ready_signers=state.ready_signers,
         not_serving_reason=state.trouble,
         jobs=map(_job_message, state.jobs),
+        other_trust_anchors=state.other_anchors,
     )
 
 

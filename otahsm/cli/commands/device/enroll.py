@@ -117,7 +117,7 @@ def enroll(
                     print_failure(device_id, result.error, as_json=as_json)
                     return False
                 written = element.certificate.write(key.public_key, result.chain[0])
-            anchors = {device_id: result.trust_anchor} if result.trust_anchor else {}
+            anchors = {device_id: result.trust_anchor}
             folders.finish({device_id: result.chain}, {device_id: csr}, anchors)
             _report(result, element, key, folders.path(device_id), written=written, as_json=as_json)
             return True

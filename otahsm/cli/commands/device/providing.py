@@ -11,22 +11,20 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import typer
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from otahsm.cli.commands.device.installing import Connect
 from otahsm.cli.connect import connect, find_profile, issue_options, load_client, open_folders, registers
 from otahsm.cli.output.failures import failure_line
 from otahsm.cli.output.fields import print_outcome
 from otahsm.cli.output.progress import OutputMode
-from otahsm.client import IssuanceClient, Profile
+from otahsm.client import Profile
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.install.aktualizr import IMPORT
 from otahsm.install.installing import ImageRoot, Shell, install
 from otahsm.line import Device, Done, Run, issue_devices
 from otahsm.line.device_files import DeviceFiles
-from otahsm.pki.anchor import load_certificates
 from otahsm.pki.keytypes import KeyType
-from otahsm.system.files import read_file, read_text
+from otahsm.system.files import read_text
 
 _NAMES: Final = {
     "tls_pkey_path": "pkey.pem",
@@ -100,10 +98,11 @@ async def provide(
     if asked.credentials is not None:
         gateway = {"credentials": asked.credentials, "gateway_url": None, "server_ca": None}
         settings = settings.model_copy(update=gateway)
+    if asked.fleet_ca is not None:
+        settings = settings.model_copy(update={"fleet_ca": (asked.fleet_ca,)})
     async with connect(settings, patience) as client:
         meant = await find_profile(client.issuance, profile)
         device = Device(asked.device_id, _attributes(asked, meant))
-        await _check_root(client.issuance, asked.fleet_ca)
         options = await issue_options(client.issuance, meant.name, "seed", asked.key_type, None)
         async with open_folders(client.issuance, settings, None) as folders:
             run = Run.open(folders, ["cert-provider", asked.device_id, meant.name], [device])
@@ -165,19 +164,6 @@ def _attributes(asked: Provision, profile: Profile) -> dict[str, str]:
                 hint=f"Omit --certificate-{kind.lower()}, or add it to the profile's subject.",
             )
     return attributes
-
-
-async def _check_root(client: IssuanceClient, fleet_ca: Path | None) -> None:
-    """Check the daemon's fleet root. Raises ConfigError: it is not the expected one."""
-    if fleet_ca is None:
-        return
-    certificates = load_certificates(read_file(fleet_ca), str(fleet_ca))
-    roots = [certificate.public_bytes(Encoding.DER) for certificate in certificates]
-    if (await client.authority()).trust_anchor not in roots:
-        raise ConfigError(
-            f"the daemon's fleet root is not the one in {fleet_ca}",
-            hint="Check that [client] names the right daemon.",
-        )
 
 
 def _chosen(files: DeviceFiles, asked: Provision) -> DeviceFiles:

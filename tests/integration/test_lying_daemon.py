@@ -1,0 +1,164 @@
+"""A daemon against its client: what was not requested is refused, written nowhere, and costs no neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from otahsm.client import Client, IssuedCertificate, Refusal
+from otahsm.client.checking import CertificateChecker
+from otahsm.errors import CertificateRejectedError, ConfigError
+from otahsm.line import Device, DeviceFolders, Done, Failed, IssueOptions, Run, issue_devices, make_device_key
+from otahsm.quickstart.certificates import FileCa
+from otahsm.v1 import issuance_pb2 as pb
+
+from support.attacks.lying_daemon import LyingDaemon
+from support.authority import certificate_for, leaf, root_of
+from support.devices import new_request
+
+ROOT, OTHER_ROOT = root_of("ec-p256"), root_of("ec-p384")
+VICTIM = "victim"
+
+
+def answer_with(device_id: str, *chain: bytes, serial: int | None = None) -> pb.IssuedCertificate:
+    if serial is None:
+        serial = x509.load_der_x509_certificate(chain[0]).serial_number
+    octets = serial.to_bytes(20, "big").lstrip(b"\0")
+    return pb.IssuedCertificate(
+        device_id=device_id, serial_number=octets, chain=chain, trust_anchor=OTHER_ROOT
+    )
+
+
+def honest(request: pb.CertificateRequest) -> pb.IssuedCertificate:
+    device_id = request.device_id or "anonymous"
+    return answer_with(device_id, certificate_for(request.csr, device_id))
+
+
+def of_our_own_ca(request: pb.CertificateRequest) -> pb.IssuedCertificate:
+    return answer_with(request.device_id, leaf(request.device_id, "ec-p256", ca="ec-p384"))
+
+
+def under_another_id(_: pb.CertificateRequest) -> pb.IssuedCertificate:
+    csr = make_device_key(VICTIM, "ec-p256").csr
+    return answer_with(VICTIM, certificate_for(csr, VICTIM))
+
+
+def with_a_made_up_chain(request: pb.CertificateRequest) -> pb.IssuedCertificate:
+    """The device's own issuer in the middle, which no CA has signed."""
+    middle = leaf("middle", "ec-p384", ca="ec-p256")
+    key_of_middle = certificate_for(request.csr, request.device_id)
+    return answer_with(request.device_id, key_of_middle, middle)
+
+
+LIES: dict[str, Callable[[pb.CertificateRequest], pb.IssuedCertificate]] = {
+    "no certificate": lambda request: answer_with(request.device_id, b"hello", serial=1),
+    "an empty chain": lambda request: pb.IssuedCertificate(device_id=request.device_id),
+    "self-signed": lambda request: answer_with(
+        request.device_id, FileCa.create(request.device_id).certificate.public_bytes(Encoding.DER)
+    ),
+    "another key": lambda request: answer_with(request.device_id, leaf(request.device_id, "ec-p256")),
+    "another CA": of_our_own_ca,
+    "another device": under_another_id,
+    "another device's certificate": lambda request: answer_with(
+        request.device_id, certificate_for(make_device_key(VICTIM, "ec-p256").csr, VICTIM)
+    ),
+    "the id of another device": lambda request: answer_with(
+        VICTIM, certificate_for(request.csr, request.device_id)
+    ),
+    "another serial number": lambda request: answer_with(
+        request.device_id, certificate_for(request.csr, request.device_id), serial=7
+    ),
+    "a chain without a root": with_a_made_up_chain,
+    "a very long chain": lambda request: answer_with(
+        request.device_id, certificate_for(request.csr, request.device_id), *[ROOT] * 100
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_what_was_not_requested_is_refused_written_nowhere_and_costs_no_neighbour(
+    tmp_path: Path, lie: str
+) -> None:
+    def answer(request: pb.CertificateRequest) -> pb.IssuedCertificate:
+        return LIES[lie](request) if request.device_id == "attacked" else honest(request)
+
+    folders = DeviceFolders(tmp_path / "devices", ROOT)
+    async with LyingDaemon(tmp_path, answer, [ROOT]).serving() as daemon, daemon.client(ROOT) as client:
+        devices = [Device(VICTIM), Device("attacked"), Device("neighbour")]
+        run = Run.open(folders, ["test"], devices)
+        reports = {
+            report.name: report
+            async for report in issue_devices(client.issuance, folders, devices, IssueOptions(), run=run)
+        }
+    refused = reports.pop("attacked")
+    assert isinstance(refused, Failed)
+    assert isinstance(refused.refusal.error, CertificateRejectedError)
+    assert not folders.is_complete("attacked")
+    assert run.outcomes(["attacked"]) == {}  # it is asked for again
+    for name, report in reports.items():
+        assert isinstance(report, Done)
+        key, certificate = folders.saved_csr(name), folders.certificate(name)
+        assert key is not None
+        assert certificate is not None
+        own = x509.load_pem_x509_certificate(certificate).public_key()
+        assert own == x509.load_der_x509_csr(key).public_key()
+        chain = (folders.path(name) / f"{name}.chain.pem").read_bytes()
+        assert x509.load_pem_x509_certificates(chain)[-1].public_bytes(Encoding.DER) == ROOT
+
+
+async def test_a_csr_alone_says_which_device_is_meant(tmp_path: Path) -> None:
+    async with LyingDaemon(tmp_path, honest, [ROOT]).serving() as daemon, daemon.client(ROOT) as client:
+        own = await client.issuance.issue_one(new_request("anonymous").csr)
+        assert isinstance(own, IssuedCertificate)
+        daemon.answer = under_another_id
+        other = await client.issuance.issue_one(new_request("anonymous").csr)
+    assert isinstance(other, Refusal)
+    assert isinstance(other.error, CertificateRejectedError)
+
+
+async def test_a_run_keeps_the_root_that_it_began_with_unless_it_is_told_another(tmp_path: Path) -> None:
+    folders = DeviceFolders(tmp_path / "devices", ROOT)
+
+    async def issue(client: Client, run: Run) -> Done | Failed:
+        reports = issue_devices(client.issuance, folders, run.devices(), IssueOptions(), run=run)
+        (report,) = [report async for report in reports]
+        return report
+
+    async with LyingDaemon(tmp_path, of_our_own_ca, [ROOT]).serving() as daemon:
+        device = [Device("a")]
+        async with daemon.client() as client:
+            assert isinstance(await issue(client, Run.open(folders, ["test"], device)), Failed)
+
+        def by_the_new_ca(request: pb.CertificateRequest) -> pb.IssuedCertificate:
+            return answer_with(request.device_id, _by_other_ca(request.csr, request.device_id))
+
+        daemon.anchors, daemon.answer = [OTHER_ROOT, ROOT], by_the_new_ca
+        async with daemon.client() as client:  # it resumes: what the daemon says now does not count
+            resumed = await issue(client, Run.open(folders, ["test"], device))
+            assert isinstance(resumed, Failed)
+            assert "fleet_ca" in resumed.refusal.hint
+        async with daemon.client(ROOT, OTHER_ROOT) as client:
+            assert isinstance(await issue(client, Run.open(folders, ["test"], device)), Done)
+
+
+def _by_other_ca(csr: bytes, device_id: str) -> bytes:
+    return certificate_for(csr, device_id, ca="ec-p384")
+
+
+async def test_a_client_keeps_the_roots_that_were_named_first(tmp_path: Path) -> None:
+    async with LyingDaemon(tmp_path, honest, [ROOT]).serving() as daemon, daemon.client() as client:
+        request = new_request("x")
+        assert isinstance(await client.issuance.issue_one(request.csr, device_id="x"), IssuedCertificate)
+        daemon.anchors = [OTHER_ROOT]
+        daemon.answer = lambda request: answer_with("y", _by_other_ca(request.csr, "y"))
+        assert isinstance(await client.issuance.issue_one(new_request("y").csr, device_id="y"), Refusal)
+
+
+@pytest.mark.parametrize("bad", [b"hello", leaf("a", "ec-p256")], ids=["octets", "a device"])
+def test_a_trust_anchor_that_is_no_root_is_refused(bad: bytes) -> None:
+    with pytest.raises(ConfigError, match="trust anchor"):
+        CertificateChecker([bad])
