@@ -74,6 +74,11 @@ def sota_toml(hardware_id: str = "", token: TokenKeys | None = None) -> str:
     return "\n".join(_section(name, fields) for name, fields in sections.items())
 
 
+def holds_pin(sota_toml: str) -> bool:
+    """Return whether a file of `sota_toml` contains a token's PIN, so that only its owner may read it."""
+    return any(line.startswith("pass = ") for line in sota_toml.splitlines())
+
+
 def _section(name: str, fields: dict[str, str]) -> str:
     lines = [f'{key} = "{_checked(key, value)}"\n' for key, value in fields.items() if value]
     return f"[{name}]\n{''.join(lines)}"

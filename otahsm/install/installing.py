@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
 from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError, OtahsmError
-from otahsm.install.aktualizr import IMPORT
+from otahsm.install.aktualizr import IMPORT, holds_pin
+from otahsm.install.output import read_both, shown
 from otahsm.install.scripts import EXPLAINED, IDENTITY, install_script, look_script
 from otahsm.line.device_files import DeviceFiles, identity_in
 
 _SOTA_TOML: Final = "sota.toml"
-_MODES: Final = {"pkey.pem": "-rw-------"}
+_SECRET, _OPEN = "-rw-------", "-rw-r--r--"
 _LOCAL_SECONDS: Final = 60.0
 
 
@@ -62,12 +65,12 @@ class _Seen:
             files[name] = (digest, mode[:10], owner)
         return cls(files, identity_in(certificate.encode()) if certificate else None)
 
-    def has(self, contents: dict[str, bytes]) -> bool:
-        """Return whether the device has exactly these files, with the right modes."""
+    def has(self, contents: dict[str, bytes], secret: Collection[str]) -> bool:
+        """Return whether the device has exactly these files, and only the owner can read the secret ones."""
         return self.files.keys() & IDENTITY == contents.keys() & IDENTITY and all(
             name in self.files
             and self.files[name][0] == hashlib.sha256(content).hexdigest()
-            and self.files[name][1] == _MODES.get(name, "-rw-r--r--")
+            and self.files[name][1] == (_SECRET if name in secret else _OPEN)
             for name, content in contents.items()
         )
 
@@ -90,12 +93,13 @@ async def install(shell: Shell, files: DeviceFiles, sota_toml: str = "", *, repl
     expected = dict(files.contents)
     if sota_toml:
         expected[_SOTA_TOML] = sota_toml.encode()
+    secret = {"pkey.pem", _SOTA_TOML} if holds_pin(sota_toml) else {"pkey.pem"}
     seen = await _run(shell, look_script(shell.directory))
-    if seen.has(expected):
+    if seen.has(expected, secret):
         return True
     if seen.identity not in (None, files.device_id) and not replace:
         raise DeviceRefusedError(
-            f"it is already the device {seen.identity}",
+            f"it is already the device {shown(seen.identity or '')}",
             hint="Check the host. If it should become another device, add --replace.",
         )
     if sota_toml and not replace:
@@ -106,7 +110,7 @@ async def install(shell: Shell, files: DeviceFiles, sota_toml: str = "", *, repl
                 hint="Omit --sota-toml, or add --replace.",
             )
     seen = await _run(shell, install_script(shell.directory, files.contents, sota_toml))
-    if not seen.has(expected):
+    if not seen.has(expected, secret):
         raise DeviceRefusedError(
             "the files on the device differ from those that were sent",
             hint="Check whether its disk is full or failing, and run the command again.",
@@ -169,21 +173,33 @@ class ImageRoot:
         self.directory = str(path / last)
 
     async def run(self, script: str) -> tuple[int, str]:
-        """Run a script locally. Raises DeviceUnreachableError: it took too long."""
+        """Run a script locally.
+
+        Raises:
+            DeviceUnreachableError: it took too long.
+            DeviceRefusedError: it printed too much.
+        """
         process = await asyncio.create_subprocess_exec(
             "sh",
             "-s",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
+        assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018 - all are pipes
         try:
             async with asyncio.timeout(_LOCAL_SECONDS):
-                output, errors = await process.communicate(script.encode())
+                process.stdin.write(script.encode())
+                process.stdin.close()
+                output, errors = await read_both(process.stdout, process.stderr)
+                status = await process.wait()
         except TimeoutError:
-            process.kill()
             raise DeviceUnreachableError(f"{self.directory} took more than {_LOCAL_SECONDS:g} s") from None
-        status = process.returncode or 0
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.communicate()  # what is left in the pipes
         return status, (errors if status else output).decode(errors="replace")
 
 
@@ -191,7 +207,7 @@ async def _run(shell: Shell, script: str) -> _Seen:
     status, output = await shell.run(script)
     if status:
         last = output.strip().splitlines()[-1:] or [f"it exited with status {status}"]
-        raise DeviceRefusedError(f"can't write {shell.directory}: {EXPLAINED.get(status, last[0])}")
+        raise DeviceRefusedError(f"can't write {shell.directory}: {EXPLAINED.get(status, shown(last[0]))}")
     try:
         return _Seen.read(output)
     except ValueError:

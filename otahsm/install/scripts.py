@@ -3,7 +3,7 @@
 The folder `import` is replaced as a whole: the new folder is written beside it, and takes its place by two
 renames. After a crash between them, the next script repairs it: the device has the old files, the new ones
 or, for that moment, none, but never a mix. No secret is in an argument of a program: they come in on standard
-input.
+input. Devices have symbolic links above that folder; at or in it, none is followed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from otahsm.errors import ConfigError
+from otahsm.install.aktualizr import holds_pin
 
 # The identity of a device: if one of them is not sent, the old one is deleted.
 IDENTITY: Final = frozenset({"pkey.pem", "client.pem"})
@@ -38,12 +39,12 @@ for path in "$base" "$import"; do
 done
 """
 _MEND: Final = """
-if [ ! -e "$import" ] && [ -d "$old" ]; then mv "$old" "$import"; fi
+if [ ! -e "$import" ] && [ -d "$old" ] && [ ! -h "$old" ]; then mv "$old" "$import"; fi
 rm -rf "$new" "$old"
 """
 _LOOK: Final = """
 tell() {
-    if [ -f "$1" ]; then
+    if [ -f "$1" ] && [ ! -h "$1" ]; then
         set -- "$1" $(sha256sum <"$1") $(ls -ln "$1")
         echo "file ${1##*/} $2 $4 $6"
     fi
@@ -52,7 +53,7 @@ for name in pkey.pem client.pem root.crt gateway.url; do
     tell "$import/$name"
 done
 tell "$base/sota.toml"
-if [ -f "$import/client.pem" ]; then
+if [ -f "$import/client.pem" ] && [ ! -h "$import/client.pem" ]; then
     echo certificate
     cat "$import/client.pem"
 fi
@@ -104,21 +105,25 @@ def install_script(directory: str, contents: Mapping[str, bytes], sota_toml: str
     ]
     if sota_toml:
         temporary = "$base/.sota.toml.otahsm-new"
+        mode = "600" if holds_pin(sota_toml) else "644"
         parts += [
+            f'rm -rf "{temporary}"\n',
             _write(temporary, sota_toml.encode()),
-            f'chmod 644 "{temporary}"\nsync "{temporary}" 2>/dev/null\n',
+            f'chmod {mode} "{temporary}"\nsync "{temporary}" 2>/dev/null\n',
             f'mv -f "{temporary}" "$base/sota.toml"\nsync "$base" 2>/dev/null\n',
         ]
     return "".join((*parts, _LOOK))
 
 
 def _write(path: str, content: bytes) -> str:
-    """Return the commands that write a file; `cat` gets the content on its standard input."""
+    """Return the commands that write a new file; `cat` gets the content on its standard input."""
     try:
         text = content.decode("ascii")
     except UnicodeDecodeError:
         raise ConfigError(f"{path.rpartition('/')[2]} is not ASCII text") from None
-    if not text.endswith("\n"):  # gateway.url, which is not a secret
-        return f'printf %s {shlex.quote(text)} >"{path}"\n'
-    end = f"END-{secrets.token_hex(8)}"
-    return f"cat >\"{path}\" <<'{end}'\n{text}{end}\n"
+    if text.endswith("\n"):
+        end = f"END-{secrets.token_hex(8)}"
+        command = f"cat >\"{path}\" <<'{end}'\n{text}{end}\n"
+    else:  # gateway.url, which is not a secret
+        command = f'printf %s {shlex.quote(text)} >"{path}"\n'
+    return f"set -C\n{command}set +C\n"  # it writes through no link that somebody has put there

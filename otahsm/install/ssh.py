@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import fcntl
 import re
+import secrets
+import shlex
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import asyncssh
 
 from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError, FolderError
 from otahsm.install.aktualizr import IMPORT
+from otahsm.install.output import MAX_OUTPUT_BYTES, read_both, shown
 from otahsm.system.durable import replace_file
 
 _PORT: Final = 22
@@ -92,17 +95,80 @@ class SshShell:
         self._login = login
 
     async def run(self, script: str) -> tuple[int, str]:
-        """Run a script with `sh` on the device."""
-        command = "sh -s"
-        if self._login.sudo:
-            asks = self._login.sudo_password is not None
-            command = f"sudo {'-S -p otahsm-sudo:' if asks else '-n'} -- sh -s"
-            if asks:
-                script = f"{self._login.sudo_password}\n{script}"
-        done = await self._connection.run(command, input=script, check=False)
-        status = 255 if done.exit_status is None else done.exit_status
-        printed = str(done.stdout or "") if not status else str(done.stderr or "")
-        return status, printed.replace("otahsm-sudo:", "")
+        """Run a script with `sh` on the device.
+
+        Raises:
+            DeviceRefusedError: it prints too much, or sudo refuses the password.
+        """
+        if self._login.sudo and self._login.sudo_password is not None:
+            return await self._run_with_password(script, self._login.sudo_password)
+        process = await self._start("sudo -n -- sh -s" if self._login.sudo else "sh -s")
+        return await _finish(process, script)
+
+    async def _run_with_password(self, script: str, password: str) -> tuple[int, str]:
+        """Run a script as root. The password is sent when sudo asks for it, and to nobody else.
+
+        sudo may not ask: then a password that was sent before would be the first line of the script.
+        """
+        mark = secrets.token_hex(8)
+        ready, prompt = f"otahsm-ready-{mark}\n".encode(), f"otahsm-sudo-{mark}:".encode()
+        process = await self._start(
+            f"sudo -S -p {shlex.quote(prompt.decode())} -- sh -c 'echo {ready.decode().strip()}; exec sh -s'"
+        )
+        asked = asyncio.create_task(_read_until(process.stderr, prompt))
+        started = asyncio.create_task(_read_until(process.stdout, ready))
+        try:
+            await asyncio.wait({asked, started}, return_when=asyncio.FIRST_COMPLETED)
+            if not started.done() and (await asked).found:
+                process.stdin.write(f"{password}\n".encode())
+                asked = asyncio.create_task(_read_until(process.stderr, prompt))
+                await asyncio.wait({asked, started}, return_when=asyncio.FIRST_COMPLETED)
+                if not started.done() and (await asked).found:
+                    raise DeviceRefusedError(
+                        "sudo refuses the password", hint="Check --sudo-password-file and the user's rights."
+                    )
+            before = await started
+            if not before.found:  # sudo has failed, and said why
+                return await _finish(process, "", errors=(await asked).rest)
+        finally:
+            for task in (asked, started):
+                task.cancel()
+            await asyncio.wait({asked, started})
+        return await _finish(process, script, output=before.rest)
+
+    async def _start(self, command: str) -> asyncssh.SSHClientProcess[bytes]:
+        return await self._connection.create_process(command, encoding=None)
+
+
+class _Read(NamedTuple):
+    """What was read of a stream: whether the mark was in it, and what came after the mark."""
+
+    found: bool
+    rest: bytes
+
+
+async def _read_until(source: asyncssh.SSHReader[bytes], mark: bytes) -> _Read:
+    """Read a stream up to a mark, or to its end. Raises DeviceRefusedError: it is too long."""
+    seen = b""
+    while mark not in seen:
+        part = await source.read(MAX_OUTPUT_BYTES)
+        seen += part
+        if not part or len(seen) > MAX_OUTPUT_BYTES:
+            return _Read(found=False, rest=seen)
+    return _Read(found=True, rest=seen.partition(mark)[2])
+
+
+async def _finish(
+    process: asyncssh.SSHClientProcess[bytes], script: str, *, output: bytes = b"", errors: bytes = b""
+) -> tuple[int, str]:
+    """Give a shell its script; return its exit status, and its output, or if it failed, its errors."""
+    with contextlib.suppress(BrokenPipeError):  # it has ended, and its status says why
+        process.stdin.write(script.encode())
+        process.stdin.write_eof()
+    output, errors = await read_both(process.stdout, process.stderr, before=(output, errors))
+    await process.wait_closed()
+    status = 255 if process.exit_status is None else process.exit_status
+    return status, (errors if status else output).decode(errors="replace")
 
 
 def over_ssh(login: Login) -> Callable[[str], AbstractAsyncContextManager[SshShell]]:
@@ -132,7 +198,8 @@ async def connected(host: Host, login: Login) -> AsyncIterator[SshShell]:
         ) from None
     except (asyncssh.Error, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DeviceUnreachableError(f"can't reach {host}: {reason or type(error).__name__}") from None
+        reason = shown(reason or type(error).__name__)
+        raise DeviceUnreachableError(f"can't reach {host}: {reason}") from None
 
 
 async def _connect(host: Host, login: Login) -> asyncssh.SSHClientConnection:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError
-from otahsm.install.aktualizr import sota_toml
+from otahsm.install.aktualizr import TokenKeys, sota_toml
 from otahsm.install.installing import ImageRoot, install
 from otahsm.install.scripts import install_script, look_script
 from otahsm.install.ssh import Host, Login, connected
@@ -97,6 +97,18 @@ async def test_root_may_be_got_with_sudo(tmp_path: Path) -> None:
         assert {(path.stat().st_uid, path.stat().st_gid) for path in folder.iterdir()} == {(0, 0)}
 
 
+async def test_a_password_that_sudo_does_not_ask_for_is_read_by_no_shell(tmp_path: Path) -> None:
+    with ssh_server(tmp_path, force="") as server:  # as root, whom sudo never asks
+        server.known_hosts.write_text(server.known_hosts.read_text().replace("127.1.*", "127.0.0.1"))
+        password = f"touch {tmp_path}/it-ran"
+        way = login(server, sudo=True, sudo_password=password, directory=str(tmp_path / "here/import"))
+        files = files_of(tmp_path, "a")
+        async with connected(Host.parse(f"127.0.0.1:{server.port}"), way) as shell:
+            assert await install(shell, files) is False
+        assert there(tmp_path / "here/import") == wanted(files)
+        assert not (tmp_path / "it-ran").exists()
+
+
 async def test_what_others_have_put_there_stays(tmp_path: Path) -> None:
     files, root = files_of(tmp_path, "a"), image(tmp_path)
     imported = root / "var/sota/import"
@@ -138,6 +150,39 @@ def test_a_link_in_an_image_is_not_followed_out_of_it(tmp_path: Path, link: str)
     (root / link).symlink_to(outside)
     with pytest.raises(ConfigError, match="symbolic link"):
         ImageRoot(root)
+
+
+async def test_no_link_in_an_image_makes_us_read_or_write_elsewhere(tmp_path: Path) -> None:
+    files, other, root = files_of(tmp_path, "a"), files_of(tmp_path, "b"), image(tmp_path)
+    outside, sota = tmp_path / "outside", root / "var/sota"
+    outside.mkdir()
+    (sota / "import").mkdir(parents=True)
+    (outside / "client.pem").write_bytes(other.contents["client.pem"])
+    (outside / "untouched").write_text("x")
+    (sota / "import/client.pem").symlink_to(outside / "client.pem")
+    (sota / ".sota.toml.otahsm-new").symlink_to(outside / "untouched")
+    assert await install(ImageRoot(root), files, sota_toml("one")) is False  # it is not the device b
+    assert there(sota / "import") == wanted(files)
+    shutil.rmtree(sota / "import")
+    (sota / ".import.otahsm-old").symlink_to(outside)  # would be taken for what a crash left
+    assert await install(ImageRoot(root), files) is False
+    assert not (sota / "import").is_symlink()
+    assert {path.name: path.read_bytes() for path in outside.iterdir()} == {
+        "client.pem": other.contents["client.pem"],
+        "untouched": b"x",
+    }
+
+
+async def test_a_configuration_with_a_pin_is_for_its_owner_alone(tmp_path: Path) -> None:
+    files, root = files_of(tmp_path, "a"), image(tmp_path)
+    without = DeviceFiles("a", {name: files.contents[name] for name in ("client.pem", "root.crt")})
+    toml = sota_toml("", TokenKeys("/usr/lib/token.so", "4711"))
+    path = root / "var/sota/sota.toml"
+    assert await install(ImageRoot(root), without, toml) is False
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)  # as otahsm wrote it before
+    assert await install(ImageRoot(root), without, toml) is False
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 async def test_import_that_is_a_link_or_no_folder_is_not_touched(tmp_path: Path) -> None:
@@ -297,6 +342,45 @@ async def test_a_host_key_that_has_changed_is_refused_always(devices: Devices, t
             await onto(devices, 3, files, known_hosts=known, accept_new=accept_new)
     assert known.read_text() == f"[{devices.address(3)}]:{devices.port} {other}"
     assert not devices.imported(3).exists()
+
+
+_SUDO = """#!/bin/sh
+printf %s "$3" >&2
+IFS= read -r given
+if [ "$given" != right ]; then
+    [ "$given" = wrong ] && printf %s "$3" >&2 && read -r given
+    echo "you are not in the sudoers file" >&2
+    exit 1
+fi
+shift 4
+exec "$@"
+"""
+
+
+async def test_sudo_gets_its_password_when_it_asks(devices: Devices, tmp_path: Path) -> None:
+    sudo = devices.add(12) / "bin/sudo"
+    sudo.write_text(_SUDO)
+    sudo.chmod(0o755)
+    files = files_of(tmp_path, "a")
+    with pytest.raises(DeviceRefusedError, match="sudo refuses the password"):
+        await onto(devices, 12, files, sudo=True, sudo_password="wrong")
+    with pytest.raises(DeviceRefusedError, match="not in the sudoers file"):
+        await onto(devices, 12, files, sudo=True, sudo_password="unknown")
+    assert not devices.imported(12).exists()
+    assert await onto(devices, 12, files, sudo=True, sudo_password="right") is False
+    assert there(devices.imported(12)).items() >= wanted(files).items()
+
+
+async def test_what_a_device_prints_is_bounded(devices: Devices, tmp_path: Path) -> None:
+    files, root = files_of(tmp_path, "a"), image(tmp_path)
+    devices.add(13)
+    for imported in (root / "var/sota/import", devices.imported(13)):
+        imported.mkdir(parents=True)
+        (imported / "client.pem").write_bytes(b"x" * 10_000_000)
+    with pytest.raises(DeviceRefusedError, match="prints more than"):
+        await install(ImageRoot(root), files)
+    with pytest.raises(DeviceRefusedError, match="prints more than"):
+        await onto(devices, 13, files)
 
 
 async def test_a_key_that_the_device_does_not_take_is_told(devices: Devices, tmp_path: Path) -> None:

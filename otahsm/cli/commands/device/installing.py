@@ -17,7 +17,7 @@ from otahsm.cli.output.failures import failure_fields, failure_line
 from otahsm.cli.output.fields import print_json_line, printable
 from otahsm.cli.output.progress import Meter, OutputMode
 from otahsm.errors import ConfigError
-from otahsm.install.aktualizr import IMPORT, SOTA, TokenKeys, sota_toml
+from otahsm.install.aktualizr import IMPORT, SOTA, TokenKeys, holds_pin, sota_toml
 from otahsm.install.installing import ImageRoot, NotInstalled, Shell, install, install_all
 from otahsm.line.device_files import DeviceFiles
 from otahsm.line.device_rows import read_rows
@@ -143,7 +143,8 @@ def print_jobs(jobs: Sequence[Job], *, as_json: bool) -> None:
             for name, content in job.files.contents.items()
         ]
         if job.toml:
-            files.append({"path": f"{SOTA}/sota.toml", "mode": "0644", "octets": len(job.toml)})
+            mode = "0600" if holds_pin(job.toml) else "0644"
+            files.append({"path": f"{SOTA}/sota.toml", "mode": mode, "octets": len(job.toml)})
         if as_json:
             fields = {
                 "type": "would-install",
