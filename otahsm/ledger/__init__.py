@@ -46,6 +46,7 @@ from otahsm.ledger.records import (
     RevocationAnswer,
     RevocationRequest,
     StoredCrl,
+    Vouched,
 )
 from otahsm.ledger.shape.check import verify_shape
 from otahsm.ledger.store import Ledger
@@ -110,6 +111,7 @@ __all__ = [
     "StoredCrl",
     "Unproven",
     "Verdict",
+    "Vouched",
     "WeakCertificate",
     "check_that_it_grew",
     "compare_certificates",

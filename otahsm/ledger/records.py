@@ -167,6 +167,13 @@ class AuditEvent(NamedTuple):
     id: int = 0
 
 
+class Vouched(NamedTuple):
+    """Pending leaves that no MAC vouches for and an operator has accepted: how many, and the audit event."""
+
+    entries: int
+    event: AuditEvent
+
+
 # Makes the audit event of a change from its result. It may be called more than once.
 EventFactory: TypeAlias = Callable[[_Result_co], AuditEvent]
 

@@ -27,6 +27,7 @@ from otahsm.ledger.records import (
     RevocationAnswer,
     RevocationRequest,
     StoredCrl,
+    Vouched,
 )
 from otahsm.ledger.tree.pending import MacKeys
 from otahsm.ledger.write import batches, denials, events, outcomes, quotas, revocation
@@ -64,11 +65,11 @@ class Ledger:
         self._reader = ReadConnection(database)
         self.tree = MerkleLog(self._writer, self._reader)
 
-    async def open(self, accept: int | None = None) -> int:
+    async def open(self, vouched: Vouched | None = None) -> int:
         """Lock the ledger, migrate its schema, and void the intents that a crash left open.
 
         Args:
-            accept: how many pending leaves without a MAC an operator has accepted; None if nobody was asked.
+            vouched: what an operator has accepted of pending leaves without a MAC; None if nobody was asked.
 
         Returns:
             The number of voided intents: serials that may have been signed but were never released.
@@ -79,7 +80,7 @@ class Ledger:
                 rows are of no kind.
             LedgerUnavailableError: the server can't be reached.
         """
-        return await self._writer.open(accept)
+        return await self._writer.open(vouched)
 
     async def journal(
         self, group: Sequence[Intent], now: int | None = None, limits: Mapping[int, Quotas] = _NO_LIMITS

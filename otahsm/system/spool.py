@@ -79,7 +79,7 @@ def write(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
     event = {
         "at": now // 1000,
         "name": name,
-        "client": f"host:{_user()}"[:_MAX_CLIENT],
+        "client": f"host:{host_user()}"[:_MAX_CLIENT],
         "details": {key: storable(str(value))[:_MAX_DETAIL] for key, value in details.items()},
     }
     create_file(folder / f"{now}-{os.getpid()}{_SUFFIX}", json.dumps(event).encode())
@@ -231,7 +231,8 @@ def _text(field: str, value: object, most: int, least: int = 1) -> str:
     return value
 
 
-def _user() -> str:
+def host_user() -> str:
+    """Return the name of this process's user, or its number if it has none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name

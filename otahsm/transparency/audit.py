@@ -61,6 +61,7 @@ class EventName(StrEnum):
     DEVICE_RESET = "device.reset"
     EVENTS_LOST = "events.lost"
     SPOOL_UNREADABLE = "spool.unreadable"
+    ENTRIES_ACCEPTED = "entries.accepted"
 
 
 class _Kind(NamedTuple):
@@ -168,7 +169,7 @@ class AuditLog:
         # Untrusted: the client's name is from its certificate, and details may be from its request.
         texts = {key: storable(value) if isinstance(value, str) else value for key, value in details.items()}
         moment = microseconds(at or self._clock())
-        return AuditEvent(moment, name.value, storable(client), occurrences, _canonical(texts))
+        return AuditEvent(moment, name.value, storable(client), occurrences, canonical(texts))
 
     async def record(self, name: EventName, client: str, details: Mapping[str, int | str]) -> None:
         """Record an event durably. Raises LedgerUnavailableError."""
@@ -187,7 +188,7 @@ class AuditLog:
         Raises:
             LedgerUnavailableError: it is not known whether anything was written.
         """
-        events = [AuditEvent(item.at, item.name, item.client, 1, _canonical(item.details)) for item in left]
+        events = [AuditEvent(item.at, item.name, item.client, 1, canonical(item.details)) for item in left]
         refused = await self._write_or_refuse(events)
         for at, item in enumerate(left):
             if at not in refused:
@@ -245,6 +246,6 @@ class AuditLog:
         return True
 
 
-def _canonical(details: Mapping[str, int | str]) -> str:
+def canonical(details: Mapping[str, int | str]) -> str:
     """Encode as RFC 8785, as far as needed: sorted members, no spaces, short integers, no escapes."""
     return json.dumps(details, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

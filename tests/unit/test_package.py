@@ -24,7 +24,7 @@ NEED_SERVER = {
     *("quickstart", "serve", "signer", "doctor", "policy check", "policy explain", "device enroll"),
     *(f"ca {name}" for name in ("init", "show", "csr", "import", "prove-possession", "import-key")),
     *("ca rotate", "ca retire", "ledger reconcile", "ledger backup", "ledger restore", "ledger init-key"),
-    *("ledger join", "ledger migrate", "ledger accept", "ledger verify", "bench token", "bench issue"),
+    *("ledger join", "ledger vouch", "ledger accept", "ledger verify", "bench token", "bench issue"),
 }
 WITHOUT_SERVER = "import sys; sys.modules.update(dict.fromkeys({names!r})); sys.argv = {argv!r}; "
 

@@ -7,7 +7,16 @@ import json
 import pytest
 
 from otahsm.errors import ConfigError, LedgerTamperedError
-from otahsm.ledger import Ledger, database_of, snapshot, unproven_entries, verify
+from otahsm.ledger import (
+    AuditEvent,
+    Ledger,
+    MacKeys,
+    Vouched,
+    database_of,
+    snapshot,
+    unproven_entries,
+    verify,
+)
 from otahsm.ledger.migrations import migrate
 from otahsm.ledger.tree.log_entries import Kind
 
@@ -21,6 +30,7 @@ INTENT = (
     " superseded_at, superseded_by, place, batch_id, quota_id) VALUES ({id}, {serial}, '', 'p', '{device}',"
     " {serial}, {zeroes}, {zeroes}, 1, 2, 'cn:x', {zeroes}, 3, {void}, {superseded}, 1, {batch}, {quota})"
 )
+ACCEPTED = AuditEvent(5, "entries.accepted", "host:root", 1, "{}")
 DENIED = json.dumps({"reason": "lost", "subject": "cn:gone"}, sort_keys=True, separators=(",", ":"))
 
 
@@ -73,8 +83,8 @@ class Old:
             "INSERT INTO quotas VALUES (9, 'line', 2, 0, 2, 0)",
             f"INSERT INTO crl_urls VALUES ({self.octets(0)}, 'http://x.example/a.crl', true)",
             "INSERT INTO denied_clients VALUES ('cn:gone', 'lost', 'cn:operator', 40)",
-            "INSERT INTO events (id, happened_at, name, client, occurrences, details)"
-            f" VALUES (1, 44, 'client.cut_off', 'cn:operator', 1, '{DENIED}')",
+            "INSERT INTO events (happened_at, name, client, occurrences, details)"
+            f" VALUES (44, 'client.cut_off', 'cn:operator', 1, '{DENIED}')",
         )
         self.intent(1, "renewed", superseded="3, 2")
         self.intent(2, "renewed")
@@ -104,24 +114,24 @@ async def test_all_that_an_older_ledger_holds_becomes_leaves_once_an_operator_ac
 ) -> None:
     old.fill()
     ledger = ledger_of(old.home)
-    for accepted in (None, 7, 9):
+    for accepted in (None, Vouched(7, ACCEPTED), Vouched(9, ACCEPTED)):
         with pytest.raises(ConfigError, match="8 entries wait to become leaves"):
             await ledger.open(accepted)
         await ledger.close()
         ledger = ledger_of(old.home)
     assert old.home.read("SELECT version_num FROM alembic_version") == [(BEFORE,)]
-    found = unproven_entries(old.home.config)
+    found = unproven_entries(old.home.config, MAC_KEYS)
     assert found.total == 8
     assert found.first[0].startswith("the event 1: name client.cut_off, client cn:operator")
     assert found.first[2].startswith("the certificate of intent 1: device_id renewed, client cn:x")
-    await ledger.open(8)
-    assert await grow(ledger) == 16
+    await ledger.open(Vouched(8, ACCEPTED))
+    assert await grow(ledger) == 17
     await ledger.close()
     counts = dict(old.home.read("SELECT kind, count(*) FROM leaves GROUP BY kind"))
     assert counts == {
         Kind.CERTIFICATE: 6,
         Kind.VOID: 1,
-        Kind.EVENT: 1,
+        Kind.EVENT: 2,  # and that they were accepted
         Kind.MEMBERSHIP: 2,
         Kind.SUPERSEDED: 2,
         Kind.BATCH: 1,
@@ -130,7 +140,7 @@ async def test_all_that_an_older_ledger_holds_becomes_leaves_once_an_operator_ac
         Kind.CRL_URL: 1,
     }
     assert findings(old.home) == []
-    assert unproven_entries(old.home.config).total == 0
+    assert unproven_entries(old.home.config, MAC_KEYS).total == 0
 
 
 async def test_an_older_ledger_in_which_nothing_waits_is_taken_over_at_the_start(old: Old) -> None:
@@ -162,10 +172,12 @@ async def test_a_row_that_is_of_no_kind_is_not_taken_over(old: Old, void: str, s
 
 async def test_an_entry_that_waits_and_does_not_exist_is_not_taken_over(old: Old) -> None:
     old.home.change("INSERT INTO unlogged (kind, intent_id) VALUES (3, 77)")
-    assert unproven_entries(old.home.config).first == ["the revocation of intent 77, which does not exist"]
+    assert unproven_entries(old.home.config, MAC_KEYS).first == [
+        "the revocation of intent 77, which does not exist"
+    ]
     ledger = ledger_of(old.home)
-    with pytest.raises(LedgerTamperedError, match="entry 77"):
-        await ledger.open(1)
+    with pytest.raises(LedgerTamperedError, match="the revocation of intent 77 waits"):
+        await ledger.open(Vouched(1, ACCEPTED))
     await ledger.close()
 
 
@@ -201,4 +213,42 @@ async def test_a_ledger_is_taken_over_once(home: Home, version: str) -> None:
     else:
         await ledger.open()
         assert await grow(ledger) == 0
+    await ledger.close()
+
+
+async def test_what_waits_with_the_mac_of_a_key_that_was_lost_is_accepted_by_an_operator(home: Home) -> None:
+    ledger = ledger_of(home)
+    await ledger.open()
+    await issue_many(ledger, 2)
+    await ledger.close()
+    another = MacKeys(bytes(32))
+    assert unproven_entries(home.config, MAC_KEYS).total == 0
+    found = unproven_entries(home.config, another)
+    assert found.total == 2
+    assert found.first[0].startswith("the certificate of intent 1: device_id device-0")
+    ledger = Ledger(database_of(home.config), another, [CA])
+    await ledger.open()
+    assert "no daemon with our MAC key" in (await ledger.tree.grow()).problem
+    await ledger.close()
+    ledger = Ledger(database_of(home.config), another, [CA])
+    with pytest.raises(ConfigError, match="no MAC vouches for 2 entries; you accepted 1"):
+        await ledger.open(Vouched(1, ACCEPTED))
+    await ledger.close()
+    ledger = Ledger(database_of(home.config), another, [CA])
+    await ledger.open(Vouched(2, ACCEPTED))
+    assert await grow(ledger) == 3
+    await ledger.close()
+    assert findings(home) == []
+    assert home.read("SELECT name, client FROM events") == [("entries.accepted", "host:root")]
+
+
+async def test_a_forged_entry_that_does_not_exist_can_not_be_accepted(home: Home) -> None:
+    ledger = ledger_of(home)
+    await ledger.open()
+    await issue_many(ledger, 1)
+    await ledger.close()
+    home.change("INSERT INTO unlogged SELECT 99, 3, 1, hash, mac FROM unlogged")
+    ledger = ledger_of(home)
+    with pytest.raises(LedgerTamperedError, match="the revocation of intent 1 waits"):
+        await ledger.open(Vouched(1, ACCEPTED))
     await ledger.close()

@@ -124,7 +124,7 @@ COMMANDS: Final = (
             Command("reconcile", "ledger.reconcile", "Show serial numbers that were never released."),
             Command("backup", "ledger.copies", "Copy the SQLite ledger while a daemon issues."),
             Command("restore", "ledger.copies", "Restore the SQLite ledger from a backup."),
-            Command("migrate", "ledger.migrate", "Bring an older ledger to the current schema."),
+            Command("vouch", "ledger.vouch", "List what no MAC vouches for, and accept it."),
             Command("join", "ledger.join", "Have the signers of a new machine go on from the ledger."),
             Command("accept", "ledger.accept", "Have signers go on from an older copy of the ledger."),
             Command("init-key", "ledger.init_key", "Make what a new ledger needs.", learns_pin=True),

@@ -6,11 +6,11 @@ genuine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, text, update
+from sqlalchemy import Connection, Row, delete, text, update
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerTamperedError
@@ -18,11 +18,13 @@ from otahsm.ledger import migrations
 from otahsm.ledger.db.failures import reading
 from otahsm.ledger.db.read_only import read_only_engine
 from otahsm.ledger.read.snapshot import require_file
-from otahsm.ledger.schema import denied_clients
+from otahsm.ledger.records import Vouched
+from otahsm.ledger.schema import denied_clients, pending_leaves
 from otahsm.ledger.tree.derived import denial_events
 from otahsm.ledger.tree.entry_kind import Entry
 from otahsm.ledger.tree.log_entries import ADDED_KINDS, KINDS, Kind, name_entry, read_leaves
-from otahsm.ledger.tree.pending import note_entries, note_leaves
+from otahsm.ledger.tree.pending import MacKeys, keys_of, note_entries, note_leaves
+from otahsm.ledger.write import events
 from otahsm.templates import counted
 
 _WITH_TREE: Final = "0007"
@@ -32,33 +34,34 @@ _OLD_KINDS: Final = int(Kind.EVENT)  # and those before
 _CHUNK: Final = 1000
 _SHOWN: Final = 100
 _NEWER: Final = text("SELECT min(leaf_index) FROM leaves WHERE kind > :last")
-_FIRST: Final = text("SELECT kind, intent_id FROM unlogged ORDER BY id LIMIT :most")
 _EVENT: Final = text("SELECT name, client, happened_at, details FROM events WHERE id = :id")
 _INTENT: Final = text("SELECT device_id, client, intended_at, serial FROM intents WHERE id = :id")
 
 _Item = TypeVar("_Item")
 
 
-def migrate(connection: Connection, *, accept: int | None = None) -> None:
+def migrate(connection: Connection, vouched: Vouched | None = None) -> None:
     """Bring a ledger to the current schema, in the connection's transaction.
 
     Args:
         connection: with the MAC keys.
-        accept: how many pending leaves without a MAC an operator has accepted; None if nobody was asked.
+        vouched: what an operator has accepted of pending leaves without a MAC; None if nobody was asked.
 
     Raises:
-        ConfigError: leaves without a MAC are pending, and not as many as were accepted.
+        ConfigError: there are others than were accepted, or an older schema has some and nobody was asked.
         LedgerTamperedError: rows are of no kind or of several, or an entry does not exist.
         UnknownVersionError: it has a newer schema.
     """
     before = migrations.version_of(connection)
     if before is not None and before >= _WITH_MACS:  # whatever else there is: it was taken over once
         migrations.migrate(connection)
+        if vouched is not None:
+            _queue_again(connection, vouched)
         return
     if before is not None:
         _check_leaves(connection, before)
         _check_rows(connection, before)
-        _check_waiting(connection, before, accept)
+        _check_waiting(connection, before, vouched)
     migrations.migrate(connection)
     _queue_what_waited(connection)
     for kind in ADDED_KINDS:
@@ -67,6 +70,8 @@ def migrate(connection: Connection, *, accept: int | None = None) -> None:
             note_entries(connection, kind, part)
     connection.execute(text(f"DROP TABLE {_BEFORE}"))
     _time_denials(connection)
+    if vouched is not None:
+        events.write(connection, [vouched.event])
 
 
 class Unproven(NamedTuple):
@@ -76,8 +81,8 @@ class Unproven(NamedTuple):
     first: list[str]
 
 
-def unproven_entries(config: LedgerConfig) -> Unproven:
-    """Look for pending leaves without a MAC, in a ledger with an older schema, without changing it.
+def unproven_entries(config: LedgerConfig, keys: MacKeys) -> Unproven:
+    """Look for pending leaves that no MAC vouches for, without changing anything.
 
     Raises:
         ConfigError: the configuration is invalid, or there is no such ledger.
@@ -87,19 +92,33 @@ def unproven_entries(config: LedgerConfig) -> Unproven:
     engine = read_only_engine(config)
     try:
         with reading(str(config.path or config.url)), engine.begin() as connection:
-            count = _count_waiting(connection)
-            rows = connection.execute(_FIRST, {"most": _SHOWN}).all() if count else []
-            return Unproven(count, [_describe(connection, row.kind, row.intent_id) for row in rows])
+            rows = _unproven(connection, migrations.version_of(connection), keys)
+            first = [_describe(connection, row.kind, row.intent_id) for row in rows[:_SHOWN]]
+            return Unproven(len(rows), first)
     finally:
         engine.dispose()
 
 
-def _count_waiting(connection: Connection) -> int:
-    version = migrations.version_of(connection)
-    if version is None or not _WITH_TREE <= version < _WITH_MACS:
-        return 0
-    count: int = connection.execute(text("SELECT count(*) FROM unlogged")).scalar_one()
-    return count
+def _unproven(connection: Connection, version: str | None, keys: MacKeys) -> list[Row[Any]]:
+    """Return the pending leaves that no MAC vouches for, in order."""
+    if version is None or version < _WITH_TREE:
+        return []
+    rows = connection.execute(text("SELECT * FROM unlogged ORDER BY id"))
+    return [row for row in rows if version < _WITH_MACS or not keys.vouch(row)]
+
+
+def _queue_again(connection: Connection, vouched: Vouched) -> None:
+    """Queue what an operator has accepted with a MAC."""
+    rows = _unproven(connection, _WITH_MACS, keys_of(connection))
+    if len(rows) != vouched.entries:
+        raise ConfigError(
+            f"no MAC vouches for {counted(len(rows), 'entry', 'entries')}; you accepted {vouched.entries}",
+            hint="Look at them with `otahsm ledger vouch`.",
+        )
+    for row in rows:
+        _queue(connection, [Entry(row.kind, row.intent_id)])
+        connection.execute(delete(pending_leaves).where(pending_leaves.c.id == row.id))
+    events.write(connection, [vouched.event])
 
 
 def _describe(connection: Connection, kind: int, entry_id: int) -> str:
@@ -140,15 +159,16 @@ def _check_rows(connection: Connection, version: str) -> None:
         )
 
 
-def _check_waiting(connection: Connection, version: str, accept: int | None) -> None:
-    count = _count_waiting(connection)
-    if count != (accept or 0):
+def _check_waiting(connection: Connection, version: str, vouched: Vouched | None) -> None:
+    count = len(_unproven(connection, version, keys_of(connection)))
+    accepted = vouched.entries if vouched else 0
+    if count != accepted:
         raise ConfigError(
             f"{counted(count, 'entry waits', 'entries wait')} to become leaves of the tree, and in the schema"
             f" {version} nothing shows that a daemon wrote them"
-            + (f"; you accepted {accept}" if accept is not None else ""),
+            + (f"; you accepted {accepted}" if vouched else ""),
             hint="Start and stop the previous version: a daemon that stops takes them into the tree. Or look"
-            " at them with `otahsm ledger migrate`, and accept them.",
+            " at them with `otahsm ledger vouch`, and accept them.",
         )
 
 
@@ -157,10 +177,18 @@ def _queue_what_waited(connection: Connection) -> None:
         text(f"SELECT kind, intent_id FROM {_BEFORE} ORDER BY id").execution_options(yield_per=_CHUNK)  # noqa: S608
     )
     for part in _chunks(Entry(*row) for row in rows):
-        for entry, leaf in zip(part, read_leaves(connection, part), strict=True):
-            if leaf is None:
-                raise LedgerTamperedError(f"the entry {entry.intent_id} of kind {entry.kind} does not exist")
-            note_leaves(connection, Kind(entry.kind), {entry.intent_id: leaf})
+        _queue(connection, part)
+
+
+def _queue(connection: Connection, entries: Sequence[Entry]) -> None:
+    try:
+        found = read_leaves(connection, entries)
+    except (TypeError, ValueError):
+        found = [None] * len(entries)
+    for entry, leaf in zip(entries, found, strict=True):
+        if leaf is None:
+            raise LedgerTamperedError(f"{name_entry(entry)} waits to become a leaf, and does not exist")
+        note_leaves(connection, Kind(entry.kind), {entry.intent_id: leaf})
 
 
 def _time_denials(connection: Connection) -> None:

@@ -18,7 +18,7 @@ from otahsm.ledger.db import dialects
 from otahsm.ledger.db.database import Database
 from otahsm.ledger.db.failures import cause_of, failure_of
 from otahsm.ledger.migrations import UnknownVersionError
-from otahsm.ledger.records import Intent, WrittenIntent
+from otahsm.ledger.records import Intent, Vouched, WrittenIntent
 from otahsm.ledger.shape.check import refuse_hooks, refuse_tampered
 from otahsm.ledger.tree.pending import MacKeys, with_keys
 from otahsm.ledger.write import outcomes, slots, takeover
@@ -66,9 +66,9 @@ class Writer:
         # A single thread, so that writes queue here, where they can be grouped, and not in the database.
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
 
-    async def open(self, accept: int | None) -> int:
+    async def open(self, vouched: Vouched | None) -> int:
         """Lock and open the ledger; see `Ledger.open`."""
-        return await self._on_writer(partial(self._open, accept))
+        return await self._on_writer(partial(self._open, vouched))
 
     @property
     def failure(self) -> LedgerUnavailableError | None:
@@ -220,14 +220,14 @@ class Writer:
             slots.note_all_closed(connection, slot)
         return slots.anything_left(connection, slot)
 
-    def _open(self, accept: int | None) -> int:
+    def _open(self, vouched: Vouched | None) -> int:
         self._database.hold()
         name = self._database.name
         try:
             with self._engine.begin() as connection:
                 dialects.begin(connection, closing=True)
                 refuse_hooks(connection, name)  # before a migration runs into them
-                takeover.migrate(connection, accept=accept)
+                takeover.migrate(connection, vouched)
                 refuse_tampered(connection, name)
                 issuer = outcomes.issuer_of(connection)
         except UnknownVersionError as error:
