@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.errors import ConfigError
+from otahsm.system.csv_cells import read_cell
 from otahsm.templates import NAME
 
 _CSV: Final = {".csv"}
@@ -108,7 +109,9 @@ def _from_csv(path: Path, column: str) -> Iterator[Row]:
                 raise _wrong(
                     path, rows.line_num, f"it has {len(fields)} fields, but the first line has {len(header)}"
                 )
-            yield Row(rows.line_num, dict(zip(header, (text.strip() for text in fields), strict=True)))
+            yield Row(
+                rows.line_num, dict(zip(header, (read_cell(text.strip()) for text in fields), strict=True))
+            )
     except csv.Error as error:
         raise _wrong(path, rows.line_num, f"it is not CSV: {error}") from None
 

@@ -9,6 +9,7 @@ from typing import Final
 from otahsm.client import ToRevoke
 from otahsm.errors import ConfigError, RequestRefusedError
 from otahsm.pki.serial import SerialNumber
+from otahsm.system.csv_cells import read_cell
 from otahsm.system.files import read_text
 
 _COLUMNS: Final = ("serial", "device_id")
@@ -39,7 +40,7 @@ def read_targets(path: Path, profile: str) -> list[ToRevoke]:
 
 
 def _target(path: Path, line: int, row: dict[str, str | None], profile: str) -> ToRevoke:
-    serial, device_id = ((row.get(name) or "").strip() for name in _COLUMNS)
+    serial, device_id = (read_cell((row.get(name) or "").strip()) for name in _COLUMNS)
     if serial:
         try:
             return ToRevoke(serial=SerialNumber.from_hex(serial), profile=profile)

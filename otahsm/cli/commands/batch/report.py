@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import csv
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from otahsm.client import Batch, LedgerEntry, Query, Refusal, TransparencyClient
 from otahsm.config import ClientConfig
 from otahsm.errors import ConfigError
 from otahsm.line import Tally, refusals_of, report_html, report_row
+from otahsm.system.csv_cells import csv_line
 
 _COLUMNS: Final = ("device_id", "serial", "status", "issued_at", "not_after", "client")
 
@@ -41,13 +41,12 @@ async def write_report(
         batch = await client.batches.get(name)
         entries = client.ledger.everything(Query(batch=name))
         with new_file(table) if table else contextlib.nullcontext() as file:
-            lines = csv.writer(file) if file else None
-            if lines:
-                lines.writerow(_COLUMNS)
+            if file:
+                file.write(csv_line(_COLUMNS))
             async for entry in _issued(entries):
                 tally.add(entry)
-                if lines:
-                    lines.writerow(report_row(entry))
+                if file:
+                    file.write(csv_line(report_row(entry)))
         failures = refusals_of(devices, ["batch run", name])
         checkpoint = await _checkpoint(client.transparency)
     if html:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -18,6 +16,7 @@ from otahsm.cli.output.times import show_time
 from otahsm.client import LedgerEntry
 from otahsm.pki.serial import SerialNumber
 from otahsm.system.clock import rfc3339
+from otahsm.system.csv_cells import csv_line
 
 TABLE: Final = Table(
     Column("serial", 40),
@@ -60,13 +59,6 @@ def line_of(entry: LedgerEntry) -> str:
     )
 
 
-def _csv(values: Iterable[str]) -> str:
-    """Write a line of CSV (RFC 4180)."""
-    line = io.StringIO()
-    csv.writer(line).writerow(values)
-    return line.getvalue()
-
-
 def _json(entry: LedgerEntry) -> str:
     """Write an entry as a line of JSON; what is empty is left out."""
     return json.dumps({name: value for name, value in fields_of(entry).items() if value}) + "\n"
@@ -89,7 +81,7 @@ class Form(NamedTuple):
 
 FORMS: Final = {
     "text": Form(TABLE.heading + "\n", lambda entry: line_of(entry) + "\n"),
-    "csv": Form(_csv(LedgerEntry._fields), lambda entry: _csv(fields_of(entry).values())),
+    "csv": Form(csv_line(LedgerEntry._fields), lambda entry: csv_line(fields_of(entry).values())),
     "jsonl": Form("", _json),
     "pem": Form("", _pem),
 }

@@ -1,0 +1,53 @@
+"""Cells of CSV: none is a formula, and every text comes back."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from otahsm.cli.commands.ledger.text import FORMS
+from otahsm.cli.commands.targets import read_targets
+from otahsm.client import LedgerEntry
+from otahsm.line.batch_report import report_row
+from otahsm.line.device_rows import read_rows
+from otahsm.pki.serial import SerialNumber
+from otahsm.system.csv_cells import csv_line, read_cell
+
+WHEN = datetime(2030, 1, 1, tzinfo=UTC)
+FORMULAS = ["=HYPERLINK(1)", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "'=1", "''@x"]
+
+
+def entry(text: str) -> LedgerEntry:
+    ids = ("issued", text, text, text, b"", text, b"", b"")
+    return LedgerEntry(SerialNumber(7), *ids, WHEN, WHEN, WHEN, WHEN, None, text, b"")
+
+
+def cells(line: str) -> list[str]:
+    (row,) = csv.reader(io.StringIO(line, newline=""), strict=True)
+    return row
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_of_an_export_or_a_report_is_a_formula(text: str) -> None:
+    for line in (FORMS["csv"].write(entry(text)), csv_line(report_row(entry(text)))):
+        for cell in cells(line):
+            assert cell[:1] not in set("=+-@\t\r\n")
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, "", "'", "sensor-1", "'quoted'", "it's = 1"])
+def test_every_text_comes_back(text: str) -> None:
+    assert read_cell(cells(csv_line(["x", text]))[1]) == text
+
+
+@pytest.mark.parametrize("device_id", ["=cmd", "-17", "@home", "'=x", "sensor-1"])
+def test_what_was_exported_is_read_back(tmp_path: Path, device_id: str) -> None:
+    path = tmp_path / "ids.csv"
+    path.write_text(csv_line(["device_id", "note"]) + csv_line([device_id, "=1"]), encoding="utf-8")
+    (row,) = read_rows(path, "device_id")
+    assert row.values == {"device_id": device_id, "note": "=1"}
+    (target,) = read_targets(path, "")
+    assert target.device_id == device_id
