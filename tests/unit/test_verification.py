@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from otahsm.errors import ConfigError, LedgerDamagedError
-from otahsm.ledger import Accepted, RevocationRequest, snapshot
+from otahsm.ledger import Accepted, BatchTerms, Conflict, RevocationRequest, snapshot
 from otahsm.ledger.tree.verdict import MAX_FINDINGS
 from otahsm.tlog import open_checkpoint
 
 from support.homes import Home, SqliteHome
-from support.intents import intent
+from support.intents import intent, told
 from support.logbook import Notary, checkpoint, findings, grow, issue_many, opened, verdict
 
 
@@ -252,3 +252,60 @@ async def test_an_intent_that_no_daemon_wrote_sets_no_device_free(home: Home) ->
     await grow(ledger)
     await ledger.close()
     assert findings(home) == ["intent 2: is superseded by the intent 99, which can't be: it was changed"]
+
+
+async def test_certificates_that_a_batch_did_not_give_are_named(home: Home) -> None:
+    ledger = await opened(home)
+    terms = BatchTerms("order", "p", 2, "{}", None, ("cn:test",))
+    batch = (await ledger.create_batch(terms, "cn:test", told)).result
+    # As if its row had been another for a moment.
+    home.change("UPDATE batches SET device_count = 9, profile = 'q', clients = '[]'")
+    wanted = [intent(f"device-{number}")._replace(batch_id=batch.id) for number in range(4)]
+    wanted[3] = wanted[3]._replace(profile="q", client="cn:other")
+    answers = await ledger.journal(wanted)
+    await ledger.record({each.intent_id: b"x" for each in answers if isinstance(each, Accepted)})
+    home.change("""UPDATE batches SET device_count = 2, profile = 'p', clients = '["cn:test"]'""")
+    await grow(ledger)
+    await ledger.close()
+    assert findings(home) == [
+        "batch 1: is an order for 2 certificates, and has 4 intents",
+        "batch 1: has intents of 'cn:other', and is not for it",
+        "intent 4: is in the batch 1, which is for another profile",
+    ]
+
+
+async def test_a_key_of_two_devices_is_named(home: Home) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 1)
+    asked = intent("another", "device-0")
+    (refused,) = await ledger.journal([asked])
+    assert isinstance(refused, Conflict)
+    home.change("UPDATE intents SET (spki_sha256, tbs_sha256) = (tbs_sha256, spki_sha256)")  # for a moment
+    (answer,) = await ledger.journal([asked])
+    assert isinstance(answer, Accepted)
+    await ledger.record({answer.intent_id: b"x"})
+    home.change("UPDATE intents SET (spki_sha256, tbs_sha256) = (tbs_sha256, spki_sha256) WHERE id = 1")
+    await grow(ledger)
+    await ledger.close()
+    assert findings(home) == [
+        "intent 3: has a certificate for a key that another device has a certificate for"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("INSERT INTO nodes VALUES ('x', 0, x'00')", "node 0 of level 'x'"),
+        ("INSERT INTO nodes VALUES (8, -5, x'00')", "node -5 of level 8"),
+        ("INSERT INTO nodes VALUES (0, -5, x'00')", "node -5 of level 0"),
+        ("INSERT INTO leaves VALUES (9223372036854775807, 1, 9, x'00')", "leaf 9223372036854775807"),
+    ],
+)
+async def test_a_row_that_can_be_of_no_tree_is_named(tmp_path: Any, statement: str, named: str) -> None:
+    home = SqliteHome(tmp_path)
+    ledger = await opened(home)
+    await issue_many(ledger, 1)
+    await grow(ledger)
+    await ledger.close()
+    home.change(statement)
+    assert findings(home) == [f"{named}: is not part of the tree: it was added"]

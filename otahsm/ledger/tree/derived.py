@@ -18,6 +18,7 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    bindparam,
     case,
     cast,
     exists,
@@ -97,7 +98,10 @@ def _kinds(connection: Connection) -> Iterator[tuple[str, str]]:
 
 
 def _doubles(connection: Connection) -> Iterator[tuple[str, str]]:
-    """Devices and request ids with more than one live intent: the indexes were not unique."""
+    """Devices and request ids with more than one live intent, and keys with more than one device.
+
+    Indexes were not unique, or rows were others while the daemon looked.
+    """
     for row in connection.execute(_DEVICES_TWICE):
         yield (
             f"intent {row.last}",
@@ -105,6 +109,8 @@ def _doubles(connection: Connection) -> Iterator[tuple[str, str]]:
         )
     for row in connection.execute(_REQUESTS_TWICE):
         yield f"intent {row.last}", f"the request id {row.request_id!a} has {row.many} live intents"
+    for intent_id in _stream(connection, _KEYS_TWICE):
+        yield f"intent {intent_id}", "has a certificate for a key that another device has a certificate for"
 
 
 def _superseded(connection: Connection) -> Iterator[tuple[str, str]]:
@@ -117,12 +123,38 @@ def _superseded(connection: Connection) -> Iterator[tuple[str, str]]:
 
 def _batches(connection: Connection) -> Iterator[tuple[str, str]]:
     taken = select(func.count()).where(intents.c.batch_id == batches.c.id, intents.c.void_reason.is_(None))
-    query = select(batches.c.id, batches.c.taken, taken.scalar_subquery().label("found"))
-    for row in connection.execute(query):
+    query = select(
+        batches.c.id,
+        batches.c.taken,
+        batches.c.device_count,
+        batches.c.clients,
+        taken.scalar_subquery().label("found"),
+    )
+    for row in connection.execute(query).all():
+        where = f"batch {row.id}"
         if row.taken != row.found:
-            yield f"batch {row.id}", f"counts {row.taken!a} certificates, and has {row.found} intents"
+            yield where, f"counts {row.taken!a} certificates, and has {row.found} intents"
+        # What was set back for a moment, and then again to what it was.
+        if not isinstance(row.device_count, int) or row.found > row.device_count:
+            yield where, f"is an order for {row.device_count!a} certificates, and has {row.found} intents"
+        yield from ((where, problem) for problem in _strangers(connection, row.id, row.clients))
+    for other in connection.execute(_OF_ANOTHER_PROFILE):
+        yield f"intent {other.id}", f"is in the batch {other.batch_id}, which is for another profile"
     for intent_id in _stream(connection, _IN_NO_BATCH):
         yield f"intent {intent_id}", "is in a batch that does not exist"
+
+
+def _strangers(connection: Connection, batch_id: int, clients: str) -> Iterator[str]:
+    """Say which clients have intents in a batch that is not for them."""
+    try:
+        known = set(json.loads(clients))
+    except (ValueError, TypeError, RecursionError):
+        return  # it was changed: its leaf says so
+    if known:
+        found = connection.execute(_CLIENTS_IN, {"batch": batch_id}).scalars().all()
+        yield from (
+            f"has intents of {client!a:.300}, and is not for it" for client in found if client not in known
+        )
 
 
 def _quotas(connection: Connection) -> Iterator[tuple[str, str]]:
@@ -210,6 +242,15 @@ _REQUESTS_TWICE: Final = (
     .having(func.count() > 1)
 )
 
+# A key belongs to its device forever.
+_KEYS_TWICE: Final = (
+    select(func.max(intents.c.id))
+    .join(certificates, certificates.c.intent_id == intents.c.id)
+    .where(intents.c.void_reason.is_(None))
+    .group_by(intents.c.spki_sha256)
+    .having(func.min(intents.c.device_id) != func.max(intents.c.device_id))
+)
+
 _newer: Final = intents.alias("newer")
 _namesake: Final = intents.alias("namesake")
 _old_leaf, _new_leaf = leaves.alias("old_leaf"), leaves.alias("new_leaf")
@@ -267,6 +308,16 @@ _IN_NO_BATCH: Final = (
     select(intents.c.id)
     .outerjoin(batches, batches.c.id == intents.c.batch_id)
     .where(intents.c.batch_id.is_not(None), batches.c.id.is_(None))
+)
+_OF_ANOTHER_PROFILE: Final = (
+    select(intents.c.id, intents.c.batch_id)
+    .join(batches, batches.c.id == intents.c.batch_id)
+    .where(intents.c.void_reason.is_(None), intents.c.profile != batches.c.profile)
+)
+_CLIENTS_IN: Final = (
+    select(intents.c.client)
+    .where(intents.c.batch_id == bindparam("batch"), intents.c.void_reason.is_(None))
+    .distinct()
 )
 _day: Final = cast((intents.c.intended_at - intents.c.intended_at % _DAY) / _DAY, BigInteger).label("day")
 _BY_DAY: Final = (

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, bindparam, exists, func, select
+from sqlalchemy import Connection, Row, Select, bindparam, exists, false, func, or_, select
 
 from otahsm.errors import EvidenceError
 from otahsm.ledger.schema import checkpoints, intents, leaves, nodes, pending_leaves
@@ -28,6 +28,7 @@ from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import Checkpoint, CompactTree, VerifierKey, leaf_hash, open_checkpoint, parse_note
 from otahsm.tlog import Row as NodeRow
 
+_MOST: Final = 1 << 62  # leaves, and one more is a number of the database still
 _CHUNK: Final = 1024  # leaves; databases limit the number of parameters
 
 
@@ -199,7 +200,7 @@ class _Verification:
         self._check_beyond()
 
     def _check_beyond(self) -> None:
-        for index in self._stream(_NEGATIVE):
+        for index in self._stream(_IN_NO_TREE):
             self.verdict.find(f"leaf {index}", "is not part of the tree: it was added")
         for size in self._connection.execute(_IMPOSSIBLE).scalars():
             self.verdict.find(f"checkpoint {size}", "is of no tree: it was added")
@@ -215,9 +216,11 @@ class _Verification:
                     f"the ledger has only {self._end} leaves: it was truncated, or replaced by an older copy",
                 )
         for level in self._connection.execute(_LEVELS).scalars().all():
-            end = self._end >> level if level > 0 and level % STORED_LEVELS == 0 else 0
-            for number in self._stream(_EXTRA_NODES.where(nodes.c.level == level, nodes.c.number >= end)):
-                self.verdict.find(f"node {number} of level {level}", "is not part of the tree: it was added")
+            is_stored = isinstance(level, int) and level > 0 and level % STORED_LEVELS == 0
+            ours = nodes.c.number.between(0, (self._end >> level) - 1) if is_stored else false()
+            for number in self._stream(_EXTRA_NODES.where(nodes.c.level == level, ~ours)):
+                where = f"node {number!a:.30} of level {level!a:.30}"
+                self.verdict.find(where, "is not part of the tree: it was added")
 
     def check_entries(self) -> None:
         """Check that every entry is a leaf or pending, and that pending entries exist."""
@@ -284,11 +287,13 @@ _ROWS: Final = {
 }
 _NEXT: Final = (
     select(leaves)
-    .where(leaves.c.leaf_index >= bindparam("first"))
+    .where(leaves.c.leaf_index >= bindparam("first"), leaves.c.leaf_index < _MOST)
     .order_by(leaves.c.leaf_index)
     .limit(_CHUNK)
 )
-_NEGATIVE: Final = select(leaves.c.leaf_index).where(leaves.c.leaf_index < 0)
+_IN_NO_TREE: Final = select(leaves.c.leaf_index).where(
+    or_(leaves.c.leaf_index < 0, leaves.c.leaf_index >= _MOST)
+)
 _NODES: Final = select(nodes.c.number, nodes.c.hash).where(
     nodes.c.level == bindparam("level"),
     nodes.c.number >= bindparam("first"),
