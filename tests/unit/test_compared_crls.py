@@ -197,3 +197,13 @@ def test_without_any_ca_no_signature_is_called_verified(home: Home) -> None:
     assert len(found) == 4
     result, found = look_at_crls(home, [stranger], NOW + timedelta(days=9))  # they have expired
     assert (found, result.unchecked) == ([], {KEY: 4})
+
+
+@pytest.mark.usefixtures("issued")
+def test_a_number_that_was_raised_to_where_they_end_is_named(home: Home) -> None:
+    home.change(f"UPDATE crl_numbers SET number = {NUMBER + (1 << 32)}")
+    assert look_at_crls(home)[1] == []
+    for raised in (NUMBER + (1 << 32) + 1, (1 << 63) - 1):
+        home.change(f"UPDATE crl_numbers SET number = {raised}")
+        named = f"the CRL number of {KEY}: is {raised}, and its last CRL has {NUMBER}: it was raised"
+        assert look_at_crls(home)[1] == [named]

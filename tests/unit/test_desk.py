@@ -232,6 +232,8 @@ CRLS = {
     "the same number and another time": crl(5, entry(7), entry(9), next_update=SECONDS + 60),
     "no number": crl(-1, entry(7), entry(9)),
     "a number without an end": crl(1 << 159, entry(7), entry(9)),
+    "the last number that there is": crl((1 << 63) - 1, entry(7), entry(9)),
+    "a number far above the last one": crl(6 + (1 << 32), entry(7), entry(9)),
     "one that is valid for too long": crl(6, entry(7), entry(9), next_update=SECONDS + WEEK + 601),
     "one that is not valid any more": crl(6, entry(7), entry(9), next_update=SECONDS),
     "one of yesterday": crl(6, entry(7), entry(9), this_update=SECONDS - 86400),
@@ -265,6 +267,10 @@ def test_each_scope_has_a_last_crl_of_its_own(signer: Signer) -> None:
     assert isinstance(refused, SigningRefusedError)
     assert isinstance(signed, bytes)
     assert isinstance(sign_crl(signer, crl(7, scope=shard))[0], SigningRefusedError)
+    far = 5 + (1 << 32)
+    assert isinstance(sign_crl(signer, crl(far, entry(7), entry(9)))[0], bytes)
+    assert isinstance(sign_crl(signer, crl(far + 1, scope=f"{shard}1"))[0], bytes)  # numbers are the CA's
+    assert isinstance(sign_crl(signer, crl(far << 1, scope=f"{shard}2"))[0], SigningRefusedError)
 
 
 def test_what_was_signed_last_outlives_the_signer_and_is_that_of_all_signers(signer: Signer) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.types import NullType
 from otahsm.ledger.schema import crl_numbers, crl_urls, crls, intents, revocations
 from otahsm.ledger.tree.verdict import Verdict
 from otahsm.pki.crls.building import Reason, RevokedCertificate, encode_entry
-from otahsm.pki.crls.distribution import AUTHORITIES, COMPLETE
+from otahsm.pki.crls.distribution import AUTHORITIES, COMPLETE, MOST_SKIPPED
 from otahsm.pki.crls.recorded import RecordedCrl, differences, entries_of
 from otahsm.pki.der import children, contents
 from otahsm.pki.issuer import Issuer
@@ -78,6 +78,7 @@ def compare_crls(
     run = _Run(connection, issuers, verdict, now)
     for row in connection.execute(_CRLS.execution_options(yield_per=1)):
         run.check(_Crl(*row))
+    run.check_numbers()
     return run.result
 
 
@@ -93,6 +94,7 @@ class _Run:
         self._verdict = verdict
         self._now = int(now.timestamp())
         self._numbers: dict[Any, Any] = dict(tuple(row) for row in connection.execute(_NUMBERS))
+        self._highest: dict[Any, int] = {}  # of its CRLs, by CA
         self._shards = {(row.issuer_key_id, row.url) for row in connection.execute(_URLS) if not row.complete}
 
     def check(self, crl: _Crl) -> None:
@@ -110,9 +112,18 @@ class _Run:
         if not (isinstance(taken, int) and isinstance(crl.number, int) and crl.number <= taken):
             problems.append(f"its number {crl.number!a:.30} was never taken")
         if not problems:
+            self._highest[crl.issuer_key_id] = max(crl.number, self._highest.get(crl.issuer_key_id, 0))
             problems += self._compare_entries(crl)
         for problem in problems:
             self._verdict.find(crl.name, problem)
+
+    def check_numbers(self) -> None:
+        """Check that no CA has taken numbers without end: signers would refuse the next CRL."""
+        for issuer_key_id, taken in self._numbers.items():
+            highest = self._highest.get(issuer_key_id, 0)
+            if issuer_key_id in self._issuers and isinstance(taken, int) and taken > highest + MOST_SKIPPED:
+                what = f"is {taken}, and its last CRL has {highest}: it was raised"
+                self._verdict.find(f"the CRL number of {_hex(issuer_key_id)}", what)
 
     def _of_a_stranger(self, crl: _Crl) -> Iterator[str]:
         self.result.unchecked[_hex(crl.issuer_key_id)] += 1

@@ -21,6 +21,10 @@ AUTHORITIES: Final = "authorities"
 
 # Seconds that thisUpdate is backdated, so that verifiers whose clock is a little slow accept a new CRL.
 BACKDATED: Final = 600
+
+# How many numbers a CRL may skip, at most: one each second for a century. Numbers can't be taken back, so
+# that nobody brings them near the last one by a lie.
+MOST_SKIPPED: Final = 1 << 32
 _MOST_OCTETS: Final = 255
 _SHARD_BITS: Final = 32  # far more than the number of shards, so that all of them get equally many
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from otahsm.errors import NotContinuedError, SigningRefusedError
 from otahsm.pki.crls.building import build_tbs_crl
-from otahsm.pki.crls.distribution import AUTHORITIES, BACKDATED, COMPLETE, is_canonical
+from otahsm.pki.crls.distribution import AUTHORITIES, BACKDATED, COMPLETE, MOST_SKIPPED, is_canonical
 from otahsm.pki.issuer import Issuer
 from otahsm.token.desk.codec import CrlToSign, decode_entries, split_entries
 from otahsm.token.desk.memory import Memory
@@ -64,11 +64,24 @@ class Crls:
         if last != crl:
             if last is not None:
                 _check_that_it_continues(last, crl)
+            self._check_skipped(authority.issuer.key_identifier, last, crl.number)
             self._check_times(crl, authority.crl_seconds)
         try:
             return build(crl, authority.issuer)
         except ValueError as error:
             raise SigningRefusedError(f"the CRL {crl.number} can't be built: {error}") from None
+
+    def _check_skipped(self, issuer_key_id: bytes, last: CrlToSign | None, number: int) -> None:
+        """Numbers can't be taken back: after the highest, there would be no CRL ever again."""
+        if last is not None:
+            before = last.number
+        else:
+            lasts = self._memory.last_crls(issuer_key_id).values()
+            before = max((each.number for each in lasts), default=0)
+        if number > before + MOST_SKIPPED:
+            raise SigningRefusedError(
+                f"the number {number} of a CRL is too far above the last one, {before}: somebody changed it"
+            )
 
     def _check_times(self, crl: CrlToSign, life: int) -> None:
         now = self._now()
