@@ -16,8 +16,9 @@ import typer
 # reads this when it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+from otahsm.cli.settings import load_config
 from otahsm.client import Client, ClientTls, IssuanceClient, Profile, load_anchors
-from otahsm.config import ClientConfig, load_config, section
+from otahsm.config import ClientConfig, section
 from otahsm.gateway.files import GatewayFiles, gateway_files
 from otahsm.install.aktualizr import sota_toml
 from otahsm.line import Device, DeviceFolders, IssueOptions, LayoutName

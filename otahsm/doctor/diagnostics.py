@@ -17,8 +17,10 @@ from otahsm.doctor.authority import examine_authority
 from otahsm.doctor.credentials import examine_client, examine_tls
 from otahsm.doctor.machine import examine_machine
 from otahsm.doctor.signers import examine_memory, examine_signers
+from otahsm.errors import ConfigError
 from otahsm.ledger import diagnose_ledger
 from otahsm.system.file_modes import find_open_files
+from otahsm.system.owners import foreign_owner
 
 _TOKEN_SECONDS: Final = 120.0
 
@@ -37,7 +39,7 @@ def diagnose(config: Config, path: Path, now: datetime) -> Iterator[Check]:
     yield from _examine_files(config, path)
     if config.token:
         for number in range(len(config.token.all)):
-            yield from _examine_token(path, number)
+            yield from _examine_token(path, number, config.token.all[number].guard_dir)
         yield from examine_signers(config.token, now)
         if config.ledger:
             yield from examine_memory(config)
@@ -61,12 +63,26 @@ def _examine_files(config: Config, path: Path) -> Iterator[Check]:
         yield ok("file modes", "other users can't read secrets or change what the daemon relies on")
 
 
-def _examine_token(path: Path, number: int) -> Iterator[Check]:
-    """Check a token in a separate process: its module may crash or hang."""
+def _examine_token(path: Path, number: int, guard_dir: Path) -> Iterator[Check]:
+    """Check a token in a separate process: its module may crash or hang. It is that of the guard's owner."""
     subject = "token" if number == 0 else f"token {number + 1}"
+    try:
+        owner = foreign_owner(guard_dir)
+    except ConfigError as problem:
+        yield failed(subject, problem)
+        return
+    user, group, groups = (owner.user, owner.group, owner.groups) if owner else (None, None, None)
     command = (sys.executable, "-P", "-m", "otahsm.token.diagnostics", str(path), str(number), subject)
     try:
-        ran = subprocess.run(command, stdout=subprocess.PIPE, timeout=_TOKEN_SECONDS, check=False)
+        ran = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            timeout=_TOKEN_SECONDS,
+            check=False,
+            user=user,
+            group=group,
+            extra_groups=groups,
+        )
     except subprocess.TimeoutExpired as error:
         yield from _read(error.stdout or b"")
         yield fail(

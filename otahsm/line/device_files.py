@@ -16,6 +16,7 @@ from otahsm.line.layouts import LAYOUTS, File, Layout
 from otahsm.pki.anchor import is_valid
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.names import check_device_id
+from otahsm.system.owners import check_owner
 
 _NAMES: Final = {
     File.KEY: "pkey.pem",
@@ -48,8 +49,10 @@ class DeviceFiles:
             now: the time at which the certificate must be valid.
 
         Raises:
-            ConfigError: a file is missing, or the files don't belong together.
+            ConfigError: a file is missing, the files don't belong together, or this is root and they are
+                another user's.
         """
+        check_owner(devices)
         try:
             check_device_id(device_id)  # it becomes a path
         except RequestRefusedError as error:

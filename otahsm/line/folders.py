@@ -22,7 +22,16 @@ from otahsm.line.csr_files import load_csr
 from otahsm.line.keys import DeviceKey, load_key, make_csr
 from otahsm.line.layouts import LAYOUTS, File, LayoutName
 from otahsm.line.run_state import RunState
-from otahsm.system.durable import TEMPORARY, explained, make_durable, make_folder, replace_file, write
+from otahsm.system.durable import (
+    TEMPORARY,
+    explained,
+    make_durable,
+    make_folder,
+    open_beside,
+    replace_file,
+    write,
+)
+from otahsm.system.owners import check_owner
 
 _PRIVATE: Final = frozenset({File.SEC1, File.KEY})
 
@@ -41,6 +50,7 @@ class DeviceFolders:
         passphrase: the passphrase of private keys, if they are encrypted.
 
     Raises:
+        ConfigError: this is root, and the folder is another user's.
         FolderError: the folder can't be used, another command is using it, or the server CA can't be read.
     """
 
@@ -54,6 +64,7 @@ class DeviceFolders:
         layout: LayoutName = "seed",
         passphrase: bytes | None = None,
     ) -> None:
+        check_owner(root)
         self.root = root
         self._trust_anchor = _pem("CERTIFICATE", trust_anchor)
         self._server_ca = server_ca
@@ -67,7 +78,7 @@ class DeviceFolders:
                 content = server_ca if isinstance(server_ca, bytes) else server_ca.read_bytes()
                 self._common[File.SERVER_CA] = content
             make_folder(root)
-            self._lock = os.open(root / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._lock = open_beside(root / ".lock", os.O_CREAT | os.O_RDWR)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._clear()
         except BlockingIOError:

@@ -19,6 +19,7 @@ from typing import Final
 
 from otahsm.errors import FolderError
 from otahsm.pki.serial import SerialNumber
+from otahsm.system.owners import check_owner
 
 RUN_STATE: Final = ".otahsm.sqlite3"
 _VERSION: Final = 1
@@ -85,10 +86,12 @@ class RunState:
         folder: the devices folder; it must exist.
 
     Raises:
+        ConfigError: this is root, and the folder is another user's.
         FolderError: the file can't be read or written, is damaged, or from another version.
     """
 
     def __init__(self, folder: Path) -> None:
+        check_owner(folder)
         self.path = folder / RUN_STATE
         self._lock = threading.RLock()
         with self._explained():

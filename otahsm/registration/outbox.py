@@ -22,6 +22,7 @@ from otahsm.errors import FolderError
 from otahsm.line.run_state import RunState
 from otahsm.registration.backends import Registration
 from otahsm.system.clock import from_microseconds
+from otahsm.system.durable import open_beside
 
 State = Literal["waiting", "done", "failed"]
 
@@ -113,7 +114,7 @@ class Outbox:
     def __enter__(self) -> Self:
         """Lock the outbox; if no other command is running, release all claims."""
         try:
-            self._lock = os.open(self.folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._lock = open_beside(self.folder / _LOCK, os.O_CREAT | os.O_RDWR)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

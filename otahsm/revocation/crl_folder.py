@@ -16,7 +16,7 @@ from otahsm.ledger import AUTHORITIES, COMPLETE, StoredCrl
 from otahsm.pki.crls.distribution import CrlLocation
 from otahsm.pki.crls.reading import check_crl_signature, describe_crl
 from otahsm.pki.issuer import Issuer
-from otahsm.system.durable import TEMPORARY, replace_file
+from otahsm.system.durable import TEMPORARY, open_beside, replace_file
 
 _LOCK: Final = ".lock"
 _FIXED: Final = {
@@ -129,7 +129,7 @@ class CrlFolder:
                 with contextlib.suppress(FileExistsError):
                     self._folder.mkdir(parents=True)
                     self._folder.chmod(0o755)
-                lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                lock = open_beside(self._folder / _LOCK, os.O_CREAT | os.O_RDWR)
                 stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield

@@ -43,7 +43,7 @@ def drop_privileges() -> None:
         ConfigError: the process is root's, and the kernel refuses to make it nobody's.
         OSError: the kernel refuses another part.
     """
-    if os.geteuid() == 0 and _there_is(_NOBODY):
+    if os.geteuid() == 0 and has_user(_NOBODY):
         try:
             os.setgroups([])
             os.setresgid(_NOBODY, _NOBODY, _NOBODY)
@@ -63,8 +63,8 @@ def drop_privileges() -> None:
         os.setsid()  # no terminal to type into
 
 
-def _there_is(user: int) -> bool:
-    """Return whether the namespace has a user (user_namespaces(7)); True if that can't be told."""
+def has_user(user: int) -> bool:
+    """Return whether this user namespace has a user (user_namespaces(7)); True if that can't be told."""
     try:
         lines = Path("/proc/self/uid_map").read_text().splitlines()
     except OSError:

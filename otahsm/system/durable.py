@@ -98,12 +98,28 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
         make_durable([path.parent])
 
 
+def open_beside(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Open a file of ours in its folder; return its descriptor. It is never a symbolic link.
+
+    Raises:
+        OSError: it can't be opened, or it is a symbolic link.
+    """
+    try:
+        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return os.open(path.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def write(path: Path, content: bytes, mode: int = 0o644) -> Path:
     """Write a file, not yet durably; return its path. The umask applies to the mode. Raises OSError."""
-    with _naming(path):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(path, flags, mode), "wb") as file:
-            file.write(content)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with _naming(path), os.fdopen(open_beside(path, flags, mode), "wb") as file:
+        file.write(content)
     return path
 
 
@@ -144,8 +160,7 @@ def _staged(path: Path, mode: int | None) -> Iterator[Path]:
 
 
 def _make_empty(path: Path, mode: int | None) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o644 if mode is None else mode)
+    descriptor = open_beside(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644 if mode is None else mode)
     try:
         # Only if the umask removed bits: FAT has no modes, and refuses to change them.
         if mode is not None and mode & ~os.fstat(descriptor).st_mode:

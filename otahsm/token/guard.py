@@ -25,7 +25,8 @@ from typing import Final, Literal, NamedTuple, NoReturn
 
 from otahsm.errors import ConfigError, OtahsmError, PinRefusedError
 from otahsm.system.clock import rfc3339, utc_now
-from otahsm.system.durable import make_folder, replace_file
+from otahsm.system.durable import make_folder, open_beside, replace_file
+from otahsm.system.owners import check_owner
 from otahsm.system.spool import LOGIN, LOGIN_REFUSED, write_if_possible
 from otahsm.templates import counted
 
@@ -59,11 +60,12 @@ class LoginGuard:
         """Wait for the other processes of this installation, and keep them waiting.
 
         Raises:
-            ConfigError: the guard directory can't be used.
+            ConfigError: the guard directory can't be used, or this is root and it is another user's.
         """
+        check_owner(self._directory)
         try:
             make_folder(self._directory, 0o700)
-            lock = os.open(self._directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            lock = open_beside(self._directory / _LOCK, os.O_CREAT | os.O_RDWR)
         except OSError as error:
             raise ConfigError(f"can't use [token] guard_dir {self._directory}: {error.strerror}") from None
         try:

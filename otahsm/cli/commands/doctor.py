@@ -8,7 +8,7 @@ import typer
 
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_json, printable
-from otahsm.config import load_config
+from otahsm.cli.settings import load_config
 from otahsm.doctor import diagnose
 from otahsm.errors import ExitCode
 

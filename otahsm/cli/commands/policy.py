@@ -12,7 +12,8 @@ from otahsm.access import AccessControl, Call, Caller, Grant, Policy
 from otahsm.cli.inputs import moment_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_fields, print_json
-from otahsm.config import Config, load_config, load_policy, section
+from otahsm.cli.settings import load_config
+from otahsm.config import Config, load_policy, section
 from otahsm.daemon.edge import METHODS, Method, read_caller
 from otahsm.errors import NotAllowedError
 from otahsm.templates import counted

@@ -6,7 +6,8 @@ import asyncio
 import os
 
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
-from otahsm.config import files_of_daemon, load_config
+from otahsm.cli.settings import load_config
+from otahsm.config import files_of_daemon
 from otahsm.daemon import serve as run
 from otahsm.daemon.log import logging_to_stderr
 from otahsm.system.file_modes import check_file_modes

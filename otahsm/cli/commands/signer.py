@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
+from otahsm.cli.settings import load_config
 from otahsm.cli.worker import run_at_socket
-from otahsm.config import files_of_signers, load_config, section
+from otahsm.config import files_of_signers, section
 from otahsm.system.file_modes import check_file_modes
 from otahsm.token.configured import mandate_of
 from otahsm.token.signer import start_at_socket

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from otahsm.errors import ConfigError
 from otahsm.pki.crls.clients import ClientCrl
-from otahsm.system.durable import make_folder, replace_file
+from otahsm.system.durable import make_folder, open_beside, replace_file
 
 
 class _Last(NamedTuple):
@@ -69,7 +69,7 @@ class CrlMemory:
             return
         try:
             make_folder(self._path.parent, 0o700)
-            lock = os.open(self._path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            lock = open_beside(self._path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 known = dict(self._read())

@@ -13,7 +13,8 @@ from otahsm.errors import ConfigError
 from otahsm.ledger.db.checkpointing import Checkpointer
 from otahsm.ledger.db.read_only import sqlite_reader
 from otahsm.ledger.schema import intents
-from otahsm.system.durable import make_durable, make_folder
+from otahsm.system.durable import make_durable, make_folder, open_beside
+from otahsm.system.owners import check_owner
 
 _PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
@@ -53,6 +54,7 @@ class SqliteDatabase:
         Raises:
             ConfigError: it can't be used, or another daemon holds it.
         """
+        check_owner(self._path)
         try:
             make_folder(self._path.parent, 0o700)
             self._lock = lock(self._path)
@@ -103,7 +105,7 @@ def lock(path: Path) -> int:
         ConfigError: another process holds it, or the lock file can't be created.
     """
     try:
-        held = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        held = open_beside(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR)
     except OSError as error:
         raise ConfigError(f"can't use the ledger {path}: {error.strerror}") from None
     try:

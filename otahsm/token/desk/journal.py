@@ -33,7 +33,7 @@ from typing import Final
 
 from otahsm.errors import TokenUnavailableError
 from otahsm.system.clock import rfc3339, utc_now
-from otahsm.system.durable import create_file, make_durable, make_folder
+from otahsm.system.durable import create_file, make_durable, make_folder, open_beside
 from otahsm.templates import plain
 from otahsm.token.desk.memory import explained_write
 
@@ -105,7 +105,7 @@ class Journal:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         make_folder(self._folder, 0o700)
-        lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        lock = open_beside(self._folder / _LOCK, os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from otahsm.errors import SigningRefusedError, TokenUnavailableError
-from otahsm.system.durable import make_folder, replace_files
+from otahsm.system.durable import make_folder, open_beside, replace_files
 from otahsm.token.desk.codec import CrlToSign, LastCheckpoint, LastCrl
 
 FOLDER: Final = "last"
@@ -60,7 +60,7 @@ class Memory:
         """Keep the other signers of this machine waiting. Raises TokenUnavailableError."""
         with explained_write(self._folder):
             make_folder(self._folder.parent, 0o700)
-            lock = os.open(self._folder.parent / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            lock = open_beside(self._folder.parent / _LOCK, os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -15,7 +15,8 @@ from otahsm.bench.plot import plot
 from otahsm.cli.commands.bench.tables import print_issue_result, print_token_rates
 from otahsm.cli.inputs import choices_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, ProfileOption
-from otahsm.config import Config, load_config, section
+from otahsm.cli.settings import load_config
+from otahsm.config import Config, section
 from otahsm.errors import ConfigError
 from otahsm.pki.keytypes import KeyType
 

@@ -10,7 +10,8 @@ from asn1crypto import pem
 from otahsm.cli.commands.ca.options import CaOption, authority_section
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, OutputOption
 from otahsm.cli.output.files import write_output
-from otahsm.config import ca_section, load_config
+from otahsm.cli.settings import load_config
+from otahsm.config import ca_section
 from otahsm.token.files import read_chain
 
 

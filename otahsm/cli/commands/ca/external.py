@@ -21,7 +21,8 @@ from otahsm.cli.commands.ca.record import certificate_fields, fingerprint, write
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, NewFileOption
 from otahsm.cli.output.fields import print_descriptions
 from otahsm.cli.output.files import write_output
-from otahsm.config import ca_section, load_config
+from otahsm.cli.settings import load_config
+from otahsm.config import ca_section
 from otahsm.errors import ConfigError
 from otahsm.pki.bundle import find_chain_problems, order_bundle
 from otahsm.pki.chain import load_chain

@@ -20,7 +20,8 @@ from otahsm.cli.commands.ca.options import (
 from otahsm.cli.commands.ca.record import write_record
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.failures import warn
-from otahsm.config import ca_section, load_config
+from otahsm.cli.settings import load_config
+from otahsm.config import ca_section
 from otahsm.errors import ConfigError
 from otahsm.pki.keytypes import PrivateKey, is_private_key
 from otahsm.pki.keytypes.family import encode_spki

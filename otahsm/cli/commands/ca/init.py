@@ -20,7 +20,8 @@ from otahsm.cli.commands.ca.record import certificate_fields, write_record
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_descriptions
-from otahsm.config import CaConfig, TokenConfig, ca_section, load_config
+from otahsm.cli.settings import load_config
+from otahsm.config import CaConfig, TokenConfig, ca_section
 from otahsm.errors import ConfigError
 from otahsm.pki.descriptions import describe
 from otahsm.pki.keytypes import KeyType

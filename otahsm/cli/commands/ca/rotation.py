@@ -21,7 +21,8 @@ from otahsm.cli.commands.ca.options import (
 from otahsm.cli.commands.ca.record import certificate_fields, fingerprint, write_record
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.times import show_time
-from otahsm.config import ca_section, load_config, section
+from otahsm.cli.settings import load_config
+from otahsm.config import ca_section, section
 from otahsm.errors import ConfigError
 from otahsm.ledger import count_valid
 from otahsm.pki.keytypes import KeyType

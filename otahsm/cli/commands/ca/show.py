@@ -8,7 +8,8 @@ from otahsm.cli.commands.ca.options import CaOption, token_and_authority
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_descriptions, print_fields, print_json
-from otahsm.config import ca_section, load_config
+from otahsm.cli.settings import load_config
+from otahsm.config import ca_section
 from otahsm.errors import ExitCode
 from otahsm.pki.descriptions import describe
 from otahsm.token.ceremony import inspect_key

@@ -17,7 +17,8 @@ from otahsm.cli.options import (
     QuietOption,
 )
 from otahsm.cli.output.progress import OutputMode
-from otahsm.config import load_config, section
+from otahsm.cli.settings import load_config
+from otahsm.config import section
 from otahsm.registration.backends import Backend
 from otahsm.registration.outbox import Outbox
 

@@ -10,7 +10,8 @@ from otahsm.cli.commands.ledger.evidence import KeysOption, trusted_keys
 from otahsm.cli.commands.ledger.signed_last import SignedLast, signed_last
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_outcome
-from otahsm.config import Config, load_config
+from otahsm.cli.settings import load_config
+from otahsm.config import Config
 from otahsm.templates import counted
 from otahsm.tlog import VerifierKey
 from otahsm.token.configured import mandate_of

@@ -15,7 +15,8 @@ from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_outcome
 from otahsm.cli.output.files import new_path
 from otahsm.cli.output.times import show_time
-from otahsm.config import load_config, section
+from otahsm.cli.settings import load_config
+from otahsm.config import section
 from otahsm.ledger import Copy, copy_ledger, path_of, vacant
 from otahsm.system.clock import from_microseconds
 from otahsm.templates import counted

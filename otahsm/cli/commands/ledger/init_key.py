@@ -10,7 +10,8 @@ import typer
 
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_json
-from otahsm.config import Config, load_config, load_verifier_key, section
+from otahsm.cli.settings import load_config
+from otahsm.config import Config, load_verifier_key, section
 from otahsm.errors import ConfigError
 from otahsm.ledger import create_mac_key, is_unused, path_of_key
 from otahsm.ledger import replace_mac_key as make_another_mac_key

@@ -18,7 +18,7 @@ from otahsm.cli.commands.ledger.signed_last import (
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.failures import warn
 from otahsm.cli.output.fields import print_fields, print_outcome
-from otahsm.config import load_config
+from otahsm.cli.settings import load_config
 from otahsm.errors import LedgerTamperedError
 from otahsm.templates import counted
 from otahsm.token.configured import mandate_of

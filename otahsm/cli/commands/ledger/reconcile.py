@@ -13,8 +13,9 @@ from otahsm.cli.commands.ledger.text import FORMS
 from otahsm.cli.inputs import moment_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
 from otahsm.cli.output.files import standard_output
+from otahsm.cli.settings import load_config
 from otahsm.client import LedgerEntry
-from otahsm.config import Config, load_config, section
+from otahsm.config import Config, section
 from otahsm.daemon.wire.ledger import certificate_message
 from otahsm.ledger import CertificateRecord, Filter, LedgerReader, Status
 

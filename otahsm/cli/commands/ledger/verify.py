@@ -15,7 +15,8 @@ from otahsm.cli.commands.ledger.recorded import Recorded, compare_recorded, conf
 from otahsm.cli.commands.ledger.weak_keys import ComparedKeys, look_at_keys
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from otahsm.cli.output.fields import print_json
-from otahsm.config import LedgerConfig, load_config, section
+from otahsm.cli.settings import load_config
+from otahsm.config import LedgerConfig, section
 from otahsm.errors import ConfigError, ExitCode
 from otahsm.ledger import (
     MacKeys,

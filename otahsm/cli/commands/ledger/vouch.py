@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption
-from otahsm.config import load_config, section
+from otahsm.cli.settings import load_config
+from otahsm.config import section
 from otahsm.errors import ExitCode
 from otahsm.issuance.authorities import Authorities
 from otahsm.ledger import AuditEvent, Ledger, Vouched, database_of, read_mac_keys, unproven_entries
