@@ -6,6 +6,7 @@ be replaced on several daemons, one after the other.
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from typing import Final
@@ -61,7 +62,10 @@ def replace_mac_key(config: LedgerConfig) -> bool:
     else:
         keys = {_USED: keys[_USED], _NEXT: secrets.token_bytes(KEY_BYTES)}
     try:
+        owner = path.stat()
         replace_file(path, _encode(keys))
+        if os.geteuid() == 0:  # the daemon's user must be able to read it still
+            os.chown(path, owner.st_uid, owner.st_gid)
     except OSError as error:
         raise ConfigError(f"can't write {_WHAT} {path}: {error.strerror}") from None
     return promoted

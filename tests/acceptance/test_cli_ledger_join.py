@@ -302,13 +302,13 @@ def test_a_restored_backup_is_gone_on_from_with_a_reason(filled: Fleet, tmp_path
 
 def test_a_new_ledger_begins_with_init_key_and_needs_no_checkpoint_key(fleet: Fleet) -> None:
     shutil.rmtree(fleet.folder / SIGNED)
-    (fleet.folder / "secrets/ledger.key").unlink()
+    (fleet.folder / "ledger.key").unlink()
     text = fleet.toml.read_text()
     fleet.toml.write_text(re.sub(r"(?ms)^\[checkpoint\].*?(?=^\[)", "", text))
     told = json.loads(fleet.run("ledger", "init-key", "--json").stdout)
     made = {part["name"]: part["made"] for part in told["parts"]}
     assert made == {"MAC key": True, "checkpoint key": None, "memory": True}
-    assert (fleet.folder / "secrets/ledger.key").stat().st_mode & 0o777 == 0o600
+    assert (fleet.folder / "ledger.key").stat().st_mode & 0o777 == 0o600
     assert doctor(fleet)["status"] == "ok"
     fleet.toml.write_text(text)
     assert "the log" in doctor(fleet)["message"]

@@ -23,7 +23,7 @@ async def leave_an_event(fleet: Fleet) -> None:
 async def test_what_waited_when_the_key_was_lost_is_listed_and_accepted(fleet: Fleet) -> None:
     await leave_an_event(fleet)
     assert fleet.run("ledger", "vouch").returncode == 0
-    (fleet.folder / "secrets/ledger.key").unlink()
+    (fleet.folder / "ledger.key").unlink()
     refused = fleet.run("serve")
     assert refused.returncode == 2
     assert "`otahsm ledger init-key` makes it" in refused.stderr

@@ -90,7 +90,8 @@ def _mac_key(settings: Config) -> Part:
     return Part(
         "MAC key",
         made=True,
-        said=f"The MAC key is in {path}: every daemon of this ledger needs this file, and nobody else.",
+        said=f"The MAC key is in {path}. Every daemon of this ledger needs it, and nobody else: give it"
+        " to the daemon's user.",
         fields={"key_file": str(path)},
     )
 
