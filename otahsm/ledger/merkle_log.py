@@ -10,6 +10,8 @@ from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.read.read_connection import ReadConnection
 from otahsm.ledger.schema import checkpoints
 from otahsm.ledger.tree import proofs
+from otahsm.ledger.tree.log_entries import name_entry
+from otahsm.ledger.tree.pending import noted_of
 from otahsm.ledger.tree.proofs import Head, LoggedLeaf
 from otahsm.ledger.tree.sequencer import Step, has_pending_leaves, sequence
 from otahsm.ledger.write.writer import Writer
@@ -88,7 +90,11 @@ class MerkleLog:
 
 
 def _grow(connection: Connection) -> Step:
-    return sequence(connection) if has_pending_leaves(connection) else Step(0, more=False)
+    step = sequence(connection) if has_pending_leaves(connection) else Step(0, more=False)
+    if step.more or step.problem or (lost := noted_of(connection).lost(connection)) is None:
+        return step
+    what = f"{name_entry(lost)} was removed before it was in the tree, or another was put in its place"
+    return step._replace(problem=what)
 
 
 def _keep(connection: Connection, size: int, note: bytes, now: int) -> bytes:

@@ -13,9 +13,10 @@ from otahsm.ledger import Accepted, BatchTerms, Conflict, RevocationRequest, sna
 from otahsm.ledger.tree.verdict import MAX_FINDINGS
 from otahsm.tlog import open_checkpoint
 
-from support.homes import Home, SqliteHome
+from support.homes import Home, PostgresHome, SqliteHome
 from support.intents import intent, told
 from support.logbook import Notary, checkpoint, findings, grow, issue_many, opened, verdict
+from support.postgres import PostgresServer
 
 
 async def test_values_of_another_type_are_named(tmp_path: Any) -> None:
@@ -119,6 +120,44 @@ async def test_a_leaf_that_is_logged_is_not_logged_again(home: Home) -> None:
     await issue_many(ledger, 1, "another")
     assert "2 leaves according to its state, but 1 in the table" in (await ledger.tree.grow()).problem
     await ledger.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_what_was_removed_together_with_its_row_in_the_queue_is_missed(
+    home: Home, *, replaced: bool
+) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 1)
+    home.change("CREATE TABLE other AS SELECT * FROM unlogged")
+    home.change(
+        "UPDATE replicas SET closed_below = 0",
+        "DELETE FROM certificates",
+        "DELETE FROM unlogged",
+    )
+    await ledger.tend()
+    assert home.read("SELECT void_reason FROM intents") == [(None,)]  # it was released
+    if replaced:  # another entry is queued, by this daemon itself
+        await issue_many(ledger, 1, "another")
+    step = await ledger.tree.grow()
+    assert step.taken == int(replaced)
+    assert step.problem.startswith("the certificate of intent 1 was removed before it was in the tree")
+    assert (await ledger.tree.grow()).problem == step.problem
+    home.change("INSERT INTO unlogged SELECT * FROM other")
+    assert await grow(ledger) == 1
+    await ledger.close()
+
+
+async def test_what_another_replica_took_into_the_tree_is_not_missed(
+    postgres_server: PostgresServer,
+) -> None:
+    home = PostgresHome(postgres_server)
+    first, second = await opened(home), await opened(home)
+    await issue_many(first, 3)
+    await issue_many(second, 2, "another")
+    assert await grow(second) == 5
+    assert not (await first.tree.grow()).problem
+    await first.close()
+    await second.close()
 
 
 async def test_there_is_an_end_to_findings(home: Home) -> None:

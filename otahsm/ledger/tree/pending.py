@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Dialect, Engine, Insert, Row, Table, insert, select
 
-from otahsm.ledger.db.dialects import columns_given, write_rows
-from otahsm.ledger.schema import pending_leaves
+from otahsm.ledger.db.dialects import Among, columns_given, write_rows
+from otahsm.ledger.schema import leaves, pending_leaves
+from otahsm.ledger.tree.entry_kind import Entry
 from otahsm.ledger.tree.log_entries import KINDS, Kind
 from otahsm.tlog import leaf_hash
 
@@ -24,6 +25,9 @@ KEY_BYTES: Final = 32
 
 _PENDING: Final = ("kind", "intent_id", "hash", "mac")
 _OPTION: Final = "otahsm_mac_keys"
+_NOTED: Final = "otahsm_noted"
+_CHUNK: Final = 1000
+_LEAVES: Final = select(leaves.c.kind, leaves.c.intent_id, leaves.c.hash).where(Among(leaves.c.intent_id))
 _CONTEXT: Final = b"otahsm pending leaf 1\0"
 _HASH_BYTES: Final = 32
 _ID_BYTES: Final = 8
@@ -59,9 +63,58 @@ class MacKeys(NamedTuple):
             return False
 
 
-def with_keys(engine: Engine, keys: MacKeys) -> Engine:
-    """Return an engine whose connections can queue entries."""
-    return engine.execution_options(**{_OPTION: keys})
+class Noted:
+    """What this process queued, and has not seen in the tree yet.
+
+    A row of the queue can be removed together with what it is of, before it is a leaf: the tables show
+    nothing of that. For the thread of the writer.
+    """
+
+    def __init__(self) -> None:
+        self._new: dict[Entry, bytes] = {}  # of the current transaction
+        self._waiting: dict[Entry, bytes] = {}
+
+    def begin(self) -> None:
+        """Begin a transaction; forget what one queued that was not committed."""
+        self._new.clear()
+
+    def add(self, entry: Entry, hashed: bytes) -> None:
+        """Note an entry, and the hash of its leaf, in a transaction."""
+        self._new[entry] = hashed
+
+    def commit(self) -> None:
+        """Note that the transaction was committed."""
+        self._waiting.update(self._new)
+        self._new.clear()
+
+    def __contains__(self, entry: Entry) -> bool:
+        """Whether an entry was queued and not seen in the tree."""
+        return entry in self._waiting
+
+    def lost(self, connection: Connection) -> Entry | None:
+        """Return an entry that was queued and is not in the tree; None if all are. Nothing may be pending."""
+        ids = list({entry.intent_id for entry in self._waiting})
+        for first in range(0, len(ids), _CHUNK):
+            for row in connection.execute(_LEAVES, {"ids": ids[first : first + _CHUNK]}):
+                self.logged(row)
+        return next(iter(self._waiting), None)
+
+    def logged(self, row: Row[*tuple[Any, ...]]) -> None:
+        """Note that an entry is a leaf."""
+        entry = Entry(row.kind, row.intent_id)
+        if self._waiting.get(entry) == row.hash:
+            del self._waiting[entry]
+
+
+def with_keys(engine: Engine, keys: MacKeys, noted: Noted | None = None) -> Engine:
+    """Return an engine whose connections can queue entries, and note which."""
+    return engine.execution_options(**{_OPTION: keys, _NOTED: noted or Noted()})
+
+
+def noted_of(connection: Connection) -> Noted:
+    """Return what was noted by connections `with_keys`."""
+    noted: Noted = connection.get_execution_options()[_NOTED]
+    return noted
 
 
 def keys_of(connection: Connection) -> MacKeys:
@@ -84,12 +137,13 @@ def note_entries(connection: Connection, kind: Kind, intent_ids: Iterable[int]) 
         write_rows(connection, insert_into(pending_leaves, _PENDING, connection.dialect), _PENDING, missing)
 
 
-def note_leaves(connection: Connection, kind: Kind, leaves: Mapping[int, bytes]) -> None:
-    """Queue leaves, by the ids of their entries, in the transaction that writes these."""
-    keys = keys_of(connection)
+def note_leaves(connection: Connection, kind: Kind, entries: Mapping[int, bytes]) -> None:
+    """Queue the leaves of entries, by their ids, in the transaction that writes these."""
+    keys, noted = keys_of(connection), noted_of(connection)
     rows = []
-    for intent_id, leaf in leaves.items():
+    for intent_id, leaf in entries.items():
         hashed = leaf_hash(leaf)
+        noted.add(Entry(int(kind), intent_id), hashed)
         rows.append((int(kind), intent_id, hashed, keys.mac(kind, intent_id, hashed)))
     if rows:
         write_rows(connection, insert_into(pending_leaves, _PENDING, connection.dialect), _PENDING, rows)

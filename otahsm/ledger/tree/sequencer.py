@@ -19,7 +19,7 @@ from otahsm.ledger.db.dialects import Among, try_to_sequence, write_rows
 from otahsm.ledger.schema import leaves, nodes, pending_leaves, tree
 from otahsm.ledger.tree.entry_kind import Entry
 from otahsm.ledger.tree.log_entries import name_entry
-from otahsm.ledger.tree.pending import insert_into, keys_of
+from otahsm.ledger.tree.pending import insert_into, keys_of, noted_of
 from otahsm.tlog import CompactTree, Row
 
 CHUNK: Final = 256  # leaves per transaction
@@ -84,6 +84,9 @@ def sequence(connection: Connection) -> Step:
     new, rows = old.extend(row.hash for row in waiting)
     _append(connection, old, new, waiting, rows)
     connection.execute(_TAKE, {"ids": [row.id for row in waiting]})
+    noted = noted_of(connection)
+    for row in waiting:
+        noted.logged(row)
     return Step(len(waiting), more=len(waiting) == CHUNK)
 
 

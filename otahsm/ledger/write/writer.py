@@ -20,7 +20,9 @@ from otahsm.ledger.db.failures import cause_of, failure_of
 from otahsm.ledger.migrations import UnknownVersionError
 from otahsm.ledger.records import Intent, Vouched, WrittenIntent
 from otahsm.ledger.shape.check import refuse_hooks, refuse_tampered
-from otahsm.ledger.tree.pending import MacKeys, with_keys
+from otahsm.ledger.tree.entry_kind import Entry
+from otahsm.ledger.tree.log_entries import Kind
+from otahsm.ledger.tree.pending import MacKeys, Noted, with_keys
 from otahsm.ledger.write import outcomes, slots, takeover
 from otahsm.system.clock import Clock, microseconds
 
@@ -51,7 +53,8 @@ class Writer:
         self, database: Database, keys: MacKeys, issuer_key_ids: Collection[bytes], clock: Clock
     ) -> None:
         self._database = database
-        self._engine = with_keys(database.engine, keys)
+        self._noted = Noted()
+        self._engine = with_keys(database.engine, keys, self._noted)
         self._issuer_key_ids = frozenset(issuer_key_ids)
         self._clock = clock
         self.is_open = False
@@ -168,6 +171,7 @@ class Writer:
         if not self.is_open:
             raise LedgerUnavailableError("the ledger is closed")
         self._written.clear()
+        self._noted.begin()
         try:
             with self._engine.begin() as connection:
                 voided = self._begin(connection, with_events=any(write.with_events for write in group))
@@ -184,6 +188,7 @@ class Writer:
         except LedgerUnavailableError:
             self._close_intents(self._written)
             raise
+        self._noted.commit()
         self._failure = None
         self._database.slot_is_new = self._something_left = False
         for intent_ids, _ in self._to_void[:voided]:
@@ -211,7 +216,13 @@ class Writer:
         if self._failure is not None:
             slots.touch(connection, slot)
         self._database.tend(connection)
-        unknown = [each for each in slots.open_intents(connection, slot) if each not in self._open_intents]
+        unknown = [
+            each
+            for each in slots.open_intents(connection, slot)
+            if each not in self._open_intents
+            # Somebody removed its certificate, which was released: that is no reason to call it void.
+            and Entry(Kind.CERTIFICATE_2, each) not in self._noted
+        ]
         if unknown:  # somebody wrote them into the database: their devices must not wait for ever
             self._to_void.append((tuple(unknown), _NOT_OURS))
         if not self._open_intents and slots.is_far_behind(connection, slot):
