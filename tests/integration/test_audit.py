@@ -267,7 +267,8 @@ async def test_who_is_cut_off_and_why_are_written_together(home: Home) -> None:
     await ledger.open()
 
     def cut_off(changed: Denied) -> LoggedEvent:
-        return LoggedEvent(1, "client.cut_off", "cn:admin", 1, changed.reason)
+        details = json.dumps({"reason": changed.reason, "subject": changed.subject})
+        return LoggedEvent(1, "client.cut_off", "cn:admin", 1, details)
 
     def let_in(changed: Denied) -> LoggedEvent:
         return LoggedEvent(1, "client.let_in", "cn:admin", 1, changed.reason)
@@ -284,4 +285,38 @@ async def test_who_is_cut_off_and_why_are_written_together(home: Home) -> None:
     events = reader.events(EventFilter(), 0, 10).events
     assert [item._replace(id=0) for item in events] == [cut_off(denied), let_in(denied)]
     reader.close()
+    await ledger.close()
+
+
+async def test_a_denial_that_somebody_wrote_into_the_database_keeps_none_from_being_written(
+    home: Home,
+) -> None:
+    ledger = ledger_in(home)
+    await ledger.open()
+
+    def cut_off(changed: Denied) -> LoggedEvent:
+        details = {"reason": changed.reason, "subject": changed.subject}
+        return LoggedEvent(changed.at, "client.cut_off", "cn:admin", 1, json.dumps(details))
+
+    def let_in(_: Denied) -> LoggedEvent:
+        return LoggedEvent(5, "client.let_in", "cn:admin", 1, json.dumps({"subject": "cn:a"}))
+
+    denied = Denied("cn:a", "lost", "cn:admin", 7)
+    forged = "INSERT INTO denied_clients VALUES ('cn:a', 'lost', 'cn:admin', 4)"
+    home.change(forged)
+    assert await ledger.deny(denied, cut_off) == (denied, cut_off(denied))
+    assert await ledger.deny(denied._replace(at=8), cut_off) == (denied, None)
+    await ledger.allow("cn:a", let_in)
+    for event in (cut_off(denied._replace(at=4)), None):  # an event of nobody's, or none
+        if event is not None:
+            home.change(
+                "INSERT INTO events (id, happened_at, name, client, occurrences, details)"
+                f" VALUES (99, 4, '{event.name}', '{event.client}', 1, '{event.details}')"
+            )
+        home.change(forged)
+        assert (await ledger.deny(denied, cut_off)).event is not None
+        home.change("DELETE FROM events WHERE id = 99")
+        await ledger.allow("cn:a", let_in)
+    home.change("INSERT INTO denied_clients VALUES ('cn:a', 'lost', 'cn:admin', 7)")  # as it was denied once
+    assert (await ledger.deny(denied, cut_off)).event is not None
     await ledger.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -51,11 +51,12 @@ _CHUNK: Final = 1000
 
 
 class DenialEvent(NamedTuple):
-    """The audit event that denied a client: its time in microseconds, who did it, and why."""
+    """The audit event that denied a client: its time in microseconds, who did it, why, and its id."""
 
     happened_at: int
     client: str
     reason: str
+    id: int = 0
 
 
 def check_derived(connection: Connection, verdict: Verdict) -> None:
@@ -81,10 +82,16 @@ def denial_events(connection: Connection) -> dict[str, DenialEvent]:
         except (ValueError, TypeError, KeyError, RecursionError):
             continue  # it was changed: its leaf says so
         if row.name == DENIED:
-            denied[subject] = DenialEvent(row.happened_at, row.client, reason)
+            denied[subject] = DenialEvent(row.happened_at, row.client, reason, row.id)
         else:
             denied.pop(subject, None)
     return denied
+
+
+def says(event: DenialEvent, row: Any) -> bool:
+    """Return whether an event says what a row of `denied_clients` does."""
+    known = DenialEvent(row.denied_at, storable(str(row.client)), storable(str(row.reason)))
+    return event._replace(id=0) == known
 
 
 def _kinds(connection: Connection) -> Iterator[tuple[str, str]]:
@@ -181,10 +188,9 @@ def _denials(connection: Connection) -> Iterator[tuple[str, str]]:
     said = denial_events(connection)
     for row in connection.execute(select(denied_clients)):
         event = said.pop(storable(str(row.subject)), None)
-        known = DenialEvent(row.denied_at, storable(str(row.client)), storable(str(row.reason)))
         if event is None:
             yield f"denied client {row.subject!a}", "the audit log does not say that it is denied"
-        elif event != known:
+        elif not says(event, row):
             yield f"denied client {row.subject!a}", "differs from the audit event that denied it"
     for subject in said:
         yield f"denied client {subject!a}", "is missing: the audit log says that it is denied"

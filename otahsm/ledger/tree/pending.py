@@ -137,6 +137,24 @@ def note_entries(connection: Connection, kind: Kind, intent_ids: Iterable[int]) 
         write_rows(connection, insert_into(pending_leaves, _PENDING, connection.dialect), _PENDING, missing)
 
 
+def is_proven(connection: Connection, kind: Kind, intent_id: int) -> bool:
+    """Return whether an entry is as it was queued: as its leaf, or as a pending one with a MAC."""
+    try:
+        found = KINDS[kind].read(connection, [intent_id])
+    except (TypeError, ValueError):
+        return False
+    if intent_id not in found:
+        return False
+    keys, hashed = keys_of(connection), leaf_hash(found[intent_id])
+    for table in (leaves, pending_leaves):
+        rows = connection.execute(
+            select(table).where(table.c.kind == int(kind), table.c.intent_id == intent_id)
+        )
+        if any(row.hash == hashed and (table is leaves or keys.vouch(row)) for row in rows):
+            return True
+    return False
+
+
 def note_leaves(connection: Connection, kind: Kind, entries: Mapping[int, bytes]) -> None:
     """Queue the leaves of entries, by their ids, in the transaction that writes these."""
     keys, noted = keys_of(connection), noted_of(connection)

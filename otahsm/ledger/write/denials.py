@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, select
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, select, update
 
 from otahsm.access import Denied
 from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.read.denied import denied_of
 from otahsm.ledger.records import Change, EventFactory
 from otahsm.ledger.schema import denied_clients
+from otahsm.ledger.tree.derived import denial_events, says
+from otahsm.ledger.tree.log_entries import Kind
+from otahsm.ledger.tree.pending import is_proven
 from otahsm.ledger.write import events
+from otahsm.system.spool import storable
 
 
 def deny(connection: Connection, denied: Denied, make_event: EventFactory[Denied]) -> Change[Denied]:
-    """Deny a client, in a transaction; the result is the denial, or the existing one."""
+    """Deny a client, in a transaction; the result is the denial, or the existing one.
+
+    One that the audit log does not have is replaced: somebody wrote it into the database, to take it away
+    again when this denial was said to be made.
+    """
     row = {
         "subject": denied.subject,
         "reason": denied.reason,
@@ -23,8 +33,12 @@ def deny(connection: Connection, denied: Denied, make_event: EventFactory[Denied
     insert = insert_into(denied_clients, connection.dialect).values(row).on_conflict_do_nothing()
     if connection.execute(insert.returning(denied_clients.c.subject)).first() is not None:
         return events.changed(connection, denied, make_event)
-    before = select(denied_clients).where(denied_clients.c.subject == denied.subject)
-    return Change(denied_of(connection.execute(before).one()), None)
+    mine = denied_clients.c.subject == denied.subject
+    before = connection.execute(select(denied_clients).where(mine)).one()
+    if _is_in_audit_log(connection, before):
+        return Change(denied_of(before), None)
+    connection.execute(update(denied_clients).where(mine).values(row))
+    return events.changed(connection, denied, make_event)
 
 
 def allow(connection: Connection, subject: str, make_event: EventFactory[Denied]) -> Change[Denied | None]:
@@ -34,3 +48,8 @@ def allow(connection: Connection, subject: str, make_event: EventFactory[Denied]
     if row is None:
         return Change(None, None)
     return events.changed(connection, denied_of(row), make_event)
+
+
+def _is_in_audit_log(connection: Connection, row: Row[Any]) -> bool:
+    event = denial_events(connection).get(storable(row.subject))
+    return event is not None and says(event, row) and is_proven(connection, Kind.EVENT, event.id)
