@@ -20,7 +20,7 @@ from otahsm.errors import (
 from otahsm.tlog import Checkpoint
 from otahsm.token.desk import codec
 from otahsm.token.desk.codec import CertificateToSign, CrlToSign, LastCheckpoint, LastCrl
-from otahsm.token.pin import typed_pin
+from otahsm.token.pin.keeper import pin_keeper
 from otahsm.token.setup import Mandate, encode_token
 from otahsm.workers.pool import Report, WorkerPool
 
@@ -86,11 +86,12 @@ class SignerPool:
         def report(event: str, pid: int, error: OtahsmError | None) -> None:
             self._report_event(member, event, pid, error)
 
+        keeper = pin_keeper() if token.uri.pin.kind == "prompt" else None
         pool = WorkerPool(
             "signer",
             SIGNER_MODULE,
             socket_setup(number, mandate)
-            if token.signer_socket
+            if token.signer_socket or keeper
             else [encode_token(token), *mandate.encode()],
             size=token.signers,
             depth=_DEPTH,
@@ -101,7 +102,7 @@ class SignerPool:
             probe_seconds=_PROBE_SECONDS,
             longest_pause=_LONGEST_PAUSE,
             report=report,
-            inherit=typed_pin(),
+            start=keeper.start_signer if keeper else None,
             socket=token.signer_socket,
         )
         member = _Member(token, pool)

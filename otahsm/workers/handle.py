@@ -109,9 +109,7 @@ class Connection:
             await self.writer.wait_closed()
 
 
-async def start_child(
-    command: Sequence[str], environment: Mapping[str, str], inherit: Sequence[int]
-) -> Child:
+async def start_child(command: Sequence[str], environment: Mapping[str, str]) -> Child:
     """Start a worker. Raises WorkerLostError if it can't be started or watched."""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -119,7 +117,6 @@ async def start_child(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=environment,
-            pass_fds=inherit,
         )
     except OSError as error:
         raise WorkerLostError(f"can't start a process: {error.strerror}") from error

@@ -59,7 +59,7 @@ class WorkerPool:
         longest_pause: the upper limit of the pause before a start, in seconds, while workers keep failing.
         report: called with (event, pid, error) when a worker is ready, lost, or failed to start; the event is
             "<name>.ready", "<name>.lost" or "<name>.failed".
-        inherit: file descriptors that the workers inherit.
+        start: starts a worker at a socket, in place of child processes; it raises WorkerLostError.
         socket: a socket where systemd starts a worker for each connection; None to start child processes.
         believes: whether workers are believed that they make progress; if not, only their responses count.
     """
@@ -79,7 +79,7 @@ class WorkerPool:
         probe_seconds: float = 10.0,
         longest_pause: float,
         report: Report,
-        inherit: Sequence[int] = (),
+        start: Callable[[], Awaitable[WorkerHandle]] | None = None,
         socket: Path | None = None,
         believes: bool = True,
     ) -> None:
@@ -88,9 +88,10 @@ class WorkerPool:
         # -P: a module in the working directory must not shadow one of ours
         command = (sys.executable, "-P", "-m", module)
         surroundings = {**environment, DAEMON_PID: str(os.getpid())}
-        start = partial(start_child, command, surroundings, tuple(inherit))
         self._start_peer: Callable[[], Awaitable[WorkerHandle]] = (
-            partial(connect, socket, f"otahsm-{name}.socket") if socket else start
+            partial(connect, socket, f"otahsm-{name}.socket")
+            if socket
+            else start or partial(start_child, command, surroundings)
         )
         self._setup = tuple(setup)
         self._size = size

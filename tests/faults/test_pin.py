@@ -12,9 +12,16 @@ from pathlib import Path
 import pytest
 
 from support.devices import issue_all, new_requests
-from support.harness import OTAHSM, READY_SECONDS, eventually, is_running, running
+from support.harness import OTAHSM, READY_SECONDS, command_line, eventually, is_running, running
 from support.tokens.faulty import FaultyToken
 from support.tokens.odd_keys import certify, odd_key
+
+
+def has_memory_file(pid: int) -> bool:
+    """Return whether a process has a descriptor of a memory file; True if only root can tell."""
+    if os.geteuid() != 0:
+        return "pin.keeper" in command_line(pid)
+    return any("memfd:" in str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def put_wrong_pin(faulty: FaultyToken) -> str:
@@ -185,6 +192,10 @@ def test_a_pin_that_is_typed_serves_every_signer_and_its_successor(faulty: Fault
         faulty.misbehave()
         eventually(lambda: log.read_text().count("signer.ready") >= 4, "no signer is replaced")
         assert not knows(pid, pin)
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        (keeper,) = [int(child) for child in children if "pin.keeper" in command_line(int(child))]
+        assert not has_memory_file(pid)
+        assert has_memory_file(keeper)
         assert pin not in log.read_text()
     finally:
         os.kill(pid, signal.SIGKILL)

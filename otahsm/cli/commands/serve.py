@@ -11,7 +11,7 @@ from otahsm.config import files_of_daemon
 from otahsm.daemon import serve as run
 from otahsm.daemon.log import logging_to_stderr
 from otahsm.system.file_modes import check_file_modes
-from otahsm.token.pin import ask_for_pin
+from otahsm.token.pin.keeper import ask_for_pin
 
 
 def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -22,7 +22,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     os.umask(0o077)
     settings = load_config(config)
     check_file_modes(files_of_daemon(settings, config))
-    if settings.token and settings.token.uri.pin.kind == "prompt":
-        ask_for_pin()
+    if settings.token and any(token.uri.pin.kind == "prompt" for token in settings.token.all):
+        ask_for_pin(config)
     with logging_to_stderr():
         asyncio.run(run(settings))

@@ -14,9 +14,13 @@ from pathlib import Path
 
 from otahsm.errors import OtahsmError
 from otahsm.system.hardening import harden
+from otahsm.workers.child import DAEMON_PID
+from otahsm.workers.handle import Child
 from otahsm.workers.pool import WorkerPool
 
 from support.workers.hostile_worker import ATTEMPTS, DEATH_SIGNAL, FREE
+
+_WORKER = "support.workers.hostile_worker"
 
 
 async def main(file: Path, socket: Path, mode: str) -> None:
@@ -28,17 +32,33 @@ async def main(file: Path, socket: Path, mode: str) -> None:
         pids.append(pid)
 
     with file.open("ab") as opened:
+        environment = {**os.environ, DAEMON_PID: str(os.getpid()), **({FREE: ""} if mode == "free" else {})}
+
+        async def start() -> Child:
+            """Start a worker as the pool does, but with the file."""
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                _WORKER,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=environment,
+                pass_fds=[opened.fileno()],
+            )
+            return Child(process)
+
         pool = WorkerPool(
             "worker",
-            "support.workers.hostile_worker",
+            _WORKER,
             [],
             size=2,
-            environment={**os.environ, FREE: ""} if mode == "free" else os.environ,
+            environment={},
             call_seconds=30,
             wait_seconds=30,
             longest_pause=0.25,
             report=report,
-            inherit=[opened.fileno()],
+            start=start,
         )
         await pool.start()
         await pool.wait_until_ready(2)
