@@ -16,8 +16,10 @@ from otahsm.ledger import (
     Ledger,
     Renewal,
     Replay,
+    RevocationRequest,
     database_of,
 )
+from otahsm.pki.crls.building import Reason
 
 from support.homes import CA, MAC_KEYS, Home, PostgresHome
 from support.intents import intent, told
@@ -209,3 +211,27 @@ async def test_two_replicas_renew_a_certificate_once(postgres_server: PostgresSe
                      " AND superseded_at IS NOT NULL") == [(50, 50)]  # fmt: skip
     for ledger in both:
         await ledger.close()
+
+
+@pytest.mark.parametrize("reason", [Reason.SUPERSEDED, Reason.KEY_COMPROMISE])
+async def test_a_revocation_that_was_away_for_a_moment_is_missed(
+    ledger: Ledger, home: Home, reason: Reason
+) -> None:
+    await issue(ledger, at(0), b"first")
+    await issue(ledger, at(350), b"second")
+    other = at(0, "b")
+    await issue(ledger, other, b"of b")
+    for device in ("a", "b"):
+        await ledger.revoke([RevocationRequest(None, device, "", reason)], "cn:test", 352 * DAY * 1_000_000)
+    await grow(ledger)
+    assert findings(home) == []
+    home.change("CREATE TABLE away AS SELECT * FROM revocations")
+    home.change("DELETE FROM revocations WHERE intent_id > 1")
+    await issue(ledger, at(355, "b"), b"another of b")
+    home.change("INSERT INTO revocations SELECT * FROM away WHERE intent_id > 1", "DROP TABLE away")
+    await grow(ledger)
+    await ledger.close()
+    said = ["intent 4: has a certificate, and that of its device had been revoked"]
+    if reason == Reason.KEY_COMPROMISE:
+        said.append("intent 4: has a certificate, and its key had been revoked as compromised")
+    assert findings(home) == said

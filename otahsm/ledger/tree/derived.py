@@ -39,14 +39,16 @@ from otahsm.ledger.schema import (
     replicas,
     revocations,
 )
-from otahsm.ledger.tree.log_entries import CERTIFICATE_KINDS
+from otahsm.ledger.tree.log_entries import CERTIFICATE_KINDS, Kind
 from otahsm.ledger.tree.verdict import Verdict
+from otahsm.pki.crls.building import Reason
 from otahsm.system.spool import storable
 
 DENIED: Final = "client.cut_off"
 ALLOWED: Final = "client.let_in"
 
 _DAY: Final = 24 * 3600 * 1_000_000
+_SLACK: Final = 600 * 1_000_000  # between the clocks of replicas
 _CHUNK: Final = 1000
 
 
@@ -66,7 +68,7 @@ def check_derived(connection: Connection, verdict: Verdict) -> None:
         connection: from `snapshot`.
         verdict: of the same snapshot.
     """
-    for check in (_kinds, _doubles, _superseded, _batches, _quotas, _denials, _open_intents):
+    for check in (_kinds, _doubles, _superseded, _barred, _batches, _quotas, _denials, _open_intents):
         for where, what in check(connection):
             verdict.find(where, what)
 
@@ -149,6 +151,14 @@ def _batches(connection: Connection) -> Iterator[tuple[str, str]]:
         yield f"intent {other.id}", f"is in the batch {other.batch_id}, which is for another profile"
     for intent_id in _stream(connection, _IN_NO_BATCH):
         yield f"intent {intent_id}", "is in a batch that does not exist"
+
+
+def _barred(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Certificates that a revocation should have barred: it was away for a moment."""
+    for intent_id in _stream(connection, _OF_A_REVOKED_DEVICE):
+        yield f"intent {intent_id}", "has a certificate, and that of its device had been revoked"
+    for intent_id in _stream(connection, _OF_A_COMPROMISED_KEY):
+        yield f"intent {intent_id}", "has a certificate, and its key had been revoked as compromised"
 
 
 def _strangers(connection: Connection, batch_id: int, clients: str) -> Iterator[str]:
@@ -309,6 +319,24 @@ _SUPERSEDES_TWO: Final = (
     .group_by(intents.c.superseded_by)
     .having(func.count() > 1)
 )
+
+# The leaves' order shows that the revocation was first; times, that it was not under way meanwhile.
+_revoked_leaf: Final = leaves.alias("revoked_leaf")
+_revoked_before: Final = (
+    select(_newer.c.id)
+    .select_from(revocations)
+    .join(intents, intents.c.id == revocations.c.intent_id)
+    .join(_revoked_leaf, _revoked_leaf.c.intent_id == intents.c.id)
+    .where(_revoked_leaf.c.kind == Kind.REVOCATION, _newer.c.void_reason.is_(None))
+    .where(_new_leaf.c.intent_id == _newer.c.id, _new_leaf.c.kind.in_(CERTIFICATE_KINDS))
+    .where(_revoked_leaf.c.leaf_index < _new_leaf.c.leaf_index)
+    .where(_newer.c.intended_at > revocations.c.recorded_at + _SLACK)
+)
+_OF_A_REVOKED_DEVICE: Final = _revoked_before.where(_newer.c.id == intents.c.superseded_by)
+_OF_A_COMPROMISED_KEY: Final = _revoked_before.where(
+    _newer.c.spki_sha256 == intents.c.spki_sha256,
+    revocations.c.reason == Reason.KEY_COMPROMISE.value,
+).distinct()
 
 _IN_NO_BATCH: Final = (
     select(intents.c.id)
