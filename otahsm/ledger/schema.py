@@ -55,7 +55,8 @@ intents: Final = Table(
     Column("issuer_key_id", LargeBinary, nullable=False),
     Column("not_before", BigInteger, nullable=False),
     Column("not_after", BigInteger, nullable=False),
-    # The client: the identity in its certificate, and which certificate that was.
+    # The client: the identity in its certificate, or its key if the policy pins that (in older rows, always
+    # the former); and which certificate that was.
     Column("client", Text, nullable=False),
     Column("client_certificate_sha256", LargeBinary(32), nullable=False),
     Column("intended_at", BigInteger, nullable=False),
@@ -98,11 +99,17 @@ def _where(condition: str) -> dict[str, Any]:
 
 _LIVE: Final = "void_reason IS NULL AND superseded_at IS NULL"
 
-# Exactly once (I3): one live intent per device and profile, and one per request id. Every index over random
-# values costs a disk page per certificate, so there are no more than are needed.
+# Exactly once (I3): one live intent per device and profile, and one per request id of a client. Every index
+# over random values costs a disk page per certificate, so there are no more than are needed.
 Index("ix_intents_serial", intents.c.serial, unique=True)
 Index("ix_intents_device", intents.c.device_id, intents.c.profile, unique=True, **_where(_LIVE))
-Index("ix_intents_request", intents.c.request_id, unique=True, **_where(f"{_LIVE} AND request_id <> ''"))
+Index(
+    "ix_intents_request",
+    intents.c.request_id,
+    intents.c.client,
+    unique=True,
+    **_where(f"{_LIVE} AND request_id <> ''"),
+)
 # A key belongs to its device forever, whatever happened to the certificate.
 Index("ix_intents_key", intents.c.spki_sha256, **_where("void_reason IS NULL"))
 Index("ix_intents_superseded", intents.c.superseded_by, **_where("superseded_by IS NOT NULL"))
@@ -124,7 +131,7 @@ batches: Final = Table(
     # How device ids are chosen, encoded by `Scheme.text`.
     Column("scheme", Text, nullable=False),
     Column("deadline", BigInteger, nullable=True),
-    # The clients that may issue in it: a JSON array; empty for all.
+    # The clients that may issue in it, by name in the policy or identity: a JSON array; empty for all.
     Column("clients", Text, nullable=False),
     Column("creator", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
@@ -154,7 +161,7 @@ denied_clients: Final = Table(
     # "uri:", "dns:", "cn:" and a name; "spki:" or "sha256:", of a key or a certificate, and the digest.
     Column("subject", Text, primary_key=True),
     Column("reason", Text, nullable=False),
-    # The client that denied it: the identity in its certificate.
+    # The client that denied it: its identity, as in `intents`.
     Column("client", Text, nullable=False),
     Column("denied_at", BigInteger, nullable=False),
 )
@@ -250,7 +257,7 @@ revocations: Final = Table(
     Column("intent_id", _Id, ForeignKey("intents.id"), primary_key=True),
     Column("revoked_at", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
-    # The client that revoked it: the identity in its certificate.
+    # The client that revoked it: its identity, as in `intents`.
     Column("client", Text, nullable=False),
     Column("recorded_at", BigInteger, nullable=False),
     # The CRL distribution point in the certificate.

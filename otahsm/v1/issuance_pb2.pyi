@@ -55,8 +55,8 @@ class CertificateRequest(_message.Message):
     request_id: _builtins.str
     """Set by the client: 1 to 128 printable ASCII characters, without spaces. It
     matches a result to its request, and identifies the request in the ledger:
-    the same request_id for another profile, device or key is refused with
-    ALREADY_EXISTS. Required in a stream. It may be empty in the unary call; the
+    the same request_id of the same client for another profile, device or key is
+    refused with ALREADY_EXISTS. Required in a stream. It may be empty in the unary call; the
     server then derives one from profile, device id and public key.
 
     The Python SDK sends the SHA-256 of `profile` as given here, a zero octet and

@@ -170,6 +170,15 @@ async def test_a_batch_that_asks_twice_renews_once(ledger: Ledger, home: Home) -
     assert home.read("SELECT count(*) FROM intents WHERE superseded_at IS NOT NULL") == [(1,)]
 
 
+async def test_another_clients_request_id_does_not_keep_a_certificate_superseded(ledger: Ledger) -> None:
+    await issue(ledger, at(0, request="name"), b"first")
+    under_way = await ask(ledger, at(350, request="another"))
+    assert isinstance(under_way, Accepted)
+    await issue(ledger, at(350, device="b", request="name")._replace(client="cn:other"), b"of b")
+    await ledger.void([under_way.intent_id], "a test")
+    assert isinstance(await ask(ledger, at(1, request="name")), Replay)
+
+
 async def test_the_key_of_a_superseded_certificate_stays_its_devices(ledger: Ledger) -> None:
     await issue(ledger, at(0, key="old"), b"first")
     await issue(ledger, at(360, key="new"), b"second")

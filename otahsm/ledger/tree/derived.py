@@ -117,7 +117,8 @@ def _doubles(connection: Connection) -> Iterator[tuple[str, str]]:
             f"the device {row.device_id!a} has {row.many} live intents under the profile {row.profile!a}",
         )
     for row in connection.execute(_REQUESTS_TWICE):
-        yield f"intent {row.last}", f"the request id {row.request_id!a} has {row.many} live intents"
+        what = f"the request id {row.request_id!a} of {row.client!a} has {row.many} live intents"
+        yield f"intent {row.last}", what
     for intent_id in _stream(connection, _KEYS_TWICE):
         yield f"intent {intent_id}", "has a certificate for a key that another device has a certificate for"
 
@@ -252,9 +253,9 @@ _DEVICES_TWICE: Final = (
     .having(func.count() > 1)
 )
 _REQUESTS_TWICE: Final = (
-    select(intents.c.request_id, _many, _last)
+    select(intents.c.request_id, intents.c.client, _many, _last)
     .where(_live, intents.c.request_id != literal_column("''"))
-    .group_by(intents.c.request_id)
+    .group_by(intents.c.request_id, intents.c.client)
     .having(func.count() > 1)
 )
 

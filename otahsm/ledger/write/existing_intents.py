@@ -1,4 +1,4 @@
-"""Conflicts of new intents with existing ones: the same device, the same key or the same request id (I3)."""
+"""Conflicts of new intents with existing ones: the same device, key, or request id of a client (I3)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ExistingIntents:
     ) -> None:
         self._renewals = renewals
         self._now = now
-        self._by_request: dict[str, Any] = {}
+        self._by_request: dict[tuple[str, str], Any] = {}
         self._by_device: dict[tuple[str, str], Any] = {}
         self._by_key: dict[bytes, Any] = {}
         known = (
@@ -88,7 +88,7 @@ class ExistingIntents:
         if row.superseded_at is not None:
             return
         if row.request_id:
-            self._by_request[row.request_id] = row
+            self._by_request[row.client, row.request_id] = row
         self._by_device[row.device_id, row.profile] = row
 
     def answer(self, intent: Intent) -> JournalResult | Fresh:
@@ -121,7 +121,7 @@ class ExistingIntents:
     def _refusal(self, intent: Intent, device: Any) -> Barred | Conflict | None:
         """Return a conflict that no renewal window resolves; None if there is none."""
         key = self._by_key.get(intent.spki_sha256)
-        request = self._by_request.get(intent.request_id)
+        request = self._by_request.get((intent.client, intent.request_id))
         if barred := _barred(device, key):
             return barred
         if key is not None and key.device_id != intent.device_id:
@@ -160,6 +160,7 @@ class _Reserved:
     def __init__(self, intent: Intent) -> None:
         self.serial = intent.serial.key
         self.request_id = intent.request_id
+        self.client = intent.client
         self.profile = intent.profile
         self.device_id = intent.device_id
         self.spki_sha256 = intent.spki_sha256

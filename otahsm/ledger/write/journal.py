@@ -193,6 +193,7 @@ _taken: Final = (
     select(_namesake.c.id)
     .where(
         _namesake.c.request_id == intents.c.request_id,
+        _namesake.c.client == intents.c.client,
         _namesake.c.request_id != literal_column("''"),
         _namesake.c.void_reason.is_(None),
         _namesake.c.superseded_at.is_(None),
