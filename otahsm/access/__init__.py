@@ -1,11 +1,23 @@
 """Access control: decisions as pure functions of a policy, a caller and the time. No clock, no I/O."""
 
-from otahsm.access.caller import Caller, check_identity
+from otahsm.access.caller import Caller, Owner, Principal, check_identity
 from otahsm.access.calls import Call, Open
 from otahsm.access.control import AccessControl
 from otahsm.access.deny_list import SUBJECTS, Denied, DenyList
-from otahsm.access.policy import ANY_BELOW, DAY_ENDS, DAYS, EVERY_PROFILE, Grant, Match, Policy, Role, Times
-from otahsm.access.quota import Quotas, Use, come_back, day_of, given_back, share_of
+from otahsm.access.policy import (
+    ANY_BELOW,
+    DAY_ENDS,
+    DAYS,
+    EVERY_PROFILE,
+    Below,
+    Grant,
+    Match,
+    OwnerFilter,
+    Policy,
+    Role,
+    Times,
+)
+from otahsm.access.quota import Quotas, Use, come_back, day_of, given_back, own_part, share_of, sum_of
 
 __all__ = [
     "ANY_BELOW",
@@ -14,6 +26,7 @@ __all__ = [
     "EVERY_PROFILE",
     "SUBJECTS",
     "AccessControl",
+    "Below",
     "Call",
     "Caller",
     "Denied",
@@ -21,7 +34,10 @@ __all__ = [
     "Grant",
     "Match",
     "Open",
+    "Owner",
+    "OwnerFilter",
     "Policy",
+    "Principal",
     "Quotas",
     "Role",
     "Times",
@@ -30,5 +46,7 @@ __all__ = [
     "come_back",
     "day_of",
     "given_back",
+    "own_part",
     "share_of",
+    "sum_of",
 ]

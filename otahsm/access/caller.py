@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 _FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 _DIGESTS: Final = ("spki", "sha256")
+_PIN: Final = "spki:"
+
+_Value = TypeVar("_Value")
 
 
 def check_identity(text: str, kinds: Sequence[str]) -> str:
@@ -46,3 +49,34 @@ class Caller(NamedTuple):
     certificate_sha256: bytes
     spki_sha256: bytes = b""
     not_after: datetime = _FOREVER
+
+
+class Principal(NamedTuple):
+    """The client that a caller is, whichever name its certificate bears.
+
+    Attributes:
+        identity: what the ledger and the audit log know it by: "spki:" and the SHA-256 of its key if the
+            policy pins that key; otherwise the identity in its certificate.
+        name: its name in the policy; "" if the policy does not name it.
+    """
+
+    identity: str
+    name: str
+
+    def details(self, of: Mapping[str, _Value]) -> dict[str, _Value | str]:
+        """Return the details of an audit event, with its name if people can't tell it from its identity."""
+        return {**of, "policy_client": self.name} if self.identity.startswith(_PIN) else dict(of)
+
+
+class Owner(NamedTuple):
+    """The client that something in the ledger was written for.
+
+    Attributes:
+        client: its `Principal.identity` then; in rows of older versions, the identity in its certificate.
+        certificate_sha256: the SHA-256 of its certificate.
+        policy_client: its name in the policy then; "" in rows of older versions.
+    """
+
+    client: str
+    certificate_sha256: bytes
+    policy_client: str

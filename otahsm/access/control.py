@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Final
 
-from otahsm.access.caller import Caller
+from otahsm.access.caller import Caller, Owner, Principal
 from otahsm.access.calls import Call, Open
 from otahsm.access.deny_list import DenyList
-from otahsm.access.policy import Grant, Policy
+from otahsm.access.policy import Grant, OwnerFilter, Policy
 from otahsm.errors import NotAllowedError
 
 _SEES_ALL: Final = frozenset({"auditor", "operator", "admin"})
@@ -55,10 +55,13 @@ class AccessControl:
         for listener in self._listeners:
             listener()
 
-    def _check_deny_list(self, caller: Caller, now: datetime) -> None:
-        # An operator may deny a name that is also in the certificate of an admin whose key is pinned.
-        by_name = not (self._deny_list.denied and self._policy.is_pinned_admin(caller))
-        self._deny_list.check(caller, now, by_name=by_name)
+    def principal_of(self, caller: Caller) -> Principal:
+        """Return the client that a caller is."""
+        return self._policy.principal(caller)
+
+    def _check_denied(self, caller: Caller, now: datetime) -> None:
+        subjects = self._policy.subjects_of(caller) if self._deny_list.denied else ()
+        self._deny_list.check(caller, subjects, now)
 
     def grant_of(self, caller: Caller, now: datetime) -> Grant:
         """Return what a caller may do now.
@@ -67,7 +70,7 @@ class AccessControl:
             ClientDeniedError: the caller is denied.
             NotAllowedError: the policy does not name the caller, or does not allow it at this time.
         """
-        self._check_deny_list(caller, now)
+        self._check_denied(caller, now)
         grant = self._policy.of(caller)
         if grant is None:
             raise NotAllowedError(
@@ -90,7 +93,7 @@ class AccessControl:
             ClientDeniedError, NotAllowedError: the caller may not make it.
         """
         if call is Open.TRUSTED:
-            self._check_deny_list(caller, now)
+            self._check_denied(caller, now)
             return
         grant = self.grant_of(caller, now)
         if isinstance(call, Call) and not call.may(grant.roles):
@@ -106,7 +109,7 @@ class AccessControl:
         Args:
             caller: who makes the call.
             batch: the name of the batch.
-            clients: the identities that may issue in it; empty for all.
+            clients: the clients that may issue in it, by name or identity; empty for all.
             now: the time of the call.
 
         Raises:
@@ -116,21 +119,44 @@ class AccessControl:
         if grant.roles & _SEES_ALL:
             return True
         named = grant.batches is None or grant.batches.fullmatch(batch)
-        return named and (not clients or caller.identity in clients)
+        return named and self.may_issue_in(grant, clients)
 
-    def may_see(self, caller: Caller, client: str, certificate_sha256: bytes, now: datetime) -> bool:
-        """Return whether a caller may see a client's certificates: it is that client, or sees everything.
+    def may_issue_in(self, grant: Grant, clients: Collection[str]) -> bool:
+        """Return whether a client is one of those of a batch; `clients` as for `may_see_batch`."""
+        return not clients or any(self._policy.is_name_of(grant, client) for client in clients)
+
+    def may_see(self, caller: Caller, owner: Owner, now: datetime) -> bool:
+        """Return whether a caller may see what a client was issued: it is that client, or sees everything.
 
         Args:
             caller: who makes the call.
-            client: the identity that they were issued to.
-            certificate_sha256: the SHA-256 of that client's TLS certificate.
+            owner: to whom it was issued.
             now: the time of the call.
 
         Raises:
             ClientDeniedError, NotAllowedError: the caller may do nothing now.
         """
         grant = self.grant_of(caller, now)
-        if grant.roles & _SEES_ALL or caller.certificate_sha256 == certificate_sha256:
+        if grant.roles & _SEES_ALL or self._policy.is_owner(grant, owner):
             return True
-        return client == caller.identity or self._policy.named(client) is grant
+        return not owner.policy_client and caller.certificate_sha256 == owner.certificate_sha256
+
+    def seen_of(self, caller: Caller, client: str, now: datetime) -> OwnerFilter | None:
+        """Return what selects the certificates of a client that a caller may list; None to select by nothing.
+
+        Args:
+            caller: who makes the call.
+            client: the requested client, by its name in the policy or its identity; empty for any.
+            now: the time of the call.
+
+        Raises:
+            ClientDeniedError, NotAllowedError: the caller may not see them, or may do nothing now.
+        """
+        grant = self.grant_of(caller, now)
+        if grant.roles & _SEES_ALL:
+            return self._policy.owner_filter(client) if client and ":" not in client else None
+        if client and not self._policy.is_name_of(grant, client):
+            raise NotAllowedError(f"{grant.name} may not see the certificates of other clients")
+        own = self._policy.owner_filter(grant.name)
+        identity = self._policy.principal(caller).identity
+        return own._replace(certificate_sha256=caller.certificate_sha256, identity=identity)

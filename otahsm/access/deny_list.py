@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -45,17 +45,8 @@ class DenyList:
         self.denied = {item.subject: item for item in denied}
         self.distrusted = dict(distrusted)
 
-    def check(self, caller: Caller, now: datetime, *, by_name: bool = True) -> None:
-        """Check that a caller is not denied.
-
-        Args:
-            caller: who makes the call.
-            now: the time of the call.
-            by_name: whether its name counts, or only its key and its certificate.
-
-        Raises:
-            ClientDeniedError: it is.
-        """
+    def check(self, caller: Caller, subjects: Collection[str], now: datetime) -> None:
+        """Raise ClientDeniedError if a caller is denied; `subjects` as `Policy.subjects_of` returns them."""
         if caller.not_after <= now:
             raise ClientDeniedError(
                 f"the certificate of {caller.identity} expired on {caller.not_after:%Y-%m-%d %H:%M:%S} UTC",
@@ -66,10 +57,5 @@ class DenyList:
                 f"{caller.identity} is denied: {why}",
                 hint="Get a new certificate from the operator CA and reconnect.",
             )
-        if self.denied and self.names(caller, by_name=by_name):
+        if any(subject in self.denied for subject in subjects):
             raise ClientDeniedError(f"an operator has denied {caller.identity}")
-
-    def names(self, caller: Caller, *, by_name: bool = True) -> bool:
-        """Return whether an operator has denied a caller, by its name, its key or its certificate."""
-        subjects = (f"spki:{caller.spki_sha256.hex()}", f"sha256:{caller.certificate_sha256.hex()}")
-        return (by_name and caller.identity in self.denied) or any(item in self.denied for item in subjects)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, time
 from typing import Final, Literal, NamedTuple
 
-from otahsm.access.caller import Caller
+from otahsm.access.caller import Caller, Owner, Principal
 from otahsm.access.quota import Quotas
 from otahsm.errors import NotAllowedError
 from otahsm.patterns import Pattern
@@ -49,6 +49,7 @@ class Grant(NamedTuple):
         device_ids, batches: patterns that must match as a whole; None allows all.
         times: the hours in which it is allowed; empty for always.
         until: when the grant expires; None for never.
+        formerly: names that it had in the policy before: what the ledger has under them is its own.
     """
 
     name: str
@@ -60,6 +61,12 @@ class Grant(NamedTuple):
     times: tuple[Times, ...] = ()
     until: datetime | None = None
     quotas: Quotas = Quotas()
+    formerly: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Its name, and those that it had before."""
+        return self.formerly | {self.name}
 
     def check_time(self, now: datetime) -> None:
         """Raise NotAllowedError if the client is not allowed at this time."""
@@ -104,6 +111,32 @@ class Match(NamedTuple):
     identity: str
 
 
+class Below(NamedTuple):
+    """Selects identities that start with `start`, except other clients' and those that start as theirs do."""
+
+    start: str
+    others: frozenset[str]
+    others_start: frozenset[str]
+
+
+class OwnerFilter(NamedTuple):
+    """Selects what the ledger has of a client.
+
+    Attributes:
+        names: its names in the policy. Rows of older versions have none: the other attributes select those.
+        identities: its identities.
+        below: its other identities.
+        certificate_sha256: the SHA-256 of one of its certificates; empty for none.
+        identity: the identity of the caller that asks for its own; empty otherwise.
+    """
+
+    names: frozenset[str]
+    identities: frozenset[str] = frozenset()
+    below: frozenset[Below] = frozenset()
+    certificate_sha256: bytes = b""
+    identity: str = ""
+
+
 class Policy:
     """Every client's grant.
 
@@ -131,7 +164,65 @@ class Policy:
 
     def of(self, caller: Caller) -> Grant | None:
         """Return what a caller may do; None if the policy does not name it."""
-        return self._by_identity.get(f"spki:{caller.spki_sha256.hex()}") or self.named(caller.identity)
+        return self._pinned(caller) or self.named(caller.identity)
+
+    def _pinned(self, caller: Caller) -> Grant | None:
+        return self._by_identity.get(_pin_of(caller))
+
+    def principal(self, caller: Caller) -> Principal:
+        """Return the client that a caller is. Its name does not matter if the policy pins its key."""
+        if grant := self._pinned(caller):
+            return Principal(_pin_of(caller), grant.name)
+        grant = self.named(caller.identity)
+        return Principal(caller.identity, "" if grant is None else grant.name)
+
+    def subjects_of(self, caller: Caller) -> frozenset[str]:
+        """Return the names and digests of which each, if it is denied, denies a caller.
+
+        The name in the certificate of a client that is pinned by key may be another's, so it is not one of
+        them; the names that the policy has for that client are.
+        """
+        grant = self._pinned(caller)
+        names = set() if grant is None else set(filter(_is_a_name, grant.identities))
+        if grant is None or self.named(caller.identity) is grant:
+            names.add(caller.identity)
+        return frozenset({*names, _pin_of(caller), f"sha256:{caller.certificate_sha256.hex()}"})
+
+    def is_name_of(self, grant: Grant, text: str) -> bool:
+        """Return whether a text is a client's name in the policy, now or before, or one of its identities."""
+        return text in grant.names or self.named(text) is grant
+
+    def is_owner(self, grant: Grant, owner: Owner) -> bool:
+        """Return whether something in the ledger belongs to a client.
+
+        In rows of older versions, the identity counts as the name.
+        """
+        if owner.policy_client:
+            return owner.policy_client in grant.names
+        return self.named(owner.client) is grant
+
+    def owner_filter(self, name: str) -> OwnerFilter:
+        """Return what selects the rows of a client, by its name in the policy; it need not be there still."""
+        grant = self.grants.get(name)
+        if grant is None:
+            return OwnerFilter(frozenset({name}))
+        exact = frozenset(item for item in grant.identities if not item.endswith(ANY_BELOW))
+        below = frozenset(
+            Below(
+                start,
+                frozenset(
+                    item
+                    for item, other in self._by_identity.items()
+                    if other is not grant and item.startswith(start)
+                ),
+                frozenset(
+                    item for item, other in self._below if other is not grant and item.startswith(start)
+                ),
+            )
+            for start, its in self._below
+            if its is grant
+        )
+        return OwnerFilter(grant.names, exact, below)
 
     def named(self, identity: str) -> Grant | None:
         """Return what the client with this identity may do; None if the policy does not name it."""
@@ -152,7 +243,10 @@ class Policy:
             None,
         )
 
-    def is_pinned_admin(self, caller: Caller) -> bool:
-        """Return whether a caller is an admin by its key alone, and its name is not one of that admin's."""
-        pinned = self._by_identity.get(f"spki:{caller.spki_sha256.hex()}")
-        return pinned is not None and "admin" in pinned.roles and self.named(caller.identity) is not pinned
+
+def _is_a_name(identity: str) -> bool:
+    return not identity.startswith("spki:") and not identity.endswith(ANY_BELOW)
+
+
+def _pin_of(caller: Caller) -> str:
+    return f"spki:{caller.spki_sha256.hex()}"

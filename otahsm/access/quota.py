@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -85,6 +86,24 @@ def share_of(quotas: Quotas, use: Use, requested: int, now: int) -> Share:
     if granted == requested:
         return Share(granted, had)
     return Share(granted, had, why, again_at)
+
+
+def sum_of(uses: Sequence[Use]) -> Use:
+    """Return the use of a client that is counted in several rows, as it had other names before."""
+    day = max(use.day for use in uses)
+    return Use(
+        sum(use.taken for use in uses),
+        day,
+        sum(use.day_taken for use in uses if use.day == day),
+        max(use.rate_full_at for use in uses),
+    )
+
+
+def own_part(share: Share, own: Use) -> Use:
+    """Return the use of one row of several after a share of their sum was granted, which is counted in it."""
+    today = own.day_taken if own.day == share.use.day else 0
+    taken = own.taken + share.granted
+    return Use(taken, share.use.day, today + share.granted, share.use.rate_full_at)
 
 
 def given_back(use: Use, count: int, day: int) -> Use:

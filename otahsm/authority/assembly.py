@@ -101,6 +101,7 @@ def assemble(
         cycle.issue,
         group_size=settings.batch_size,
         slots=settings.preparers + token.signers + _EXTRA_SLOTS,
+        client_of=lambda caller: access.principal_of(caller).identity,
     )
     guard_dirs = {item.guard_dir: item.signer_socket is None for item in token.all}
     return CertificateAuthority(

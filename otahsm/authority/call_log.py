@@ -8,26 +8,25 @@ from collections.abc import Iterator, Sequence
 
 import structlog
 
-from otahsm.access import Caller
 from otahsm.errors import LedgerTamperedError, OtahsmError
 from otahsm.revocation.revoking import RevocationOutcome
 
 _log = structlog.get_logger()
 
 
-def log_refused(event: str, caller: Caller, refusals: Sequence[OtahsmError]) -> None:
+def log_refused(event: str, client: str, refusals: Sequence[OtahsmError]) -> None:
     """Log the refused requests of a message, if any."""
     if refusals:
         _log.warning(
             event,
-            client=caller.identity,
+            client=client,
             reasons=dict(Counter(refusal.reason for refusal in refusals)),
             first=refusals[0].message,
             hint=refusals[0].hint,
         )
 
 
-def log_revoked(caller: Caller, outcomes: Sequence[RevocationOutcome]) -> None:
+def log_revoked(client: str, outcomes: Sequence[RevocationOutcome]) -> None:
     """Log the certificates that a message newly revoked, and its refused requests."""
     refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
     revoked = [item for outcome in outcomes if not isinstance(outcome, OtahsmError) for item in outcome]
@@ -35,12 +34,12 @@ def log_revoked(caller: Caller, outcomes: Sequence[RevocationOutcome]) -> None:
     if new:
         _log.info(
             "certificates.revoked",
-            client=caller.identity,
+            client=client,
             revoked=len(new),
             reasons=dict(Counter(item.reason for item in new)),
             first=new[0].serial.hex(),
         )
-    log_refused("revocations.refused", caller, refusals)
+    log_refused("revocations.refused", client, refusals)
 
 
 @contextlib.contextmanager

@@ -99,6 +99,10 @@ class CertificateAuthority:
         self._revocations = revocations
         self._transparency = transparency
 
+    def client_of(self, caller: Caller) -> str:
+        """Return the identity by which the ledger, the audit log and the log know a caller."""
+        return self.access.principal_of(caller).identity
+
     def note_decision(self, caller: Caller, call: str, error: NotAllowedError | None) -> None:
         """Record whether a call was allowed.
 
@@ -107,12 +111,11 @@ class CertificateAuthority:
             call: the path of the method.
             error: why it was denied; None if it was allowed.
         """
-        about = {"call": call}
         if error is None:
-            self.audit.count(EventName.ACCESS_ALLOWED, caller.identity, about)
+            self._count(EventName.ACCESS_ALLOWED, caller, {"call": call})
         else:
-            about["reason"] = error.reason
-            self.audit.count(EventName.ACCESS_DENIED, caller.identity, about, message=error.message)
+            about = {"call": call, "reason": error.reason}
+            self._count(EventName.ACCESS_DENIED, caller, about, message=error.message)
 
     # Issuing
 
@@ -132,8 +135,8 @@ class CertificateAuthority:
         for refusal in refusals:
             if isinstance(refusal, NotAllowedError | QuotaError | BatchClientError):
                 about = {"reason": refusal.reason}
-                self.audit.count(EventName.REQUEST_DENIED, caller.identity, about, message=refusal.message)
-        log_refused("requests.refused", caller, refusals)
+                self._count(EventName.REQUEST_DENIED, caller, about, message=refusal.message)
+        log_refused("requests.refused", self.client_of(caller), refusals)
         return outcomes
 
     # CAs and profiles
@@ -218,8 +221,8 @@ class CertificateAuthority:
             caller: the client.
             requests: at least one; a malformed one is an error, and fails alone.
         """
-        outcomes = await self._revocations.revoke(requests, caller.identity)
-        log_revoked(caller, outcomes)
+        outcomes = await self._revocations.revoke(requests, self.client_of(caller))
+        log_revoked(self.client_of(caller), outcomes)
         return outcomes
 
     async def get_crl(self, name: CrlName) -> StoredCrl:
@@ -243,7 +246,7 @@ class CertificateAuthority:
 
         def event_of(serial: SerialNumber) -> AuditEvent:
             details = {"device": device_id, "superseded": serial.hex()}
-            return self.audit.event(EventName.DEVICE_RESET, caller.identity, details)
+            return self._event(EventName.DEVICE_RESET, caller, details)
 
         serial, event = await self._ledger.reset(device_id, name, event_of)
         if serial is None:
@@ -286,9 +289,9 @@ class CertificateAuthority:
                 "batch": batch.terms.name,
                 "devices": batch.terms.device_count,
             }
-            return self.audit.event(EventName.BATCH_CREATED, caller.identity, details)
+            return self._event(EventName.BATCH_CREATED, caller, details)
 
-        batch, event = await self._batches.create(new, caller.identity, event_of)
+        batch, event = await self._batches.create(new, self.client_of(caller), event_of)
         self.audit.done(event)  # first: the batch exists, and reading it may fail
         return await self._batches.get(batch.terms.name)
 
@@ -317,7 +320,7 @@ class CertificateAuthority:
 
         def event_of(state: BatchState) -> AuditEvent:
             details: dict[str, int | str] = {"batch": state.batch.terms.name, "issued": state.issued}
-            return self.audit.event(EventName.BATCH_CLOSED, caller.identity, details)
+            return self._event(EventName.BATCH_CLOSED, caller, details)
 
         state, event = await self._batches.close(name, event_of)
         self.audit.done(event)
@@ -341,7 +344,19 @@ class CertificateAuthority:
 
     async def list_audit_events(self, criteria: EventFilter, after: int, size: int) -> EventPage:
         """Return at most `size` of the events that come after an id, in the order that is asked for."""
+        if criteria.client in self.access.policy.grants:
+            criteria = criteria._replace(owner=self.access.policy.owner_filter(criteria.client))
         return await self._queries.ask(lambda reader: reader.events(criteria, after, size))
+
+    def _count(
+        self, name: EventName, caller: Caller, details: Mapping[str, str], *, message: str = ""
+    ) -> None:
+        client = self.access.principal_of(caller)
+        self.audit.count(name, client.identity, client.details(details), message=message)
+
+    def _event(self, name: EventName, caller: Caller, details: Mapping[str, int | str]) -> AuditEvent:
+        client = self.access.principal_of(caller)
+        return self.audit.event(name, client.identity, client.details(details))
 
     def _chain_of(self, record: CertificateRecord) -> tuple[bytes, ...]:
         """Return a certificate and its intermediates, without the trust anchor; empty if there is none."""

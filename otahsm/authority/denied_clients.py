@@ -65,11 +65,12 @@ class DeniedClients:
         """
         check_subject(subject, reason)
         now = self._clock()
-        denied = Denied(subject, reason, caller.identity, microseconds(now))
+        by = self._access.principal_of(caller)
+        denied = Denied(subject, reason, by.identity, microseconds(now))
         self._check_target(denied, caller, now, allow_unknown_name=allow_unknown_name)
-        details = {"subject": subject, "reason": reason}
+        details = by.details({"subject": subject, "reason": reason})
         change = await self._ledger.deny(
-            denied, lambda _: self._audit.event(EventName.CLIENT_CUT_OFF, caller.identity, details, at=now)
+            denied, lambda _: self._audit.event(EventName.CLIENT_CUT_OFF, by.identity, details, at=now)
         )
         self._audit.done(change.event)
         await self._look_at_once()
@@ -82,9 +83,10 @@ class DeniedClients:
             NotFoundError: it is not denied.
             LedgerUnavailableError: nothing was changed.
         """
-        details = {"subject": subject}
+        by = self._access.principal_of(caller)
+        details = by.details({"subject": subject})
         change = await self._ledger.allow(
-            subject, lambda _: self._audit.event(EventName.CLIENT_LET_IN, caller.identity, details)
+            subject, lambda _: self._audit.event(EventName.CLIENT_LET_IN, by.identity, details)
         )
         if change.result is None:
             raise NotFoundError(f"{subject[:128]!a} is not denied", hint="`otahsm client list` shows who is.")
@@ -115,7 +117,7 @@ class DeniedClients:
     def _check_target(
         self, denied: Denied, caller: Caller, now: datetime, *, allow_unknown_name: bool
     ) -> None:
-        if DenyList([denied]).names(caller):
+        if denied.subject in self._access.policy.subjects_of(caller):
             raise NotAllowedError("a client can't deny itself", hint="Let another operator or admin do it.")
         is_admin = "admin" in self._access.grant_of(caller, now).roles
         target = self._access.policy.named(denied.subject)

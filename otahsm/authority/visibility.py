@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from otahsm.access import AccessControl, Caller
-from otahsm.errors import NotAllowedError
+from otahsm.access import AccessControl, Caller, Owner
 from otahsm.ledger import BatchState, CertificateRecord, Filter
 from otahsm.system.clock import Clock
 
@@ -24,12 +23,13 @@ class Visibility:
 
     def of_certificate(self, caller: Caller, record: CertificateRecord) -> bool:
         """Return whether a caller may see a certificate's record."""
-        return self._of(caller, record.client, record.client_certificate_sha256)
+        return self._of(caller, record.owner)
 
     def of_leaf(self, caller: Caller, leaf: bytes) -> bool:
         """Return whether a caller may see the leaf of a certificate: see `otahsm.tlog.leaf`."""
         held = json.loads(leaf)
-        return self._of(caller, held["client"], bytes.fromhex(held["client_certificate_sha256"]))
+        certificate = bytes.fromhex(held["client_certificate_sha256"])
+        return self._of(caller, Owner(held["client"], certificate, held.get("policy_client") or ""))
 
     def of_batch(self, caller: Caller, state: BatchState) -> bool:
         """Return whether a caller may see a batch."""
@@ -42,11 +42,7 @@ class Visibility:
         Raises:
             NotAllowedError: it requests another client's.
         """
-        if self._of(caller, criteria.client, b""):
-            return criteria
-        if criteria.client:
-            raise NotAllowedError(f"{caller.identity} may not see the certificates of other clients")
-        return criteria._replace(client=caller.identity)
+        return criteria._replace(owner=self._access.seen_of(caller, criteria.client, self._clock()))
 
-    def _of(self, caller: Caller, client: str, certificate_sha256: bytes) -> bool:
-        return self._access.may_see(caller, client, certificate_sha256, self._clock())
+    def _of(self, caller: Caller, owner: Owner) -> bool:
+        return self._access.may_see(caller, owner, self._clock())

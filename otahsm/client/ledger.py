@@ -63,11 +63,12 @@ class LedgerEntry(NamedTuple):
 
     Attributes:
         status: as in `Query`, or a status of a newer daemon.
-        client: the client that requested it, such as "cn:line-3"; `client_certificate_sha256` is the SHA-256
-            of its TLS certificate.
+        client: the identity of the client that requested it, such as "cn:line-3"; `client_certificate_sha256`
+            is the SHA-256 of its TLS certificate.
         request_id: the client's id for the request, or empty.
         intended_at, issued_at, voided_at: UTC; None if it was not.
         certificate: DER; empty if there is none, or it was not requested.
+        policy_client: the client's name in the policy then; empty if an older daemon recorded it.
     """
 
     serial: SerialNumber
@@ -87,6 +88,7 @@ class LedgerEntry(NamedTuple):
     void_reason: str
     certificate: bytes
     batch: str = ""
+    policy_client: str = ""
 
     @classmethod
     def from_message(cls, message: pb.Certificate) -> LedgerEntry:
@@ -109,6 +111,7 @@ class LedgerEntry(NamedTuple):
             message.void_reason,
             message.certificate,
             message.batch,
+            message.policy_client,
         )
 
 

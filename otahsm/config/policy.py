@@ -57,6 +57,7 @@ def _times(text: str) -> str:
 
 
 Identity = Annotated[str, AfterValidator(_identity)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Quota = Annotated[int, Field(ge=1, le=_MAX_QUOTA)]
 
 
@@ -73,6 +74,7 @@ class ClientPolicy(Section):
     per_second: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     per_day: Quota | None = None
     total: Quota | None = None
+    formerly: SetOf[Name] = frozenset()
 
     @model_validator(mode="after")
     def _issuers_have_profiles(self) -> Self:
@@ -96,13 +98,14 @@ class ClientPolicy(Section):
             tuple(map(parse_times, self.times)),
             self.until,
             Quotas(self.per_second, self.per_day, self.total),
+            self.formerly,
         )
 
 
 class PolicyConfig(Section):
     """The whole file."""
 
-    clients: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")], ClientPolicy] = {}  # noqa: RUF012 - pydantic copies it
+    clients: dict[Name, ClientPolicy] = {}  # noqa: RUF012 - pydantic copies it
 
     @model_validator(mode="after")
     def _identities_are_apart(self) -> Self:
@@ -111,6 +114,17 @@ class PolicyConfig(Section):
             for identity in client.identities:
                 if owners.setdefault(identity, name) != name:
                     raise ValueError(f"{owners[identity]} and {name} both have the identity {identity}")
+        return self
+
+    @model_validator(mode="after")
+    def _former_names_are_apart(self) -> Self:
+        owners: dict[str, str] = {}
+        for name, client in self.clients.items():
+            for former in sorted(client.formerly):
+                if former in self.clients:
+                    raise ValueError(f"{name} was formerly {former}, but there still is a client {former}")
+                if owners.setdefault(former, name) != name:
+                    raise ValueError(f"{owners[former]} and {name} both were formerly {former}")
         return self
 
     def build(self) -> Policy:

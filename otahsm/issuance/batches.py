@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from otahsm.access import AccessControl, Grant
 from otahsm.errors import BatchClientError, ConflictError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.issuance.values import IssuanceRequest
 from otahsm.ledger import Batch, BatchState, BatchTerms, Change, EventFactory, Ledger
@@ -173,22 +174,32 @@ class Batches:
         )
 
 
-def check_admission(batch: Batch, request: IssuanceRequest, profile: str) -> None:
-    """Check that the caller may issue in a batch, under this profile. Neither can change later.
+def admit(batch: Batch | OtahsmError, grant: Grant, access: AccessControl, profile: str) -> int:
+    """Check that a client may issue in a batch, under this profile; return the id of the batch.
+
+    Args:
+        batch: what `Batches.named_by` found.
+        grant: what the client may do.
+        access: knows which client a name of the batch's clients is.
+        profile: a name that is not empty.
 
     Raises:
         BatchClientError: the batch is for other clients.
         RequestRefusedError: the batch is for another profile.
+        OtahsmError: there was no batch to be found.
     """
+    if isinstance(batch, OtahsmError):
+        raise batch
     terms = batch.terms
-    if terms.clients and request.caller.identity not in terms.clients:
-        raise BatchClientError(f"{request.caller.identity} may not issue in the batch {terms.name}")
+    if not access.may_issue_in(grant, terms.clients):
+        raise BatchClientError(f"{grant.name} may not issue in the batch {terms.name}")
     if terms.profile != profile:
         raise RequestRefusedError(
             "profile",
             f"the batch {terms.name} is for the profile {terms.profile}, not {profile}",
             hint="Use the profile of the batch, or omit the batch.",
         )
+    return batch.id
 
 
 def _check_name(name: str, field: str = "name") -> None:

@@ -47,7 +47,7 @@ from otahsm.errors import (
     TokenUnavailableError,
 )
 from otahsm.issuance.authorities import Authorities, Authority
-from otahsm.issuance.batches import Batches, check_admission
+from otahsm.issuance.batches import Batches, admit
 from otahsm.issuance.drafting import Attributed, Draft, Drafting
 from otahsm.issuance.quotas import ClientQuotas
 from otahsm.issuance.replays import Replays
@@ -64,11 +64,15 @@ _Outcomes = list[Outcome | None]
 
 
 class _Admitted(NamedTuple):
-    """Passed step 1. `position` is the index of the request in its group, here and below."""
+    """Passed step 1. `position` is the index of the request in its group, here and below.
+
+    `identity` is the one that the ledger knows its client by: see `Principal`.
+    """
 
     position: int
     request: IssuanceRequest
     grant: Grant
+    identity: str
     profile: str
     validity: Validity
     batch_id: int | None
@@ -135,7 +139,7 @@ class IssuanceCycle:
         clock: Clock,
     ) -> None:
         self._authorities = authorities
-        self._replays = Replays(authorities)
+        self._replays = Replays(authorities, access, clock)
         self._profiles = profiles
         self._default_profile = default_profile
         self._drafting = drafting
@@ -173,12 +177,14 @@ class IssuanceCycle:
         """Step 1, which is cheap, and before anything is parsed."""
         admitted = []
         validities: dict[str, Validity] = {}
-        grants: dict[Caller, Grant] = {}
+        clients: dict[Caller, tuple[Grant, str]] = {}
         for position, request in enumerate(requests):
             try:
-                grant = grants.get(request.caller)
-                if grant is None:
-                    grant = grants[request.caller] = self._access.grant_of(request.caller, now)
+                if (known := clients.get(request.caller)) is None:
+                    grant = self._access.grant_of(request.caller, now)
+                    known = grant, self._access.principal_of(request.caller).identity
+                    clients[request.caller] = known
+                grant, identity = known
                 request.check()
                 name = request.profile or self._default_profile
                 grant.check_order(name, request.batch)
@@ -187,8 +193,9 @@ class IssuanceCycle:
                 if validity is None:
                     profile, authority = self._profile(name), self._authorities.of_profile(name)
                     validity = validities[name] = validity_at(now, profile, authority.chain.issuer)
-                batch_id = _admit_to_batch(batches[request.batch], request, name) if request.batch else None
-                admitted.append(_Admitted(position, request, grant, name, validity, batch_id))
+                batch = batches[request.batch] if request.batch else None
+                batch_id = None if batch is None else admit(batch, grant, self._access, name)
+                admitted.append(_Admitted(position, request, grant, identity, name, validity, batch_id))
             except OtahsmError as error:
                 outcomes[position] = error
         return admitted
@@ -228,16 +235,16 @@ class IssuanceCycle:
             _settle([item.admitted for item in prepared], error, outcomes)
             return []
         for item, answer in zip(prepared, answers, strict=True):
-            position = item.admitted.position
+            position, caller = item.admitted.position, item.admitted.request.caller
             match answer:
                 case Accepted(intent_id):
                     intended.append(_Intended(item, intent_id))
                 case Replay():
                     outcomes[position] = self._replayed(item, answer)
-                case Barred(message):
-                    outcomes[position] = RevokedError(message)
-                case Conflict(message):
-                    outcomes[position] = ConflictError(message)
+                case Barred(message, owner):
+                    outcomes[position] = self._replays.refusal(caller, RevokedError(message), owner)
+                case Conflict(message, owner):
+                    outcomes[position] = self._replays.refusal(caller, ConflictError(message), owner)
                 case BatchRefusal(full, message):
                     outcomes[position] = (BatchFullError if full else BatchClosedError)(message)
                 case OverQuota(message, retry_after):
@@ -253,13 +260,7 @@ class IssuanceCycle:
         """Release a certificate again, to the client that it was issued to."""
         request = item.admitted.request
         try:
-            if not self._access.may_see(
-                request.caller, replay.client, replay.client_certificate_sha256, self._clock()
-            ):
-                return NotAllowedError(
-                    f"the device {item.device_id} already has a certificate, issued to another client"
-                )
-            authority = self._replays.check(replay, item.draft.values.binding)
+            authority = self._replays.release(request.caller, replay, item.draft.values.binding)
         except (NotAllowedError, LedgerTamperedError) as error:  # it may be denied since it was admitted
             return error
         return Issued(
@@ -356,7 +357,7 @@ class IssuanceCycle:
         seconds: dict[str, list[int]] = {}  # in a group, all of one profile have the same validity
         intents = []
         for item in items:
-            (_, request, grant, profile, validity, batch_id), draft = item
+            (_, request, grant, identity, profile, validity, batch_id), draft = item
             if profile not in seconds:
                 seconds[profile] = [int(moment.timestamp()) for moment in validity]
             not_before, not_after = seconds[profile]
@@ -371,7 +372,7 @@ class IssuanceCycle:
                     issuer_key_id=self._authority_of(item).chain.issuer.key_identifier,
                     not_before=not_before,
                     not_after=not_after,
-                    client=request.caller.identity,
+                    client=identity,
                     client_certificate_sha256=request.caller.certificate_sha256,
                     intended_at=1000 * draft.values.serial.milliseconds,  # queries rely on it
                     batch_id=batch_id,
@@ -380,13 +381,6 @@ class IssuanceCycle:
                 )
             )
         return intents
-
-
-def _admit_to_batch(batch: Batch | OtahsmError, request: IssuanceRequest, profile: str) -> int:
-    if isinstance(batch, OtahsmError):
-        raise batch
-    check_admission(batch, request, profile)
-    return batch.id
 
 
 def _settle(items: Sequence[_Admitted], error: OtahsmError, outcomes: _Outcomes) -> None:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from otahsm.access import Caller
 from otahsm.issuance.values import IssuanceRequest, Outcome
 
 _LINE: Final = 1024  # requests of one client that may wait before `submit` blocks
@@ -95,6 +96,7 @@ class IssuanceQueue:
         issue: takes a group through the cycle.
         group_size: the most requests in a group.
         slots: the most groups in the cycle at once.
+        client_of: returns what tells a caller from other clients.
     """
 
     def __init__(
@@ -103,9 +105,11 @@ class IssuanceQueue:
         *,
         group_size: int,
         slots: int,
+        client_of: Callable[[Caller], str],
     ) -> None:
         self._issue = issue
         self._group_size = group_size
+        self._client_of = client_of
         self._slots = asyncio.Semaphore(slots)
         self._lines: dict[str, _Line] = {}  # of the waiting clients, in order of their turns
         self._arrived = asyncio.Event()
@@ -127,7 +131,7 @@ class IssuanceQueue:
         Args:
             requests: at least one, all from one client.
         """
-        client = requests[0].caller.identity
+        client = self._client_of(requests[0].caller)
         while (line := self._lines.get(client)) and line.full:
             await line.room()
         line = self._lines.setdefault(client, line or _Line())

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from otahsm.access import Grant, Quotas
 from otahsm.errors import QuotaError
-from otahsm.ledger import Ledger
+from otahsm.ledger import Ledger, QuotaLimits
 
 _NONE: Final = Quotas()
 _SHORT: Final = 2.0  # seconds; only shorter waits are cached
@@ -18,7 +18,7 @@ class Counted(NamedTuple):
     """The quotas of the clients in a group: their ids by name, and the limits by id."""
 
     ids: Mapping[str, int]
-    limits: Mapping[int, Quotas]
+    limits: Mapping[int, QuotaLimits]
 
 
 class ClientQuotas:
@@ -35,11 +35,15 @@ class ClientQuotas:
 
     async def of(self, grants: Mapping[str, Grant]) -> Counted:
         """Return the quotas of the grants, by name, that have any. Raises LedgerUnavailableError."""
-        limited = {name: grant.quotas for name, grant in grants.items() if grant.quotas != _NONE}
+        limited = {
+            name: QuotaLimits(grant.quotas, grant.formerly)
+            for name, grant in grants.items()
+            if grant.quotas != _NONE
+        }
         if unknown := sorted(limited.keys() - self._ids.keys()):
             self._ids.update(zip(unknown, await self._ledger.quota_ids(unknown), strict=True))
         ids = {name: self._ids[name] for name in limited}
-        return Counted(ids, {ids[name]: quotas for name, quotas in limited.items()})
+        return Counted(ids, {ids[name]: limits for name, limits in limited.items()})
 
     def note(self, grant: Grant, error: QuotaError) -> None:
         """Remember that a client is over its rate for a moment, so that `check` refuses it until then."""

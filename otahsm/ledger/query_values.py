@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from otahsm.access import Owner, OwnerFilter
 from otahsm.ledger.records import AuditEvent
 from otahsm.pki.serial import SERIAL_BYTES, SerialNumber, first_key
 
@@ -30,10 +31,12 @@ class Filter(NamedTuple):
     """Selects records, those that match every attribute that is set, and their order.
 
     Attributes:
-        device_id, client, profile, batch: empty for any.
+        device_id, profile, batch: empty for any.
+        client: an identity, or a name in the policy; empty for any.
         after, before: milliseconds since the Unix epoch, UTC, of the time that serial numbers start with;
             `after` is inclusive, `before` exclusive.
         newest_first: whether to return the greatest serial numbers first.
+        owner: the client that they must belong to; None for any.
     """
 
     device_id: str = ""
@@ -44,6 +47,7 @@ class Filter(NamedTuple):
     before: int | None = None
     batch: str = ""
     newest_first: bool = False
+    owner: OwnerFilter | None = None
 
     @property
     def first_key(self) -> bytes:
@@ -60,6 +64,7 @@ class CertificateRecord(NamedTuple):
     """An intent, and its certificate if it was issued.
 
     Attributes:
+        client: the client's identity, and client_certificate_sha256 that of its certificate.
         request_id: the client's id for the request, or empty.
         not_before, not_after: seconds since the Unix epoch, UTC.
         intended_at, recorded_at, voided_at: microseconds since the Unix epoch, UTC; None if it was not.
@@ -84,6 +89,12 @@ class CertificateRecord(NamedTuple):
     void_reason: str | None
     certificate: bytes | None
     batch: str | None
+    policy_client: str
+
+    @property
+    def owner(self) -> Owner:
+        """The client that it belongs to."""
+        return Owner(self.client, self.client_certificate_sha256, self.policy_client)
 
 
 class EventFilter(NamedTuple):
@@ -91,7 +102,8 @@ class EventFilter(NamedTuple):
 
     Attributes:
         name: a name that ends in a dot matches all that start with it; empty for any.
-        client: empty for any.
+        client: an identity, or a name in the policy; empty for any.
+        owner: the client that `client` names in the policy, if it does.
         after, before: microseconds since the Unix epoch; `after` is inclusive, `before` exclusive.
         newest_first: whether to return the latest first.
     """
@@ -101,6 +113,7 @@ class EventFilter(NamedTuple):
     after: int | None = None
     before: int | None = None
     newest_first: bool = False
+    owner: OwnerFilter | None = None
 
 
 class EventPage(NamedTuple):

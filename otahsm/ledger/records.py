@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
+from otahsm.access import Owner, Quotas
 from otahsm.pki.serial import SerialNumber
 
 _Result_co = TypeVar("_Result_co", covariant=True)
@@ -19,7 +20,7 @@ class Intent(NamedTuple):
             which can't conflict.
         tbs_sha256: digest of the exact bytes that will be signed.
         not_before, not_after: seconds since the Unix epoch, UTC.
-        client: the identity in the client's TLS certificate.
+        client: the client's identity: that in its TLS certificate, or its key if the policy pins that.
         intended_at: microseconds since the Unix epoch, UTC.
         batch_id: the id of the batch that it is requested in; None for none.
         quota_id: the id of the quota that it counts in; None for none.
@@ -64,14 +65,13 @@ class Accepted(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """The certificate that was issued before for the same request. Other attributes are as in `Intent`."""
+    """The certificate that was issued before for the same request, and to whom."""
 
     certificate: bytes
     serial: SerialNumber
     not_before: int
     not_after: int
-    client: str
-    client_certificate_sha256: bytes
+    owner: Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +80,24 @@ class InProgress:
 
 
 class Conflict(NamedTuple):
-    """Device id, key or request id belong to another certificate; `message` names it."""
+    """Device id, key or request id belong to another certificate; `message` names it, for its `owner`."""
 
     message: str
+    owner: Owner
 
 
 class Barred(NamedTuple):
-    """The certificate of the device or the key is revoked; `message` names it."""
+    """The certificate of the device or the key is revoked; `message` names it, for its `owner`."""
 
     message: str
+    owner: Owner
+
+
+class QuotaLimits(NamedTuple):
+    """The quotas of a client, and the names of the rows that count with its own: those that it had before."""
+
+    quotas: Quotas
+    formerly: frozenset[str] = frozenset()
 
 
 class BatchRefusal(NamedTuple):
@@ -118,7 +127,7 @@ class BatchTerms(NamedTuple):
         device_count: the maximum number of certificates.
         scheme: how device ids are chosen, encoded by `Scheme.text`.
         deadline: microseconds since the Unix epoch, UTC; None for none.
-        clients: the clients that may issue in it; empty for all.
+        clients: the clients that may issue in it, by name in the policy or identity; empty for all.
     """
 
     name: str

@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from otahsm.access import Denied, Quotas
+from otahsm.access import Denied
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.db.database import Database
 from otahsm.ledger.merkle_log import MerkleLog
@@ -23,6 +23,7 @@ from otahsm.ledger.records import (
     EventFactory,
     Intent,
     JournalResult,
+    QuotaLimits,
     Renewal,
     RevocationAnswer,
     RevocationRequest,
@@ -36,7 +37,7 @@ from otahsm.ledger.write.writer import Writer
 from otahsm.pki.serial import SerialNumber
 from otahsm.system.clock import Clock, microseconds, utc_now
 
-_NO_LIMITS: Final[Mapping[int, Quotas]] = {}
+_NO_LIMITS: Final[Mapping[int, QuotaLimits]] = {}
 
 
 class Ledger:
@@ -83,7 +84,7 @@ class Ledger:
         return await self._writer.open(vouched)
 
     async def journal(
-        self, group: Sequence[Intent], now: int | None = None, limits: Mapping[int, Quotas] = _NO_LIMITS
+        self, group: Sequence[Intent], now: int | None = None, limits: Mapping[int, QuotaLimits] = _NO_LIMITS
     ) -> list[JournalResult]:
         """Write intents durably (step 3); return a result for each, in order.
 
@@ -267,7 +268,7 @@ class Ledger:
         connection: Connection,
         group: Sequence[Intent],
         now: int | None,
-        limits: Mapping[int, Quotas],
+        limits: Mapping[int, QuotaLimits],
     ) -> list[JournalResult]:
         ids = self._database.take_ids(connection, len(group))
         answers = write_intents(connection, self._database.slot, ids, group, self._renewals, now)

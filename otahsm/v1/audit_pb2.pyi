@@ -95,7 +95,9 @@ class ListAuditEventsRequest(_message.Message):
     a dot matches all that start with it.
     """
     client: _builtins.str
-    """Set by the client, optional: only of this client."""
+    """Set by the client, optional: only of this client, in the form of
+    `AuditEvent.client`, or by its name in the policy.
+    """
     newest_first: _builtins.bool
     """Set by the client, optional: return the newest first instead of the oldest."""
     @_builtins.property

@@ -146,8 +146,9 @@ class Batch(_message.Message):
 
     @_builtins.property
     def clients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Set by the client: the clients that may issue in it, in the form of
-        `Certificate.client`; at most 64. If empty, every client may.
+        """Set by the client: the clients that may issue in it, by their names in the
+        policy, or by one of their identities, in the form of `Certificate.client`; at
+        most 64. If empty, every client may.
         """
 
     @_builtins.property

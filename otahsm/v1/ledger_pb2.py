@@ -26,33 +26,33 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import date_pb2 as google_dot_type_dot_date__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16otahsm/v1/ledger.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\"\x9e\x04\n\x0b\x43\x65rtificate\x12\x15\n\rserial_number\x18\x01 \x01(\x0c\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.otahsm.v1.CertificateStatus\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12\x0e\n\x06\x63lient\x18\x05 \x01(\t\x12!\n\x19\x63lient_certificate_sha256\x18\x06 \x01(\x0c\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x19\n\x11public_key_sha256\x18\x08 \x01(\x0c\x12\x12\n\ntbs_sha256\x18\t \x01(\x0c\x12\x33\n\x0fnot_before_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enot_after_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bintend_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nissue_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tvoid_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bvoid_reason\x18\x0f \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x10 \x01(\x0c\x12\r\n\x05\x62\x61tch\x18\x11 \x01(\t\"]\n\x15GetCertificateRequest\x12\x17\n\rserial_number\x18\x01 \x01(\x0cH\x00\x12\x13\n\tdevice_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x07profile\x18\x03 \x01(\tB\x05\n\x03key\"T\n\x16GetCertificateResponse\x12+\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x16.otahsm.v1.Certificate\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\"\xd6\x02\n\x17ListCertificatesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\x0f\n\x07profile\x18\x05 \x01(\t\x12,\n\x06status\x18\x06 \x01(\x0e\x32\x1c.otahsm.v1.CertificateStatus\x12\x30\n\x0cissued_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rissued_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04view\x18\t \x01(\x0e\x32\x1a.otahsm.v1.CertificateView\x12\r\n\x05\x62\x61tch\x18\n \x01(\t\x12\x14\n\x0cnewest_first\x18\x0b \x01(\x08\"a\n\x18ListCertificatesResponse\x12,\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x16.otahsm.v1.Certificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"|\n\x15GetLedgerStatsRequest\x12\x30\n\x0cissued_after\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rissued_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x10\x43\x65rtificateCount\x12\x1f\n\x04\x64\x61te\x18\x01 \x01(\x0b\x32\x11.google.type.Date\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.otahsm.v1.CertificateStatus\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\"E\n\x16GetLedgerStatsResponse\x12+\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1b.otahsm.v1.CertificateCount*\xd3\x01\n\x11\x43\x65rtificateStatus\x12\"\n\x1e\x43\x45RTIFICATE_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x45RTIFICATE_STATUS_OPEN\x10\x01\x12\x1d\n\x19\x43\x45RTIFICATE_STATUS_ISSUED\x10\x02\x12\x1b\n\x17\x43\x45RTIFICATE_STATUS_VOID\x10\x03\x12!\n\x1d\x43\x45RTIFICATE_STATUS_SUPERSEDED\x10\x04\x12\x1e\n\x1a\x43\x45RTIFICATE_STATUS_REVOKED\x10\x05*j\n\x0f\x43\x65rtificateView\x12 \n\x1c\x43\x45RTIFICATE_VIEW_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x45RTIFICATE_VIEW_BASIC\x10\x01\x12\x19\n\x15\x43\x45RTIFICATE_VIEW_FULL\x10\x02\x32\x9a\x02\n\rLedgerService\x12U\n\x0eGetCertificate\x12 .otahsm.v1.GetCertificateRequest\x1a!.otahsm.v1.GetCertificateResponse\x12[\n\x10ListCertificates\x12\".otahsm.v1.ListCertificatesRequest\x1a#.otahsm.v1.ListCertificatesResponse\x12U\n\x0eGetLedgerStats\x12 .otahsm.v1.GetLedgerStatsRequest\x1a!.otahsm.v1.GetLedgerStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16otahsm/v1/ledger.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\"\xb5\x04\n\x0b\x43\x65rtificate\x12\x15\n\rserial_number\x18\x01 \x01(\x0c\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.otahsm.v1.CertificateStatus\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12\x0e\n\x06\x63lient\x18\x05 \x01(\t\x12!\n\x19\x63lient_certificate_sha256\x18\x06 \x01(\x0c\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x19\n\x11public_key_sha256\x18\x08 \x01(\x0c\x12\x12\n\ntbs_sha256\x18\t \x01(\x0c\x12\x33\n\x0fnot_before_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enot_after_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bintend_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nissue_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tvoid_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bvoid_reason\x18\x0f \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x10 \x01(\x0c\x12\r\n\x05\x62\x61tch\x18\x11 \x01(\t\x12\x15\n\rpolicy_client\x18\x12 \x01(\t\"]\n\x15GetCertificateRequest\x12\x17\n\rserial_number\x18\x01 \x01(\x0cH\x00\x12\x13\n\tdevice_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x07profile\x18\x03 \x01(\tB\x05\n\x03key\"T\n\x16GetCertificateResponse\x12+\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x16.otahsm.v1.Certificate\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\"\xd6\x02\n\x17ListCertificatesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\x0f\n\x07profile\x18\x05 \x01(\t\x12,\n\x06status\x18\x06 \x01(\x0e\x32\x1c.otahsm.v1.CertificateStatus\x12\x30\n\x0cissued_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rissued_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04view\x18\t \x01(\x0e\x32\x1a.otahsm.v1.CertificateView\x12\r\n\x05\x62\x61tch\x18\n \x01(\t\x12\x14\n\x0cnewest_first\x18\x0b \x01(\x08\"a\n\x18ListCertificatesResponse\x12,\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x16.otahsm.v1.Certificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"|\n\x15GetLedgerStatsRequest\x12\x30\n\x0cissued_after\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rissued_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x10\x43\x65rtificateCount\x12\x1f\n\x04\x64\x61te\x18\x01 \x01(\x0b\x32\x11.google.type.Date\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.otahsm.v1.CertificateStatus\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\"E\n\x16GetLedgerStatsResponse\x12+\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1b.otahsm.v1.CertificateCount*\xd3\x01\n\x11\x43\x65rtificateStatus\x12\"\n\x1e\x43\x45RTIFICATE_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x45RTIFICATE_STATUS_OPEN\x10\x01\x12\x1d\n\x19\x43\x45RTIFICATE_STATUS_ISSUED\x10\x02\x12\x1b\n\x17\x43\x45RTIFICATE_STATUS_VOID\x10\x03\x12!\n\x1d\x43\x45RTIFICATE_STATUS_SUPERSEDED\x10\x04\x12\x1e\n\x1a\x43\x45RTIFICATE_STATUS_REVOKED\x10\x05*j\n\x0f\x43\x65rtificateView\x12 \n\x1c\x43\x45RTIFICATE_VIEW_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x45RTIFICATE_VIEW_BASIC\x10\x01\x12\x19\n\x15\x43\x45RTIFICATE_VIEW_FULL\x10\x02\x32\x9a\x02\n\rLedgerService\x12U\n\x0eGetCertificate\x12 .otahsm.v1.GetCertificateRequest\x1a!.otahsm.v1.GetCertificateResponse\x12[\n\x10ListCertificates\x12\".otahsm.v1.ListCertificatesRequest\x1a#.otahsm.v1.ListCertificatesResponse\x12U\n\x0eGetLedgerStats\x12 .otahsm.v1.GetLedgerStatsRequest\x1a!.otahsm.v1.GetLedgerStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'otahsm.v1.ledger_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CERTIFICATESTATUS']._serialized_start=1610
-  _globals['_CERTIFICATESTATUS']._serialized_end=1821
-  _globals['_CERTIFICATEVIEW']._serialized_start=1823
-  _globals['_CERTIFICATEVIEW']._serialized_end=1929
+  _globals['_CERTIFICATESTATUS']._serialized_start=1633
+  _globals['_CERTIFICATESTATUS']._serialized_end=1844
+  _globals['_CERTIFICATEVIEW']._serialized_start=1846
+  _globals['_CERTIFICATEVIEW']._serialized_end=1952
   _globals['_CERTIFICATE']._serialized_start=95
-  _globals['_CERTIFICATE']._serialized_end=637
-  _globals['_GETCERTIFICATEREQUEST']._serialized_start=639
-  _globals['_GETCERTIFICATEREQUEST']._serialized_end=732
-  _globals['_GETCERTIFICATERESPONSE']._serialized_start=734
-  _globals['_GETCERTIFICATERESPONSE']._serialized_end=818
-  _globals['_LISTCERTIFICATESREQUEST']._serialized_start=821
-  _globals['_LISTCERTIFICATESREQUEST']._serialized_end=1163
-  _globals['_LISTCERTIFICATESRESPONSE']._serialized_start=1165
-  _globals['_LISTCERTIFICATESRESPONSE']._serialized_end=1262
-  _globals['_GETLEDGERSTATSREQUEST']._serialized_start=1264
-  _globals['_GETLEDGERSTATSREQUEST']._serialized_end=1388
-  _globals['_CERTIFICATECOUNT']._serialized_start=1391
-  _globals['_CERTIFICATECOUNT']._serialized_end=1536
-  _globals['_GETLEDGERSTATSRESPONSE']._serialized_start=1538
-  _globals['_GETLEDGERSTATSRESPONSE']._serialized_end=1607
-  _globals['_LEDGERSERVICE']._serialized_start=1932
-  _globals['_LEDGERSERVICE']._serialized_end=2214
+  _globals['_CERTIFICATE']._serialized_end=660
+  _globals['_GETCERTIFICATEREQUEST']._serialized_start=662
+  _globals['_GETCERTIFICATEREQUEST']._serialized_end=755
+  _globals['_GETCERTIFICATERESPONSE']._serialized_start=757
+  _globals['_GETCERTIFICATERESPONSE']._serialized_end=841
+  _globals['_LISTCERTIFICATESREQUEST']._serialized_start=844
+  _globals['_LISTCERTIFICATESREQUEST']._serialized_end=1186
+  _globals['_LISTCERTIFICATESRESPONSE']._serialized_start=1188
+  _globals['_LISTCERTIFICATESRESPONSE']._serialized_end=1285
+  _globals['_GETLEDGERSTATSREQUEST']._serialized_start=1287
+  _globals['_GETLEDGERSTATSREQUEST']._serialized_end=1411
+  _globals['_CERTIFICATECOUNT']._serialized_start=1414
+  _globals['_CERTIFICATECOUNT']._serialized_end=1559
+  _globals['_GETLEDGERSTATSRESPONSE']._serialized_start=1561
+  _globals['_GETLEDGERSTATSRESPONSE']._serialized_end=1630
+  _globals['_LEDGERSERVICE']._serialized_start=1955
+  _globals['_LEDGERSERVICE']._serialized_end=2237
 # @@protoc_insertion_point(module_scope)

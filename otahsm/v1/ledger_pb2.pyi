@@ -104,6 +104,7 @@ class Certificate(_message.Message):
     VOID_REASON_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    POLICY_CLIENT_FIELD_NUMBER: _builtins.int
     serial_number: _builtins.bytes
     """Set by the server: the serial number, big-endian, without leading zeros, 1 to
     20 octets (RFC 5280, section 4.1.2.2).
@@ -115,8 +116,9 @@ class Certificate(_message.Message):
     profile: _builtins.str
     """Set by the server: the profile that it was requested under."""
     client: _builtins.str
-    """Set by the server: the client that requested it, as identified by its TLS
-    certificate: "uri:", "dns:", "cn:" or "sha256:", and a name.
+    """Set by the server: the client that requested it: "spki:" and the SHA-256 of
+    its public key, if the policy pins that; otherwise as its TLS certificate
+    identifies it: "uri:", "dns:", "cn:" or "sha256:", and a name.
     """
     client_certificate_sha256: _builtins.bytes
     """Set by the server: SHA-256 of that TLS certificate, in DER."""
@@ -140,6 +142,10 @@ class Certificate(_message.Message):
     """
     batch: _builtins.str
     """Set by the server: the batch that it was requested in; empty for none."""
+    policy_client: _builtins.str
+    """Set by the server: the client's name in the policy when it requested it; empty
+    if an older version of the daemon recorded it.
+    """
     @_builtins.property
     def not_before_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server: the first second at which the certificate is valid."""
@@ -182,10 +188,11 @@ class Certificate(_message.Message):
         void_reason: _builtins.str = ...,
         certificate: _builtins.bytes = ...,
         batch: _builtins.str = ...,
+        policy_client: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["intend_time", b"intend_time", "issue_time", b"issue_time", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "void_time", b"void_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "certificate", b"certificate", "client", b"client", "client_certificate_sha256", b"client_certificate_sha256", "device_id", b"device_id", "intend_time", b"intend_time", "issue_time", b"issue_time", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "profile", b"profile", "public_key_sha256", b"public_key_sha256", "request_id", b"request_id", "serial_number", b"serial_number", "status", b"status", "tbs_sha256", b"tbs_sha256", "void_reason", b"void_reason", "void_time", b"void_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "certificate", b"certificate", "client", b"client", "client_certificate_sha256", b"client_certificate_sha256", "device_id", b"device_id", "intend_time", b"intend_time", "issue_time", b"issue_time", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "policy_client", b"policy_client", "profile", b"profile", "public_key_sha256", b"public_key_sha256", "request_id", b"request_id", "serial_number", b"serial_number", "status", b"status", "tbs_sha256", b"tbs_sha256", "void_reason", b"void_reason", "void_time", b"void_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,7 +296,7 @@ class ListCertificatesRequest(_message.Message):
     """Set by the client, optional: only of this device."""
     client: _builtins.str
     """Set by the client, optional: only those requested by this client, in the form
-    of `Certificate.client`.
+    of `Certificate.client`, or by its name in the policy.
     """
     profile: _builtins.str
     """Set by the client, optional: only under this profile."""

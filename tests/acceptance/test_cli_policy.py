@@ -38,6 +38,16 @@ def test_a_policy_that_is_right_lists_its_clients(fleet: Fleet) -> None:
     assert as_json["line-3"]["profiles"] == "*"
 
 
+def test_a_policy_says_which_names_its_clients_had_before(fleet: Fleet) -> None:
+    new_client(fleet, "line-3", f'{ISSUER}\nformerly = ["old", "line"]')
+    assert "line-3 (formerly line, old): issuer" in fleet.run("policy", "check").stdout
+    assert re.search("formerly +line, old", fleet.run("policy", "explain", "cn:line-3").stdout)
+    new_client(fleet, "line-4", f'{ISSUER}\nformerly = ["old"]')
+    done = fleet.run("policy", "check")
+    assert done.returncode == 2
+    assert "line-3 and line-4 both were formerly old" in done.stderr
+
+
 def test_a_policy_that_is_wrong_says_where_and_exits_with_2(fleet: Fleet) -> None:
     allow(fleet, "line-3", "cn:line-3", 'roles = ["issuer"]')
     done = fleet.run("policy", "check")

@@ -15,6 +15,7 @@ from otahsm.ledger import (
     BatchTerms,
     Intent,
     Ledger,
+    QuotaLimits,
     Renewal,
     RevocationRequest,
     database_of,
@@ -29,9 +30,9 @@ from support.logbook import Notary, checkpoint, grow
 
 MICROSECONDS = 1_000_000 * SECONDS
 PROFILE = "ota-connect"
-QUOTAS = Quotas(per_second=1000, per_day=1000, total=1000)
+QUOTAS = QuotaLimits(Quotas(per_second=1000, per_day=1000, total=1000))
 RENEWALS = {PROFILE: Renewal(10**9, 10**9)}
-NO_QUOTAS: Mapping[int, Quotas] = {}
+NO_QUOTAS: Mapping[int, QuotaLimits] = {}
 
 
 def event(name: str, **details: str) -> AuditEvent:

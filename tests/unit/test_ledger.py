@@ -15,20 +15,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, insert
 
+from otahsm.access import Owner, Quotas
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import (
     Accepted,
+    Barred,
     BatchTerms,
     Conflict,
     InProgress,
     Intent,
     Ledger,
+    OverQuota,
+    QuotaLimits,
     Replay,
+    RevocationRequest,
     database_of,
     migrations,
 )
 from otahsm.ledger.migrations import NEWEST, knows_version, migrate
 from otahsm.ledger.schema import certificates, metadata
+from otahsm.pki.crls.building import Reason
 from otahsm.system.clock import microseconds
 
 from support.examples import examples
@@ -64,7 +70,7 @@ async def test_the_same_device_and_key_again_gets_the_same_certificate(ledger: L
     for again in (intent("a"), intent("a", request="another request id")):
         (answer,) = await ledger.journal([again])
         assert answer == Replay(
-            b"certificate of a", first.serial, 1, 2, first.client, first.client_certificate_sha256
+            b"certificate of a", first.serial, 1, 2, Owner("cn:test", first.client_certificate_sha256, "")
         )
 
 
@@ -87,6 +93,54 @@ async def test_a_device_id_a_key_and_a_request_id_belong_to_one_certificate(
     assert isinstance(answer, Conflict)
     assert named in answer.message
     assert first.serial.hex() in answer.message
+
+
+async def test_a_request_id_is_its_clients_and_blocks_no_other(ledger: Ledger) -> None:
+    await issue(ledger, intent("a", request="1"))
+    await issue(ledger, intent("b", request="1")._replace(client="cn:other"))
+    (again,) = await ledger.journal([intent("c", request="1")._replace(client="cn:other")])
+    assert isinstance(again, Conflict)
+    assert "the device b" in again.message
+    assert again.owner == Owner("cn:other", bytes(32), "")
+
+
+async def test_a_conflict_says_whose_the_other_certificate_is(ledger: Ledger) -> None:
+    await issue(ledger, intent("a")._replace(policy_client="line"))
+    asked = [intent("a", key="k"), intent("b", key="a")]
+    for answer in await ledger.journal([item._replace(client="cn:other") for item in asked]):
+        assert isinstance(answer, Conflict)
+        assert answer.owner == Owner("cn:test", bytes(32), "line")
+    mine = intent("x")._replace(client="cn:other", policy_client="other")
+    _, rival = await ledger.journal([mine, intent("x", key="y")])  # of the same group
+    assert isinstance(rival, Conflict)
+    assert rival.owner == Owner("cn:other", bytes(32), "other")
+    await ledger.revoke([RevocationRequest(None, "a", "", Reason.KEY_COMPROMISE)], "cn:test", 4)
+    for barred in await ledger.journal([intent("a"), intent("c", key="a")]):
+        assert isinstance(barred, Barred)
+        assert barred.owner == Owner("cn:test", bytes(32), "line")
+
+
+async def test_what_a_client_had_under_a_former_name_counts_in_its_quota(ledger: Ledger, home: Home) -> None:
+    limits = Quotas(per_day=3, total=5)
+    (old,) = await ledger.quota_ids(["old"])
+    first = [intent(device)._replace(quota_id=old) for device in "ab"]
+    assert await journalled(ledger, first, {old: QuotaLimits(limits)}) == [Accepted, Accepted]
+    (new,) = await ledger.quota_ids(["new"])
+    renamed = {new: QuotaLimits(limits, frozenset({"old", "older"}))}
+    more = [intent(device)._replace(quota_id=new) for device in "cd"]
+    assert await journalled(ledger, more, renamed) == [Accepted, OverQuota]
+    tomorrow = [intent(device)._replace(quota_id=new, intended_at=86_400_000_000) for device in "efg"]
+    assert await journalled(ledger, tomorrow, renamed) == [Accepted, Accepted, OverQuota]
+    assert home.read("SELECT client, taken, day, day_taken FROM quotas ORDER BY client") == [
+        ("new", 3, 1, 2),
+        ("old", 2, 0, 2),
+    ]
+
+
+async def journalled(
+    ledger: Ledger, asked: list[Intent], limits: dict[int, QuotaLimits]
+) -> list[type[object]]:
+    return [type(answer) for answer in await ledger.journal(asked, limits=limits)]
 
 
 async def test_one_device_may_have_certificates_under_two_profiles_for_the_same_key(ledger: Ledger) -> None:
@@ -224,7 +278,7 @@ def test_the_newest_version_is_the_last_of_the_migrations() -> None:
     assert scripts == [f"{number:04}" for number in range(1, len(scripts) + 1)]
     assert scripts[-1] == NEWEST
     assert all(map(knows_version, scripts))
-    assert not any(map(knows_version, ["", "0000", "0012", "9999", "8", "head", "00008", "-001"]))
+    assert not any(map(knows_version, ["", "0000", "0013", "9999", "8", "head", "00008", "-001"]))
 
 
 def test_the_migrations_make_the_schema_that_the_code_uses(home: Home) -> None:

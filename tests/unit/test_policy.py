@@ -9,7 +9,21 @@ from typing import get_args
 
 import pytest
 
-from otahsm.access import AccessControl, Call, Caller, Denied, DenyList, Grant, Open, Policy, Role
+from otahsm.access import (
+    AccessControl,
+    Below,
+    Call,
+    Caller,
+    Denied,
+    DenyList,
+    Grant,
+    Open,
+    Owner,
+    OwnerFilter,
+    Policy,
+    Principal,
+    Role,
+)
 from otahsm.config import load_policy, parse_times
 from otahsm.daemon.edge import METHODS
 from otahsm.errors import ClientDeniedError, ConfigError, NotAllowedError
@@ -114,6 +128,13 @@ def test_a_key_goes_before_a_name_and_a_name_before_a_prefix(tmp_path: Path) -> 
         (client("cn:a", f'{ISSUER}\ntimes = ["Mo 06:00-22:00"]'), "Mon-Fri 06:00-22:00"),
         (client("cn:a", f'{ISSUER}\ntimes = ["Mon 06:00-25:00"]'), "Mon-Fri 06:00-22:00"),
         (client("cn:a", f"{ISSUER}\nuntil = 2027-01-01T00:00:00"), "clients.a.until"),
+        (client("cn:a", f'{ISSUER}\nformerly = ["a"]'), "a was formerly a, but there still is a client a"),
+        (
+            client("cn:a", f'{ISSUER}\nformerly = ["z"]')
+            + client("cn:b", f'{ISSUER}\nformerly = ["z"]', "b"),
+            "a and b both were formerly z",
+        ),
+        (client("cn:a", f'{ISSUER}\nformerly = ["cn:z"]'), "clients.a.formerly"),
         (client("line-3"), "must start with uri:"),
         (client("cn: "), "must start with uri:, dns:, cn: or spki:, as in"),
         (client("cn:*"), "* is only allowed after the last /"),
@@ -284,10 +305,80 @@ def test_what_was_issued_is_seen_by_its_client_and_by_those_who_look_after_all(t
     )
 
     def sees(who: str, client: str) -> bool:
-        return access.may_see(caller(who), client, b"x", NOW)
+        return access.may_see(caller(who), Owner(client, b"x", ""), NOW)
 
     assert sees("cn:a", "cn:a")
     assert sees("cn:a-new", "cn:a")
     assert not sees("cn:b", "cn:a")
     assert sees("cn:c", "cn:a")
     assert not sees("cn:b", "cn:who was forgotten")
+
+
+def pinned_and_named(folder: Path) -> AccessControl:
+    """A client that is pinned by key, and one that is known by a name, which the former may bear too."""
+    pinned = f'identities = ["spki:{PIN.hex()}", "cn:pinned"]\n{ISSUER}\n'
+    return AccessControl(policy_of(f"[clients.pinned]\n{pinned}" + client("cn:b", name="b"), folder))
+
+
+def test_a_client_that_is_pinned_by_key_is_that_client_under_any_name(tmp_path: Path) -> None:
+    access = pinned_and_named(tmp_path)
+    key = f"spki:{PIN.hex()}"
+    for name in ("cn:b", "cn:pinned", "cn:anything"):
+        assert access.principal_of(Caller(name, b"", PIN)) == Principal(key, "pinned")
+    assert access.principal_of(caller("cn:b")) == Principal("cn:b", "b")
+    assert access.principal_of(caller("cn:stranger")) == Principal("cn:stranger", "")
+    as_b = Caller("cn:b", bytes(32), PIN)
+    assert not access.may_see_batch(as_b, "x", ["cn:b"], NOW)
+    assert not access.may_see_batch(as_b, "x", ["b"], NOW)
+    for mine in ("pinned", "cn:pinned", key):
+        assert access.may_see_batch(as_b, "x", ["cn:other", mine], NOW)
+    assert not access.may_see(as_b, Owner("cn:b", b"x", ""), NOW)
+    assert access.principal_of(as_b).details({"call": "/x"}) == {"call": "/x", "policy_client": "pinned"}
+
+
+def test_a_denied_name_denies_whom_the_policy_knows_by_it_and_not_who_bears_it(tmp_path: Path) -> None:
+    access = pinned_and_named(tmp_path)
+    as_b, as_itself = Caller("cn:b", bytes(32), PIN), Caller("cn:x", bytes(32), PIN)
+    access.deny_list = DenyList([Denied("cn:b", "", "cn:o", 0)])
+    assert access.grant_of(as_b, NOW).name == "pinned"
+    with pytest.raises(ClientDeniedError):
+        access.grant_of(caller("cn:b"), NOW)
+    for subject in ("cn:pinned", f"spki:{PIN.hex()}", f"sha256:{bytes(32).hex()}"):
+        access.deny_list = DenyList([Denied(subject, "", "cn:o", 0)])
+        for who in (as_b, as_itself):
+            with pytest.raises(ClientDeniedError):
+                access.grant_of(who, NOW)
+    access.deny_list = DenyList([Denied(f"spki:{'0' * 64}", "", "cn:o", 0)])
+    access.grant_of(as_b, NOW)
+
+
+def test_what_the_ledger_has_of_a_client_goes_by_its_name_in_the_policy_and_by_those_before(
+    tmp_path: Path,
+) -> None:
+    access = AccessControl(
+        policy_of(
+            client("uri:spiffe://a/*", f'{ISSUER}\nformerly = ["old"]', "new")
+            + client("uri:spiffe://a/b/*", name="below")
+            + client("uri:spiffe://a/c", name="c"),
+            tmp_path,
+        )
+    )
+
+    def sees(who: str, owner: Owner) -> bool:
+        return access.may_see(Caller(who, b"y"), owner, NOW)
+
+    for name, seen in (("new", True), ("old", True), ("c", False), ("gone", False)):
+        assert sees("uri:spiffe://a/x", Owner("uri:spiffe://a/c", b"y", name)) == seen
+        assert access.policy.is_name_of(access.policy.grants["new"], name) == seen
+    assert sees("uri:spiffe://a/x", Owner("uri:spiffe://a/y", b"x", ""))  # as older versions wrote it
+    assert not sees("uri:spiffe://a/x", Owner("uri:spiffe://a/b/y", b"x", ""))
+    assert sees("uri:spiffe://a/x", Owner("cn:another name in the same certificate", b"y", ""))
+    below = Below("uri:spiffe://a/", frozenset({"uri:spiffe://a/c"}), frozenset({"uri:spiffe://a/b/"}))
+    wanted = OwnerFilter(frozenset({"new", "old"}), frozenset(), frozenset({below}))
+    assert access.policy.owner_filter("new") == wanted
+    own = wanted._replace(certificate_sha256=b"y", identity="uri:spiffe://a/x")
+    for asked in ("", "old", "uri:spiffe://a/x", "uri:spiffe://a/z"):
+        assert access.seen_of(Caller("uri:spiffe://a/x", b"y"), asked, NOW) == own
+    for asked in ("c", "uri:spiffe://a/c", "cn:nobody"):
+        with pytest.raises(NotAllowedError, match="new may not see the certificates of other clients"):
+            access.seen_of(Caller("uri:spiffe://a/x", b"y"), asked, NOW)

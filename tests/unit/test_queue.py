@@ -16,6 +16,10 @@ def order(name: str, client: str = "cn:test") -> IssuanceRequest:
     return IssuanceRequest(Caller(client, bytes(32)), name, "", "", b"")
 
 
+def identity_of(caller: Caller) -> str:
+    return caller.identity
+
+
 class Cycle:
     """Stands where the cycle stands: answers each order with its name, when it is let."""
 
@@ -36,7 +40,7 @@ def names(outcomes: list[Outcome]) -> list[str]:
 async def test_a_lone_order_is_not_held_back() -> None:
     cycle = Cycle()
     cycle.gate.set()
-    queue = IssuanceQueue(cycle.issue, group_size=64, slots=1)
+    queue = IssuanceQueue(cycle.issue, group_size=64, slots=1, client_of=identity_of)
     queue.start()
     assert names(await queue.submit([order("a")])) == ["a"]
     await queue.close(30)
@@ -44,7 +48,7 @@ async def test_a_lone_order_is_not_held_back() -> None:
 
 async def test_what_waits_while_the_cycle_is_busy_becomes_one_batch() -> None:
     cycle = Cycle()
-    queue = IssuanceQueue(cycle.issue, group_size=64, slots=1)
+    queue = IssuanceQueue(cycle.issue, group_size=64, slots=1, client_of=identity_of)
     queue.start()
     submissions = [asyncio.create_task(queue.submit([order("first")]))]
     while not cycle.batches:
@@ -60,7 +64,7 @@ async def test_what_waits_while_the_cycle_is_busy_becomes_one_batch() -> None:
 
 async def test_a_batch_is_never_larger_than_the_batch_size_and_messages_are_divided_for_it() -> None:
     cycle = Cycle()
-    queue = IssuanceQueue(cycle.issue, group_size=4, slots=1)
+    queue = IssuanceQueue(cycle.issue, group_size=4, slots=1, client_of=identity_of)
     wanted = [[f"{size}/{number}" for number in range(size)] for size in (1, 3, 1, 6, 2)]
     submissions = [asyncio.create_task(queue.submit([order(name) for name in message])) for message in wanted]
     await asyncio.sleep(0)  # every submission is in the queue before the feeder starts
@@ -74,7 +78,7 @@ async def test_a_batch_is_never_larger_than_the_batch_size_and_messages_are_divi
 
 async def test_a_client_with_a_million_requests_does_not_starve_one_that_asks_for_one() -> None:
     cycle = Cycle()
-    queue = IssuanceQueue(cycle.issue, group_size=8, slots=1)
+    queue = IssuanceQueue(cycle.issue, group_size=8, slots=1, client_of=identity_of)
     greedy = [
         asyncio.create_task(queue.submit([order(f"greedy-{number}", "cn:greedy")] * 256))
         for number in range(20)
@@ -97,7 +101,7 @@ async def test_a_client_with_a_million_requests_does_not_starve_one_that_asks_fo
 
 async def test_clients_share_a_batch_equally_and_what_one_leaves_goes_to_the_others() -> None:
     cycle = Cycle()
-    queue = IssuanceQueue(cycle.issue, group_size=12, slots=1)
+    queue = IssuanceQueue(cycle.issue, group_size=12, slots=1, client_of=identity_of)
     wants = {"a": 100, "b": 100, "c": 2}
     submissions = [
         asyncio.create_task(queue.submit([order(name, f"cn:{name}")] * count))
@@ -116,7 +120,7 @@ async def test_clients_share_a_batch_equally_and_what_one_leaves_goes_to_the_oth
 
 async def test_no_more_batches_are_in_the_cycle_than_there_are_places() -> None:
     cycle = Cycle()
-    queue = IssuanceQueue(cycle.issue, group_size=1, slots=3)
+    queue = IssuanceQueue(cycle.issue, group_size=1, slots=3, client_of=identity_of)
     submissions = [asyncio.create_task(queue.submit([order(str(n))])) for n in range(10)]
     queue.start()
     while len(cycle.batches) < 3:
@@ -130,7 +134,7 @@ async def test_no_more_batches_are_in_the_cycle_than_there_are_places() -> None:
 
 async def test_a_client_whose_line_is_full_waits_and_nobody_else_does() -> None:
     cycle = Cycle()
-    queue = IssuanceQueue(cycle.issue, group_size=64, slots=1)
+    queue = IssuanceQueue(cycle.issue, group_size=64, slots=1, client_of=identity_of)
     submissions = [asyncio.create_task(queue.submit([order(str(n))] * 64)) for n in range(100)]
     await asyncio.sleep(0)
     assert queue._unsettled == 1024
@@ -148,7 +152,7 @@ async def test_a_client_whose_line_is_full_waits_and_nobody_else_does() -> None:
 
 async def test_a_caller_that_stops_waiting_does_not_stop_its_order_or_its_neighbours() -> None:
     cycle = Cycle()
-    queue = IssuanceQueue(cycle.issue, group_size=64, slots=1)
+    queue = IssuanceQueue(cycle.issue, group_size=64, slots=1, client_of=identity_of)
     impatient = asyncio.create_task(queue.submit([order("impatient")]))
     patient = asyncio.create_task(queue.submit([order("patient")]))
     await asyncio.sleep(0)
@@ -164,7 +168,7 @@ async def test_a_caller_that_stops_waiting_does_not_stop_its_order_or_its_neighb
 
 async def test_closing_answers_everything_that_was_submitted() -> None:
     cycle = Cycle()
-    queue = IssuanceQueue(cycle.issue, group_size=2, slots=2)
+    queue = IssuanceQueue(cycle.issue, group_size=2, slots=2, client_of=identity_of)
     queue.start()
     submissions = [asyncio.create_task(queue.submit([order(str(n))])) for n in range(30)]
     await asyncio.sleep(0)
@@ -179,7 +183,7 @@ async def test_a_fault_in_the_cycle_reaches_every_caller_of_the_batch_and_no_oth
             raise ZeroDivisionError
         return [InProgressError(item.request_id) for item in orders]
 
-    queue = IssuanceQueue(broken, group_size=1, slots=1)
+    queue = IssuanceQueue(broken, group_size=1, slots=1, client_of=identity_of)
     queue.start()
     with pytest.raises(ZeroDivisionError):
         await queue.submit([order("bad")])
@@ -189,7 +193,7 @@ async def test_a_fault_in_the_cycle_reaches_every_caller_of_the_batch_and_no_oth
 
 async def test_closing_cuts_off_what_does_not_end_in_time() -> None:
     cycle = Cycle()
-    queue = IssuanceQueue(cycle.issue, group_size=1, slots=1)
+    queue = IssuanceQueue(cycle.issue, group_size=1, slots=1, client_of=identity_of)
     queue.start()
     submissions = [asyncio.create_task(queue.submit([order(str(n))])) for n in range(3)]
     while not cycle.batches:

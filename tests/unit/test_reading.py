@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, text
 
+from otahsm.access import Below, OwnerFilter
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger import (
@@ -111,6 +112,7 @@ async def test_an_entry_tells_all_that_the_ledger_knows(ledger: Ledger, reader: 
         None,
         b"certificate 1",
         None,
+        "",
     )
     assert reader.by_serial(SerialNumber(1)) is None
     assert reader.by_device("a", "p") is None
@@ -142,7 +144,8 @@ async def fill(ledger: Ledger) -> list[Intent]:
         status = (*Status, Status.ISSUED)[number % 6]
         if device:
             status = Status.VOID
-        asked = intent_at(NOON + 7 * number, device, *where)
+        name = "line" if number % 7 < 4 else ""
+        asked = intent_at(NOON + 7 * number, device, *where)._replace(policy_client=name)
         written += await write(
             ledger, status, asked._replace(batch_id=batch.id) if number % 3 == 0 else asked
         )
@@ -159,7 +162,30 @@ FILTERS = st.builds(
     after=st.none() | st.integers(NOON - 10, NOON + 430),
     before=st.none() | st.integers(NOON - 10, NOON + 430),
     newest_first=st.booleans(),
+    owner=st.sampled_from(
+        [
+            None,
+            None,
+            OwnerFilter(frozenset({"line"})),
+            OwnerFilter(frozenset({"line", "once"}), frozenset({"cn:rare"})),
+            OwnerFilter(
+                frozenset({"once"}), below=frozenset({Below("cn:", frozenset({"cn:a"}), frozenset())})
+            ),
+            OwnerFilter(
+                frozenset({"once"}), below=frozenset({Below("cn:", frozenset(), frozenset({"cn:r"}))})
+            ),
+        ]
+    ),
 )
+
+
+def is_of(entry: CertificateRecord, owner: OwnerFilter) -> bool:
+    if entry.policy_client:
+        return entry.policy_client in owner.names
+    return entry.client in owner.identities or any(
+        entry.client not in below.others and not entry.client.startswith(tuple(below.others_start))
+        for below in owner.below
+    )
 
 
 def fits(entry: CertificateRecord, wanted: Filter) -> bool:
@@ -167,6 +193,7 @@ def fits(entry: CertificateRecord, wanted: Filter) -> bool:
     return (
         wanted.device_id in ("", entry.device_id)
         and wanted.client in ("", entry.client)
+        and (wanted.owner is None or is_of(entry, wanted.owner))
         and wanted.batch in ("", entry.batch)
         and wanted.profile in ("", entry.profile)
         and wanted.status in (None, entry.status)

@@ -29,7 +29,8 @@ def check(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) ->
         print_json({grant.name: _terms(grant) for grant in policy})
         return
     for grant in policy:
-        typer.echo(f"{grant.name}: {', '.join(sorted(grant.roles))}")
+        before = f" (formerly {', '.join(sorted(grant.formerly))})" if grant.formerly else ""
+        typer.echo(f"{grant.name}{before}: {', '.join(sorted(grant.roles))}")
     typer.echo(f"The policy is valid. It allows {counted(len(policy.grants), 'client')}, and nobody else.")
 
 
@@ -142,4 +143,6 @@ def _terms(grant: Grant) -> dict[str, str | datetime]:
         terms["times"] = "; ".join(str(times) for times in grant.times)
     if grant.until:
         terms["until"] = grant.until
+    if grant.formerly:
+        terms["formerly"] = ", ".join(sorted(grant.formerly))
     return terms

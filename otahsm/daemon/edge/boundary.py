@@ -53,14 +53,16 @@ class _Call:
     """One call.
 
     Attributes:
+        client: the identity that its client is counted and logged by.
         task: the task that handles it.
         denial: why the policy ended it; None if it did not.
     """
 
-    def __init__(self, method: Method, context: Context) -> None:
+    def __init__(self, method: Method, context: Context, access: AccessControl) -> None:
         self.method = method
         self.context = context
         self.caller = caller_of(context)
+        self.client = access.principal_of(self.caller).identity
         self.denial: NotAllowedError | None = None
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - gRPC runs each call in its own task
@@ -114,7 +116,7 @@ class _Call:
             async with asyncio.timeout(limits.STALLED_STREAM_SECONDS):
                 await self.context.write(response)
         except TimeoutError:
-            _log.warning("stream.stalled", client=self.caller.identity, call=self.method.path)
+            _log.warning("stream.stalled", client=self.client, call=self.method.path)
             raise TimeOverError(f"no result was read for {limits.STALLED_STREAM_SECONDS:g} s") from None
 
     def deny(self, denial: NotAllowedError) -> None:
@@ -126,7 +128,7 @@ class _Call:
         """Log that a call is refused before it reaches a service; return the error."""
         _log.warning(
             "call.refused",
-            client=self.caller.identity,
+            client=self.client,
             call=self.method.path,
             reason=error.reason,
             message=error.message,
@@ -180,14 +182,14 @@ class CallBoundary:
 
     def _handler(self, method: Method, work: Any, calls: OpenCalls) -> grpc.RpcMethodHandler[Any, Any]:
         async def answer(_: object, context: Context) -> Any:
-            call = _Call(method, context)
+            call = _Call(method, context, self._access)
             async with self._answering(call, calls):
                 octets = await call.hear()
                 with self._let_in(call):
                     return await work(call.decode(octets), context)
 
         async def answer_all(messages: AsyncIterator[bytes], context: Context) -> None:
-            call = _Call(method, context)
+            call = _Call(method, context, self._access)
             async with self._answering(call, calls):
                 octets = None if method.takes_stream else await call.hear()
                 with self._let_in(call):
@@ -205,7 +207,7 @@ class CallBoundary:
         with contextlib.ExitStack() as counted:
             try:
                 try:
-                    counted.enter_context(calls.one_more(call.caller.identity))
+                    counted.enter_context(calls.one_more(call.client))
                 except TooManyCallsError as error:
                     raise call.refused(error) from None
                 yield
@@ -219,7 +221,7 @@ class CallBoundary:
             except grpc.aio.BaseError:
                 raise  # the call already has a status, or its client is gone
             except Exception:  # noqa: BLE001 - the edge of the process: internal errors must not reach clients
-                _log.exception("call.fault", client=call.caller.identity, call=call.method.path)
+                _log.exception("call.fault", client=call.client, call=call.method.path)
                 failure = internal_error()
             else:
                 return

@@ -50,7 +50,8 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         self, request_iterator: AsyncIterator[pb.IssueCertificatesRequest], context: Context
     ) -> Responses:
         """Issue certificates for as long as the client sends requests."""
-        stream = Stream(self._issue_message, caller_of(context), self._above)
+        caller = caller_of(context)
+        stream = Stream(self._issue_message, caller, self._authority.client_of(caller), self._above)
         self._streams.add(stream)
         try:
             if self._draining:
@@ -67,7 +68,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         try:
             return await self._authority.issue(caller, requests)
         except Exception:  # noqa: BLE001 - the edge of the process, as for a call
-            _log.exception("issuance.fault", client=caller.identity, requests=len(requests))
+            _log.exception("issuance.fault", client=self._authority.client_of(caller), requests=len(requests))
             return [internal_error()] * len(requests)
 
 

@@ -27,6 +27,7 @@ class Stream:
     Args:
         issue: issues certificates for requests.
         caller: the client.
+        client: the identity that it is logged by.
         above: the intermediates and trust anchors, by the name of the CA.
 
     Attributes:
@@ -37,10 +38,12 @@ class Stream:
         self,
         issue: Callable[[Sequence[IssuanceRequest], Caller], Awaitable[list[Outcome]]],
         caller: Caller,
+        client: str,
         above: Mapping[str, IssuerChain],
     ) -> None:
         self._issue = issue
         self._caller = caller
+        self._client = client
         self._above = above
         self._in_flight = 0  # requests that were read, and whose results the client has not read
         self._octets = 0  # of requests that were read and have no result
@@ -81,7 +84,7 @@ class Stream:
                 self._idle_timer.cancel()
             for task in (self._reader, *self._tasks):
                 task.cancel()
-            _log.info("stream.ended", client=self._caller.identity, issued=issued, refused=answered - issued)
+            _log.info("stream.ended", client=self._client, issued=issued, refused=answered - issued)
 
     def stop_reading(self, failure: OtahsmError) -> None:
         """Stop reading, answer what was read, and end the call with an error."""

@@ -96,6 +96,7 @@ def write_certificate(message: pb.Certificate, record: CertificateRecord) -> Non
     message.void_reason = record.void_reason or ""
     message.certificate = record.certificate or b""
     message.batch = record.batch or ""
+    message.policy_client = record.policy_client
 
 
 def write_counts(response: pb.GetLedgerStatsResponse, counts: Mapping[CountKey, int]) -> None:

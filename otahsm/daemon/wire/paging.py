@@ -71,7 +71,9 @@ def page_size(asked: int) -> int:
 
 
 def _digest(criteria: Filter, after: bytes) -> bytes:
-    fields: tuple[object, ...] = tuple(criteria)
+    # As when a client's own certificates were selected by its identity.
+    mine = criteria.owner.identity if criteria.owner else ""
+    fields: tuple[object, ...] = tuple(criteria._replace(client=criteria.client or mine))[:-1]
     while fields[-1] == "" or fields[-1] is False:  # as when there was no such field: tokens are for ever
         fields = fields[:-1]
     return hashlib.sha256(after + repr(fields).encode()).digest()[:_DIGEST_OCTETS]

@@ -20,12 +20,15 @@ from sqlalchemy import (
     func,
     literal_column,
     null,
+    or_,
     select,
     union_all,
 )
 
+from otahsm.access import OwnerFilter
 from otahsm.ledger import schema
 from otahsm.ledger.query_values import START, CertificateRecord, CountKey, Filter, Page, Status, Tally
+from otahsm.ledger.read.owners import is_identity_of
 from otahsm.ledger.read.statuses import CONDITIONS, JOINED, STATUS, SUPERSEDED, VOIDED
 from otahsm.ledger.schema import certificates, intents, live, replicas, serial_octets
 from otahsm.pki.serial import SerialNumber
@@ -84,7 +87,7 @@ def _page(connection: Connection, criteria: Filter, after: bytes, size: int, *, 
     end: bytes | None = None
     if criteria.status is Status.VOID:
         query = query.where(VOIDED)
-    elif not criteria.batch and (criteria.client or criteria.profile or criteria.status):
+    elif not criteria.batch and (criteria.client or criteria.owner or criteria.profile or criteria.status):
         end = _end_of_step(connection, criteria, after)
     inside = _range(_serial, criteria, after, end)
     rows = connection.execute(
@@ -183,13 +186,26 @@ def _conditions(criteria: Filter) -> list[ColumnElement[bool]]:
     if criteria.batch:
         id_of = select(schema.batches.c.id).where(schema.batches.c.name == criteria.batch)
         conditions.append(intents.c.batch_id == id_of.scalar_subquery())
-    if criteria.client:
+    if criteria.client and ":" in criteria.client:
         conditions.append(intents.c.client == criteria.client)
+    elif criteria.client and criteria.owner is None:
+        conditions.append(intents.c.policy_client == criteria.client)
+    if criteria.owner is not None:
+        conditions.append(_belongs_to(criteria.owner))
     if criteria.profile:
         conditions.append(intents.c.profile == criteria.profile)
     if criteria.status is not None:
         conditions.append(CONDITIONS[criteria.status])
     return conditions
+
+
+def _belongs_to(owner: OwnerFilter) -> ColumnElement[bool]:
+    """Select a client's rows by its names in the policy; those without one by identity and certificate."""
+    old = (func.coalesce(intents.c.policy_client, "") == "") & or_(
+        is_identity_of(intents.c.client, owner),
+        intents.c.client_certificate_sha256 == owner.certificate_sha256,
+    )
+    return intents.c.policy_client.in_(sorted(owner.names)) | old
 
 
 def _end_of_step(connection: Connection, criteria: Filter, after: bytes) -> bytes | None:
@@ -217,6 +233,7 @@ def _records(*, full: bool) -> Select[Any]:
         intents.c.void_reason,
         (certificates.c.der if full else null()).label("certificate"),
         schema.batches.c.name.label("batch"),
+        func.coalesce(intents.c.policy_client, "").label("policy_client"),
     ).select_from(JOINED.outerjoin(schema.batches, schema.batches.c.id == intents.c.batch_id))
 
 

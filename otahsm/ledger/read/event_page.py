@@ -7,6 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from otahsm.ledger.query_values import EventFilter, EventPage
+from otahsm.ledger.read.owners import is_identity_of
 from otahsm.ledger.records import AuditEvent
 from otahsm.ledger.schema import events
 
@@ -64,7 +65,10 @@ def _matching(criteria: EventFilter) -> Select[Any]:
         query = query.where(events.c.name.startswith(criteria.name, autoescape=True))
     elif criteria.name:
         query = query.where(events.c.name == criteria.name)
-    if criteria.client:
+    if criteria.owner is not None:
+        mine = is_identity_of(events.c.client, criteria.owner)
+        query = query.where((events.c.client == criteria.client) | mine)
+    elif criteria.client:
         query = query.where(events.c.client == criteria.client)
     return query.where(*_times(criteria))
 

@@ -31,6 +31,7 @@ FUNCTIONS: Final = (
     "pg_try_advisory_lock",
     "pg_try_advisory_xact_lock",
     "set_config",
+    "substr",
     "sum",
     "to_regclass",
     "unnest",

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, literal_column, select, union_all
 
+from otahsm.access import Owner
 from otahsm.ledger.records import Barred, Conflict, InProgress, Intent, JournalResult, Renewal, Replay
 from otahsm.ledger.schema import certificates, intents, live, revocations, serial_octets
 from otahsm.pki.crls.building import Reason
@@ -57,6 +58,7 @@ class ExistingIntents:
                 intents.c.superseded_at,
                 intents.c.client,
                 intents.c.client_certificate_sha256,
+                intents.c.policy_client,
                 certificates.c.der,
                 revocations.c.revoked_at,
                 revocations.c.reason,
@@ -103,7 +105,8 @@ class ExistingIntents:
             return Fresh(supersedes=device.id)
         if not same_key:
             return Conflict(
-                f"the device id {intent.device_id} has the certificate {_serial(device)}, for another key"
+                f"the device id {intent.device_id} has the certificate {_serial(device)}, for another key",
+                _owner(device),
             )
         return (
             InProgress()
@@ -113,8 +116,7 @@ class ExistingIntents:
                 SerialNumber.from_key(device.serial),
                 device.not_before,
                 device.not_after,
-                device.client,
-                device.client_certificate_sha256,
+                _owner(device),
             )
         )
 
@@ -126,12 +128,14 @@ class ExistingIntents:
             return barred
         if key is not None and key.device_id != intent.device_id:
             return Conflict(
-                f"the public key belongs to the device {key.device_id}, certificate {_serial(key)}"
+                f"the public key belongs to the device {key.device_id}, certificate {_serial(key)}",
+                _owner(key),
             )
         if request is not None and (request.device_id, request.profile) != (intent.device_id, intent.profile):
             return Conflict(
                 f"the request id {intent.request_id} was used for the device {request.device_id} under the"
-                f" profile {request.profile}, certificate {_serial(request)}"
+                f" profile {request.profile}, certificate {_serial(request)}",
+                _owner(request),
             )
         return None
 
@@ -160,10 +164,16 @@ class _Reserved:
     def __init__(self, intent: Intent) -> None:
         self.serial = intent.serial.key
         self.request_id = intent.request_id
-        self.client = intent.client
         self.profile = intent.profile
         self.device_id = intent.device_id
         self.spki_sha256 = intent.spki_sha256
+        self.client = intent.client
+        self.client_certificate_sha256 = intent.client_certificate_sha256
+        self.policy_client = intent.policy_client
+
+
+def _owner(row: Any) -> Owner:
+    return Owner(row.client, row.client_certificate_sha256, row.policy_client or "")
 
 
 def _serial(row: Any) -> str:
@@ -172,9 +182,9 @@ def _serial(row: Any) -> str:
 
 def _barred(device: Any, key: Any) -> Barred | None:
     if device is not None and device.revoked_at is not None:
-        return Barred(f"the device {device.device_id} has the certificate {_revoked(device)}")
+        return Barred(f"the device {device.device_id} has the certificate {_revoked(device)}", _owner(device))
     if key is not None and _is_compromised(key):
-        return Barred(f"the public key was that of the certificate {_revoked(key)}")
+        return Barred(f"the public key was that of the certificate {_revoked(key)}", _owner(key))
     return None
 
 

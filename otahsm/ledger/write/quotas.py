@@ -7,14 +7,14 @@ exceed it. Voided intents are refunded.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from otahsm.access import Quotas, Use, come_back, day_of, given_back, share_of
+from otahsm.access import Use, come_back, day_of, given_back, own_part, share_of, sum_of
 from otahsm.ledger.db.dialects import insert_into
-from otahsm.ledger.records import Accepted, Intent, JournalResult, OverQuota
+from otahsm.ledger.records import Accepted, Intent, JournalResult, OverQuota, QuotaLimits
 from otahsm.ledger.schema import quotas
 from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.pending import note_entries
@@ -38,7 +38,7 @@ def hold(
     connection: Connection,
     group: Sequence[Intent],
     answers: Sequence[JournalResult],
-    limits: Mapping[int, Quotas],
+    limits: Mapping[int, QuotaLimits],
     now: int,
 ) -> list[JournalResult]:
     """Count intents that were just written; delete those that are over a quota.
@@ -47,14 +47,16 @@ def hold(
         connection: in the transaction that wrote them.
         group: the intents.
         answers: the results so far, one for each intent.
-        limits: the limits of each quota.
+        limits: the limits of each quota, and under which other names the client was counted before.
         now: microseconds since the Unix epoch.
     """
 
     def grant(quota_id: int, count: int) -> tuple[int, OverQuota]:
-        client, use = _locked(connection, quota_id)
-        share = share_of(limits[quota_id], use, count, now)
-        _write(connection, quota_id, share.use)
+        quotas, formerly = limits[quota_id]
+        uses = _locked(connection, quota_id, formerly)
+        client, own = uses.pop(quota_id)
+        share = share_of(quotas, sum_of([own, *(use for _, use in uses.values())]), count, now)
+        _write(connection, quota_id, own_part(share, own))
         why, retry_after = come_back(share.why, share.again_at, now)
         return share.granted, OverQuota(f"{client} has used its {why}", retry_after)
 
@@ -82,13 +84,19 @@ def give_back(connection: Connection, uses: Iterable[tuple[int | None, int]]) ->
     """Refund intents: for each its quota, None for none, and when it was intended."""
     counts = Counter((quota_id, day_of(at)) for quota_id, at in uses if quota_id is not None)
     for (quota_id, day), count in sorted(counts.items()):
-        _, use = _locked(connection, quota_id)
+        _, use = _locked(connection, quota_id)[quota_id]
         _write(connection, quota_id, given_back(use, count, day))
 
 
-def _locked(connection: Connection, quota_id: int) -> tuple[str, Use]:
-    row: Row[Any] = connection.execute(_LOCKED, {"which": quota_id}).one()
-    return row.client, Use(row.taken, row.day, row.day_taken, row.rate_full_at)
+def _locked(
+    connection: Connection, quota_id: int, formerly: Collection[str] = ()
+) -> dict[int, tuple[str, Use]]:
+    """Lock a row, and those of former names; return names and uses by id."""
+    which: dict[str, Any] = {"which": quota_id}
+    if formerly:
+        which["names"] = sorted(formerly)
+    rows: Sequence[Row[Any]] = connection.execute(_LOCKED_ALL if formerly else _LOCKED, which).all()
+    return {row.id: (row.client, Use(row.taken, row.day, row.day_taken, row.rate_full_at)) for row in rows}
 
 
 def _write(connection: Connection, quota_id: int, use: Use) -> None:
@@ -98,6 +106,12 @@ def _write(connection: Connection, quota_id: int, use: Use) -> None:
 
 
 _LOCKED: Final = select(quotas).where(quotas.c.id == bindparam("which")).with_for_update()
+_LOCKED_ALL: Final = (
+    select(quotas)
+    .where((quotas.c.id == bindparam("which")) | quotas.c.client.in_(bindparam("names", expanding=True)))
+    .order_by(quotas.c.id)  # in a fixed order, to avoid deadlocks
+    .with_for_update()
+)
 _SET: Final = (
     update(quotas)
     .where(quotas.c.id == bindparam("which"))
