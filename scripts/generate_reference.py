@@ -140,7 +140,9 @@ POLICY: Final = {
     "until": "When the client's access expires. A time with a zone.",
     "per_second": "Certificates per second, in bursts of at most one second's worth.",
     "per_day": "Certificates per UTC day.",
-    "total": "Certificates in total, ever, under this name in the policy.",
+    "total": "Certificates in total, ever.",
+    "formerly": "Names that the client had in the policy before. What the ledger has under them is its own:"
+    " certificates, batches, quotas. No two clients may have had the same name.",
 }
 NAMES: Final = {
     "_regular_expression": "regular expression (RE2)",
@@ -201,7 +203,8 @@ def policy() -> list[str]:
         "",
         "## [clients.NAME]",
         "",
-        "One client, whatever certificates it has. Its name appears in the log and identifies its quotas.",
+        "One client, whatever certificates it has. Certificates, batches and quotas are those of its name.",
+        "If you rename it, add the previous name to `formerly`.",
         "",
     ]
     fields = config.ClientPolicy.model_fields.items()
@@ -211,6 +214,9 @@ def policy() -> list[str]:
         "A client is matched by its most specific identity: its key, otherwise its exact name, otherwise the",
         "longest URI that ends in `/*`. Its name is the first URI in its certificate, otherwise its first",
         "DNS name, otherwise its common name. A SPIFFE id counts only if it is the only URI.",
+        "",
+        "A client that is matched by its key is that client whatever name its certificate has. The ledger and",
+        "the audit log have `spki:` and the key then, in place of that name.",
         "",
         "## Calls",
         "",
