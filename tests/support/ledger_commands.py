@@ -13,9 +13,10 @@ from support.homes import Home
 
 def ledger_section(home: Home) -> str:
     config = home.config
+    key = 'key_file = "secrets/ledger.key"\n\n'
     if config.url is None:
-        return f'[ledger]\npath = "{config.path}"\n\n'
-    return f'[ledger]\nurl = "{config.url}"\npassword_file = "{config.password_file}"\n\n'
+        return f'[ledger]\npath = "{config.path}"\n{key}'
+    return f'[ledger]\nurl = "{config.url}"\npassword_file = "{config.password_file}"\n{key}'
 
 
 async def issue(daemon: RunningDaemon, count: int) -> list[str]:
