@@ -196,7 +196,7 @@ def test_a_closed_batch_and_another_clients_say_what_is_wrong(line: Fleet, tmp_p
     assert batch(line, "create", other, "--count", "2", "--client", "cn:line-9").returncode == 0
     refused = batch(line, "run", other, "--out", tmp_path / "other")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"otahsm: cn:quickstart may not issue in the batch {other}\n")
+    assert refused.stderr.startswith(f"otahsm: quickstart may not issue in the batch {other}\n")
     report = good(line, "report", other, "--out", tmp_path / "other")
     assert {failure["reason"] for failure in report["failures"]} == {"BATCH_CLIENT"}
     unknown = batch(line, "status", "nothing")
