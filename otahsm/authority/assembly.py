@@ -30,6 +30,7 @@ from otahsm.revocation.crl_keeper import CrlKeeper
 from otahsm.revocation.revoking import Revocations
 from otahsm.system.clock import Clock
 from otahsm.system.event_log import EventLogger
+from otahsm.system.trusted_files import own_files
 from otahsm.token.configured import mandate_of
 from otahsm.token.pool import SignerPool
 from otahsm.token.setup import Mandate
@@ -58,9 +59,12 @@ def assemble(
     token = section(config.token, "token")
     section(config.ca, "ca")
     settings = config.issuance
-    access = AccessControl(load_policy(section(config.access, "access").policy, config.profiles.keys()))
+    files = own_files()
+    access = AccessControl(
+        load_policy(section(config.access, "access").policy, config.profiles.keys(), files)
+    )
     profiles = {name: profile.build() for name, profile in config.profiles.items()}
-    authorities = Authorities.load(config)
+    authorities = Authorities.load(config, files)
     database = database_of(section(config.ledger, "ledger"))
     ledger = Ledger(
         database,
@@ -75,7 +79,7 @@ def assemble(
     report = _noting_workers(audit, report)
     clients = DeniedClients(ledger, denials, access, audit, clock)
     preparers = Preparers(profiles, size=settings.preparers, report=report, socket=settings.preparer_socket)
-    mandate = mandate_of(config)
+    mandate = mandate_of(config, files)
     signers = SignerPool(token, mandate, wait_seconds=settings.wait_for_signer_seconds, report=report)
     transparency = Transparency(
         ledger,

@@ -15,7 +15,7 @@ from otahsm.config.policy import PolicyConfig
 from otahsm.config.problems import describe_problems
 from otahsm.config.sections import Config
 from otahsm.errors import ConfigError
-from otahsm.system.files import read_text
+from otahsm.system.files import PLAIN, Files, read_text
 
 _Any = TypeVar("_Any", bound=Section)
 
@@ -34,27 +34,29 @@ def section(value: _Any | None, name: str) -> _Any:
     return value
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, files: Files = PLAIN) -> Config:
     """Read and check `otahsm.toml`.
 
     Raises:
         ConfigError: the file can't be read, isn't TOML, or has a key or value that is not allowed.
     """
     hint = "Name the file with --config, or create one with `otahsm quickstart DIR`."
-    return parse_config(read_toml(path, hint), base=path.absolute().parent, source=str(path))
+    return parse_config(read_toml(path, hint, files), base=path.absolute().parent, source=str(path))
 
 
-def load_policy(path: Path, profiles: Collection[str]) -> Policy:
+def load_policy(path: Path, profiles: Collection[str], files: Files = PLAIN) -> Policy:
     """Read and check `policy.toml`.
 
     Args:
         path: the file.
         profiles: the names of all profiles.
+        files: what reads it.
 
     Raises:
         ConfigError: the file can't be read, isn't TOML, or has a key or value that is not allowed.
     """
-    table = read_toml(path, "Name it in [access] policy. `otahsm quickstart DIR` writes one to start from.")
+    hint = "Name it in [access] policy. `otahsm quickstart DIR` writes one to start from."
+    table = read_toml(path, hint, files)
     policy = _checked(PolicyConfig, table, base=path.absolute().parent, source=str(path)).build()
     for grant in policy:
         if unknown := sorted(grant.profiles - {EVERY_PROFILE} - set(profiles)):
@@ -64,10 +66,10 @@ def load_policy(path: Path, profiles: Collection[str]) -> Policy:
     return policy
 
 
-def read_toml(path: Path, hint: str) -> dict[str, Any]:
+def read_toml(path: Path, hint: str, files: Files = PLAIN) -> dict[str, Any]:
     """Read a TOML file; `hint` is for one that can't be read. Raises ConfigError."""
     try:
-        return tomllib.loads(read_text(path, hint=hint))
+        return tomllib.loads(read_text(path, hint=hint, files=files))
     except RecursionError:
         raise ConfigError(f"can't read {path}: its values are nested too deeply") from None
     except tomllib.TOMLDecodeError as error:

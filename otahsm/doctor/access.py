@@ -11,6 +11,7 @@ from otahsm.daemon.edge import client_crls_of
 from otahsm.errors import ConfigError
 from otahsm.system.clock import utc_now
 from otahsm.system.tls_files import read_certificates
+from otahsm.system.trusted_files import files_of_anyone
 from otahsm.templates import counted
 
 
@@ -26,7 +27,7 @@ def examine_access(config: Config) -> Iterator[Check]:
             )
         return
     try:
-        grants = load_policy(access.policy, config.profiles.keys()).grants
+        grants = load_policy(access.policy, config.profiles.keys(), files_of_anyone()).grants
     except ConfigError as problem:
         yield failed("policy", problem)
     else:
@@ -44,12 +45,12 @@ def examine_access(config: Config) -> Iterator[Check]:
 def _examine_crls(config: Config, client_ca: Path) -> Iterator[Check]:
     subject = "[access] client_crls"
     try:
-        operators = read_certificates("[tls] client_ca", client_ca).certificates
+        operators = read_certificates("[tls] client_ca", client_ca, files_of_anyone()).certificates
     except ConfigError:
         yield fail(subject, "not checked: [tls] client_ca can't be read", "Mend [tls] client_ca first.")
         return
     try:
-        crls = client_crls_of(config)
+        crls = client_crls_of(config, files_of_anyone())
         crls.load(operators, utc_now())
     except ConfigError as problem:
         yield failed(subject, problem)

@@ -13,25 +13,29 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import ClientConfig, TlsConfig
-from otahsm.errors import OtahsmError
-from otahsm.system.secret_files import is_private
+from otahsm.errors import ConfigError, OtahsmError
+from otahsm.system.files import PLAIN, Files
 from otahsm.system.tls_files import read_certificates, read_key_pair
+from otahsm.system.trusted_files import files_of_anyone
 
 _SOON: Final = timedelta(days=30)
 
 
 def examine_tls(tls: TlsConfig, now: datetime) -> Iterator[Check]:
     """Check the daemon's own certificate and key, and the operator CA."""
-    yield from _pair("tls", tls.certificate, tls.key, ExtendedKeyUsageOID.SERVER_AUTH, now)
-    yield from _authorities("[tls] client_ca", tls.client_ca, now)
+    files = files_of_anyone()
+    yield from _pair("tls", tls.certificate, tls.key, ExtendedKeyUsageOID.SERVER_AUTH, now, files)
+    yield from _authorities("[tls] client_ca", tls.client_ca, now, files)
 
 
 def examine_client(client: ClientConfig, now: datetime) -> Iterator[Check]:
     """Check a client's certificate and key, and the CA of the daemon's certificate."""
     yield from _pair("client", client.certificate, client.key, ExtendedKeyUsageOID.CLIENT_AUTH, now)
     with contextlib.suppress(OSError):
-        if not is_private(client.key.stat().st_mode):
-            yield warning("[client] key", f"other users can read {client.key}", f"chmod 600 {client.key}")
+        try:
+            files_of_anyone().check(client.key, str(client.key), secret=True)
+        except ConfigError as problem:
+            yield warning("[client] key", problem.message, problem.hint)
     yield from _authorities("[client] ca", client.ca, now)
     for path in client.fleet_ca:
         yield from _authorities("[client] fleet_ca", path, now)
@@ -40,11 +44,16 @@ def examine_client(client: ClientConfig, now: datetime) -> Iterator[Check]:
 
 
 def _pair(
-    section: str, certificate: Path, key: Path, purpose: x509.ObjectIdentifier, now: datetime
+    section: str,
+    certificate: Path,
+    key: Path,
+    purpose: x509.ObjectIdentifier,
+    now: datetime,
+    files: Files = PLAIN,
 ) -> Iterator[Check]:
     subject = f"[{section}] certificate"
     try:
-        own = read_key_pair(section, certificate, key).own
+        own = read_key_pair(section, certificate, key, files=files).own
         usage = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         usage = x509.ExtendedKeyUsage([purpose])  # without the extension, every purpose is allowed
@@ -61,9 +70,9 @@ def _pair(
     yield _time_left(subject, own, now)
 
 
-def _authorities(subject: str, path: Path, now: datetime) -> Iterator[Check]:
+def _authorities(subject: str, path: Path, now: datetime, files: Files = PLAIN) -> Iterator[Check]:
     try:
-        certificates = read_certificates(subject, path).certificates
+        certificates = read_certificates(subject, path, files).certificates
     except OtahsmError as error:
         yield failed(subject, error)
         return

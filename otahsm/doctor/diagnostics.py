@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from otahsm.checks import Check, fail, failed, ok
+from otahsm.checks import Check, fail, failed, ok, warning
 from otahsm.config import Config, files_of_all
 from otahsm.doctor.access import examine_access
 from otahsm.doctor.authority import examine_authority
@@ -19,7 +19,7 @@ from otahsm.doctor.machine import examine_machine
 from otahsm.doctor.signers import examine_memory, examine_signers
 from otahsm.errors import ConfigError
 from otahsm.ledger import diagnose_ledger
-from otahsm.system.file_modes import find_open_files
+from otahsm.system.file_modes import find_open_files, find_unseen_files
 from otahsm.system.owners import foreign_owner
 
 _TOKEN_SECONDS: Final = 120.0
@@ -56,10 +56,18 @@ def diagnose(config: Config, path: Path, now: datetime) -> Iterator[Check]:
 
 
 def _examine_files(config: Config, path: Path) -> Iterator[Check]:
-    open_files = list(find_open_files(files_of_all(config, path)))
+    files = files_of_all(config, path)
+    open_files = list(find_open_files(files))
     for problem in open_files:
         yield failed("file modes", problem)
-    if not open_files:
+    unseen = list(find_unseen_files(files))
+    for file in unseen:
+        yield warning(
+            "file modes",
+            f"not checked, as this user can't look at {file.what} {file.path}",
+            "Run it as root.",
+        )
+    if not open_files and not unseen:
         yield ok("file modes", "other users can't read secrets or change what the daemon relies on")
 
 

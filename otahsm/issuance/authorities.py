@@ -10,6 +10,7 @@ from cryptography import x509
 from otahsm.config import AuthorityConfig, Config, ca_section
 from otahsm.errors import ConfigError
 from otahsm.pki.chain import Chain
+from otahsm.system.files import PLAIN, Files
 from otahsm.token.files import read_chain
 
 
@@ -52,7 +53,7 @@ class Authorities:
             raise ConfigError("two CAs have the same key", hint="Each CA needs its own key.")
 
     @classmethod
-    def load(cls, config: Config) -> Authorities:
+    def load(cls, config: Config, files: Files = PLAIN) -> Authorities:
         """Read the certificates of all configured CAs.
 
         Raises:
@@ -60,7 +61,7 @@ class Authorities:
         """
         by_name: dict[str, Authority] = {}
         for name, section in config.all_authorities.items():
-            chain = read_chain(section, ca_section(name))
+            chain = read_chain(section, ca_section(name), files)
             by_name[name] = Authority(name, section, chain)
         return cls(by_name, {name: profile.ca for name, profile in config.profiles.items()})
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from otahsm.errors import ConfigError
-from otahsm.system.secret_files import is_private
-
-_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-_ROOT: Final = 0
+from otahsm.system.trusted_files import TrustedFiles, files_of_anyone, own_files
 
 
 class GuardedFile(NamedTuple):
@@ -29,40 +24,35 @@ def check_file_modes(files: Iterable[GuardedFile]) -> None:
     Raises:
         ConfigError: the first problem.
     """
-    for problem in _problems(files, {_ROOT, os.geteuid()}):
+    for problem in _problems(files, own_files()):
         raise problem
 
 
 def find_open_files(files: Iterable[GuardedFile]) -> Iterator[ConfigError]:
-    """Yield the problems with the modes and owners of files.
+    """Yield the problems with modes and owners of files, of their folders, and of links to them.
 
-    Only its owner may read a secret, not even a group, since its members are unknown. systemd credentials are
-    private to the service whatever their mode is: it is the mask of an access list. Only root and this user
-    may own or write files. If this is root, it may be checking the daemon of another user, whose files it
-    can't recognise; then owners are not checked. Missing files and parent folders are not checked.
+    The rules are those of `otahsm.system.trusted_files`. If this is root, it may be checking the daemon of
+    another user, whose files it can't recognise; then owners are not checked. Missing files are not checked.
     """
-    user = os.geteuid()
-    yield from _problems(files, None if user == _ROOT else {_ROOT, user})
+    yield from _problems(files, files_of_anyone())
 
 
-def _problems(files: Iterable[GuardedFile], owners: Collection[int] | None) -> Iterator[ConfigError]:
-    for what, path, secret in files:
-        if _is_credential(path):
-            continue
+def find_unseen_files(files: Iterable[GuardedFile]) -> Iterator[GuardedFile]:
+    """Yield the files that this user can't look at."""
+    for file in files:
         try:
-            status = path.stat()
+            files_of_anyone().check(file.path, file.what)
+        except PermissionError:
+            yield file
+        except (OSError, ConfigError):  # reported elsewhere
+            continue
+
+
+def _problems(files: Iterable[GuardedFile], by: TrustedFiles) -> Iterator[ConfigError]:
+    for what, path, secret in files:
+        try:
+            by.check(path, f"{what} {path}", secret=secret)
+        except ConfigError as problem:
+            yield problem
         except OSError:  # reported when the file is read
             continue
-        if secret and not is_private(status.st_mode):
-            yield ConfigError(f"other users can read {what} {path}", hint=f"chmod 600 {path}")
-        elif owners is not None and status.st_uid not in owners:
-            yield ConfigError(
-                f"{what} {path} belongs to another user, who can change it", hint=f"chown root {path}"
-            )
-        elif status.st_mode & _OTHERS_WRITE:
-            yield ConfigError(f"other users can change {what} {path}", hint=f"chmod go-w {path}")
-
-
-def _is_credential(path: Path) -> bool:
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return folder is not None and path.is_relative_to(folder)

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final, Protocol
 
 from otahsm.errors import ConfigError
+
+
+class Files(Protocol):
+    """What reads files: `PLAIN`, or `otahsm.system.trusted_files` for those that a process trusts."""
+
+    def read(
+        self, path: Path, what: str = "", *, hint: str = "Check the path.", secret: bool = False
+    ) -> bytes:
+        """Read a whole file; `what` describes it in errors. Raises ConfigError: it can't, or must not."""
 
 
 def read_file(path: Path, what: str = "", *, hint: str = "Check the path.") -> bytes:
@@ -15,9 +25,20 @@ def read_file(path: Path, what: str = "", *, hint: str = "Check the path.") -> b
         raise ConfigError(f"can't read {what or path}: {error.strerror}", hint=hint) from None
 
 
-def read_text(path: Path, *, hint: str = "Check the path.") -> str:
+class _PlainFiles:
+    def read(
+        self, path: Path, what: str = "", *, hint: str = "Check the path.", secret: bool = False
+    ) -> bytes:
+        del secret  # whoever runs a command may read what it can
+        return read_file(path, what, hint=hint)
+
+
+PLAIN: Final[Files] = _PlainFiles()
+
+
+def read_text(path: Path, *, hint: str = "Check the path.", files: Files = PLAIN) -> str:
     """Read a whole file in UTF-8, with or without a byte order mark. Raises ConfigError: it is none."""
-    content = read_file(path, hint=hint)
+    content = files.read(path, hint=hint)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

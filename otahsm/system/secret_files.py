@@ -5,48 +5,33 @@ No error contains what was read.
 
 from __future__ import annotations
 
-import os
 import shlex
-import stat
 import subprocess
 from pathlib import Path
 from typing import Final
 
 from otahsm.errors import ConfigError
+from otahsm.system.trusted_files import files_of_anyone
 
 MAX_SECRET_BYTES: Final = 1024
 _COMMAND_SECONDS: Final = 30.0
 
 
-def is_private(mode: int) -> bool:
-    """Return whether a file's mode gives access to its owner only."""
-    return not mode & (stat.S_IRWXG | stat.S_IRWXO)
-
-
 def read_secret_file(path: Path, what: str) -> bytes:
-    """Read a file that only its owner may read, up to one octet more than the limit for secrets.
+    """Read a secret, up to one octet more than the limit for secrets.
 
     Args:
-        path: the file.
+        path: the file, as `otahsm.system.trusted_files` says: nobody else may read or change it.
         what: its description, for errors.
 
     Raises:
-        ConfigError: it can't be read, or others could read it too.
+        ConfigError: it can't be read, or others could read or change it.
     """
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode) or not is_private(mode):
-                raise ConfigError(
-                    f"{what} must be a file that only its owner can read", hint=f"chmod 600 {path}"
-                )
-            return file.read(MAX_SECRET_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"can't read {what}: {error.strerror}") from None
+    return files_of_anyone().read(path, what, secret=True, limit=MAX_SECRET_BYTES + 1)
 
 
 def read_secret_line(path: Path, what: str) -> str:
-    """Read a one-line secret from a file that only its owner may read.
+    """Read a one-line secret from a file, as `read_secret_file`.
 
     Args:
         path: the file.

@@ -7,6 +7,7 @@ from typing import Final
 
 from otahsm.config import Config, CrlConfig, TokenConfig, ca_section, load_verifier_key, section
 from otahsm.pki.chain import signs_crls
+from otahsm.system.files import PLAIN, Files
 from otahsm.token.files import read_chain
 from otahsm.token.setup import AuthorityMandate, CheckpointMandate, Mandate, ProfileMandate
 
@@ -14,13 +15,14 @@ _HOUR: Final = 3600
 _FOLDER: Final = "signed"
 
 
-def mandate_of(config: Config) -> Mandate:
+def mandate_of(config: Config, files: Files = PLAIN) -> Mandate:
     """Return what the signers of a configuration sign.
 
     The daemon and its signers each make it of their own otahsm.toml, and compare.
 
     Args:
         config: the whole configuration; it needs [token] and [ca].
+        files: what reads the files that it names.
 
     Raises:
         ConfigError: a section is missing, or a file that it names is missing or invalid.
@@ -28,7 +30,7 @@ def mandate_of(config: Config) -> Mandate:
     authorities = {}
     for name, ca in config.all_authorities.items():
         if not ca.retired:
-            issuer = read_chain(ca, ca_section(name)).issuer
+            issuer = read_chain(ca, ca_section(name), files).issuer
             seconds = crl_hours(ca.crl) * _HOUR if signs_crls(issuer) else 0
             authorities[name] = AuthorityMandate(ca, issuer, seconds)
     profiles = {}
@@ -38,7 +40,7 @@ def mandate_of(config: Config) -> Mandate:
         profiles[name] = ProfileMandate(profile.ca, profile.build(), location)
     checkpoint = None
     if config.checkpoint:
-        checkpoint = CheckpointMandate(config.checkpoint, load_verifier_key(config.checkpoint))
+        checkpoint = CheckpointMandate(config.checkpoint, load_verifier_key(config.checkpoint, files))
     return Mandate(authorities, profiles, checkpoint, folder_of(section(config.token, "token")))
 
 

@@ -11,20 +11,21 @@ from otahsm.errors import ConfigError
 from otahsm.pki.chain import Chain, load_chain
 from otahsm.pki.keytypes import is_pss
 from otahsm.system.durable import create_file, make_folder
-from otahsm.system.files import read_file
+from otahsm.system.files import PLAIN, Files
 
 
-def read_chain(ca: CaConfig, section: str = "ca") -> Chain:
+def read_chain(ca: CaConfig, section: str = "ca", files: Files = PLAIN) -> Chain:
     """Read a CA's certificates.
 
     Args:
         ca: which.
         section: the name of its section, for errors.
+        files: what reads it.
 
     Raises:
         ConfigError: the file can't be read, or holds no chain.
     """
-    content = read_file(
+    content = files.read(
         ca.certificate,
         f"[{section}] certificate {ca.certificate}",
         hint="Create the CA with `otahsm ca init`, or with `otahsm ca csr` and `otahsm ca import`.",

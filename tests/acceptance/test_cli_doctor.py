@@ -186,7 +186,7 @@ def no_text_for_a_key(fleet: Fleet) -> None:
     [
         (wrong_module, "token", "fail", "no-such-module.so does not exist"),
         (no_module, "token", "fail", "can't load"),
-        (open_pin, "token login", "fail", "only its owner can read"),
+        (open_pin, "token login", "fail", "other users can read"),
         (other_key, "token [ca] key", "fail", "the token shows pkcs11:object="),
         (no_text_for_a_key, "token login", "fail", "[checkpoint] verifier_key"),
         (other_certificate, "token [ca] key", "fail", "does not verify with the public key"),

@@ -48,6 +48,22 @@ def test_an_open_file_is_refused_with_the_command_that_closes_it(
     assert [(check["status"], said in check["message"]) for check in failed] == [("fail", True)]
 
 
+def test_a_folder_or_a_link_that_others_can_change_is_refused(fleet: Fleet) -> None:
+    tls = fleet.folder / "tls"
+    tls.chmod(0o757)
+    assert f"other users can change the folder {tls} of [tls] key {tls}/server.key" in refusal(fleet)
+    checks = json.loads(fleet.run("doctor", "--json").stdout)
+    said = [check["message"] for check in checks if check["subject"] == "file modes"]
+    assert f"other users can change the folder {tls} of [tls] client_ca {tls}/operator-ca.pem" in said
+    tls.chmod(0o755)
+    public = fleet.folder / "public"
+    public.mkdir()
+    public.chmod(0o777)
+    (public / "ca.pem").symlink_to("../tls/operator-ca.pem")
+    fleet.edit('client_ca = "tls/operator-ca.pem"', 'client_ca = "public/ca.pem"')
+    assert f"other users can change the folder {public} of [tls] client_ca" in refusal(fleet)
+
+
 def test_a_password_of_postgresql_that_others_may_read_is_refused(fleet: Fleet) -> None:
     ledger = fleet.config.ledger
     assert ledger is not None

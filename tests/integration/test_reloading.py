@@ -134,6 +134,8 @@ async def test_a_new_certificate_is_shown_to_who_connects_and_open_streams_go_on
         lambda tls: shutil.copy(tls / "client.key", tls / "server.key"),
         lambda tls: shutil.copy(tls.parent / "ca/fleet-root.pem", tls / "operator-ca.pem"),
         lambda tls: (tls / "operator-ca.pem").write_bytes(b"\xff\xfe"),
+        lambda tls: (tls / "operator-ca.pem").chmod(0o666),
+        lambda tls: (tls / "server.key").chmod(0o644),
     ],
 )
 async def test_tls_files_that_are_wrong_are_refused_and_the_old_ones_stay(
@@ -148,8 +150,22 @@ async def test_tls_files_that_are_wrong_are_refused_and_the_old_ones_stay(
     assert await shown_by(serving) == before
     for path, content in kept.items():
         path.write_bytes(content)
+        path.chmod(0o600)
     assert isinstance(await asking.one(), IssuedCertificate)
     await asking.close()
+
+
+async def test_a_folder_that_others_can_change_is_not_read_again(serving: RunningDaemon) -> None:
+    folder, before = serving.fleet.folder, await shown_by(serving)
+    folder.chmod(0o777)
+    said = f"other users can change the folder {folder} of"
+    new = new_server_certificate(serving.fleet)
+    for event, change in (("tls.refused", new), ("policy.refused", lambda: None)):
+        assert said in await reloaded(serving, event, change, hup=event == "policy.refused")
+    assert await shown_by(serving) == before
+    folder.chmod(0o755)
+    await reloaded(serving, "tls.loaded", lambda: None, hup=True)
+    assert await shown_by(serving) != before
 
 
 async def test_clients_of_an_operator_ca_that_is_taken_out_are_cut_off(serving: RunningDaemon) -> None:
@@ -260,6 +276,13 @@ async def test_a_policy_that_changes_holds_from_sighup_on_and_not_before(serving
             await client.issuance.authority()
         await reloaded(serving, "policy.loaded", lambda: None, hup=True)
         assert (await client.issuance.authority()).subject
+
+
+async def test_a_policy_that_others_can_change_is_refused_and_the_old_one_stays(
+    serving: RunningDaemon,
+) -> None:
+    message = await reloaded(serving, "policy.refused", lambda: policy(serving.fleet).chmod(0o666), hup=True)
+    assert "other users can change" in message
 
 
 @pytest.mark.parametrize("text", ["no TOML", '[clients.a]\nidentities = ["cn:a"]', None])

@@ -16,6 +16,7 @@ from otahsm.daemon.edge.client_crls import ClientCrls
 from otahsm.daemon.edge.crl_memory import CrlMemory
 from otahsm.daemon.edge.trust import Trust
 from otahsm.errors import ConfigError
+from otahsm.system.trusted_files import own_files
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -103,7 +104,7 @@ class Folder:
         self.seen = path / "seen/client-crls.json"
 
     def crls(self, count: int = 1) -> ClientCrls:
-        return ClientCrls(self.files[:count], CrlMemory(self.seen))
+        return ClientCrls(self.files[:count], CrlMemory(self.seen), own_files())
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_a_file_that_is_missing_or_that_others_can_read_is_refused(config: Ledge
         read_mac_keys(config)
     create_mac_key(config)
     path_of(config).chmod(0o640)
-    with pytest.raises(ConfigError, match="only its owner can read"):
+    with pytest.raises(ConfigError, match="other users can read"):
         read_mac_keys(config)
     with pytest.raises(ConfigError, match="has no key_file"):
         read_mac_keys(config.model_copy(update={"key_file": None}))

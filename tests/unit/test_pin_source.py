@@ -76,7 +76,7 @@ def test_what_is_no_pin_is_refused_without_showing_it(tmp_path: Path, content: b
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o644])
 def test_a_pin_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
-    with pytest.raises(ConfigError, match="only its owner"):
+    with pytest.raises(ConfigError, match="other users can read"):
         read_pin(pin_file(tmp_path, b"1234", mode))
 
 

@@ -112,7 +112,7 @@ def test_a_secret_is_in_no_output_and_no_file_even_if_the_backend_says_it_again(
     ("header", "message"),
     [
         ({"file": "missing"}, "can't read .* in .*/missing: No such file"),
-        ({"file": "open"}, "only its owner can read"),
+        ({"file": "open"}, "other users can read"),
         ({"file": "empty"}, "is empty"),
         ({"file": "lines"}, "is not a valid header value"),
         ({"file": "letters"}, "is not a valid header value"),

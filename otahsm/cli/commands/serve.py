@@ -20,7 +20,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     Logs one line per event to standard error, as JSON if that is not a terminal.
     """
     os.umask(0o077)
-    settings = load_config(config)
+    settings = load_config(config, trusted=True)
     check_file_modes(files_of_daemon(settings, config))
     if settings.token and any(token.uri.pin.kind == "prompt" for token in settings.token.all):
         ask_for_pin(config)

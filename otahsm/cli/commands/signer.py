@@ -7,6 +7,7 @@ from otahsm.cli.settings import load_config
 from otahsm.cli.worker import run_at_socket
 from otahsm.config import files_of_signers, section
 from otahsm.system.file_modes import check_file_modes
+from otahsm.system.trusted_files import own_files
 from otahsm.token.configured import mandate_of
 from otahsm.token.signer import start_at_socket
 from otahsm.workers.child import Handler
@@ -21,8 +22,8 @@ def signer(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """
 
     def start(setup: list[bytes]) -> Handler:
-        settings = load_config(config)
+        settings = load_config(config, trusted=True)
         check_file_modes(files_of_signers(settings, config))
-        return start_at_socket(section(settings.token, "token").all, mandate_of(settings), setup)
+        return start_at_socket(section(settings.token, "token").all, mandate_of(settings, own_files()), setup)
 
     run_at_socket(start, "[token] signer_socket")

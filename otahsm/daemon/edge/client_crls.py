@@ -15,7 +15,7 @@ from otahsm.config import Config
 from otahsm.daemon.edge.crl_memory import CrlMemory
 from otahsm.errors import ConfigError
 from otahsm.pki.crls.clients import ClientCrl, gaps, key_digest, parse_client_crls
-from otahsm.system.files import read_file
+from otahsm.system.files import Files
 
 _MEMORY = "client-crls.json"
 
@@ -26,13 +26,15 @@ class ClientCrls:
     Args:
         paths: their files.
         memory: the last CRLs that were seen.
+        files: what reads them.
 
     Attributes:
         refused: the files that are refused, and why.
         gaps: what the CRLs can't say, one sentence each.
     """
 
-    def __init__(self, paths: Sequence[Path], memory: CrlMemory) -> None:
+    def __init__(self, paths: Sequence[Path], memory: CrlMemory, files: Files) -> None:
+        self._files = files
         self._paths = paths
         self._memory = memory
         self._good: dict[Path, Sequence[ClientCrl]] = {}
@@ -75,20 +77,20 @@ class ClientCrls:
     def _read(
         self, path: Path, authorities: Sequence[x509.Certificate], now: datetime
     ) -> Sequence[ClientCrl]:
-        crls = parse_client_crls(read_file(path, f"the CRL {path}"), str(path), authorities, now)
+        crls = parse_client_crls(self._files.read(path, f"the CRL {path}"), str(path), authorities, now)
         self._memory.check(crls, str(path))
         return crls
 
 
-def client_crls_of(config: Config) -> ClientCrls:
+def client_crls_of(config: Config, files: Files) -> ClientCrls:
     """Return the CRLs that a configuration names, not yet read.
 
     Raises:
         ConfigError: there is no place to remember them in.
     """
     if config.access is None or not config.access.client_crls:
-        return ClientCrls((), CrlMemory(Path()))
-    return ClientCrls(config.access.client_crls, CrlMemory(_memory_of(config)))
+        return ClientCrls((), CrlMemory(Path()), files)
+    return ClientCrls(config.access.client_crls, CrlMemory(_memory_of(config)), files)
 
 
 def _memory_of(config: Config) -> Path:

@@ -1,8 +1,9 @@
 """Reloads changed files while the daemon runs: its TLS files, the operator CA's CRLs, and the policy.
 
 TLS files and CRLs are checked every second, and all three are reloaded on SIGHUP. Nothing is interrupted:
-open connections keep their certificate, and allowed calls continue. If a file is refused, the previous
-content stays in use, and the job "reloading" fails until it is replaced: `otahsm health` shows it.
+open connections keep their certificate, and allowed calls continue. What the start would refuse is refused:
+the previous content stays in use, and the job "reloading" fails until the file is replaced, which
+`otahsm health` shows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from otahsm.daemon.edge.tls import ServerTls, TlsFiles, load_tls
 from otahsm.daemon.edge.trust import Trust
 from otahsm.errors import ConfigError
 from otahsm.system.clock import Clock
+from otahsm.system.trusted_files import own_files
 
 _DAEMON: Final = "daemon"
 
@@ -43,9 +45,10 @@ class Reloading:
 
     def __init__(self, config: Config, authority: CertificateAuthority, clock: Clock) -> None:
         self._tls = section(config.tls, "tls")
+        self._files = own_files()
         access = section(config.access, "access")
         self._crl_paths = access.client_crls
-        self._crls = client_crls_of(config)
+        self._crls = client_crls_of(config, self._files)
         self._policy = access.policy
         self._profiles = config.profiles.keys()
         self._authority = authority
@@ -54,7 +57,7 @@ class Reloading:
         self.trust = Trust(authority.clients.distrust)
         self._seen = self._look()
         self._taken = dict(self._seen)
-        self.credentials = ServerTls(load_tls(self._tls, self._fleet, self._clock()))
+        self.credentials = ServerTls(load_tls(self._tls, self._fleet, self._clock(), self._files))
         self._load_crls()
         self._crls.remember()
         self._problems: dict[EventName, ConfigError] = {}
@@ -127,13 +130,13 @@ class Reloading:
         return True
 
     def _load_policy(self) -> Mapping[str, str]:
-        policy = load_policy(self._policy, self._profiles)
+        policy = load_policy(self._policy, self._profiles, self._files)
         self._authority.access.policy = policy
         return {"file": str(self._policy), "clients": str(len(policy.grants))}
 
     def _load_tls(self) -> Mapping[str, str]:
         """Load TLS files together with the CRLs, so that both use the same operator CAs."""
-        files = load_tls(self._tls, self._fleet, self._clock())
+        files = load_tls(self._tls, self._fleet, self._clock(), self._files)
         revoked = self._trust_by(files)
         self.credentials.use(files)
         return {"certificate": files.fingerprint, **revoked}

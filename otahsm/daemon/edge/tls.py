@@ -26,7 +26,7 @@ from otahsm.pki.anchor import fingerprint_text, is_valid
 from otahsm.pki.chain import Chain
 from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.parsing import PARSE_ERRORS
-from otahsm.system.files import read_file
+from otahsm.system.files import Files, read_file
 from otahsm.system.tls_files import read_certificates, read_key_pair
 
 _SPIFFE: Final = "spiffe:"
@@ -80,15 +80,16 @@ def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
     )
 
 
-def load_tls(tls: TlsConfig, fleet: Sequence[Chain], now: datetime) -> TlsFiles:
+def load_tls(tls: TlsConfig, fleet: Sequence[Chain], now: datetime, files: Files) -> TlsFiles:
     """Load the daemon's certificate and key, and the operator CA.
 
     Raises:
-        ConfigError: a file can't be read, certificate and key don't belong together, the certificate is
-            not valid now, or the operator CA is the fleet CA (every device would be an issuing client).
+        ConfigError: a file can't be read or trusted, certificate and key don't belong together, the
+            certificate is not valid now, or the operator CA is the fleet CA (every device would be an issuing
+            client).
     """
-    certificate, key, own = read_key_pair("tls", tls.certificate, tls.key)
-    client_ca, operators = read_certificates("[tls] client_ca", tls.client_ca)
+    certificate, key, own = read_key_pair("tls", tls.certificate, tls.key, files=files)
+    client_ca, operators = read_certificates("[tls] client_ca", tls.client_ca, files)
     if not is_valid(own, now):
         raise ConfigError(
             f"[tls] certificate {tls.certificate} is not valid now:"

@@ -24,6 +24,7 @@ from otahsm.errors import ConfigError, LedgerUnavailableError
 from otahsm.ledger.db.dialects import LOCK_NAMESPACE
 from otahsm.ledger.db.failures import cause_of
 from otahsm.ledger.db.session import pin, schema_of
+from otahsm.system.secret_files import one_line, read_secret_file
 
 _READ_ONLY: Final = "25006"  # SQLSTATE read_only_sql_transaction
 _IDS: Final = 1024  # reserved at a time
@@ -199,8 +200,6 @@ def _address(url: str, password_file: Path | None) -> URL:
         ) from None
     if password_file is None:
         return address
-    try:
-        password = password_file.read_text().splitlines()[0]
-    except (OSError, IndexError, UnicodeDecodeError):
-        raise ConfigError(f"can't read [ledger] password_file {password_file}, or it is empty") from None
-    return address.set(password=password)
+    what = f"[ledger] password_file {password_file}"
+    first, *_ = read_secret_file(password_file, what).splitlines() or [b""]
+    return address.set(password=one_line(first, what))

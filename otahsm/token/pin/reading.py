@@ -57,11 +57,7 @@ def _read_credential(name: str) -> bytes:
             f"there is no systemd credential {name}: systemd passed none to this process",
             hint=f"Put LoadCredential={name}:/path/of/the/pin (or LoadCredentialEncrypted=) into the unit.",
         )
-    try:
-        with (Path(folder) / name).open("rb") as file:
-            return file.read(MAX_SECRET_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"can't read the systemd credential {name}: {error.strerror}") from None
+    return read_secret_file(Path(folder) / name, f"the systemd credential {name}")
 
 
 def read_typed() -> bytes:
