@@ -195,10 +195,8 @@ def _is_own_group(group: int) -> bool:
         is_named = all(user.pw_name == grp.getgrgid(group).gr_name for user in users)
     except KeyError:
         return False
-    mine = [user.pw_uid for user in users] == [os.geteuid()]
-    return (
-        mine and os.geteuid() != _ROOT and is_named and _members_of(group) <= {user.pw_name for user in users}
-    )
+    is_mine = [user.pw_uid for user in users] == [os.geteuid()] != [_ROOT]
+    return is_mine and is_named and _members_of(group) <= {user.pw_name for user in users}
 
 
 def _members_of(group: int) -> set[str]:

@@ -155,6 +155,29 @@ async def test_tls_files_that_are_wrong_are_refused_and_the_old_ones_stay(
     await asking.close()
 
 
+async def test_a_secret_that_kubernetes_swaps_is_reloaded(fleet: Fleet) -> None:
+    """Its folder is sticky and open to all, its files are links to a folder's link, which is replaced."""
+    mounted = fleet.folder / "mounted"
+    mounted.mkdir()
+    mounted.chmod(0o1777)
+    for name in ("server.pem", "server.key"):
+        (mounted / name).symlink_to(f"..data/{name}")
+        fleet.edit(f'"tls/{name}"', f'"mounted/{name}"')
+
+    def swap(version: str) -> None:
+        shutil.copytree(fleet.folder / "tls", mounted / version)
+        (mounted / "..tmp").symlink_to(version)
+        (mounted / "..tmp").rename(mounted / "..data")
+
+    swap("..2026_1")
+    with running(fleet) as daemon:
+        daemon.wait_for("health.changed", serving=True)
+        before = await shown_by(daemon)
+        new_server_certificate(fleet)()
+        await reloaded(daemon, "tls.loaded", lambda: swap("..2026_2"))
+        assert await shown_by(daemon) != before
+
+
 async def test_a_folder_that_others_can_change_is_not_read_again(serving: RunningDaemon) -> None:
     folder, before = serving.fleet.folder, await shown_by(serving)
     folder.chmod(0o777)
