@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from otahsm.client.values import CertificateRequest, IssuedCertificate
+from otahsm.client.values import Authority, CertificateRequest, IssuedCertificate
 from otahsm.errors import CertificateRejectedError, ConfigError, RequestRefusedError
 from otahsm.pki.anchor import is_ca, is_root, issuer_of, name_of
 from otahsm.pki.chain import signed
@@ -58,10 +58,21 @@ class CertificateChecker:
         self._anchors = [_Issuer(_load_anchor(anchor), anchor) for anchor in dict.fromkeys(anchors)]
         self._known: dict[tuple[bytes, ...], list[_Issuer]] = {(): self._anchors}
 
-    def accepts(self, anchors: Sequence[bytes]) -> bool:
+    def accepts(self, roots: Sequence[bytes]) -> bool:
         """Return whether one of a daemon's roots is a trust anchor, or another certificate of its key."""
         try:
-            return any(self._above(x509.load_der_x509_certificate(anchor)) for anchor in anchors)
+            found = [x509.load_der_x509_certificate(root) for root in roots]
+            keys = [(one.subject, one.public_key()) for one in found]
+            return any((own.subject, own.public_key()) in keys for own, _ in self._anchors)
+        except PARSE_ERRORS:
+            return False
+
+    def trusts(self, authority: Authority) -> bool:
+        """Return whether a CA is a trust anchor, or one is above it."""
+        if not authority.chain:
+            return self.accepts([authority.trust_anchor])
+        try:
+            return bool(self._issuers(authority.chain))
         except PARSE_ERRORS:
             return False
 

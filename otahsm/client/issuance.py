@@ -74,10 +74,16 @@ class IssuanceClient:
             CertificateRejectedError: none of its roots is one that the client was told.
         """
         if self.told_anchors and not CertificateChecker(self.told_anchors).accepts(authority.anchors):
-            raise CertificateRejectedError(
-                f"the daemon's fleet root, that of {authority.subject!a}, is not the expected one",
-                hint="Check that [client] names the right daemon and, in fleet_ca, the right root.",
-            )
+            raise _unexpected(authority)
+
+    def check_authority(self, authority: Authority) -> None:
+        """Check that a CA is what the client accepts, before its CRLs are used.
+
+        Raises:
+            CertificateRejectedError: no root that the client was told is above it.
+        """
+        if self.told_anchors and not CertificateChecker(self.told_anchors).trusts(authority):
+            raise _unexpected(authority)
 
     async def _find_checker(self) -> CertificateChecker:
         async with self._finding:  # what was named first stays
@@ -122,3 +128,10 @@ class IssuanceClient:
         request = device_pb2.ResetDeviceRequest(device_id=device_id, profile=profile)
         response = await self._devices.call(lambda stub: stub.ResetDevice, request)
         return SerialNumber.from_key(response.serial_number)
+
+
+def _unexpected(authority: Authority) -> CertificateRejectedError:
+    return CertificateRejectedError(
+        f"the daemon's fleet root, that of {authority.subject!a}, is not the expected one",
+        hint="Check that [client] names the right daemon and, in fleet_ca, the right root.",
+    )

@@ -16,6 +16,7 @@ from otahsm.install.aktualizr import IMPORT, holds_pin
 from otahsm.install.output import read_both, shown
 from otahsm.install.scripts import EXPLAINED, IDENTITY, install_script, look_script
 from otahsm.line.device_files import DeviceFiles, identity_in
+from otahsm.system.owners import check_owner
 
 _SOTA_TOML: Final = "sota.toml"
 _SECRET, _OPEN = "-rw-------", "-rw-r--r--"
@@ -155,7 +156,8 @@ class ImageRoot:
         directory: the absolute path of `import` in it.
 
     Raises:
-        ConfigError: it is not a folder, or the path contains a symbolic link.
+        ConfigError: it is not a folder, the path contains a symbolic link, or this is root and another user
+            can change it.
     """
 
     def __init__(self, root: Path, directory: str = IMPORT) -> None:
@@ -170,6 +172,7 @@ class ImageRoot:
                     f"{path} is a symbolic link, which may point outside of the image",
                     hint="Replace it with a folder, or install over SSH when the device runs.",
                 )
+        check_owner(path / last)
         self.directory = str(path / last)
 
     async def run(self, script: str) -> tuple[int, str]:

@@ -12,6 +12,7 @@ import pytest
 
 from otahsm.cli import settings
 from otahsm.errors import ConfigError
+from otahsm.install.installing import ImageRoot
 from otahsm.line import DeviceFolders
 from otahsm.line.device_files import DeviceFiles
 from otahsm.system.clock import utc_now
@@ -80,6 +81,8 @@ def test_root_logs_in_makes_keys_and_sends_them_for_no_other_user(folder: Path) 
     assert f"sudo -u #{USER}" in refused.value.hint
     with pytest.raises(ConfigError, match="root does not use it"):
         DeviceFiles.load(folder, "a", utc_now())
+    with pytest.raises(ConfigError, match="root does not use it"):
+        ImageRoot(folder)
     assert not list(folder.iterdir())
 
 

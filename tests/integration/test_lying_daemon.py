@@ -158,6 +158,19 @@ async def test_a_client_keeps_the_roots_that_were_named_first(tmp_path: Path) ->
         assert isinstance(await client.issuance.issue_one(new_request("y").csr, device_id="y"), Refusal)
 
 
+async def test_the_ca_of_a_crl_must_lead_to_a_root_that_the_client_was_told(tmp_path: Path) -> None:
+    below_root = leaf("a", "ec-p384", ca="ec-p256")  # a device's certificate is no root
+    async with LyingDaemon(tmp_path, honest, [ROOT]).serving() as daemon, daemon.client(ROOT) as client:
+        client.issuance.check_authority(await client.issuance.authority())
+        for anchor in (OTHER_ROOT, below_root, b"hello"):
+            daemon.anchors = [anchor]
+            with pytest.raises(CertificateRejectedError, match="is not the expected one"):
+                client.issuance.check_authority(await client.issuance.authority())
+        authority = (await client.issuance.authority())._replace(chain=(OTHER_ROOT,), trust_anchor=ROOT)
+        with pytest.raises(CertificateRejectedError):
+            client.issuance.check_authority(authority)
+
+
 @pytest.mark.parametrize("bad", [b"hello", leaf("a", "ec-p256")], ids=["octets", "a device"])
 def test_a_trust_anchor_that_is_no_root_is_refused(bad: bytes) -> None:
     with pytest.raises(ConfigError, match="trust anchor"):

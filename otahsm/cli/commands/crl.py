@@ -119,12 +119,13 @@ def fetch(
 def _fetch(
     config: Path, patience: float | None, ca: str, url: str, shard: int | None, authorities: bool
 ) -> FetchedCrl:
-    """Fetch a CRL, and check that the daemon's CA signed it."""
+    """Fetch a CRL, and check that the daemon's CA signed it, which leads to [client] fleet_ca."""
     if sum((bool(url), shard is not None, authorities)) > 1:
         raise typer.BadParameter("give at most one of --url, --shard and --authorities")
 
     async def fetch(client: Client) -> FetchedCrl:
         authority = await client.issuance.authority(ca)
+        client.issuance.check_authority(authority)
         crl = await client.revocation.crl(url=url, shard=shard, authorities=authorities, ca=ca)
         signer = next(iter(authority.chain), authority.trust_anchor)
         check_crl_signature(crl.der, load_issuer(signer))
