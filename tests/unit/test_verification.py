@@ -235,6 +235,25 @@ async def test_a_revocation_that_somebody_added_is_named(home: Home) -> None:
     assert any("the revocation of intent 3" in finding for finding in findings(home))
 
 
+async def test_a_revocation_that_somebody_added_keeps_none_from_being_written(home: Home) -> None:
+    ledger = await opened(home)
+    await issue_many(ledger, 2)
+    targets = [RevocationRequest(None, f"device-{number}", "", "superseded") for number in range(2)]
+    await ledger.revoke(targets[:1], "cn:test", 1_000_000)
+    home.change("INSERT INTO revocations VALUES (2, 1, 'superseded', 'cn:intruder', 1, NULL)")
+
+    async def before(now: int) -> list[bool]:
+        answers = await ledger.revoke(targets, "cn:test", now)
+        return [each.before for answer in answers if isinstance(answer, list) for each in answer]
+
+    assert await before(2_000_000) == [True, False]
+    assert await before(3_000_000) == [True, True]
+    assert await grow(ledger) == 4
+    assert await before(4_000_000) == [True, True]
+    await ledger.close()
+    assert findings(home) == []
+
+
 OPEN = (
     "INSERT INTO intents (id, serial, request_id, profile, device_id, spki_sha256, tbs_sha256, issuer_key_id,"
     " not_before, not_after, client, client_certificate_sha256, intended_at, place, policy_client) SELECT 99,"

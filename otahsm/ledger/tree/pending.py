@@ -137,22 +137,23 @@ def note_entries(connection: Connection, kind: Kind, intent_ids: Iterable[int]) 
         write_rows(connection, insert_into(pending_leaves, _PENDING, connection.dialect), _PENDING, missing)
 
 
-def is_proven(connection: Connection, kind: Kind, intent_id: int) -> bool:
-    """Return whether an entry is as it was queued: as its leaf, or as a pending one with a MAC."""
+def proven_among(connection: Connection, kind: Kind, intent_ids: Iterable[int]) -> set[int]:
+    """Return those entries that are as they were queued: as their leaves, or as pending ones with a MAC."""
+    if not (ids := list(intent_ids)):
+        return set()
     try:
-        found = KINDS[kind].read(connection, [intent_id])
-    except (TypeError, ValueError):
-        return False
-    if intent_id not in found:
-        return False
-    keys, hashed = keys_of(connection), leaf_hash(found[intent_id])
-    for table in (leaves, pending_leaves):
-        rows = connection.execute(
-            select(table).where(table.c.kind == int(kind), table.c.intent_id == intent_id)
+        found = KINDS[kind].read(connection, ids)
+    except (TypeError, ValueError):  # one has values of other types
+        return (
+            set().union(*(proven_among(connection, kind, [each]) for each in ids)) if len(ids) > 1 else set()
         )
-        if any(row.hash == hashed and (table is leaves or keys.vouch(row)) for row in rows):
-            return True
-    return False
+    keys, proven = keys_of(connection), set()
+    for table in (pending_leaves, leaves):  # in that order: another replica may take them into the tree
+        query = select(table).where(Among(table.c.intent_id), table.c.kind == int(kind))
+        for row in connection.execute(query, {"ids": list(found)}):
+            if row.hash == leaf_hash(found[row.intent_id]) and (table is leaves or keys.vouch(row)):
+                proven.add(row.intent_id)
+    return proven
 
 
 def note_leaves(connection: Connection, kind: Kind, entries: Mapping[int, bytes]) -> None:

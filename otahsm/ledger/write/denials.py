@@ -13,7 +13,7 @@ from otahsm.ledger.records import Change, EventFactory
 from otahsm.ledger.schema import denied_clients
 from otahsm.ledger.tree.derived import denial_events, says
 from otahsm.ledger.tree.log_entries import Kind
-from otahsm.ledger.tree.pending import is_proven
+from otahsm.ledger.tree.pending import proven_among
 from otahsm.ledger.write import events
 from otahsm.system.spool import storable
 
@@ -52,4 +52,8 @@ def allow(connection: Connection, subject: str, make_event: EventFactory[Denied]
 
 def _is_in_audit_log(connection: Connection, row: Row[Any]) -> bool:
     event = denial_events(connection).get(storable(row.subject))
-    return event is not None and says(event, row) and is_proven(connection, Kind.EVENT, event.id)
+    return (
+        event is not None
+        and says(event, row)
+        and event.id in proven_among(connection, Kind.EVENT, [event.id])
+    )

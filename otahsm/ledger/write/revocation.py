@@ -1,6 +1,6 @@
 """Writing revocations and CRLs, in the transactions of `Ledger`.
 
-Revocation is permanent: no statement changes or removes one.
+Revocation is permanent: no statement changes or removes one that a daemon wrote.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Table, bindparam, case, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, case, delete, select, update
 
 from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.records import (
@@ -31,7 +31,7 @@ from otahsm.ledger.schema import (
     serial_octets,
 )
 from otahsm.ledger.tree.log_entries import Kind
-from otahsm.ledger.tree.pending import note_entries
+from otahsm.ledger.tree.pending import note_entries, proven_among
 from otahsm.pki.parsing import crl_url_in
 from otahsm.pki.serial import SerialNumber
 
@@ -53,16 +53,28 @@ def revoke(
         now: microseconds since the Unix epoch.
     """
     chosen = _choose(_look_up(connection, targets), targets)
+    forged = _forged(connection, chosen)
     reasons: dict[int, str] = {}
     for target, rows in zip(targets, chosen, strict=True):
         for row in rows:
-            if row.recorded and row.revoked_at is None:
+            if row.recorded and (row.revoked_at is None or row.id in forged):
                 reasons.setdefault(row.id, str(target.reason))
+    for intent_id in sorted(forged):  # they are written in this transaction
+        connection.execute(delete(revocations).where(revocations.c.intent_id == intent_id))
     if not reasons:
         return [_answer(rows, set()) for rows in chosen]
     new = _insert(connection, reasons, client, now)
     # Read again: another replica may have revoked some first, and then its reason counts.
     return [_answer(rows, new) for rows in _choose(_look_up(connection, targets), targets)]
+
+
+def _forged(connection: Connection, chosen: Sequence[Sequence[Row[Any]]]) -> set[int]:
+    """Return the certificates whose revocations no daemon wrote.
+
+    Somebody wrote them into the database, to take them away again when a certificate was said to be revoked.
+    """
+    revoked = {row.id for rows in chosen for row in rows if row.recorded and row.revoked_at is not None}
+    return revoked - proven_among(connection, Kind.REVOCATION, revoked)
 
 
 def _look_up(connection: Connection, targets: Sequence[RevocationRequest]) -> Sequence[Row[Any]]:
