@@ -130,7 +130,7 @@ class CertificateAuthority:
             self.life.require_intact()
             outcomes = await self._queue.submit(requests)
         except LedgerTamperedError as error:  # what was issued before is not told again either
-            outcomes = [error] * len(requests)
+            outcomes = [error.as_value()] * len(requests)
         refusals = [outcome for outcome in outcomes if isinstance(outcome, OtahsmError)]
         for refusal in refusals:
             if isinstance(refusal, NotAllowedError | QuotaError | BatchClientError):

@@ -72,6 +72,14 @@ class OtahsmError(Exception):
         self.message = message
         self.hint = self.default_hint if hint is None else hint
 
+    def as_value(self) -> Self:
+        """Return the error without its tracebacks, which keep everything that was in hand when it was raised.
+
+        For errors that are kept as outcomes.
+        """
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
+
     def __init_subclass__(cls) -> None:
         """Enter the class, for `from_reason`."""
         super().__init_subclass__()

@@ -165,7 +165,7 @@ class IssuanceCycle:
         finally:
             await self._void_the_rest(intended, recorded)
         self._release(recorded, outcomes)
-        return [outcome or OtahsmError("a request fell through the cycle") for outcome in outcomes]
+        return [_kept(outcome) for outcome in outcomes]
 
     def _admit(
         self,
@@ -381,6 +381,12 @@ class IssuanceCycle:
                 )
             )
         return intents
+
+
+def _kept(outcome: Outcome | None) -> Outcome:
+    if outcome is None:
+        return OtahsmError("a request fell through the cycle")
+    return outcome.as_value() if isinstance(outcome, OtahsmError) else outcome
 
 
 def _settle(items: Sequence[_Admitted], error: OtahsmError, outcomes: _Outcomes) -> None:
