@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from otahsm.authority import EventName, Job, assemble
 from otahsm.config import Config, section
-from otahsm.daemon.edge import SERVICES, CallBoundary, Health, Reloading, add_port, new_server
+from otahsm.daemon.edge import SERVICES, CallBoundary, Health, Reloading, add_port, limits, new_server
 from otahsm.daemon.services import (
     AccessService,
     AuditService,
@@ -29,6 +29,7 @@ from otahsm.daemon.services import (
 )
 from otahsm.errors import DaemonFailedError, OtahsmError
 from otahsm.system.clock import Clock, utc_now
+from otahsm.system.memory import give_back
 
 _LOOK_SECONDS: Final = 1.0
 
@@ -133,6 +134,7 @@ class Daemon:
         yield Job(name="health", run_once=self._update_health, interval=_LOOK_SECONDS, woken=self._changed)
         # Clients' certificates and access times expire without an event.
         yield Job(name="open calls", run_once=self._boundary.look, interval=_LOOK_SECONDS)
+        yield Job(name="memory", run_once=_give_memory_back, interval=limits.TRIM_SECONDS)
         yield Job(
             name="reloading",
             run_once=self._reloading.run_once,
@@ -191,6 +193,10 @@ class Daemon:
             reason = {} if self._is_serving else {"reason": self._life.trouble}
             _log.log(30 - 10 * self._is_serving, "health.changed", serving=self._is_serving, **reason)
             await self._health.set_signing(possible=self._is_serving)
+
+
+async def _give_memory_back() -> None:
+    await asyncio.to_thread(give_back)
 
 
 def _log_event(event: str, fields: Mapping[str, int | str]) -> None:

@@ -4,15 +4,17 @@ The steps of a call, in order:
 
 1. *counted* among the open calls of its client, from its first frame until its status is sent. If the client
    has too many, the call is refused.
-2. *received*: the message of a unary call must arrive within a time limit. grpc.aio would wait for it forever
-   before running any of our code; so unary calls are handled as streams of one message, which they are on the
-   wire.
-3. *allowed*: the client's certificate is trusted, and the policy allows the call. Both are checked again
-   while it is open: when a client is denied, the policy changes or a certificate expires, the call ends
-   within a second with PERMISSION_DENIED. The cycle checks queued requests once more.
-4. *decoded*: malformed messages are refused like any bad request. grpc.aio would expose a Python class name.
-5. *handled* by the service. Responses are written here, so that a call that is ended while its client is
-   reading one still gets a status.
+2. *allowed*: the client's certificate is trusted, and the policy allows the call; before that, nothing of it
+   is received. Both are checked again while it is open: when a client is denied, the policy changes or a
+   certificate expires, the call ends within a second with PERMISSION_DENIED. The cycle checks queued requests
+   once more.
+3. *received*: the message of a unary call must arrive within a time limit, and only so many of a client's are
+   received at a time. grpc.aio would wait for it forever before running any of our code; so unary calls are
+   handled as streams of one message, which they are on the wire.
+4. *decoded*: malformed messages are refused like any bad request, and those that are larger than their method
+   needs before they are decoded. grpc.aio would expose a Python class name.
+5. *handled* by the service. Responses are written here: a call counts until its client has read them, and one
+   that is ended while its client is reading still gets a status.
 6. *ended* with one status. Only here, errors of the previous steps become a status: an `OtahsmError` as it
    is, any other exception as INTERNAL, without its text.
 """
@@ -68,10 +70,10 @@ class _Call:
         assert task is not None  # noqa: S101 - gRPC runs each call in its own task
         self.task = task
 
-    async def hear(self) -> bytes:
-        """Wait for the message of a unary call."""
+    async def hear(self, receiving: asyncio.Semaphore) -> Any:
+        """Wait for the message of a unary call, decoded; `receiving` is held meanwhile."""
         try:
-            async with asyncio.timeout(limits.MESSAGE_SECONDS):
+            async with asyncio.timeout(limits.MESSAGE_SECONDS), receiving:
                 message = await self.context.read()
         except TimeoutError:
             raise self.refused(
@@ -79,10 +81,15 @@ class _Call:
             ) from None
         if message is grpc.aio.EOF:
             raise self.refused(RequestRefusedError("request", "the call has no message"))
-        return bytes(message)
+        return self.decode(message)
 
     def decode(self, octets: bytes) -> Any:
         """Decode a message."""
+        if len(octets) > self.method.most:
+            what = (
+                f"the message has {len(octets)} octets; {self.method.name} takes at most {self.method.most}"
+            )
+            raise self.refused(RequestRefusedError("request", what))
         try:
             return read_message(self.method.request_type, octets)
         except RequestRefusedError as error:
@@ -91,12 +98,18 @@ class _Call:
     async def decode_all(self, messages: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         """Decode messages as they arrive."""
         async for octets in messages:
-            yield self.decode(octets)
+            message = self.decode(octets)
+            del octets  # not kept while the stream waits
+            yield message
+            del message
 
-    async def send_all(self, responses: AsyncIterator[Any] | Awaitable[None]) -> None:
-        """Send responses as they are ready; a service that writes by itself, such as health, yields none."""
+    async def send_all(self, responses: AsyncIterator[Any] | Awaitable[Any]) -> None:
+        """Send responses as they are ready; a service that writes by itself, such as health, returns none."""
         if isinstance(responses, Awaitable):
-            await responses
+            response = await responses
+            if response is not None:
+                await self.context.send_initial_metadata(())
+                await self._send(response)
             return
         sent = False
         async with contextlib.aclosing(responses):  # type: ignore[type-var]
@@ -151,8 +164,9 @@ class CallBoundary:
         self._trust = trust
         self._decided = decided
         self._clock = clock
-        self._calls = OpenCalls(limits.MAX_CALLS_A_CLIENT, "calls")
-        self._watches = OpenCalls(limits.MAX_WATCHES_A_CLIENT, "calls about health and services")
+        receiving = limits.MAX_RECEIVING_A_CLIENT
+        self._calls = OpenCalls(limits.MAX_CALLS_A_CLIENT, receiving, "calls")
+        self._watches = OpenCalls(limits.MAX_WATCHES_A_CLIENT, receiving, "calls about health")
         self._at_work: set[_Call] = set()
         access.on_change(self._end_denied)
 
@@ -169,7 +183,7 @@ class CallBoundary:
         if strangers := sorted(services.keys() - {service.name for service in SERVICES}):
             raise LookupError(f"the service {strangers[0]} is not in the table of methods")
         for service in SERVICES:
-            calls = self._calls if service.is_ours else self._watches
+            calls = self._watches if service.is_health else self._calls
             handlers = {
                 method.name: self._handler(method, _work_of(services.get(service.name), method), calls)
                 for method in service.methods
@@ -181,52 +195,26 @@ class CallBoundary:
         self._end_denied()
 
     def _handler(self, method: Method, work: Any, calls: OpenCalls) -> grpc.RpcMethodHandler[Any, Any]:
-        async def answer(_: object, context: Context) -> Any:
-            call = _Call(method, context, self._access)
-            async with self._answering(call, calls):
-                octets = await call.hear()
-                with self._let_in(call):
-                    return await work(call.decode(octets), context)
+        async def handled(call: _Call, receiving: asyncio.Semaphore, messages: AsyncIterator[bytes]) -> None:
+            with self._let_in(call):
+                asked = call.decode_all(messages) if method.takes_stream else await call.hear(receiving)
+                await call.send_all(work(asked, call.context))
 
-        async def answer_all(messages: AsyncIterator[bytes], context: Context) -> None:
+        async def answer(messages: AsyncIterator[bytes], context: Context) -> None:
             call = _Call(method, context, self._access)
-            async with self._answering(call, calls):
-                octets = None if method.takes_stream else await call.hear()
-                with self._let_in(call):
-                    asked = call.decode_all(messages) if octets is None else call.decode(octets)
-                    await call.send_all(work(asked, context))
+            with contextlib.ExitStack() as counted:
+                try:
+                    receiving = counted.enter_context(calls.one_more(call.client))
+                except TooManyCallsError as error:
+                    failure: OtahsmError | None = call.refused(error).as_value()
+                else:
+                    failure = await _failure_of(call, handled(call, receiving, messages))
+                # Not while the error is handled: what was sent would be kept until the status is read.
+                if failure is not None and not context.done():
+                    await abort(context, failure)
 
         serialize = method.response_type.SerializeToString
-        if method.gives_stream:
-            return grpc.stream_stream_rpc_method_handler(answer_all, response_serializer=serialize)
-        return grpc.stream_unary_rpc_method_handler(answer, response_serializer=serialize)
-
-    @contextlib.asynccontextmanager
-    async def _answering(self, call: _Call, calls: OpenCalls) -> AsyncIterator[None]:
-        """Count a call while the block runs, and end it with the error that the block raises."""
-        with contextlib.ExitStack() as counted:
-            try:
-                try:
-                    counted.enter_context(calls.one_more(call.client))
-                except TooManyCallsError as error:
-                    raise call.refused(error) from None
-                yield
-            except OtahsmError as error:
-                failure = error
-            except asyncio.CancelledError:
-                if call.denial is None:
-                    raise  # the client is gone, or the daemon is shutting down
-                call.task.uncancel()
-                failure = call.denial
-            except grpc.aio.BaseError:
-                raise  # the call already has a status, or its client is gone
-            except Exception:  # noqa: BLE001 - the edge of the process: internal errors must not reach clients
-                _log.exception("call.fault", client=call.client, call=call.method.path)
-                failure = internal_error()
-            else:
-                return
-            if not call.context.done():
-                await abort(call.context, failure)
+        return grpc.stream_stream_rpc_method_handler(answer, response_serializer=serialize)
 
     @contextlib.contextmanager
     def _let_in(self, call: _Call) -> Iterator[None]:
@@ -259,6 +247,25 @@ class CallBoundary:
         except NotAllowedError as error:
             self._decided(call.caller, method.path, error)
             raise
+
+
+async def _failure_of(call: _Call, handled: Awaitable[None]) -> OtahsmError | None:
+    """Handle a call; return the error that it must end with."""
+    try:
+        await handled
+    except OtahsmError as error:
+        return error.as_value()
+    except asyncio.CancelledError:
+        if call.denial is None:
+            raise  # the client is gone, or the daemon is shutting down
+        call.task.uncancel()
+        return call.denial.as_value()
+    except grpc.aio.BaseError:
+        raise  # the call already has a status, or its client is gone
+    except Exception:  # noqa: BLE001 - the edge of the process: internal errors must not reach clients
+        _log.exception("call.fault", client=call.client, call=call.method.path)
+        return internal_error()
+    return None
 
 
 def _work_of(service: object, method: Method) -> Any:

@@ -10,12 +10,17 @@ from typing import Final
 
 MEBIBYTE: Final = 2**20
 
-# Messages. 256 requests with CSRs of 8 KiB, or 64 of the largest: real CSRs have 300 to 1,700 octets.
+# Messages. 256 requests with CSRs of 8 KiB, or 127 of the largest: real CSRs have 300 to 1,700 octets.
 MAX_MESSAGE_BYTES: Final = 2 * MEBIBYTE
+# gRPC's core knows one limit for all methods. So a larger message is received, but neither decoded nor kept.
+MAX_CALL_BYTES: Final = 64 * 1024  # one CSR, or a batch with its values and clients
+MAX_TARGETS_BYTES: Final = 512 * 1024  # 256 certificates to revoke
+MAX_NAME_BYTES: Final = 1024  # the name of a service, for health and reflection
 MAX_REQUESTS: Final = 256  # in one message
 # A stream's requests whose results the client has not read; and the octets of those without a result.
 MAX_IN_HAND: Final = 1024
 MAX_IN_HAND_BYTES: Final = 2 * MEBIBYTE
+LOOKAHEAD_BYTES: Final = 64 * 1024  # of a stream that gRPC's core takes before they are read
 MAX_METADATA_BYTES: Final = 8 * 1024  # ours has a few hundred octets
 
 # Calls. They limit the daemon's memory: a call that waits for its message holds up to one message.
@@ -23,7 +28,12 @@ MAX_CALLS: Final = 1024  # in total
 MAX_STREAMS_A_CONNECTION: Final = 100  # the minimum that HTTP/2 recommends; more wait in the client
 MAX_CALLS_A_CLIENT: Final = 64  # with requests; a line's stations may share a certificate
 MAX_WATCHES_A_CLIENT: Final = 256  # health watches: each channel of the SDK has one
+MAX_RECEIVING_A_CLIENT: Final = 8  # messages of unary calls and watches at a time; the next ones take turns
 MESSAGE_SECONDS: Final = 30.0  # until the message of a unary call must have arrived
+# What all calls of a client cost at most: for each of its streams a message while it is received, the same
+# decoded, its requests, and those in hand; and what workers have. It is given back when the client is gone.
+MAX_CLIENT_BYTES: Final = MAX_CALLS_A_CLIENT * (3 * MAX_MESSAGE_BYTES + MAX_IN_HAND_BYTES) + 64 * MEBIBYTE
+TRIM_SECONDS: Final = 5.0  # between two times that freed memory is given back
 
 # Streams. Ending one loses nothing: issued certificates are in the ledger, and a retry returns them.
 IDLE_STREAM_SECONDS: Final = 1800.0  # without new requests or pending results
@@ -62,6 +72,9 @@ def options() -> tuple[tuple[str, int], ...]:
         ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
         ("grpc.http2.settings_timeout", HANDSHAKE_SECONDS * 1000),
+        # Otherwise what a stream may send before it is read grows to megabytes with the network's speed.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
         ("grpc.max_connection_idle_ms", IDLE_CONNECTION_SECONDS * 1000),
         ("grpc.max_connection_age_ms", CONNECTION_AGE_SECONDS * 1000),
         ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_SECONDS * 1000),

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from otahsm.access import Call, Open, Role
 from otahsm.authority import EventName
+from otahsm.daemon.edge import limits
 from otahsm.v1 import (
     access_pb2,
     audit_pb2,
@@ -54,10 +55,12 @@ class Facts(NamedTuple):
         callers: the roles that may call it.
         leaves: the kind of leaf, or the name of the audit event, that it writes to the ledger's log; empty if
             it changes nothing.
+        most: the most octets of one of its messages.
     """
 
     callers: Call | Open
     leaves: str = ""
+    most: int = limits.MAX_CALL_BYTES
 
 
 class ServiceFacts(NamedTuple):
@@ -78,7 +81,7 @@ class Method(NamedTuple):
     Attributes:
         name: its name in the service.
         path: its path on the wire, such as "/otahsm.v1.LedgerService/GetCertificate".
-        callers, leaves: as in `Facts`.
+        callers, leaves, most: as in `Facts`.
         request_type, response_type: its messages.
         takes_stream: whether its requests are a stream.
         gives_stream: whether its responses are a stream.
@@ -88,6 +91,7 @@ class Method(NamedTuple):
     path: str
     callers: Call | Open
     leaves: str
+    most: int
     request_type: type[Message]
     response_type: type[Message]
     takes_stream: bool
@@ -106,6 +110,11 @@ class Service(NamedTuple):
         """Whether it is otahsm's own; the others are health and reflection."""
         return self.name.startswith("otahsm.")
 
+    @property
+    def is_health(self) -> bool:
+        """Whether it is the health service, which every channel of the SDK watches."""
+        return self.name == health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
 
 def _for(*roles: Role, own: bool = False) -> Call:
     return Call(frozenset(roles), own)
@@ -117,6 +126,8 @@ _READING_OR_OWN: Final = _for("auditor", "operator", "admin", own=True)
 _OPERATING: Final = _for("operator")
 _ANY: Final = _for("issuer", "auditor", "operator", "admin")
 
+_ABOUT_HEALTH: Final = Facts(Open.TRUSTED, most=limits.MAX_NAME_BYTES)
+
 _CERTIFICATE: Final = "certificate"
 _REVOCATION: Final = "revocation"
 
@@ -125,7 +136,7 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
         needs_signer=True,
         methods={
             "IssueCertificate": Facts(_ISSUING, _CERTIFICATE),
-            "IssueCertificates": Facts(_ISSUING, _CERTIFICATE),
+            "IssueCertificates": Facts(_ISSUING, _CERTIFICATE, limits.MAX_MESSAGE_BYTES),
         },
     ),
     "otahsm.v1.AuthorityService": ServiceFacts(
@@ -150,7 +161,10 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
     ),
     "otahsm.v1.RevocationService": ServiceFacts(
         needs_signer=True,
-        methods={"RevokeCertificates": Facts(_OPERATING, _REVOCATION), "GetCrl": Facts(_ANY)},
+        methods={
+            "RevokeCertificates": Facts(_OPERATING, _REVOCATION, limits.MAX_TARGETS_BYTES),
+            "GetCrl": Facts(_ANY),
+        },
     ),
     "otahsm.v1.DeviceService": ServiceFacts(
         needs_signer=True,
@@ -179,11 +193,11 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
     ),
     "grpc.health.v1.Health": ServiceFacts(
         needs_signer=False,
-        methods={"Check": Facts(Open.TRUSTED), "Watch": Facts(Open.TRUSTED), "List": Facts(Open.TRUSTED)},
+        methods=dict.fromkeys(("Check", "Watch", "List"), _ABOUT_HEALTH),
     ),
     "grpc.reflection.v1alpha.ServerReflection": ServiceFacts(
         needs_signer=False,
-        methods={"ServerReflectionInfo": Facts(Open.KNOWN)},
+        methods={"ServerReflectionInfo": Facts(Open.KNOWN, most=limits.MAX_NAME_BYTES)},
     ),
 }
 
@@ -212,6 +226,7 @@ def _method(path: str, descriptor: MethodDescriptor, facts: Facts) -> Method:
         f"/{path}",
         facts.callers,
         facts.leaves,
+        facts.most,
         GetMessageClass(descriptor.input_type),
         GetMessageClass(descriptor.output_type),
         descriptor.client_streaming,

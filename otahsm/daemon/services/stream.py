@@ -128,7 +128,10 @@ class Stream:
                 await self._moved.wait()
             self._in_flight += count
             self._octets += octets
-            task = asyncio.create_task(self._answer(message.requests, octets))
+            requests = [request_of(request, self._caller) for request in message.requests]
+            del message  # the requests have copies of its octets
+            task = asyncio.create_task(self._answer(requests, octets))
+            del requests
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -137,8 +140,8 @@ class Stream:
             return False
         return not self._octets or self._octets + octets <= limits.MAX_IN_HAND_BYTES
 
-    async def _answer(self, requests: Sequence[issuance_pb2.CertificateRequest], octets: int) -> None:
-        named = [request_of(request, self._caller) for request in requests if request.request_id]
+    async def _answer(self, requests: Sequence[IssuanceRequest], octets: int) -> None:
+        named = [request for request in requests if request.request_id]
         for _ in range(len(requests) - len(named)):
             nameless = RequestRefusedError("request_id", "a request in a stream needs a request id")
             self._answers.append(("", nameless))

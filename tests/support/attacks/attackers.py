@@ -15,7 +15,7 @@ from otahsm.client import ClientTls
 from support.attacks.raw_http2 import ISSUE, STREAM, RawConnection, connect, context_of, in_message
 
 GARBAGE: Final = in_message(b"\xff" * 1024)
-GIANT: Final = in_message(bytes(65536), announced=2**32 - 1)
+GIANT: Final = in_message(bytes(16384), announced=2**32 - 1)
 RESETS_A_STEP: Final = 10
 
 

@@ -124,6 +124,21 @@ class RawConnection:
         self.send(*(DataFrame(stream, part) for part in parts[:-1]))
         self.send(DataFrame(stream, parts[-1], flags=["END_STREAM"] if end else []))
 
+    def write_as_allowed(self, stream: int, octets: bytes) -> None:
+        """Send a stream's first data, as the daemon's window for the stream and the connection allows."""
+        windows = {0: 65535, stream: 65535}
+        at = 0
+        while at < len(octets):
+            while (room := min(*windows.values(), 16384)) <= 0:
+                frame = next(self.frames())
+                if isinstance(frame, WindowUpdateFrame) and frame.stream_id in windows:
+                    windows[frame.stream_id] += frame.window_increment
+            part = octets[at : at + room]
+            self.send(DataFrame(stream, part))
+            at += len(part)
+            for key in windows:
+                windows[key] -= len(part)
+
     def reset(self, stream: int) -> RstStreamFrame:
         """Make the frame that cancels a call."""
         return RstStreamFrame(stream, error_code=8)
