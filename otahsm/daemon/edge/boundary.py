@@ -42,6 +42,7 @@ from otahsm.daemon.wire import read_message
 from otahsm.errors import NotAllowedError, OtahsmError, RequestRefusedError, TimeOverError, TooManyCallsError
 from otahsm.errors.status import to_status
 from otahsm.system.clock import Clock
+from otahsm.system.turns import ASKING
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -196,6 +197,7 @@ class CallBoundary:
 
     def _handler(self, method: Method, work: Any, calls: OpenCalls) -> grpc.RpcMethodHandler[Any, Any]:
         async def handled(call: _Call, receiving: asyncio.Semaphore, messages: AsyncIterator[bytes]) -> None:
+            ASKING.set(call.client)
             with self._let_in(call):
                 asked = call.decode_all(messages) if method.takes_stream else await call.hear(receiving)
                 await call.send_all(work(asked, call.context))

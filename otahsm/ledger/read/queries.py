@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import RequestRefusedError
 from otahsm.ledger.query_values import START, CountKey, Filter
 from otahsm.ledger.read.reader import LedgerReader
+from otahsm.system.turns import TurnThread
 
 MAX_COUNTS: Final = 20_000
 
@@ -21,7 +20,8 @@ _Result = TypeVar("_Result")
 class LedgerQueries:
     """Runs queries on the ledger. Every method raises LedgerUnavailableError if it can't be read.
 
-    Queries share one connection. A long query runs in steps, so that others can run in between.
+    Queries share one connection, and clients take turns on it. A long query runs in steps, so that others can
+    run in between.
 
     Args:
         config: the ledger.
@@ -32,11 +32,11 @@ class LedgerQueries:
 
     def __init__(self, config: LedgerConfig) -> None:
         self._reader = LedgerReader(config)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="queries")
+        self._thread = TurnThread("queries")
 
     async def ask(self, question: Callable[[LedgerReader], _Result]) -> _Result:
         """Run a query on the reader, in the thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, question, self._reader)
+        return await self._thread.run(question, self._reader)
 
     async def count(self, criteria: Filter) -> dict[CountKey, int]:
         """Count all records in the period of a filter.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from sqlalchemy import Connection
@@ -12,12 +10,13 @@ from sqlalchemy import Connection
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.db.database import Database
 from otahsm.ledger.db.failures import reading
+from otahsm.system.turns import TurnThread
 
 _Result = TypeVar("_Result")
 
 
 class ReadConnection:
-    """Reads an open ledger in its own thread; each call sees a consistent snapshot.
+    """Reads an open ledger in its own thread; each call sees a consistent snapshot. Clients take turns.
 
     A call after a write returned sees what was written: in both databases, a new transaction sees everything
     that was committed before.
@@ -29,20 +28,20 @@ class ReadConnection:
     def __init__(self, database: Database) -> None:
         self._name = database.name
         self._engine = database.open_reader()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="proofs")
+        self._thread = TurnThread("proofs")
         self._is_closed = False
 
     async def ask(self, question: Callable[[Connection], _Result]) -> _Result:
         """Run a function that reads. Raises LedgerUnavailableError: the ledger is closed or unreadable."""
         if self._is_closed:
             raise LedgerUnavailableError("the ledger is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, question)
+        return await self._thread.run(self._read, question)
 
     async def close(self) -> None:
         """Close the connection."""
         if not self._is_closed:
             self._is_closed = True
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
+            await self._thread.run(self._engine.dispose)
             self._thread.shutdown()
 
     def _read(self, question: Callable[[Connection], _Result]) -> _Result:
