@@ -1,6 +1,6 @@
 """Access control: decisions as pure functions of a policy, a caller and the time. No clock, no I/O."""
 
-from otahsm.access.caller import Caller, Owner, Principal, check_identity
+from otahsm.access.caller import MAX_IDENTITY, Caller, Owner, Principal, check_identity, identity_of
 from otahsm.access.calls import Call, Open
 from otahsm.access.control import AccessControl
 from otahsm.access.deny_list import SUBJECTS, Denied, DenyList
@@ -24,6 +24,7 @@ __all__ = [
     "DAYS",
     "DAY_ENDS",
     "EVERY_PROFILE",
+    "MAX_IDENTITY",
     "SUBJECTS",
     "AccessControl",
     "Below",
@@ -46,6 +47,7 @@ __all__ = [
     "come_back",
     "day_of",
     "given_back",
+    "identity_of",
     "own_part",
     "share_of",
     "sum_of",

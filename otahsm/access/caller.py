@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,6 +10,26 @@ from typing import Final, NamedTuple, TypeVar
 
 _FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 _DIGESTS: Final = ("spki", "sha256")
+MAX_IDENTITY: Final = 512  # characters: they are in every row and line about the client
+
+
+def identity_of(kind: str, name: str) -> str:
+    """Return the identity that a name in a certificate gives: always printable and short.
+
+    Args:
+        kind: "uri", "dns" or "cn".
+        name: from the certificate: anything.
+
+    Returns:
+        The kind, a colon and the name; of a name that is too long or not printable the SHA-256, under a kind
+        of its own. So two of these are never equal, and no policy has one.
+    """
+    identity = f"{kind}:{name}"
+    if len(identity) <= MAX_IDENTITY and identity.isprintable():
+        return identity
+    return f"{kind}-sha256:{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
 _PIN: Final = "spki:"
 
 _Value = TypeVar("_Value")
@@ -30,6 +51,8 @@ def check_identity(text: str, kinds: Sequence[str]) -> str:
             f"must start with {', '.join(kinds[:-1])} or {kinds[-1]},"
             " as in uri:spiffe://example.org/line/3 or cn:line-3"
         )
+    if len(text) > MAX_IDENTITY:
+        raise ValueError(f"must have at most {MAX_IDENTITY} characters, not {len(text)}")
     if kind in _DIGESTS and not re.fullmatch("[0-9a-f]{64}", name):
         raise ValueError(f"must have a SHA-256 after {kind}: 64 lower-case hexadecimal digits")
     return text
@@ -39,7 +62,7 @@ class Caller(NamedTuple):
     """Who makes a call, by a certificate that TLS has verified.
 
     Attributes:
-        identity: "uri:", "dns:", "cn:" or "sha256:", and a name: see `otahsm.daemon.edge.tls`.
+        identity: from `identity_of`, or "sha256:" and its certificate's: see `otahsm.daemon.edge.tls`.
         certificate_sha256: the SHA-256 of the certificate in DER.
         spki_sha256: the SHA-256 of its public key (SubjectPublicKeyInfo, in DER).
         not_after: when the certificate expires.

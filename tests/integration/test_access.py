@@ -137,7 +137,8 @@ async def test_a_certificate_of_the_right_ca_alone_gives_nothing(guarded: Guarde
             "has no client",
         ),
         ("x", [x509.DNSName("build.acme.example.evil.example")], "has no client dns:"),
-        ("build\0.evil", [], "has no client"),
+        ("build\0.evil", [], "has no client cn-sha256:"),
+        ("x", [x509.UniformResourceIdentifier("spiffe://acme/" + "a" * 8000)], "has no client uri-sha256:"),
     ],
 )
 async def test_a_name_that_is_only_like_a_client_s_gives_nothing(

@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
+from otahsm.access import identity_of
 from otahsm.authority import Caller
 from otahsm.config import TlsConfig
 from otahsm.errors import ConfigError
@@ -160,9 +161,9 @@ def _identity(certificate: x509.Certificate) -> str | None:
     if len(uris) > 1 and any(uri.lower().startswith(_SPIFFE) for uri in uris):
         return None  # SPIFFE X509-SVID, section 2: exactly one URI, or it must be rejected
     for uri in uris:
-        return f"uri:{uri}"
+        return identity_of("uri", uri)
     for dns in names.get_values_for_type(x509.DNSName):
-        return f"dns:{dns}"
+        return identity_of("dns", dns)
     for common_name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-        return f"cn:{common_name.value!s}"
+        return identity_of("cn", str(common_name.value))
     return None
