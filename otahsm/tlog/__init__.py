@@ -6,7 +6,7 @@ tlog-witness.
 """
 
 from otahsm.tlog.checkpoint import Checkpoint, open_checkpoint
-from otahsm.tlog.leaf import parse_leaf
+from otahsm.tlog.leaf import CERTIFICATE_KINDS, parse_leaf
 from otahsm.tlog.merkle import (
     EMPTY_ROOT,
     MAX_SIZE,
@@ -25,6 +25,7 @@ from otahsm.tlog.note import Note, SignatureType, VerifierKey, assemble, open_no
 from otahsm.tlog.proof import ConsistencyProof, InclusionProof
 
 __all__ = [
+    "CERTIFICATE_KINDS",
     "EMPTY_ROOT",
     "MAX_SIZE",
     "Checkpoint",

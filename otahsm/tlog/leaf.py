@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from otahsm.errors import EvidenceError
 
 Leaf: TypeAlias = dict[str, str | int | None]
+
+# The kinds of leaves that are about a certificate, which is the member `der`.
+CERTIFICATE_KINDS: Final = ("certificate", "certificate-2")
 
 
 def parse_leaf(octets: bytes) -> Leaf:

@@ -13,9 +13,10 @@ from sqlalchemy import Connection, create_engine
 from otahsm.errors import EvidenceError
 from otahsm.ledger import Intent
 from otahsm.ledger.schema import certificates, intents, metadata
+from otahsm.ledger.tree import log_entries
 from otahsm.ledger.tree.entry_kind import Entry
 from otahsm.ledger.tree.log_entries import KINDS, Kind, read_leaves
-from otahsm.tlog import parse_leaf
+from otahsm.tlog import CERTIFICATE_KINDS, parse_leaf
 
 from support.intents import intent
 
@@ -97,6 +98,7 @@ def test_what_a_leaf_holds_never_changes() -> None:
     }
     assert held == {name: sorted(text.split()) for name, text in columns.items()}
     assert sorted(KINDS) == list(range(1, len(columns) + 1))
+    assert tuple(KINDS[kind].name for kind in log_entries.CERTIFICATE_KINDS) == CERTIFICATE_KINDS
 
 
 def test_leaves_of_rows_from_before_there_were_more_columns_are_as_they_were(connection: Connection) -> None:

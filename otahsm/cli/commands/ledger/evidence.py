@@ -17,6 +17,7 @@ from otahsm.errors import ConfigError, EvidenceError, OtahsmError
 from otahsm.system.files import read_file
 from otahsm.templates import counted
 from otahsm.tlog import (
+    CERTIFICATE_KINDS,
     Checkpoint,
     ConsistencyProof,
     InclusionProof,
@@ -84,8 +85,10 @@ def check_inclusion(
     """
     checkpoint = proof.verify(proof.extra, *keys)
     leaf = parse_leaf(proof.extra)
-    if certificate is not None and (leaf.get("kind"), leaf.get("der")) != ("certificate", _der(certificate)):
-        raise EvidenceError(f"The proof is not about the certificate {certificate}.")
+    if certificate is not None:
+        is_about_one = leaf.get("kind") in CERTIFICATE_KINDS
+        if not is_about_one or leaf.get("der") != _der(certificate):
+            raise EvidenceError(f"The proof is not about the certificate {certificate}.")
     if as_json:
         print_json({"leaf": leaf, "index": proof.index, **_fields(checkpoint)})
         return
