@@ -149,6 +149,7 @@ class Policy:
 
     def __init__(self, grants: Iterable[Grant]) -> None:
         self.grants: Mapping[str, Grant] = {grant.name: grant for grant in grants}
+        self._by_name = {name: grant for grant in self for name in grant.names}
         self._by_identity: dict[str, Grant] = {}
         below: dict[str, Grant] = {}
         for grant in self:
@@ -201,9 +202,13 @@ class Policy:
             return owner.policy_client in grant.names
         return self.named(owner.client) is grant
 
+    def knows(self, name: str) -> bool:
+        """Return whether a client has a name, or had it before."""
+        return name in self._by_name
+
     def owner_filter(self, name: str) -> OwnerFilter:
-        """Return what selects the rows of a client, by its name in the policy; it need not be there still."""
-        grant = self.grants.get(name)
+        """Return what selects the rows of a client, by a name in the policy that it has or once had."""
+        grant = self._by_name.get(name)
         if grant is None:
             return OwnerFilter(frozenset({name}))
         exact = frozenset(item for item in grant.identities if not item.endswith(ANY_BELOW))

@@ -344,7 +344,7 @@ class CertificateAuthority:
 
     async def list_audit_events(self, criteria: EventFilter, after: int, size: int) -> EventPage:
         """Return at most `size` of the events that come after an id, in the order that is asked for."""
-        if criteria.client in self.access.policy.grants:
+        if self.access.policy.knows(criteria.client):
             criteria = criteria._replace(owner=self.access.policy.owner_filter(criteria.client))
         return await self._queries.ask(lambda reader: reader.events(criteria, after, size))
 

@@ -375,7 +375,8 @@ def test_what_the_ledger_has_of_a_client_goes_by_its_name_in_the_policy_and_by_t
     assert sees("uri:spiffe://a/x", Owner("cn:another name in the same certificate", b"y", ""))
     below = Below("uri:spiffe://a/", frozenset({"uri:spiffe://a/c"}), frozenset({"uri:spiffe://a/b/"}))
     wanted = OwnerFilter(frozenset({"new", "old"}), frozenset(), frozenset({below}))
-    assert access.policy.owner_filter("new") == wanted
+    assert access.policy.owner_filter("new") == access.policy.owner_filter("old") == wanted
+    assert access.policy.owner_filter("gone") == OwnerFilter(frozenset({"gone"}))
     own = wanted._replace(certificate_sha256=b"y", identity="uri:spiffe://a/x")
     for asked in ("", "old", "uri:spiffe://a/x", "uri:spiffe://a/z"):
         assert access.seen_of(Caller("uri:spiffe://a/x", b"y"), asked, NOW) == own

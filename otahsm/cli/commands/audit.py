@@ -23,7 +23,7 @@ def audit(
     event: Annotated[
         str, typer.Option(help="Only this event, such as access.denied; access. means all that start so.")
     ] = "",
-    client: Annotated[str, typer.Option(help="Only this client, such as cn:line-3.")] = "",
+    client: Annotated[str, typer.Option(help="Only this client: cn:line-3, or its name in the policy.")] = "",
     after: Annotated[
         str, typer.Option(help="Only events at or after this time, such as 2026-11-23T07:00Z.")
     ] = "",

@@ -45,7 +45,7 @@ def create(
         list[str] | None,
         typer.Option(
             "--client",
-            help="A client that may issue in it, such as cn:line-3. Repeatable. Default: all.",
+            help="Who may issue in it: cn:line-3, or its name in the policy. Repeatable. Default: all.",
         ),
     ] = None,
     patience: PatienceOption = None,

@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 import typer
 
 DeviceOption = Annotated[str, typer.Option(help="Only this device.")]
-ClientOption = Annotated[str, typer.Option(help="Only what this client requested, such as cn:line-3.")]
+ClientOption = Annotated[
+    str,
+    typer.Option(help="Only what this client requested: cn:line-3, or its name in the policy."),
+]
 OnlyProfileOption = Annotated[str, typer.Option("--profile", help="Only this profile.")]
 BatchOption = Annotated[str, typer.Option("--batch", help="Only this batch.")]
 StatusOption = Annotated[
