@@ -18,7 +18,6 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
-    bindparam,
     case,
     cast,
     exists,
@@ -137,7 +136,6 @@ def _batches(connection: Connection) -> Iterator[tuple[str, str]]:
         batches.c.id,
         batches.c.taken,
         batches.c.device_count,
-        batches.c.clients,
         taken.scalar_subquery().label("found"),
     )
     for row in connection.execute(query).all():
@@ -147,7 +145,6 @@ def _batches(connection: Connection) -> Iterator[tuple[str, str]]:
         # What was set back for a moment, and then again to what it was.
         if not isinstance(row.device_count, int) or row.found > row.device_count:
             yield where, f"is an order for {row.device_count!a} certificates, and has {row.found} intents"
-        yield from ((where, problem) for problem in _strangers(connection, row.id, row.clients))
     for other in connection.execute(_OF_ANOTHER_PROFILE):
         yield f"intent {other.id}", f"is in the batch {other.batch_id}, which is for another profile"
     for intent_id in _stream(connection, _IN_NO_BATCH):
@@ -160,19 +157,6 @@ def _barred(connection: Connection) -> Iterator[tuple[str, str]]:
         yield f"intent {intent_id}", "has a certificate, and that of its device had been revoked"
     for intent_id in _stream(connection, _OF_A_COMPROMISED_KEY):
         yield f"intent {intent_id}", "has a certificate, and its key had been revoked as compromised"
-
-
-def _strangers(connection: Connection, batch_id: int, clients: str) -> Iterator[str]:
-    """Say which clients have intents in a batch that is not for them."""
-    try:
-        known = set(json.loads(clients))
-    except (ValueError, TypeError, RecursionError):
-        return  # it was changed: its leaf says so
-    if known:
-        found = connection.execute(_CLIENTS_IN, {"batch": batch_id}).scalars().all()
-        yield from (
-            f"has intents of {client!a:.300}, and is not for it" for client in found if client not in known
-        )
 
 
 def _quotas(connection: Connection) -> Iterator[tuple[str, str]]:
@@ -348,11 +332,6 @@ _OF_ANOTHER_PROFILE: Final = (
     select(intents.c.id, intents.c.batch_id)
     .join(batches, batches.c.id == intents.c.batch_id)
     .where(intents.c.void_reason.is_(None), intents.c.profile != batches.c.profile)
-)
-_CLIENTS_IN: Final = (
-    select(intents.c.client)
-    .where(intents.c.batch_id == bindparam("batch"), intents.c.void_reason.is_(None))
-    .distinct()
 )
 _day: Final = cast((intents.c.intended_at - intents.c.intended_at % _DAY) / _DAY, BigInteger).label("day")
 _BY_DAY: Final = (
