@@ -102,7 +102,7 @@ class TrustedFiles:
                 name = names.popleft()
                 entry = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 if name != "..":
-                    self._check_folder(os.fstat(folder), entry, f"the folder {way} of {what}", way)
+                    self._check_folder(os.fstat(folder), entry, what, way, name)
                 if stat.S_ISLNK(entry.st_mode):
                     links += 1
                     if links > _MAX_LINKS:
@@ -131,14 +131,21 @@ class TrustedFiles:
         finally:
             os.close(folder)
 
-    def _check_folder(self, folder: os.stat_result, entry: os.stat_result, what: str, path: Path) -> None:
+    def _check_folder(
+        self, folder: os.stat_result, entry: os.stat_result, what: str, path: Path, name: str
+    ) -> None:
         """Check that nobody else can replace an entry of a folder."""
         by_others = bool(folder.st_mode & _OTHERS_WRITE)
-        if by_others and folder.st_mode & stat.S_ISVTX:
-            by_others = not self._is_owner(entry)
         if by_others and not folder.st_mode & stat.S_IWOTH:
             by_others = not _is_own_group(folder.st_gid)
-        self._refuse_others(folder, what, path, by_others=by_others)
+        if by_others and folder.st_mode & stat.S_ISVTX:
+            by_others = False
+            if not self._is_owner(entry) and not _is_on_read_only_file_system(folder.st_dev):
+                raise ConfigError(
+                    f"{path / name} of {what} belongs to another user, who can replace it",
+                    hint=f"chown -h root {path / name}",
+                )
+        self._refuse_others(folder, f"the folder {path} of {what}", path, by_others=by_others)
 
     def _check_file(self, status: os.stat_result, what: str, path: Path, *, secret: bool) -> None:
         if secret and not _is_secret(status, path):

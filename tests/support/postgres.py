@@ -37,7 +37,9 @@ class PostgresServer:
             os.chown(self._folder, account.pw_uid, account.pw_gid)
         self.port = free_port()
         self._databases = 0
-        self.password_file = self._folder / "password"
+        self._secrets = Path(tempfile.mkdtemp(prefix="otahsm-postgres-secrets-"))  # not the server's: ours
+        self._secrets.chmod(0o711)
+        self.password_file = self._secrets / "password"
         self.password_file.write_text(PASSWORD + "\n")
         self.password_file.chmod(0o644)
         self._run("initdb", "--pgdata", self._data, "--username", USER, "--pwfile", str(self.password_file),
@@ -71,6 +73,7 @@ class PostgresServer:
         """Stop it and remove what it wrote."""
         self._run("pg_ctl", "stop", "--pgdata", self._data, "--mode", "immediate")
         shutil.rmtree(self._folder)
+        shutil.rmtree(self._secrets)
 
     def create_database(self, like: str = "template1") -> str:
         """Make a database, an empty one or like another; return its URL, without the password."""
