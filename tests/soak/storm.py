@@ -121,6 +121,8 @@ class Storm:
                 'path = "ledger/ledger.sqlite3"',
                 f'url = "{self._server.create_database()}"\npassword_file = "{self._server.password_file}"',
             )
+        begun = fleet.run("ledger", "init-key")
+        assert begun.returncode == 0, begun.stderr
 
     def _name_targets(self, targets: list[str]) -> None:
         toml = self._fleet.toml

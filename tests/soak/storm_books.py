@@ -38,6 +38,7 @@ from support.ledger_reader import (
     leaf_hashes,
     revocations,
     rows,
+    url_count,
     verified,
 )
 from support.tokens.faulty import FaultyToken
@@ -100,7 +101,8 @@ def balance(token: FaultyToken, folders: Mapping[str, bytes], clients: StormClie
     # And the tree over all of it is what the rows give.
     verdict = verified(fleet)
     assert verdict.good, verdict.findings
-    assert verdict.leaves + verdict.waiting == len(everything) + len(revocations(fleet)) + event_count(fleet)
+    others = event_count(fleet) + url_count(fleet)
+    assert verdict.leaves + verdict.waiting == len(everything) + len(revocations(fleet)) + others
     books.leaves = verdict.leaves
     return books
 

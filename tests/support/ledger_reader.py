@@ -52,6 +52,12 @@ def event_count(fleet: Fleet) -> int:
     return int(count)
 
 
+def url_count(fleet: Fleet) -> int:
+    """Count the CRL URLs, which are leaves, too."""
+    ((count,),) = _select(fleet, "SELECT count(*) FROM crl_urls")
+    return int(count)
+
+
 def events(fleet: Fleet, name: str) -> list[tuple[str, dict[str, Any]]]:
     """Read the events of a name: whose doing each was, and its details."""
     everything = _select(fleet, "SELECT name, client, details FROM events ORDER BY id")
