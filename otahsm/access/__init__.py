@@ -17,7 +17,17 @@ from otahsm.access.policy import (
     Role,
     Times,
 )
-from otahsm.access.quota import Quotas, Use, come_back, day_of, given_back, own_part, share_of, sum_of
+from otahsm.access.quota import (
+    Quotas,
+    Use,
+    come_back,
+    corrected,
+    day_of,
+    given_back,
+    own_part,
+    share_of,
+    sum_of,
+)
 
 __all__ = [
     "ANY_BELOW",
@@ -45,6 +55,7 @@ __all__ = [
     "Use",
     "check_identity",
     "come_back",
+    "corrected",
     "day_of",
     "given_back",
     "identity_of",

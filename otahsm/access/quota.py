@@ -10,6 +10,7 @@ from otahsm.templates import counted
 
 _SECOND: Final = 1_000_000  # all times are in microseconds since the Unix epoch
 _DAY: Final = 24 * 3600 * _SECOND
+_SKEW: Final = 600 * _SECOND  # between the clocks of two replicas; what is later shows that a clock was ahead
 
 
 class Quotas(NamedTuple):
@@ -86,6 +87,20 @@ def share_of(quotas: Quotas, use: Use, requested: int, now: int) -> Share:
     if granted == requested:
         return Share(granted, had)
     return Share(granted, had, why, again_at)
+
+
+def corrected(use: Use, now: int) -> Use:
+    """Return `use` without what a clock that was ahead left in it, which would close a quota until then.
+
+    What was counted on that day counts today, so that nobody gets more.
+
+    Args:
+        use: as it is in the ledger.
+        now: microseconds since the Unix epoch.
+    """
+    day = now // _DAY if use.day > (now + _SKEW) // _DAY else use.day
+    full_at = now if use.rate_full_at > now + _SECOND + _SKEW else use.rate_full_at
+    return use._replace(day=day, rate_full_at=full_at)
 
 
 def sum_of(uses: Sequence[Use]) -> Use:

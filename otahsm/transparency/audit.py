@@ -59,6 +59,7 @@ class EventName(StrEnum):
     BATCH_CREATED = "batch.created"
     BATCH_CLOSED = "batch.closed"
     DEVICE_RESET = "device.reset"
+    QUOTA_CORRECTED = "quota.corrected"
     EVENTS_LOST = "events.lost"
     SPOOL_UNREADABLE = "spool.unreadable"
     ENTRIES_ACCEPTED = "entries.accepted"

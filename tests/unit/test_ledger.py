@@ -36,10 +36,12 @@ from otahsm.ledger.migrations import NEWEST, knows_version, migrate
 from otahsm.ledger.schema import certificates, metadata
 from otahsm.pki.crls.building import Reason
 from otahsm.system.clock import microseconds
+from otahsm.transparency.audit import EventName
 
 from support.examples import examples
 from support.homes import CA, MAC_KEYS, Home, ledger_in
 from support.intents import intent, issue, told
+from support.logbook import verdict
 
 # Not intended_at, which comes with an intent.
 WRITTEN_AT = (
@@ -135,6 +137,33 @@ async def test_what_a_client_had_under_a_former_name_counts_in_its_quota(ledger:
         ("new", 3, 1, 2),
         ("old", 2, 0, 2),
     ]
+
+
+async def test_a_clock_that_was_ahead_closes_no_quota_and_its_correction_is_an_event(
+    ledger: Ledger, home: Home
+) -> None:
+    limits = Quotas(per_day=3)
+    (quota,) = await ledger.quota_ids(["line"])
+    ahead = [intent(device)._replace(quota_id=quota, intended_at=3650 * 86_400_000_000) for device in "ab"]
+    assert await journalled(ledger, ahead, {quota: QuotaLimits(limits)}) == [Accepted, Accepted]
+    today = [intent(device)._replace(quota_id=quota) for device in "cd"]
+    assert await journalled(ledger, today, {quota: QuotaLimits(limits)}) == [Accepted, OverQuota]
+    tomorrow = [intent(device)._replace(quota_id=quota, intended_at=86_400_000_000) for device in "efgh"]
+    assert await journalled(ledger, tomorrow, {quota: QuotaLimits(limits)}) == [*[Accepted] * 3, OverQuota]
+    assert home.read("SELECT taken, day, day_taken FROM quotas") == [(6, 1, 3)]
+    assert home.read("SELECT name, details FROM events") == [
+        (EventName.QUOTA_CORRECTED, f'{{"after":4,"client":"line","quota":{quota}}}')
+    ]
+    assert quota_findings(home) == []
+    home.change("UPDATE quotas SET day_taken = 2")
+    (found,) = quota_findings(home)
+    assert found == "counts 2 certificates on its last day, and there are 3 intents"
+    home.change("UPDATE quotas SET day = 0")
+    assert quota_findings(home) == ["has intents of a later day than its last one"]
+
+
+def quota_findings(home: Home) -> list[str]:
+    return [what for where, what in verdict(home).findings if where.startswith("quota")]
 
 
 async def journalled(

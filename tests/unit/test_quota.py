@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otahsm.access import Quotas, Use, come_back, given_back, share_of
+from otahsm.access import Quotas, Use, come_back, corrected, given_back, share_of
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
@@ -82,6 +82,21 @@ def test_a_clock_that_is_behind_does_not_begin_the_day_anew() -> None:
     quotas = Quotas(per_day=10)
     use = share_of(quotas, Use(), 10, 20_001 * DAY).use
     assert share_of(quotas, use, 1, 20_001 * DAY - SECOND).granted == 0
+
+
+def test_a_clock_that_was_ahead_closes_no_quota_and_gives_nobody_more() -> None:
+    quotas = Quotas(per_second=10, per_day=10)
+    use = share_of(quotas, Use(), 6, NOW + 3650 * DAY).use
+    share = share_of(quotas, corrected(use, NOW), 10, NOW)
+    assert share.granted == 4
+    assert share.again_at == 20_001 * DAY
+    tomorrow = NOW + DAY
+    assert share_of(quotas, corrected(share.use, tomorrow), 10, tomorrow).granted == 10
+
+
+def test_clocks_that_differ_a_little_change_no_quota() -> None:
+    use = share_of(Quotas(per_second=1, per_day=10), Use(), 1, 20_001 * DAY).use
+    assert corrected(use, 20_001 * DAY - SECOND) == use
 
 
 def test_what_came_to_nothing_is_given_back_to_its_own_day() -> None:

@@ -50,6 +50,12 @@ def begin(connection: Connection, *, closing: bool, with_events: bool = False) -
             connection.execute(_EVENTS)
 
 
+def lock_events(connection: Connection) -> None:
+    """Take the lock to write events late, which may cost one of two transactions a retry: a rare event's."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_EVENTS)
+
+
 def try_to_sequence(connection: Connection) -> bool:
     """Try to lock the tree for appending until the transaction ends; return whether that succeeded.
 

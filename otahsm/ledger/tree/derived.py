@@ -45,6 +45,7 @@ from otahsm.system.spool import storable
 
 DENIED: Final = "client.cut_off"
 ALLOWED: Final = "client.let_in"
+CORRECTED: Final = "quota.corrected"
 
 _DAY: Final = 24 * 3600 * 1_000_000
 _SLACK: Final = 600 * 1_000_000  # between the clocks of replicas
@@ -159,12 +160,29 @@ def _barred(connection: Connection) -> Iterator[tuple[str, str]]:
         yield f"intent {intent_id}", "has a certificate, and its key had been revoked as compromised"
 
 
+def _corrections(connection: Connection) -> dict[int, int]:
+    """Return up to which intent the day of a quota follows from an audit event instead, by the quota's id."""
+    last: dict[int, int] = {}
+    for details in connection.execute(select(events.c.details).where(events.c.name == CORRECTED)).scalars():
+        try:
+            said = json.loads(details)
+            quota_id, after = int(said["quota"]), int(said["after"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # it was changed: its leaf says so
+        last[quota_id] = max(after, last.get(quota_id, 0))
+    return last
+
+
 def _quotas(connection: Connection) -> Iterator[tuple[str, str]]:
     rows = connection.execute(_BY_DAY)
+    last = _corrections(connection)
     found = {key: list(days) for key, days in groupby(rows, lambda row: row.quota_id)}
     for row in connection.execute(select(quotas)):
         days = found.pop(row.id, [])
         taken = sum(day.many for day in days)
+        if row.id in last:
+            later = _BY_DAY.where(intents.c.quota_id == row.id, intents.c.id > last[row.id])
+            days = list(connection.execute(later))
         if row.taken != taken:
             yield f"quota {row.id}", f"counts {row.taken!a} certificates, and there are {taken} intents"
         elif not isinstance(row.day, int) or not isinstance(row.day_taken, int):

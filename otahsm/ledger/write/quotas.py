@@ -2,22 +2,29 @@
 
 Intents over a quota are deleted in the same transaction, so that no number of daemons or concurrent calls can
 exceed it. Voided intents are refunded.
+
+A row whose day is in the future is from a clock that was ahead. It is corrected, with an audit event.
+From it, `verify` learns up to which intent the day does not follow from intents.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select, update
 
-from otahsm.access import Use, come_back, day_of, given_back, own_part, share_of, sum_of
+from otahsm.access import Use, come_back, corrected, day_of, given_back, own_part, share_of, sum_of
+from otahsm.ledger.db import dialects
 from otahsm.ledger.db.dialects import insert_into
-from otahsm.ledger.records import Accepted, Intent, JournalResult, OverQuota, QuotaLimits
-from otahsm.ledger.schema import quotas
+from otahsm.ledger.records import Accepted, AuditEvent, Intent, JournalResult, OverQuota, QuotaLimits
+from otahsm.ledger.schema import intents, quotas
+from otahsm.ledger.tree.derived import CORRECTED
 from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.pending import note_entries
+from otahsm.ledger.write import events
 from otahsm.ledger.write.journal import settle
 
 
@@ -53,7 +60,10 @@ def hold(
 
     def grant(quota_id: int, count: int) -> tuple[int, OverQuota]:
         quotas, formerly = limits[quota_id]
-        uses = _locked(connection, quota_id, formerly)
+        uses = {
+            row: (name, _corrected(connection, row, name, use, now))
+            for row, (name, use) in _locked(connection, quota_id, formerly).items()
+        }
         client, own = uses.pop(quota_id)
         share = share_of(quotas, sum_of([own, *(use for _, use in uses.values())]), count, now)
         _write(connection, quota_id, own_part(share, own))
@@ -86,6 +96,19 @@ def give_back(connection: Connection, uses: Iterable[tuple[int | None, int]]) ->
     for (quota_id, day), count in sorted(counts.items()):
         _, use = _locked(connection, quota_id)[quota_id]
         _write(connection, quota_id, given_back(use, count, day))
+
+
+def _corrected(connection: Connection, quota_id: int, client: str, use: Use, now: int) -> Use:
+    """Correct a row if a clock was ahead; return its use."""
+    right = corrected(use, now)
+    if right != use:
+        _write(connection, quota_id, right)
+        newest = connection.execute(select(func.max(intents.c.id))).scalar_one()
+        details = {"after": newest, "client": client, "quota": quota_id}
+        dialects.lock_events(connection)
+        text = json.dumps(details, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        events.write(connection, [AuditEvent(now, CORRECTED, "daemon", 1, text)])
+    return right
 
 
 def _locked(
