@@ -13,7 +13,7 @@ from support.homes import Home
 
 def ledger_section(home: Home) -> str:
     config = home.config
-    key = 'key_file = "secrets/ledger.key"\n\n'
+    key = 'key_file = "ledger.key"\n\n'
     if config.url is None:
         return f'[ledger]\npath = "{config.path}"\n{key}'
     return f'[ledger]\nurl = "{config.url}"\npassword_file = "{config.password_file}"\n{key}'
