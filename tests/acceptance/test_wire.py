@@ -176,6 +176,7 @@ def test_the_authority_is_the_root_that_the_configuration_names(
         "subject": root.subject.rfc4514_string(),
         "chain": [],
         "trust_anchor": base64(root.public_bytes(Encoding.DER)),
+        "other_trust_anchors": [],
         "key_type": "ec-p256",
         "not_after_time": f"{root.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
         "ready_signers": tomllib.loads(fleet.toml.read_text())["token"]["signers"],

@@ -123,7 +123,8 @@ async def test_every_method_of_the_client_is_in_the_table(daemon: RefusingDaemon
         methods = {
             f"{part}.{name}"
             for part, service in vars(client).items()
-            for name, _ in inspect.getmembers(service, inspect.isroutine)
+            for name, method in inspect.getmembers(service, inspect.isroutine)
+            if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)  # it makes calls
             if not (part.startswith("_") or name.startswith("_"))
         }
     assert methods == CALLS.keys()
