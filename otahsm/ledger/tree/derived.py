@@ -210,8 +210,6 @@ def _denials(connection: Connection) -> Iterator[tuple[str, str]]:
 
 
 def _open_intents(connection: Connection) -> Iterator[tuple[str, str]]:
-    for row in connection.execute(_AHEAD):
-        yield f"replica {row.place}", "takes intents for closed that are not written yet: it was changed"
     for intent_id in _stream(connection, _OPEN_FOREVER):
         yield (
             f"intent {intent_id}",
@@ -358,8 +356,6 @@ _BY_DAY: Final = (
     .group_by(intents.c.quota_id, _day)
     .order_by(intents.c.quota_id)
 )
-_newest: Final = select(func.coalesce(func.max(intents.c.id), 0)).scalar_subquery()
-_AHEAD: Final = select(replicas.c.place).where(replicas.c.closed_below > _newest + 1)
 _OPEN_FOREVER: Final = (
     select(intents.c.id)
     .outerjoin(replicas, replicas.c.place == intents.c.place)
