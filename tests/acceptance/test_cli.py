@@ -63,6 +63,7 @@ COMMANDS = (
     "ledger backup",
     "ledger restore",
     "ledger join",
+    "ledger vouch",
     "ledger accept",
     "ledger init-key",
     "ledger verify",
