@@ -151,6 +151,7 @@ class Transparency:
             self._has_signed = True
             note = assemble(checkpoint.encode(), key, signature)
             kept = await self._log.keep(size, note, microseconds(self._clock()))
+            self._failure = None
             return Signed(size, kept if _is_signed(kept, key) else note)  # it may be signed by a former key
 
     async def prove_inclusion(self, serial: SerialNumber) -> LeafProof:

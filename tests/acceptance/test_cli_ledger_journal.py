@@ -75,13 +75,13 @@ def test_signers_notice_a_ledger_that_was_rolled_back_until_an_operator_accepts_
     shutil.rmtree(fleet.folder / "ledger")
     assert fleet.run("ledger", "restore", "--from", "copy.sqlite3").returncode == 0
     with running(fleet) as again:
-        again.wait_for("health.changed", serving=True)
+        again.wait_for("transparency.failed", reason="LEDGER_TAMPERED")
         again.configure_client()
         done = fleet.run("ledger", "checkpoint", "--new", "--output", "old.note", "--patience", "0")
         assert done.returncode == 4, done.stderr
         assert "does not continue the last one" in done.stderr
         assert "ledger accept" in done.stderr
-        again.wait_for("signing.refused", reason="SIGNING_REFUSED")
+        again.wait_for("signing.refused", reason="SIGNING_NOT_CONTINUED")
         done = fleet.run("doctor")
         assert "signers refused" in done.stdout
         status, told = verified(fleet)
@@ -101,6 +101,8 @@ def test_signers_notice_a_ledger_that_was_rolled_back_until_an_operator_accepts_
         assert (status, told["findings"], journals["lost"] >= 31) == (0, 0, True)
         done = fleet.run("ledger", "checkpoint", "--new", "--output", "old.note")
         assert done.returncode == 0, done.stderr
+        again.wait_for("job.recovered", job="transparency")  # and issuing goes on
+        issue(again, 1)
         said = fleet.run("ledger", "verify", "--journal", JOURNAL).stdout
         assert "accepted" in said
         assert "joined" in said
