@@ -210,7 +210,7 @@ class Supervisor:
             seconds = await watched.job.run_once()
         except (OtahsmError, OSError) as error:
             if isinstance(error, LedgerTamperedError):
-                watched.tampering = LedgerTamperedError(error.message, hint=error.hint)
+                watched.tampering = error.as_value()
             return self._note_foreseen(watched, error)
         except Exception as error:  # noqa: BLE001 - any internal error is logged and counted, and the job goes on
             return self._note_fault(watched, error)
