@@ -106,9 +106,9 @@ class Noted:
             del self._waiting[entry]
 
 
-def with_keys(engine: Engine, keys: MacKeys, noted: Noted | None = None) -> Engine:
+def with_keys(engine: Engine, keys: MacKeys, noted: Noted) -> Engine:
     """Return an engine whose connections can queue entries, and note which."""
-    return engine.execution_options(**{_OPTION: keys, _NOTED: noted or Noted()})
+    return engine.execution_options(**{_OPTION: keys, _NOTED: noted})
 
 
 def noted_of(connection: Connection) -> Noted:

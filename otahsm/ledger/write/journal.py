@@ -29,9 +29,10 @@ from otahsm.ledger.tree.pending import note_entries
 from otahsm.ledger.write.existing_intents import ExistingIntents
 from otahsm.pki.crls.building import Reason
 
+NO_INTENTS: Final[Mapping[int, WrittenIntent]] = {}
+
 _COLUMNS: Final = ("id", "place", *Intent._fields)
 _COMPROMISED: Final[ColumnElement[str]] = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")
-_NONE: Final[Mapping[int, WrittenIntent]] = {}
 _ATTEMPTS: Final = 10  # if replicas write the same devices at once: each attempt sees what others wrote
 
 
@@ -158,7 +159,7 @@ def settle(
 
 
 def restore_superseded(
-    connection: Connection, ids: Sequence[int], ours: Mapping[int, WrittenIntent] = _NONE
+    connection: Connection, ids: Sequence[int], ours: Mapping[int, WrittenIntent] = NO_INTENTS
 ) -> None:
     """Make the intents live again that were superseded by the given ones, which failed.
 

@@ -18,10 +18,9 @@ from otahsm.ledger.schema import certificates, crl_numbers, intents, live, seria
 from otahsm.ledger.tree.log_entries import KINDS, Kind
 from otahsm.ledger.tree.pending import note_entries, note_leaves
 from otahsm.ledger.write import batches, events, quotas
-from otahsm.ledger.write.journal import no_rival_of, restore_superseded
+from otahsm.ledger.write.journal import NO_INTENTS, no_rival_of, restore_superseded
 from otahsm.pki.serial import SerialNumber
 
-_NONE: Final[Mapping[int, WrittenIntent]] = {}
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
 
 is_open: Final = (intents.c.void_reason.is_(None)) & ~exists().where(certificates.c.intent_id == intents.c.id)
@@ -89,7 +88,7 @@ def void_intents(
     intent_ids: Sequence[int],
     reason: str,
     now: int,
-    ours: Mapping[int, WrittenIntent] = _NONE,
+    ours: Mapping[int, WrittenIntent] = NO_INTENTS,
 ) -> int:
     """Void those of the given intents that are open; return their number.
 
@@ -132,7 +131,7 @@ def void_where(
     which: ColumnElement[bool],
     reason: str,
     now: int,
-    ours: Mapping[int, WrittenIntent] = _NONE,
+    ours: Mapping[int, WrittenIntent] = NO_INTENTS,
 ) -> int:
     """Void the open intents that match a condition; return their number. `ours` as in `void_intents`."""
     values = {"void_reason": reason, "voided_at": now}

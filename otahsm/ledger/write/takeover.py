@@ -137,10 +137,8 @@ def _check_leaves(connection: Connection, version: str) -> None:
     """Check that nobody gave a newer ledger an older schema, to have more taken over."""
     if version < _WITH_TREE:
         return
-    newer = connection.execute(
-        text("SELECT min(leaf_index) FROM leaves WHERE kind > :last"), {"last": _OLD_KINDS}
-    )
-    if (index := newer.scalar()) is not None:
+    index = connection.execute(_NEWER, {"last": _OLD_KINDS}).scalar()
+    if index is not None:
         raise LedgerTamperedError(f"the schema is {version}, and leaf {index} is of a newer one")
 
 
