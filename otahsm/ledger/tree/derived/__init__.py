@@ -1,0 +1,49 @@
+"""Verifies the rows that are in no leaf of their own, but follow from leaves.
+
+- which certificate supersedes another: the later one's leaf has the same device and profile
+- how many certificates a batch and a quota have: a count of intents
+- who is denied: the last audit event about a client
+- from which id on a replica's intents may be open: none below it is
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection
+
+from otahsm.ledger.tree.derived.certificates import (
+    check_barred,
+    check_doubles,
+    check_kinds,
+    check_open_intents,
+    check_superseded,
+)
+from otahsm.ledger.tree.derived.counts import CORRECTED, check_batches, check_quotas
+from otahsm.ledger.tree.derived.denials import ALLOWED, DENIED, check_denials, denial_events, says
+from otahsm.ledger.tree.verdict import Verdict
+
+__all__ = ["ALLOWED", "CORRECTED", "DENIED", "check_derived", "denial_events", "says"]
+
+_CHECKS: Final = (
+    check_kinds,
+    check_doubles,
+    check_superseded,
+    check_barred,
+    check_batches,
+    check_quotas,
+    check_denials,
+    check_open_intents,
+)
+
+
+def check_derived(connection: Connection, verdict: Verdict) -> None:
+    """Add to the verdict what does not follow from the leaves.
+
+    Args:
+        connection: from `snapshot`.
+        verdict: of the same snapshot.
+    """
+    for check in _CHECKS:
+        for where, what in check(connection):
+            verdict.find(where, what)
