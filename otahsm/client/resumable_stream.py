@@ -31,7 +31,7 @@ from otahsm.client.chunks import chunks_of
 from otahsm.client.replicas import Replicas
 from otahsm.client.rpc_errors import Ending
 from otahsm.client.values import CertificateRequest, Refusal, Result
-from otahsm.errors import CertificateRejectedError, Code, OtahsmError
+from otahsm.errors import CertificateRejectedError, Code, DaemonUnavailableError, OtahsmError
 from otahsm.errors.status import from_status
 from otahsm.pki.csr import derive_request_id
 from otahsm.v1 import issuance_pb2, issuance_pb2_grpc
@@ -161,6 +161,7 @@ class ResumableStream:
                 async for response in stream:
                     for result in await self._take(response):
                         yield result
+                self._verify_answered(target)
             except (grpc.aio.AioRpcError, OtahsmError) as error:  # or of the checker: then nothing was taken
                 failure = error if isinstance(error, OtahsmError) else await ending.of(error, target)
             finally:
@@ -251,6 +252,11 @@ class ResumableStream:
         async with self._room:
             self._room.notify()
         return results
+
+    def _verify_answered(self, target: str) -> None:
+        """Check that a stream which has ended without an error has given every result."""
+        if self._backlog.in_flight:
+            raise DaemonUnavailableError(f"the daemon at {target} ended a stream without its results")
 
     @property
     def _is_done(self) -> bool:

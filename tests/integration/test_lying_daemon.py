@@ -110,6 +110,14 @@ async def test_what_was_not_requested_is_refused_written_nowhere_and_costs_no_ne
         assert x509.load_pem_x509_certificates(chain)[-1].public_bytes(Encoding.DER) == ROOT
 
 
+async def test_a_stream_that_ends_without_its_results_is_not_opened_for_ever(tmp_path: Path) -> None:
+    async with LyingDaemon(tmp_path, lambda _: None, [ROOT]).serving() as daemon, daemon.client() as client:
+        result = await client.issuance.issue_one(new_request("x").csr, device_id="x")
+    assert isinstance(result, Refusal)
+    assert result.code == "UNAVAILABLE"
+    assert "ended a stream without its results" in result.message
+
+
 async def test_a_csr_alone_says_which_device_is_meant(tmp_path: Path) -> None:
     async with LyingDaemon(tmp_path, honest, [ROOT]).serving() as daemon, daemon.client(ROOT) as client:
         own = await client.issuance.issue_one(new_request("anonymous").csr)

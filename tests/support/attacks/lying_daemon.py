@@ -13,7 +13,8 @@ from otahsm.client import Client, ClientTls
 from otahsm.quickstart.certificates import FileCa
 from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2, issuance_pb2_grpc
 
-Answer = Callable[[issuance_pb2.CertificateRequest], issuance_pb2.IssuedCertificate]
+# None to end the stream without a result.
+Answer = Callable[[issuance_pb2.CertificateRequest], issuance_pb2.IssuedCertificate | None]
 
 
 class LyingDaemon(issuance_pb2_grpc.IssuanceServiceServicer, authority_pb2_grpc.AuthorityServiceServicer):
@@ -39,8 +40,9 @@ class LyingDaemon(issuance_pb2_grpc.IssuanceServiceServicer, authority_pb2_grpc.
     ) -> AsyncIterator[issuance_pb2.IssueCertificatesResponse]:
         async for message in requests:
             results = [
-                issuance_pb2.IssueResult(request_id=request.request_id, certificate=self.answer(request))
+                issuance_pb2.IssueResult(request_id=request.request_id, certificate=certificate)
                 for request in message.requests
+                if (certificate := self.answer(request)) is not None
             ]
             yield issuance_pb2.IssueCertificatesResponse(results=results)
 
