@@ -179,7 +179,9 @@ class IssueResult(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Set by the server: the request's `request_id`."""
+    """Set by the server: the request's `request_id`; empty if that has more than
+    1,024 characters, of which 128 are allowed.
+    """
     @_builtins.property
     def certificate(self) -> Global___IssuedCertificate:
         """The certificate."""

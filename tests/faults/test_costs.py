@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +44,13 @@ def garbage() -> bytes:
             for number in range(CSRS)
         ]
     ).SerializeToString()
+
+
+def long_ids() -> bytes:
+    """Make a message with one request id, which is as long as a message can be."""
+    request_id = "a" * (limits.MAX_MESSAGE_BYTES - 64)
+    request = issuance_pb2.CertificateRequest(request_id=request_id, csr=b"\x30")
+    return issuance_pb2.IssueCertificatesRequest(requests=[request]).SerializeToString()
 
 
 @contextlib.contextmanager
@@ -116,11 +123,12 @@ async def test_every_method_refuses_what_is_larger_than_it_needs_before_it_is_ke
         assert f"{method.name} takes at most {method.most}" in message
 
 
+@pytest.mark.parametrize("make", [garbage, long_ids])
 async def test_streams_of_garbage_whose_results_are_not_read_cost_what_the_limits_say(
-    attacked: RunningDaemon,
+    attacked: RunningDaemon, make: Callable[[], bytes]
 ) -> None:
     bound = STREAMS * limits.MAX_CLIENT_BYTES // limits.MAX_CALLS_A_CLIENT + ROOM
-    message = garbage()
+    message = make()
     with costing(attacked, bound):
         async with channel_to(attacked) as channel:
             open_stream = channel.stream_stream(STREAM)

@@ -17,6 +17,8 @@ MAX_CALL_BYTES: Final = 64 * 1024  # one CSR, or a batch with its values and cli
 MAX_TARGETS_BYTES: Final = 512 * 1024  # 256 certificates to revoke
 MAX_NAME_BYTES: Final = 1024  # the name of a service, for health and reflection
 MAX_REQUESTS: Final = 256  # in one message
+# A result has the id of its request, and is kept until it is read: a longer one is not returned.
+MAX_RETURNED_ID: Final = 1024  # characters; 128 are allowed
 # A stream's requests whose results the client has not read; and the octets of those without a result.
 MAX_IN_HAND: Final = 1024
 MAX_IN_HAND_BYTES: Final = 2 * MEBIBYTE

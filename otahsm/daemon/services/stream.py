@@ -141,9 +141,11 @@ class Stream:
         return not self._octets or self._octets + octets <= limits.MAX_IN_HAND_BYTES
 
     async def _answer(self, requests: Sequence[IssuanceRequest], octets: int) -> None:
-        named = [request for request in requests if request.request_id]
+        named = [request for request in requests if 1 <= len(request.request_id) <= limits.MAX_RETURNED_ID]
         for _ in range(len(requests) - len(named)):
-            nameless = RequestRefusedError("request_id", "a request in a stream needs a request id")
+            nameless = RequestRefusedError(
+                "request_id", "a request in a stream needs a request id, of at most 128 characters"
+            )
             self._answers.append(("", nameless))
         if named:
             outcomes = await self._issue(named, self._caller)
