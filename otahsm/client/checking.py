@@ -76,6 +76,20 @@ class CertificateChecker:
         except PARSE_ERRORS:
             return False
 
+    def leaf_of(self, device_id: str, chain: Sequence[bytes]) -> x509.Certificate | None:
+        """Return the certificate of a device, whatever its key; None if it is not that, or not trusted.
+
+        Args:
+            device_id: the device.
+            chain: DER certificates, the device's first.
+        """
+        try:
+            leaf = x509.load_der_x509_certificate(chain[0])
+            is_its = _names(leaf.subject) == [device_id] and not is_ca(leaf)
+            return leaf if is_its and self._issuers_of(leaf, tuple(chain[1:])) else None
+        except (IndexError, *PARSE_ERRORS):
+            return None
+
     def read(self, request: CertificateRequest, message: pb.IssuedCertificate) -> IssuedCertificate:
         """Return the certificate that a daemon issued for a request.
 
@@ -104,7 +118,7 @@ class CertificateChecker:
             raise CertificateRejectedError(
                 "the daemon returned a certificate with another serial number or device id than it states"
             )
-        issuers = [one for one in self._issuers(chain[1:]) if signed(one.certificate, leaf)]
+        issuers = self._issuers_of(leaf, chain[1:])
         if not issuers:
             raise CertificateRejectedError(
                 f"no trusted fleet root is above the certificate of {issuer_of(leaf)} from the daemon",
@@ -120,6 +134,10 @@ class CertificateChecker:
             replayed=message.replayed,
             trust_anchor=issuers[0].anchor,
         )
+
+    def _issuers_of(self, leaf: x509.Certificate, above: tuple[bytes, ...]) -> list[_Issuer]:
+        """Return what has signed a device under these certificates; nothing if no anchor is above."""
+        return [one for one in self._issuers(above) if signed(one.certificate, leaf)]
 
     def _issuers(self, above: tuple[bytes, ...]) -> list[_Issuer]:
         """Return what may have signed a device under these certificates; nothing if no anchor is above."""

@@ -5,7 +5,6 @@ It uses the SDK (`otahsm.client`); it needs neither token nor database.
 
 from otahsm.line.archives import pack
 from otahsm.line.batch_report import Tally, report_html, report_row
-from otahsm.line.csr_files import public_key_sha256
 from otahsm.line.device_lists import (
     SEQUENCE,
     Device,
@@ -17,6 +16,7 @@ from otahsm.line.device_lists import (
     random_devices,
     templated_devices,
 )
+from otahsm.line.elsewhere import leave_out_others
 from otahsm.line.folders import DeviceFolders
 from otahsm.line.issuing import Done, Failed, IssueOptions, issue_devices, sign_csrs
 from otahsm.line.keys import make_csr, make_device_key
@@ -36,13 +36,13 @@ __all__ = [
     "Tally",
     "devices_of_serials",
     "issue_devices",
+    "leave_out_others",
     "listed_devices",
     "make_csr",
     "make_device_key",
     "numbered_devices",
     "pack",
     "parse_namespace",
-    "public_key_sha256",
     "random_devices",
     "refusals_of",
     "report_html",

@@ -180,6 +180,32 @@ class Run:
             for device_id in device_ids:
                 self._settle(connection, device_id, device_id)
 
+    def unsettled(self, names: Sequence[str]) -> frozenset[str]:
+        """Return which of these devices it has without a certificate; `names` as in `outcomes`."""
+        rows = self._book.read(
+            "SELECT name FROM devices WHERE state <> 'issued' AND order_id = ?"
+            " AND name IN (SELECT value FROM json_each(?))",
+            self.number,
+            json.dumps(list(names)),
+        )
+        return frozenset(row["name"] for row in rows)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether each of its devices has a certificate, or another client's. Raises FolderError."""
+        query = (
+            "SELECT 1 FROM devices WHERE order_id = ? AND state <> 'issued'"
+            " AND coalesce(code, '') <> 'ALREADY_EXISTS' LIMIT 1"
+        )
+        return not self._book.read(query, self.number)
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Remove devices, which need no certificates. Raises FolderError."""
+        with self._book.transaction() as connection:
+            connection.executemany(
+                "DELETE FROM devices WHERE order_id = ? AND name = ?", [(self.number, name) for name in names]
+            )
+
     def record_elsewhere(self, serials: Mapping[str, SerialNumber]) -> None:
         """Record those of its devices whose certificates were requested elsewhere.
 

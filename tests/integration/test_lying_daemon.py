@@ -9,11 +9,27 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from otahsm.cli.commands.batch.run import run_batch
+from otahsm.cli.output.progress import OutputMode
 from otahsm.client import Client, IssuedCertificate, Refusal
 from otahsm.client.checking import CertificateChecker
+from otahsm.config import ClientConfig
 from otahsm.errors import CertificateRejectedError, ConfigError
-from otahsm.line import Device, DeviceFolders, Done, Failed, IssueOptions, Run, issue_devices, make_device_key
+from otahsm.line import (
+    Device,
+    DeviceFolders,
+    Done,
+    Failed,
+    IssueOptions,
+    LayoutName,
+    Run,
+    issue_devices,
+    leave_out_others,
+    make_device_key,
+)
+from otahsm.pki.keytypes import KeyType
 from otahsm.quickstart.certificates import FileCa
+from otahsm.v1 import batch_pb2, ledger_pb2
 from otahsm.v1 import issuance_pb2 as pb
 
 from support.attacks.lying_daemon import LyingDaemon
@@ -183,3 +199,65 @@ async def test_the_ca_of_a_crl_must_lead_to_a_root_that_the_client_was_told(tmp_
 def test_a_trust_anchor_that_is_no_root_is_refused(bad: bytes) -> None:
     with pytest.raises(ConfigError, match="trust anchor"):
         CertificateChecker([bad])
+
+
+def issued(device_id: str, certificate: bytes) -> ledger_pb2.Certificate:
+    entry = ledger_pb2.Certificate(device_id=device_id, serial_number=b"\x01", certificate=certificate)
+    entry.issue_time.GetCurrentTime()
+    return entry
+
+
+def by_another_machine(device_id: str, ca: KeyType = "ec-p256") -> bytes:
+    return certificate_for(make_device_key(device_id, "ec-p256").csr, device_id, ca=ca)
+
+
+@pytest.mark.parametrize("layout", ["seed", "flat", "tar"])
+async def test_what_was_made_elsewhere_is_proven_or_costs_no_device_its_key(
+    tmp_path: Path, layout: LayoutName
+) -> None:
+    folders = DeviceFolders(tmp_path / "devices", ROOT, layout=layout)
+    others = DeviceFolders(tmp_path / "others", ROOT, layout=layout)
+    ids = ["elsewhere", "unproven", "nothing", "own"]
+    keys = {device_id: make_device_key(device_id, "ec-p256") for device_id in (*ids, "of-another-run")}
+    folders.begin(keys)
+    others.begin({"neighbour": make_device_key("neighbour", "ec-p256")})
+    run = Run.open(folders, ["batch run", "x"], [Device(device_id) for device_id in ids])
+    strangers = [str(others.path("neighbour")), "../others/neighbour", "of-another-run", ""]
+    async with LyingDaemon(tmp_path, honest, [ROOT]).serving() as daemon, daemon.client(ROOT) as client:
+        daemon.entries = [
+            issued("elsewhere", by_another_machine("elsewhere")),
+            issued("unproven", by_another_machine("unproven", ca="ec-p384")),
+            issued("nothing", b""),
+            issued("own", certificate_for(keys["own"].csr, "own")),
+            *(issued(stranger, by_another_machine("x")) for stranger in strangers),
+        ]
+        await leave_out_others(client, run, folders, "x")
+    assert run.outcomes(ids) == {"elsewhere": "elsewhere"}
+    assert [name for name in keys if folders.saved_csr(name) is None] == ["elsewhere"]
+    assert others.saved_csr("neighbour") is not None
+
+
+async def test_a_batch_that_is_said_to_be_full_costs_no_key_and_is_not_done(tmp_path: Path) -> None:
+    async with LyingDaemon(tmp_path, lambda _: None, [ROOT]).serving() as daemon:
+        kind = batch_pb2.IdScheme(kind="uuid4")
+        daemon.batch = batch_pb2.Batch(
+            name="x", device_count=2, issued_count=2, remaining_count=2, id_scheme=kind
+        )
+        tls = {"ca": daemon.tls.ca, "certificate": daemon.tls.certificate, "key": daemon.tls.key}
+        settings = ClientConfig.model_validate(
+            {"target": daemon.target, **tls, "devices": tmp_path / "devices"}, context={"base": tmp_path}
+        )
+        assert not await run_batch(
+            settings,
+            "x",
+            None,
+            out=None,
+            layout="seed",
+            key_type="ec-p256",
+            passphrase=None,
+            retry_refused=False,
+            announce=False,
+            patience=0,
+            output_mode=OutputMode(as_json=False, quiet=True),
+        )
+    assert len(list((tmp_path / "devices").glob("[!.]*/pkey.pem"))) == 2

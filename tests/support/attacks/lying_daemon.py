@@ -5,24 +5,27 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
 from otahsm.client import Client, ClientTls
+from otahsm.daemon.edge import METHODS
 from otahsm.quickstart.certificates import FileCa
-from otahsm.v1 import authority_pb2, authority_pb2_grpc, issuance_pb2, issuance_pb2_grpc
+from otahsm.v1 import authority_pb2, batch_pb2, issuance_pb2, ledger_pb2
 
 # None to end the stream without a result.
 Answer = Callable[[issuance_pb2.CertificateRequest], issuance_pb2.IssuedCertificate | None]
 
 
-class LyingDaemon(issuance_pb2_grpc.IssuanceServiceServicer, authority_pb2_grpc.AuthorityServiceServicer):
+class LyingDaemon(grpc.GenericRpcHandler):
     """A server that anybody with a certificate of its CA may ask.
 
     Attributes:
         answer: makes the certificate for a request.
         anchors: the fleet roots that it names, in DER.
+        entries: what its ledger has.
+        batch: its batch.
         target: its address.
         tls: how to connect.
     """
@@ -30,10 +33,23 @@ class LyingDaemon(issuance_pb2_grpc.IssuanceServiceServicer, authority_pb2_grpc.
     def __init__(self, folder: Path, answer: Answer, anchors: Sequence[bytes]) -> None:
         self.answer, self.anchors, self.target = answer, list(anchors), ""
         self._folder = folder
+        self.entries: Sequence[ledger_pb2.Certificate] = ()
+        self.batch = batch_pb2.Batch()
         self.tls = ClientTls(folder / "ca.pem", folder / "client.pem", folder / "client.key")
 
     def client(self, *trust_anchors: bytes) -> Client:
         return Client(self.target, self.tls, patience=0, trust_anchors=trust_anchors)
+
+    def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return what answers a call: the method of this class with its name."""
+        method = METHODS.get(handler_call_details.method)
+        answer = method and getattr(self, method.name, None)
+        if method is None or answer is None:
+            return None
+        codecs = method.request_type.FromString, method.response_type.SerializeToString
+        if method.takes_stream:
+            return grpc.stream_stream_rpc_method_handler(answer, *codecs)
+        return grpc.unary_unary_rpc_method_handler(answer, *codecs)
 
     async def IssueCertificates(  # noqa: N802 - the name is the wire's
         self, requests: AsyncIterator[Any], _: object
@@ -46,11 +62,19 @@ class LyingDaemon(issuance_pb2_grpc.IssuanceServiceServicer, authority_pb2_grpc.
             ]
             yield issuance_pb2.IssueCertificatesResponse(results=results)
 
-    async def IssueCertificate(self, _: object, __: object) -> NoReturn:  # noqa: N802
-        raise NotImplementedError
+    async def ListProfiles(self, _: object, __: object) -> authority_pb2.ListProfilesResponse:  # noqa: N802
+        return authority_pb2.ListProfilesResponse(profiles=[authority_pb2.Profile(is_default=True)])
 
-    async def ListProfiles(self, _: object, __: object) -> NoReturn:  # noqa: N802
-        raise NotImplementedError
+    async def GetBatch(self, _: object, __: object) -> batch_pb2.GetBatchResponse:  # noqa: N802
+        return batch_pb2.GetBatchResponse(batch=self.batch)
+
+    async def ListCertificates(  # noqa: N802
+        self, _: object, __: object
+    ) -> ledger_pb2.ListCertificatesResponse:
+        return ledger_pb2.ListCertificatesResponse(certificates=self.entries)
+
+    async def GetCertificate(self, _: object, __: object) -> ledger_pb2.GetCertificateResponse:  # noqa: N802
+        return ledger_pb2.GetCertificateResponse()
 
     async def GetAuthority(self, _: object, __: object) -> authority_pb2.GetAuthorityResponse:  # noqa: N802
         first, *others = self.anchors
@@ -66,8 +90,7 @@ class LyingDaemon(issuance_pb2_grpc.IssuanceServiceServicer, authority_pb2_grpc.
         own = self._folder / "server.pem", self._folder / "server.key"
         operators.issue_server(*own, "localhost")
         server = grpc.aio.server()
-        issuance_pb2_grpc.add_IssuanceServiceServicer_to_server(self, server)
-        authority_pb2_grpc.add_AuthorityServiceServicer_to_server(self, server)
+        server.add_generic_rpc_handlers((self,))
         credentials = grpc.ssl_server_credentials(
             [(own[1].read_bytes(), own[0].read_bytes())], self.tls.ca.read_bytes(), require_client_auth=True
         )

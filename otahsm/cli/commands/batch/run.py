@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from pathlib import Path
-from typing import Final
 
 import typer
 
@@ -33,23 +33,21 @@ from otahsm.cli.options import (
 )
 from otahsm.cli.output.progress import OutputMode, RunProgress
 from otahsm.cli.sources import devices_of
-from otahsm.client import Batch, LedgerClient, LedgerEntry, Query
+from otahsm.client import Batch
 from otahsm.config import ClientConfig
-from otahsm.errors import BatchClosedError, ConfigError, RequestRefusedError
+from otahsm.errors import BatchClosedError, BatchFullError, ConfigError
 from otahsm.line import (
     Device,
-    DeviceFolders,
+    Done,
+    Failed,
     LayoutName,
     Run,
     issue_devices,
-    public_key_sha256,
+    leave_out_others,
     random_devices,
 )
 from otahsm.pki.keytypes import KeyType
-from otahsm.pki.serial import SerialNumber
 from otahsm.system.secret_files import passphrase_from
-
-_PAGE: Final = 500
 
 
 async def run_batch(
@@ -78,23 +76,27 @@ async def run_batch(
             asked = ["batch run", batch.name]
             run = Run.open(folders, asked, devices, drawn=drawn, retry_refused=retry_refused)
             if not drawn:
-                await _leave_out_others(run, folders, client.ledger, batch.name)
+                await leave_out_others(client, run, folders, batch.name)
             if announce:
                 run.announce(batch.profile)
             reports = issue_devices(client.issuance, folders, run.devices(), options, run=run)
-            done = await RunProgress(run.count, folders.root, output_mode).follow(reports, run)
+            unneeded: list[str] = []
+            progress = RunProgress(run.count, folders.root, output_mode)
+            done = await progress.follow(_noting_unneeded(reports, unneeded), run)
             state = await client.batches.get(name)
             full = state.issued >= state.device_count
             if full and not done:  # another machine was faster with some of them
                 if drawn:
-                    for device in run.devices():
-                        folders.discard(device.device_id)
+                    for device_id in unneeded:
+                        folders.discard(device_id)
+                    run.leave_out(unneeded)
                 else:
-                    await _leave_out_others(run, folders, client.ledger, batch.name)
-                run.end()
+                    await leave_out_others(client, run, folders, batch.name)
+                if done := run.is_settled:
+                    run.end()
     if not (output_mode.as_json or output_mode.quiet):
         typer.echo(f"batch {state.name}: {state.issued} of {state.device_count} issued, here and elsewhere")
-    return full
+    return full and done
 
 
 def _devices(batch: Batch, ids: Path | None) -> Iterable[Device]:
@@ -133,32 +135,18 @@ def _if_open(batch: Batch, devices: Iterable[Device]) -> Iterator[Device]:
     yield from devices
 
 
-async def _leave_out_others(run: Run, folders: DeviceFolders, ledger: LedgerClient, name: str) -> None:
-    """Record as done what the ledger says was issued in the batch for keys that are not here.
+async def _noting_unneeded(
+    reports: AsyncGenerator[Done | Failed, None], unneeded: list[str]
+) -> AsyncGenerator[Done | Failed, None]:
+    """Note the devices for which there is no room in the batch any more.
 
-    If another machine was faster with a device, the key made for it here is discarded: it has no certificate
-    and will get none.
+    Others that failed may have certificates of which we have not heard: their keys are kept.
     """
-    elsewhere: dict[str, SerialNumber] = {}
-    async for entry in ledger.everything(Query(batch=name)):
-        if entry.issued_at is not None and not _is_ours(folders, entry):
-            folders.discard(entry.device_id)
-            elsewhere[entry.device_id] = entry.serial
-        if len(elsewhere) >= _PAGE:
-            run.record_elsewhere(elsewhere)
-            elsewhere.clear()
-    run.record_elsewhere(elsewhere)
-
-
-def _is_ours(folders: DeviceFolders, entry: LedgerEntry) -> bool:
-    """Return whether a device is complete here, or its certificate is for a key that is here."""
-    if folders.is_complete(entry.device_id):
-        return True
-    try:
-        csr = folders.saved_csr(entry.device_id)
-    except RequestRefusedError:
-        return True  # issuing reports it when its turn comes
-    return csr is not None and public_key_sha256(csr) == entry.public_key_sha256
+    async with contextlib.aclosing(reports):
+        async for report in reports:
+            if isinstance(report, Failed) and isinstance(report.refusal.error, BatchFullError):
+                unneeded.append(report.name)
+            yield report
 
 
 def run(
