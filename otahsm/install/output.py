@@ -41,12 +41,17 @@ async def _read_all(source: Source, octets: bytes) -> bytes:
     while part := await source.read(MAX_OUTPUT_BYTES):
         parts.append(part)
         length += len(part)
-        if length > MAX_OUTPUT_BYTES:
-            raise DeviceRefusedError(
-                f"it prints more than {MAX_OUTPUT_BYTES} octets",
-                hint="Check whether it is the right device, and what its login shell and client.pem contain.",
-            )
+        check_length(length)
     return b"".join(parts)
+
+
+def check_length(octets: int) -> None:
+    """Raise DeviceRefusedError if a device has printed more than it has a reason for."""
+    if octets > MAX_OUTPUT_BYTES:
+        raise DeviceRefusedError(
+            f"it prints more than {MAX_OUTPUT_BYTES} octets",
+            hint="Check whether it is the right device, and what its login shell and client.pem contain.",
+        )
 
 
 def shown(text: str) -> str:

@@ -20,9 +20,11 @@ from otahsm.install.aktualizr import holds_pin
 IDENTITY: Final = frozenset({"pkey.pem", "client.pem"})
 _NO_TOOL: Final = 41
 _IN_THE_WAY: Final = 42
+_IS_FOLDER: Final = 43
 EXPLAINED: Final = {
     _NO_TOOL: "a required program is missing: mkdir, mv, cp, chmod, rm, sync, sha256sum",
     _IN_THE_WAY: "import or its parent is not a folder, or it is a symbolic link",
+    _IS_FOLDER: "sota.toml is a folder",
 }
 
 _BEGIN: Final = f"""
@@ -52,7 +54,11 @@ tell() {
 for name in pkey.pem client.pem root.crt gateway.url; do
     tell "$import/$name"
 done
-tell "$base/sota.toml"
+if [ -h "$base/sota.toml" ] || [ -d "$base/sota.toml" ]; then
+    echo "file sota.toml none none none"
+else
+    tell "$base/sota.toml"
+fi
 if [ -f "$import/client.pem" ] && [ ! -h "$import/client.pem" ]; then
     echo certificate
     cat "$import/client.pem"
@@ -63,8 +69,9 @@ fi
 def look_script(directory: str) -> str:
     """Return the script that lists the installed files.
 
-    It prints a line `file NAME SHA256 MODE UID` for each of our files, and then `certificate` and the
-    certificate, if there is one. It first repairs what a crash left.
+    It prints a line `file NAME SHA256 MODE UID` for each of our files, with `none` for a sota.toml that is a
+    link or a folder; then `certificate` and the certificate, if there is one. It first repairs what a crash
+    left.
 
     Args:
         directory: the absolute path of `import`, on the device.
@@ -83,8 +90,11 @@ def install_script(directory: str, contents: Mapping[str, bytes], sota_toml: str
     Raises:
         ConfigError: a file is not text.
     """
+    toml = "$base/sota.toml"
     parts = [
         f"import={shlex.quote(directory)}\n{_BEGIN}",
+        # mv would move it into a folder, also where a link leads.
+        f'if [ -d "{toml}" ] && [ ! -h "{toml}" ]; then exit {_IS_FOLDER}; fi\n' if sota_toml else "",
         '(umask 022 && mkdir -p "$base")\n',
         _MEND,
         'mkdir "$new"\nif [ -d "$import" ]; then cp -a "$import/." "$new/"; fi\n',
@@ -110,7 +120,8 @@ def install_script(directory: str, contents: Mapping[str, bytes], sota_toml: str
             f'rm -rf "{temporary}"\n',
             _write(temporary, sota_toml.encode()),
             f'chmod {mode} "{temporary}"\nsync "{temporary}" 2>/dev/null\n',
-            f'mv -f "{temporary}" "$base/sota.toml"\nsync "$base" 2>/dev/null\n',
+            f'if [ -h "{toml}" ]; then rm -f "{toml}"; fi\n',
+            f'mv -f "{temporary}" "{toml}"\nsync "$base" 2>/dev/null\n',
         ]
     return "".join((*parts, _LOOK))
 

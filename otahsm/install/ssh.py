@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import re
 import secrets
 import shlex
@@ -18,8 +19,9 @@ import asyncssh
 
 from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError, FolderError
 from otahsm.install.aktualizr import IMPORT
-from otahsm.install.output import MAX_OUTPUT_BYTES, read_both, shown
-from otahsm.system.durable import replace_file
+from otahsm.install.output import MAX_OUTPUT_BYTES, check_length, read_both, shown
+from otahsm.system.durable import open_beside, replace_file
+from otahsm.system.owners import check_owner
 
 _PORT: Final = 22
 _HOST: Final = re.compile(
@@ -133,7 +135,7 @@ class SshShell:
         finally:
             for task in (asked, started):
                 task.cancel()
-            await asyncio.wait({asked, started})
+            await asyncio.gather(asked, started, return_exceptions=True)
         return await _finish(process, script, output=before.rest)
 
     async def _start(self, command: str) -> asyncssh.SSHClientProcess[bytes]:
@@ -153,7 +155,8 @@ async def _read_until(source: asyncssh.SSHReader[bytes], mark: bytes) -> _Read:
     while mark not in seen:
         part = await source.read(MAX_OUTPUT_BYTES)
         seen += part
-        if not part or len(seen) > MAX_OUTPUT_BYTES:
+        check_length(len(seen))
+        if not part:
             return _Read(found=False, rest=seen)
     return _Read(found=True, rest=seen.partition(mark)[2])
 
@@ -263,12 +266,21 @@ async def _learn_host_key(host: Host, login: Login) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[str]:
-    """Lock the file of host keys, and yield its content. Raises FolderError."""
+    """Lock the file of host keys, and yield its content.
+
+    Raises:
+        ConfigError: this is root, and the file is another user's.
+        FolderError: it can't be used.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.with_name(f".{path.name}.otahsm-lock").open("w") as lock:
+        check_owner(path)
+        lock = open_beside(path.with_name(f".{path.name}.otahsm-lock"), os.O_CREAT | os.O_RDWR)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield path.read_text(errors="replace") if path.exists() else ""
+        finally:
+            os.close(lock)
     except OSError as error:
         raise FolderError(f"can't use {path}: {error.strerror}") from None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError
+from otahsm.errors import ConfigError, DeviceRefusedError, DeviceUnreachableError, FolderError
 from otahsm.install.aktualizr import TokenKeys, sota_toml
 from otahsm.install.installing import ImageRoot, install
 from otahsm.install.scripts import install_script, look_script
@@ -171,6 +171,33 @@ async def test_no_link_in_an_image_makes_us_read_or_write_elsewhere(tmp_path: Pa
         "client.pem": other.contents["client.pem"],
         "untouched": b"x",
     }
+
+
+@pytest.mark.parametrize("leads_to", ["a folder", "a file", "nothing"])
+async def test_a_configuration_that_is_a_link_is_not_written_where_it_leads(
+    tmp_path: Path, leads_to: str
+) -> None:
+    files, root, outside = files_of(tmp_path, "a"), image(tmp_path), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("x")
+    toml = root / "var/sota/sota.toml"
+    toml.parent.mkdir(parents=True)
+    toml.symlink_to({"a folder": outside, "a file": outside / "file"}.get(leads_to, outside / "new"))
+    with pytest.raises(DeviceRefusedError, match=r"another sota\.toml already exists beside"):
+        await install(ImageRoot(root), files, sota_toml("one"))
+    assert await install(ImageRoot(root), files, sota_toml("one"), replace=True) is False
+    assert not toml.is_symlink()
+    assert toml.read_text() == sota_toml("one")
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"file": "x"}
+
+
+async def test_a_configuration_that_is_a_folder_is_told(tmp_path: Path) -> None:
+    files, root = files_of(tmp_path, "a"), image(tmp_path)
+    (root / "var/sota/sota.toml").mkdir(parents=True)
+    with pytest.raises(DeviceRefusedError, match=r"sota\.toml is a folder"):
+        await install(ImageRoot(root), files, sota_toml("one"), replace=True)
+    assert not list((root / "var/sota/sota.toml").iterdir())
+    assert not (root / "var/sota/import").exists()
 
 
 async def test_a_configuration_with_a_pin_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -381,6 +408,31 @@ async def test_what_a_device_prints_is_bounded(devices: Devices, tmp_path: Path)
         await install(ImageRoot(root), files)
     with pytest.raises(DeviceRefusedError, match="prints more than"):
         await onto(devices, 13, files)
+
+
+async def test_what_a_device_prints_before_it_becomes_root_is_bounded(
+    devices: Devices, tmp_path: Path
+) -> None:
+    device = devices.add(14)
+    (device / "flood").write_bytes(b"x" * 200_000)
+    (device / "bin/sudo").write_text("#!/bin/sh\ncat /flood\nexec sleep 600\n")
+    (device / "bin/sudo").chmod(0o755)
+    with pytest.raises(DeviceRefusedError, match="prints more than"):
+        await onto(devices, 14, files_of(tmp_path, "a"), sudo=True, sudo_password="right")
+
+
+async def test_a_lock_beside_the_file_of_host_keys_is_not_written_through_a_link(
+    devices: Devices, tmp_path: Path
+) -> None:
+    devices.add(15)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / ".known_hosts.otahsm-lock").symlink_to(victim)
+    with pytest.raises(FolderError, match="can't use"):
+        await onto(
+            devices, 15, files_of(tmp_path, "a"), known_hosts=tmp_path / "known_hosts", accept_new=True
+        )
+    assert victim.read_text() == "precious"
 
 
 async def test_a_key_that_the_device_does_not_take_is_told(devices: Devices, tmp_path: Path) -> None:
