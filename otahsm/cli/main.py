@@ -95,5 +95,7 @@ def main() -> None:
 
 
 def _fail(error: OtahsmError) -> NoReturn:
-    sys.stderr.write(f"otahsm: {error.message}\n        {error.hint}\n")
+    from otahsm.cli.output.fields import printable  # noqa: PLC0415 - only here
+
+    sys.stderr.write(f"otahsm: {printable(error.message)}\n        {printable(error.hint)}\n")
     sys.exit(error.exit_code)

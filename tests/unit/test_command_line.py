@@ -6,7 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import get_args, get_type_hints
+from typing import NoReturn, get_args, get_type_hints
 
 import pytest
 import typer
@@ -16,6 +16,7 @@ from otahsm.cli import main
 from otahsm.cli.commands import COMMANDS
 from otahsm.cli.inputs import moment_of
 from otahsm.cli.lazy import every_command
+from otahsm.errors import NotFoundError
 from otahsm.issuance.batches import MAX_DEVICES
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -38,6 +39,20 @@ def test_ctrl_c_while_the_command_is_loaded_is_an_exit_code_and_no_traceback(
     assert ended.value.code == 130
     scripts = tomllib.loads(PYPROJECT.read_text())["project"]["scripts"]
     assert scripts == {"otahsm": "otahsm.__main__:main"}
+
+
+def test_an_error_of_somebody_elses_moves_no_cursor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**_: object) -> NoReturn:
+        raise NotFoundError("no \x1b[2Jbatch", hint="Try\r\u202e again.")
+
+    monkeypatch.setattr(sys.modules["otahsm.cli.main"], "app", refuse)
+    with Path("/dev/null").open("w") as nothing:
+        monkeypatch.setattr(sys, "stdout", nothing)
+        with pytest.raises(SystemExit):
+            main()
+    assert capsys.readouterr().err == "otahsm: no \\x1b[2Jbatch\n        Try\\r\\u202e again.\n"
 
 
 def test_a_full_disk_below_standard_output_is_one_line(

@@ -47,7 +47,7 @@ def print_outcome(text: str, *, as_json: bool, **fields: object) -> None:
     if as_json:
         print_json_line(fields)
     else:
-        typer.echo(text)
+        typer.echo(printable(text))
 
 
 def printable(text: str) -> str:

@@ -95,7 +95,7 @@ async def run_batch(
                 if done := run.is_settled:
                     run.end()
     if not (output_mode.as_json or output_mode.quiet):
-        typer.echo(f"batch {state.name}: {state.issued} of {state.device_count} issued, here and elsewhere")
+        typer.echo(f"batch {name}: {state.issued} of {state.device_count} issued, here and elsewhere")
     return full and done
 
 
