@@ -58,10 +58,27 @@ class Renewal(NamedTuple):
     new_key_seconds: int
 
 
-class Accepted(NamedTuple):
-    """The intent is durable; its certificate may be signed, once."""
+class Superseded(NamedTuple):
+    """The certificate that an intent supersedes, as it was when that was decided.
+
+    Attributes:
+        intent_id: its intent.
+        serial: its serial number, 20 octets.
+        spki_sha256: the digest of its key.
+        not_after: when it expires, in seconds since the Unix epoch, UTC.
+    """
 
     intent_id: int
+    serial: bytes
+    spki_sha256: bytes
+    not_after: int
+
+
+class Accepted(NamedTuple):
+    """The intent is durable; its certificate may be signed, once. `supersedes` is None for none."""
+
+    intent_id: int
+    supersedes: Superseded | None = None
 
 
 class Replay(NamedTuple):
@@ -177,9 +194,9 @@ class AuditEvent(NamedTuple):
 
 
 class Vouched(NamedTuple):
-    """Pending leaves that no MAC vouches for and an operator has accepted: how many, and the audit event."""
+    """What an operator has accepted, and the audit event: see `otahsm.ledger.write.takeover`."""
 
-    entries: int
+    digest: str
     event: AuditEvent
 
 

@@ -75,6 +75,9 @@ intents: Final = Table(
     Column("quota_id", BigInteger, nullable=True),
     # The client's name in the policy; NULL in rows from before there was this column.
     Column("policy_client", Text, nullable=True),
+    # The intent that it was written to supersede; NULL for none. It stays when this one is voided, and the
+    # other is live again.
+    Column("supersedes", BigInteger, nullable=True),
     # Void has a reason and a time; superseded by another has a time; and not both.
     CheckConstraint(
         "(void_reason IS NULL) = (voided_at IS NULL)"

@@ -32,7 +32,7 @@ from otahsm.ledger.records import (
 )
 from otahsm.ledger.tree.pending import MacKeys
 from otahsm.ledger.write import batches, denials, events, outcomes, quotas, revocation
-from otahsm.ledger.write.journal import write_intents
+from otahsm.ledger.write.journal import note_renewals, write_intents
 from otahsm.ledger.write.writer import Writer
 from otahsm.pki.serial import SerialNumber
 from otahsm.system.clock import Clock, microseconds, utc_now
@@ -70,7 +70,8 @@ class Ledger:
         """Lock the ledger, migrate its schema, and void the intents that a crash left open.
 
         Args:
-            vouched: what an operator has accepted of pending leaves without a MAC; None if nobody was asked.
+            vouched: what an operator has accepted, though nothing shows that a daemon wrote it; None if
+                nobody was asked.
 
         Returns:
             The number of voided intents: serials that may have been signed but were never released.
@@ -281,6 +282,7 @@ class Ledger:
             granted = batches.reserve(connection, group, answers, seconds)
             quotas.give_back_denied(connection, group, answers, granted)
             answers = granted
+        note_renewals(connection, group, answers)
         self._writer.wrote(
             {
                 answer.intent_id: intent

@@ -30,11 +30,13 @@ async def test_what_waited_when_the_key_was_lost_is_listed_and_accepted(fleet: F
     assert fleet.run("ledger", "init-key").returncode == 0
     listed = fleet.run("ledger", "vouch")
     assert listed.returncode == 1
-    assert listed.stdout.startswith("the event 1: name daemon.started, client daemon")
-    assert "No MAC vouches for 1 entry. Nothing was changed." in listed.stderr
-    wrong = fleet.run("ledger", "vouch", "--accept", "2")
-    assert (wrong.returncode, "you accepted 2" in wrong.stderr) == (2, True)
-    assert fleet.run("ledger", "vouch", "--accept", "1").stdout == "1 entry is accepted.\n"
+    assert listed.stdout.startswith("the event 1: happened_at 1, name daemon.started, client daemon")
+    assert "Nothing shows that a daemon wrote 1 entry. Nothing was changed." in listed.stderr
+    digest = listed.stderr.rpartition("--accept ")[2].strip()
+    for accepted, why in (("1", "'1' is no digest of entries"), (f"1:{16 * '0'}", "you accepted others")):
+        wrong = fleet.run("ledger", "vouch", "--accept", accepted)
+        assert (wrong.returncode, why in wrong.stderr) == (2, True)
+    assert fleet.run("ledger", "vouch", "--accept", digest).stdout == "1 entry is accepted.\n"
     assert fleet.run("ledger", "vouch").returncode == 0
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from otahsm.ledger import Accepted, Ledger, Verdict, snapshot, verify
+from otahsm.ledger import (
+    Accepted,
+    AuditEvent,
+    Ledger,
+    Verdict,
+    Vouched,
+    snapshot,
+    unproven_entries,
+    verify,
+)
 from otahsm.pki.serial import SerialNumber
 from otahsm.tlog import Checkpoint, ConsistencyProof, InclusionProof, VerifierKey, assemble
 
@@ -35,6 +44,14 @@ async def opened(home: Home) -> Ledger:
     ledger = ledger_in(home)
     await ledger.open()
     return ledger
+
+
+async def accept_older(home: Home) -> None:
+    """Take over a ledger of an older schema, as an operator does who has looked at it."""
+    ledger = ledger_in(home)
+    found = unproven_entries(home.config, MAC_KEYS)
+    await ledger.open(Vouched(found.digest, AuditEvent(5, "entries.accepted", "host:root", 1, "{}")))
+    await ledger.close()
 
 
 async def grow(ledger: Ledger) -> int:

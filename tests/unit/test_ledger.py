@@ -304,10 +304,11 @@ async def test_a_closed_ledger_says_that_it_is_unavailable(home: Home) -> None:
 
 def test_the_newest_version_is_the_last_of_the_migrations() -> None:
     scripts = sorted(path.stem[:4] for path in Path(migrations.__file__).parent.glob("versions/0*.py"))
-    assert scripts == [f"{number:04}" for number in range(1, len(scripts) + 1)]
+    assert len(set(scripts)) == len(scripts)
     assert scripts[-1] == NEWEST
     assert all(map(knows_version, scripts))
-    assert not any(map(knows_version, ["", "0000", "0013", "9999", "8", "head", "00008", "-001"]))
+    newer = f"{int(NEWEST) + 1:04}"
+    assert not any(map(knows_version, ["", "0000", newer, "9999", "8", "head", "00008", "-001"]))
 
 
 def test_the_migrations_make_the_schema_that_the_code_uses(home: Home) -> None:

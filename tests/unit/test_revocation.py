@@ -32,6 +32,7 @@ from otahsm.pki.serial import SerialNumber
 from support.authority import leaf
 from support.homes import CA, MAC_KEYS, Home, PostgresHome, ledger_in
 from support.intents import intent, issue
+from support.logbook import accept_older
 
 NOW = 1_800_000_000
 URL = "http://crl.example.com/fleet-1.crl"
@@ -317,6 +318,7 @@ async def test_the_urls_of_an_older_ledger_are_of_the_ca_that_it_had(bare_home: 
         f"INSERT INTO crl_urls VALUES ('{URL}', true)",
         f"INSERT INTO crls VALUES ('complete', 41, 5, 6, 0, {octets.format('00')})",
     )
+    await accept_older(home)
     ledger = ledger_in(home)
     await ledger.open()
     books = CrlReader(database_of(home.config), CA)

@@ -104,7 +104,7 @@ REWRITTEN = "its root differs from that of the leaves; the change is in"
 COPY = (
     "INSERT INTO intents SELECT 9999, {serial}, '', 'p', 'intruder', {serial}, tbs_sha256, issuer_key_id,"
     " not_before, not_after, client, client_certificate_sha256, intended_at, {void}, place, NULL,"
-    " NULL, NULL, NULL, 'line' FROM intents WHERE id = 1"
+    " NULL, NULL, NULL, 'line', NULL FROM intents WHERE id = 1"
 )
 SWAP_IDS = (
     "UPDATE {table} SET {key} = -1 WHERE {key} = 17",

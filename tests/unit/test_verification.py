@@ -309,7 +309,7 @@ async def test_an_intent_that_no_daemon_wrote_sets_no_device_free(home: Home) ->
     assert home.read("SELECT superseded_by FROM intents WHERE id = 2") == [(99,)]
     await grow(ledger)
     await ledger.close()
-    assert findings(home) == ["intent 2: is superseded by the intent 99, which can't be: it was changed"]
+    assert findings(home) == ["intent 2: is superseded by the intent 99, which was not written for that"]
 
 
 async def test_certificates_that_a_batch_did_not_give_are_named(home: Home) -> None:

@@ -9,11 +9,12 @@ strings are lower-case hexadecimal, NULL is null. So an auditor only needs JSON 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from json.encoder import encode_basestring
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     Boolean,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Label,
     LargeBinary,
     Select,
     String,
@@ -29,6 +31,8 @@ from sqlalchemy import (
 
 from otahsm.ledger.db.dialects import Among
 from otahsm.ledger.schema import intents
+
+Member: TypeAlias = Column[Any] | Label[Any]
 
 
 class Entry(NamedTuple):
@@ -44,7 +48,7 @@ class EntryKind:
 
     Args:
         name: the member `kind` of the leaf.
-        columns: the other members; one of them is `key`. Octets are never NULL.
+        columns: the other members; one of them is `key`. Octets and labels are never NULL.
         source: the joined tables.
         condition: selects the rows that are such entries.
         key: identifies an entry; the tree's tables call it `intent_id`.
@@ -52,7 +56,7 @@ class EntryKind:
     """
 
     name: str
-    columns: Sequence[Column[Any]]
+    columns: Sequence[Member]
     source: FromClause
     condition: ColumnElement[bool]
     key: Column[int] = intents.c.id
@@ -64,13 +68,13 @@ class EntryKind:
         return select(self.key.label("id")).select_from(self.source).where(self.condition).order_by(self.key)
 
     @cached_property
-    def _members(self) -> list[Column[Any]]:
+    def _members(self) -> list[Member]:
         return sorted(self.columns, key=lambda column: column.name)
 
     @cached_property
     def _query(self) -> Select[Any]:
         members = [column.label(f"member_{column.name}") for column in self._members]
-        query = select(self.key.label("entry"), *members)
+        query: Select[Any] = select(self.key.label("entry")).add_columns(*members)
         return query.select_from(self.source).where(self.condition, Among(self.key))
 
     @cached_property
@@ -96,6 +100,18 @@ class EntryKind:
         """Return the leaves of entries, from the values of each column by its name."""
         return self._encode([values[column.name] for column in self._members])
 
+    def summary(self, leaf: bytes) -> str:
+        """Return what a leaf of this kind says, for people: without its key, and octets but serials."""
+        said = json.loads(leaf)
+        shown = (
+            column.name
+            for column in self.columns
+            if column is not self.key and (not _is_octets(column) or column.name.endswith("serial"))
+        )
+        return ", ".join(
+            f"{name} {str(said[name])[:_SHOWN]}" for name in shown if said[name] not in (None, "")
+        )
+
     def _encode(self, columns: Sequence[Sequence[Any]]) -> list[bytes]:
         # Column by column, to avoid interpreting Python code for each value.
         values = [map(encode, column) for encode, column in zip(self._encoders, columns, strict=True)]
@@ -103,11 +119,11 @@ class EntryKind:
         return [(template % members).encode() for members in zip(*values, strict=True)]
 
 
-def _is_octets(column: Column[Any]) -> bool:
+def _is_octets(column: Member) -> bool:
     return isinstance(column.type, LargeBinary)
 
 
-def _encoder(column: Column[Any]) -> Callable[[Any], str]:
+def _encoder(column: Member) -> Callable[[Any], str]:
     """Return the function that encodes a column's values as JSON, without the quotes around octets.
 
     It raises TypeError for values of other types. `json` takes three times as long per leaf.
@@ -119,9 +135,10 @@ def _encoder(column: Column[Any]) -> Callable[[Any], str]:
         encode = encode_basestring
     elif isinstance(column.type, Boolean):
         encode = _BOOLEANS.__getitem__
-    if column.nullable:
+    if isinstance(column, Column) and column.nullable:
         return lambda value: "null" if value is None else encode(value)
     return encode
 
 
+_SHOWN: Final = 200  # characters of a value
 _BOOLEANS: Final = {False: "0", True: "1"}  # leaves hold no other values than strings and integers

@@ -31,6 +31,7 @@ class Kind(IntEnum):
     BATCH_CLOSED = 10
     QUOTA = 11
     CRL_URL = 12
+    RENEWAL = 15
 
 
 # Listed explicitly: a leaf never changes, whatever columns are added to the tables. More members need a new
@@ -70,6 +71,8 @@ _certified_2: Final = (*_intended_2, certificates.c.der, certificates.c.recorded
 _is_void: Final = intents.c.void_reason.is_not(None) & (_certificates == 0)
 _is_old: Final = intents.c.policy_client.is_(None)  # written before there were the kinds with a 2
 
+_superseded: Final = intents.alias("superseded")
+
 # A new kind needs a number, its rows here, and a call of `note_entries` where they are written.
 KINDS: Final = {
     Kind.CERTIFICATE: EntryKind(
@@ -106,7 +109,23 @@ KINDS: Final = {
         source=intents,
         condition=_is_old & func.coalesce(intents.c.batch_id, intents.c.quota_id).is_not(None),
     ),
-    # By no other certificate: after a reset. Otherwise it follows from the leaf of the other one.
+    # What the daemon saw of the certificate that it superseded, and by which intent.
+    Kind.RENEWAL: EntryKind(
+        name="renewal",
+        columns=(
+            intents.c.id,
+            intents.c.serial,
+            intents.c.supersedes,
+            _superseded.c.device_id,
+            _superseded.c.profile,
+            _superseded.c.serial.label("superseded_serial"),
+            _superseded.c.spki_sha256.label("superseded_spki_sha256"),
+            _superseded.c.not_after.label("superseded_not_after"),
+        ),
+        source=intents.outerjoin(_superseded, _superseded.c.id == intents.c.supersedes),
+        condition=intents.c.supersedes.is_not(None),
+    ),
+    # By no other certificate: after a reset, or a renewal that failed. Otherwise there is a renewal.
     Kind.SUPERSEDED: EntryKind(
         name="superseded",
         noun="reset",
@@ -194,15 +213,24 @@ KINDS: Final = {
 
 # The kinds that say what was issued: an intent is of one of them.
 CERTIFICATE_KINDS: Final = (Kind.CERTIFICATE, Kind.CERTIFICATE_2)
-# The kinds of rows that older ledgers have without a leaf; see `otahsm.ledger.write.takeover`.
-ADDED_KINDS: Final = (
-    Kind.MEMBERSHIP,
-    Kind.SUPERSEDED,
-    Kind.BATCH,
-    Kind.BATCH_CLOSED,
-    Kind.QUOTA,
-    Kind.CRL_URL,
-)
+# The kinds of rows that have leaves since a version of the schema, and older ledgers have without one: see
+# `otahsm.ledger.write.takeover`.
+KINDS_ADDED: Final = {
+    "0011": (
+        Kind.MEMBERSHIP,
+        Kind.SUPERSEDED,
+        Kind.BATCH,
+        Kind.BATCH_CLOSED,
+        Kind.QUOTA,
+        Kind.CRL_URL,
+    ),
+    "0014": (Kind.RENEWAL,),
+}
+
+
+def last_kind_of(version: str) -> int:
+    """Return the last kind that a version of the schema has."""
+    return max([Kind.EVENT, *(max(kinds) for since, kinds in KINDS_ADDED.items() if since <= version)])
 
 
 def read_leaves(connection: Connection, entries: Sequence[Entry]) -> list[bytes | None]:

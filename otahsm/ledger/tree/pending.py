@@ -132,9 +132,16 @@ def note_entries(connection: Connection, kind: Kind, intent_ids: Iterable[int]) 
     except (TypeError, ValueError):  # SQLite stores values of any type: what somebody wrote can't be a leaf
         found = {}
     note_leaves(connection, kind, {each: found[each] for each in ids if each in found})  # in that order
-    if missing := [(int(kind), each, b"", b"") for each in ids if each not in found]:
-        # The change itself must succeed. No MAC vouches for it, so it is named, and issuing stops.
-        write_rows(connection, insert_into(pending_leaves, _PENDING, connection.dialect), _PENDING, missing)
+    note_unproven(connection, kind, [each for each in ids if each not in found])
+
+
+def note_unproven(connection: Connection, kind: Kind, intent_ids: Iterable[int]) -> None:
+    """Queue entries that can't be leaves, in the transaction that writes them.
+
+    The change itself must succeed. No MAC vouches for it, so it is named, and issuing stops.
+    """
+    if rows := [(int(kind), each, b"", b"") for each in intent_ids]:
+        write_rows(connection, insert_into(pending_leaves, _PENDING, connection.dialect), _PENDING, rows)
 
 
 def proven_among(connection: Connection, kind: Kind, intent_ids: Iterable[int]) -> set[int]:

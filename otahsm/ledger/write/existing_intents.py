@@ -9,7 +9,16 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, Row, literal_column, select, union_all
 
 from otahsm.access import Owner
-from otahsm.ledger.records import Barred, Conflict, InProgress, Intent, JournalResult, Renewal, Replay
+from otahsm.ledger.records import (
+    Barred,
+    Conflict,
+    InProgress,
+    Intent,
+    JournalResult,
+    Renewal,
+    Replay,
+    Superseded,
+)
 from otahsm.ledger.schema import certificates, intents, live, revocations, serial_octets
 from otahsm.pki.crls.building import Reason
 from otahsm.pki.serial import SerialNumber
@@ -18,9 +27,9 @@ NEVER: Final = Renewal(same_key_seconds=0, new_key_seconds=0)
 
 
 class Fresh(NamedTuple):
-    """The intent has no conflict. `supersedes` is the id of the intent that it supersedes, if any."""
+    """The intent has no conflict. `supersedes` is the certificate that it supersedes, if any."""
 
-    supersedes: int | None
+    supersedes: Superseded | None
 
 
 class ExistingIntents:
@@ -102,7 +111,9 @@ class ExistingIntents:
             return Fresh(supersedes=None)
         same_key = device.spki_sha256 == intent.spki_sha256
         if device.der is not None and self._may_supersede(device, intent, same_key=same_key):
-            return Fresh(supersedes=device.id)
+            return Fresh(
+                supersedes=Superseded(device.id, device.serial, device.spki_sha256, device.not_after)
+            )
         if not same_key:
             return Conflict(
                 f"the device id {intent.device_id} has the certificate {_serial(device)}, for another key",

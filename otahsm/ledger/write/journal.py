@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -22,16 +22,15 @@ from sqlalchemy import (
 
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger.db.dialects import Among, columns_given, insert_into, write_rows
-from otahsm.ledger.records import Accepted, Intent, JournalResult, Renewal, WrittenIntent
+from otahsm.ledger.records import Accepted, Intent, JournalResult, Renewal
 from otahsm.ledger.schema import intents, revocations
-from otahsm.ledger.tree.log_entries import Kind
-from otahsm.ledger.tree.pending import note_entries
+from otahsm.ledger.tree.log_entries import KINDS, Kind
+from otahsm.ledger.tree.pending import note_entries, note_leaves, note_unproven, proven_among
 from otahsm.ledger.write.existing_intents import ExistingIntents
 from otahsm.pki.crls.building import Reason
 
-NO_INTENTS: Final[Mapping[int, WrittenIntent]] = {}
-
-_COLUMNS: Final = ("id", "place", *Intent._fields)
+_COLUMNS: Final = ("id", "place", "supersedes", *Intent._fields)
+_NOTHING: Final[Mapping[int, int]] = {}
 _COMPROMISED: Final[ColumnElement[str]] = literal_column(f"'{Reason.KEY_COMPROMISE.value}'")
 _ATTEMPTS: Final = 10  # if replicas write the same devices at once: each attempt sees what others wrote
 
@@ -77,8 +76,9 @@ def write_intents(
         answers, fresh, superseded = _look(ids, ExistingIntents(connection, group, renewals, now), group)
         if not fresh:
             return answers
+        which = {pair.new: pair.old for pair in superseded}
         if _supersede(connection, superseded) and (
-            _claim(connection, slot, ids[: len(fresh)], fresh) == len(fresh)
+            _claim(connection, slot, ids[: len(fresh)], fresh, which) == len(fresh)
         ):
             return answers
         take_back(connection, ids)
@@ -100,10 +100,10 @@ def _look(
         answer = taken.answer(intent)
         if not isinstance(answer, JournalResult):
             new_id = ids[len(fresh)]
-            if answer.supersedes is not None:
-                superseded.append(_Superseding(answer.supersedes, new_id, intent.intended_at))
+            if (old := answer.supersedes) is not None:
+                superseded.append(_Superseding(old.intent_id, new_id, intent.intended_at))
             taken.reserve(intent)
-            answer = Accepted(new_id)
+            answer = Accepted(new_id, old)
             fresh.append(intent)
         answers.append(answer)
     return answers, fresh, superseded
@@ -114,11 +114,20 @@ def _supersede(connection: Connection, superseded: Sequence[_Superseding]) -> bo
     return all(connection.execute(_SUPERSEDE, pair._asdict()).rowcount for pair in sorted(superseded))
 
 
-def _claim(connection: Connection, slot: int, ids: Sequence[int], group: Sequence[Intent]) -> int:
+def _claim(
+    connection: Connection,
+    slot: int,
+    ids: Sequence[int],
+    group: Sequence[Intent],
+    superseded: Mapping[int, int] = _NOTHING,
+) -> int:
     """Write the intents that have no conflict; return the number written."""
     # In a fixed order, so that replicas that write the same devices rarely block each other.
     numbered = sorted(zip(ids, group, strict=True), key=lambda item: item[1].device_id)
-    rows = [(intent_id, slot, intent.serial.key, *intent[1:]) for intent_id, intent in numbered]
+    rows = [
+        (intent_id, slot, superseded.get(intent_id), intent.serial.key, *intent[1:])
+        for intent_id, intent in numbered
+    ]
     return write_rows(connection, _claim_statement(connection.dialect), _COLUMNS, rows)
 
 
@@ -158,34 +167,60 @@ def settle(
     return answers
 
 
-def restore_superseded(
-    connection: Connection, ids: Sequence[int], ours: Mapping[int, WrittenIntent] = NO_INTENTS
-) -> None:
+def note_renewals(connection: Connection, group: Sequence[Intent], answers: Sequence[JournalResult]) -> None:
+    """Queue which certificates are superseded, as they were when that was decided.
+
+    Otherwise who writes the database could hide a certificate while its device asks for another, and then
+    make it look superseded.
+
+    Args:
+        connection: in the transaction that wrote the intents.
+        group: the intents.
+        answers: the result for each.
+    """
+    for intent, answer in zip(group, answers, strict=True):
+        if not isinstance(answer, Accepted) or (old := answer.supersedes) is None:
+            continue
+        leaf: dict[str, list[Any]] = {
+            "id": [answer.intent_id],
+            "serial": [intent.serial.key],
+            "supersedes": [old.intent_id],
+            "device_id": [intent.device_id],
+            "profile": [intent.profile],
+            "superseded_serial": [old.serial],
+            "superseded_spki_sha256": [old.spki_sha256],
+            "superseded_not_after": [old.not_after],
+        }
+        try:
+            (encoded,) = KINDS[Kind.RENEWAL].encode(leaf)
+        except TypeError:  # SQLite stores values of any type
+            note_unproven(connection, Kind.RENEWAL, [answer.intent_id])
+        else:
+            note_leaves(connection, Kind.RENEWAL, {answer.intent_id: encoded})
+
+
+def restore_superseded(connection: Connection, ids: Sequence[int]) -> None:
     """Make the intents live again that were superseded by the given ones, which failed.
 
     One whose request id another device uses by now stays superseded; its device can be requested again. That
-    is a leaf, as after a reset, only if this process knows that the device was to get another certificate:
-    whoever can write the database could have any certificate superseded by an intent of their own.
-
-    Args:
-        connection: in a transaction.
-        ids: the intents that failed.
-        ours: the intents that this process wrote, by id.
+    is a leaf, as after a reset, only if a daemon wrote the one that failed to supersede it: whoever can write
+    the database could have any certificate superseded by an intent of their own.
     """
-    stay = []
+    stay = {}
     for old in connection.execute(_SUPERSEDED, {"ids": ids}).all():  # one by one: request ids may be the same
-        if connection.execute(_RESTORE, {"old": old.id}).rowcount:
-            continue
-        newer = ours.get(old.superseded_by)
-        if newer and (newer.intent.device_id, newer.intent.profile) == (old.device_id, old.profile):
-            connection.execute(_STAY, {"old": old.id})
-            stay.append(old.id)
-    note_entries(connection, Kind.SUPERSEDED, stay)
+        if not connection.execute(_RESTORE, {"old": old.id}).rowcount and old.supersedes == old.id:
+            stay[old.superseded_by] = old.id
+    proven = [stay[newer] for newer in sorted(proven_among(connection, Kind.RENEWAL, stay))]
+    for intent_id in proven:
+        connection.execute(_STAY, {"old": intent_id})
+    note_entries(connection, Kind.SUPERSEDED, proven)
 
 
 _TAKE_BACK: Final = delete(intents).where(Among(intents.c.id))
+_newer = intents.alias("newer")
 _SUPERSEDED: Final = (
-    select(intents.c.id, intents.c.superseded_by, intents.c.device_id, intents.c.profile)
+    select(intents.c.id, intents.c.superseded_by, _newer.c.supersedes)
+    .outerjoin(_newer, _newer.c.id == intents.c.superseded_by)
     .where(Among(intents.c.superseded_by))
     .order_by(intents.c.id.desc())
 )

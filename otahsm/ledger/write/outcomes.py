@@ -18,7 +18,7 @@ from otahsm.ledger.schema import certificates, crl_numbers, intents, live, seria
 from otahsm.ledger.tree.log_entries import KINDS, Kind
 from otahsm.ledger.tree.pending import note_entries, note_leaves
 from otahsm.ledger.write import batches, events, quotas
-from otahsm.ledger.write.journal import NO_INTENTS, no_rival_of, restore_superseded
+from otahsm.ledger.write.journal import no_rival_of, restore_superseded
 from otahsm.pki.serial import SerialNumber
 
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
@@ -83,19 +83,12 @@ def _record_statement(dialect: Dialect) -> Insert:
     return insert(certificates).from_select(_CERTIFICATE, certified)
 
 
-def void_intents(
-    connection: Connection,
-    intent_ids: Sequence[int],
-    reason: str,
-    now: int,
-    ours: Mapping[int, WrittenIntent] = NO_INTENTS,
-) -> int:
+def void_intents(connection: Connection, intent_ids: Sequence[int], reason: str, now: int) -> int:
     """Void those of the given intents that are open; return their number.
 
-    An intent that has a certificate is not changed: recorded certificates are never voided. `ours` are the
-    intents that this process wrote, by id.
+    An intent that has a certificate is not changed: recorded certificates are never voided.
     """
-    return void_where(connection, intents.c.id.in_(intent_ids), reason, now, ours)
+    return void_where(connection, intents.c.id.in_(intent_ids), reason, now)
 
 
 def reset(
@@ -126,14 +119,8 @@ def issuer_of(connection: Connection) -> bytes | None:
     return connection.execute(select(func.coalesce(issued, numbered))).scalar()
 
 
-def void_where(
-    connection: Connection,
-    which: ColumnElement[bool],
-    reason: str,
-    now: int,
-    ours: Mapping[int, WrittenIntent] = NO_INTENTS,
-) -> int:
-    """Void the open intents that match a condition; return their number. `ours` as in `void_intents`."""
+def void_where(connection: Connection, which: ColumnElement[bool], reason: str, now: int) -> int:
+    """Void the open intents that match a condition; return their number."""
     values = {"void_reason": reason, "voided_at": now}
     voiding = update(intents).where(is_open & which).values(values)
     given = (
@@ -148,7 +135,7 @@ def void_where(
     if voided:
         quotas.give_back(connection, ((row.quota_id, row.intended_at) for row in rows))
         batches.give_back(connection, (row.batch_id for row in rows))
-        restore_superseded(connection, voided, ours)
+        restore_superseded(connection, voided)
         for kind, old in ((Kind.VOID, True), (Kind.VOID_2, False)):
             note_entries(connection, kind, sorted(r.id for r in rows if (r.policy_client is None) is old))
     return len(voided)

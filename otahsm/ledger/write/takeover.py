@@ -1,43 +1,91 @@
-"""Brings a ledger to the current schema, and queues what an older one did not cover with leaves.
+"""Brings a ledger to the current schema, and queues what only an operator can vouch for.
 
-What waits in an older ledger has no MAC: anybody could have queued it. An operator says whether it is
-genuine.
+That is what waits to become a leaf and has no valid MAC, and what an older schema did not cover with leaves:
+anybody could have written it. So an operator looks at it, and accepts exactly that, by its digest. Who gives
+a ledger an older schema, to have forged rows taken over, meets the same question.
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Row, delete, text, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, select, text, update
 
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerTamperedError
 from otahsm.ledger import migrations
+from otahsm.ledger.db.database import database_of
 from otahsm.ledger.db.failures import reading
-from otahsm.ledger.db.read_only import read_only_engine
-from otahsm.ledger.read.snapshot import require_file
+from otahsm.ledger.read.snapshot import open_reader, require_file
 from otahsm.ledger.records import Vouched
-from otahsm.ledger.schema import denied_clients, pending_leaves
+from otahsm.ledger.schema import denied_clients, intents, pending_leaves
+from otahsm.ledger.shape.check import refuse_hooks
 from otahsm.ledger.tree.derived import denial_events
 from otahsm.ledger.tree.entry_kind import Entry
-from otahsm.ledger.tree.log_entries import ADDED_KINDS, KINDS, Kind, name_entry, read_leaves
-from otahsm.ledger.tree.pending import MacKeys, keys_of, note_entries, note_leaves
+from otahsm.ledger.tree.log_entries import KINDS, KINDS_ADDED, Kind, last_kind_of, name_entry, read_leaves
+from otahsm.ledger.tree.pending import MacKeys, Noted, keys_of, note_leaves, with_keys
 from otahsm.ledger.write import events
 from otahsm.templates import counted
 
 _WITH_TREE: Final = "0007"
 _WITH_MACS: Final = "0011"
+_WITH_RENEWALS: Final = "0014"
 _BEFORE: Final = "unlogged_before"  # what waited, and has no MAC
-_OLD_KINDS: Final = int(Kind.EVENT)  # and those before
 _CHUNK: Final = 1000
 _SHOWN: Final = 100
+_DIGITS: Final = 16  # of a digest that only who has the key can compute
 _NEWER: Final = text("SELECT min(leaf_index) FROM leaves WHERE kind > :last")
-_EVENT: Final = text("SELECT name, client, happened_at, details FROM events WHERE id = :id")
-_INTENT: Final = text("SELECT device_id, client, intended_at, serial FROM intents WHERE id = :id")
+_FAILED_RENEWALS: Final = (
+    "SELECT id FROM intents WHERE superseded_by IN (SELECT id FROM intents WHERE void_reason IS NOT NULL)"
+)
 
 _Item = TypeVar("_Item")
+
+
+class Unproven(NamedTuple):
+    """What only an operator can vouch for.
+
+    Attributes:
+        total: the number of entries.
+        first: what the first of them say.
+        digest: names exactly these, for `Vouched`.
+    """
+
+    total: int
+    first: list[str]
+    digest: str
+
+
+class _Found:
+    """Adds up what only an operator can vouch for."""
+
+    def __init__(self, keys: MacKeys) -> None:
+        self._total = 0
+        self._first: list[str] = []
+        self._digest = hmac.new(keys.used, b"otahsm vouch 1\0", sha256)
+        self.missing: Entry | None = None
+
+    def add(self, entry: Entry, leaf: bytes | None) -> None:
+        """Add an entry and its leaf; None if it does not exist."""
+        if leaf is None:
+            self.missing = self.missing or entry
+        name = f"{entry.kind} {entry.intent_id} ".encode()
+        self._digest.update(name + sha256(leaf or b"").digest())
+        self._total += 1
+        if len(self._first) < _SHOWN:
+            what = ", which does not exist"
+            if leaf is not None:
+                what = f": {KINDS[Kind(entry.kind)].summary(leaf)}"
+            self._first.append(name_entry(entry) + what)
+
+    @property
+    def result(self) -> Unproven:
+        digest = f"{self._total}:{self._digest.hexdigest()[:_DIGITS]}"
+        return Unproven(self._total, list(self._first), digest)
 
 
 def migrate(connection: Connection, vouched: Vouched | None = None) -> None:
@@ -45,99 +93,119 @@ def migrate(connection: Connection, vouched: Vouched | None = None) -> None:
 
     Args:
         connection: with the MAC keys.
-        vouched: what an operator has accepted of pending leaves without a MAC; None if nobody was asked.
+        vouched: what an operator has accepted; None if nobody was asked.
 
     Raises:
-        ConfigError: there are others than were accepted, or an older schema has some and nobody was asked.
+        ConfigError: there is something else than was accepted, or something at all and nobody was asked.
         LedgerTamperedError: rows are of no kind or of several, or an entry does not exist.
         UnknownVersionError: it has a newer schema.
     """
     before = migrations.version_of(connection)
-    if before is not None and before >= _WITH_MACS:  # whatever else there is: it was taken over once
-        migrations.migrate(connection)
-        if vouched is not None:
-            _queue_again(connection, vouched)
+    if before == migrations.NEWEST and vouched is None:
         return
-    if before is not None:
-        _check_leaves(connection, before)
-        _check_rows(connection, before)
-        _check_waiting(connection, before, vouched)
-    migrations.migrate(connection)
-    _queue_what_waited(connection)
-    for kind in ADDED_KINDS:
-        ids = connection.execute(KINDS[kind].ids.execution_options(yield_per=_CHUNK)).scalars()
-        for part in _chunks(ids):
-            note_entries(connection, kind, part)
-    connection.execute(text(f"DROP TABLE {_BEFORE}"))
-    _time_denials(connection)
-    if vouched is not None:
-        events.write(connection, [vouched.event])
-
-
-class Unproven(NamedTuple):
-    """Pending leaves without a MAC: how many, and a description of the first."""
-
-    total: int
-    first: list[str]
-
-
-def unproven_entries(config: LedgerConfig, keys: MacKeys) -> Unproven:
-    """Look for pending leaves that no MAC vouches for, without changing anything.
-
-    Raises:
-        ConfigError: the configuration is invalid, or there is no such ledger.
-        LedgerUnavailableError: it can't be read.
-    """
-    require_file(config)
-    engine = read_only_engine(config)
-    try:
-        with reading(str(config.path or config.url)), engine.begin() as connection:
-            rows = _unproven(connection, migrations.version_of(connection), keys)
-            first = [_describe(connection, row.kind, row.intent_id) for row in rows[:_SHOWN]]
-            return Unproven(len(rows), first)
-    finally:
-        engine.dispose()
-
-
-def _unproven(connection: Connection, version: str | None, keys: MacKeys) -> list[Row[Any]]:
-    """Return the pending leaves that no MAC vouches for, in order."""
-    if version is None or version < _WITH_TREE:
-        return []
-    rows = connection.execute(text("SELECT * FROM unlogged ORDER BY id"))
-    return [row for row in rows if version < _WITH_MACS or not keys.vouch(row)]
-
-
-def _queue_again(connection: Connection, vouched: Vouched) -> None:
-    """Queue what an operator has accepted with a MAC."""
-    rows = _unproven(connection, _WITH_MACS, keys_of(connection))
-    if len(rows) != vouched.entries:
+    found = _Found(keys_of(connection))
+    _take_over(connection, before, found)
+    total, _, digest = found.result
+    if vouched is None and not total:
+        return
+    if vouched is None or vouched.digest != digest:
         raise ConfigError(
-            f"no MAC vouches for {counted(len(rows), 'entry', 'entries')}; you accepted {vouched.entries}",
-            hint="Look at them with `otahsm ledger vouch`.",
+            f"nothing shows that a daemon wrote {counted(total, 'entry', 'entries')} of the ledger"
+            + (f", which has the schema {before}" if before != migrations.NEWEST else "")
+            + ("; you accepted others" if vouched else ""),
+            hint="Start and stop the previous version: a daemon that stops takes what waits into the tree."
+            " Then look at the rest with `otahsm ledger vouch`, and accept it.",
         )
-    for row in rows:
-        _queue(connection, [Entry(row.kind, row.intent_id)])
-        connection.execute(delete(pending_leaves).where(pending_leaves.c.id == row.id))
+    if found.missing is not None:
+        raise LedgerTamperedError(f"{name_entry(found.missing)} waits to become a leaf, and does not exist")
     events.write(connection, [vouched.event])
 
 
-def _describe(connection: Connection, kind: int, entry_id: int) -> str:
-    """Describe an entry by columns that all schemas have."""
-    name = name_entry(Entry(kind, entry_id))
-    query = _EVENT if kind == Kind.EVENT else _INTENT
-    row = connection.execute(query, {"id": entry_id}).first()
-    if row is None:
-        return f"{name}, which does not exist"
-    values = (value.hex() if isinstance(value, bytes) else value for value in row)
-    facts = (f"{label} {value}" for label, value in zip(row._fields, values, strict=True))
-    return f"{name}: {', '.join(facts)}"
+def unproven_entries(config: LedgerConfig, keys: MacKeys) -> Unproven:
+    """Look for what only an operator can vouch for, without changing anything.
+
+    A ledger with an older schema is taken over for that, in a transaction that is rolled back.
+
+    Raises:
+        ConfigError: the configuration is invalid, there is no such ledger, a daemon uses one with an older
+            schema, or it has a newer one.
+        LedgerTamperedError: rows are of no kind or of several, or the schema was set back.
+        LedgerUnavailableError: it can't be read.
+    """
+    require_file(config)
+    name, found = str(config.path or config.url), _Found(keys)
+    engine = open_reader(config)
+    try:
+        with reading(name), engine.connect() as connection:
+            version = migrations.version_of(connection)
+            if version == migrations.NEWEST:
+                for part in _chunks(_without_mac(connection, keys)):
+                    _read(connection, [Entry(row.kind, row.intent_id) for row in part], found)
+                return found.result
+    finally:
+        engine.dispose()
+    if version is None or not migrations.knows_version(version):
+        raise ConfigError(
+            f"{name} is not a ledger, or that of a newer otahsm", hint="Check [ledger], or use that version."
+        )
+    _try_to_take_over(config, found, keys)
+    return found.result
+
+
+def _try_to_take_over(config: LedgerConfig, found: _Found, keys: MacKeys) -> None:
+    database = database_of(config)
+    try:
+        database.hold()
+        with reading(database.name), with_keys(database.engine, keys, Noted()).connect() as connection:
+            transaction = connection.begin()
+            refuse_hooks(connection, database.name)
+            _take_over(connection, migrations.version_of(connection), found)
+            transaction.rollback()
+    finally:
+        database.close()
+
+
+def _take_over(connection: Connection, before: str | None, found: _Found) -> None:
+    """Bring a ledger to the current schema, and queue what only an operator can vouch for."""
+    failed = _check_older(connection, before) if before not in (None, migrations.NEWEST) else []
+    migrations.migrate(connection)
+    if before is None:
+        connection.execute(text(f"DROP TABLE {_BEFORE}"))
+        return
+    if before < _WITH_MACS:
+        rows = connection.execute(
+            text(f"SELECT kind, intent_id FROM {_BEFORE} ORDER BY id").execution_options(yield_per=_CHUNK)  # noqa: S608
+        )
+        for part in _chunks(Entry(*row) for row in rows):
+            _queue(connection, part, found)
+        connection.execute(text(f"DROP TABLE {_BEFORE}"))
+        _time_denials(connection)
+    else:
+        for pending in _chunks(_without_mac(connection, keys_of(connection))):
+            connection.execute(delete(pending_leaves).where(pending_leaves.c.id.in_([r.id for r in pending])))
+            _queue(connection, [Entry(row.kind, row.intent_id) for row in pending], found)
+    for since, kinds in KINDS_ADDED.items():
+        for kind in kinds if before < since else ():
+            _queue_all(connection, kind, KINDS[kind].ids, found)
+    if failed:
+        ids = select(intents.c.id).where(intents.c.id.in_(failed)).order_by(intents.c.id)
+        _queue_all(connection, Kind.SUPERSEDED, ids, found)
+
+
+def _check_older(connection: Connection, before: str) -> list[int]:
+    """Check rows of an older schema; return those that were superseded by intents that then failed."""
+    if before >= _WITH_TREE:
+        _check_leaves(connection, before)
+    if before < _WITH_MACS:
+        _check_rows(connection, before)
+    elif before < _WITH_RENEWALS:
+        return list(connection.execute(text(_FAILED_RENEWALS)).scalars())
+    return []
 
 
 def _check_leaves(connection: Connection, version: str) -> None:
     """Check that nobody gave a newer ledger an older schema, to have more taken over."""
-    if version < _WITH_TREE:
-        return
-    index = connection.execute(_NEWER, {"last": _OLD_KINDS}).scalar()
+    index = connection.execute(_NEWER, {"last": last_kind_of(version)}).scalar()
     if index is not None:
         raise LedgerTamperedError(f"the schema is {version}, and leaf {index} is of a newer one")
 
@@ -157,36 +225,38 @@ def _check_rows(connection: Connection, version: str) -> None:
         )
 
 
-def _check_waiting(connection: Connection, version: str, vouched: Vouched | None) -> None:
-    count = len(_unproven(connection, version, keys_of(connection)))
-    accepted = vouched.entries if vouched else 0
-    if count != accepted:
-        raise ConfigError(
-            f"{counted(count, 'entry waits', 'entries wait')} to become leaves of the tree, and in the schema"
-            f" {version} nothing shows that a daemon wrote them"
-            + (f"; you accepted {accepted}" if vouched else ""),
-            hint="Start and stop the previous version: a daemon that stops takes them into the tree. Or look"
-            " at them with `otahsm ledger vouch`, and accept them.",
-        )
+def _without_mac(connection: Connection, keys: MacKeys) -> Iterator[Row[Any]]:
+    """Yield the pending leaves that no MAC vouches for, in order; rows may be removed and added meanwhile."""
+    last = connection.execute(_LAST).scalar() or 0
+    first = -1 << 62
+    while rows := connection.execute(_PENDING, {"first": first, "last": last}).all():
+        first = rows[-1].id + 1
+        yield from (row for row in rows if not keys.vouch(row))
 
 
-def _queue_what_waited(connection: Connection) -> None:
-    rows = connection.execute(
-        text(f"SELECT kind, intent_id FROM {_BEFORE} ORDER BY id").execution_options(yield_per=_CHUNK)  # noqa: S608
-    )
-    for part in _chunks(Entry(*row) for row in rows):
-        _queue(connection, part)
+def _queue_all(connection: Connection, kind: Kind, ids: Select[int], found: _Found) -> None:
+    rows = connection.execute(ids.execution_options(yield_per=_CHUNK)).scalars()
+    for part in _chunks(rows):
+        _queue(connection, [Entry(kind, intent_id) for intent_id in part], found)
 
 
-def _queue(connection: Connection, entries: Sequence[Entry]) -> None:
+def _queue(connection: Connection, entries: Sequence[Entry], found: _Found) -> None:
+    for (kind, intent_id), leaf in zip(entries, _read(connection, entries, found), strict=True):
+        if leaf is not None:
+            note_leaves(connection, Kind(kind), {intent_id: leaf})
+
+
+def _read(connection: Connection, entries: Sequence[Entry], found: _Found) -> list[bytes | None]:
+    """Return the leaves of entries, and add them to what was found."""
     try:
-        found = read_leaves(connection, entries)
-    except (TypeError, ValueError):
-        found = [None] * len(entries)
-    for entry, leaf in zip(entries, found, strict=True):
-        if leaf is None:
-            raise LedgerTamperedError(f"{name_entry(entry)} waits to become a leaf, and does not exist")
-        note_leaves(connection, Kind(entry.kind), {entry.intent_id: leaf})
+        leaves = read_leaves(connection, entries)
+    except (TypeError, ValueError):  # one has values of other types
+        if len(entries) > 1:
+            return [leaf for entry in entries for leaf in _read(connection, [entry], found)]
+        leaves = [None]
+    for entry, leaf in zip(entries, leaves, strict=True):
+        found.add(entry, leaf)
+    return leaves
 
 
 def _time_denials(connection: Connection) -> None:
@@ -200,3 +270,12 @@ def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
     iterator = iter(items)
     while part := list(islice(iterator, _CHUNK)):
         yield part
+
+
+_LAST: Final = select(func.max(pending_leaves.c.id))
+_PENDING: Final = (
+    select(pending_leaves)
+    .where(pending_leaves.c.id >= bindparam("first"), pending_leaves.c.id <= bindparam("last"))
+    .order_by(pending_leaves.c.id)
+    .limit(_CHUNK)
+)

@@ -208,7 +208,7 @@ class Writer:
         if left:
             self._closed = slots.clear_left_slots(connection, slot, now, also_own=slot_is_new)
         for intent_ids, reason in self._to_void[:pending]:
-            outcomes.void_intents(connection, intent_ids, reason, now, self._open_intents)
+            outcomes.void_intents(connection, intent_ids, reason, now)
         return pending
 
     def _look(self, connection: Connection) -> bool:

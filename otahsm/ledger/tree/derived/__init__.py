@@ -1,6 +1,6 @@
 """Verifies the rows that are in no leaf of their own, but follow from leaves.
 
-- which certificate supersedes another: the later one's leaf has the same device and profile
+- which certificate is superseded: another one's leaf says that it was written for that
 - how many certificates a batch and a quota have: a count of intents
 - who is denied: the last audit event about a client
 - from which id on a replica's intents may be open: none below it is

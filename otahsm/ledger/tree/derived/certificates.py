@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from sqlalchemy import Connection, Select, and_, case, exists, func, literal_column, or_, select
+from sqlalchemy import Connection, Select, and_, func, literal_column, or_, select
 
 from otahsm.ledger.schema import certificates, intents, leaves, replicas, revocations
 from otahsm.ledger.tree.log_entries import CERTIFICATE_KINDS, Kind
+from otahsm.ledger.tree.verdict import SLACK
 from otahsm.pki.crls.building import Reason
 
-_SLACK: Final = 600 * 1_000_000  # between the clocks of replicas
 _CHUNK: Final = 1000
 
 
@@ -44,12 +44,12 @@ def check_doubles(connection: Connection) -> Iterator[tuple[str, str]]:
 
 
 def check_superseded(connection: Connection) -> Iterator[tuple[str, str]]:
-    """Yield certificates that are superseded by what can't supersede them."""
+    """Yield certificates that are superseded by what no daemon wrote for that, and the reverse."""
     for row in connection.execute(_NOT_SUPERSEDED):
         newer = row.superseded_by
-        yield f"intent {row.id}", f"is superseded by the intent {newer}, which can't be: it was changed"
-    for row in connection.execute(_SUPERSEDES_TWO):
-        yield f"intent {row.superseded_by}", f"supersedes {row.many} intents: one of them was changed"
+        yield f"intent {row.id}", f"is superseded by the intent {newer}, which was not written for that"
+    for row in connection.execute(_SUPERSEDES_NOTHING):
+        yield f"intent {row.id}", f"supersedes the intent {row.supersedes}, which does not say so"
 
 
 def check_barred(connection: Connection) -> Iterator[tuple[str, str]]:
@@ -121,56 +121,24 @@ _KEYS_TWICE: Final = (
 )
 
 _newer: Final = intents.alias("newer")
-_namesake: Final = intents.alias("namesake")
-_old_leaf, _new_leaf = leaves.alias("old_leaf"), leaves.alias("new_leaf")
-_is_for_it: Final = and_(
-    _newer.c.device_id == intents.c.device_id,
-    _newer.c.profile == intents.c.profile,
-    # In older ledgers, it is when the first intent of the transaction was intended.
-    or_(_newer.c.policy_client.is_(None), intents.c.superseded_at == _newer.c.intended_at),
-)
-# The newer one failed, and by then another certificate had the request id of the older one.
-_stays: Final = and_(
-    _newer.c.void_reason.is_not(None),
-    _is_for_it,
-    exists()
-    .where(_namesake.c.request_id == intents.c.request_id, _namesake.c.id != intents.c.id)
-    .where(_namesake.c.request_id != literal_column("''"), _namesake.c.void_reason.is_(None))
-    .where(certificates.c.intent_id == _namesake.c.id)
-    .correlate(intents),
-)
-_follows: Final = and_(
+_new_leaf: Final = leaves.alias("new_leaf")
+_older: Final = intents.alias("older")
+# What an intent supersedes is in its leaf; this is the other direction, and since when.
+_is_by_it: Final = and_(
+    _newer.c.supersedes == intents.c.id,
     _newer.c.void_reason.is_(None),
-    _is_for_it,
-    _certified > 0,
-    # The leaves' order shows which was first: the older one is in the tree, or both wait, or both are in it.
-    case(
-        (_new_leaf.c.leaf_index.is_(None), True),
-        else_=func.coalesce(_old_leaf.c.leaf_index < _new_leaf.c.leaf_index, False),
-    ),
+    _newer.c.intended_at == intents.c.superseded_at,
 )
 _NOT_SUPERSEDED: Final = (
     select(intents.c.id, intents.c.superseded_by)
-    .select_from(
-        intents.outerjoin(_newer, _newer.c.id == intents.c.superseded_by)
-        .outerjoin(
-            _old_leaf,
-            and_(_old_leaf.c.intent_id == intents.c.id, _old_leaf.c.kind.in_(CERTIFICATE_KINDS)),
-        )
-        .outerjoin(
-            _new_leaf,
-            and_(_new_leaf.c.intent_id == _newer.c.id, _new_leaf.c.kind.in_(CERTIFICATE_KINDS)),
-        )
-    )
-    .where(
-        intents.c.superseded_by.is_not(None), ~func.coalesce(_follows, False), ~func.coalesce(_stays, False)
-    )
+    .outerjoin(_newer, _newer.c.id == intents.c.superseded_by)
+    .where(intents.c.superseded_by.is_not(None), ~func.coalesce(_is_by_it, False))
 )
-_SUPERSEDES_TWO: Final = (
-    select(intents.c.superseded_by, _many)
-    .where(intents.c.superseded_by.is_not(None))
-    .group_by(intents.c.superseded_by)
-    .having(func.count() > 1)
+_SUPERSEDES_NOTHING: Final = (
+    select(intents.c.id, intents.c.supersedes)
+    .outerjoin(_older, _older.c.id == intents.c.supersedes)
+    .where(intents.c.supersedes.is_not(None), intents.c.void_reason.is_(None))
+    .where(~func.coalesce(_older.c.superseded_by == intents.c.id, False))
 )
 
 # The leaves' order shows that the revocation was first; times, that it was not under way meanwhile.
@@ -183,7 +151,7 @@ _revoked_before: Final = (
     .where(_revoked_leaf.c.kind == Kind.REVOCATION, _newer.c.void_reason.is_(None))
     .where(_new_leaf.c.intent_id == _newer.c.id, _new_leaf.c.kind.in_(CERTIFICATE_KINDS))
     .where(_revoked_leaf.c.leaf_index < _new_leaf.c.leaf_index)
-    .where(_newer.c.intended_at > revocations.c.recorded_at + _SLACK)
+    .where(_newer.c.intended_at > revocations.c.recorded_at + SLACK)
 )
 _OF_A_REVOKED_DEVICE: Final = _revoked_before.where(_newer.c.id == intents.c.superseded_by)
 _OF_A_COMPROMISED_KEY: Final = _revoked_before.where(

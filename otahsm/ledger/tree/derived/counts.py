@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Final
 
-from sqlalchemy import BigInteger, Connection, cast, func, select
+from sqlalchemy import BigInteger, Connection, cast, func, or_, select
 
 from otahsm.ledger.schema import batches, events, intents, quotas
+from otahsm.ledger.tree.verdict import SLACK
 
 CORRECTED: Final = "quota.corrected"
 
@@ -36,6 +37,8 @@ def check_batches(connection: Connection) -> Iterator[tuple[str, str]]:
         yield f"intent {other.id}", f"is in the batch {other.batch_id}, which is for another profile"
     for intent_id in connection.execute(_IN_NO_BATCH).scalars():
         yield f"intent {intent_id}", "is in a batch that does not exist"
+    for other in connection.execute(_TOO_LATE):
+        yield f"intent {other.id}", f"was written when the batch {other.batch_id} was closed or over"
 
 
 def _corrections(connection: Connection) -> dict[int, int]:
@@ -86,6 +89,17 @@ _OF_ANOTHER_PROFILE: Final = (
     select(intents.c.id, intents.c.batch_id)
     .join(batches, batches.c.id == intents.c.batch_id)
     .where(intents.c.void_reason.is_(None), intents.c.profile != batches.c.profile)
+)
+_TOO_LATE: Final = (
+    select(intents.c.id, intents.c.batch_id)
+    .join(batches, batches.c.id == intents.c.batch_id)
+    .where(intents.c.void_reason.is_(None))
+    .where(
+        or_(
+            intents.c.intended_at > batches.c.closed_at + SLACK,
+            intents.c.intended_at > batches.c.deadline + SLACK,
+        )
+    )
 )
 _day: Final = cast((intents.c.intended_at - intents.c.intended_at % _DAY) / _DAY, BigInteger).label("day")
 _BY_DAY: Final = (
