@@ -75,6 +75,11 @@ class PinSource:
             return cls("prompt", "")
         raise ValueError(_PIN_SOURCES)
 
+    @property
+    def program(self) -> str:
+        """The absolute path of the program of a command."""
+        return shlex.split(self.value)[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Pkcs11Uri:

@@ -18,11 +18,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from otahsm.cli.settings import load_config
 from otahsm.client import Client, ClientTls, IssuanceClient, Profile, load_anchors
-from otahsm.config import ClientConfig, section
+from otahsm.config import ClientConfig, files_of_client, section
 from otahsm.gateway.files import GatewayFiles, gateway_files
 from otahsm.install.aktualizr import sota_toml
 from otahsm.line import Device, DeviceFolders, IssueOptions, LayoutName
 from otahsm.pki.keytypes import KeyType
+from otahsm.system.file_modes import check_modes
 from otahsm.system.tls_files import read_certificates
 
 _Answer = TypeVar("_Answer")
@@ -45,7 +46,12 @@ def registers(path: Path) -> bool:
 
 
 def connect(config: ClientConfig, patience: float | None) -> Client:
-    """Open a client as the configuration says; `patience` overrides its own. Raises ConfigError."""
+    """Open a client as the configuration says; `patience` overrides its own.
+
+    Raises:
+        ConfigError: a file can't be read or is malformed, or others can change it.
+    """
+    check_modes(files_of_client(config))
     return Client(
         config.target,
         ClientTls(config.ca, config.certificate, config.key),

@@ -4,7 +4,12 @@ Relative paths are relative to the file that names them. A machine needs only th
 does: a factory line has `[client]` alone, a daemon has no `[client]`.
 """
 
-from otahsm.config.guarded_files import files_of_all, files_of_daemon, files_of_signers
+from otahsm.config.guarded_files import (
+    files_of_all,
+    files_of_client,
+    files_of_daemon,
+    files_of_signers,
+)
 from otahsm.config.loading import load_config, load_policy, parse_config, read_toml, section
 from otahsm.config.policy import ClientPolicy, parse_times
 from otahsm.config.problems import describe_problems
@@ -52,6 +57,7 @@ __all__ = [
     "ca_section",
     "describe_problems",
     "files_of_all",
+    "files_of_client",
     "files_of_daemon",
     "files_of_signers",
     "is_header_value",

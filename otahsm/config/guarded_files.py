@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from otahsm.config.sections import Config
+from otahsm.config.sections import ClientConfig, Config
 from otahsm.system.file_modes import GuardedFile
 
 
@@ -31,6 +31,10 @@ def files_of_daemon(config: Config, path: Path) -> list[GuardedFile]:
     if config.access:
         files.append(GuardedFile("[access] policy", config.access.policy))
         files += [GuardedFile("the CRL", crl) for crl in config.access.client_crls]
+        if config.access.client_crls and config.client_crls_seen:
+            files.append(GuardedFile("[access] client_crls_seen", config.client_crls_seen))
+    if config.checkpoint:
+        files.append(GuardedFile("[checkpoint] verifier_key", config.checkpoint.verifier_key))
     return [*files, *_certificates(config), *_of_signers(config, at_socket=False)]
 
 
@@ -48,6 +52,21 @@ def files_of_signers(config: Config, path: Path) -> list[GuardedFile]:
 def files_of_all(config: Config, path: Path) -> list[GuardedFile]:
     """Return the files of a daemon and all its signers. Arguments as `files_of_daemon`."""
     return [*files_of_daemon(config, path), *_of_signers(config, at_socket=True)]
+
+
+def files_of_client(client: ClientConfig) -> list[GuardedFile]:
+    """Return the files that say whom a client believes, and what it puts on devices."""
+    files = [
+        GuardedFile("[client] ca", client.ca),
+        GuardedFile("[client] certificate", client.certificate),
+        GuardedFile("[client] key", client.key),
+    ]
+    files += [GuardedFile("[client] fleet_ca", path) for path in client.fleet_ca]
+    if client.server_ca:
+        files.append(GuardedFile("[client] server_ca", client.server_ca))
+    if client.credentials:
+        files.append(GuardedFile("[client] credentials", client.credentials))
+    return files
 
 
 def _certificates(config: Config) -> list[GuardedFile]:
@@ -68,4 +87,6 @@ def _of_signers(config: Config, *, at_socket: bool) -> list[GuardedFile]:
             ]
             if token.uri.pin.kind == "file":
                 files.append(GuardedFile("the PIN file", Path(token.uri.pin.value), secret=True))
+            if token.uri.pin.kind == "command":
+                files.append(GuardedFile("the PIN command", Path(token.uri.pin.program)))
     return files

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Annotated, Self
+from pathlib import Path
+from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +14,8 @@ from otahsm.config.registration import RegistrationConfig
 from otahsm.config.token import CaConfig, CheckpointConfig, KeyConfig, TokenConfig, may_be_one
 from otahsm.pkcs11_names import Pkcs11Uri
 from otahsm.pki.crls.distribution import SHARD, CrlLocation
+
+_CRLS_SEEN: Final = "client-crls.json"
 
 
 class DaemonConfig(Section):
@@ -161,6 +164,17 @@ class Config(Section):
         if self.ca is None:
             return dict(self.authorities)
         return {"": AuthorityConfig(**dict(self.ca), crl=self.crl), **self.authorities}
+
+    @property
+    def client_crls_seen(self) -> Path | None:
+        """Where a daemon remembers the CRLs of operator CAs; None if there is no place that is its own."""
+        if self.access and self.access.client_crls_seen:
+            return self.access.client_crls_seen
+        if self.ledger and self.ledger.path:
+            return self.ledger.path.parent / _CRLS_SEEN
+        if self.token and self.token.signer_socket is None:
+            return self.token.guard_dir / _CRLS_SEEN
+        return None
 
     @property
     def _named_keys(self) -> dict[str, Pkcs11Uri]:

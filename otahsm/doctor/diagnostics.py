@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from otahsm.checks import Check, fail, failed, ok, warning
-from otahsm.config import Config, files_of_all
+from otahsm.config import Config, files_of_all, files_of_client
 from otahsm.doctor.access import examine_access
 from otahsm.doctor.authority import examine_authority
 from otahsm.doctor.credentials import examine_client, examine_tls
@@ -57,6 +57,10 @@ def diagnose(config: Config, path: Path, now: datetime) -> Iterator[Check]:
 
 def _examine_files(config: Config, path: Path) -> Iterator[Check]:
     files = files_of_all(config, path)
+    known = {file.path for file in files}
+    files += (
+        [file for file in files_of_client(config.client) if file.path not in known] if config.client else []
+    )
     open_files = list(find_open_files(files))
     for problem in open_files:
         yield failed("file modes", problem)

@@ -28,6 +28,16 @@ def check_file_modes(files: Iterable[GuardedFile]) -> None:
         raise problem
 
 
+def check_modes(files: Iterable[GuardedFile]) -> None:
+    """Refuse files as `check_file_modes`, whoever owns them: for a client, whose files others may keep.
+
+    Raises:
+        ConfigError: the first problem.
+    """
+    for problem in _problems(files, TrustedFiles(None)):
+        raise problem
+
+
 def find_open_files(files: Iterable[GuardedFile]) -> Iterator[ConfigError]:
     """Yield the problems with modes and owners of files, of their folders, and of links to them.
 

@@ -32,6 +32,7 @@ def refusal(fleet: Fleet) -> str:
         ("tls/operator-ca.pem", 0o646, "other users can change [tls] client_ca", "chmod go-w"),
         ("tls/server.pem", 0o664, "other users can change [tls] certificate", "chmod go-w"),
         ("ca/fleet-root.pem", 0o664, "other users can change the CA certificate", "chmod go-w"),
+        ("ca/checkpoint.vkey", 0o664, "other users can change [checkpoint] verifier_key", "chmod go-w"),
         ("ledger/ledger.sqlite3", 0o660, "other users can change [ledger] path", "chmod go-w"),
         ("state/login", 0o770, "other users can change [token] guard_dir", "chmod go-w"),
     ],

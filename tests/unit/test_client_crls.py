@@ -93,6 +93,7 @@ def pem(certificate: x509.Certificate) -> bytes:
 
 ROOT = Ca("root")
 OTHER = Ca("root")  # another key under the same name
+OPERATOR = Ca("operator")
 LINE = ROOT.client()
 
 
@@ -104,7 +105,7 @@ class Folder:
         self.seen = path / "seen/client-crls.json"
 
     def crls(self, count: int = 1) -> ClientCrls:
-        return ClientCrls(self.files[:count], CrlMemory(self.seen), own_files())
+        return ClientCrls(self.files[:count], CrlMemory(self.seen, own_files()), own_files())
 
 
 @pytest.fixture
@@ -225,6 +226,65 @@ def test_each_distribution_point_has_a_last_list_of_its_own(folder: Folder) -> N
     other.write_bytes(ROOT.crl(number=1, extensions={scoped(full_name=POINT): True}))
     load(crls)
     assert crls.refused.keys() == {other}
+
+
+POINTED: dict[x509.ExtensionType, bool] = {scoped(full_name=POINT): True}
+ONLY_CLIENTS: dict[x509.ExtensionType, bool] = {scoped(only_contains_user_certs=True): True}
+LOST: dict[str, tuple[Callable[[], bytes], Callable[[], bytes]]] = {
+    "another operator CA's": (lambda: ROOT.crl(LINE), OPERATOR.crl),
+    "one of two": (lambda: ROOT.crl(LINE) + OPERATOR.crl(), OPERATOR.crl),
+    "an older complete one": (
+        lambda: ROOT.crl(begins=-2 * HOUR) + ROOT.crl(LINE, extensions=POINTED),
+        lambda: ROOT.crl(begins=-2 * HOUR),
+    ),
+    "another distribution point's": (lambda: ROOT.crl(LINE), lambda: ROOT.crl(extensions=POINTED)),
+    "one without CAs": (lambda: ROOT.crl(LINE), lambda: ROOT.crl(extensions=ONLY_CLIENTS)),
+}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("name", LOST)
+def test_a_list_in_whose_place_there_is_another_holds(folder: Folder, name: str, *, restarted: bool) -> None:
+    before, after = LOST[name]
+    one, other = folder.files
+    one.write_bytes(before())
+    other.write_bytes(OPERATOR.crl())
+    crls = folder.crls(2)
+    load(crls, ROOT, OPERATOR)
+    one.write_bytes(after())
+    if restarted:
+        with pytest.raises(ConfigError, match=r"has the CRL of CN=root.* any more") as caught:
+            load(folder.crls(2), ROOT, OPERATOR)
+        assert f"remove {folder.seen}" in caught.value.hint
+        return
+    load(crls, ROOT, OPERATOR)
+    assert crls.refused.keys() == {one}
+    assert any(crl.revokes(LINE) for crl in crls.all)
+    one.write_bytes(before())
+    load(crls, ROOT, OPERATOR)
+    assert not crls.refused
+
+
+def test_a_complete_list_takes_the_place_of_limited_ones_and_cas_may_be_taken_out(folder: Folder) -> None:
+    folder.files[0].write_bytes(
+        ROOT.crl(extensions=POINTED) + ROOT.crl(extensions=ONLY_CLIENTS) + OPERATOR.crl()
+    )
+    load(folder.crls(), ROOT, OPERATOR)
+    folder.files[0].write_bytes(ROOT.crl(LINE))
+    crls = folder.crls()
+    load(crls, ROOT)
+    assert any(crl.revokes(LINE) for crl in crls.all)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_was_seen_last_is_the_daemons_alone(folder: Folder, *, there: bool) -> None:
+    folder.files[0].write_bytes(ROOT.crl())
+    load(folder.crls())
+    if not there:
+        folder.seen.unlink()
+    folder.seen.parent.chmod(0o777)
+    with pytest.raises(ConfigError, match="other users can change the folder"):
+        load(folder.crls())
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"a": 1}', b'{"a": {"number": "7", "this_update": 1}}'])

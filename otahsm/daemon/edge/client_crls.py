@@ -1,23 +1,24 @@
 """The CRLs of the operator CAs that are in use, by file.
 
 A file that is refused never replaces a good one: what it had before stays in force. Other files are taken in.
+So it is with a file that no longer has a CRL which is in no other file either: certificates that it revoked
+would be accepted again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 
 from otahsm.config import Config
-from otahsm.daemon.edge.crl_memory import CrlMemory
+from otahsm.daemon.edge.crl_memory import CrlMemory, key_of
 from otahsm.errors import ConfigError
 from otahsm.pki.crls.clients import ClientCrl, gaps, key_digest, parse_client_crls
 from otahsm.system.files import Files
-
-_MEMORY = "client-crls.json"
+from otahsm.system.trusted_files import TrustedFiles
 
 
 class ClientCrls:
@@ -44,7 +45,7 @@ class ClientCrls:
     @property
     def all(self) -> list[ClientCrl]:
         """All that are in use."""
-        return [crl for crls in self._good.values() for crl in crls]
+        return _all(self._good)
 
     def load(self, authorities: Sequence[x509.Certificate], now: datetime) -> None:
         """Read the files anew; those that are refused keep what they had.
@@ -54,7 +55,8 @@ class ClientCrls:
             now: the time, with a time zone.
 
         Raises:
-            ConfigError: a file is refused, and had nothing before that is from these CAs. Nothing is changed.
+            ConfigError: a file is refused, and had nothing before that is from these CAs; or a CRL that was
+                seen is in no file. Nothing is changed.
         """
         keys = {key_digest(authority) for authority in authorities}
         good: dict[Path, Sequence[ClientCrl]] = {}
@@ -67,8 +69,25 @@ class ClientCrls:
                 if before is None or any(crl.issuer not in keys for crl in before):
                     raise
                 good[path], refused[path] = before, error
+        self._keep_lost(authorities, good, refused)
         self._good, self.refused = good, refused
         self.gaps = gaps(authorities, self.all) if self._paths else ()
+
+    def _keep_lost(
+        self,
+        authorities: Sequence[x509.Certificate],
+        good: dict[Path, Sequence[ClientCrl]],
+        refused: dict[Path, ConfigError],
+    ) -> None:
+        """Keep what files had before, where CRLs that were seen are in none any more. Raises as `load`."""
+        if not self._paths:
+            return
+        lost = self._memory.lost(_all(good), authorities)
+        for path, before in self._good.items():
+            for error in (lost[key_of(crl)] for crl in before if key_of(crl) in lost):
+                good[path], refused[path] = before, error
+        for error in self._memory.lost(_all(good), authorities).values():
+            raise error
 
     def remember(self) -> None:
         """Remember the CRLs in use, so that no older ones are taken. Raises ConfigError."""
@@ -82,27 +101,22 @@ class ClientCrls:
         return crls
 
 
-def client_crls_of(config: Config, files: Files) -> ClientCrls:
+def _all(by_file: Mapping[Path, Sequence[ClientCrl]]) -> list[ClientCrl]:
+    return [crl for crls in by_file.values() for crl in crls]
+
+
+def client_crls_of(config: Config, files: TrustedFiles) -> ClientCrls:
     """Return the CRLs that a configuration names, not yet read.
 
     Raises:
         ConfigError: there is no place to remember them in.
     """
     if config.access is None or not config.access.client_crls:
-        return ClientCrls((), CrlMemory(Path()), files)
-    return ClientCrls(config.access.client_crls, CrlMemory(_memory_of(config)), files)
-
-
-def _memory_of(config: Config) -> Path:
-    """Return where CRLs are remembered: where `[access]` says, else where only the daemon writes."""
-    if config.access and config.access.client_crls_seen:
-        return config.access.client_crls_seen
-    if config.ledger and config.ledger.path:
-        return config.ledger.path.parent / _MEMORY
-    if config.token and config.token.signer_socket is None:
-        return config.token.guard_dir / _MEMORY
-    raise ConfigError(
-        "[access] client_crls needs a file to remember the last CRLs in",
-        hint="Name one that the daemon can write, as in"
-        ' client_crls_seen = "/var/lib/otahsm/client-crls.json".',
-    )
+        return ClientCrls((), CrlMemory(Path(), files), files)
+    if config.client_crls_seen is None:
+        raise ConfigError(
+            "[access] client_crls needs a file to remember the last CRLs in",
+            hint="Name one that the daemon can write, as in"
+            ' client_crls_seen = "/var/lib/otahsm/client-crls.json".',
+        )
+    return ClientCrls(config.access.client_crls, CrlMemory(config.client_crls_seen, files), files)
