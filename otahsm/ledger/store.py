@@ -46,7 +46,7 @@ class Ledger:
     Args:
         database: the database.
         keys: of the MACs on pending leaves.
-        issuer_key_ids: the key identifiers of the CAs whose certificates it may contain.
+        issuer_key_ids: the key identifiers of the CAs whose certificates it may contain; the first names it.
         renewals: when a device's certificate may be superseded, by profile; None for never.
         clock: the time of writes.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from otahsm.issuance.authorities import Authorities
 from otahsm.ledger import AuditEvent, Ledger, database_of, read_mac_keys
 
 from support.devices import issued
@@ -14,7 +15,8 @@ async def leave_an_event(fleet: Fleet) -> None:
     """Leave an entry that waits, as a daemon does that is killed."""
     config = fleet.config.ledger
     assert config is not None
-    ledger = Ledger(database_of(config), read_mac_keys(config), ())
+    authorities = Authorities.load(fleet.config).key_identifiers
+    ledger = Ledger(database_of(config), read_mac_keys(config), authorities)
     await ledger.open()
     await ledger.write_events([AuditEvent(1, "daemon.started", "daemon", 1, "{}")])
     await ledger.close()

@@ -14,7 +14,7 @@ from otahsm.ledger import Ledger, MacKeys, database_of
 from support.postgres import PostgresServer
 
 CA = bytes(20)
-MAC_KEYS = MacKeys(bytes(range(32)))
+MAC_KEYS = MacKeys(bytes(range(32)), ledgers=(CA,))
 
 
 class Home(Protocol):

@@ -123,3 +123,13 @@ def test_a_row_is_vouched_for_with_the_key_that_is_used_and_one_more() -> None:
 def test_nothing_else_is_vouched_for(changed: dict[str, Any]) -> None:
     keys = MacKeys(ONE, TWO)
     assert not keys.vouch(row(keys, **changed))
+
+
+def test_a_row_of_another_ledger_is_not_vouched_for() -> None:
+    ours, theirs = MacKeys(ONE).of_ledger([b"ca"]), MacKeys(ONE).of_ledger([b"another ca"])
+    assert ours.vouch(row(ours))
+    assert not ours.vouch(row(theirs))
+    assert not ours.vouch(row(MacKeys(ONE)))
+    # A CA that was added, or has taken the first place, makes no other ledger of it.
+    assert ours.of_ledger([b"new ca", b"ca"]).vouch(row(ours))
+    assert MacKeys(TWO, ONE).of_ledger([b"ca"]).vouch(row(ours))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -223,7 +224,7 @@ async def test_what_waits_with_the_mac_of_a_key_that_was_lost_is_accepted_by_an_
     await ledger.open()
     await issue_many(ledger, 2)
     await ledger.close()
-    another = MacKeys(bytes(32))
+    another = MacKeys(bytes(32), ledgers=(CA,))
     assert unproven_entries(home.config, MAC_KEYS).total == 0
     found = unproven_entries(home.config, another)
     assert found.total == 2
@@ -282,3 +283,26 @@ async def test_a_ledger_that_was_set_back_is_not_taken_over_without_an_operator(
     await refused(home, None, "a daemon wrote 1 entry of the ledger, which has the schema 0012")
     assert home.read("SELECT version_num FROM alembic_version") == [("0012",)]
     assert unproven_entries(home.config, MAC_KEYS).first[0].startswith("the renewal of intent 2: ")
+
+
+async def test_an_entry_of_another_ledger_with_the_same_key_is_not_appended(
+    home: Home, tmp_path: Path
+) -> None:
+    ledger = ledger_of(home)
+    await ledger.open()
+    await issue_many(ledger, 1)
+    await ledger.close()
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = home.copied(tmp_path / "elsewhere")  # the same rows, of another CA's daemon
+    other = Ledger(database_of(elsewhere.config), MAC_KEYS, [bytes(reversed(range(20))), CA])
+    mine = Ledger(database_of(home.config), MAC_KEYS, [CA])
+    await other.open()
+    await other.write_events([ACCEPTED])
+    await other.close()
+    await mine.open()
+    await mine.write_events([ACCEPTED])
+    ((mac,),) = elsewhere.read("SELECT mac FROM unlogged WHERE kind = 4")
+    written = f"x'{mac.hex()}'" if home.config.path else f"'\\x{mac.hex()}'"
+    home.change(f"UPDATE unlogged SET mac = {written} WHERE kind = 4")
+    assert "no daemon with our MAC key has queued the event 1" in (await mine.tree.grow()).problem
+    await mine.close()

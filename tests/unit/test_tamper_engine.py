@@ -59,7 +59,9 @@ class Filled:
 
     def verdict(self, connection: Connection) -> Verdict:
         """Return what `otahsm ledger verify` says of the rows."""
-        verdict = verify(connection, [self.notary.verifier], mac_keys=MAC_KEYS)
+        verdict = verify(
+            connection, [self.notary.verifier], mac_keys=MAC_KEYS.of_ledger([ISSUER.key_identifier])
+        )
         compare_certificates(connection, [ISSUER], verdict, NOW, processes=0)
         compare_crls(connection, [ISSUER], verdict, NOW)
         return verdict

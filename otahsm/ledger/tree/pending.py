@@ -1,8 +1,9 @@
 """The queue of pending leaves: only who has the MAC key can append to the tree.
 
 The transaction that writes an entry adds a row to `pending_leaves`: what it is, the hash of its leaf, and a
-MAC over both. The sequencer appends nothing else. So what is changed in the tables afterwards differs from
-its leaf, even before it is appended, and a row that anybody else adds has no valid MAC.
+MAC over both and over what names the ledger. The sequencer appends nothing else. So what is changed in the
+tables afterwards differs from its leaf, even before it is appended, and a row that anybody else adds, or
+brings from another ledger, has no valid MAC.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _OPTION: Final = "otahsm_mac_keys"
 _NOTED: Final = "otahsm_noted"
 _CHUNK: Final = 1000
 _LEAVES: Final = select(leaves.c.kind, leaves.c.intent_id, leaves.c.hash).where(Among(leaves.c.intent_id))
-_CONTEXT: Final = b"otahsm pending leaf 1\0"
+_CONTEXT: Final = b"otahsm pending leaf 2\0"
 _HASH_BYTES: Final = 32
 _ID_BYTES: Final = 8
 
@@ -39,14 +40,26 @@ class MacKeys(NamedTuple):
     Attributes:
         used: makes and verifies MACs.
         accepted: only verifies them: the key before, or the next one; None for none.
+        ledgers: what names the ledger; the first is in MACs that are made, any in those that are verified.
     """
 
     used: bytes
     accepted: bytes | None = None
+    ledgers: tuple[bytes, ...] = ()
+
+    def of_ledger(self, issuer_key_ids: Iterable[bytes]) -> MacKeys:
+        """Return these keys for the ledger of some CAs, so that no row of another ledger is accepted.
+
+        A ledger is named by its CA: who can only write the database can't change the configuration.
+
+        Args:
+            issuer_key_ids: the key identifiers of the CAs; that of [ca] comes first.
+        """
+        return self._replace(ledgers=tuple(issuer_key_ids))
 
     def mac(self, kind: int, intent_id: int, hashed: bytes) -> bytes:
         """Return the MAC of a pending leaf: HMAC-SHA-256 (RFC 2104), 32 octets."""
-        return _mac(self.used, kind, intent_id, hashed)
+        return _mac(self.used, next(iter(self.ledgers), b""), kind, intent_id, hashed)
 
     def vouch(self, row: Row[Any]) -> bool:
         """Return whether a row of `pending_leaves` was written by a daemon."""
@@ -57,8 +70,12 @@ class MacKeys(NamedTuple):
         if type(hashed) is not bytes or type(mac) is not bytes or len(hashed) != _HASH_BYTES:
             return False
         try:
-            keys = [key for key in self if key is not None]
-            return any(hmac.compare_digest(mac, _mac(key, kind, intent_id, hashed)) for key in keys)
+            return any(
+                hmac.compare_digest(mac, _mac(key, ledger, kind, intent_id, hashed))
+                for key in (self.used, self.accepted)
+                if key is not None
+                for ledger in self.ledgers or (b"",)
+            )
         except OverflowError:
             return False
 
@@ -181,6 +198,7 @@ def insert_into(table: Table, names: tuple[str, ...], dialect: Dialect) -> Inser
     return insert(table).from_select(names, select(columns_given(table, names, dialect)))
 
 
-def _mac(key: bytes, kind: int, intent_id: int, hashed: bytes) -> bytes:
+def _mac(key: bytes, ledger: bytes, kind: int, intent_id: int, hashed: bytes) -> bytes:
+    context = _CONTEXT + len(ledger).to_bytes(_ID_BYTES, "big") + ledger
     facts = kind.to_bytes(_ID_BYTES, "big", signed=True) + intent_id.to_bytes(_ID_BYTES, "big", signed=True)
-    return hmac.digest(key, _CONTEXT + facts + hashed, sha256)
+    return hmac.digest(key, context + facts + hashed, sha256)

@@ -45,7 +45,7 @@ class Writer:
     Args:
         database: the ledger's database.
         keys: of the MACs on pending leaves.
-        issuer_key_ids: the key identifiers of the CAs whose certificates it may contain.
+        issuer_key_ids: the key identifiers of the CAs whose certificates it may contain; the first names it.
         clock: the time of voiding.
     """
 
@@ -54,7 +54,7 @@ class Writer:
     ) -> None:
         self._database = database
         self._noted = Noted()
-        self._engine = with_keys(database.engine, keys, self._noted)
+        self._engine = with_keys(database.engine, keys.of_ledger(issuer_key_ids), self._noted)
         self._issuer_key_ids = frozenset(issuer_key_ids)
         self._clock = clock
         self.is_open = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from otahsm.ledger import (
     verify_shape,
 )
 from otahsm.ledger import verify as verify_ledger
+from otahsm.pki.issuer import Issuer
 from otahsm.templates import counted, plain
 
 
@@ -80,7 +82,7 @@ def verify(
     keys = trusted_keys(key, settings.checkpoint)
     known = known_checkpoints(checkpoint or [], keys)
     issuers = configured_issuers(settings)
-    mac_keys = _mac_keys(section(settings.ledger, "ledger"))
+    mac_keys = _mac_keys(section(settings.ledger, "ledger"), issuers)
     began = time.monotonic()
     with Console(stderr=True).status("0 leaves") as shown, Signatures() as signed:
         # Before the snapshot: what was signed by now is in it.
@@ -108,10 +110,12 @@ def verify(
         raise typer.Exit(ExitCode.SOME_FAILED)
 
 
-def _mac_keys(ledger: LedgerConfig) -> MacKeys | None:
-    """Return the MAC keys; None for an auditor who does not have them."""
+def _mac_keys(ledger: LedgerConfig, issuers: Sequence[Issuer]) -> MacKeys | None:
+    """Return the MAC keys; None for an auditor who does not have them, or has no CA configured."""
+    if not issuers:
+        return None
     try:
-        return read_mac_keys(ledger)
+        return read_mac_keys(ledger).of_ledger(issuer.key_identifier for issuer in issuers)
     except ConfigError:
         return None
 
@@ -170,7 +174,8 @@ def print_verdict(
         typer.echo(plain(line))
     if verdict.unverified_waiting:
         entries = counted(verdict.unverified_waiting, "entry that is no leaf", "entries that are not leaves")
-        typer.echo(f"NOT VERIFIED: whether a daemon queued {entries} yet, as [ledger] key_file can't be read")
+        why = "[ledger] key_file can't be read, or no CA is configured"
+        typer.echo(f"NOT VERIFIED: whether a daemon queued {entries} yet, as {why}")
     matches = "Everything matches."
     if verdict.unverified_waiting or not all(part.is_complete for part in parts):
         matches = "Everything that was compared matches."

@@ -48,7 +48,8 @@ def vouch(
     """  # noqa: D301 - click reads the character, not the escape
     settings = load_config(config)
     ledger = section(settings.ledger, "ledger")
-    keys, authorities = read_mac_keys(ledger), Authorities.load(settings)
+    authorities = Authorities.load(settings).key_identifiers
+    keys = read_mac_keys(ledger).of_ledger(authorities)
     if accept is None:
         waiting = unproven_entries(ledger, keys)
         for line in waiting.first:
@@ -68,7 +69,7 @@ def vouch(
     details = canonical({"entries": entries})
     who = storable(f"host:{host_user()}")
     event = AuditEvent(microseconds(utc_now()), EventName.ENTRIES_ACCEPTED, who, 1, details)
-    opened = Ledger(database_of(ledger), keys, authorities.key_identifiers)
+    opened = Ledger(database_of(ledger), keys, authorities)
     asyncio.run(_open_and_close(opened, Vouched(accept, event)))
     typer.echo(f"{counted(entries, 'entry is', 'entries are')} accepted.")
 
