@@ -329,10 +329,12 @@ class CertificateAuthority:
     # Access
 
     async def deny_client(
-        self, caller: Caller, subject: str, reason: str, *, allow_unknown_name: bool
+        self, caller: Caller, subject: str, reason: str, *, allow_unknown_name: bool, validate_only: bool
     ) -> Denied:
         """Deny a client, a key or a certificate; return the denial."""
-        return await self.clients.deny(subject, reason, caller, allow_unknown_name=allow_unknown_name)
+        return await self.clients.deny(
+            subject, reason, caller, allow_unknown_name=allow_unknown_name, validate_only=validate_only
+        )
 
     async def allow_client(self, caller: Caller, subject: str) -> None:
         """Allow a denied client, key or certificate again."""

@@ -46,7 +46,13 @@ class DeniedClients:
         self._denied: list[Denied] = []
 
     async def deny(
-        self, subject: str, reason: str, caller: Caller, *, allow_unknown_name: bool = False
+        self,
+        subject: str,
+        reason: str,
+        caller: Caller,
+        *,
+        allow_unknown_name: bool = False,
+        validate_only: bool = False,
     ) -> Denied:
         """Deny a client, a key or a certificate; return the denial, or the existing one.
 
@@ -55,6 +61,7 @@ class DeniedClients:
             reason: a human-readable reason.
             caller: the client that requests it.
             allow_unknown_name: whether the name may be one that no client of the policy has.
+            validate_only: whether to return what would be recorded, and change nothing.
 
         Raises:
             RequestRefusedError: the subject or the reason is malformed, or no client of the policy has the
@@ -68,6 +75,8 @@ class DeniedClients:
         by = self._access.principal_of(caller)
         denied = Denied(subject, reason, by.identity, microseconds(now))
         self._check_target(denied, caller, now, allow_unknown_name=allow_unknown_name)
+        if validate_only:
+            return denied
         details = by.details({"subject": subject, "reason": reason})
         change = await self._ledger.deny(
             denied, lambda _: self._audit.event(EventName.CLIENT_CUT_OFF, by.identity, details, at=now)

@@ -99,20 +99,25 @@ class AccessClient:
         self._access = Service(calls, access_pb2_grpc.AccessServiceStub, _SECONDS)
         self._audit = Service(calls, audit_pb2_grpc.AuditServiceStub, _SECONDS)
 
-    async def deny(self, subject: str, reason: str = "", *, allow_unknown_name: bool = False) -> DeniedClient:
+    async def deny(
+        self, subject: str, reason: str = "", *, allow_unknown_name: bool = False, validate_only: bool = False
+    ) -> DeniedClient:
         """Deny a client ("uri:", "dns:", "cn:"), a key ("spki:") or a certificate ("sha256:").
 
         Args:
             subject: what is denied.
             reason: a human-readable reason.
             allow_unknown_name: whether the name may be one that no client of the policy has.
+            validate_only: whether to return whom it would reach, and deny nobody.
 
         Raises:
             RequestRefusedError: the subject is malformed, or no client of the policy has the name.
             NotAllowedError: this client may not.
         """
         denied = access_pb2.DeniedClient(subject=subject, reason=reason)
-        request = access_pb2.DenyClientRequest(client=denied, allow_unknown_name=allow_unknown_name)
+        request = access_pb2.DenyClientRequest(
+            client=denied, allow_unknown_name=allow_unknown_name, validate_only=validate_only
+        )
         response = await self._access.call(lambda stub: stub.DenyClient, request)
         return DeniedClient.from_message(response.client)
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16otahsm/v1/access.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x0c\x44\x65niedClient\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12-\n\tdeny_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rpolicy_client\x18\x05 \x01(\t\x12\x17\n\x0fpolicy_identity\x18\x06 \x01(\t\"X\n\x11\x44\x65nyClientRequest\x12\'\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.otahsm.v1.DeniedClient\x12\x1a\n\x12\x61llow_unknown_name\x18\x02 \x01(\x08\"=\n\x12\x44\x65nyClientResponse\x12\'\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.otahsm.v1.DeniedClient\"%\n\x12\x41llowClientRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"\x15\n\x13\x41llowClientResponse\"\x1a\n\x18ListDeniedClientsRequest\"E\n\x19ListDeniedClientsResponse\x12(\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x17.otahsm.v1.DeniedClient2\x88\x02\n\rAccessService\x12I\n\nDenyClient\x12\x1c.otahsm.v1.DenyClientRequest\x1a\x1d.otahsm.v1.DenyClientResponse\x12L\n\x0b\x41llowClient\x12\x1d.otahsm.v1.AllowClientRequest\x1a\x1e.otahsm.v1.AllowClientResponse\x12^\n\x11ListDeniedClients\x12#.otahsm.v1.ListDeniedClientsRequest\x1a$.otahsm.v1.ListDeniedClientsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16otahsm/v1/access.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x0c\x44\x65niedClient\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12-\n\tdeny_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rpolicy_client\x18\x05 \x01(\t\x12\x17\n\x0fpolicy_identity\x18\x06 \x01(\t\"o\n\x11\x44\x65nyClientRequest\x12\'\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.otahsm.v1.DeniedClient\x12\x1a\n\x12\x61llow_unknown_name\x18\x02 \x01(\x08\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"=\n\x12\x44\x65nyClientResponse\x12\'\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.otahsm.v1.DeniedClient\"%\n\x12\x41llowClientRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"\x15\n\x13\x41llowClientResponse\"\x1a\n\x18ListDeniedClientsRequest\"E\n\x19ListDeniedClientsResponse\x12(\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x17.otahsm.v1.DeniedClient2\x88\x02\n\rAccessService\x12I\n\nDenyClient\x12\x1c.otahsm.v1.DenyClientRequest\x1a\x1d.otahsm.v1.DenyClientResponse\x12L\n\x0b\x41llowClient\x12\x1d.otahsm.v1.AllowClientRequest\x1a\x1e.otahsm.v1.AllowClientResponse\x12^\n\x11ListDeniedClients\x12#.otahsm.v1.ListDeniedClientsRequest\x1a$.otahsm.v1.ListDeniedClientsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +35,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DENIEDCLIENT']._serialized_start=71
   _globals['_DENIEDCLIENT']._serialized_end=229
   _globals['_DENYCLIENTREQUEST']._serialized_start=231
-  _globals['_DENYCLIENTREQUEST']._serialized_end=319
-  _globals['_DENYCLIENTRESPONSE']._serialized_start=321
-  _globals['_DENYCLIENTRESPONSE']._serialized_end=382
-  _globals['_ALLOWCLIENTREQUEST']._serialized_start=384
-  _globals['_ALLOWCLIENTREQUEST']._serialized_end=421
-  _globals['_ALLOWCLIENTRESPONSE']._serialized_start=423
-  _globals['_ALLOWCLIENTRESPONSE']._serialized_end=444
-  _globals['_LISTDENIEDCLIENTSREQUEST']._serialized_start=446
-  _globals['_LISTDENIEDCLIENTSREQUEST']._serialized_end=472
-  _globals['_LISTDENIEDCLIENTSRESPONSE']._serialized_start=474
-  _globals['_LISTDENIEDCLIENTSRESPONSE']._serialized_end=543
-  _globals['_ACCESSSERVICE']._serialized_start=546
-  _globals['_ACCESSSERVICE']._serialized_end=810
+  _globals['_DENYCLIENTREQUEST']._serialized_end=342
+  _globals['_DENYCLIENTRESPONSE']._serialized_start=344
+  _globals['_DENYCLIENTRESPONSE']._serialized_end=405
+  _globals['_ALLOWCLIENTREQUEST']._serialized_start=407
+  _globals['_ALLOWCLIENTREQUEST']._serialized_end=444
+  _globals['_ALLOWCLIENTRESPONSE']._serialized_start=446
+  _globals['_ALLOWCLIENTRESPONSE']._serialized_end=467
+  _globals['_LISTDENIEDCLIENTSREQUEST']._serialized_start=469
+  _globals['_LISTDENIEDCLIENTSREQUEST']._serialized_end=495
+  _globals['_LISTDENIEDCLIENTSRESPONSE']._serialized_start=497
+  _globals['_LISTDENIEDCLIENTSRESPONSE']._serialized_end=566
+  _globals['_ACCESSSERVICE']._serialized_start=569
+  _globals['_ACCESSSERVICE']._serialized_end=833
 # @@protoc_insertion_point(module_scope)

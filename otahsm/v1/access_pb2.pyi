@@ -80,9 +80,14 @@ class DenyClientRequest(_message.Message):
 
     CLIENT_FIELD_NUMBER: _builtins.int
     ALLOW_UNKNOWN_NAME_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     allow_unknown_name: _builtins.bool
     """Set by the client, optional: deny a name that no client of the policy has.
     Takes the role admin. Keys and certificates can be denied without it.
+    """
+    validate_only: _builtins.bool
+    """Set by the client, optional: check the request, return whom it would reach, and
+    deny nobody.
     """
     @_builtins.property
     def client(self) -> Global___DeniedClient:
@@ -93,10 +98,11 @@ class DenyClientRequest(_message.Message):
         *,
         client: Global___DeniedClient | None = ...,
         allow_unknown_name: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unknown_name", b"allow_unknown_name", "client", b"client"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unknown_name", b"allow_unknown_name", "client", b"client", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,6 +23,7 @@ class AccessService(Service, access_pb2_grpc.AccessServiceServicer):
             client.subject,
             client.reason,
             allow_unknown_name=request.allow_unknown_name,
+            validate_only=request.validate_only,
         )
         return access_pb2.DenyClientResponse(client=denied_client(denied, self._authority.access.policy))
 
