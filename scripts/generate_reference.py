@@ -388,6 +388,8 @@ def parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, ...]]:
     hints = get_type_hints(callback, include_extras=True)
     for name, parameter in inspect.signature(callback).parameters.items():
         kind, info = get_args(hints[name])[:2]
+        if isinstance(info, OptionInfo) and info.hidden:
+            continue
         what = info.help or ""
         if isinstance(info, ArgumentInfo):
             shown = info.metavar or name.upper()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -22,6 +24,8 @@ from otahsm.line import (
 )
 from otahsm.templates import NAME as ATTRIBUTE_NAME
 from otahsm.templates import Template
+
+_SAMPLE: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,14 @@ class Source:
     def drawn(self) -> bool:
         """Whether nobody else knows their ids."""
         return not self.digest
+
+    @property
+    def sample(self) -> Sequence[str]:
+        """The first ids and the last one, as a person would check them."""
+        if not isinstance(self.devices, DeviceList):
+            return ["their ids are random UUIDs"]
+        ids = [device.device_id for device in islice(self.devices, _SAMPLE)]
+        return [*ids, self.devices.last.device_id] if self.count > len(ids) else ids
 
     @property
     def asked(self) -> Sequence[str]:

@@ -50,6 +50,7 @@ from otahsm.errors.factory import (
     FolderError,
     GatewayUnavailableError,
     GatewayUntrustedError,
+    NotConfirmedError,
 )
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "LedgerTamperedError",
     "LedgerUnavailableError",
     "NotAllowedError",
+    "NotConfirmedError",
     "NotContinuedError",
     "NotFoundError",
     "OtahsmError",

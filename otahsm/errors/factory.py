@@ -1,4 +1,4 @@
-"""The errors of a factory line: about daemon, gateway, backend, devices, folders and evidence."""
+"""The errors of clients and factory lines: daemon, gateway, backend, devices, folders, evidence, commands."""
 
 from __future__ import annotations
 
@@ -104,6 +104,14 @@ class FolderError(OtahsmError):
     code = Code.FAILED_PRECONDITION
     reason = "FOLDER"
     default_hint = "Check the path, its permissions and the free space; then run the command again."
+
+
+class NotConfirmedError(OtahsmError):
+    """A command that can't be undone was not confirmed with the number of what it affects."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "NOT_CONFIRMED"
+    default_hint = "Nothing was done. Check the number and what is listed above; then run the command again."
 
 
 class EvidenceError(OtahsmError):

@@ -95,6 +95,13 @@ class DeviceList:
         (count,) = self._rows.execute("SELECT count(*) FROM devices").fetchone()
         return int(count)
 
+    @property
+    def last(self) -> Device:
+        """The last device."""
+        newest = "SELECT device_id, attributes FROM devices ORDER BY number DESC LIMIT 1"
+        device_id, attributes = self._rows.execute(newest).fetchone()
+        return Device(device_id, json.loads(attributes))
+
     def __iter__(self) -> Iterator[Device]:
         last = 0
         while page := self._rows.execute(

@@ -51,7 +51,7 @@ def made(out: Path) -> set[str]:
 
 
 def test_a_batch_is_ordered_made_and_reported(line: Fleet, tmp_path: Path, name: str) -> None:
-    assert batch(line, "create", name, "--count", "7").returncode == 0
+    assert batch(line, "create", name, "--count", "7", "--expect", "7").returncode == 0
     ran = batch(line, "run", name, "--out", tmp_path / "out")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.endswith(f"batch {name}: 7 of 7 issued, here and elsewhere\n")
@@ -111,7 +111,12 @@ class WellFormed(HTMLParser):
 
 
 def test_another_machine_makes_what_is_missing_and_no_more(line: Fleet, tmp_path: Path, name: str) -> None:
-    assert batch(line, "create", name, "--count", "6", "--template", name + "-{seq:03d}").returncode == 0
+    assert (
+        batch(
+            line, "create", name, "--count", "6", "--expect", "6", "--template", name + "-{seq:03d}"
+        ).returncode
+        == 0
+    )
     first = tmp_path / "first"
     interrupted(line, first, name, 2)
     assert batch(line, "run", name, "--out", tmp_path / "second").returncode == 0
@@ -145,7 +150,7 @@ def interrupted(line: Fleet, out: Path, name: str, count: int) -> None:
 def test_a_machine_whose_drawn_ids_are_not_needed_any_more_throws_them_away(
     line: Fleet, tmp_path: Path, name: str
 ) -> None:
-    assert batch(line, "create", name, "--count", "4").returncode == 0
+    assert batch(line, "create", name, "--count", "4", "--expect", "4").returncode == 0
     folders = DeviceFolders(tmp_path / "slow", b"")
     Run.open(folders, ["batch run", name], random_devices(4), drawn=True)
     folders.close()
@@ -158,10 +163,10 @@ def test_a_machine_whose_drawn_ids_are_not_needed_any_more_throws_them_away(
 
 
 def test_the_same_order_again_changes_nothing_and_another_is_refused(line: Fleet, name: str) -> None:
-    first = good(line, "create", name, "--count", "3", "--deadline", "2099-01-31")
+    first = good(line, "create", name, "--count", "3", "--expect", "3", "--deadline", "2099-01-31")
     assert first["deadline"] == "2099-01-31T00:00:00Z"
-    assert good(line, "create", name, "--count", "3", "--deadline", "2099-01-31") == first
-    other = batch(line, "create", name, "--count", "4")
+    assert good(line, "create", name, "--count", "3", "--expect", "3", "--deadline", "2099-01-31") == first
+    other = batch(line, "create", name, "--count", "4", "--expect", "4")
     assert other.returncode == 1
     assert "already exists" in other.stderr
 
@@ -170,7 +175,7 @@ def test_a_batch_of_a_file_needs_that_file(line: Fleet, tmp_path: Path, name: st
     table = tmp_path / "units.csv"
     table.write_text(f"serial,plant\n{name}-1,ulm\n{name}-2,ulm\n")
     ids = ("--ids", table)
-    state = good(line, "create", name, *ids, "--uuid5", "dns")
+    state = good(line, "create", name, *ids, "--uuid5", "dns", "--expect", "2")
     assert (state["device_count"], state["id_scheme"]["kind"]) == (2, "uuid5")
     without = batch(line, "run", name, "--out", tmp_path / "out")
     assert (without.returncode, "Name that file with --ids" in without.stderr) == (2, True)
@@ -185,15 +190,18 @@ def test_a_batch_of_a_file_needs_that_file(line: Fleet, tmp_path: Path, name: st
 
 
 def test_a_closed_batch_and_another_clients_say_what_is_wrong(line: Fleet, tmp_path: Path, name: str) -> None:
-    assert batch(line, "create", name, "--count", "1").returncode == 0
-    ended = good(line, "close", name)
+    assert batch(line, "create", name, "--count", "1", "--expect", "1").returncode == 0
+    ended = good(line, "close", name, "--expect", "1")
+    assert good(line, "close", name) == ended, "what is closed is closed"
     assert (ended["state"], ended["remaining"]) == ("closed", 0)
     closed = batch(line, "run", name, "--out", tmp_path / "closed")
     assert closed.returncode == 1
     assert closed.stderr.startswith(f"otahsm: the batch {name} is closed\n        Create another batch")
     assert not list((tmp_path / "closed").glob("[!.]*"))
     other = f"{name}-x"
-    assert batch(line, "create", other, "--count", "2", "--client", "cn:line-9").returncode == 0
+    assert (
+        batch(line, "create", other, "--count", "2", "--expect", "2", "--client", "cn:line-9").returncode == 0
+    )
     refused = batch(line, "run", other, "--out", tmp_path / "other")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"otahsm: quickstart may not issue in the batch {other}\n")
@@ -208,7 +216,7 @@ def test_two_machines_that_make_one_batch_at_once_make_it_once(
     line: Fleet, tmp_path: Path, name: str, ids: str
 ) -> None:
     scheme = () if ids == "drawn" else ("--template", name + "-{seq:03d}")
-    assert batch(line, "create", name, "--count", "300", *scheme).returncode == 0
+    assert batch(line, "create", name, "--count", "300", "--expect", "300", *scheme).returncode == 0
     command = [*OTAHSM, "batch", "run", name, "--quiet", "--out"]
     machines = [tmp_path / "one", tmp_path / "two"]
     runs = [

@@ -17,13 +17,13 @@ async def test_a_command_connects_once(line: Fleet, tmp_path: Path) -> None:
     name = f"batch-{uuid.uuid4()}"
     report = tmp_path / "report"
     commands = (
-        f"batch create {name} --template {name}-{{seq:02d}} --count 3",
+        f"batch create {name} --template {name}-{{seq:02d}} --count 3 --expect 3",
         f"batch run {name} --out {tmp_path}",
         f"batch report {name} --html {report}.html --csv {report}.csv --out {tmp_path}",
         f"device issue --count 1 --out {tmp_path}",
         f"ledger list --batch {name}",
         f"ledger get {name}-01",
-        f"revoke --device-id {name}-01 --reason superseded --yes",
+        f"revoke --device-id {name}-01 --reason superseded --expect 1",
         "health",
     )
     toml = line.toml.with_name("proxied.toml")

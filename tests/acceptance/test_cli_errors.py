@@ -22,7 +22,7 @@ from support.harness import Fleet
 from support.refusing import RefusingDaemon
 
 COMMANDS = (
-    "device reset device-1",
+    "device reset device-1 --expect 1",
     "batch status batch-1",
     "ledger get device-1",
     "crl show --from-daemon",
@@ -30,7 +30,7 @@ COMMANDS = (
     "audit",
     "batch list",
     "ledger export",
-    "revoke --device-id device-1 --reason superseded --yes",
+    "revoke --device-id device-1 --reason superseded --expect 1",
     "ledger checkpoint",
     "device issue --count 1",
 )

@@ -43,7 +43,7 @@ def issue(daemon: RunningDaemon, *devices: str) -> None:
 
 
 def revoke(daemon: RunningDaemon, device: str) -> None:
-    done = daemon.fleet.run("revoke", "--device-id", device, "--reason", "key_compromise", "--yes")
+    done = daemon.fleet.run("revoke", "--device-id", device, "--reason", "key_compromise", "--expect", "1")
     assert done.returncode == 0, done.stderr
 
 

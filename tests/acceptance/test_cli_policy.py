@@ -102,7 +102,13 @@ def test_a_client_is_cut_off_listed_and_let_in_again(daemon: RunningDaemon) -> N
     unknown = fleet.run("client", "deny", "cn:line-3", "--reason", "laptop stolen")
     assert unknown.returncode == 1
     assert "no client of the policy has the name cn:line-3" in unknown.stderr
-    denied = fleet.run("client", "deny", "cn:line-3", "--reason", "laptop stolen", "--anyway")
+    deny = ("client", "deny", "cn:line-3", "--reason", "laptop stolen", "--anyway")
+    assert fleet.run(*deny, "--expect", "2").returncode == 2
+    assert fleet.run("client", "list").stdout == "No client is denied.\n"
+    denied = fleet.run(*deny, "--expect", "1")
+    assert denied.stderr == (
+        "This will deny access to 1 client, cn:line-3.\n  no client of the policy has this name\n"
+    )
     assert denied.returncode == 0, denied.stderr
     said = rf"cn:line-3 is denied since {MOMENT} UTC: no client of the policy has this name\.\n"
     assert re.fullmatch(said, denied.stdout)
@@ -119,7 +125,7 @@ def test_a_client_is_cut_off_listed_and_let_in_again(daemon: RunningDaemon) -> N
 def test_one_certificate_is_named_by_its_file(daemon: RunningDaemon) -> None:
     fleet = daemon.fleet
     tls = OperatorCa(fleet).issue("line-4")
-    denied = fleet.run("client", "deny", "--certificate", str(tls.certificate), "--json")
+    denied = fleet.run("client", "deny", "--certificate", str(tls.certificate), "--json", "--expect", "1")
     subject = json.loads(denied.stdout)["subject"]
     assert re.fullmatch("sha256:[0-9a-f]{64}", subject)
     assert fleet.run("client", "allow", subject).returncode == 0

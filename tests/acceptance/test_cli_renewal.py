@@ -32,7 +32,7 @@ async def test_a_reset_device_gets_a_certificate_for_its_new_key(fleet: Fleet) -
             refused = await ask(client, KEYS[1])
             assert isinstance(refused, Refusal)
             assert refused.code == "ALREADY_EXISTS"
-            done = fleet.run("device", "reset", "sensor-17")
+            done = fleet.run("device", "reset", "sensor-17", "--expect", "1")
             assert done.returncode == 0, done.stderr
             assert f"{first.serial:x}" in done.stdout
             (event,) = daemon.wait_for("device.reset")
@@ -49,7 +49,7 @@ async def test_a_device_that_has_no_certificate_is_not_reset(fleet: Fleet) -> No
     with running(fleet) as daemon:
         daemon.configure_client()
         for arguments in (("sensor-17",), ("sensor-17", "--profile", "gold")):
-            done = fleet.run("device", "reset", *arguments)
+            done = fleet.run("device", "reset", *arguments, "--expect", "1")
             assert done.returncode == 1
             assert "has no certificate under the profile" in done.stderr
             assert "Traceback" not in done.stderr

@@ -135,7 +135,7 @@ def connected_with_openssl(imported: Path) -> str:
 
 def test_a_batch_of_devices_is_issued_installed_and_let_in(site: Site, tmp_path: Path) -> None:
     write_archive(site, "community-edition")
-    done = site.fleet.run("batch", "create", "guide", "--count", str(DEVICES))
+    done = site.fleet.run("batch", "create", "guide", "--count", str(DEVICES), "--expect", str(DEVICES))
     assert done.returncode == 0, done.stderr
     out = tmp_path / "devices"
     done = site.fleet.run("batch", "run", "guide", "--out", str(out))

@@ -32,7 +32,7 @@ def test_a_revoked_device_stays_out_when_an_old_crl_is_put_back(fleet: Fleet, tm
             number, der = database.execute("SELECT number, der FROM crls").fetchone()
             (stolen,) = issue(fleet, tmp_path / "devices", ["stolen"])
             assert accepts(fleet, stolen, served)
-            revoking = ("--device-id", "stolen", "--reason", "key_compromise", "--yes")
+            revoking = ("--device-id", "stolen", "--reason", "key_compromise", "--expect", "1")
             assert fleet.run("revoke", *revoking).returncode == 0
             daemon.wait_for("crl.written", revoked=1)
             with database:  # the daemon finds what it expects: a CRL with one entry

@@ -39,8 +39,8 @@ class Line:
         self.issue(*ids)
         return ids
 
-    def revoke(self, *arguments: str | Path) -> CompletedProcess[str]:
-        return self.fleet.run("revoke", *map(str, arguments), "--yes")
+    def revoke(self, *arguments: str | Path, expect: int = 1) -> CompletedProcess[str]:
+        return self.fleet.run("revoke", *map(str, arguments), "--expect", str(expect))
 
     def certificate(self, device: str) -> Path:
         return self.devices / device / "client.pem"
@@ -80,7 +80,12 @@ def line(
 def test_a_revoked_device_is_refused_by_openssl_and_the_others_are_not(line: Line, tmp_path: Path) -> None:
     bad, good = line.new_devices(2)
     done = line.revoke("--device-id", bad, "--reason", "key_compromise")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    shown = f"  {line.serial(bad).lower()} {bad} (ota-connect, issued)"
+    assert done.stderr.splitlines() == [
+        f"This will revoke 1 certificate of {bad}, for the reason key_compromise, for good.",
+        shown,
+    ]
     assert f"{bad}: {line.serial(bad).lower()} is revoked since" in done.stdout
     assert done.stdout.endswith("(key_compromise)\n1 revoked, 0 failed\n")
     crl = line.fetch(tmp_path / "fleet.pem", "--pem")
@@ -119,7 +124,7 @@ def test_what_can_not_be_revoked_is_listed_and_costs_no_neighbour(line: Line, tm
     (device,) = line.new_devices(1)
     file = tmp_path / "ids.txt"
     file.write_text(f"unheard-of\n{device}\nnot\x1b[31mprintable\n")
-    done = line.revoke("--file", file, "--reason", "superseded")
+    done = line.revoke("--file", file, "--reason", "superseded", expect=3)
     assert done.returncode == 1
     assert done.stdout.endswith("1 revoked, 2 failed\n")
     assert (
@@ -127,7 +132,7 @@ def test_what_can_not_be_revoked_is_listed_and_costs_no_neighbour(line: Line, tm
         in done.stderr
     )
     assert "\x1b" not in done.stderr
-    done = line.revoke("--file", file, "--reason", "superseded", "--json")
+    done = line.revoke("--file", file, "--reason", "superseded", "--json", expect=3)
     reports: list[dict[str, Any]] = [json.loads(text) for text in done.stdout.splitlines()]
     assert [report["type"] for report in reports] == ["failed", "revoked", "failed", "summary"]
     assert (reports[0]["name"], reports[0]["code"], reports[0]["reason"]) == (
@@ -149,14 +154,24 @@ def test_a_certificate_is_revoked_under_the_profile_that_is_named(line: Line) ->
     assert done.returncode == 0
 
 
-def test_nobody_revokes_by_a_slip(line: Line) -> None:
-    (device,) = line.new_devices(1)
-    done = line.fleet.run("revoke", "--device-id", device, "--reason", "superseded")
-    assert done.returncode == 1
-    assert f"Revoke {device}, for the reason superseded? This can't be undone." in done.stderr
-    assert "0 revoked" not in done.stdout
-    after = line.revoke("--device-id", device, "--reason", "superseded")
-    assert "1 revoked, 0 failed" in after.stdout
+def test_nobody_revokes_by_a_slip(line: Line, tmp_path: Path) -> None:
+    devices = line.new_devices(2)
+    file = tmp_path / "ids.txt"
+    file.write_text("\n".join([*devices, devices[0]]))
+    for arguments, options in (
+        (("--device-id", devices[0]), ()),
+        (("--device-id", devices[0]), ("--expect", "2")),
+        (("--device-id", devices[0]), ("--yes",)),
+        (("--serial", line.serial(devices[0])), ("--expect", "0")),
+        (("--file", str(file)), ()),
+        (("--file", str(file)), ("--expect", "3")),
+    ):
+        done = line.fleet.run("revoke", *arguments, "--reason", "superseded", "--json", *options)
+        assert (done.returncode, done.stdout) == (2, ""), (arguments, options)
+    assert "--expect says 3, but the number is 2" in done.stderr
+    assert f"2 lines of {file} name (1 more name one of them again)" in done.stderr
+    after = line.revoke("--file", file, "--reason", "superseded", expect=2)
+    assert "2 revoked, 0 failed" in after.stdout
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pty
 import shlex
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,19 @@ from support.harness import OTAHSM, READY_SECONDS, Fleet
 from support.programs import otahsm
 
 
-def on_a_terminal(folder: Path, *words: str, environment: dict[str, str] | None = None) -> str:
-    """Run a command whose output is a terminal; return what the terminal gets."""
+def on_a_terminal(
+    folder: Path, *words: str, environment: dict[str, str] | None = None, typed: bytes | None = None
+) -> str:
+    """Run a command whose output is a terminal; return what the terminal gets.
+
+    Its standard input is the terminal, too, if something is typed.
+    """
     terminal, side = pty.openpty()
+    os.write(terminal, typed or b"")
     process = subprocess.Popen(
         [*OTAHSM, *words],
         cwd=folder,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if typed is None else side,
         stdout=side,
         stderr=side,
         env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
@@ -58,6 +65,22 @@ def test_a_terminal_gets_a_bar_and_quiet_means_quiet(line: Fleet, tmp_path: Path
     issue = ("device", "issue", "--count", "3", "--out", str(tmp_path))
     assert "certificates" in on_a_terminal(line.folder, *issue)
     assert on_a_terminal(line.folder, *issue, "--quiet") == ""
+
+
+def test_a_batch_is_ordered_and_closed_by_typing_its_number(line: Fleet) -> None:
+    name = f"typed-{uuid.uuid4()}"
+    create = ("batch", "create", name, "--template", "cam-{seq:03d}", "--count", "50")
+    assert "'5' was typed, but the number is 50" in on_a_terminal(line.folder, *create, typed=b"5\n")
+    assert line.run("batch", "status", name).returncode == 1
+    ordered = on_a_terminal(line.folder, *create, typed=b"50\n")
+    assert "  cam-001\r\n  cam-002\r\n  cam-003\r\n  ...\r\n  cam-050\r\n" in ordered
+    assert "0 of 50" in ordered
+    closing = on_a_terminal(line.folder, "batch", "close", name, typed=b"\n")
+    assert f"close the batch {name} for good: 50 of its 50 devices will get no certificate" in closing
+    assert "no number was typed" in closing
+    assert json.loads(line.run("batch", "status", name, "--json").stdout)["state"] == "open"
+    on_a_terminal(line.folder, "batch", "close", name, typed=b"50\n")
+    assert json.loads(line.run("batch", "status", name, "--json").stdout)["state"] == "closed"
 
 
 def test_a_terminal_that_can_not_draw_gets_no_bar(line: Fleet, tmp_path: Path) -> None:
@@ -92,9 +115,9 @@ def test_what_nobody_can_read_or_answer_fails_in_a_line(line: Fleet, tmp_path: P
         2,
         "otahsm: can't write to standard output: Bad file descriptor",
     )
-    asked = with_closed("<&-", line.folder, "revoke", "--device-id", "nobody", "--reason", "superseded")
-    assert asked.returncode == 1
-    assert "Aborted" in asked.stderr
+    asked = with_closed("<&-", line.folder, "batch", "create", "b", "--count", "3")
+    assert asked.returncode == 2
+    assert "there is no terminal to ask on; the number is 3" in asked.stderr
     wrong = with_closed("2>&-", tmp_path, "health")
     assert wrong.returncode == 2  # and not with a failure to say so
 

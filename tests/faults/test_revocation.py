@@ -142,14 +142,14 @@ async def test_a_revocation_that_the_ledger_can_not_take_now_ends_as_what_may_be
         daemon.wait_for("health.changed", serving=True)
         daemon.configure_client()
         (issued,) = await issue(daemon, 1)
-        command = ("revoke", "--device-id", issued.device_id, "--reason", "superseded", "--yes")
+        command = ("revoke", "--device-id", issued.device_id, "--reason", "superseded", "--expect", "1")
         server.kill()
         try:
             with pytest.raises(LedgerUnavailableError, match="can't write the ledger"):
                 await revoke(daemon, [issued], Reason.SUPERSEDED, patience=0)
             done = await asyncio.to_thread(fleet.run, *command, "--patience", "0")
             assert done.returncode == ExitCode.UNAVAILABLE, done.stderr
-            assert "can't write the ledger" in done.stderr
+            assert "can't read the ledger" in done.stderr
         finally:
             server.start()
         done = await asyncio.to_thread(fleet.run, *command)

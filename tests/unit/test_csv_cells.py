@@ -49,5 +49,5 @@ def test_what_was_exported_is_read_back(tmp_path: Path, device_id: str) -> None:
     path.write_text(csv_line(["device_id", "note"]) + csv_line([device_id, "=1"]), encoding="utf-8")
     (row,) = read_rows(path, "device_id")
     assert row.values == {"device_id": device_id, "note": "=1"}
-    (target,) = read_targets(path, "")
+    (target,) = read_targets(path, "").targets
     assert target.device_id == device_id

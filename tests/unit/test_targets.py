@@ -47,13 +47,20 @@ def test_what_is_no_serial_number_is_refused(text: str) -> None:
 def test_a_file_names_devices_or_serial_numbers(tmp_path: Path, text: str, targets: list[ToRevoke]) -> None:
     file = tmp_path / "file"
     file.write_text(text, encoding="utf-8")
-    assert read_targets(file, "") == targets
+    assert read_targets(file, "").targets == targets
+
+
+def test_lines_that_name_the_same_again_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("serial,device_id\nff,\n00FF,\n,a\n,a\n,a\n")
+    found = read_targets(file, "")
+    assert (len(found.targets), found.repeated) == (2, 3)
 
 
 def test_a_file_is_limited_to_a_profile(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("serial,device_id\nff,\n,a\n")
-    assert read_targets(file, "p") == [
+    assert read_targets(file, "p").targets == [
         ToRevoke(serial=SerialNumber(0xFF), profile="p"),
         ToRevoke(device_id="a", profile="p"),
     ]

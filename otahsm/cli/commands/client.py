@@ -8,12 +8,13 @@ from typing import Annotated, Final
 import typer
 
 from otahsm.access import SUBJECTS, check_identity
+from otahsm.cli.confirming import ExpectOption, confirm_number
 from otahsm.cli.connect import ask
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.fields import print_json, print_outcome
 from otahsm.cli.output.tables import Column, Table
 from otahsm.cli.output.times import show_time
-from otahsm.client import DeniedClient
+from otahsm.client import Client, DeniedClient
 from otahsm.pki.anchor import fingerprint_text
 from otahsm.system.tls_files import read_certificates
 
@@ -35,11 +36,14 @@ def deny(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Deny a name even if no client of the policy has it.")
     ] = False,
+    expect: ExpectOption = None,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Deny a client access: within two seconds every daemon on the ledger refuses it and ends its open calls.
+
+    It first shows whom it reaches, and wants the number 1 typed, or --expect 1.
 
     Requires the role operator or admin. Name a client as `otahsm ledger list` and the log do. It must be one
     of the policy's clients; the answer says which. Names have no wildcards.
@@ -54,7 +58,13 @@ def deny(
         check_identity(name, SUBJECTS)
     except ValueError as error:
         raise typer.BadParameter(f"{name[:64]!a} {error}") from None
-    denied = ask(config, patience, lambda client: client.access.deny(name, reason, allow_unknown_name=anyway))
+
+    async def run(client: Client) -> DeniedClient:
+        reached = await client.access.deny(name, reason, allow_unknown_name=anyway, validate_only=True)
+        confirm_number(f"deny access to 1 client, {reached.subject}", 1, [_reached(reached)], expect)
+        return await client.access.deny(name, reason, allow_unknown_name=anyway)
+
+    denied = ask(config, patience, run)
     print_outcome(
         f"{denied.subject} is denied since {show_time(denied.since)}: {_reached(denied)}.",
         as_json=as_json,

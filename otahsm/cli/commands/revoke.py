@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from otahsm.cli.commands.targets import read_targets
+from otahsm.cli.commands.targets import Targets, read_targets
+from otahsm.cli.confirming import ExpectOption, amount, confirm_number
 from otahsm.cli.connect import connect, load_client
 from otahsm.cli.inputs import serial_of
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.failures import print_failure
 from otahsm.cli.output.fields import print_json_line, printable
 from otahsm.cli.output.times import show_time
-from otahsm.client import NotRevoked, Revoked, ToRevoke
+from otahsm.client import Client, LedgerEntry, NotRevoked, Query, Revoked, ToRevoke
+from otahsm.errors import NotFoundError
 from otahsm.pki.crls.building import Reason
+
+# An open one is being issued: the daemon waits for it, and revokes it.
+_REVOCABLE: Final = frozenset({"open", "issued", "superseded"})
 
 
 def revoke(
@@ -29,12 +34,17 @@ def revoke(
         typer.Option(help="Many: one device id per line, or CSV with a column device_id or serial."),
     ] = None,
     profile: Annotated[str, typer.Option(help="Only certificates under this profile. Default: all.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
+    expect: ExpectOption = None,
+    yes: Annotated[bool, typer.Option("--yes", hidden=True)] = False,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Revoke certificates for good: a revocation can't be undone.
+
+    It first shows how many certificates it will revoke, and wants that number typed, or --expect N. For a
+    file, it is the number of its lines, each device and serial number once; a device may have several
+    certificates. If nothing is left to revoke, it asks nothing.
 
     What is reported as revoked is on the disk, and the daemon makes a new CRL at once. Running the same
     command again does no harm: what was already revoked keeps its date and reason.
@@ -48,44 +58,74 @@ def revoke(
     \b
     Examples:
       otahsm revoke --device-id sensor-17 --reason key_compromise
-      otahsm revoke --file stolen.csv --reason privilege_withdrawn --yes
+      otahsm revoke --file stolen.csv --reason privilege_withdrawn --expect 250
     """  # noqa: D301 - click reads the character, not the escape
+    if yes:
+        raise typer.BadParameter("there is no --yes any more: give the number of certificates, --expect N")
     if sum(given is not None for given in (serial, device_id, file)) != 1:
         raise typer.BadParameter("give one of --serial, --device-id and --file")
     settings = load_client(config)
     targets = _targets(serial, device_id, file, profile)
-    if not yes:
-        _ask(len(targets), serial or device_id or str(file), reason.value)
     shown = _Shown(as_json=as_json)
+
+    if file is not None:
+        _confirm_lines(file, targets, reason, expect)
 
     async def run() -> None:
         async with connect(settings, patience) as client:
-            async for outcome in client.revocation.revoke(targets, reason):
-                shown.add(outcome)
+            if file is None:
+                await _confirm_certificates(client, targets.targets[0], reason, expect)
+            try:
+                async for outcome in client.revocation.revoke(targets.targets, reason):
+                    shown.add(outcome)
+            finally:
+                shown.sum_up()
 
-    try:
-        asyncio.run(run())
-    finally:
-        shown.sum_up()
+    asyncio.run(run())
     if shown.failed:
         raise typer.Exit(1)
 
 
-def _targets(
-    serial: str | None, device_id: str | None, file: Path | None, profile: str
-) -> Sequence[ToRevoke]:
+def _targets(serial: str | None, device_id: str | None, file: Path | None, profile: str) -> Targets:
     if serial is not None:
-        return [ToRevoke(serial=serial_of(serial, "--serial"), profile=profile)]
+        return Targets([ToRevoke(serial=serial_of(serial, "--serial"), profile=profile)], 0)
     if file is not None:
         return read_targets(file, profile)
-    return [ToRevoke(device_id=device_id or "", profile=profile)]
+    return Targets([ToRevoke(device_id=device_id or "", profile=profile)], 0)
 
 
-def _ask(count: int, what: str, reason: str) -> None:
-    text = f"{count} lines of {what}" if count > 1 else what
-    typer.confirm(
-        f"Revoke {printable(text)}, for the reason {reason}? This can't be undone.", abort=True, err=True
-    )
+def _confirm_lines(file: Path, targets: Targets, reason: Reason, expect: int | None) -> None:
+    count = len(targets.targets)
+    again = f" ({targets.repeated} more name one of them again)" if targets.repeated else ""
+    what = f"revoke all certificates that {amount(count, 'line')} of {file} name{again}"
+    names = [_name_of(target) for target in targets.targets]
+    confirm_number(f"{what}, for the reason {reason}, for good", count, names, expect)
+
+
+async def _confirm_certificates(client: Client, target: ToRevoke, reason: Reason, expect: int | None) -> None:
+    """Confirm the number of certificates of a device or serial number; nothing if none is left to revoke."""
+    entries = [entry for entry in await _entries(client, target) if entry.status in _REVOCABLE]
+    if not entries:
+        return
+    count = len(entries)
+    what = f"revoke {amount(count, 'certificate')} of {_name_of(target)}, for the reason {reason}, for good"
+    sample = [f"{one.serial.hex()} {one.device_id} ({one.profile}, {one.status})" for one in entries]
+    confirm_number(what, count, sample, expect)
+
+
+async def _entries(client: Client, target: ToRevoke) -> list[LedgerEntry]:
+    if target.serial is None:
+        query = Query(device_id=target.device_id, profile=target.profile)
+        return [entry async for entry in client.ledger.everything(query)]
+    try:
+        entry, _ = await client.ledger.by_serial(target.serial)
+    except NotFoundError:  # which is what the daemon says of it, too
+        return []
+    return [entry] if target.profile in ("", entry.profile) else []
+
+
+def _name_of(target: ToRevoke) -> str:
+    return target.device_id if target.serial is None else target.serial.hex()
 
 
 class _Shown:
@@ -98,9 +138,7 @@ class _Shown:
     def add(self, outcome: Revoked | NotRevoked) -> None:
         if isinstance(outcome, NotRevoked):
             self.failed += 1
-            target = outcome.target
-            name = target.device_id if target.serial is None else target.serial.hex()
-            print_failure(name, outcome.error, as_json=self._as_json)
+            print_failure(_name_of(outcome.target), outcome.error, as_json=self._as_json)
             return
         self.revoked += not outcome.before
         self.before += outcome.before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from otahsm.client import ToRevoke
 from otahsm.errors import ConfigError, RequestRefusedError
@@ -15,8 +15,15 @@ from otahsm.system.files import read_text
 _COLUMNS: Final = ("serial", "device_id")
 
 
-def read_targets(path: Path, profile: str) -> list[ToRevoke]:
-    """Read a file of device ids, or CSV with a column `serial` or `device_id`; each target once.
+class Targets(NamedTuple):
+    """What a file names, each target once, and how many of its lines name one again."""
+
+    targets: list[ToRevoke]
+    repeated: int
+
+
+def read_targets(path: Path, profile: str) -> Targets:
+    """Read a file of device ids, or CSV with a column `serial` or `device_id`.
 
     Where there are both columns, the serial number counts, and the device id where there is none.
 
@@ -36,7 +43,8 @@ def read_targets(path: Path, profile: str) -> list[ToRevoke]:
         found = [ToRevoke(device_id=line.strip(), profile=profile) for line in lines if line.strip()]
     if not found:
         raise ConfigError(f"{path} names nothing to revoke", hint="Write one device id per line.")
-    return list(dict.fromkeys(found))
+    targets = list(dict.fromkeys(found))
+    return Targets(targets, len(found) - len(targets))
 
 
 def _target(path: Path, line: int, row: dict[str, str | None], profile: str) -> ToRevoke:
