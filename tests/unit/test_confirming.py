@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import sys
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def asked(
     A stream that is missing is no terminal.
     """
     ours, its = pty.openpty()
+    attributes = termios.tcgetattr(its)
+    attributes[3] &= ~termios.ECHO  # the echo would come before what is shown, in between or after it
+    termios.tcsetattr(its, termios.TCSANOW, attributes)
     os.write(ours, typed)
     with contextlib.ExitStack() as opened:
         opened.callback(os.close, ours)
@@ -44,7 +48,7 @@ def asked(
 @pytest.mark.parametrize("typed", [b"3\n", b" 3 \n"])
 def test_the_number_that_is_typed_confirms(typed: bytes) -> None:
     shown = asked(typed)
-    assert "This will revoke 3 certificates.\r\n  a\r\n  b\r\n  c\r\nType the number 3 to go on: " in shown
+    assert shown == "This will revoke 3 certificates.\r\n  a\r\n  b\r\n  c\r\nType the number 3 to go on: "
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_a_number_with_a_blank_in_it_is_not_taken_for_the_whole() -> None:
 
 def test_the_first_and_the_last_are_shown_and_nothing_that_moves_the_cursor() -> None:
     shown = asked(b"9\n", 9, [*(f"device-{number}" for number in range(8)), "\x1b[2Jlast"])
-    assert shown.splitlines()[2:-1] == ["  device-0", "  device-1", "  device-2", "  ...", "  \\x1b[2Jlast"]
+    assert shown.splitlines()[1:-1] == ["  device-0", "  device-1", "  device-2", "  ...", "  \\x1b[2Jlast"]
 
 
 def test_an_expected_number_asks_nothing_and_another_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
