@@ -302,3 +302,12 @@ crl_numbers: Final = Table(
     Column("number", BigInteger, nullable=False),
     Column("this_update", BigInteger, nullable=False),
 )
+
+# Versions of the schema that an older otahsm may use, too: one that knows `usable_since` or a later one. A
+# migration says so if it only adds tables, columns that may be NULL and have no default, and plain indexes.
+compatible_schemas: Final = Table(
+    "compatible_schemas",
+    metadata,
+    Column("version", String(32), primary_key=True),
+    Column("usable_since", String(32), nullable=False),
+)

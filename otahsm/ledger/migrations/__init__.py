@@ -8,9 +8,10 @@ from __future__ import annotations
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, select
 
 from otahsm.ledger.migrations import versions
+from otahsm.ledger.schema import compatible_schemas
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -52,6 +53,23 @@ def version_of(connection: Connection) -> str | None:
 def knows_version(version: str) -> bool:
     """Return whether a version is the newest or one before it: they are numbered, with four digits."""
     return version.isdecimal() and len(version) == len(NEWEST) and 0 < int(version) <= int(NEWEST)
+
+
+def is_usable(connection: Connection, version: str | None) -> bool:
+    """Return whether this code may use a ledger with a schema: the newest, or a newer one that says so.
+
+    So daemons can be upgraded one after the other. An SQLite ledger has one daemon.
+    """
+    if version is None or version == NEWEST:
+        return version == NEWEST
+    known = version.isdecimal() and len(version) == len(NEWEST) and version > NEWEST
+    if not known or connection.dialect.name != "postgresql":
+        return False
+    if not inspect(connection).has_table(compatible_schemas.name):
+        return False
+    named = select(compatible_schemas.c.usable_since).where(compatible_schemas.c.version == version)
+    since: str | None = connection.execute(named).scalar()
+    return since is not None and knows_version(since)
 
 
 def _configuration() -> Config:

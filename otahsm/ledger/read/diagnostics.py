@@ -19,7 +19,7 @@ from otahsm.errors import ConfigError, OtahsmError
 from otahsm.ledger.db.database import database_of
 from otahsm.ledger.db.failures import cause_of, reading
 from otahsm.ledger.mac_key_file import read_mac_keys
-from otahsm.ledger.migrations import NEWEST, knows_version
+from otahsm.ledger.migrations import NEWEST, is_usable, knows_version
 from otahsm.ledger.schema import certificates, intents, revocations
 from otahsm.ledger.shape.check import WHEN_TAMPERED, shape_of
 
@@ -62,6 +62,13 @@ def _look(engine: Engine, name: str, now: datetime) -> Iterator[Check]:
         version = str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar())
         if version == NEWEST:
             yield ok("ledger", f"{name}, schema {version}")
+            yield from _shape(connection)
+        elif is_usable(connection, version):
+            yield warning(
+                "ledger",
+                f"{name} has the schema {version} of a newer otahsm, which this one may work beside",
+                "Upgrade this machine, too. `otahsm ledger verify` needs the newer version.",
+            )
             yield from _shape(connection)
         elif knows_version(version):
             yield warning(

@@ -12,7 +12,7 @@ from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerDamagedError, LedgerUnavailableError
 from otahsm.ledger.db.failures import cause_of, reading
 from otahsm.ledger.db.read_only import read_only_engine
-from otahsm.ledger.migrations import NEWEST
+from otahsm.ledger.migrations import NEWEST, is_usable
 from otahsm.ledger.query_values import (
     START,
     CertificateRecord,
@@ -53,6 +53,7 @@ class LedgerReader:
         try:
             with self._reading() as connection:
                 version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+                usable = is_usable(connection, version)
         except LedgerDamagedError:
             raise
         except LedgerUnavailableError as error:
@@ -60,7 +61,7 @@ class LedgerReader:
                 f"{self._name} is not a readable ledger: {cause_of(error.__cause__)}",
                 hint="Run this on the ledger's machine. `otahsm serve` creates the ledger.",
             ) from error
-        if version != NEWEST:
+        if not usable:
             raise ConfigError(
                 f"the ledger {self._name} has the schema {version}, but this otahsm needs {NEWEST}",
                 hint="Start `otahsm serve` once to update it, or use the version of otahsm that created it.",

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, select
 
 from otahsm.errors import LedgerTamperedError
-from otahsm.ledger.migrations import NEWEST
+from otahsm.ledger.migrations import NEWEST, is_usable, version_of
 from otahsm.ledger.shape import postgres, sqlite
 from otahsm.ledger.shape.findings import Shape, alembic_version
 from otahsm.ledger.tree.verdict import Finding, Verdict
@@ -25,16 +25,18 @@ WHEN_TAMPERED: Final = (
 
 
 def shape_of(connection: Connection) -> Shape:
-    """Return what is wrong with a ledger that has the newest schema.
+    """Return what is wrong with a ledger that has the newest schema, or a newer one that we may use.
 
     Args:
         connection: in a transaction.
     """
-    shape = Shape()
+    version = version_of(connection)
+    is_newer = version != NEWEST and is_usable(connection, version)
+    shape = Shape(is_newer=is_newer)
     (postgres if connection.dialect.name == "postgresql" else sqlite).look(connection, shape)
     if shape.readable:
         found = connection.execute(select(alembic_version)).scalars().all()
-        if found != [NEWEST]:
+        if found != [version if is_newer else NEWEST]:
             what = f"says {', '.join(found) or 'nothing'}, but this otahsm needs {NEWEST}: if a newer one"
             shape.tampered.insert(0, Finding("schema version", f"{what} upgraded the ledger, upgrade all"))
     return shape
@@ -72,7 +74,7 @@ def refuse_hooks(connection: Connection, name: str) -> None:
 
 
 def refuse_tampered(connection: Connection, name: str) -> None:
-    """Raise LedgerTamperedError if anything is wrong with a ledger that has the newest schema."""
+    """Raise LedgerTamperedError if anything is wrong with a ledger that has a schema that we may use."""
     refuse(shape_of(connection).tampered, name)
 
 

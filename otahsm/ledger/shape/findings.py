@@ -26,11 +26,13 @@ class Shape:
         tampered: what can change what our statements read or write; one is enough not to trust the ledger.
         warnings: what otahsm didn't make, and what can't do that.
         readable: whether all our tables and columns are there.
+        is_newer: whether a newer otahsm made the schema, which may have columns that ours has not.
     """
 
     tampered: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
     readable: bool = True
+    is_newer: bool = False
 
     def tamper(self, where: str, what: str) -> None:
         """Record what can change what our statements read or write."""

@@ -190,8 +190,10 @@ class TablesLook:
             ):
                 if is_ != ours:
                     self._shape.tamper(where, f"its {what} is {is_!r}, and ours is {ours!r}")
-        for name in found:
-            self._shape.tamper(f"column {table.name}.{name}", "is not otahsm's")
+        for name, row in found.items():
+            computes = row.attnotnull or row.default is not None or row.attidentity + row.attgenerated
+            if computes or not self._shape.is_newer:
+                self._shape.tamper(f"column {table.name}.{name}", "is not otahsm's")
 
     def _constraints(self, table: Table, rows: Sequence[Row[Any]]) -> None:
         expected: set[tuple[str, tuple[str, ...], str | None, tuple[str, ...]]] = {

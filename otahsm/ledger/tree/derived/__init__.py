@@ -4,14 +4,17 @@
 - how many certificates a batch and a quota have: a count of intents
 - who is denied: the last audit event about a client
 - from which id on a replica's intents may be open: none below it is
+- which older otahsm may use the schema: what the migrations say
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
+from otahsm.ledger.schema import compatible_schemas
 from otahsm.ledger.tree.derived.certificates import (
     check_barred,
     check_doubles,
@@ -25,7 +28,15 @@ from otahsm.ledger.tree.verdict import Verdict
 
 __all__ = ["ALLOWED", "CORRECTED", "DENIED", "check_derived", "denial_events", "says"]
 
+
+def check_compatible_schemas(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Yield what is said of versions, of which no migration says anything."""
+    for version in connection.execute(select(compatible_schemas.c.version)).scalars():
+        yield f"compatible schema {version!a:.40}", "is of no migration: it was added"
+
+
 _CHECKS: Final = (
+    check_compatible_schemas,
     check_kinds,
     check_doubles,
     check_superseded,
