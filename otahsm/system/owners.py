@@ -1,19 +1,25 @@
 """Root and the files of other users: root acts as their owner, or not at all.
 
-Who owns a file, or a folder above it, can replace it at any time, also by a link to a file of root's. So what
-is in such a folder counts as that user's, whoever owns it now.
+Who can write to a file, or to a folder on the way to it, can replace it at any time, also by a link to a file
+of root's. So what is in such a folder counts as that user's, whoever owns it now. In a sticky folder (`/tmp`)
+only the owner of an entry can replace it.
 """
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
+import stat
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from otahsm.errors import ConfigError
 from otahsm.system.confinement import has_user
+
+_MAX_LINKS: Final = 40
 
 
 class Owner(NamedTuple):
@@ -32,12 +38,19 @@ def foreign_owner(path: Path) -> Owner | None:
     Users who are not in this user namespace (user_namespaces(7)) don't count.
 
     Raises:
-        ConfigError: there are several such users.
+        ConfigError: there are several such users, or every user is one.
     """
     if os.geteuid() != 0:
         return None
-    owners = {status.st_uid: status.st_gid for status in _along(path) if status.st_uid != 0}
-    found = {user: group for user, group in owners.items() if has_user(user)}
+    owners: dict[int, int] = {}
+    for place, status in _along(path):
+        if _is_for_everyone(status):
+            raise ConfigError(
+                f"{path} can be changed by every user, through {place}: root does not use it",
+                hint=f"chmod go-w {place}",
+            )
+        owners |= dict.fromkeys(_writers(status), status.st_gid)
+    found = {user: group for user, group in owners.items() if user != 0 and has_user(user)}
     if len(found) > 1:
         names = " and ".join(sorted(_owner(user, group).name for user, group in found.items()))
         raise ConfigError(
@@ -75,14 +88,53 @@ def become_owner(path: Path) -> Owner | None:
     return owner
 
 
-def _along(path: Path) -> Iterator[os.stat_result]:
-    """Yield the status of a path and of the folders above it, as it is written and where links lead."""
-    for place in {path.absolute(), path.resolve()}:
-        for part in (place, *place.parents):
-            try:
-                yield part.lstat()
-            except OSError:
-                continue  # it does not exist yet
+def _along(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield all files, folders and links on the way to a path, with their status; not what does not exist."""
+    names = deque(path.absolute().parts[1:])
+    here, links = Path("/"), 0
+    yield here, here.lstat()
+    while names:
+        name = names.popleft()
+        if name == "..":
+            here = here.parent
+            continue
+        entry = here / name
+        try:
+            status = entry.lstat()
+            target = entry.readlink() if stat.S_ISLNK(status.st_mode) else None
+        except OSError:
+            return
+        yield entry, status
+        if target is None:
+            here = entry
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            return
+        here = Path("/") if target.is_absolute() else here
+        names.extendleft(reversed(target.parts[target.is_absolute() :]))
+
+
+def _is_for_everyone(status: os.stat_result) -> bool:
+    mode = status.st_mode
+    is_sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
+    return bool(mode & stat.S_IWOTH) and not is_sticky and not stat.S_ISLNK(mode)
+
+
+def _writers(status: os.stat_result) -> set[int]:
+    """Return its owner, and who may write to it as a member of its group."""
+    mode = status.st_mode
+    if not mode & stat.S_IWGRP or stat.S_ISLNK(mode) or (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
+        return {status.st_uid}
+    try:
+        members = set(grp.getgrgid(status.st_gid).gr_mem)
+    except KeyError:
+        members = set()
+    users = pwd.getpwall()
+    return {
+        status.st_uid,
+        *(user.pw_uid for user in users if user.pw_gid == status.st_gid or user.pw_name in members),
+    }
 
 
 def _owner(user: int, group: int) -> Owner:

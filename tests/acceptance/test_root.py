@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import grp
 import os
+import pwd
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from otahsm.cli import settings
+from otahsm.cli.commands.device.pack import pack
 from otahsm.errors import ConfigError
 from otahsm.install.installing import ImageRoot
 from otahsm.line import DeviceFolders
@@ -83,6 +86,8 @@ def test_root_logs_in_makes_keys_and_sends_them_for_no_other_user(folder: Path) 
         DeviceFiles.load(folder, "a", utc_now())
     with pytest.raises(ConfigError, match="root does not use it"):
         ImageRoot(folder)
+    with pytest.raises(ConfigError, match="root does not use it"):
+        pack(folder / "packed.tar", devices=folder)
     assert not list(folder.iterdir())
 
 
@@ -98,6 +103,48 @@ def test_whose_a_file_is_depends_on_every_folder_and_link_on_the_way(folder: Pat
     os.chown(folder / "link", OTHER, OTHER, follow_symlinks=False)
     with pytest.raises(ConfigError, match="can be changed by the users"):
         foreign_owner(folder / "link/new")
+
+
+def test_a_link_that_a_link_leads_to_counts(folder: Path) -> None:
+    (folder / "safe").mkdir()
+    (folder / "theirs").mkdir()
+    (folder / "theirs/way").symlink_to(folder / "safe")
+    (folder / "first").symlink_to("theirs/way")
+    os.chown(folder / "theirs", USER, USER)
+    owner = foreign_owner(folder / "first/new")
+    assert owner is not None
+    assert owner.user == USER
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757, 0o666])
+def test_what_every_user_can_write_to_is_not_used(folder: Path, mode: int) -> None:
+    place = folder / "shared"
+    if mode == 0o666:
+        place.touch()
+    else:
+        place.mkdir()
+    place.chmod(mode)
+    path = place if place.is_file() else place / "devices"
+    with pytest.raises(ConfigError, match="can be changed by every user") as refused:
+        foreign_owner(path)
+    assert refused.value.hint == f"chmod go-w {place}"
+    if place.is_dir():
+        place.chmod(mode | 0o1000)  # sticky, as /tmp is
+        assert foreign_owner(path) is None
+
+
+def test_whoever_may_write_as_a_member_of_a_group_counts(folder: Path) -> None:
+    users = pwd.getpwall()
+    groups = [user.pw_gid for user in users]
+    named = {group.gr_gid for group in grp.getgrall() if group.gr_mem}
+    user = next(user for user in users if user.pw_gid not in {0, *named} and groups.count(user.pw_gid) == 1)
+    os.chown(folder, 0, user.pw_gid)
+    folder.chmod(0o775)
+    owner = foreign_owner(folder / "devices")
+    assert owner is not None
+    assert owner.name == user.pw_name
+    folder.chmod(0o755)
+    assert foreign_owner(folder / "devices") is None
 
 
 def test_every_command_takes_its_configuration_as_the_user_whose_it_is() -> None:

@@ -13,6 +13,7 @@ from otahsm.cli.output.files import new_path
 from otahsm.errors import ConfigError
 from otahsm.line import pack as pack_folders
 from otahsm.pki.names import check_device_id
+from otahsm.system.owners import check_owner
 from otahsm.templates import counted
 
 
@@ -34,6 +35,7 @@ def pack(
       otahsm device pack --output batch-7.tar
     """  # noqa: D301 - click reads the character, not the escape
     root = devices or load_client(config).devices
+    check_owner(root)
     for device_id in device_ids or ():
         check_device_id(device_id)
     try:
