@@ -318,8 +318,7 @@ async def test_only_so_many_large_responses_of_a_client_are_made_before_it_has_r
             await asyncio.sleep(0.01)
         await edge.reset(channel)  # the others have come before it, and small responses don't wait
         assert made == limits.MAX_ANSWERING_A_CLIENT
-        for call in calls:
-            await read_to_the_end(call)
+        await asyncio.gather(*map(read_to_the_end, calls))
     assert made == len(calls)
 
 
