@@ -5,6 +5,7 @@ next. It is raised where the failure is understood and turned into a status (`ot
 exit code (`otahsm.cli`) only at the edge. Nothing here but `status` needs protobuf.
 """
 
+from otahsm.errors.acts import HeldError, NotHeldError
 from otahsm.errors.base import KINDS, Code, ExitCode, OtahsmError, UnknownError, Violation, from_reason
 from otahsm.errors.daemon import (
     AuthorityUnusableError,
@@ -77,6 +78,7 @@ __all__ = [
     "FolderError",
     "GatewayUnavailableError",
     "GatewayUntrustedError",
+    "HeldError",
     "InProgressError",
     "LedgerDamagedError",
     "LedgerTamperedError",
@@ -85,6 +87,7 @@ __all__ = [
     "NotConfirmedError",
     "NotContinuedError",
     "NotFoundError",
+    "NotHeldError",
     "OtahsmError",
     "PinRefusedError",
     "QuotaError",

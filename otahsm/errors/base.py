@@ -58,6 +58,7 @@ class OtahsmError(Exception):
         exit_code: what a command exits with that ends with it.
         violations: which fields of a request are wrong.
         retry_after: the seconds after which the same request may be granted; None: nobody knows, or never.
+        metadata: what the message says, for programs, by names that the class documents.
     """
 
     code: Code = Code.INTERNAL
@@ -66,6 +67,7 @@ class OtahsmError(Exception):
     default_hint: ClassVar[str] = "This is a bug in otahsm: please report it with the daemon's log."
     violations: tuple[Violation, ...] = ()
     retry_after: float | None = None
+    metadata: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -87,11 +89,16 @@ class OtahsmError(Exception):
 
     @classmethod
     def _restored(
-        cls, message: str, hint: str | None, violations: tuple[Violation, ...], retry_after: float | None
+        cls,
+        message: str,
+        hint: str | None,
+        violations: tuple[Violation, ...],
+        retry_after: float | None,
+        metadata: Mapping[str, str],
     ) -> Self:
         error = cls.__new__(cls)
         OtahsmError.__init__(error, message, hint=hint)  # what a subclass derives is among these already
-        error.violations, error.retry_after = violations, retry_after
+        error.violations, error.retry_after, error.metadata = violations, retry_after, metadata
         return error
 
 
@@ -145,10 +152,11 @@ def from_reason(
     *,
     violations: tuple[Violation, ...] = (),
     retry_after: float | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> OtahsmError:
     """Return the error that was sent or stored: of the class with this reason, or an `UnknownError`."""
     kind = _BY_REASON.get(reason, UnknownError)
     if kind is UnknownError:
         known = code in Code.__members__.values()
         return UnknownError(Code(code) if known else Code.UNKNOWN, reason, message, hint=hint)
-    return kind._restored(message, hint, violations, retry_after)  # noqa: SLF001 - of this module
+    return kind._restored(message, hint, violations, retry_after, metadata)  # noqa: SLF001 - of this module

@@ -1,7 +1,7 @@
 """An error as a `google.rpc.Status`, and back: the one mapping, for daemon and client alike.
 
-The status has our code and message, an `ErrorInfo` with reason and hint, a `BadRequest` if fields are wrong,
-and a `RetryInfo` if it is known when to ask again.
+The status has our code and message, an `ErrorInfo` with reason, hint and metadata, a `BadRequest` if fields
+are wrong, and a `RetryInfo` if it is known when to ask again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _Detail = TypeVar("_Detail", bound=Message)
 
 def to_status(error: OtahsmError) -> Status:
     """Write an error: its code and message, its reason for programs, and its hint for users."""
-    details: list[Message] = [ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata={_HINT: error.hint})]
+    metadata = {**error.metadata, _HINT: error.hint}
+    details: list[Message] = [ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata=metadata)]
     if error.retry_after is not None:
         delay = Duration()
         delay.FromMicroseconds(int(error.retry_after * 1_000_000))
@@ -59,6 +60,7 @@ def from_status(status: Status) -> OtahsmError:
             for item in detail.field_violations
         ),
         retry_after=None if delay is None else delay.ToMicroseconds() / 1_000_000,
+        metadata={name: value for name, value in info.metadata.items() if name != _HINT},
     )
 
 

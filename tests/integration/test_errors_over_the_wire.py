@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from otahsm.client import (
 from otahsm.errors import (
     KINDS,
     Code,
+    HeldError,
     NotAllowedError,
     OtahsmError,
     QuotaError,
@@ -49,6 +51,8 @@ def error_of(kind: type[OtahsmError]) -> OtahsmError:
         return kind("csr.subject", "it is wrong", hint=HINT)
     if issubclass(kind, QuotaError):
         return kind("it is enough", 2.5, hint=HINT)
+    if issubclass(kind, HeldError):
+        return kind(17, "reset", datetime(2026, 12, 1, 6, 30, tzinfo=UTC))
     return kind("it failed", hint=HINT)
 
 
@@ -58,6 +62,7 @@ ERRORS = [error_of(kind) for kind in KINDS.values()]
 def facts(error: OtahsmError) -> tuple[object, ...]:
     return (
         type(error),
+        error.metadata,
         error.code,
         error.reason,
         error.message,
@@ -102,6 +107,10 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "batches.everything": lambda client: drained(client.batches.everything()),
     "revocation.revoke": lambda client: drained(client.revocation.revoke(TARGETS, Reason.SUPERSEDED)),
     "revocation.crl": lambda client: client.revocation.crl(),
+    "approvals.held": lambda client: drained(client.approvals.held()),
+    "approvals.named": lambda client: drained(client.approvals.named([1])),
+    "approvals.confirm": lambda client: client.approvals.confirm(1, bytes(32)),
+    "approvals.reject": lambda client: client.approvals.reject(1),
     "access.deny": lambda client: client.access.deny("cn:line-1"),
     "access.allow": lambda client: client.access.allow("cn:line-1"),
     "access.denied": lambda client: client.access.denied(),
