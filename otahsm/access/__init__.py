@@ -5,10 +5,12 @@ from otahsm.access.calls import Call, Open
 from otahsm.access.control import AccessControl
 from otahsm.access.deny_list import SUBJECTS, Denied, DenyList
 from otahsm.access.policy import (
+    ACTS_PER_DAY,
     ANY_BELOW,
     DAY_ENDS,
     DAYS,
     EVERY_PROFILE,
+    FLEET_ACTS_PER_DAY,
     Below,
     Grant,
     Match,
@@ -30,10 +32,12 @@ from otahsm.access.quota import (
 )
 
 __all__ = [
+    "ACTS_PER_DAY",
     "ANY_BELOW",
     "DAYS",
     "DAY_ENDS",
     "EVERY_PROFILE",
+    "FLEET_ACTS_PER_DAY",
     "MAX_IDENTITY",
     "SUBJECTS",
     "AccessControl",

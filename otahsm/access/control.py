@@ -80,6 +80,24 @@ class AccessControl:
         grant.check_time(now)
         return grant
 
+    def still_granted(self, caller: Caller, now: datetime) -> Grant:
+        """Return what a client may do that asked for something before, whatever its hours are.
+
+        Args:
+            caller: as it was then.
+            now: the time.
+
+        Raises:
+            ClientDeniedError: it is denied.
+            NotAllowedError: the policy does not name it any more, or its grant expired.
+        """
+        self._check_denied(caller, now)
+        grant = self._policy.of(caller)
+        if grant is None:
+            raise NotAllowedError(f"the policy has no client {caller.identity} any more")
+        grant.check_until(now)
+        return grant
+
     def check_call(self, caller: Caller, name: str, call: Call | Open, now: datetime) -> None:
         """Check that a caller may make a call at all.
 

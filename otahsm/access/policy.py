@@ -17,6 +17,8 @@ EVERY_PROFILE: Final = "*"
 ANY_BELOW: Final = "/*"
 DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DAY_ENDS: Final = "24:00"
+ACTS_PER_DAY: Final = 100
+FLEET_ACTS_PER_DAY: Final = 1000
 
 
 class Times(NamedTuple):
@@ -50,6 +52,7 @@ class Grant(NamedTuple):
         times: the hours in which it is allowed; empty for always.
         until: when the grant expires; None for never.
         formerly: names that it had in the policy before: what the ledger has under them is its own.
+        acts_per_day: how many acts of each kind that can't be undone it may do in 24 hours without another.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Grant(NamedTuple):
     until: datetime | None = None
     quotas: Quotas = Quotas()
     formerly: frozenset[str] = frozenset()
+    acts_per_day: int = ACTS_PER_DAY
 
     @property
     def names(self) -> frozenset[str]:
@@ -70,13 +74,17 @@ class Grant(NamedTuple):
 
     def check_time(self, now: datetime) -> None:
         """Raise NotAllowedError if the client is not allowed at this time."""
-        if self.until is not None and now >= self.until:
-            raise NotAllowedError(f"the grant of {self.name} expired on {self.until:%Y-%m-%d %H:%M:%S %Z}")
+        self.check_until(now)
         if self.times and not any(times.hold(now) for times in self.times):
             raise NotAllowedError(
                 f"{self.name} is not allowed at this time",
                 hint="`otahsm policy explain` shows its hours. All times are UTC.",
             )
+
+    def check_until(self, now: datetime) -> None:
+        """Raise NotAllowedError if the grant has expired."""
+        if self.until is not None and now >= self.until:
+            raise NotAllowedError(f"the grant of {self.name} expired on {self.until:%Y-%m-%d %H:%M:%S %Z}")
 
     def check_order(self, profile: str, batch: str) -> None:
         """Check what an order names; its device id is for `check_device`.
@@ -145,9 +153,11 @@ class Policy:
 
     Args:
         grants: the grants of all clients; no two share a name or an identity.
+        acts_per_day: as in `Grant`, of all clients together.
     """
 
-    def __init__(self, grants: Iterable[Grant]) -> None:
+    def __init__(self, grants: Iterable[Grant], acts_per_day: int = FLEET_ACTS_PER_DAY) -> None:
+        self.acts_per_day = acts_per_day
         self.grants: Mapping[str, Grant] = {grant.name: grant for grant in grants}
         self._by_name = {name: grant for grant in self for name in grant.names}
         self._by_identity: dict[str, Grant] = {}
@@ -205,6 +215,10 @@ class Policy:
     def knows(self, name: str) -> bool:
         """Return whether a client has a name, or had it before."""
         return name in self._by_name
+
+    def of_name(self, name: str) -> Grant | None:
+        """Return what the client may do that has a name, or had it before; None if there is none."""
+        return self._by_name.get(name)
 
     def owner_filter(self, name: str) -> OwnerFilter:
         """Return what selects the rows of a client, by a name in the policy that it has or once had."""

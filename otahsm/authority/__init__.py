@@ -1,6 +1,7 @@
 """The certification authority: the application layer below the gRPC services."""
 
 from otahsm.access import AccessControl, Caller, Denied, Policy
+from otahsm.authority.approvals import Glass, HeldAct
 from otahsm.authority.assembly import assemble
 from otahsm.authority.certificate_authority import CertificateAuthority
 from otahsm.authority.crls import CrlName
@@ -13,8 +14,11 @@ from otahsm.ledger import (
     AUTHORITIES,
     COMPLETE,
     START,
+    ActKind,
+    ActState,
     AuditEvent,
     BatchState,
+    BreakGlass,
     CertificateRecord,
     CountKey,
     EventFilter,
@@ -31,10 +35,13 @@ __all__ = [
     "COMPLETE",
     "START",
     "AccessControl",
+    "ActKind",
+    "ActState",
     "AuditEvent",
     "Authorities",
     "AuthorityState",
     "BatchState",
+    "BreakGlass",
     "Caller",
     "CertificateAuthority",
     "CertificateKey",
@@ -46,6 +53,8 @@ __all__ = [
     "EventFilter",
     "EventName",
     "Filter",
+    "Glass",
+    "HeldAct",
     "IssuanceRequest",
     "Issued",
     "Job",

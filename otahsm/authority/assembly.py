@@ -7,7 +7,9 @@ from datetime import timedelta
 from typing import Final
 
 from otahsm.access import AccessControl
+from otahsm.authority.approvals import Approvals
 from otahsm.authority.certificate_authority import CertificateAuthority
+from otahsm.authority.changes import Changes
 from otahsm.authority.crls import Crls
 from otahsm.authority.denied_clients import DeniedClients
 from otahsm.authority.jobs import Supervisor
@@ -66,9 +68,10 @@ def assemble(
     profiles = {name: profile.build() for name, profile in config.profiles.items()}
     authorities = Authorities.load(config, files)
     database = database_of(section(config.ledger, "ledger"))
+    keys = read_mac_keys(section(config.ledger, "ledger"))
     ledger = Ledger(
         database,
-        read_mac_keys(section(config.ledger, "ledger")),
+        keys,
         authorities.key_identifiers,
         _renewals(profiles),
         clock,
@@ -77,7 +80,8 @@ def assemble(
     denials = LedgerQueries(section(config.ledger, "ledger"))
     audit = AuditLog(ledger, log_event, clock)
     report = _noting_workers(audit, report)
-    clients = DeniedClients(ledger, denials, access, audit, clock)
+    changes = Changes(access, audit)
+    clients = DeniedClients(ledger, denials, access, audit, changes, clock)
     preparers = Preparers(profiles, size=settings.preparers, report=report, socket=settings.preparer_socket)
     mandate = mandate_of(config, files)
     signers = SignerPool(token, mandate, wait_seconds=settings.wait_for_signer_seconds, report=report)
@@ -110,9 +114,22 @@ def assemble(
     guard_dirs = {item.guard_dir: item.signer_socket is None for item in token.all}
     return CertificateAuthority(
         access=access,
+        approvals=Approvals(
+            access=access,
+            audit=audit,
+            batches=batches,
+            changes=changes,
+            clients=clients,
+            clock=clock,
+            keys=keys,
+            ledger=ledger,
+            queries=queries,
+            revoked=crls.look,
+        ),
         audit=audit,
         authorities=authorities,
         batches=batches,
+        changes=changes,
         clients=clients,
         clock=clock,
         crls=crls,

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from otahsm.access import AccessControl, Caller, Denied
+from otahsm.authority.approvals import Approvals
 from otahsm.authority.call_log import log_refused, log_revoked, tampering_logged
+from otahsm.authority.changes import Changes
 from otahsm.authority.crls import CrlName, Crls
 from otahsm.authority.denied_clients import DeniedClients
 from otahsm.authority.life_cycle import LifeCycle
@@ -31,8 +33,6 @@ from otahsm.issuance.batches import Batches, NewBatch, unknown_batch
 from otahsm.issuance.queue import IssuanceQueue
 from otahsm.issuance.values import IssuanceRequest, Outcome
 from otahsm.ledger import (
-    AuditEvent,
-    Batch,
     BatchState,
     CertificateRecord,
     CountKey,
@@ -60,6 +60,7 @@ class CertificateAuthority:
 
     Attributes:
         access: decides which client may do what.
+        approvals: lists held acts, confirms and rejects them.
         audit: records audit events.
         authorities: the CAs.
         clients: denies clients and allows them again.
@@ -70,9 +71,11 @@ class CertificateAuthority:
         self,
         *,
         access: AccessControl,
+        approvals: Approvals,
         audit: AuditLog,
         authorities: Authorities,
         batches: Batches,
+        changes: Changes,
         clients: DeniedClients,
         clock: Clock,
         crls: Crls,
@@ -85,11 +88,13 @@ class CertificateAuthority:
         transparency: Transparency,
     ) -> None:
         self.access = access
+        self.approvals = approvals
         self.audit = audit
         self.authorities = authorities
         self.life = life
         self.clients = clients
         self._batches = batches
+        self._changes = changes
         self._visibility = Visibility(access, clock)
         self._crls = crls
         self._ledger = ledger
@@ -219,9 +224,10 @@ class CertificateAuthority:
 
         Args:
             caller: the client.
-            requests: at least one; a malformed one is an error, and fails alone.
+            requests: at least one; a malformed one is an error, and fails alone. So does one that is held.
         """
-        outcomes = await self._revocations.revoke(requests, self.client_of(caller))
+        outcomes, event = await self._revocations.revoke(requests, self._changes.requester(caller))
+        self.audit.done(event)
         log_revoked(self.client_of(caller), outcomes)
         return outcomes
 
@@ -241,20 +247,17 @@ class CertificateAuthority:
 
         Raises:
             NotFoundError: it has none under the profile.
+            HeldError: it exceeds a quota, and a second principal can confirm it.
         """
         name = profile or self._profiles.default
-
-        def event_of(serial: SerialNumber) -> AuditEvent:
-            details = {"device": device_id, "superseded": serial.hex()}
-            return self._event(EventName.DEVICE_RESET, caller, details)
-
-        serial, event = await self._ledger.reset(device_id, name, event_of)
+        event_of = self._changes.reset(self.access.principal_of(caller), device_id)
+        change = await self._ledger.acts.reset(device_id, name, self._changes.requester(caller), event_of)
+        serial = self._changes.settle(change)
         if serial is None:
             raise NotFoundError(
                 f"the device {device_id[:128]!a} has no certificate under the profile {name[:64]!a}",
                 hint="Check device id and profile. A device that was reset can request a new certificate.",
             )
-        self.audit.done(event)
         return serial
 
     # The log
@@ -282,17 +285,10 @@ class CertificateAuthority:
     # Batches
 
     async def create_batch(self, caller: Caller, new: NewBatch) -> BatchState:
-        """Create a batch, or return an existing one with the same terms."""
-
-        def event_of(batch: Batch) -> AuditEvent:
-            details: dict[str, int | str] = {
-                "batch": batch.terms.name,
-                "devices": batch.terms.device_count,
-            }
-            return self._event(EventName.BATCH_CREATED, caller, details)
-
-        batch, event = await self._batches.create(new, self.client_of(caller), event_of)
-        self.audit.done(event)  # first: the batch exists, and reading it may fail
+        """Create a batch, or return an existing one with the same terms. Raises HeldError."""
+        event_of = self._changes.created(self.access.principal_of(caller))
+        change = await self._batches.create(new, self._changes.requester(caller), event_of)
+        batch = self._changes.settle(change)
         return await self._batches.get(batch.terms.name)
 
     async def get_batch(self, caller: Caller, name: str) -> BatchState:
@@ -316,15 +312,11 @@ class CertificateAuthority:
         return BatchPage(visible, states[-1].batch.id if len(states) == size else None)
 
     async def close_batch(self, caller: Caller, name: str) -> BatchState:
-        """Close a batch: nothing more is issued in it."""
-
-        def event_of(state: BatchState) -> AuditEvent:
-            details: dict[str, int | str] = {"batch": state.batch.terms.name, "issued": state.issued}
-            return self._event(EventName.BATCH_CLOSED, caller, details)
-
-        state, event = await self._batches.close(name, event_of)
-        self.audit.done(event)
-        return state
+        """Close a batch: nothing more is issued in it. Raises HeldError."""
+        event_of = self._changes.closed(self.access.principal_of(caller))
+        return self._changes.settle(
+            await self._batches.close(name, self._changes.requester(caller), event_of)
+        )
 
     # Access
 
@@ -355,10 +347,6 @@ class CertificateAuthority:
     ) -> None:
         client = self.access.principal_of(caller)
         self.audit.count(name, client.identity, client.details(details), message=message)
-
-    def _event(self, name: EventName, caller: Caller, details: Mapping[str, int | str]) -> AuditEvent:
-        client = self.access.principal_of(caller)
-        return self.audit.event(name, client.identity, client.details(details))
 
     def _chain_of(self, record: CertificateRecord) -> tuple[bytes, ...]:
         """Return a certificate and its intermediates, without the trust anchor; empty if there is none."""

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from otahsm.access import SUBJECTS, AccessControl, Caller, Denied, DenyList, check_identity
+from otahsm.authority.changes import Changes
 from otahsm.errors import LedgerUnavailableError, NotAllowedError, NotFoundError, RequestRefusedError
 from otahsm.ledger import Ledger, LedgerReader
 from otahsm.ledger.read.queries import LedgerQueries
@@ -26,6 +27,7 @@ class DeniedClients:
         queries: where denials are read; not shared, so that no other query delays it.
         access: enforces the denials.
         audit: records each change.
+        changes: makes the events of denials, and knows the quotas.
         clock: the time of day.
     """
 
@@ -35,12 +37,14 @@ class DeniedClients:
         queries: LedgerQueries,
         access: AccessControl,
         audit: AuditLog,
+        changes: Changes,
         clock: Clock,
     ) -> None:
         self._ledger = ledger
         self._queries = queries
         self._access = access
         self._audit = audit
+        self._changes = changes
         self._clock = clock
         self._distrusted: Mapping[bytes, str] = {}
         self._denied: list[Denied] = []
@@ -68,22 +72,22 @@ class DeniedClients:
                 name.
             NotAllowedError: the caller is an operator, and the subject an admin or no client of the policy;
                 or it is the caller itself.
+            HeldError: it exceeds a quota, and a second principal can confirm it.
             LedgerUnavailableError: nothing was changed.
         """
         check_subject(subject, reason)
         now = self._clock()
         by = self._access.principal_of(caller)
         denied = Denied(subject, reason, by.identity, microseconds(now))
-        self._check_target(denied, caller, now, allow_unknown_name=allow_unknown_name)
+        self.check_target(subject, caller, now, allow_unknown_name=allow_unknown_name)
         if validate_only:
             return denied
-        details = by.details({"subject": subject, "reason": reason})
-        change = await self._ledger.deny(
-            denied, lambda _: self._audit.event(EventName.CLIENT_CUT_OFF, by.identity, details, at=now)
+        change = await self._ledger.acts.deny(
+            denied, self._changes.requester(caller), self._changes.denied(by, denied)
         )
-        self._audit.done(change.event)
-        await self._look_at_once()
-        return change.result
+        result = self._changes.settle(change)
+        await self.look_at_once()
+        return result
 
     async def allow(self, subject: str, caller: Caller) -> None:
         """Allow a denied subject again.
@@ -100,7 +104,7 @@ class DeniedClients:
         if change.result is None:
             raise NotFoundError(f"{subject[:128]!a} is not denied", hint="`otahsm client list` shows who is.")
         self._audit.done(change.event)
-        await self._look_at_once()
+        await self.look_at_once()
 
     async def listed(self) -> list[Denied]:
         """Return all denials by operators. Raises LedgerUnavailableError."""
@@ -118,23 +122,22 @@ class DeniedClients:
             self._denied = denied
             self._access.deny_list = DenyList(denied, self._distrusted)
 
-    async def _look_at_once(self) -> None:
+    async def look_at_once(self) -> None:
         """Apply a change that is already durable; if this fails, the next `look` applies it."""
         with contextlib.suppress(LedgerUnavailableError):
             await self.look()
 
-    def _check_target(
-        self, denied: Denied, caller: Caller, now: datetime, *, allow_unknown_name: bool
-    ) -> None:
-        if denied.subject in self._access.policy.subjects_of(caller):
+    def check_target(self, subject: str, caller: Caller, now: datetime, *, allow_unknown_name: bool) -> None:
+        """Check that a caller may deny a subject; arguments and errors as for `deny`."""
+        if subject in self._access.policy.subjects_of(caller):
             raise NotAllowedError("a client can't deny itself", hint="Let another operator or admin do it.")
         is_admin = "admin" in self._access.grant_of(caller, now).roles
-        target = self._access.policy.named(denied.subject)
-        is_digest = denied.subject.startswith(_DIGESTS)
+        target = self._access.policy.named(subject)
+        is_digest = subject.startswith(_DIGESTS)
         if not is_admin and (is_digest or (target is not None and "admin" in target.roles)):
             # A digest doesn't show whose key or certificate it is: it may be an admin's.
             raise NotAllowedError(
-                f"an operator may not deny {denied.subject}: that takes the role admin",
+                f"an operator may not deny {subject}: that takes the role admin",
                 hint="Name the client by uri:, dns: or cn:. Only an admin can deny an admin.",
             )
         if target is not None or is_digest:
@@ -142,13 +145,13 @@ class DeniedClients:
         if not allow_unknown_name:
             raise RequestRefusedError(
                 "subject",
-                f"no client of the policy has the name {denied.subject}",
+                f"no client of the policy has the name {subject}",
                 hint="Check the name. Deny a client whose key is pinned by its key (spki:) or --certificate."
                 " An admin can deny an unknown name with --anyway.",
             )
         if not is_admin:
             raise NotAllowedError(
-                f"an operator may not deny {denied.subject}, which no client of the policy has: that takes"
+                f"an operator may not deny {subject}, which no client of the policy has: that takes"
                 " the role admin",
                 hint="What the policy does not name is refused anyway.",
             )

@@ -8,7 +8,19 @@ from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
-from otahsm.access import ANY_BELOW, DAY_ENDS, DAYS, Grant, Policy, Quotas, Role, Times, check_identity
+from otahsm.access import (
+    ACTS_PER_DAY,
+    ANY_BELOW,
+    DAY_ENDS,
+    DAYS,
+    FLEET_ACTS_PER_DAY,
+    Grant,
+    Policy,
+    Quotas,
+    Role,
+    Times,
+    check_identity,
+)
 from otahsm.config.fields import ListOf, Pattern, Section, SetOf
 from otahsm.patterns import compile_pattern
 
@@ -59,6 +71,7 @@ def _times(text: str) -> str:
 Identity = Annotated[str, AfterValidator(_identity)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Quota = Annotated[int, Field(ge=1, le=_MAX_QUOTA)]
+Acts = Annotated[int, Field(ge=0, le=_MAX_QUOTA)]  # 0: each takes two
 
 
 class ClientPolicy(Section):
@@ -75,6 +88,7 @@ class ClientPolicy(Section):
     per_day: Quota | None = None
     total: Quota | None = None
     formerly: SetOf[Name] = frozenset()
+    acts_per_day: Acts = ACTS_PER_DAY
 
     @model_validator(mode="after")
     def _issuers_have_profiles(self) -> Self:
@@ -84,6 +98,12 @@ class ClientPolicy(Section):
             raise ValueError(f"only a client with the role issuer can have {', '.join(given)}")
         if "issuer" in self.roles and not self.profiles:
             raise ValueError('an issuer needs profiles: a list of names, or ["*"] for every profile')
+        return self
+
+    @model_validator(mode="after")
+    def _operators_have_acts(self) -> Self:
+        if "acts_per_day" in self.model_fields_set and not self.roles & {"operator", "admin"}:
+            raise ValueError("only a client with the role operator or admin can have acts_per_day")
         return self
 
     def build(self, name: str) -> Grant:
@@ -99,12 +119,14 @@ class ClientPolicy(Section):
             self.until,
             Quotas(self.per_second, self.per_day, self.total),
             self.formerly,
+            self.acts_per_day,
         )
 
 
 class PolicyConfig(Section):
     """The whole file."""
 
+    acts_per_day: Acts = FLEET_ACTS_PER_DAY
     clients: dict[Name, ClientPolicy] = {}  # noqa: RUF012 - pydantic copies it
 
     @model_validator(mode="after")
@@ -129,4 +151,5 @@ class PolicyConfig(Section):
 
     def build(self) -> Policy:
         """Return the policy that decides."""
-        return Policy([client.build(name) for name, client in self.clients.items()])
+        grants = [client.build(name) for name, client in self.clients.items()]
+        return Policy(grants, self.acts_per_day)

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from otahsm.access import AccessControl, Grant
 from otahsm.errors import BatchClientError, ConflictError, NotFoundError, OtahsmError, RequestRefusedError
 from otahsm.issuance.values import IssuanceRequest
-from otahsm.ledger import Batch, BatchState, BatchTerms, Change, EventFactory, Ledger
+from otahsm.ledger import Batch, BatchState, BatchTerms, Change, EventFactory, Ledger, Requester
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.system.clock import Clock, microseconds
 from otahsm.templates import NAME
@@ -86,12 +86,14 @@ class Batches:
         self._clock = clock
         self._known: dict[str, Batch] = {}  # a cache, of the fields that never change
 
-    async def create(self, new: NewBatch, creator: str, make_event: EventFactory[Batch]) -> Change[Batch]:
+    async def create(
+        self, new: NewBatch, by: Requester, make_event: EventFactory[Batch]
+    ) -> Change[Batch | OtahsmError]:
         """Create a batch, or return an existing one with the same terms.
 
         Args:
             new: the batch.
-            creator: the client that creates it.
+            by: the client that creates it.
             make_event: makes the audit event if the batch is new.
 
         Raises:
@@ -103,13 +105,19 @@ class Batches:
         is_late = new.deadline is not None and new.deadline <= self._clock()
         if is_late and await self._queries.ask(lambda reader: reader.batch(terms.name)) is None:
             raise RequestRefusedError("batch.deadline_time", "the batch's deadline has already passed")
-        change = await self._ledger.create_batch(terms, creator, make_event)
-        if change.result.terms != terms:
+        change = await self._ledger.acts.create_batch(terms, by, make_event)
+        if isinstance(change.result, Batch) and change.result.terms != terms:
             raise ConflictError(
                 f"a different batch {terms.name} already exists",
                 hint="Choose another name: names can't be reused.",
             )
         return change
+
+    def check_again(self, terms: BatchTerms) -> None:
+        """Check that a held batch can be created still. Raises RequestRefusedError."""
+        self._check_profile(terms.profile)
+        if terms.deadline is not None and terms.deadline <= microseconds(self._clock()):
+            raise RequestRefusedError("batch.deadline_time", "the batch's deadline has already passed")
 
     async def get(self, name: str) -> BatchState:
         """Return a batch and its progress. Raises NotFoundError, LedgerUnavailableError."""
@@ -123,10 +131,12 @@ class Batches:
         """Return the batches that come after an id. Raises LedgerUnavailableError."""
         return await self._queries.ask(lambda reader: reader.batches(after, size, newest_first=newest_first))
 
-    async def close(self, name: str, make_event: EventFactory[BatchState]) -> Change[BatchState]:
+    async def close(
+        self, name: str, by: Requester, make_event: EventFactory[BatchState]
+    ) -> Change[BatchState | OtahsmError]:
         """Close a batch: nothing more is issued in it. Raises NotFoundError, LedgerUnavailableError."""
         _check_name(name)
-        state, event = await self._ledger.close_batch(name, make_event)
+        state, event = await self._ledger.acts.close_batch(name, by, make_event)
         if state is None:
             raise unknown_batch(name)
         return Change(state, event)
@@ -150,11 +160,7 @@ class Batches:
 
     def _terms(self, new: NewBatch) -> BatchTerms:
         profile = new.profile or self._default_profile
-        if profile not in self._profiles:
-            raise RequestRefusedError(
-                "batch.profile",
-                f"there is no profile {profile[:64]!a}; there are {', '.join(sorted(self._profiles))}",
-            )
+        self._check_profile(profile)
         if not 1 <= new.device_count <= MAX_DEVICES:
             raise RequestRefusedError("batch.device_count", f"a batch has 1 to {MAX_DEVICES:,} devices")
         if len(new.clients) > _MAX_CLIENTS or not all(map(_fits, new.clients)):
@@ -172,6 +178,13 @@ class Batches:
             deadline,
             tuple(sorted(set(new.clients))),
         )
+
+    def _check_profile(self, profile: str) -> None:
+        if profile not in self._profiles:
+            raise RequestRefusedError(
+                "batch.profile",
+                f"there is no profile {profile[:64]!a}; there are {', '.join(sorted(self._profiles))}",
+            )
 
 
 def admit(batch: Batch | OtahsmError, grant: Grant, access: AccessControl, profile: str) -> int:

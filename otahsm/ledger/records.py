@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from otahsm.access import Owner, Quotas
+from otahsm.errors import OtahsmError
 from otahsm.pki.serial import SerialNumber
 
 _Result_co = TypeVar("_Result_co", covariant=True)
@@ -256,7 +257,8 @@ class Revocation(NamedTuple):
     before: bool
 
 
-RevocationAnswer: TypeAlias = list[Revocation] | InProgress
+# An error: it is held, or can't even be held.
+RevocationAnswer: TypeAlias = list[Revocation] | InProgress | OtahsmError
 
 
 class CrlNumber(NamedTuple):

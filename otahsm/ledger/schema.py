@@ -185,6 +185,46 @@ events: Final = Table(
 )
 Index("ix_events_time", events.c.happened_at)
 
+# What can't be undone, and who asked for it: see `otahsm.ledger.act_values`. What exceeded a quota is held:
+# it has no effect until it is confirmed.
+acts: Final = Table(
+    "acts",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    # An `otahsm.ledger.act_values.ActKind`.
+    Column("act", String(16), nullable=False),
+    # The client that asked for it: its identity and name as in `intents`, its certificate, and the key in it.
+    Column("client", Text, nullable=False),
+    Column("policy_client", Text, nullable=False),
+    Column("certificate_sha256", LargeBinary(32), nullable=False),
+    Column("spki_sha256", LargeBinary(32), nullable=False),
+    Column("requested_at", BigInteger, nullable=False),
+    # How many things it changes: the certificates of a revocation, otherwise 1.
+    Column("size", BigInteger, nullable=False),
+    Column("held", Boolean, nullable=False),
+    # What was asked, if it is held: JSON in canonical form (RFC 8785). Otherwise empty: other rows say it.
+    Column("payload", Text, nullable=False),
+    # What became of a held one, "confirmed" or "rejected", when, and by whom; NULL as long as it is open.
+    Column("decision", String(16), nullable=True),
+    Column("decided_at", BigInteger, nullable=True),
+    Column("decided_by", Text, nullable=True),
+    Column("decided_policy_client", Text, nullable=True),
+    # How many things it changed when it was confirmed.
+    Column("done", BigInteger, nullable=True),
+    # The user of the CA's host and the reason, as JSON, if no second principal confirmed it.
+    Column("break_glass", Text, nullable=True),
+    # A decision is complete.
+    CheckConstraint(
+        "(decision IS NULL) = (decided_at IS NULL)"
+        " AND (decision IS NULL) = (decided_by IS NULL)"
+        " AND (decision IS NULL) = (decided_policy_client IS NULL)"
+        " AND (decision IS NULL) = (done IS NULL)"
+        " AND (break_glass IS NULL OR decision IS NOT NULL)",
+        name="decided",
+    ),
+)
+Index("ix_acts_time", acts.c.requested_at)
+
 certificates: Final = Table(
     "certificates",
     metadata,

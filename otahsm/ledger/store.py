@@ -9,15 +9,13 @@ from sqlalchemy import Connection
 
 from otahsm.access import Denied
 from otahsm.errors import LedgerUnavailableError
+from otahsm.ledger.acts import Acts
 from otahsm.ledger.db.database import Database
 from otahsm.ledger.merkle_log import MerkleLog
 from otahsm.ledger.read.read_connection import ReadConnection
 from otahsm.ledger.records import (
     Accepted,
     AuditEvent,
-    Batch,
-    BatchState,
-    BatchTerms,
     Change,
     CrlNumber,
     EventFactory,
@@ -25,8 +23,6 @@ from otahsm.ledger.records import (
     JournalResult,
     QuotaLimits,
     Renewal,
-    RevocationAnswer,
-    RevocationRequest,
     StoredCrl,
     Vouched,
 )
@@ -34,7 +30,6 @@ from otahsm.ledger.tree.pending import MacKeys
 from otahsm.ledger.write import batches, denials, events, outcomes, quotas, revocation
 from otahsm.ledger.write.journal import note_renewals, write_intents
 from otahsm.ledger.write.writer import Writer
-from otahsm.pki.serial import SerialNumber
 from otahsm.system.clock import Clock, microseconds, utc_now
 
 _NO_LIMITS: Final[Mapping[int, QuotaLimits]] = {}
@@ -49,6 +44,10 @@ class Ledger:
         issuer_key_ids: the key identifiers of the CAs whose certificates it may contain; the first names it.
         renewals: when a device's certificate may be superseded, by profile; None for never.
         clock: the time of writes.
+
+    Attributes:
+        tree: the log of what it contains.
+        acts: what can't be undone.
     """
 
     def __init__(
@@ -65,6 +64,7 @@ class Ledger:
         self._writer = Writer(database, keys, issuer_key_ids, clock)
         self._reader = ReadConnection(database)
         self.tree = MerkleLog(self._writer, self._reader)
+        self.acts = Acts(self._writer, clock)
 
     async def open(self, vouched: Vouched | None = None) -> int:
         """Lock the ledger, migrate its schema, and void the intents that a crash left open.
@@ -120,41 +120,10 @@ class Ledger:
         """
         await self._writer.void(intent_ids, reason)
 
-    async def reset(
-        self, device_id: str, profile: str, make_event: EventFactory[SerialNumber]
-    ) -> Change[SerialNumber | None]:
-        """Allow a device a certificate for a new key, regardless of the profile's renewal windows.
-
-        The result is the serial number of its current certificate, which stays valid; None if it has none.
-
-        Args:
-            device_id: the device.
-            profile: the profile.
-            make_event: makes the audit event, which is written in the same transaction if anything is reset.
-
-        Raises:
-            LedgerUnavailableError: nothing was changed.
-        """
-        now = microseconds(self._clock())
-        return await self._writer.transaction(
-            lambda connection: outcomes.reset(connection, device_id, profile, now, make_event),
-            with_events=True,
-        )
-
     async def write_events(self, written: Sequence[AuditEvent]) -> None:
         """Write events durably, except those that exist already. Raises LedgerUnavailableError."""
         await self._writer.transaction(
             lambda connection: events.write_new(connection, written), with_events=True
-        )
-
-    async def deny(self, denied: Denied, make_event: EventFactory[Denied]) -> Change[Denied]:
-        """Deny a client; the result is the denial, or the existing one. `make_event` as for `reset`.
-
-        Raises:
-            LedgerUnavailableError: nothing was changed.
-        """
-        return await self._writer.transaction(
-            lambda connection: denials.deny(connection, denied, make_event), with_events=True
         )
 
     async def allow(self, subject: str, make_event: EventFactory[Denied]) -> Change[Denied | None]:
@@ -170,49 +139,6 @@ class Ledger:
     async def quota_ids(self, clients: Sequence[str]) -> list[int]:
         """Return the quota ids of the policy's clients, in order. Raises LedgerUnavailableError."""
         return await self._writer.transaction(lambda connection: quotas.ids_of(connection, clients))
-
-    async def create_batch(
-        self, terms: BatchTerms, creator: str, make_event: EventFactory[Batch]
-    ) -> Change[Batch]:
-        """Create a batch; the result is the batch, or an existing one with that name, whatever its terms.
-
-        `make_event` as for `reset`.
-
-        Raises:
-            LedgerUnavailableError: nothing was written.
-        """
-        now = microseconds(self._clock())
-        return await self._writer.transaction(
-            lambda connection: batches.create(connection, terms, creator, now, make_event), with_events=True
-        )
-
-    async def close_batch(self, name: str, make_event: EventFactory[BatchState]) -> Change[BatchState | None]:
-        """Close a batch; the result is None if it does not exist. `make_event` as for `reset`.
-
-        Raises:
-            LedgerUnavailableError: nothing was changed.
-        """
-        now = microseconds(self._clock())
-        return await self._writer.transaction(
-            lambda connection: batches.close(connection, name, now, make_event), with_events=True
-        )
-
-    async def revoke(
-        self, targets: Sequence[RevocationRequest], client: str, now: int
-    ) -> list[RevocationAnswer]:
-        """Revoke certificates; return an answer for each target, in order: see `revocation.revoke`.
-
-        Args:
-            targets: at least one.
-            client: the client that requests it.
-            now: microseconds since the Unix epoch.
-
-        Raises:
-            LedgerUnavailableError: nothing was revoked, or it is not known whether it was.
-        """
-        return await self._writer.transaction(
-            lambda connection: revocation.revoke(connection, targets, client, now)
-        )
 
     async def note_crl_urls(self, issuer_key_id: bytes, urls: Sequence[str], *, complete: bool) -> None:
         """Record CRL URLs that certificates may contain: see `revocation.note_urls`.

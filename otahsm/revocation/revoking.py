@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from otahsm.errors import InProgressError, NotFoundError, OtahsmError, RequestRefusedError
-from otahsm.ledger import InProgress, Ledger, Revocation, RevocationAnswer, RevocationRequest
+from otahsm.ledger import (
+    Change,
+    InProgress,
+    Ledger,
+    Requester,
+    Revocation,
+    RevocationAnswer,
+    RevocationRequest,
+)
 from otahsm.pki.names import check_device_id
 from otahsm.system.clock import Clock, microseconds
 
@@ -35,13 +43,15 @@ class Revocations:
         self._revoked = revoked
 
     async def revoke(
-        self, requests: Sequence[RevocationRequest | RequestRefusedError], client: str
-    ) -> list[RevocationOutcome]:
+        self, requests: Sequence[RevocationRequest | RequestRefusedError], by: Requester
+    ) -> Change[list[RevocationOutcome]]:
         """Revoke certificates durably; return one outcome for each request, in order.
+
+        What exceeds a quota is held: then the event is that of the held act.
 
         Args:
             requests: any number; a request that is an error becomes its own outcome.
-            client: the client's identity, as in the ledger.
+            by: the client that requests it.
 
         Raises:
             LedgerUnavailableError: nothing was revoked, or it is not known whether it was; retry.
@@ -53,12 +63,13 @@ class Revocations:
             if isinstance(request, RevocationRequest) and not isinstance(outcome, OtahsmError)
         }
         if not good:
-            return outcomes
-        answers = await self._ledger.revoke(list(good.values()), client, microseconds(self._clock()))
+            return Change(outcomes, None)
+        now = microseconds(self._clock())
+        answers, event = await self._ledger.acts.revoke(list(good.values()), by, now)
         self._revoked()
         for (at, request), answer in zip(good.items(), answers, strict=True):
             outcomes[at] = _outcome(request, answer)
-        return outcomes
+        return Change(outcomes, event)
 
 
 def _refusal(request: RevocationRequest | RequestRefusedError) -> RequestRefusedError | None:
@@ -82,6 +93,8 @@ def _outcome(request: RevocationRequest, answer: RevocationAnswer) -> Revocation
             f"a certificate of {_name(request)} is being issued, and is not revoked",
             hint="Retry in a second.",
         )
+    if isinstance(answer, OtahsmError):
+        return answer
     if not answer:
         under = f" under the profile {request.profile[:64]!a}" if request.profile else ""
         return NotFoundError(f"no certificate of {_name(request)} was issued{under}")

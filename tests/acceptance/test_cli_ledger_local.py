@@ -18,6 +18,7 @@ import pytest
 from otahsm.ledger import Accepted, BatchTerms, Intent
 from otahsm.pki.serial import SerialNumber, make_serial
 
+from support.acts import as_done, by
 from support.devices import issue_all, new_requests
 from support.harness import Fleet, RunningDaemon, running
 from support.homes import Home, PostgresHome, ledger_in
@@ -91,8 +92,9 @@ async def ledger_in_again(home: Home) -> int:
 async def test_reconcile_names_the_batch(home: Home, tmp_path: Path) -> None:
     ledger = ledger_in(home)
     await ledger.open()
-    ordered = await ledger.create_batch(BatchTerms("cameras", "p", 5, "", None, ()), "cn:test", told)
-    (answer,) = await ledger.journal([intended("camera", 1)._replace(batch_id=ordered.result.id)])
+    change = await ledger.acts.create_batch(BatchTerms("cameras", "p", 5, "", None, ()), by("cn:test"), told)
+    batch_id = as_done(change.result).id
+    (answer,) = await ledger.journal([intended("camera", 1)._replace(batch_id=batch_id)])
     assert isinstance(answer, Accepted)
     await ledger.close()
     (tmp_path / "otahsm.toml").write_text(ledger_section(home))

@@ -22,6 +22,7 @@ from otahsm.system.spool import SpooledEvent
 from otahsm.transparency import audit as audit_module
 from otahsm.transparency.audit import AuditLog, EventName
 
+from support.acts import by
 from support.audit_trail import trail, until
 from support.devices import new_request
 from support.harness import Fleet, running
@@ -274,8 +275,8 @@ async def test_who_is_cut_off_and_why_are_written_together(home: Home) -> None:
         return LoggedEvent(1, "client.let_in", "cn:admin", 1, changed.reason)
 
     denied = Denied("cn:a", "lost", "cn:admin", 1)
-    assert await ledger.deny(denied, cut_off) == (denied, cut_off(denied))
-    assert await ledger.deny(denied._replace(reason="other"), cut_off) == (denied, None)
+    assert await ledger.acts.deny(denied, by(), cut_off) == (denied, cut_off(denied))
+    assert await ledger.acts.deny(denied._replace(reason="other"), by(), cut_off) == (denied, None)
     reader = LedgerReader(home.config)
     assert reader.denied() == [denied]
     assert len(reader.events(EventFilter(), 0, 10).events) == 1
@@ -304,8 +305,8 @@ async def test_a_denial_that_somebody_wrote_into_the_database_keeps_none_from_be
     denied = Denied("cn:a", "lost", "cn:admin", 7)
     forged = "INSERT INTO denied_clients VALUES ('cn:a', 'lost', 'cn:admin', 4)"
     home.change(forged)
-    assert await ledger.deny(denied, cut_off) == (denied, cut_off(denied))
-    assert await ledger.deny(denied._replace(at=8), cut_off) == (denied, None)
+    assert await ledger.acts.deny(denied, by(), cut_off) == (denied, cut_off(denied))
+    assert await ledger.acts.deny(denied._replace(at=8), by(), cut_off) == (denied, None)
     await ledger.allow("cn:a", let_in)
     for event in (cut_off(denied._replace(at=4)), None):  # an event of nobody's, or none
         if event is not None:
@@ -314,9 +315,9 @@ async def test_a_denial_that_somebody_wrote_into_the_database_keeps_none_from_be
                 f" VALUES (99, 4, '{event.name}', '{event.client}', 1, '{event.details}')"
             )
         home.change(forged)
-        assert (await ledger.deny(denied, cut_off)).event is not None
+        assert (await ledger.acts.deny(denied, by(), cut_off)).event is not None
         home.change("DELETE FROM events WHERE id = 99")
         await ledger.allow("cn:a", let_in)
     home.change("INSERT INTO denied_clients VALUES ('cn:a', 'lost', 'cn:admin', 7)")  # as it was denied once
-    assert (await ledger.deny(denied, cut_off)).event is not None
+    assert (await ledger.acts.deny(denied, by(), cut_off)).event is not None
     await ledger.close()

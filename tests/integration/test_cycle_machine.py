@@ -57,6 +57,7 @@ from otahsm.token.desk.certificates import Certificates
 from otahsm.token.desk.codec import CertificateToSign
 from otahsm.token.pool import SignerPool
 
+from support.acts import by
 from support.attacks.forging import forge, key_of, named
 from support.authority import CA_LIFE, authorities_of, issuer_of, mandate_of
 from support.cycle.cycle_draws import (
@@ -271,14 +272,14 @@ class CycleMachine(RuleBasedStateMachine):
 
     @rule(device=st.sampled_from(DEVICES), profile=st.sampled_from(tuple(PROFILES)))
     def a_device_is_reset(self, device: str, profile: str) -> None:
-        change = self.loop.run(self.ledger.reset(device, profile, told))
+        change = self.loop.run(self.ledger.acts.reset(device, profile, by(), told))
         assert (change.result is not None) == self.model.reset(device, profile)
 
     @rule(device=st.sampled_from(DEVICES), reason=st.sampled_from([Reason.SUPERSEDED, Reason.KEY_COMPROMISE]))
     def a_device_is_revoked(self, device: str, reason: Reason) -> None:
         revocations = Revocations(self.ledger, lambda: self.now, lambda: None)
         order = RevocationRequest(None, device, "", reason)
-        (outcome,) = self.loop.run(revocations.revoke([order], "cn:test"))
+        (outcome,) = self.loop.run(revocations.revoke([order], by())).result
         count = self.model.revoke(device, reason)
         assert (len(outcome) if isinstance(outcome, list) else 0) == count
 

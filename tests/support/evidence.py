@@ -31,6 +31,7 @@ from otahsm.pki.profile import Profile
 from otahsm.pki.serial import make_serial
 from otahsm.pki.template import ProfileTemplate, Terms
 
+from support.acts import by
 from support.attacks.forging import key_of
 from support.authority import crl, issuer_of
 from support.homes import Home, PostgresHome, ledger_in
@@ -129,7 +130,7 @@ async def fill(home: Home, count: int = 8) -> list[Certificate]:
     await ledger.note_crl_urls(ISSUER.key_identifier, SHARDS, complete=False)
     await record(ledger, issued)
     orders = [RevocationRequest(None, name, "", Reason.SUPERSEDED) for name in REVOKED]
-    await ledger.revoke(orders, "cn:test", 1_000_000 * SECONDS)
+    await ledger.acts.revoke(orders, by("cn:test"), 1_000_000 * SECONDS)
     revoked = [item for item in issued if item.intent.device_id in REVOKED]
     for _ in range(NUMBER):
         await ledger.take_crl_number(ISSUER.key_identifier, above=0, earliest=0, now=SECONDS + HOUR)

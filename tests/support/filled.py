@@ -6,24 +6,28 @@ import json
 from collections.abc import Mapping
 from itertools import count
 
-from otahsm.access import Denied, Quotas
+from otahsm.access import Denied, Principal, Quotas
 from otahsm.ledger import (
     AUTHORITIES,
     COMPLETE,
     Accepted,
     AuditEvent,
     BatchTerms,
+    BreakGlass,
     Intent,
     Ledger,
     QuotaLimits,
     Renewal,
     RevocationRequest,
     database_of,
+    snapshot,
 )
+from otahsm.ledger.read import act_page
 from otahsm.pki.crls.building import Reason
 from otahsm.pki.keytypes import generate_key
 from otahsm.pki.keytypes.family import encode_spki
 
+from support.acts import PlainEvents, as_done, by, deciding
 from support.evidence import HOUR, ISSUER, NOW, NUMBER, SECONDS, SHARDS, Certificate, certificate, made
 from support.homes import MAC_KEYS, Home
 from support.logbook import Notary, checkpoint, grow
@@ -32,6 +36,7 @@ MICROSECONDS = 1_000_000 * SECONDS
 PROFILE = "ota-connect"
 QUOTAS = QuotaLimits(Quotas(per_second=1000, per_day=1000, total=1000))
 RENEWALS = {PROFILE: Renewal(10**9, 10**9)}
+OPERATOR = Principal("cn:operator", "operator")
 NO_QUOTAS: Mapping[int, QuotaLimits] = {}
 
 
@@ -45,6 +50,7 @@ class Filler:
 
     def __init__(self, home: Home, notary: Notary) -> None:
         key = ISSUER.key_identifier
+        self._config = home.config
         self._ledger = Ledger(database_of(home.config), MAC_KEYS, [key], RENEWALS, clock=lambda: NOW)
         self._notary = notary
         self._numbers = count(1)
@@ -63,14 +69,15 @@ class Filler:
         await self._void("void-1", "void-2")
         await self._issue("renewed", "rekeyed", "reset", "reset-for-good")
         await self._revoke("plain-1", "plain-2")
-        await self._publish("plain-1", "plain-2")
+        await self._hold()
+        await self._publish("plain-1", "plain-2", "plain-3")
         await grow(ledger)
         await checkpoint(ledger, self._notary)
         await self._issue("renewed", same_key=True)
         await self._issue("rekeyed")
         await self._issue("renewed", same_key=True)
         for device in ("reset", "reset-for-good"):
-            await ledger.reset(device, PROFILE, lambda serial: event("device.reset", superseded=serial.hex()))
+            await ledger.acts.reset(device, PROFILE, by(), PlainEvents().reset(OPERATOR, device))
         await self._issue("reset")
         await self._deny("cn:gone", "cn:back", "cn:other")
         await ledger.allow("cn:back", lambda _: event("client.let_in", subject="cn:back"))
@@ -113,9 +120,11 @@ class Filler:
     async def _order(self, quota: int) -> None:
         for name in ("open-order", "closed-order"):
             terms = BatchTerms(name, PROFILE, 5, "{}", None, ("cn:test",))
-            change = await self._ledger.create_batch(terms, "cn:orderer", lambda _: event("batch.created"))
-            await self._issue(f"{name}-1", f"{name}-2", quota_id=quota, batch_id=change.result.id)
-        await self._ledger.close_batch("closed-order", lambda _: event("batch.closed"))
+            change = await self._ledger.acts.create_batch(
+                terms, by("cn:orderer"), lambda _: event("batch.created")
+            )
+            await self._issue(f"{name}-1", f"{name}-2", quota_id=quota, batch_id=as_done(change.result).id)
+        await self._ledger.acts.close_batch("closed-order", by(), lambda _: event("batch.closed"))
 
     async def _void(self, *devices: str) -> None:
         intents = [certificate(next(self._numbers), device_id=device).intent for device in devices]
@@ -124,7 +133,7 @@ class Filler:
 
     async def _revoke(self, *devices: str) -> None:
         targets = [RevocationRequest(None, device, "", Reason.SUPERSEDED) for device in devices]
-        await self._ledger.revoke(targets, "cn:operator", MICROSECONDS)
+        await self._ledger.acts.revoke(targets, by("cn:operator"), MICROSECONDS)
 
     async def _publish(self, *devices: str) -> None:
         key = ISSUER.key_identifier
@@ -135,8 +144,25 @@ class Filler:
         lists = {COMPLETE: revoked, AUTHORITIES: [], **by_scope}
         await self._ledger.write_crls(key, [made(scope, items) for scope, items in lists.items()])
 
+    async def _hold(self) -> None:
+        """Have one act of each kind held; confirm, reject or leave it, and break the glass for one."""
+        acts, strict = self._ledger.acts, by("cn:operator", per_day=0)
+        await acts.revoke([RevocationRequest(None, "plain-3", "", Reason.SUPERSEDED)], strict, MICROSECONDS)
+        await acts.reset("counted-1", PROFILE, strict, lambda _: event("device.reset"))
+        denied = Denied("cn:thief", "stolen", "cn:operator", MICROSECONDS)
+        await acts.deny(denied, strict, lambda _: event("client.cut_off"))
+        terms = BatchTerms("held-order", PROFILE, 5, "{}", None, ())
+        await acts.create_batch(terms, strict, lambda _: event("batch.created"))
+        await acts.close_batch("open-order", strict, lambda _: event("batch.closed"))
+        with snapshot(self._config) as connection:
+            first, second, third, *_ = act_page.page(connection, 0, 10)
+        glass = BreakGlass("root", "the other one is ill", MICROSECONDS)
+        await acts.confirm(first.id, first.digest, deciding("cn:other"), PlainEvents())
+        await acts.confirm(second.id, second.digest, deciding("cn:operator", glass), PlainEvents())
+        await acts.reject(third.id, deciding("cn:other"))
+
     async def _deny(self, *subjects: str) -> None:
         for subject in subjects:
             told = event("client.cut_off", subject=subject, reason="lost")
             denied = Denied(subject, "lost", "cn:operator", MICROSECONDS)
-            await self._ledger.deny(denied, lambda _, told=told: told)  # type: ignore[misc]
+            await self._ledger.acts.deny(denied, by(), lambda _, told=told: told)  # type: ignore[misc]

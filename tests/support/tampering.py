@@ -195,6 +195,7 @@ def _remove_constraints(connection: Connection) -> None:
             ("certificates", "fk_certificates_intent_id"),
             ("revocations", "fk_revocations_intent_id"),
             ("intents", "ck_intents_one_kind"),
+            ("acts", "ck_acts_decided"),
         ):
             connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT {name}"))
     else:

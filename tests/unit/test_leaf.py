@@ -95,6 +95,8 @@ def test_what_a_leaf_holds_never_changes() -> None:
         "batch-closed": "id name closed_at",
         "quota": "id client",
         "crl-url": "id issuer_key_id url complete",
+        "act": "id act client policy_client certificate_sha256 spki_sha256 requested_at size held payload",
+        "act-decided": "id decision decided_at decided_by decided_policy_client done break_glass",
         "renewal": "id serial supersedes device_id profile superseded_serial superseded_spki_sha256"
         " superseded_not_after",
     }

@@ -38,6 +38,7 @@ from otahsm.pki.crls.building import Reason
 from otahsm.system.clock import microseconds
 from otahsm.transparency.audit import EventName
 
+from support.acts import by
 from support.examples import examples
 from support.homes import CA, MAC_KEYS, Home, ledger_in
 from support.intents import intent, issue, told
@@ -55,12 +56,12 @@ async def test_whatever_is_written_is_written_by_the_clock_that_the_ledger_was_g
     ledger = Ledger(database_of(home.config), MAC_KEYS, [CA], clock=lambda: now)
     await ledger.open()
     await issue(ledger, intent("a"))
-    await ledger.reset("a", "p", told)
+    await ledger.acts.reset("a", "p", by(), told)
     (answer,) = await ledger.journal([intent("b")])
     assert isinstance(answer, Accepted)
     await ledger.void([answer.intent_id], "drawn")
-    await ledger.create_batch(BatchTerms("b", "p", 5, "{}", None, ()), "cn:a", told)
-    await ledger.close_batch("b", told)
+    await ledger.acts.create_batch(BatchTerms("b", "p", 5, "{}", None, ()), by("cn:a"), told)
+    await ledger.acts.close_batch("b", by(), told)
     await ledger.close()
     written = {time for row in home.read(WRITTEN_AT) for time in row if time is not None}
     assert written == {microseconds(now)}
@@ -116,7 +117,7 @@ async def test_a_conflict_says_whose_the_other_certificate_is(ledger: Ledger) ->
     _, rival = await ledger.journal([mine, intent("x", key="y")])  # of the same group
     assert isinstance(rival, Conflict)
     assert rival.owner == Owner("cn:other", bytes(32), "other")
-    await ledger.revoke([RevocationRequest(None, "a", "", Reason.KEY_COMPROMISE)], "cn:test", 4)
+    await ledger.acts.revoke([RevocationRequest(None, "a", "", Reason.KEY_COMPROMISE)], by("cn:test"), 4)
     for barred in await ledger.journal([intent("a"), intent("c", key="a")]):
         assert isinstance(barred, Barred)
         assert barred.owner == Owner("cn:test", bytes(32), "line")

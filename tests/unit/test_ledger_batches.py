@@ -13,6 +13,7 @@ from otahsm.ledger import (
     Accepted,
     Batch,
     BatchRefusal,
+    BatchState,
     BatchTerms,
     Intent,
     JournalResult,
@@ -24,6 +25,7 @@ from otahsm.ledger import (
 from otahsm.ledger.migrations import migrate
 from otahsm.pki.serial import SerialNumber
 
+from support.acts import as_done, by
 from support.examples import examples
 from support.homes import MAC_KEYS, Home, PostgresHome, ledger_in
 from support.intents import intent, issue, told
@@ -36,7 +38,7 @@ async def order(
     ledger: Ledger, count: int, name: str = "b", deadline: int | None = None, creator: str = "cn:boss"
 ) -> Batch:
     terms = BatchTerms(name, "p", count, "{}", deadline, ("cn:test",))
-    return (await ledger.create_batch(terms, creator, told)).result
+    return as_done((await ledger.acts.create_batch(terms, by(creator), told)).result)
 
 
 def inside(batch: Batch, *devices: str) -> list[Intent]:
@@ -91,7 +93,7 @@ async def test_a_certificate_that_exists_is_returned_and_takes_no_place(home: Ho
     await issue(ledger, *inside(batch, "a"))
     full, other = await order(ledger, 1, "full"), await order(ledger, 1, "other")
     await issue(ledger, *inside(full, "x"))
-    await ledger.close_batch("b", told)
+    await ledger.acts.close_batch("b", by(), told)
     for which in (batch, full, other):
         (answer,) = await ledger.journal(inside(which, "a"))
         assert isinstance(answer, Replay)
@@ -109,15 +111,15 @@ async def test_nothing_is_issued_from_the_deadline_on(ledger: Ledger, now: int, 
 
 async def test_nothing_is_issued_in_a_batch_that_is_closed(ledger: Ledger) -> None:
     batch = await order(ledger, 5)
-    closed, event = await ledger.close_batch("b", told)
+    closed, event = await ledger.acts.close_batch("b", by(), told)
     assert event is not None
-    assert closed is not None
+    assert isinstance(closed, BatchState)
     assert closed.batch.closed_at is not None
-    assert await ledger.close_batch("b", told) == (closed, None)  # the first time is what counts
+    assert await ledger.acts.close_batch("b", by(), told) == (closed, None)  # the first time is what counts
     assert await ledger.journal(inside(batch, "a")) == [
         BatchRefusal(full=False, message="the batch b is closed")
     ]
-    assert await ledger.close_batch("nothing", told) == (None, None)
+    assert await ledger.acts.close_batch("nothing", by(), told) == (None, None)
 
 
 async def test_the_same_order_again_is_the_same_batch(ledger: Ledger) -> None:

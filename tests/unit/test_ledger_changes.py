@@ -12,6 +12,7 @@ from otahsm.access import Denied
 from otahsm.errors import LedgerUnavailableError
 from otahsm.ledger import AuditEvent, BatchTerms, Change, Ledger
 
+from support.acts import as_done, by
 from support.homes import Home, ledger_in
 from support.intents import intent, issue, told
 
@@ -27,11 +28,11 @@ def denied(denial: Denied) -> AuditEvent:
 
 
 CHANGES: dict[str, MakeChange] = {
-    "reset": lambda ledger: ledger.reset("a", "p", told),
-    "deny": lambda ledger: ledger.deny(NEW, denied),
+    "reset": lambda ledger: ledger.acts.reset("a", "p", by(), told),
+    "deny": lambda ledger: ledger.acts.deny(NEW, by(), denied),
     "allow": lambda ledger: ledger.allow("cn:old", told),
-    "create_batch": lambda ledger: ledger.create_batch(TERMS, "cn:a", told),
-    "close_batch": lambda ledger: ledger.close_batch("old", told),
+    "create_batch": lambda ledger: ledger.acts.create_batch(TERMS, by("cn:a"), told),
+    "close_batch": lambda ledger: ledger.acts.close_batch("old", by(), told),
 }
 
 
@@ -41,8 +42,8 @@ async def ledger(home: Home) -> AsyncIterator[Ledger]:
     ledger = ledger_in(home)
     await ledger.open()
     await issue(ledger, intent("a"))
-    await ledger.deny(Denied("cn:old", "lost", "cn:admin", 1), told)
-    await ledger.create_batch(TERMS._replace(name="old"), "cn:a", told)
+    await ledger.acts.deny(Denied("cn:old", "lost", "cn:admin", 1), by(), told)
+    await ledger.acts.create_batch(TERMS._replace(name="old"), by("cn:a"), told)
     yield ledger
     await ledger.close()
 
@@ -77,10 +78,12 @@ async def test_a_change_whose_event_can_not_be_written_is_not_made(
 
 
 async def test_the_event_of_a_closed_batch_knows_how_many_were_issued(ledger: Ledger) -> None:
-    batch, _ = await ledger.create_batch(TERMS, "cn:a", told)
+    batch = as_done((await ledger.acts.create_batch(TERMS, by("cn:a"), told)).result)
     wanted = [intent(device)._replace(batch_id=batch.id) for device in "xyz"]
     await issue(ledger, *wanted[:2])
     await ledger.journal(wanted[2:])  # open: it may come to nothing
-    change = await ledger.close_batch("new", lambda state: told(state)._replace(details=f"{state.issued}"))
+    change = await ledger.acts.close_batch(
+        "new", by(), lambda state: told(state)._replace(details=f"{state.issued}")
+    )
     assert change.event is not None
     assert change.event.details == "2"

@@ -12,6 +12,7 @@ from otahsm.config import LedgerConfig
 from otahsm.ledger import Accepted, Ledger, Renewal, database_of
 from otahsm.ledger.records import RevocationRequest
 
+from support.acts import by
 from support.harness import eventually
 from support.homes import CA, MAC_KEYS, PostgresHome, SqliteHome
 from support.intents import intent, told
@@ -45,12 +46,12 @@ async def use(ledger: Ledger, first: int) -> None:
     (answer,) = await ledger.journal([renewed], now=2)
     assert isinstance(answer, Accepted)
     await ledger.void([answer.intent_id], "the token was away again")  # what it superseded is live again
-    await ledger.reset(batch[1].device_id, "p", told)
+    await ledger.acts.reset(batch[1].device_id, "p", by(), told)
     targets = [
         RevocationRequest(batch[0].serial, "", "", "superseded"),
         RevocationRequest(None, batch[2].device_id, "", "superseded"),
     ]
-    revoked = await ledger.revoke(targets, "cn:test", 1)
+    revoked = (await ledger.acts.revoke(targets, by("cn:test"), 1)).result
     assert all(isinstance(item, list) and len(item) == 1 for item in revoked)
     await ledger.tend()
     await grow(ledger)

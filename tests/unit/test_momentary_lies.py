@@ -20,6 +20,7 @@ from otahsm.ledger import (
     database_of,
 )
 
+from support.acts import as_done, by
 from support.homes import CA, MAC_KEYS, Home
 from support.intents import intent, told
 from support.logbook import findings, grow
@@ -164,8 +165,8 @@ async def test_certificates_of_a_batch_that_was_open_again_for_a_moment_are_name
     ledger = ledger_of(home)
     await ledger.open()
     terms = BatchTerms("order", "p", 5, "{}", None, ("cn:test",))
-    batch = (await ledger.create_batch(terms, "cn:test", told)).result
-    await ledger.close_batch("order", told)
+    batch = as_done((await ledger.acts.create_batch(terms, by(), told)).result)
+    await ledger.acts.close_batch("order", by(), told)
     ((closed,),) = home.read("SELECT closed_at FROM batches")
     home.change("UPDATE batches SET closed_at = NULL")
     late = at(NOW)._replace(batch_id=batch.id, intended_at=closed + 700_000_000)

@@ -36,6 +36,7 @@ from otahsm.ledger.migrations import migrate
 from otahsm.ledger.read import certificate_page
 from otahsm.pki.serial import SerialNumber, make_serial
 
+from support.acts import as_done, by
 from support.examples import examples
 from support.homes import Home, SqliteHome, ledger_in
 from support.intents import intent, told
@@ -63,13 +64,13 @@ async def write(ledger: Ledger, status: Status, *intents: Intent) -> list[Intent
         await ledger.record({number: b"certificate %d" % number for number in ids})
     if status is Status.SUPERSEDED:
         for item in intents:
-            assert (await ledger.reset(item.device_id, item.profile, told)).result == item.serial
+            assert (await ledger.acts.reset(item.device_id, item.profile, by(), told)).result == item.serial
     if status is Status.REVOKED:
         targets = [
             RevocationRequest(serial=item.serial, device_id="", profile="", reason="superseded")
             for item in intents
         ]
-        await ledger.revoke(targets, "cn:test", NOON)
+        await ledger.acts.revoke(targets, by("cn:test"), NOON)
     if status is Status.VOID:
         await ledger.void(ids, "a test")
     return list(intents)
@@ -137,7 +138,8 @@ async def test_open_and_voided_ones_are_told_apart(ledger: Ledger, reader: Ledge
 async def fill(ledger: Ledger) -> list[Intent]:
     """Write some of everything; return what was written, in the order of the serial numbers."""
     written: list[Intent] = []
-    batch, _ = await ledger.create_batch(BatchTerms("b", "p", 1000, "{}", None, ()), "cn:a", told)
+    change = await ledger.acts.create_batch(BatchTerms("b", "p", 1000, "{}", None, ()), by("cn:a"), told)
+    batch = as_done(change.result)
     for number in range(60):
         where = ("cn:a", "p") if number % 4 else ("cn:rare", "q")
         device = f"{number // 7}" if number % 5 == 4 else ""  # the same devices again and again

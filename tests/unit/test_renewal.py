@@ -21,6 +21,7 @@ from otahsm.ledger import (
 )
 from otahsm.pki.crls.building import Reason
 
+from support.acts import by
 from support.homes import CA, MAC_KEYS, Home, PostgresHome
 from support.intents import intent, told
 from support.logbook import findings, grow
@@ -188,8 +189,8 @@ async def test_the_key_of_a_superseded_certificate_stays_its_devices(ledger: Led
 async def test_a_device_that_is_set_free_may_have_a_new_key_at_once(ledger: Ledger, home: Home) -> None:
     asked = at(0, key="old")
     await issue(ledger, asked, b"first")
-    assert (await ledger.reset("a", "p", told)).result == asked.serial
-    assert (await ledger.reset("a", "p", told)).result is None
+    assert (await ledger.acts.reset("a", "p", by(), told)).result == asked.serial
+    assert (await ledger.acts.reset("a", "p", by(), told)).result is None
     await issue(ledger, at(1, key="new"), b"second")
     assert isinstance(await ask(ledger, at(2, key="old")), Conflict)
     assert home.read("SELECT count(*) FROM certificates") == [(2,)]
@@ -197,8 +198,8 @@ async def test_a_device_that_is_set_free_may_have_a_new_key_at_once(ledger: Ledg
 
 async def test_what_is_under_way_or_unknown_is_not_reset(ledger: Ledger) -> None:
     assert isinstance(await ask(ledger, at(0)), Accepted)
-    assert (await ledger.reset("a", "p", told)).result is None
-    assert (await ledger.reset("b", "p", told)).result is None
+    assert (await ledger.acts.reset("a", "p", by(), told)).result is None
+    assert (await ledger.acts.reset("b", "p", by(), told)).result is None
     assert isinstance(await ask(ledger, at(0)), InProgress)
 
 
@@ -231,7 +232,9 @@ async def test_a_revocation_that_was_away_for_a_moment_is_missed(
     other = at(0, "b")
     await issue(ledger, other, b"of b")
     for device in ("a", "b"):
-        await ledger.revoke([RevocationRequest(None, device, "", reason)], "cn:test", 352 * DAY * 1_000_000)
+        await ledger.acts.revoke(
+            [RevocationRequest(None, device, "", reason)], by("cn:test"), 352 * DAY * 1_000_000
+        )
     await grow(ledger)
     assert findings(home) == []
     home.change("CREATE TABLE away AS SELECT * FROM revocations")

@@ -29,6 +29,7 @@ from otahsm.ledger.migrations import migrate
 from otahsm.ledger.write.revocation import revoke, take_number
 from otahsm.pki.serial import SerialNumber
 
+from support.acts import by
 from support.authority import leaf
 from support.homes import CA, MAC_KEYS, Home, PostgresHome, ledger_in
 from support.intents import intent, issue
@@ -54,8 +55,8 @@ def by_device(device: str, reason: str = "superseded", profile: str = "") -> Rev
 async def revoked(
     ledger: Ledger, *targets: RevocationRequest, client: str = "cn:test", now: int = NOW
 ) -> list[RevocationAnswer]:
-    work = partial(revoke, targets=targets, client=client, now=now * 1_000_000)
-    return await ledger._writer.transaction(work)
+    work = partial(revoke, targets=targets, by=by(client), now=now * 1_000_000)
+    return (await ledger._writer.transaction(work, with_events=True)).result
 
 
 def id_of(answer: JournalResult) -> int:

@@ -32,6 +32,7 @@ from otahsm.ledger.read import certificate_page
 from otahsm.ledger.records import RevocationRequest
 from otahsm.pki.serial import SerialNumber, make_serial
 
+from support.acts import as_done, by
 from support.homes import CA, MAC_KEYS, SqliteHome, ledger_in
 from support.intents import intent, told
 
@@ -49,7 +50,8 @@ async def ledger(home: SqliteHome) -> AsyncIterator[Ledger]:
     """A ledger of a batch of nine devices, three of them with such a serial number; the last one is open."""
     ledger = ledger_in(home)
     await ledger.open()
-    batch, _ = await ledger.create_batch(BatchTerms("b", "p", 100, "{}", None, ()), "cn:a", told)
+    change = await ledger.acts.create_batch(BatchTerms("b", "p", 100, "{}", None, ()), by("cn:a"), told)
+    batch = as_done(change.result)
     asked = [
         intent(f"device-{n}")._replace(
             serial=make_serial(b"\x7f" + os.urandom(13), START + n), batch_id=batch.id, profile="p"
@@ -131,13 +133,13 @@ async def test_requests_beside_one_for_its_device_are_answered(ledger: Ledger) -
 
 async def test_it_is_revoked_and_reset_by_its_device(ledger: Ledger, home: SqliteHome) -> None:
     request = RevocationRequest(None, "device-1", "p", "superseded")
-    (answer,) = await ledger.revoke([request], "cn:test", 1)
+    (answer,) = (await ledger.acts.revoke([request], by("cn:test"), 1)).result
     assert isinstance(answer, list)
     assert [revoked.serial for revoked in answer] == [SerialNumber.from_key(b"abc")]
     crls = CrlReader(database_of(home.config), CA)
     assert [revoked.serial for revoked in crls.revoked(COMPLETE)] == [SerialNumber.from_key(b"abc")]
     crls.close()
-    assert (await ledger.reset("device-4", "p", told)).result == SerialNumber.from_key(b"17")
+    assert (await ledger.acts.reset("device-4", "p", by(), told)).result == SerialNumber.from_key(b"17")
     with snapshot(home.config) as connection:
         found = verify(connection, mac_keys=MAC_KEYS)
     assert "the reset of intent 5" in "".join(what for _, what in found.findings)

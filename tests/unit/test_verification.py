@@ -13,6 +13,7 @@ from otahsm.ledger import Accepted, BatchTerms, Conflict, RevocationRequest, sna
 from otahsm.ledger.tree.verdict import MAX_FINDINGS
 from otahsm.tlog import open_checkpoint
 
+from support.acts import as_done, by
 from support.homes import Home, PostgresHome, SqliteHome
 from support.intents import intent, told
 from support.logbook import Notary, checkpoint, findings, grow, issue_many, opened, verdict
@@ -218,8 +219,8 @@ async def test_a_revocation_is_a_leaf_and_what_is_done_to_one_is_named(home: Hom
     ledger = await opened(home)
     await issue_many(ledger, 3)
     targets = [RevocationRequest(None, "device-1", "", "key_compromise")]
-    await ledger.revoke(targets, "cn:test", 1_000_000)
-    assert await grow(ledger) == 4
+    await ledger.acts.revoke(targets, by("cn:test"), 1_000_000)
+    assert await grow(ledger) == 5  # and the act
     await ledger.close()
     assert findings(home) == []
     home.change(statement)
@@ -239,16 +240,16 @@ async def test_a_revocation_that_somebody_added_keeps_none_from_being_written(ho
     ledger = await opened(home)
     await issue_many(ledger, 2)
     targets = [RevocationRequest(None, f"device-{number}", "", "superseded") for number in range(2)]
-    await ledger.revoke(targets[:1], "cn:test", 1_000_000)
+    await ledger.acts.revoke(targets[:1], by("cn:test"), 1_000_000)
     home.change("INSERT INTO revocations VALUES (2, 1, 'superseded', 'cn:intruder', 1, NULL)")
 
     async def before(now: int) -> list[bool]:
-        answers = await ledger.revoke(targets, "cn:test", now)
+        answers = (await ledger.acts.revoke(targets, by("cn:test"), now)).result
         return [each.before for answer in answers if isinstance(answer, list) for each in answer]
 
     assert await before(2_000_000) == [True, False]
     assert await before(3_000_000) == [True, True]
-    assert await grow(ledger) == 4
+    assert await grow(ledger) == 6
     assert await before(4_000_000) == [True, True]
     await ledger.close()
     assert findings(home) == []
@@ -315,7 +316,7 @@ async def test_an_intent_that_no_daemon_wrote_sets_no_device_free(home: Home) ->
 async def test_certificates_that_a_batch_did_not_give_are_named(home: Home) -> None:
     ledger = await opened(home)
     terms = BatchTerms("order", "p", 2, "{}", None, ("cn:test",))
-    batch = (await ledger.create_batch(terms, "cn:test", told)).result
+    batch = as_done((await ledger.acts.create_batch(terms, by("cn:test"), told)).result)
     # As if its row had been another for a moment.
     home.change("UPDATE batches SET device_count = 9, profile = 'q'")
     wanted = [intent(f"device-{number}")._replace(batch_id=batch.id) for number in range(4)]

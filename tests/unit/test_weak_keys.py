@@ -20,6 +20,7 @@ from otahsm.pki.keytypes.family import encode_spki
 from otahsm.pki.keytypes.rsa_pool import Weakness
 from otahsm.pki.serial import SerialNumber
 
+from support.acts import by
 from support.attacks.forging import RsaKey, key_of, rsa_with_small_factor
 from support.authority import CA_LIFE, root_of
 from support.homes import Home, SqliteHome
@@ -46,7 +47,8 @@ async def record(ledger: Ledger, device: str, der: bytes, key: str = "") -> Seri
 
 
 async def revoke(ledger: Ledger, serial: SerialNumber) -> None:
-    answers = await ledger.revoke([RevocationRequest(serial, "", "", "key_compromise")], "cn:test", 1)
+    targets = [RevocationRequest(serial, "", "", "key_compromise")]
+    answers = (await ledger.acts.revoke(targets, by("cn:test"), 1)).result
     assert isinstance(answers[0], list)
     assert [revoked.serial for revoked in answers[0]] == [serial]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection
@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from otahsm.access import Denied
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerDamagedError, LedgerUnavailableError
+from otahsm.ledger.act_values import Act
 from otahsm.ledger.db.failures import cause_of, reading
 from otahsm.ledger.db.read_only import read_only_engine
 from otahsm.ledger.migrations import NEWEST, is_usable
@@ -22,7 +23,7 @@ from otahsm.ledger.query_values import (
     Page,
     Tally,
 )
-from otahsm.ledger.read import batch_page, certificate_page, denied, event_page
+from otahsm.ledger.read import act_page, batch_page, certificate_page, denied, event_page
 from otahsm.ledger.records import BatchState
 from otahsm.ledger.shape.check import refuse_tampered
 from otahsm.pki.serial import SerialNumber
@@ -101,6 +102,16 @@ class LedgerReader:
         """Return the events that follow an id: see `event_page.page`."""
         with self._reading() as connection:
             return event_page.page(connection, criteria, after, size)
+
+    def acts(self, after: int, size: int, *, open_at: int | None = None) -> list[Act]:
+        """Return held acts that follow an id: see `act_page.page`."""
+        with self._reading() as connection:
+            return act_page.page(connection, after, size, open_at=open_at)
+
+    def acts_among(self, act_ids: Collection[int]) -> list[Act]:
+        """Return those of some held acts that exist, in order of their ids."""
+        with self._reading() as connection:
+            return act_page.among(connection, act_ids)
 
     def denied(self) -> list[Denied]:
         """Return all denials."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Text, cast, func, select
 
-from otahsm.ledger.schema import batches, certificates, crl_urls, events, intents, quotas, revocations
+from otahsm.ledger.schema import acts, batches, certificates, crl_urls, events, intents, quotas, revocations
 from otahsm.ledger.tree.entry_kind import Entry, EntryKind
 
 
@@ -31,6 +31,8 @@ class Kind(IntEnum):
     BATCH_CLOSED = 10
     QUOTA = 11
     CRL_URL = 12
+    ACT = 13
+    ACT_DECIDED = 14
     RENEWAL = 15
 
 
@@ -208,6 +210,40 @@ KINDS: Final = {
         source=crl_urls,
         condition=crl_urls.c.url.is_not(None),
         key=crl_urls.c.id,
+    ),
+    Kind.ACT: EntryKind(
+        name="act",
+        columns=(
+            acts.c.id,
+            acts.c.act,
+            acts.c.client,
+            acts.c.policy_client,
+            acts.c.certificate_sha256,
+            acts.c.spki_sha256,
+            acts.c.requested_at,
+            acts.c.size,
+            acts.c.held,
+            acts.c.payload,
+        ),
+        source=acts,
+        condition=acts.c.act.is_not(None),
+        key=acts.c.id,
+    ),
+    Kind.ACT_DECIDED: EntryKind(
+        name="act-decided",
+        noun="decision about the act",
+        columns=(
+            acts.c.id,
+            acts.c.decision,
+            acts.c.decided_at,
+            acts.c.decided_by,
+            acts.c.decided_policy_client,
+            acts.c.done,
+            acts.c.break_glass,
+        ),
+        source=acts,
+        condition=acts.c.decision.is_not(None),
+        key=acts.c.id,
     ),
 }
 

@@ -284,6 +284,7 @@ _ROWS: Final = {
     "batches": "batch",
     "quotas": "quota",
     "crl_urls": "CRL URL",
+    "acts": "act",
 }
 _NEXT: Final = (
     select(leaves)

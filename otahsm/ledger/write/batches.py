@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
-from otahsm.ledger.db.dialects import insert_into
+from otahsm.errors import OtahsmError
+from otahsm.ledger.act_values import ActKind, Requester, encode
 from otahsm.ledger.read import batch_page
 from otahsm.ledger.read.batch_page import batch_of
 from otahsm.ledger.records import (
@@ -29,52 +30,71 @@ from otahsm.ledger.records import (
 from otahsm.ledger.schema import batches
 from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.pending import note_entries
-from otahsm.ledger.write import events
+from otahsm.ledger.write import acts, events
 from otahsm.ledger.write.journal import settle
 from otahsm.templates import counted
 
 
 def create(
-    connection: Connection, terms: BatchTerms, creator: str, now: int, make_event: EventFactory[Batch]
-) -> Change[Batch]:
-    """Write a batch; return it, or an existing one with that name.
+    connection: Connection,
+    terms: BatchTerms,
+    creator: str,
+    by: Requester | None,
+    now: int,
+    make_event: EventFactory[Batch],
+) -> Change[Batch | OtahsmError]:
+    """Write a batch; return it, or an existing one with that name, or an error if it is held.
 
     Args:
-        connection: in a transaction.
+        connection: in a transaction with the lock of events.
         terms: its terms.
         creator: the client that creates it.
+        by: who asks for it; None if it was confirmed.
         now: microseconds since the Unix epoch.
         make_event: makes the audit event if the batch is new.
     """
+    if before := batch_page.find(connection, terms.name):
+        return Change(before, None)
+    if held := acts.bound(connection, ActKind.BATCH, by, encode(terms._asdict()), now):
+        return held
     values = terms._asdict() | {"clients": json.dumps(terms.clients)}
     row = values | {"creator": creator, "created_at": now, "taken": 0}
-    new = connection.execute(
-        insert_into(batches, connection.dialect).values(row).on_conflict_do_nothing().returning(batches.c.id)
-    ).first()
+    new = connection.execute(insert(batches).values(row).returning(batches.c.id)).scalar_one()
     batch = batch_page.find(connection, terms.name)
-    assert batch is not None  # noqa: S101 - it was written, or existed
-    if new is None:
-        return Change(batch, None)
-    note_entries(connection, Kind.BATCH, [new.id])
+    assert batch is not None  # noqa: S101 - it was written
+    note_entries(connection, Kind.BATCH, [new])
     return events.changed(connection, batch, make_event)
 
 
 def close(
-    connection: Connection, name: str, now: int, make_event: EventFactory[BatchState]
-) -> Change[BatchState | None]:
+    connection: Connection,
+    name: str,
+    by: Requester | None,
+    now: int,
+    make_event: EventFactory[BatchState],
+) -> Change[BatchState | OtahsmError | None]:
     """Close a batch, so that no more room is reserved in it; the result is None if it does not exist.
 
     The number of its certificates comes from its row, minus open intents, so that no rows are counted.
+
+    Args:
+        connection: in a transaction with the lock of events.
+        name: the batch.
+        by: who asks for it; None if it was confirmed. If it is held, the result is an error.
+        now: microseconds since the Unix epoch.
+        make_event: makes the audit event if it was open.
     """
-    which = (batches.c.name == name) & batches.c.closed_at.is_(None)
-    closed = connection.execute(
-        update(batches).where(which).values(closed_at=now).returning(batches.c.id)
-    ).first()
     state = batch_page.state(connection, name)
-    if closed is None or state is None:
+    if state is None or state.batch.closed_at is not None:
         return Change(state, None)
-    note_entries(connection, Kind.BATCH_CLOSED, [closed.id])
-    return events.changed(connection, state, make_event)
+    if held := acts.bound(connection, ActKind.CLOSING, by, encode({"name": name}), now):
+        return held
+    which = (batches.c.id == state.batch.id) & batches.c.closed_at.is_(None)
+    connection.execute(update(batches).where(which).values(closed_at=now))
+    note_entries(connection, Kind.BATCH_CLOSED, [state.batch.id])
+    closed = batch_page.state(connection, name)
+    assert closed is not None  # noqa: S101 - it was there
+    return events.changed(connection, closed, make_event)
 
 
 def reserve(

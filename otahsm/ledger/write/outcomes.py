@@ -11,13 +11,14 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Dialect, Insert, exists, func, insert, select, update
 
-from otahsm.errors import LedgerUnavailableError
+from otahsm.errors import LedgerUnavailableError, OtahsmError
+from otahsm.ledger.act_values import ActKind, Requester, ToReset, encode
 from otahsm.ledger.db.dialects import columns_given, write_rows
 from otahsm.ledger.records import Change, EventFactory, Intent, WrittenIntent
 from otahsm.ledger.schema import certificates, crl_numbers, intents, live, serial_octets
 from otahsm.ledger.tree.log_entries import KINDS, Kind
 from otahsm.ledger.tree.pending import note_entries, note_leaves
-from otahsm.ledger.write import batches, events, quotas
+from otahsm.ledger.write import acts, batches, events, quotas
 from otahsm.ledger.write.journal import no_rival_of, restore_superseded
 from otahsm.pki.serial import SerialNumber
 
@@ -92,22 +93,36 @@ def void_intents(connection: Connection, intent_ids: Sequence[int], reason: str,
 
 
 def reset(
-    connection: Connection, device_id: str, profile: str, now: int, make_event: EventFactory[SerialNumber]
-) -> Change[SerialNumber | None]:
+    connection: Connection,
+    target: ToReset,
+    by: Requester | None,
+    now: int,
+    make_event: EventFactory[SerialNumber],
+) -> Change[SerialNumber | OtahsmError | None]:
     """Allow a device a certificate for another key, by marking its current one as superseded.
 
-    The result is the serial number of its current certificate; None if it has none.
+    The result is the serial number of its current certificate; None if it has none; an error if it is held.
+
+    Args:
+        connection: in a transaction with the lock of events.
+        target: the device.
+        by: who asks for it; None if it was confirmed.
+        now: microseconds since the Unix epoch.
+        make_event: makes the audit event if it is reset.
     """
-    which = live & (intents.c.device_id == device_id) & (intents.c.profile == profile)
+    of_this = (intents.c.device_id == target.device_id) & (intents.c.profile == target.profile)
     certified = exists().where(certificates.c.intent_id == intents.c.id)
+    which = live & of_this & certified
+    if connection.execute(select(intents.c.id).where(which)).first() is None:
+        return Change(None, None)
+    if held := acts.bound(connection, ActKind.RESET, by, encode(target._asdict()), now):
+        return held
     row = connection.execute(
         update(intents)
-        .where(which & certified)
+        .where(which)
         .values(superseded_at=now, superseded_by=None)
         .returning(intents.c.id, serial_octets)
-    ).first()
-    if row is None:
-        return Change(None, None)
+    ).one()
     note_entries(connection, Kind.SUPERSEDED, [row.id])
     return events.changed(connection, SerialNumber.from_key(row.serial), make_event)
 

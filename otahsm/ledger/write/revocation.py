@@ -6,12 +6,14 @@ Revocation is permanent: no statement changes or removes one that a daemon wrote
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, Table, bindparam, case, delete, select, update
 
+from otahsm.ledger.act_values import ActKind, Requester, revocation_payload
 from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.records import (
+    Change,
     CrlNumber,
     CrlRow,
     InProgress,
@@ -32,40 +34,84 @@ from otahsm.ledger.schema import (
 )
 from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.pending import note_entries, proven_among
+from otahsm.ledger.write import acts
 from otahsm.pki.parsing import crl_url_in
 from otahsm.pki.serial import SerialNumber
 
 _ROWS: Final = 500  # per statement: databases limit the number of parameters
 
 
+class _Plan(NamedTuple):
+    """The reasons of revocations to write, by intent id; and what is held, by the position of its target."""
+
+    reasons: dict[int, str]
+    held: dict[int, set[int]]
+
+
 def revoke(
-    connection: Connection, targets: Sequence[RevocationRequest], client: str, now: int
-) -> list[RevocationAnswer]:
+    connection: Connection, targets: Sequence[RevocationRequest], by: Requester, now: int
+) -> Change[list[RevocationAnswer]]:
     """Revoke certificates; return the revoked certificates of each target, in order.
 
     An empty list means that there is no such certificate. `InProgress` means that one is still being issued
-    and was not revoked; certificates that were already issued are revoked.
+    and was not revoked; certificates that were already issued are revoked. What exceeds a quota is held: all
+    new revocations of a target together. The event is that of the held act.
 
     Args:
-        connection: in a transaction.
+        connection: in a transaction with the lock of events.
         targets: at least one.
-        client: the client that requests it.
+        by: the client that requests it.
         now: microseconds since the Unix epoch.
     """
+    left = acts.used(connection, ActKind.REVOCATION, by, now).left(by)
+    answers, plan = _revoke(connection, targets, by.identity, now, left)
+    acts.note_done(connection, ActKind.REVOCATION, by, len(plan.reasons), now)
+    if not plan.held:
+        return Change(answers, None)
+    size = len(set().union(*plan.held.values()))
+    payload = revocation_payload(targets[at] for at in plan.held)
+    error, event = acts.hold(connection, ActKind.REVOCATION, by, size, payload, now)
+    return Change([error if at in plan.held else answer for at, answer in enumerate(answers)], event)
+
+
+def revoke_confirmed(
+    connection: Connection, targets: Sequence[RevocationRequest], client: str, now: int
+) -> int | None:
+    """Revoke what a second principal confirmed; return how many were new, None if one is being issued.
+
+    Args:
+        connection: in a transaction with the lock of events.
+        targets: at least one.
+        client: the client that asked for it.
+        now: microseconds since the Unix epoch.
+    """
+    if not all(row.recorded for row in _look_up(connection, targets)):
+        return None
+    _, plan = _revoke(connection, targets, client, now, None)
+    return len(plan.reasons)
+
+
+def _revoke(
+    connection: Connection, targets: Sequence[RevocationRequest], client: str, now: int, left: int | None
+) -> tuple[list[RevocationAnswer], _Plan]:
+    """Revoke at most `left` certificates, None for all."""
     chosen = _choose(_look_up(connection, targets), targets)
     forged = _forged(connection, chosen)
-    reasons: dict[int, str] = {}
-    for target, rows in zip(targets, chosen, strict=True):
-        for row in rows:
-            if row.recorded and (row.revoked_at is None or row.id in forged):
-                reasons.setdefault(row.id, str(target.reason))
-    for intent_id in sorted(forged):  # they are written in this transaction
+    plan = _Plan({}, {})
+    for at, (target, rows) in enumerate(zip(targets, chosen, strict=True)):
+        new = {row.id for row in rows if row.recorded and (row.revoked_at is None or row.id in forged)}
+        new -= plan.reasons.keys()
+        if left is not None and len(plan.reasons) + len(new) > left and new:
+            plan.held[at] = new
+        else:
+            plan.reasons.update(dict.fromkeys(new, str(target.reason)))
+    for intent_id in sorted(forged):  # they are written in this transaction, or were never made
         connection.execute(delete(revocations).where(revocations.c.intent_id == intent_id))
-    if not reasons:
-        return [_answer(rows, set()) for rows in chosen]
-    new = _insert(connection, reasons, client, now)
+    if not plan.reasons:
+        return [_answer(rows, set()) for rows in chosen], plan
+    new = _insert(connection, plan.reasons, client, now)
     # Read again: another replica may have revoked some first, and then its reason counts.
-    return [_answer(rows, new) for rows in _choose(_look_up(connection, targets), targets)]
+    return [_answer(rows, new) for rows in _choose(_look_up(connection, targets), targets)], plan
 
 
 def _forged(connection: Connection, chosen: Sequence[Sequence[Row[Any]]]) -> set[int]:

@@ -4,6 +4,7 @@
 - how many certificates a batch and a quota have: a count of intents
 - who is denied: the last audit event about a client
 - from which id on a replica's intents may be open: none below it is
+- whether a decision about a held act is possible
 - which older otahsm may use the schema: what the migrations say
 """
 
@@ -15,6 +16,7 @@ from typing import Final
 from sqlalchemy import Connection, select
 
 from otahsm.ledger.schema import compatible_schemas
+from otahsm.ledger.tree.derived.acts import check_acts
 from otahsm.ledger.tree.derived.certificates import (
     check_barred,
     check_doubles,
@@ -45,6 +47,7 @@ _CHECKS: Final = (
     check_quotas,
     check_denials,
     check_open_intents,
+    check_acts,
 )
 
 
