@@ -6,6 +6,7 @@ async with Client("ca.example:7443", ClientTls(ca, certificate, key)) as client:
 """
 
 from otahsm.client.access import AccessClient, AuditEvent, AuditQuery, DeniedClient
+from otahsm.client.approvals import ApprovalClient, HeldAct
 from otahsm.client.batches import Batch, BatchClient, IdScheme
 from otahsm.client.checking import load_anchors
 from otahsm.client.client import Client
@@ -26,6 +27,7 @@ from otahsm.client.values import (
 
 __all__ = [
     "AccessClient",
+    "ApprovalClient",
     "AuditEvent",
     "AuditQuery",
     "Authority",
@@ -37,6 +39,7 @@ __all__ = [
     "Count",
     "DeniedClient",
     "FetchedCrl",
+    "HeldAct",
     "IdScheme",
     "IssuanceClient",
     "IssuedCertificate",

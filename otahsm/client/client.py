@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from otahsm.client.access import AccessClient
+from otahsm.client.approvals import ApprovalClient
 from otahsm.client.batches import BatchClient
 from otahsm.client.calls import Calls
 from otahsm.client.connection import ClientTls
@@ -45,6 +46,7 @@ class Client:
         batches: creates, reads and closes batches.
         revocation: revokes certificates, and fetches CRLs.
         access: denies clients, and reads the audit log.
+        approvals: lists, confirms and rejects held acts.
         transparency: fetches checkpoints and proofs.
 
     Raises:
@@ -66,6 +68,7 @@ class Client:
         self.batches = BatchClient(calls)
         self.revocation = RevocationClient(calls)
         self.access = AccessClient(calls)
+        self.approvals = ApprovalClient(calls)
         self.transparency = TransparencyClient(calls)
 
     async def __aenter__(self) -> Self:

@@ -18,6 +18,7 @@ from otahsm.config import Config, section
 from otahsm.daemon.edge import SERVICES, CallBoundary, Health, Reloading, add_port, limits, new_server
 from otahsm.daemon.services import (
     AccessService,
+    ApprovalService,
     AuditService,
     AuthorityService,
     BatchService,
@@ -76,6 +77,7 @@ class Daemon:
             "otahsm.v1.DeviceService": DeviceService(authority),
             "otahsm.v1.BatchService": BatchService(authority),
             "otahsm.v1.AccessService": AccessService(authority),
+            "otahsm.v1.ApprovalService": ApprovalService(authority),
             "otahsm.v1.AuditService": AuditService(authority),
             health.SERVICE_NAME: self._health,
             reflection.SERVICE_NAME: reflection.aio.ReflectionServicer(service.name for service in SERVICES),

@@ -8,12 +8,18 @@ from contextlib import closing
 from typing import Any
 
 import grpc
+import pytest
 
+from otahsm.client import Batch, IdScheme, NotRevoked, ToRevoke
 from otahsm.client.connection import open_channel
 from otahsm.daemon.edge import METHODS
+from otahsm.errors import HeldError
+from otahsm.pki.crls.building import Reason
+from otahsm.pki.serial import SerialNumber
 
 from support.devices import new_request
 from support.harness import Fleet, running
+from support.operators import new_client
 
 KINDS = {5: "certificate", 3: "revocation"}
 OURS = "/otahsm.v1."
@@ -46,6 +52,7 @@ class Calls:
 
 async def test_a_call_of_each_method_leaves_in_the_log_what_the_table_says(fleet: Fleet) -> None:
     one, other = new_request(), new_request()
+    strict = new_client(fleet, "strict", 'roles = ["operator"]\nacts_per_day = 0')
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
         async with open_channel(daemon.address, fleet.tls) as channel:
@@ -64,6 +71,13 @@ async def test_a_call_of_each_method_leaves_in_the_log_what_the_table_says(fleet
             await call("TransparencyService/GetCheckpoint", make_new=True)
             await call("TransparencyService/GetInclusionProof", serial_number=serial)
             await call("TransparencyService/GetConsistencyProof", old_size=1)
+            async with daemon.client(tls=strict) as other_operator:
+                target = ToRevoke(serial=SerialNumber.from_octets(serial))
+                revoking = other_operator.revocation.revoke([target] * 2, Reason.SUPERSEDED)
+                held = [each async for each in revoking]
+                with pytest.raises(HeldError):
+                    await other_operator.batches.create(Batch("held", 1, IdScheme("uuid4")))
+            assert [type(each.error) for each in held if isinstance(each, NotRevoked)] == [HeldError] * 2
             revoked = await call("RevocationService/RevokeCertificates", targets=[{"serial_number": serial}])
             assert revoked.results[0].certificates
             await call("RevocationService/GetCrl")
@@ -80,6 +94,9 @@ async def test_a_call_of_each_method_leaves_in_the_log_what_the_table_says(fleet
             )
             await call("AccessService/ListDeniedClients")
             await call("AccessService/AllowClient", subject="cn:line-9")
+            revocation, order = (await call("ApprovalService/ListHeldActs")).acts
+            await call("ApprovalService/ConfirmHeldAct", id=revocation.id, digest=revocation.digest)
+            await call("ApprovalService/RejectHeldAct", id=order.id)
             await call("AuditService/ListAuditEvents")
         assert daemon.stop() == 0
     ours = {path: method for path, method in METHODS.items() if path.startswith(OURS)}

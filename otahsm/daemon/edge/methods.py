@@ -20,6 +20,7 @@ from otahsm.authority import EventName
 from otahsm.daemon.edge import limits
 from otahsm.v1 import (
     access_pb2,
+    approval_pb2,
     audit_pb2,
     authority_pb2,
     batch_pb2,
@@ -41,6 +42,7 @@ FILES: Final = tuple(
         device_pb2,
         batch_pb2,
         access_pb2,
+        approval_pb2,
         audit_pb2,
         health_pb2,
         reflection_pb2,
@@ -56,13 +58,11 @@ class Facts(NamedTuple):
         leaves: the kind of leaf, or the name of the audit event, that it writes to the ledger's log; empty if
             it changes nothing.
         most: the most octets of one of its messages.
-        gives_much: whether its response may have megabytes.
     """
 
     callers: Call | Open
     leaves: str = ""
     most: int = limits.MAX_CALL_BYTES
-    gives_much: bool = False
 
 
 class ServiceFacts(NamedTuple):
@@ -83,7 +83,7 @@ class Method(NamedTuple):
     Attributes:
         name: its name in the service.
         path: its path on the wire, such as "/otahsm.v1.LedgerService/GetCertificate".
-        callers, leaves, most, gives_much: as in `Facts`.
+        callers, leaves, most: as in `Facts`.
         request_type, response_type: its messages.
         takes_stream: whether its requests are a stream.
         gives_stream: whether its responses are a stream.
@@ -94,7 +94,6 @@ class Method(NamedTuple):
     callers: Call | Open
     leaves: str
     most: int
-    gives_much: bool
     request_type: type[Message]
     response_type: type[Message]
     takes_stream: bool
@@ -150,8 +149,8 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
         needs_signer=False,
         methods={
             "GetCertificate": Facts(_READING_OR_OWN),
-            "ListCertificates": Facts(_READING_OR_OWN, gives_much=True),
-            "GetLedgerStats": Facts(_READING, gives_much=True),
+            "ListCertificates": Facts(_READING_OR_OWN),
+            "GetLedgerStats": Facts(_READING),
         },
     ),
     "otahsm.v1.TransparencyService": ServiceFacts(
@@ -166,7 +165,7 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
         needs_signer=True,
         methods={
             "RevokeCertificates": Facts(_OPERATING, _REVOCATION, limits.MAX_TARGETS_BYTES),
-            "GetCrl": Facts(_ANY, gives_much=True),
+            "GetCrl": Facts(_ANY),
         },
     ),
     "otahsm.v1.DeviceService": ServiceFacts(
@@ -179,7 +178,7 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
             "CreateBatch": Facts(_OPERATING, EventName.BATCH_CREATED),
             "CloseBatch": Facts(_OPERATING, EventName.BATCH_CLOSED),
             "GetBatch": Facts(_READING_OR_OWN),
-            "ListBatches": Facts(_READING_OR_OWN, gives_much=True),
+            "ListBatches": Facts(_READING_OR_OWN),
         },
     ),
     "otahsm.v1.AccessService": ServiceFacts(
@@ -187,12 +186,20 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
         methods={
             "DenyClient": Facts(_for("operator", "admin"), EventName.CLIENT_CUT_OFF),
             "AllowClient": Facts(_for("admin"), EventName.CLIENT_LET_IN),
-            "ListDeniedClients": Facts(_READING, gives_much=True),
+            "ListDeniedClients": Facts(_READING),
+        },
+    ),
+    "otahsm.v1.ApprovalService": ServiceFacts(
+        needs_signer=False,
+        methods={
+            "ListHeldActs": Facts(_READING),
+            "ConfirmHeldAct": Facts(_for("operator", "admin"), EventName.ACT_CONFIRMED),
+            "RejectHeldAct": Facts(_for("operator", "admin"), EventName.ACT_REJECTED),
         },
     ),
     "otahsm.v1.AuditService": ServiceFacts(
         needs_signer=False,
-        methods={"ListAuditEvents": Facts(_for("auditor", "admin"), gives_much=True)},
+        methods={"ListAuditEvents": Facts(_for("auditor", "admin"))},
     ),
     "grpc.health.v1.Health": ServiceFacts(
         needs_signer=False,
@@ -230,7 +237,6 @@ def _method(path: str, descriptor: MethodDescriptor, facts: Facts) -> Method:
         facts.callers,
         facts.leaves,
         facts.most,
-        facts.gives_much,
         GetMessageClass(descriptor.input_type),
         GetMessageClass(descriptor.output_type),
         descriptor.client_streaming,

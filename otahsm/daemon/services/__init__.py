@@ -1,6 +1,7 @@
 """The services of `otahsm.v1`: each method decodes values, calls the authority, and encodes the result."""
 
 from otahsm.daemon.services.access import AccessService, AuditService
+from otahsm.daemon.services.approvals import ApprovalService
 from otahsm.daemon.services.authority import AuthorityService
 from otahsm.daemon.services.batches import BatchService
 from otahsm.daemon.services.issuance import IssuanceService
@@ -10,6 +11,7 @@ from otahsm.daemon.services.transparency import TransparencyService
 
 __all__ = [
     "AccessService",
+    "ApprovalService",
     "AuditService",
     "AuthorityService",
     "BatchService",
