@@ -78,6 +78,7 @@ def wait_for_list(path: Path, serials: set[int]) -> None:
 async def test_a_daemon_that_is_killed_while_it_makes_crls_takes_nothing_back(fleet: Fleet) -> None:
     """Kill it again and again; look at every file after each time, as a gateway would that loads it then."""
     configure(fleet)
+    fleet.lift_quotas()
     folder = fleet.folder / "crl"
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
@@ -179,6 +180,7 @@ def two_daemons(fleet: Fleet, folders: tuple[str, str] = ("one", "other")) -> It
 async def test_two_replicas_that_revoke_at_once_agree_and_both_write_what_there_is(
     replicated: Fleet, folders: tuple[str, str]
 ) -> None:
+    replicated.lift_quotas()
     with two_daemons(replicated, folders) as (one, other):
         issued = await issue(one, 400)
         ours, theirs = await asyncio.gather(

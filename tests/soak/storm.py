@@ -121,6 +121,7 @@ class Storm:
                 'path = "ledger/ledger.sqlite3"',
                 f'url = "{self._server.create_database()}"\npassword_file = "{self._server.password_file}"',
             )
+        fleet.lift_quotas()
         begun = fleet.run("ledger", "init-key")
         assert begun.returncode == 0, begun.stderr
 
