@@ -143,6 +143,9 @@ POLICY: Final = {
     "total": "Certificates in total, ever.",
     "formerly": "Names that the client had in the policy before. What the ledger has under them is its own:"
     " certificates, batches, quotas. No two clients may have had the same name.",
+    "acts_per_day": "How much of each kind an operator or admin may do in 24 hours without another:"
+    " certificates revoked, devices reset, clients denied, batches created, batches closed. What exceeds it"
+    " is held until a second client confirms it (`otahsm approve`). With 0, each takes two.",
 }
 NAMES: Final = {
     "_regular_expression": "regular expression (RE2)",
@@ -200,6 +203,9 @@ def policy() -> list[str]:
         "the file. The daemon reads it at start and on SIGHUP; if the new policy is invalid, the previous",
         "one stays in force. `otahsm policy check` checks the file as the daemon does, `otahsm policy",
         "explain` explains what a client may do.",
+        "",
+        "`acts_per_day` at the top, before the clients, is like that of a client, for all clients together:",
+        f"an integer, by default {access.FLEET_ACTS_PER_DAY}.",
         "",
         "## [clients.NAME]",
         "",

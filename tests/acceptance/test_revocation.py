@@ -142,7 +142,7 @@ def test_what_can_not_be_revoked_is_listed_and_costs_no_neighbour(line: Line, tm
     )
     assert reports[1]["serial"] == line.serial(device).lower()
     assert reports[1]["already_revoked"]
-    assert reports[-1] == {"type": "summary", "revoked": 0, "already_revoked": 1, "failed": 2}
+    assert reports[-1] == {"type": "summary", "revoked": 0, "already_revoked": 1, "held": 0, "failed": 2}
 
 
 def test_a_certificate_is_revoked_under_the_profile_that_is_named(line: Line) -> None:

@@ -17,8 +17,8 @@ COMMANDS: Final = (
         "quickstart", "quickstart", "Set up everything that a daemon on this machine needs.", learns_pin=True
     ),
     Command("serve", "serve", "Run the daemon.", learns_pin=True, grpc_log=True),
-    Command("signer", "signer", "Run one signer, as another user. For systemd."),
-    Command("preparer", "preparer", "Run one preparer, as another user. For systemd."),
+    Command("signer", "workers.signer", "Run one signer, as another user. For systemd."),
+    Command("preparer", "workers.preparer", "Run one preparer, as another user. For systemd."),
     Command("doctor", "doctor", "Check everything that a daemon needs.", learns_pin=True),
     Command("health", "health", "Check whether the daemon can sign now."),
     Command("show", "show", "Show a certificate, a chain or a CSR."),
@@ -40,6 +40,15 @@ COMMANDS: Final = (
             Command("deny", "client", "Deny a client access, within two seconds."),
             Command("allow", "client", "Allow a client again."),
             Command("list", "client:list_denied", "List the clients that are denied."),
+        ),
+    ),
+    Group(
+        "approve",
+        "Held acts: what exceeded a quota, and takes a second client.",
+        (
+            Command("list", "approve:list_held", "List held acts."),
+            Command("confirm", "approve", "Confirm held acts that another asked for."),
+            Command("reject", "approve", "Reject held acts."),
         ),
     ),
     Group(

@@ -26,7 +26,7 @@ def check(as_json: JsonOption = False, config: ConfigOption = DEFAULT_CONFIG) ->
     """
     policy, _ = _load(config)
     if as_json:
-        print_json({grant.name: _terms(grant) for grant in policy})
+        print_json({grant.name: _terms(grant, policy.acts_per_day) for grant in policy})
         return
     for grant in policy:
         before = f" (formerly {', '.join(sorted(grant.formerly))})" if grant.formerly else ""
@@ -78,7 +78,7 @@ def explain(
     except NotAllowedError as error:
         why = error.message
     grant = grant or policy.of(caller)
-    terms = _terms(grant) if grant else {}
+    terms = _terms(grant, policy.acts_per_day) if grant else {}
     if as_json:
         print_json({"client": grant.name if grant else None, "allowed": not why, "why": why, "may": terms})
     else:
@@ -127,8 +127,8 @@ def _calls(grant: Grant) -> list[str]:
     )
 
 
-def _terms(grant: Grant) -> dict[str, str | datetime]:
-    """Return what a client is limited to."""
+def _terms(grant: Grant, fleet_acts: int) -> dict[str, str | datetime]:
+    """Return what a client is limited to; all clients together may do `fleet_acts` acts of a kind a day."""
     terms: dict[str, str | datetime] = {"roles": ", ".join(sorted(grant.roles))}
     if "issuer" in grant.roles:
         terms["profiles"] = ", ".join(sorted(grant.profiles))
@@ -139,6 +139,8 @@ def _terms(grant: Grant) -> dict[str, str | datetime]:
         for name, quota in grant.quotas._asdict().items()
         if quota is not None
     }
+    if grant.roles & {"operator", "admin"}:
+        terms["acts per day"] = f"{grant.acts_per_day:,} of each kind; all clients {fleet_acts:,}"
     if grant.times:
         terms["times"] = "; ".join(str(times) for times in grant.times)
     if grant.until:

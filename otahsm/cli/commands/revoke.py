@@ -18,7 +18,7 @@ from otahsm.cli.output.failures import print_failure
 from otahsm.cli.output.fields import print_json_line, printable
 from otahsm.cli.output.times import show_time
 from otahsm.client import Client, LedgerEntry, NotRevoked, Query, Revoked, ToRevoke
-from otahsm.errors import NotFoundError
+from otahsm.errors import HeldError, NotFoundError
 from otahsm.pki.crls.building import Reason
 
 # An open one is being issued: the daemon waits for it, and revokes it.
@@ -52,8 +52,11 @@ def revoke(
     A file whose first line names a column `device_id` or `serial` is read as CSV; other columns are ignored.
     Otherwise each line is a device id.
 
-    Exit codes: 0 all are revoked, 1 some failed (each is listed), 2 wrong use or configuration, 3 can't reach
-    the daemon.
+    What exceeds the quota of `acts_per_day` is held, and not revoked until another operator confirms it with
+    `otahsm approve confirm`.
+
+    Exit codes: 0 all are revoked, 1 some failed or are held (each is listed), 2 wrong use or configuration,
+    3 can't reach the daemon.
 
     \b
     Examples:
@@ -82,7 +85,7 @@ def revoke(
                 shown.sum_up()
 
     asyncio.run(run())
-    if shown.failed:
+    if shown.failed or shown.held:
         raise typer.Exit(1)
 
 
@@ -133,9 +136,12 @@ class _Shown:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self.revoked = self.before = self.failed = 0
+        self.revoked = self.before = self.held = self.failed = 0
 
     def add(self, outcome: Revoked | NotRevoked) -> None:
+        if isinstance(outcome, NotRevoked) and isinstance(outcome.error, HeldError):
+            self._hold(_name_of(outcome.target), outcome.error)
+            return
         if isinstance(outcome, NotRevoked):
             self.failed += 1
             print_failure(_name_of(outcome.target), outcome.error, as_json=self._as_json)
@@ -159,12 +165,25 @@ class _Shown:
             when = f"was already revoked on {moment}" if outcome.before else f"is revoked since {moment}"
             typer.echo(printable(f"{outcome.device_id}: {serial} {when} ({outcome.reason.value})"))
 
+    def _hold(self, name: str, error: HeldError) -> None:
+        self.held += 1
+        act, lapses = error.metadata.get("act", ""), error.metadata.get("lapses_at", "")
+        self._line("held", {"name": name, "act": act, "lapses_at": lapses, "message": error.message})
+        if not self._as_json:
+            typer.echo(printable(f"held: {name}: {error.message}. {error.hint}"), err=True)
+
     def sum_up(self) -> None:
-        counts = {"revoked": self.revoked, "already_revoked": self.before, "failed": self.failed}
+        counts = {
+            "revoked": self.revoked,
+            "already_revoked": self.before,
+            "held": self.held,
+            "failed": self.failed,
+        }
         self._line("summary", counts)
         if not self._as_json and any(counts.values()):
             before = f", {self.before} already revoked" if self.before else ""
-            typer.echo(f"{self.revoked} revoked{before}, {self.failed} failed")
+            held = f", {self.held} held" if self.held else ""
+            typer.echo(f"{self.revoked} revoked{before}{held}, {self.failed} failed")
 
     def _line(self, kind: str, fields: Mapping[str, object]) -> None:
         if self._as_json:

@@ -22,14 +22,14 @@ def print_descriptions(descriptions: Iterable[Description], *, as_json: bool) ->
         print_fields(item.title, item.fields)
 
 
-def print_fields(title: str, fields: Mapping[str, str | datetime]) -> None:
-    """Print a title, and labels and values in two columns."""
+def print_fields(title: str, fields: Mapping[str, str | datetime], *, err: bool = False) -> None:
+    """Print a title, and labels and values in two columns; `err`: to standard error."""
     width = max(map(len, fields), default=0)
-    typer.secho(title, bold=True)
+    typer.secho(title, bold=True, err=err)
     for label, value in fields.items():
         text = show_time(value) if isinstance(value, datetime) else value
-        typer.echo(f"{printable(label):<{width}}  {printable(text)}")
-    typer.echo()
+        typer.echo(f"{printable(label):<{width}}  {printable(text)}", err=err)
+    typer.echo(err=err)
 
 
 def print_json(value: object) -> None:

@@ -1,0 +1,1 @@
+"""Commands that systemd starts, for a daemon of another user."""
