@@ -20,9 +20,10 @@ from otahsm.daemon.edge.methods import SERVICES
 from otahsm.daemon.edge.server import new_server
 from otahsm.errors import ConflictError
 from otahsm.system.clock import utc_now
-from otahsm.v1 import device_pb2, issuance_pb2
+from otahsm.v1 import device_pb2, issuance_pb2, revocation_pb2
 
 RESET = "/otahsm.v1.DeviceService/ResetDevice"
+CRL = "/otahsm.v1.RevocationService/GetCrl"
 STREAM = "/otahsm.v1.IssuanceService/IssueCertificates"
 GRANT = Grant("a", ("cn:a",), frozenset({"issuer", "operator"}))
 RESET_RESPONSE = device_pb2.ResetDeviceResponse
@@ -39,12 +40,12 @@ class Trusting:
 class Service:
     """Does for each method what the test says, which names two."""
 
-    def __init__(self, name: str, reset: Any, stream: Any) -> None:
+    def __init__(self, name: str, reset: Any, stream: Any, crl: Any) -> None:
         async def nothing(_: object, __: object) -> None:
             pass
 
         for method in next(service for service in SERVICES if service.name == name).methods:
-            setattr(self, method.name, {RESET: reset, STREAM: stream}.get(method.path, nothing))
+            setattr(self, method.name, {RESET: reset, STREAM: stream, CRL: crl}.get(method.path, nothing))
 
 
 async def no_reset(_: object, __: object) -> Any:
@@ -59,7 +60,7 @@ async def no_stream(_: object, __: object) -> AsyncIterator[Any]:
 class Edge:
     """A boundary around services that do as the test says, behind a real gRPC server."""
 
-    def __init__(self, reset: Any, stream: Any) -> None:
+    def __init__(self, reset: Any, stream: Any, crl: Any = no_reset) -> None:
         self.access = AccessControl(Policy([GRANT]))
         self.decisions: list[tuple[str, str]] = []
         self.boundary = CallBoundary(
@@ -68,7 +69,7 @@ class Edge:
             lambda _, path, error: self.decisions.append((path, error.reason if error else "")),
             utc_now,
         )
-        self.services = {service.name: Service(service.name, reset, stream) for service in SERVICES}
+        self.services = {service.name: Service(service.name, reset, stream, crl) for service in SERVICES}
 
     def deny(self) -> None:
         self.access.deny_list = DenyList([Denied("cn:a", "", "cn:b", 0)])
@@ -91,13 +92,16 @@ def somebody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def served(reset: Any = no_reset, stream: Any = no_stream) -> AsyncIterator[tuple[Edge, Any]]:
-    edge, server = Edge(reset, stream), new_server()
+async def served(
+    reset: Any = no_reset, stream: Any = no_stream, crl: Any = no_reset
+) -> AsyncIterator[tuple[Edge, Any]]:
+    edge, server = Edge(reset, stream, crl), new_server()
     edge.boundary.register(server, edge.services)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        small = ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 * 1024)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=small) as channel:
             yield edge, channel
     finally:
         await server.stop(0)
@@ -295,3 +299,31 @@ async def test_health_lists_the_services_as_it_checks_them() -> None:
     listed = await health.List(None, None)  # type: ignore[arg-type]
     assert {status.status for status in listed.statuses.values()} == {Status.SERVING}
     assert listed.statuses.keys() == {"", *(service.name for service in SERVICES if service.is_ours)}
+
+
+async def test_only_so_many_large_responses_of_a_client_are_made_before_it_has_read_them() -> None:
+    made = 0
+
+    async def crl(_: object, __: object) -> Any:
+        nonlocal made
+        made += 1
+        return revocation_pb2.GetCrlResponse(crl=bytes(2 * limits.MEBIBYTE))
+
+    async def reset(_: object, __: object) -> Any:
+        return RESET_RESPONSE()
+
+    async with served(reset, crl=crl) as (edge, channel):
+        calls = [channel.unary_stream(CRL)(b"") for _ in range(limits.MAX_ANSWERING_A_CLIENT + 4)]
+        while made < limits.MAX_ANSWERING_A_CLIENT:
+            await asyncio.sleep(0.01)
+        await edge.reset(channel)  # the others have come before it, and small responses don't wait
+        assert made == limits.MAX_ANSWERING_A_CLIENT
+        await asyncio.gather(*map(read_to_the_end, calls))
+    assert made == len(calls)
+
+
+def test_every_list_counts_as_a_large_response() -> None:
+    lists = {method for service in SERVICES if service.is_ours for method in service.methods}
+    assert {method.name for method in lists if method.gives_much} >= {"GetCrl"} | {
+        method.name for method in lists if method.name.startswith("List") and method.name != "ListProfiles"
+    }

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from otahsm.cli.commands.ledger.text import FORMS
 from otahsm.cli.commands.targets import read_targets
@@ -36,6 +38,19 @@ def test_no_cell_of_an_export_or_a_report_is_a_formula(text: str) -> None:
     for line in (FORMS["csv"].write(entry(text)), csv_line(report_row(entry(text)))):
         for cell in cells(line):
             assert cell[:1] not in set("=+-@\t\r\n")
+
+
+@pytest.mark.parametrize("text", ["x;=1;", 'x;"=1', "x; +1", "x|@1", "x\t-1", "x\n=1", ";;=1", "＝1"])  # noqa: RUF001
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
+def test_no_cell_is_a_formula_whatever_a_spreadsheet_separates_cells_at(text: str, separator: str) -> None:
+    lines = csv_line(["sensor", text, "x"]).splitlines()
+    found = [cell for line in lines for row in csv.reader([line], delimiter=separator) for cell in row]
+    assert not [cell for cell in found if cell.strip("\"' ")[:1] in set("=+-@＝") and cell[:1] != "'"]  # noqa: RUF001
+
+
+@given(st.text("=;'\" \t\nax＝|", max_size=8))  # noqa: RUF001
+def test_whatever_is_written_is_read_again(text: str) -> None:
+    assert read_cell(cells(csv_line(["x", text]))[1]) == text
 
 
 @pytest.mark.parametrize("text", [*FORMULAS, "", "'", "sensor-1", "'quoted'", "it's = 1"])

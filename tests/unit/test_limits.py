@@ -19,7 +19,7 @@ from support.harness import READY_SECONDS, eventually
 
 
 def test_a_client_has_so_many_calls_open_and_others_have_theirs() -> None:
-    calls = OpenCalls(2, 1, "calls")
+    calls = OpenCalls(2, "calls")
     with calls.one_more("a"), calls.one_more("a"):
         with (
             pytest.raises(TooManyCallsError, match="a has reached its limit of 2 open calls") as refused,
@@ -33,7 +33,7 @@ def test_a_client_has_so_many_calls_open_and_others_have_theirs() -> None:
 
 
 def test_a_call_that_has_ended_however_makes_room_for_another() -> None:
-    calls = OpenCalls(1, 1, "calls")
+    calls = OpenCalls(1, "calls")
     for _ in range(3):
         with contextlib.suppress(ValueError), calls.one_more("a"):
             raise ValueError

@@ -13,8 +13,9 @@ The steps of a call, in order:
    handled as streams of one message, which they are on the wire.
 4. *decoded*: malformed messages are refused like any bad request, and those that are larger than their method
    needs before they are decoded. grpc.aio would expose a Python class name.
-5. *handled* by the service. Responses are written here: a call counts until its client has read them, and one
-   that is ended while its client is reading still gets a status.
+5. *handled* by the service; if its response may be large, only a few of a client's at a time. Responses are
+   written here: a call counts until its client has read them, and one that is ended while its client is
+   reading still gets a status.
 6. *ended* with one status. Only here, errors of the previous steps become a status: an `OtahsmError` as it
    is, any other exception as INTERNAL, without its text.
 """
@@ -35,7 +36,7 @@ from otahsm.access import Open
 from otahsm.authority import AccessControl, Caller
 from otahsm.daemon.edge import limits
 from otahsm.daemon.edge.methods import SERVICES, Method
-from otahsm.daemon.edge.open_calls import OpenCalls
+from otahsm.daemon.edge.open_calls import OpenCalls, Turns
 from otahsm.daemon.edge.tls import Context, caller_of, chain_of
 from otahsm.daemon.edge.trust import Trust
 from otahsm.daemon.wire import read_message
@@ -165,9 +166,8 @@ class CallBoundary:
         self._trust = trust
         self._decided = decided
         self._clock = clock
-        receiving = limits.MAX_RECEIVING_A_CLIENT
-        self._calls = OpenCalls(limits.MAX_CALLS_A_CLIENT, receiving, "calls")
-        self._watches = OpenCalls(limits.MAX_WATCHES_A_CLIENT, receiving, "calls about health")
+        self._calls = OpenCalls(limits.MAX_CALLS_A_CLIENT, "calls")
+        self._watches = OpenCalls(limits.MAX_WATCHES_A_CLIENT, "calls about health")
         self._at_work: set[_Call] = set()
         access.on_change(self._end_denied)
 
@@ -196,21 +196,22 @@ class CallBoundary:
         self._end_denied()
 
     def _handler(self, method: Method, work: Any, calls: OpenCalls) -> grpc.RpcMethodHandler[Any, Any]:
-        async def handled(call: _Call, receiving: asyncio.Semaphore, messages: AsyncIterator[bytes]) -> None:
+        async def handled(call: _Call, turns: Turns, messages: AsyncIterator[bytes]) -> None:
             ASKING.set(call.client)
             with self._let_in(call):
-                asked = call.decode_all(messages) if method.takes_stream else await call.hear(receiving)
-                await call.send_all(work(asked, call.context))
+                asked = call.decode_all(messages) if method.takes_stream else await call.hear(turns.receiving)
+                async with turns.answering if method.gives_much else contextlib.nullcontext():
+                    await call.send_all(work(asked, call.context))
 
         async def answer(messages: AsyncIterator[bytes], context: Context) -> None:
             call = _Call(method, context, self._access)
             with contextlib.ExitStack() as counted:
                 try:
-                    receiving = counted.enter_context(calls.one_more(call.client))
+                    turns = counted.enter_context(calls.one_more(call.client))
                 except TooManyCallsError as error:
                     failure: OtahsmError | None = call.refused(error).as_value()
                 else:
-                    failure = await _failure_of(call, handled(call, receiving, messages))
+                    failure = await _failure_of(call, handled(call, turns, messages))
                 # Not while the error is handled: what was sent would be kept until the status is read.
                 if failure is not None and not context.done():
                     await abort(context, failure)

@@ -31,9 +31,12 @@ MAX_STREAMS_A_CONNECTION: Final = 100  # the minimum that HTTP/2 recommends; mor
 MAX_CALLS_A_CLIENT: Final = 64  # with requests; a line's stations may share a certificate
 MAX_WATCHES_A_CLIENT: Final = 256  # health watches: each channel of the SDK has one
 MAX_RECEIVING_A_CLIENT: Final = 8  # messages of unary calls and watches at a time; the next ones take turns
+# Calls whose responses may have megabytes, from the query until the client has read it; the same.
+MAX_ANSWERING_A_CLIENT: Final = 8
 MESSAGE_SECONDS: Final = 30.0  # until the message of a unary call must have arrived
 # What all calls of a client cost at most: for each of its streams a message while it is received, the same
 # decoded, its requests, and those in hand; and what workers have. It is given back when the client is gone.
+# Of lists and CRLs, it is three times MAX_ANSWERING_A_CLIENT of the largest one.
 MAX_CLIENT_BYTES: Final = MAX_CALLS_A_CLIENT * (3 * MAX_MESSAGE_BYTES + MAX_IN_HAND_BYTES) + 64 * MEBIBYTE
 TRIM_SECONDS: Final = 5.0  # between two times that freed memory is given back
 

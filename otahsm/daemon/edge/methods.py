@@ -58,11 +58,13 @@ class Facts(NamedTuple):
         leaves: the kind of leaf, or the name of the audit event, that it writes to the ledger's log; empty if
             it changes nothing.
         most: the most octets of one of its messages.
+        gives_much: whether its response may have megabytes.
     """
 
     callers: Call | Open
     leaves: str = ""
     most: int = limits.MAX_CALL_BYTES
+    gives_much: bool = False
 
 
 class ServiceFacts(NamedTuple):
@@ -83,7 +85,7 @@ class Method(NamedTuple):
     Attributes:
         name: its name in the service.
         path: its path on the wire, such as "/otahsm.v1.LedgerService/GetCertificate".
-        callers, leaves, most: as in `Facts`.
+        callers, leaves, most, gives_much: as in `Facts`.
         request_type, response_type: its messages.
         takes_stream: whether its requests are a stream.
         gives_stream: whether its responses are a stream.
@@ -94,6 +96,7 @@ class Method(NamedTuple):
     callers: Call | Open
     leaves: str
     most: int
+    gives_much: bool
     request_type: type[Message]
     response_type: type[Message]
     takes_stream: bool
@@ -149,8 +152,8 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
         needs_signer=False,
         methods={
             "GetCertificate": Facts(_READING_OR_OWN),
-            "ListCertificates": Facts(_READING_OR_OWN),
-            "GetLedgerStats": Facts(_READING),
+            "ListCertificates": Facts(_READING_OR_OWN, gives_much=True),
+            "GetLedgerStats": Facts(_READING, gives_much=True),
         },
     ),
     "otahsm.v1.TransparencyService": ServiceFacts(
@@ -165,7 +168,7 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
         needs_signer=True,
         methods={
             "RevokeCertificates": Facts(_OPERATING, _REVOCATION, limits.MAX_TARGETS_BYTES),
-            "GetCrl": Facts(_ANY),
+            "GetCrl": Facts(_ANY, gives_much=True),
         },
     ),
     "otahsm.v1.DeviceService": ServiceFacts(
@@ -178,7 +181,7 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
             "CreateBatch": Facts(_OPERATING, EventName.BATCH_CREATED),
             "CloseBatch": Facts(_OPERATING, EventName.BATCH_CLOSED),
             "GetBatch": Facts(_READING_OR_OWN),
-            "ListBatches": Facts(_READING_OR_OWN),
+            "ListBatches": Facts(_READING_OR_OWN, gives_much=True),
         },
     ),
     "otahsm.v1.AccessService": ServiceFacts(
@@ -186,20 +189,20 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
         methods={
             "DenyClient": Facts(_for("operator", "admin"), EventName.CLIENT_CUT_OFF),
             "AllowClient": Facts(_for("admin"), EventName.CLIENT_LET_IN),
-            "ListDeniedClients": Facts(_READING),
+            "ListDeniedClients": Facts(_READING, gives_much=True),
         },
     ),
     "otahsm.v1.ApprovalService": ServiceFacts(
         needs_signer=False,
         methods={
-            "ListHeldActs": Facts(_READING),
+            "ListHeldActs": Facts(_READING, gives_much=True),
             "ConfirmHeldAct": Facts(_for("operator", "admin"), EventName.ACT_CONFIRMED),
             "RejectHeldAct": Facts(_for("operator", "admin"), EventName.ACT_REJECTED),
         },
     ),
     "otahsm.v1.AuditService": ServiceFacts(
         needs_signer=False,
-        methods={"ListAuditEvents": Facts(_for("auditor", "admin"))},
+        methods={"ListAuditEvents": Facts(_for("auditor", "admin"), gives_much=True)},
     ),
     "grpc.health.v1.Health": ServiceFacts(
         needs_signer=False,
@@ -237,6 +240,7 @@ def _method(path: str, descriptor: MethodDescriptor, facts: Facts) -> Method:
         facts.callers,
         facts.leaves,
         facts.most,
+        facts.gives_much,
         GetMessageClass(descriptor.input_type),
         GetMessageClass(descriptor.output_type),
         descriptor.client_streaming,
