@@ -116,19 +116,25 @@ class LedgerEntry(NamedTuple):
 
 
 class Count(NamedTuple):
-    """The number of certificates with the same day (UTC), profile, client and status."""
+    """The number of certificates with the same day (UTC), profile, client and status.
+
+    Attributes:
+        client, policy_client: as in `LedgerEntry`.
+    """
 
     day: date
     profile: str
     client: str
     status: str
     certificates: int
+    policy_client: str = ""
 
     @classmethod
     def from_message(cls, message: pb.CertificateCount) -> Count:
         """Return the value of a message."""
         day = date(message.date.year, message.date.month, message.date.day)
-        return cls(day, message.profile, message.client, _status_name(message.status), message.count)
+        status = _status_name(message.status)
+        return cls(day, message.profile, message.client, status, message.count, message.policy_client)
 
 
 class LedgerClient:

@@ -145,6 +145,7 @@ class CountKey(NamedTuple):
     day: int
     profile: str
     client: str
+    policy_client: str
     status: Status
 
 

@@ -414,6 +414,7 @@ class CertificateCount(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    POLICY_CLIENT_FIELD_NUMBER: _builtins.int
     profile: _builtins.str
     """Set by the server: their profile."""
     client: _builtins.str
@@ -424,6 +425,10 @@ class CertificateCount(_message.Message):
     """Set by the server: their status."""
     count: _builtins.int
     """Set by the server: the number of certificates, at least 1."""
+    policy_client: _builtins.str
+    """Set by the server: that client's name in the policy then, as in
+    `Certificate.policy_client`.
+    """
     @_builtins.property
     def date(self) -> _date_pb2.Date:
         """Set by the server: the day of their `intend_time`, in UTC."""
@@ -436,10 +441,11 @@ class CertificateCount(_message.Message):
         client: _builtins.str = ...,
         status: Global___CertificateStatus.ValueType = ...,
         count: _builtins.int = ...,
+        policy_client: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["date", b"date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "count", b"count", "date", b"date", "profile", b"profile", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "count", b"count", "date", b"date", "policy_client", b"policy_client", "profile", b"profile", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -455,7 +461,7 @@ class GetLedgerStatsResponse(_message.Message):
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateCount]:
         """Set by the server: one count for each combination that occurs, sorted by
-        date, profile, client and status.
+        date, profile, client, policy_client and status.
         """
 
     def __init__(

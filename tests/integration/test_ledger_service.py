@@ -143,8 +143,8 @@ async def test_counts_are_those_of_what_is_listed(busy: RunningDaemon, auditor: 
     everything = [entry async for entry in auditor.ledger.everything(Query())]
     counts = await auditor.ledger.counts(Query())
     assert sum(count.certificates for count in counts) == len(everything)
-    assert {(count.client, count.profile, count.status) for count in counts} == {
-        ("cn:quickstart", "ota-connect", "issued")
+    assert {(count.client, count.policy_client, count.profile, count.status) for count in counts} == {
+        ("cn:quickstart", "quickstart", "ota-connect", "issued")
     }
     assert await auditor.ledger.counts(Query(before=LONG_AGO)) == []
 

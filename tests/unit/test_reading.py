@@ -245,7 +245,8 @@ async def test_counts_are_those_of_the_entries(
     ledger: Ledger, reader: LedgerReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(ledger)
-    await write(ledger, Status.ISSUED, intent_at(NOON + DAY), intent_at(NOON + DAY + 1, client="cn:b"))
+    renamed = intent_at(NOON + DAY + 1, client="cn:b")._replace(policy_client="renamed")
+    await write(ledger, Status.ISSUED, intent_at(NOON + DAY), renamed)
     monkeypatch.setattr(certificate_page, "_SCANNED", 7)
 
     def counted(wanted: Filter) -> Counter[CountKey]:
@@ -259,7 +260,13 @@ async def test_counts_are_those_of_the_entries(
     for wanted in (Filter(), Filter(after=NOON + 50), Filter(after=NOON + 50, before=NOON + DAY)):
         entries = [entry for entry in walk(reader) if fits(entry, wanted)]
         expected = Counter(
-            CountKey(entry.intended_at // (1000 * DAY), entry.profile, entry.client, entry.status)
+            CountKey(
+                entry.intended_at // (1000 * DAY),
+                entry.profile,
+                entry.client,
+                entry.policy_client,
+                entry.status,
+            )
             for entry in entries
         )
         assert counted(wanted) == expected

@@ -107,6 +107,7 @@ def write_counts(response: pb.GetLedgerStatsResponse, counts: Mapping[CountKey, 
         message.date.year, message.date.month, message.date.day = day.year, day.month, day.day
         message.profile = key.profile
         message.client = key.client
+        message.policy_client = key.policy_client
         message.status = STATUSES[key.status]
         message.count = count
 

@@ -151,14 +151,15 @@ def _counts(connection: Connection, inside: list[ColumnElement[bool]]) -> Counte
         (intents.c.intended_at // _A_DAY).label("day"),
         intents.c.profile,
         intents.c.client,
+        func.coalesce(intents.c.policy_client, "").label("policy_client"),
         STATUS,
     ]
     counted = select(*groups, func.count()).select_from(JOINED).where(*inside).group_by(*groups)
     counts: Counter[CountKey] = Counter()
     row: Any
     for row in connection.execute(counted):
-        day, profile, client, status, number = row
-        counts[CountKey(int(day), profile, client, Status(status))] += number
+        day, profile, client, policy_client, status, number = row
+        counts[CountKey(int(day), profile, client, policy_client, Status(status))] += number
     return counts
 
 

@@ -43,6 +43,7 @@ _COUNTS: Final = Table(
     Column("certificates", 12, right=True),
     Column("status", 10),
     Column("client"),
+    Column("policy client"),
     Column("profile"),
 )
 
@@ -186,6 +187,8 @@ def stats(
 ) -> None:
     """Count certificates by day (UTC), profile, client and status. Takes a second or two per million.
 
+    A client is shown as its certificate or key names it, and by its name in the policy.
+
     \b
     Example:
       otahsm ledger stats --after 2026-11-01
@@ -196,8 +199,8 @@ def stats(
         print_json([{**count._asdict(), "day": f"{count.day}"} for count in counts])
         return
     _COUNTS.print_heading()
-    for day, profile, client, status, number in counts:
-        _COUNTS.print(f"{day}", f"{number}", status, client, profile)
+    for day, profile, client, status, number, policy_client in counts:
+        _COUNTS.print(f"{day}", f"{number}", status, client, policy_client, profile)
 
 
 async def _first(daemon: Client, query: Query, token: str, limit: int) -> tuple[list[LedgerEntry], str]:
