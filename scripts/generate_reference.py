@@ -131,7 +131,7 @@ POLICY: Final = {
     " end in `/*` to match all URIs below it.",
     "roles": "What the client may do. `issuer`: issue certificates, and see its own. `auditor`: see"
     " everything. `operator`: revoke certificates, reset devices, create batches, deny clients. `admin`: deny"
-    " any client, and allow clients again.",
+    " any client, allow clients again, and reset quotas.",
     "profiles": 'The profiles of an issuer, by name; `["*"]` for all. An issuer needs at least one.',
     "device_ids": "The device ids that an issuer may request: the pattern must match the whole id.",
     "batches": "An issuer may issue only in these batches: the pattern must match the whole name.",

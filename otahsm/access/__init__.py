@@ -22,13 +22,16 @@ from otahsm.access.policy import (
 from otahsm.access.quota import (
     Quotas,
     Use,
+    at_once,
     come_back,
     corrected,
     day_of,
     given_back,
     own_part,
+    reset,
     share_of,
     sum_of,
+    today,
 )
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "Role",
     "Times",
     "Use",
+    "at_once",
     "check_identity",
     "come_back",
     "corrected",
@@ -64,6 +68,8 @@ __all__ = [
     "given_back",
     "identity_of",
     "own_part",
+    "reset",
     "share_of",
     "sum_of",
+    "today",
 ]

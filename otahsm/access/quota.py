@@ -74,8 +74,8 @@ def share_of(quotas: Quotas, use: Use, requested: int, now: int) -> Share:
         why = f"quota of {counted(quotas.per_day, 'certificate')} a day"
         limits.append((quotas.per_day - today, why, tomorrow))
     if quotas.per_second is not None:
-        at_once = (now + _SECOND - full_at) * quotas.per_second // _SECOND
-        limits.append((at_once, f"quota of {counted(quotas.per_second, 'certificate')} a second", 0))
+        free_now = _at_once(quotas.per_second, use, now)
+        limits.append((free_now, f"quota of {counted(quotas.per_second, 'certificate')} a second", 0))
     free, why, again_at = min(limits, key=lambda limit: limit[0], default=(requested, "", None))
     granted = max(0, min(requested, free))
     if quotas.per_second is not None:
@@ -101,6 +101,25 @@ def corrected(use: Use, now: int) -> Use:
     day = now // _DAY if use.day > (now + _SKEW) // _DAY else use.day
     full_at = now if use.rate_full_at > now + _SECOND + _SKEW else use.rate_full_at
     return use._replace(day=day, rate_full_at=full_at)
+
+
+def reset(use: Use, now: int) -> Use:
+    """Return `use` as if nothing had been issued today or this second; what was issued in total stays."""
+    return use._replace(day=day_of(now), day_taken=0, rate_full_at=0)
+
+
+def today(use: Use, now: int) -> int:
+    """Return how many certificates were issued today, UTC."""
+    return use.day_taken if use.day >= day_of(now) else 0
+
+
+def at_once(quotas: Quotas, use: Use, now: int) -> int | None:
+    """Return how many certificates the quota per second allows now; None without one."""
+    return None if quotas.per_second is None else _at_once(quotas.per_second, use, now)
+
+
+def _at_once(per_second: int, use: Use, now: int) -> int:
+    return (now + _SECOND - max(use.rate_full_at, now)) * per_second // _SECOND
 
 
 def sum_of(uses: Sequence[Use]) -> Use:

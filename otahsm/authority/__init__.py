@@ -4,6 +4,7 @@ from otahsm.access import AccessControl, Caller, Denied, Policy
 from otahsm.authority.approvals import Glass, HeldAct
 from otahsm.authority.assembly import assemble
 from otahsm.authority.certificate_authority import CertificateAuthority
+from otahsm.authority.client_quotas import QuotaUse
 from otahsm.authority.crls import CrlName
 from otahsm.authority.jobs import Job, JobState
 from otahsm.authority.values import AuthorityState, CertificateKey, DeviceKey, Profiles
@@ -63,6 +64,7 @@ __all__ = [
     "Outcome",
     "Policy",
     "Profiles",
+    "QuotaUse",
     "Revocation",
     "RevocationOutcome",
     "RevocationRequest",

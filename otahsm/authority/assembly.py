@@ -10,6 +10,7 @@ from otahsm.access import AccessControl
 from otahsm.authority.approvals import Approvals
 from otahsm.authority.certificate_authority import CertificateAuthority
 from otahsm.authority.changes import Changes
+from otahsm.authority.client_quotas import ClientQuotaUses
 from otahsm.authority.crls import Crls
 from otahsm.authority.denied_clients import DeniedClients
 from otahsm.authority.jobs import Supervisor
@@ -153,6 +154,7 @@ def assemble(
         profiles=Profiles(profiles, settings.default_profile),
         queries=queries,
         queue=queue,
+        quotas=ClientQuotaUses(ledger, queries, access, audit, clock),
         revocations=Revocations(ledger, clock, crls.look),
         transparency=transparency,
     )

@@ -14,6 +14,7 @@ from otahsm.access import AccessControl, Caller, Denied
 from otahsm.authority.approvals import Approvals
 from otahsm.authority.call_log import log_refused, log_revoked, tampering_logged
 from otahsm.authority.changes import Changes
+from otahsm.authority.client_quotas import ClientQuotaUses, QuotaUse
 from otahsm.authority.crls import CrlName, Crls
 from otahsm.authority.denied_clients import DeniedClients
 from otahsm.authority.life_cycle import LifeCycle
@@ -84,6 +85,7 @@ class CertificateAuthority:
         profiles: Profiles,
         queries: LedgerQueries,
         queue: IssuanceQueue,
+        quotas: ClientQuotaUses,
         revocations: Revocations,
         transparency: Transparency,
     ) -> None:
@@ -101,6 +103,7 @@ class CertificateAuthority:
         self._profiles = profiles
         self._queries = queries
         self._queue = queue
+        self._quotas = quotas
         self._revocations = revocations
         self._transparency = transparency
 
@@ -335,6 +338,14 @@ class CertificateAuthority:
     async def list_denied_clients(self) -> list[Denied]:
         """Return all clients, keys and certificates that operators have denied."""
         return await self.clients.listed()
+
+    async def list_quotas(self, client: str) -> list[QuotaUse]:
+        """Return what a client of the policy, "" for all, has used of its quotas. Raises NotFoundError."""
+        return await self._quotas.listed(client)
+
+    async def reset_quota(self, caller: Caller, client: str) -> QuotaUse:
+        """Reset a client's quotas per day and per second; return its use. Raises NotFoundError."""
+        return await self._quotas.reset(client, caller)
 
     async def list_audit_events(self, criteria: EventFilter, after: int, size: int) -> EventPage:
         """Return at most `size` of the events that come after an id, in the order that is asked for."""

@@ -1,4 +1,4 @@
-"""Denied clients of a daemon, and its audit log."""
+"""Denied clients and quotas of a daemon, and its audit log."""
 
 from __future__ import annotations
 
@@ -36,6 +36,38 @@ class DeniedClient(NamedTuple):
         since = message.deny_time.ToDatetime(tzinfo=UTC)
         reached = message.policy_client, message.policy_identity
         return cls(message.subject, message.reason, message.client, since, *reached)
+
+
+class ClientQuota(NamedTuple):
+    """What a client of the policy has used of its quotas, on all daemons.
+
+    Attributes:
+        client: its name in the policy.
+        total, day: how many certificates it has had in total, and today (UTC), while it had quotas.
+        total_limit, day_limit, second_limit: how many it may have; None for no limit.
+        available_now: how many the quota per second allows now; None without one.
+    """
+
+    client: str
+    total: int
+    day: int
+    total_limit: int | None
+    day_limit: int | None
+    second_limit: int | None
+    available_now: int | None
+
+    @classmethod
+    def from_message(cls, message: access_pb2.ClientQuota) -> ClientQuota:
+        """Return the value of a message."""
+        return cls(
+            message.policy_client,
+            message.total_count,
+            message.day_count,
+            message.total_limit if message.HasField("total_limit") else None,
+            message.day_limit if message.HasField("day_limit") else None,
+            message.second_limit if message.HasField("second_limit") else None,
+            message.available_now_count if message.HasField("available_now_count") else None,
+        )
 
 
 class AuditEvent(NamedTuple):
@@ -90,7 +122,7 @@ class AuditQuery(NamedTuple):
 
 
 class AccessClient:
-    """`Client.access`: denies clients, and reads the audit log.
+    """`Client.access`: denies clients, resets quotas, and reads the audit log.
 
     Every method raises OtahsmError: the daemon can't be reached or refuses.
     """
@@ -136,6 +168,34 @@ class AccessClient:
         request = access_pb2.ListDeniedClientsRequest()
         response = await self._access.call(lambda stub: stub.ListDeniedClients, request)
         return [DeniedClient.from_message(item) for item in response.clients]
+
+    async def quotas(self, client: str = "") -> list[ClientQuota]:
+        """Return what clients of the policy have used of their quotas.
+
+        Args:
+            client: the name of one in the policy; empty for all.
+
+        Raises:
+            NotFoundError: the policy has no such client.
+            NotAllowedError: this client may not.
+        """
+        request = access_pb2.GetQuotasRequest(policy_client=client)
+        response = await self._access.call(lambda stub: stub.GetQuotas, request)
+        return [ClientQuota.from_message(item) for item in response.quotas]
+
+    async def reset_quota(self, client: str) -> ClientQuota:
+        """Let a client have its quotas per day and per second once more; its total stays as it is.
+
+        Args:
+            client: its name in the policy.
+
+        Raises:
+            NotFoundError: the policy has no such client.
+            NotAllowedError: this client may not.
+        """
+        request = access_pb2.ResetQuotaRequest(policy_client=client)
+        response = await self._access.call(lambda stub: stub.ResetQuota, request)
+        return ClientQuota.from_message(response.quota)
 
     async def events(self, query: AuditQuery, *, follow: bool = False) -> AsyncGenerator[AuditEvent, None]:
         """Yield events in the order in which they were written, or in reverse.

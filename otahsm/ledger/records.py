@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
-from otahsm.access import Owner, Quotas
+from otahsm.access import Owner, Quotas, Use
 from otahsm.errors import OtahsmError
 from otahsm.pki.serial import SerialNumber
 
@@ -116,6 +116,15 @@ class QuotaLimits(NamedTuple):
 
     quotas: Quotas
     formerly: frozenset[str] = frozenset()
+
+
+class QuotaReset(NamedTuple):
+    """A row of a quota that is reset: its id, its client, the newest intent, and the use before."""
+
+    quota_id: int
+    client: str
+    newest: int
+    use: Use
 
 
 class BatchRefusal(NamedTuple):

@@ -22,6 +22,7 @@ from otahsm.ledger.records import (
     Intent,
     JournalResult,
     QuotaLimits,
+    QuotaReset,
     Renewal,
     StoredCrl,
     Vouched,
@@ -139,6 +140,19 @@ class Ledger:
     async def quota_ids(self, clients: Sequence[str]) -> list[int]:
         """Return the quota ids of the policy's clients, in order. Raises LedgerUnavailableError."""
         return await self._writer.transaction(lambda connection: quotas.ids_of(connection, clients))
+
+    async def reset_quota(
+        self, client: str, formerly: Collection[str], make_event: EventFactory[QuotaReset]
+    ) -> list[Change[QuotaReset]]:
+        """Reset a client's quotas per day and second: see `quotas.reset_uses`. `make_event` as for `reset`.
+
+        Raises:
+            LedgerUnavailableError: nothing was changed.
+        """
+        now = microseconds(self._clock())
+        return await self._writer.transaction(
+            lambda connection: quotas.reset_uses(connection, client, formerly, now, make_event)
+        )
 
     async def note_crl_urls(self, issuer_key_id: bytes, urls: Sequence[str], *, complete: bool) -> None:
         """Record CRL URLs that certificates may contain: see `revocation.note_urls`.

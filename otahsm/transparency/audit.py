@@ -63,6 +63,7 @@ class EventName(StrEnum):
     ACT_CONFIRMED = "act.confirmed"
     ACT_REJECTED = "act.rejected"
     QUOTA_CORRECTED = "quota.corrected"
+    QUOTA_RESET = "quota.reset"
     EVENTS_LOST = "events.lost"
     SPOOL_UNREADABLE = "spool.unreadable"
     ENTRIES_ACCEPTED = "entries.accepted"

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16otahsm/v1/access.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x0c\x44\x65niedClient\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12-\n\tdeny_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rpolicy_client\x18\x05 \x01(\t\x12\x17\n\x0fpolicy_identity\x18\x06 \x01(\t\"o\n\x11\x44\x65nyClientRequest\x12\'\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.otahsm.v1.DeniedClient\x12\x1a\n\x12\x61llow_unknown_name\x18\x02 \x01(\x08\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"=\n\x12\x44\x65nyClientResponse\x12\'\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.otahsm.v1.DeniedClient\"%\n\x12\x41llowClientRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"\x15\n\x13\x41llowClientResponse\"\x1a\n\x18ListDeniedClientsRequest\"E\n\x19ListDeniedClientsResponse\x12(\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x17.otahsm.v1.DeniedClient2\x88\x02\n\rAccessService\x12I\n\nDenyClient\x12\x1c.otahsm.v1.DenyClientRequest\x1a\x1d.otahsm.v1.DenyClientResponse\x12L\n\x0b\x41llowClient\x12\x1d.otahsm.v1.AllowClientRequest\x1a\x1e.otahsm.v1.AllowClientResponse\x12^\n\x11ListDeniedClients\x12#.otahsm.v1.ListDeniedClientsRequest\x1a$.otahsm.v1.ListDeniedClientsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16otahsm/v1/access.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x0c\x44\x65niedClient\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12-\n\tdeny_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rpolicy_client\x18\x05 \x01(\t\x12\x17\n\x0fpolicy_identity\x18\x06 \x01(\t\"o\n\x11\x44\x65nyClientRequest\x12\'\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.otahsm.v1.DeniedClient\x12\x1a\n\x12\x61llow_unknown_name\x18\x02 \x01(\x08\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"=\n\x12\x44\x65nyClientResponse\x12\'\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.otahsm.v1.DeniedClient\"%\n\x12\x41llowClientRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"\x15\n\x13\x41llowClientResponse\"\x1a\n\x18ListDeniedClientsRequest\"E\n\x19ListDeniedClientsResponse\x12(\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x17.otahsm.v1.DeniedClient\")\n\x10GetQuotasRequest\x12\x15\n\rpolicy_client\x18\x01 \x01(\t\";\n\x11GetQuotasResponse\x12&\n\x06quotas\x18\x01 \x03(\x0b\x32\x16.otahsm.v1.ClientQuota\"\x82\x02\n\x0b\x43lientQuota\x12\x15\n\rpolicy_client\x18\x01 \x01(\t\x12\x13\n\x0btotal_count\x18\x02 \x01(\x03\x12\x18\n\x0btotal_limit\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tday_count\x18\x04 \x01(\x03\x12\x16\n\tday_limit\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x19\n\x0csecond_limit\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12 \n\x13\x61vailable_now_count\x18\x07 \x01(\x03H\x03\x88\x01\x01\x42\x0e\n\x0c_total_limitB\x0c\n\n_day_limitB\x0f\n\r_second_limitB\x16\n\x14_available_now_count\"*\n\x11ResetQuotaRequest\x12\x15\n\rpolicy_client\x18\x01 \x01(\t\";\n\x12ResetQuotaResponse\x12%\n\x05quota\x18\x01 \x01(\x0b\x32\x16.otahsm.v1.ClientQuota2\x9b\x03\n\rAccessService\x12I\n\nDenyClient\x12\x1c.otahsm.v1.DenyClientRequest\x1a\x1d.otahsm.v1.DenyClientResponse\x12L\n\x0b\x41llowClient\x12\x1d.otahsm.v1.AllowClientRequest\x1a\x1e.otahsm.v1.AllowClientResponse\x12^\n\x11ListDeniedClients\x12#.otahsm.v1.ListDeniedClientsRequest\x1a$.otahsm.v1.ListDeniedClientsResponse\x12\x46\n\tGetQuotas\x12\x1b.otahsm.v1.GetQuotasRequest\x1a\x1c.otahsm.v1.GetQuotasResponse\x12I\n\nResetQuota\x12\x1c.otahsm.v1.ResetQuotaRequest\x1a\x1d.otahsm.v1.ResetQuotaResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDENIEDCLIENTSREQUEST']._serialized_end=495
   _globals['_LISTDENIEDCLIENTSRESPONSE']._serialized_start=497
   _globals['_LISTDENIEDCLIENTSRESPONSE']._serialized_end=566
-  _globals['_ACCESSSERVICE']._serialized_start=569
-  _globals['_ACCESSSERVICE']._serialized_end=833
+  _globals['_GETQUOTASREQUEST']._serialized_start=568
+  _globals['_GETQUOTASREQUEST']._serialized_end=609
+  _globals['_GETQUOTASRESPONSE']._serialized_start=611
+  _globals['_GETQUOTASRESPONSE']._serialized_end=670
+  _globals['_CLIENTQUOTA']._serialized_start=673
+  _globals['_CLIENTQUOTA']._serialized_end=931
+  _globals['_RESETQUOTAREQUEST']._serialized_start=933
+  _globals['_RESETQUOTAREQUEST']._serialized_end=975
+  _globals['_RESETQUOTARESPONSE']._serialized_start=977
+  _globals['_RESETQUOTARESPONSE']._serialized_end=1036
+  _globals['_ACCESSSERVICE']._serialized_start=1039
+  _globals['_ACCESSSERVICE']._serialized_end=1450
 # @@protoc_insertion_point(module_scope)

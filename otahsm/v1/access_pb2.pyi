@@ -213,3 +213,164 @@ class ListDeniedClientsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDeniedClientsResponse: _TypeAlias = ListDeniedClientsResponse  # noqa: Y015
+
+@_typing.final
+class GetQuotasRequest(_message.Message):
+    """Requests what clients have used of their quotas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_CLIENT_FIELD_NUMBER: _builtins.int
+    policy_client: _builtins.str
+    """Set by the client, optional: a client's name in the policy. Empty: all."""
+    def __init__(
+        self,
+        *,
+        policy_client: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_client", b"policy_client"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuotasRequest: _TypeAlias = GetQuotasRequest  # noqa: Y015
+
+@_typing.final
+class GetQuotasResponse(_message.Message):
+    """Returns what clients have used of their quotas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientQuota]:
+        """Set by the server: one for each client of the policy, in its order."""
+
+    def __init__(
+        self,
+        *,
+        quotas: _abc.Iterable[Global___ClientQuota] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quotas", b"quotas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuotasResponse: _TypeAlias = GetQuotasResponse  # noqa: Y015
+
+@_typing.final
+class ClientQuota(_message.Message):
+    """What a client of the policy has used of its quotas, on all daemons. All fields
+    are set by the server. Certificates are counted while the client has any quota.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_CLIENT_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_LIMIT_FIELD_NUMBER: _builtins.int
+    DAY_COUNT_FIELD_NUMBER: _builtins.int
+    DAY_LIMIT_FIELD_NUMBER: _builtins.int
+    SECOND_LIMIT_FIELD_NUMBER: _builtins.int
+    AVAILABLE_NOW_COUNT_FIELD_NUMBER: _builtins.int
+    policy_client: _builtins.str
+    """The client's name in the policy."""
+    total_count: _builtins.int
+    """How many certificates it has had in total, and how many it may have. No limit
+    if it is not set.
+    """
+    total_limit: _builtins.int
+    """See `total_count`."""
+    day_count: _builtins.int
+    """How many certificates it has had today, UTC, and how many it may have a day. No
+    limit if it is not set.
+    """
+    day_limit: _builtins.int
+    """See `day_count`."""
+    second_limit: _builtins.int
+    """How many certificates it may have a second, in a burst of one second's worth.
+    No limit if it is not set.
+    """
+    available_now_count: _builtins.int
+    """How many of them it may have at once now. Not set without `second_limit`."""
+    def __init__(
+        self,
+        *,
+        policy_client: _builtins.str = ...,
+        total_count: _builtins.int = ...,
+        total_limit: _builtins.int | None = ...,
+        day_count: _builtins.int = ...,
+        day_limit: _builtins.int | None = ...,
+        second_limit: _builtins.int | None = ...,
+        available_now_count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_available_now_count", b"_available_now_count", "_day_limit", b"_day_limit", "_second_limit", b"_second_limit", "_total_limit", b"_total_limit", "available_now_count", b"available_now_count", "day_limit", b"day_limit", "second_limit", b"second_limit", "total_limit", b"total_limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available_now_count", b"_available_now_count", "_day_limit", b"_day_limit", "_second_limit", b"_second_limit", "_total_limit", b"_total_limit", "available_now_count", b"available_now_count", "day_count", b"day_count", "day_limit", b"day_limit", "policy_client", b"policy_client", "second_limit", b"second_limit", "total_count", b"total_count", "total_limit", b"total_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__available_now_count: _TypeAlias = _typing.Literal["available_now_count"]  # noqa: Y015
+    _WhichOneofArgType__available_now_count: _TypeAlias = _typing.Literal["_available_now_count", b"_available_now_count"]  # noqa: Y015
+    _WhichOneofReturnType__day_limit: _TypeAlias = _typing.Literal["day_limit"]  # noqa: Y015
+    _WhichOneofArgType__day_limit: _TypeAlias = _typing.Literal["_day_limit", b"_day_limit"]  # noqa: Y015
+    _WhichOneofReturnType__second_limit: _TypeAlias = _typing.Literal["second_limit"]  # noqa: Y015
+    _WhichOneofArgType__second_limit: _TypeAlias = _typing.Literal["_second_limit", b"_second_limit"]  # noqa: Y015
+    _WhichOneofReturnType__total_limit: _TypeAlias = _typing.Literal["total_limit"]  # noqa: Y015
+    _WhichOneofArgType__total_limit: _TypeAlias = _typing.Literal["_total_limit", b"_total_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__available_now_count) -> _WhichOneofReturnType__available_now_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__day_limit) -> _WhichOneofReturnType__day_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__second_limit) -> _WhichOneofReturnType__second_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_limit) -> _WhichOneofReturnType__total_limit | None: ...
+
+Global___ClientQuota: _TypeAlias = ClientQuota  # noqa: Y015
+
+@_typing.final
+class ResetQuotaRequest(_message.Message):
+    """Resets the quotas of a client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_CLIENT_FIELD_NUMBER: _builtins.int
+    policy_client: _builtins.str
+    """Set by the client: its name in the policy. Required."""
+    def __init__(
+        self,
+        *,
+        policy_client: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_client", b"policy_client"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetQuotaRequest: _TypeAlias = ResetQuotaRequest  # noqa: Y015
+
+@_typing.final
+class ResetQuotaResponse(_message.Message):
+    """Returns the quotas of the client after the reset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def quota(self) -> Global___ClientQuota:
+        """Set by the server."""
+
+    def __init__(
+        self,
+        *,
+        quota: Global___ClientQuota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetQuotaResponse: _TypeAlias = ResetQuotaResponse  # noqa: Y015

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AccessServiceStub:
-    """Denies clients, and allows them again. What each client may do is in the
-    daemon's policy file.
+    """Denies clients, and allows them again; shows and resets quotas. What each client
+    may do is in the daemon's policy file.
 
     A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
@@ -54,11 +54,21 @@ class AccessServiceStub:
                 request_serializer=otahsm_dot_v1_dot_access__pb2.ListDeniedClientsRequest.SerializeToString,
                 response_deserializer=otahsm_dot_v1_dot_access__pb2.ListDeniedClientsResponse.FromString,
                 _registered_method=True)
+        self.GetQuotas = channel.unary_unary(
+                '/otahsm.v1.AccessService/GetQuotas',
+                request_serializer=otahsm_dot_v1_dot_access__pb2.GetQuotasRequest.SerializeToString,
+                response_deserializer=otahsm_dot_v1_dot_access__pb2.GetQuotasResponse.FromString,
+                _registered_method=True)
+        self.ResetQuota = channel.unary_unary(
+                '/otahsm.v1.AccessService/ResetQuota',
+                request_serializer=otahsm_dot_v1_dot_access__pb2.ResetQuotaRequest.SerializeToString,
+                response_deserializer=otahsm_dot_v1_dot_access__pb2.ResetQuotaResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer:
-    """Denies clients, and allows them again. What each client may do is in the
-    daemon's policy file.
+    """Denies clients, and allows them again; shows and resets quotas. What each client
+    may do is in the daemon's policy file.
 
     A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
@@ -91,6 +101,23 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetQuotas(self, request, context):
+        """Returns what clients have used of their quotas. Takes the role auditor,
+        operator or admin. NOT_FOUND: the policy has no such client.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetQuota(self, request, context):
+        """Lets a client have its quotas per day and per second once more, at once. Its
+        total stays as it is. Takes the role admin. NOT_FOUND: the policy has no such
+        client.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +136,16 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     request_deserializer=otahsm_dot_v1_dot_access__pb2.ListDeniedClientsRequest.FromString,
                     response_serializer=otahsm_dot_v1_dot_access__pb2.ListDeniedClientsResponse.SerializeToString,
             ),
+            'GetQuotas': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuotas,
+                    request_deserializer=otahsm_dot_v1_dot_access__pb2.GetQuotasRequest.FromString,
+                    response_serializer=otahsm_dot_v1_dot_access__pb2.GetQuotasResponse.SerializeToString,
+            ),
+            'ResetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetQuota,
+                    request_deserializer=otahsm_dot_v1_dot_access__pb2.ResetQuotaRequest.FromString,
+                    response_serializer=otahsm_dot_v1_dot_access__pb2.ResetQuotaResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'otahsm.v1.AccessService', rpc_method_handlers)
@@ -118,8 +155,8 @@ def add_AccessServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessService:
-    """Denies clients, and allows them again. What each client may do is in the
-    daemon's policy file.
+    """Denies clients, and allows them again; shows and resets quotas. What each client
+    may do is in the daemon's policy file.
 
     A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
@@ -196,6 +233,60 @@ class AccessService:
             '/otahsm.v1.AccessService/ListDeniedClients',
             otahsm_dot_v1_dot_access__pb2.ListDeniedClientsRequest.SerializeToString,
             otahsm_dot_v1_dot_access__pb2.ListDeniedClientsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/otahsm.v1.AccessService/GetQuotas',
+            otahsm_dot_v1_dot_access__pb2.GetQuotasRequest.SerializeToString,
+            otahsm_dot_v1_dot_access__pb2.GetQuotasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/otahsm.v1.AccessService/ResetQuota',
+            otahsm_dot_v1_dot_access__pb2.ResetQuotaRequest.SerializeToString,
+            otahsm_dot_v1_dot_access__pb2.ResetQuotaResponse.FromString,
             options,
             channel_credentials,
             insecure,

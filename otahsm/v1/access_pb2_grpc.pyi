@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccessServiceStub:
-    """Denies clients, and allows them again. What each client may do is in the
-    daemon's policy file.
+    """Denies clients, and allows them again; shows and resets quotas. What each client
+    may do is in the daemon's policy file.
 
     A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
@@ -51,11 +51,20 @@ class AccessServiceStub:
     """Allows a client again. Takes the role admin. NOT_FOUND: it is not denied."""
     ListDeniedClients: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListDeniedClientsRequest, _access_pb2.ListDeniedClientsResponse]
     """Lists denied clients. Takes the role auditor, operator or admin."""
+    GetQuotas: _grpc.UnaryUnaryMultiCallable[_access_pb2.GetQuotasRequest, _access_pb2.GetQuotasResponse]
+    """Returns what clients have used of their quotas. Takes the role auditor,
+    operator or admin. NOT_FOUND: the policy has no such client.
+    """
+    ResetQuota: _grpc.UnaryUnaryMultiCallable[_access_pb2.ResetQuotaRequest, _access_pb2.ResetQuotaResponse]
+    """Lets a client have its quotas per day and per second once more, at once. Its
+    total stays as it is. Takes the role admin. NOT_FOUND: the policy has no such
+    client.
+    """
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
-    """Denies clients, and allows them again. What each client may do is in the
-    daemon's policy file.
+    """Denies clients, and allows them again; shows and resets quotas. What each client
+    may do is in the daemon's policy file.
 
     A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
@@ -75,10 +84,19 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """Allows a client again. Takes the role admin. NOT_FOUND: it is not denied."""
     ListDeniedClients: _aio.UnaryUnaryMultiCallable[_access_pb2.ListDeniedClientsRequest, _access_pb2.ListDeniedClientsResponse]  # type: ignore[assignment]
     """Lists denied clients. Takes the role auditor, operator or admin."""
+    GetQuotas: _aio.UnaryUnaryMultiCallable[_access_pb2.GetQuotasRequest, _access_pb2.GetQuotasResponse]  # type: ignore[assignment]
+    """Returns what clients have used of their quotas. Takes the role auditor,
+    operator or admin. NOT_FOUND: the policy has no such client.
+    """
+    ResetQuota: _aio.UnaryUnaryMultiCallable[_access_pb2.ResetQuotaRequest, _access_pb2.ResetQuotaResponse]  # type: ignore[assignment]
+    """Lets a client have its quotas per day and per second once more, at once. Its
+    total stays as it is. Takes the role admin. NOT_FOUND: the policy has no such
+    client.
+    """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Denies clients, and allows them again. What each client may do is in the
-    daemon's policy file.
+    """Denies clients, and allows them again; shows and resets quotas. What each client
+    may do is in the daemon's policy file.
 
     A client that is denied is refused by every daemon on the same ledger within
     two seconds, and its open calls end with PERMISSION_DENIED.
@@ -114,5 +132,26 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.ListDeniedClientsResponse, _abc.Awaitable[_access_pb2.ListDeniedClientsResponse]]:
         """Lists denied clients. Takes the role auditor, operator or admin."""
+
+    @_abc_1.abstractmethod
+    def GetQuotas(
+        self,
+        request: _access_pb2.GetQuotasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.GetQuotasResponse, _abc.Awaitable[_access_pb2.GetQuotasResponse]]:
+        """Returns what clients have used of their quotas. Takes the role auditor,
+        operator or admin. NOT_FOUND: the policy has no such client.
+        """
+
+    @_abc_1.abstractmethod
+    def ResetQuota(
+        self,
+        request: _access_pb2.ResetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.ResetQuotaResponse, _abc.Awaitable[_access_pb2.ResetQuotaResponse]]:
+        """Lets a client have its quotas per day and per second once more, at once. Its
+        total stays as it is. Takes the role admin. NOT_FOUND: the policy has no such
+        client.
+        """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

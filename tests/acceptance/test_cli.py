@@ -85,6 +85,7 @@ COMMANDS = (
     "client deny",
     "client allow",
     "client list",
+    "client quota",
     "bench",
     "bench token",
     "bench issue",

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ MOMENT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 def daemon(make_fleet: Callable[[], Fleet]) -> Iterator[RunningDaemon]:
     fleet = make_fleet()
     allow(fleet, "operator", "cn:operator", 'roles = ["operator"]')
+    allow(fleet, "line-5", "cn:line-5", f"{ISSUER}\nper_day = 2\ntotal = 5\nper_second = 9")
     with running(fleet) as started:
         started.wait_for("health.changed", serving=True)
         started.configure_client()
@@ -131,6 +133,39 @@ def test_one_certificate_is_named_by_its_file(daemon: RunningDaemon) -> None:
     assert fleet.run("client", "allow", subject).returncode == 0
 
 
+def test_quotas_are_shown_and_reset(daemon: RunningDaemon) -> None:
+    fleet = daemon.fleet
+    config = config_of(fleet, "line-5")
+    issue = ("device", "issue", "--count", "2", "--config", str(config), "--out", str(fleet.folder / "five"))
+    assert fleet.run(*issue).returncode == 0
+    assert "quota of 2 certificates a day" in fleet.run(*issue).stderr
+    shown = fleet.run("client", "quota")
+    assert re.search(r"^line-5 +2 of 5 +2 of 2 +\d of 9$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^quickstart +0 +0$", shown.stdout, re.MULTILINE)
+    assert fleet.run("client", "quota", "--reset").returncode == 2
+    unknown = fleet.run("client", "quota", "line-6", "--reset")
+    assert (unknown.returncode, "no client 'line-6'" in unknown.stderr) == (1, True)
+    for name in ("line-5", "operator"):
+        refused = fleet.run("client", "quota", "line-5", "--reset", "--config", str(config_of(fleet, name)))
+        assert (refused.returncode, "it lacks the role admin" in refused.stderr) == (4, True)
+    (reset,) = json.loads(fleet.run("client", "quota", "line-5", "--reset", "--json").stdout)
+    assert (reset["client"], reset["total"], reset["day"], reset["available_now"]) == ("line-5", 2, 0, 9)
+    assert fleet.run(*issue).returncode == 0
+    (line,) = fleet.run("audit", "--event", "quota.reset", "--json").stdout.splitlines()
+    event = json.loads(line)
+    assert (event["client"], event["details"]["quota_of"]) == ("cn:quickstart", "line-5")
+    assert (event["details"]["before_taken"], event["details"]["before_day_taken"]) == (2, 2)
+
+
+def config_of(fleet: Fleet, name: str) -> Path:
+    """Write the configuration of another client."""
+    tls = OperatorCa(fleet).issue(name)
+    config = fleet.folder / f"{name}.toml"
+    text = fleet.toml.read_text().replace("tls/client.pem", str(tls.certificate))
+    config.write_text(text.replace("tls/client.key", str(tls.key)))
+    return config
+
+
 @pytest.mark.parametrize("arguments", [[], ["cn:a", "--certificate", "x.pem"]])
 def test_who_is_meant_is_said_once(daemon: RunningDaemon, arguments: list[str]) -> None:
     done = daemon.fleet.run("client", "deny", *arguments)
@@ -140,13 +175,7 @@ def test_who_is_meant_is_said_once(daemon: RunningDaemon, arguments: list[str]) 
 
 def test_what_a_role_may_not_is_refused_with_the_next_step(daemon: RunningDaemon) -> None:
     fleet = daemon.fleet
-    tls = OperatorCa(fleet).issue("operator")
-    config = fleet.folder / "operator.toml"
-    config.write_text(
-        fleet.toml.read_text()
-        .replace("tls/client.pem", str(tls.certificate))
-        .replace("tls/client.key", str(tls.key))
-    )
+    config = config_of(fleet, "operator")
     for command, role in (
         (["client", "allow", "cn:line-3"], "admin"),
         (["audit"], "admin or auditor"),

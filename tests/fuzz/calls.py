@@ -208,6 +208,8 @@ _QUESTIONS: Final[tuple[tuple[Any, Callable[[Any], object]], ...]] = (
     (transparency_pb2.GetConsistencyProofRequest, _decode_only),
     (audit_pb2.ListAuditEventsRequest, _list_events),
     (access_pb2.DenyClientRequest, _deny),
+    (access_pb2.GetQuotasRequest, _decode_only),
+    (access_pb2.ResetQuotaRequest, _decode_only),
 )
 
 

@@ -50,6 +50,22 @@ class Calls:
         return [response async for response in stream]
 
 
+async def control_access(call: Calls) -> None:
+    """Make the calls about access, and decide the two acts that are held."""
+    await call(
+        "AccessService/DenyClient",
+        client={"subject": "cn:line-9", "reason": "stolen"},
+        allow_unknown_name=True,
+    )
+    await call("AccessService/ListDeniedClients")
+    await call("AccessService/AllowClient", subject="cn:line-9")
+    revocation, order = (await call("ApprovalService/ListHeldActs")).acts
+    await call("ApprovalService/ConfirmHeldAct", id=revocation.id, digest=revocation.digest)
+    await call("ApprovalService/RejectHeldAct", id=order.id)
+    await call("AccessService/GetQuotas")
+    await call("AccessService/ResetQuota", policy_client="quickstart")
+
+
 async def test_a_call_of_each_method_leaves_in_the_log_what_the_table_says(fleet: Fleet) -> None:
     one, other = new_request(), new_request()
     strict = new_client(fleet, "strict", 'roles = ["operator"]\nacts_per_day = 0')
@@ -87,16 +103,7 @@ async def test_a_call_of_each_method_leaves_in_the_log_what_the_table_says(fleet
             await call("BatchService/GetBatch", name="b")
             await call("BatchService/ListBatches")
             await call("BatchService/CloseBatch", name="b")
-            await call(
-                "AccessService/DenyClient",
-                client={"subject": "cn:line-9", "reason": "stolen"},
-                allow_unknown_name=True,
-            )
-            await call("AccessService/ListDeniedClients")
-            await call("AccessService/AllowClient", subject="cn:line-9")
-            revocation, order = (await call("ApprovalService/ListHeldActs")).acts
-            await call("ApprovalService/ConfirmHeldAct", id=revocation.id, digest=revocation.digest)
-            await call("ApprovalService/RejectHeldAct", id=order.id)
+            await control_access(call)
             await call("AuditService/ListAuditEvents")
         assert daemon.stop() == 0
     ours = {path: method for path, method in METHODS.items() if path.startswith(OURS)}

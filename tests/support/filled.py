@@ -17,6 +17,7 @@ from otahsm.ledger import (
     Intent,
     Ledger,
     QuotaLimits,
+    QuotaReset,
     Renewal,
     RevocationRequest,
     database_of,
@@ -66,6 +67,8 @@ class Filler:
         await self._issue(*(f"plain-{number}" for number in range(6)))
         await self._issue("counted-1", "counted-2", quota_id=quota)
         await self._order(quota)
+        await self._reset_quota()
+        await self._issue("counted-3", "counted-4", quota_id=quota)
         await self._void("void-1", "void-2")
         await self._issue("renewed", "rekeyed", "reset", "reset-for-good")
         await self._revoke("plain-1", "plain-2")
@@ -125,6 +128,13 @@ class Filler:
             )
             await self._issue(f"{name}-1", f"{name}-2", quota_id=quota, batch_id=as_done(change.result).id)
         await self._ledger.acts.close_batch("closed-order", by(), lambda _: event("batch.closed"))
+
+    async def _reset_quota(self) -> None:
+        def made_event(before: QuotaReset) -> AuditEvent:
+            details = json.dumps({"after": before.newest, "quota": before.quota_id})
+            return AuditEvent(MICROSECONDS, "quota.reset", "cn:admin", 1, details)
+
+        assert await self._ledger.reset_quota("line", (), made_event)
 
     async def _void(self, *devices: str) -> None:
         intents = [certificate(next(self._numbers), device_id=device).intent for device in devices]

@@ -35,11 +35,12 @@ COMMANDS: Final = (
     ),
     Group(
         "client",
-        "Deny clients access, and allow them again.",
+        "Deny clients access, and allow them again; their quotas.",
         (
             Command("deny", "client", "Deny a client access, within two seconds."),
             Command("allow", "client", "Allow a client again."),
             Command("list", "client:list_denied", "List the clients that are denied."),
+            Command("quota", "client", "Show what clients have used of their quotas, and reset it."),
         ),
     ),
     Group(

@@ -1,4 +1,4 @@
-"""`otahsm client`: denies clients access, and allows them again."""
+"""`otahsm client`: denies clients access, and allows them again; shows and resets quotas."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ CertificateOption = Annotated[
 ]
 
 _TABLE: Final = Table(Column("since", 23), Column("denied", 24), Column("by", 24), Column("reason"))
+_QUOTAS: Final = Table(
+    Column("client", 24),
+    Column("total", 20, right=True),
+    Column("today", 20, right=True),
+    Column("available this second", 21, right=True),
+)
 
 
 def deny(
@@ -106,6 +112,48 @@ def list_denied(
     _TABLE.print_heading()
     for item in denied:
         _TABLE.print(show_time(item.since), item.subject, item.client, item.reason)
+
+
+def quota(
+    name: Annotated[str | None, typer.Argument(help="A client's name in the policy. Default: all.")] = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Let it have today's and this second's quota once more.")
+    ] = False,
+    patience: PatienceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Show what clients of the policy have used of their quotas, on all daemons.
+
+    A count without a limit has none after it. Certificates are counted while a client has any quota; days are
+    UTC.
+
+    --reset takes the role admin. What a client has had today no longer counts; the audit log says how many
+    that were. Its total never changes. A daemon whose clock was ahead needs no reset: the next request
+    corrects the count.
+
+    \b
+    Examples:
+      otahsm client quota
+      otahsm client quota line-3 --reset
+    """  # noqa: D301 - click reads the character, not the escape
+    if reset and name is None:
+        raise typer.BadParameter("--reset needs the name of a client in the policy")
+    if reset and name is not None:
+        quotas = [ask(config, patience, lambda client: client.access.reset_quota(name))]
+    else:
+        quotas = ask(config, patience, lambda client: client.access.quotas(name or ""))
+    if as_json:
+        print_json([item._asdict() for item in quotas])
+        return
+    _QUOTAS.print_heading()
+    for item in quotas:
+        at_once = "" if item.available_now is None else _of(item.available_now, item.second_limit)
+        _QUOTAS.print(item.client, _of(item.total, item.total_limit), _of(item.day, item.day_limit), at_once)
+
+
+def _of(count: int, limit: int | None) -> str:
+    return f"{count:,}" if limit is None else f"{count:,} of {limit:,}"
 
 
 def _reached(denied: DeniedClient) -> str:

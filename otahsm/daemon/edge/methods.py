@@ -190,6 +190,8 @@ FACTS: Final[Mapping[str, ServiceFacts]] = {
             "DenyClient": Facts(_for("operator", "admin"), EventName.CLIENT_CUT_OFF),
             "AllowClient": Facts(_for("admin"), EventName.CLIENT_LET_IN),
             "ListDeniedClients": Facts(_READING, gives_much=True),
+            "GetQuotas": Facts(_READING, gives_much=True),
+            "ResetQuota": Facts(_for("admin"), EventName.QUOTA_RESET),
         },
     ),
     "otahsm.v1.ApprovalService": ServiceFacts(

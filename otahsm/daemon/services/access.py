@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from otahsm.daemon.edge import Context, caller_of
 from otahsm.daemon.services.service import Service
-from otahsm.daemon.wire.access import denied_client, event_filter_of, write_event
+from otahsm.daemon.wire.access import denied_client, event_filter_of, quota_message, write_event
 from otahsm.daemon.wire.ledger import text_of
 from otahsm.daemon.wire.paging import numbered_page
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
@@ -41,6 +41,20 @@ class AccessService(Service, access_pb2_grpc.AccessServiceServicer):
         denied = await self._authority.list_denied_clients()
         policy = self._authority.access.policy
         return access_pb2.ListDeniedClientsResponse(clients=(denied_client(item, policy) for item in denied))
+
+    async def GetQuotas(  # noqa: N802
+        self, request: access_pb2.GetQuotasRequest, context: Context
+    ) -> access_pb2.GetQuotasResponse:
+        """Return what clients have used of their quotas."""
+        uses = await self._authority.list_quotas(request.policy_client)
+        return access_pb2.GetQuotasResponse(quotas=map(quota_message, uses))
+
+    async def ResetQuota(  # noqa: N802
+        self, request: access_pb2.ResetQuotaRequest, context: Context
+    ) -> access_pb2.ResetQuotaResponse:
+        """Reset a client's quotas."""
+        use = await self._authority.reset_quota(caller_of(context), request.policy_client)
+        return access_pb2.ResetQuotaResponse(quota=quota_message(use))
 
 
 class AuditService(Service, audit_pb2_grpc.AuditServiceServicer):

@@ -1,9 +1,9 @@
-"""Conversions of messages about denied clients and audit events."""
+"""Conversions of messages about denied clients, quotas and audit events."""
 
 from __future__ import annotations
 
 from otahsm.access import Policy
-from otahsm.authority import AuditEvent, Denied, EventFilter
+from otahsm.authority import AuditEvent, Denied, EventFilter, QuotaUse
 from otahsm.daemon.wire.ledger import microseconds_of, text_of
 from otahsm.v1 import access_pb2, audit_pb2
 
@@ -15,6 +15,19 @@ def denied_client(denied: Denied, policy: Policy) -> access_pb2.DeniedClient:
         message.policy_client, message.policy_identity = match.grant.name, match.identity
     message.deny_time.FromMicroseconds(denied.at)
     return message
+
+
+def quota_message(use: QuotaUse) -> access_pb2.ClientQuota:
+    """Return what a client has used of its quotas as a message."""
+    return access_pb2.ClientQuota(
+        policy_client=use.client,
+        total_count=use.taken,
+        total_limit=use.quotas.total,
+        day_count=use.today,
+        day_limit=use.quotas.per_day,
+        second_limit=use.quotas.per_second,
+        available_now_count=use.at_once,
+    )
 
 
 def event_filter_of(request: audit_pb2.ListAuditEventsRequest) -> EventFilter:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection
 
-from otahsm.access import Denied
+from otahsm.access import Denied, Use
 from otahsm.config import LedgerConfig
 from otahsm.errors import ConfigError, LedgerDamagedError, LedgerUnavailableError
 from otahsm.ledger.act_values import Act
@@ -23,7 +23,7 @@ from otahsm.ledger.query_values import (
     Page,
     Tally,
 )
-from otahsm.ledger.read import act_page, batch_page, certificate_page, denied, event_page
+from otahsm.ledger.read import act_page, batch_page, certificate_page, clients, event_page
 from otahsm.ledger.records import BatchState
 from otahsm.ledger.shape.check import refuse_tampered
 from otahsm.pki.serial import SerialNumber
@@ -113,10 +113,15 @@ class LedgerReader:
         with self._reading() as connection:
             return act_page.among(connection, act_ids)
 
+    def quota_uses(self) -> dict[str, Use]:
+        """Return what every client that has quotas has used, by its name in the policy then."""
+        with self._reading() as connection:
+            return clients.all_uses(connection)
+
     def denied(self) -> list[Denied]:
         """Return all denials."""
         with self._reading() as connection:
-            return denied.all_denied(connection)
+            return clients.all_denied(connection)
 
     def count(self, criteria: Filter, after: bytes = START) -> Tally:
         """Count the next records after a key: see `certificate_page.count`."""

@@ -10,7 +10,7 @@ from otahsm.access import Denied
 from otahsm.errors import OtahsmError
 from otahsm.ledger.act_values import ActKind, Requester, ToDeny, encode
 from otahsm.ledger.db.dialects import insert_into
-from otahsm.ledger.read.denied import denied_of
+from otahsm.ledger.read.clients import denied_of
 from otahsm.ledger.records import Change, EventFactory
 from otahsm.ledger.schema import denied_clients
 from otahsm.ledger.tree.derived import denial_events, says

@@ -3,8 +3,9 @@
 Intents over a quota are deleted in the same transaction, so that no number of daemons or concurrent calls can
 exceed it. Voided intents are refunded.
 
-A row whose day is in the future is from a clock that was ahead. It is corrected, with an audit event.
-From it, `verify` learns up to which intent the day does not follow from intents.
+A row whose day is in the future is from a clock that was ahead. It is corrected, with an audit event. An
+admin can reset the day's count and the rate of a client, with another event. From them, `verify` learns up to
+which intent the day does not follow from intents.
 """
 
 from __future__ import annotations
@@ -16,10 +17,20 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, bindparam, func, select, update
 
-from otahsm.access import Use, come_back, corrected, day_of, given_back, own_part, share_of, sum_of
+from otahsm.access import Use, come_back, corrected, day_of, given_back, own_part, reset, share_of, sum_of
 from otahsm.ledger.db import dialects
 from otahsm.ledger.db.dialects import insert_into
-from otahsm.ledger.records import Accepted, AuditEvent, Intent, JournalResult, OverQuota, QuotaLimits
+from otahsm.ledger.records import (
+    Accepted,
+    AuditEvent,
+    Change,
+    EventFactory,
+    Intent,
+    JournalResult,
+    OverQuota,
+    QuotaLimits,
+    QuotaReset,
+)
 from otahsm.ledger.schema import intents, quotas
 from otahsm.ledger.tree.derived import CORRECTED
 from otahsm.ledger.tree.log_entries import Kind
@@ -96,6 +107,33 @@ def give_back(connection: Connection, uses: Iterable[tuple[int | None, int]]) ->
     for (quota_id, day), count in sorted(counts.items()):
         _, use = _locked(connection, quota_id)[quota_id]
         _write(connection, quota_id, given_back(use, count, day))
+
+
+def reset_uses(
+    connection: Connection,
+    client: str,
+    formerly: Collection[str],
+    now: int,
+    make_event: EventFactory[QuotaReset],
+) -> list[Change[QuotaReset]]:
+    """Reset the day's count and the rate of a client, never its total; each row's change has its event.
+
+    Args:
+        connection: in a transaction.
+        client: its name in the policy.
+        formerly: the names that it had before, whose rows count with its own.
+        now: microseconds since the Unix epoch.
+        make_event: makes the event, which proves the reset to `verify`.
+    """
+    (own,) = ids_of(connection, [client])
+    changes = []
+    rows = _locked(connection, own, formerly)
+    newest = connection.execute(select(func.max(intents.c.id))).scalar_one() or 0
+    dialects.lock_events(connection)
+    for quota_id, (name, use) in rows.items():
+        _write(connection, quota_id, reset(use, now))
+        changes.append(events.changed(connection, QuotaReset(quota_id, name, newest, use), make_event))
+    return changes
 
 
 def _corrected(connection: Connection, quota_id: int, client: str, use: Use, now: int) -> Use:

@@ -24,11 +24,11 @@ from otahsm.ledger.tree.derived.certificates import (
     check_open_intents,
     check_superseded,
 )
-from otahsm.ledger.tree.derived.counts import CORRECTED, check_batches, check_quotas
+from otahsm.ledger.tree.derived.counts import CORRECTED, RESET, check_batches, check_quotas
 from otahsm.ledger.tree.derived.denials import ALLOWED, DENIED, check_denials, denial_events, says
 from otahsm.ledger.tree.verdict import Verdict
 
-__all__ = ["ALLOWED", "CORRECTED", "DENIED", "check_derived", "denial_events", "says"]
+__all__ = ["ALLOWED", "CORRECTED", "DENIED", "RESET", "check_derived", "denial_events", "says"]
 
 
 def check_compatible_schemas(connection: Connection) -> Iterator[tuple[str, str]]:

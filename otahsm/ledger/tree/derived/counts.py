@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, cast, func, or_, select
 
@@ -13,6 +13,7 @@ from otahsm.ledger.schema import batches, events, intents, quotas
 from otahsm.ledger.tree.verdict import SLACK
 
 CORRECTED: Final = "quota.corrected"
+RESET: Final = "quota.reset"
 
 _DAY: Final = 24 * 3600 * 1_000_000
 
@@ -41,30 +42,42 @@ def check_batches(connection: Connection) -> Iterator[tuple[str, str]]:
         yield f"intent {other.id}", f"was written when the batch {other.batch_id} was closed or over"
 
 
-def _corrections(connection: Connection) -> dict[int, int]:
-    """Return up to which intent the day of a quota follows from an audit event instead, by the quota's id."""
-    last: dict[int, int] = {}
-    for details in connection.execute(select(events.c.details).where(events.c.name == CORRECTED)).scalars():
+class _Told(NamedTuple):
+    """What audit events say of a quota: up to which intent, and when it was last reset; None for never."""
+
+    after: int = 0
+    reset_at: int | None = None
+
+
+def _told_of_quotas(connection: Connection) -> dict[int, _Told]:
+    """Return up to which intent the day of a quota follows from audit events instead, by the quota's id."""
+    told: dict[int, _Told] = {}
+    which = select(events).where(events.c.name.in_((CORRECTED, RESET))).order_by(events.c.id)
+    for event in connection.execute(which):
         try:
-            said = json.loads(details)
+            said = json.loads(event.details)
             quota_id, after = int(said["quota"]), int(said["after"])
         except (ValueError, TypeError, KeyError, RecursionError):
             continue  # it was changed: its leaf says so
-        last[quota_id] = max(after, last.get(quota_id, 0))
-    return last
+        before = told.get(quota_id, _Told())
+        reset_at = event.happened_at if event.name == RESET else before.reset_at
+        told[quota_id] = _Told(max(after, before.after), reset_at)
+    return told
 
 
 def check_quotas(connection: Connection) -> Iterator[tuple[str, str]]:
     """Yield quotas that count otherwise than their intents."""
     rows = connection.execute(_BY_DAY)
-    last = _corrections(connection)
+    told = _told_of_quotas(connection)
     found = {key: list(days) for key, days in groupby(rows, lambda row: row.quota_id)}
     for row in connection.execute(select(quotas)):
         days = found.pop(row.id, [])
         taken = sum(day.many for day in days)
-        if row.id in last:
-            later = _BY_DAY.where(intents.c.quota_id == row.id, intents.c.id > last[row.id])
+        given_back = 0
+        if row.id in told:
+            later = _BY_DAY.where(intents.c.quota_id == row.id, intents.c.id > told[row.id].after)
             days = list(connection.execute(later))
+            given_back = _given_back(connection, row, told[row.id])
         if row.taken != taken:
             yield f"quota {row.id}", f"counts {row.taken!a} certificates, and there are {taken} intents"
         elif not isinstance(row.day, int) or not isinstance(row.day_taken, int):
@@ -72,11 +85,25 @@ def check_quotas(connection: Connection) -> Iterator[tuple[str, str]]:
         elif any(day.day > row.day for day in days):
             yield f"quota {row.id}", "has intents of a later day than its last one"
         # Not more exactly: with a clock that was ahead, later intents count in the day that it showed.
-        elif row.day_taken < (least := sum(day.many for day in days if day.day == row.day)):
+        elif row.day_taken < (least := sum(day.many for day in days if day.day == row.day)) - given_back:
             counted = f"counts {row.day_taken} certificates on its last day"
             yield f"quota {row.id}", f"{counted}, and there are {least} intents"
     for quota_id in found:
         yield f"quota {quota_id}", "is missing, and intents count in it"
+
+
+def _given_back(connection: Connection, row: Any, told: _Told) -> int:
+    """Return how many intents from before a reset were voided after it, and given back of what came later."""
+    if told.reset_at is None:
+        return 0
+    voided = select(func.count()).where(
+        intents.c.quota_id == row.id,
+        intents.c.id <= told.after,
+        intents.c.void_reason.is_not(None),
+        intents.c.voided_at >= told.reset_at - SLACK,
+        _day_of_intent == row.day,
+    )
+    return int(connection.execute(voided).scalar_one())
 
 
 _many: Final = func.count().label("many")
@@ -101,7 +128,8 @@ _TOO_LATE: Final = (
         )
     )
 )
-_day: Final = cast((intents.c.intended_at - intents.c.intended_at % _DAY) / _DAY, BigInteger).label("day")
+_day_of_intent: Final = cast((intents.c.intended_at - intents.c.intended_at % _DAY) / _DAY, BigInteger)
+_day: Final = _day_of_intent.label("day")
 _BY_DAY: Final = (
     select(intents.c.quota_id, _day, _many)
     .where(intents.c.quota_id.is_not(None), intents.c.void_reason.is_(None))

@@ -1,4 +1,4 @@
-"""Denied clients."""
+"""Denied clients, and what clients have used of their quotas."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from otahsm.access import Denied
-from otahsm.ledger.schema import denied_clients
+from otahsm.access import Denied, Use
+from otahsm.ledger.schema import denied_clients, quotas
 
 
 def all_denied(connection: Connection) -> list[Denied]:
@@ -19,3 +19,9 @@ def all_denied(connection: Connection) -> list[Denied]:
 def denied_of(row: Row[Any]) -> Denied:
     """Return the denial of a row."""
     return Denied(row.subject, row.reason, row.client, row.denied_at)
+
+
+def all_uses(connection: Connection) -> dict[str, Use]:
+    """Return the use of every client that is counted, by name."""
+    rows = connection.execute(select(quotas))
+    return {row.client: Use(row.taken, row.day, row.day_taken, row.rate_full_at) for row in rows}
