@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
@@ -13,6 +14,7 @@ from otahsm.authority.changes import Changes
 from otahsm.authority.client_quotas import ClientQuotaUses
 from otahsm.authority.crls import Crls
 from otahsm.authority.denied_clients import DeniedClients
+from otahsm.authority.held_signers import HeldSigners
 from otahsm.authority.jobs import Supervisor
 from otahsm.authority.life_cycle import LifeCycle
 from otahsm.authority.spool_reader import SpoolReader
@@ -86,6 +88,7 @@ def assemble(
     preparers = Preparers(profiles, size=settings.preparers, report=report, socket=settings.preparer_socket)
     mandate = mandate_of(config, files)
     signers = SignerPool(token, mandate, wait_seconds=settings.wait_for_signer_seconds, report=report)
+    looked = asyncio.Event()
     transparency = Transparency(
         ledger,
         signers,
@@ -100,7 +103,7 @@ def assemble(
         profiles=profiles,
         default_profile=settings.default_profile,
         drafting=Drafting(preparers, _templates(mandate)),
-        signers=signers,
+        signers=HeldSigners(signers, looked, wait_seconds=settings.wait_for_signer_seconds),
         ledger=ledger,
         batches=batches,
         access=access,
@@ -142,6 +145,7 @@ def assemble(
             denials=denials,
             ledger=ledger,
             ledger_name=database.name,
+            looked=looked,
             preparers=preparers,
             queries=queries,
             queue=queue,

@@ -220,7 +220,7 @@ class Supervisor:
         if watched.is_logged:
             _log.info(watched.job.recovered, job=watched.job.name)
         if watched.note_well():
-            self._notify()
+            self.notify()
         return _Due(0.0, watched.job.interval if seconds is None else seconds)
 
     def _note_stuck(self, watched: _Watched, began: datetime) -> None:
@@ -228,7 +228,7 @@ class Supervisor:
         watched.is_logged = True
         _log.error("job.stuck", job=watched.job.name, message=message)
         watched.note_failure(message, began)
-        self._notify()
+        self.notify()
 
     def _note_foreseen(self, watched: _Watched, error: OtahsmError | OSError) -> _Due:
         job, message = watched.job, _message_of(error)
@@ -238,7 +238,7 @@ class Supervisor:
             more = {"reason": error.reason, "hint": error.hint} if ours else {}  # type: ignore[union-attr]
             _log.error(job.failing, job=job.name, message=message, **more)
         if watched.note_failure(message, self._clock()):
-            self._notify()
+            self.notify()
         longest = max(job.interval, job.retry_seconds)
         seconds = _doubled(min(job.interval, _SHORTEST_REST), watched.failures_in_a_row, longest)
         rest = min(seconds, _SHORTEST_REST)
@@ -247,7 +247,7 @@ class Supervisor:
     def _note_fault(self, watched: _Watched, error: Exception) -> _Due:
         watched.is_logged = True
         if watched.note_failure(f"internal error: {error!r}", self._clock()):
-            self._notify()
+            self.notify()
         watched.note_fault()
         count = watched.faults_in_a_row
         rest = _doubled(_SHORTEST_REST, count, _LONGEST_REST)
@@ -256,7 +256,8 @@ class Supervisor:
             self._give_up(f"the job {watched.job.name} failed {count} times in a row: {error!r}")
         return _Due(rest, 0.0)
 
-    def _notify(self) -> None:
+    def notify(self) -> None:
+        """Call the functions of `on_change`."""
         for listener in self._listeners:
             listener()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Final
 
 from otahsm.authority.crls import Crls
 from otahsm.authority.denied_clients import DeniedClients
+from otahsm.authority.held_signers import NOT_YET
 from otahsm.authority.jobs import Job, Supervisor
 from otahsm.authority.spool_reader import SpoolReader
 from otahsm.errors import LedgerTamperedError, LedgerUnavailableError
@@ -39,6 +41,7 @@ class LifeCycle:
     Args:
         report: called with (event, pid, error) when intents of a dead replica were voided.
         denials: the connection for reading denials; not shared, so that no other query delays it.
+        looked: to be set when the ledger was compared with what signers signed last.
 
     Attributes:
         ledger_name: the location of the ledger, for messages.
@@ -54,6 +57,7 @@ class LifeCycle:
         denials: LedgerQueries,
         ledger: Ledger,
         ledger_name: str,
+        looked: asyncio.Event,
         preparers: Preparers,
         queries: LedgerQueries,
         queue: IssuanceQueue,
@@ -70,6 +74,7 @@ class LifeCycle:
         self._crls = crls
         self._denials = denials
         self._ledger = ledger
+        self._looked = looked
         self._preparers = preparers
         self._queries = queries
         self._queue = queue
@@ -77,6 +82,8 @@ class LifeCycle:
         self._signers = signers
         self._spool = spool
         self._transparency = transparency
+        self._signers_are_ready = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
         self._tended_at = 0.0  # on the monotonic clock
         self._unwritable: LedgerUnavailableError | None = None  # why, when the ledger was last checked
 
@@ -88,7 +95,7 @@ class LifeCycle:
     @property
     def serving(self) -> bool:
         """Whether a certificate requested now would be signed."""
-        ready = self._signers.ready > 0 and self._preparers.ready > 0
+        ready = self._signers.ready > 0 and self._preparers.ready > 0 and self._looked.is_set()
         return ready and self._ledger_failure is None and self.supervisor.tampering is None
 
     @property
@@ -102,6 +109,8 @@ class LifeCycle:
             or self._signers.failure
             or self._preparers.failure
         )
+        if failure is None and self._signers.ready and self._preparers.ready:
+            return NOT_YET
         return failure.message if failure else "the signers and preparers are starting"
 
     def require_intact(self, *, crls: bool = True) -> None:
@@ -138,6 +147,7 @@ class LifeCycle:
         for task in (*await self._preparers.start(), *await self._signers.start()):
             self.supervisor.guard(task.get_name(), task)
         self.supervisor.guard("the queue", self._queue.start())
+        self._looking = asyncio.create_task(self._note_looks())
         return voided
 
     async def wait_until_serving(self) -> None:
@@ -148,10 +158,13 @@ class LifeCycle:
         """
         await self._signers.wait_until_ready()
         await self._preparers.wait_until_ready()
+        await self._looked.wait()
 
     async def close(self, within: float) -> None:
         """Finish the work in progress within `within` seconds, stop the processes, close the ledger."""
         until = time.monotonic() + within
+        if self._looking is not None:
+            self._looking.cancel()
         await self._queue.close(within)
         await self.supervisor.close(max(0.0, until - time.monotonic()))
         for keeper in self._crls.keepers.values():
@@ -184,6 +197,7 @@ class LifeCycle:
             name=_TRANSPARENCY,
             run_once=self._transparency.run_once,
             waits_for=(_SCHEMA,),
+            woken=self._signers_are_ready,
             interval=_LOOK_SECONDS,
             failing="transparency.failed",
             logged_elsewhere=_OF_THE_LEDGER,
@@ -218,6 +232,16 @@ class LifeCycle:
                     waits_for=_TRUSTED,
                     failing="crl.failed",
                 )
+
+    async def _note_looks(self) -> None:
+        """Note when the ledger was compared with what signers signed; jobs do that when these are ready."""
+        await self._signers.wait_until_ready()
+        self._signers_are_ready.set()
+        await self._transparency.looked.wait()
+        for keeper in self._crls.keepers.values():
+            await keeper.wait_until_looked()
+        self._looked.set()
+        self.supervisor.notify()
 
     async def _look_at_schema(self) -> None:
         """Look whether the ledger's tables are as otahsm made them. Raises LedgerTamperedError."""

@@ -52,13 +52,13 @@ from otahsm.issuance.drafting import Attributed, Draft, Drafting
 from otahsm.issuance.quotas import ClientQuotas
 from otahsm.issuance.replays import Replays
 from otahsm.issuance.request_ids import own_name, request_id_of
+from otahsm.issuance.signers import Signers
 from otahsm.issuance.values import IssuanceRequest, Issued, Outcome
 from otahsm.ledger import Accepted, Barred, Batch, BatchRefusal, Conflict, Intent, Ledger, OverQuota, Replay
 from otahsm.pki.certificate import Validity, assemble, validity_at, validity_of
 from otahsm.pki.profile import Profile
 from otahsm.preparation.codec import Task
 from otahsm.system.clock import Clock
-from otahsm.token.pool import SignerPool
 
 _Outcomes = list[Outcome | None]
 
@@ -132,7 +132,7 @@ class IssuanceCycle:
         profiles: Mapping[str, Profile],
         default_profile: str,
         drafting: Drafting,
-        signers: SignerPool,
+        signers: Signers,
         ledger: Ledger,
         batches: Batches,
         access: AccessControl,

@@ -108,6 +108,11 @@ class CrlKeeper:
             await self._ledger.note_crl_urls(self._issuer_key_id, urls, complete=complete)
             self._seen.note_published(await self._maker.off_the_loop(self._folder.numbers))
 
+    async def wait_until_looked(self) -> None:
+        """Wait until the ledger's CRLs were compared with what signers of this machine signed."""
+        if self.can_sign:
+            await self._maker.looked.wait()
+
     @property
     def can_sign(self) -> bool:
         """Whether the CA may sign CRLs. If not, there is nothing to do."""
@@ -125,9 +130,12 @@ class CrlKeeper:
             next_look = await self._pass()
         except OtahsmError as error:
             self._failure = error
+            if not isinstance(error, TokenUnavailableError):
+                self._maker.looked.set()  # if the ledger was tampered with, the job says so
             raise
         else:
             self._failure = None
+            self._maker.looked.set()
             return next_look
         finally:
             async with self._passed:

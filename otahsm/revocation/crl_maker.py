@@ -91,6 +91,9 @@ class CrlMaker:
         reader: reads the revocations, in the thread.
         seen: the CRLs that are known, which the ledger's must not fall behind.
         clock: returns the time, with a time zone.
+
+    Attributes:
+        looked: set when no CRL of the ledger is older than one that signers of this machine signed.
     """
 
     def __init__(  # noqa: PLR0913 - one for each part
@@ -116,6 +119,7 @@ class CrlMaker:
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crl")
         self._clock = clock
         self._too_large: TokenUnavailableError | None = None
+        self.looked = asyncio.Event()
 
     def due(self, state: CrlState, *, complete: bool) -> list[str]:
         """Return the scopes whose CRL must be made now.
@@ -159,6 +163,8 @@ class CrlMaker:
         if not self._seen.has_asked and (state.crls or self.due(state, complete=complete)):
             await self._ask_signers()
             state = await self.state()
+        if not any(self._seen.is_behind(scope, row) for scope, row in state.crls.items()):
+            self.looked.set()
         if not self.due(state, complete=complete):
             return state
         if not await self.off_the_loop(self._reader.take_turn):

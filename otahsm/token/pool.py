@@ -17,7 +17,7 @@ from otahsm.errors import (
     WorkerLostError,
     WorkersBusyError,
 )
-from otahsm.tlog import Checkpoint
+from otahsm.tlog import EMPTY_ROOT, Checkpoint
 from otahsm.token.desk import codec
 from otahsm.token.desk.codec import CertificateToSign, CrlToSign, LastCheckpoint, LastCrl
 from otahsm.token.pin.keeper import pin_keeper
@@ -28,6 +28,7 @@ SIGNER_MODULE = "otahsm.token.signer"
 REFUSED: Final = "signing.refused"
 
 _DEPTH: Final = 2  # one batch in the sessions, and one that they go on with
+_NO_SIZE: Final = 1 << 62  # leaves
 _PROBE_SECONDS: Final = 5.0
 _LONGEST_PAUSE: Final = 15.0  # a token that is away is not hammered
 
@@ -167,6 +168,19 @@ class SignerPool:
             OtahsmError: as `sign_certificates`.
         """
         return await self._ask(codec.encode_last_numbers(authority), codec.decode_last_crls)
+
+    async def last_checkpoint(self, origin: str) -> LastCheckpoint:
+        """Return the last checkpoint of the mandate's log that signers of this machine signed.
+
+        Raises:
+            SigningRefusedError: they can't tell.
+            OtahsmError: as `sign_certificates`.
+        """
+        # They answer with it to whoever believes that they signed another; no log has that many leaves.
+        answer = await self.sign_checkpoint(Checkpoint(origin, 0, EMPTY_ROOT), _NO_SIZE, ())
+        if isinstance(answer, bytes):
+            raise SigningRefusedError("a signer signed a checkpoint in place of naming its last one")
+        return answer
 
     async def sign_checkpoint(
         self, checkpoint: Checkpoint, last: int, proof: Sequence[bytes]

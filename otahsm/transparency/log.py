@@ -19,6 +19,7 @@ from otahsm.errors import (
     NotFoundError,
     OtahsmError,
     RequestRefusedError,
+    SigningRefusedError,
     TokenUnavailableError,
 )
 from otahsm.ledger import Head, Ledger
@@ -64,6 +65,9 @@ class Transparency:
         config: the [checkpoint] section; None if no checkpoints are made.
         key: verifies checkpoints; required with `config`.
         clock: the time of checkpoints.
+
+    Attributes:
+        looked: set when the tree continues what signers of this machine signed last, or they know of nothing.
     """
 
     def __init__(
@@ -85,6 +89,9 @@ class Transparency:
         self._making = asyncio.Lock()
         self._has_signed = False  # whether signers have signed a checkpoint for this process
         self._has_looked = False  # whether the tree extends the checkpoint that the ledger had at the start
+        self.looked = asyncio.Event()
+        if key is None:
+            self.looked.set()
 
     async def run_once(self) -> None:
         """Append what was recorded to the tree, and make a checkpoint if one is due.
@@ -98,6 +105,10 @@ class Transparency:
         if not self._has_looked:
             await self._check_that_it_grew(await self._head())
             self._has_looked = True
+        if not self.looked.is_set() and self._signers.ready:
+            await self._check_that_it_continues(await self._head())
+            self.looked.set()
+            return  # whoever waits to be served comes first
         if time.monotonic() < self._rest_until:
             if self._failure is not None:  # still the current state
                 raise self._failure.with_traceback(None)
@@ -268,6 +279,28 @@ class Transparency:
         if head is None:
             raise LedgerTamperedError("the state of the tree is corrupt")
         return head
+
+    async def _check_that_it_continues(self, head: Head) -> None:
+        """Check that the tree extends the one that signers of this machine signed last."""
+        try:
+            last = await self._signers.last_checkpoint(self._need_key().name)
+        except SigningRefusedError:
+            return  # they know of nothing: they sign no checkpoint, either
+        if last.size == 0:
+            return
+        hashes = None
+        if last.size <= head.tree.size:
+            hashes = await self._log.prove_consistency(last.size, head.tree.size)
+        try:
+            if hashes is None:
+                raise EvidenceError("The ledger has fewer leaves, or lacks nodes.")  # noqa: TRY301
+            verify_consistency(last.size, last.root, head.tree.size, head.tree.root, hashes)
+        except EvidenceError as error:
+            raise LedgerTamperedError(
+                f"the tree does not continue the one of {last.size} leaves that signers signed last:"
+                f" {error.message}",
+                hint=NotContinuedError.default_hint,
+            ) from None
 
     async def _check_that_it_grew(self, head: Head) -> None:
         """Check that the tree extends the one of the latest checkpoint."""

@@ -96,7 +96,7 @@ async def test_a_tree_that_does_not_follow_from_its_checkpoint_is_found_at_the_s
         assert "does not extend" in await refusal(daemon)
 
 
-async def test_an_older_copy_of_the_ledger_stops_issuing_once_signers_see_it(fleet: Fleet) -> None:
+async def test_nothing_is_issued_from_an_older_copy_of_the_ledger(fleet: Fleet) -> None:
     ledger = fleet.folder / "ledger/ledger.sqlite3"
     with running(fleet) as daemon:
         daemon.wait_for("health.changed", serving=True)
@@ -110,8 +110,12 @@ async def test_an_older_copy_of_the_ledger_stops_issuing_once_signers_see_it(fle
     newer = ledger.read_bytes()
     ledger.write_bytes(older)
     with running(fleet) as daemon:
+        async with client_of(daemon) as client:  # it is asked before its signer is ready
+            _, (early,) = await issue_all(client, new_requests(1))
+        assert early.error.reason in {"LEDGER_TAMPERED", "TOKEN_UNAVAILABLE"}
         (failed,) = daemon.wait_for("transparency.failed", reason="LEDGER_TAMPERED")
-        assert "does not continue the last one that was signed here" in failed["message"]
+        assert "does not continue the one of" in failed["message"]
+        assert not [event for event in daemon.events if event.get("serving")]
         assert "otahsm ledger accept" in failed["hint"]
         assert "does not continue" in await refusal(daemon)
         daemon.stop()
