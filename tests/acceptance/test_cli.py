@@ -76,6 +76,10 @@ COMMANDS = (
     "crl show",
     "crl fetch",
     "audit",
+    "approve",
+    "approve list",
+    "approve confirm",
+    "approve reject",
     "signer",
     "preparer",
     "policy",
@@ -116,7 +120,7 @@ def test_every_command_explains_itself(
 def test_help_lists_no_command_that_is_not_tried_here(
     help_of: dict[str, subprocess.CompletedProcess[str]],
 ) -> None:
-    for group in ("", "ca", "device", "batch", "gateway", "csr", "ledger", "crl", "bench"):
+    for group in ("", "approve", "ca", "device", "batch", "gateway", "csr", "ledger", "crl", "bench"):
         _, _, listed = help_of[group].stdout.partition("Commands:")
         assert set(re.findall(r"^  (\S+)", listed, re.MULTILINE)) == {
             command.removeprefix(group).split()[0]

@@ -116,6 +116,7 @@ def test_reflection_lists_the_services(stranger: Stranger) -> None:
         "otahsm.v1.LedgerService",
         "otahsm.v1.BatchService",
         "otahsm.v1.AccessService",
+        "otahsm.v1.ApprovalService",
         "otahsm.v1.AuditService",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -237,6 +237,7 @@ async def test_who_asks_while_another_daemon_makes_crls_gets_one_with_all_revoca
 
 
 async def test_what_a_killed_replica_revoked_is_on_the_crl_of_the_other(replicated: Fleet) -> None:
+    replicated.lift_quotas()
     with two_daemons(replicated) as (victim, survivor):
         issued = await issue(victim, 200)
         seen: set[int] = set()

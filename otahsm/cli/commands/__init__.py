@@ -45,7 +45,7 @@ COMMANDS: Final = (
     ),
     Group(
         "approve",
-        "Held acts: what exceeded a quota, and takes a second client.",
+        "Held acts, which take a second client.",
         (
             Command("list", "approve:list_held", "List held acts."),
             Command("confirm", "approve", "Confirm held acts that another asked for."),
