@@ -31,6 +31,7 @@ WINDOW: Final = 60.0  # seconds
 _KEPT: Final = 10_000  # events queued while the ledger can't be written
 _AT_ONCE: Final = 256  # events per transaction
 _OPEN_KINDS: Final = 10_000  # kinds that are counted at a time
+_MAX_DETAIL: Final = 4096  # characters; longer texts would make pages of events too large to be read
 _ATTEMPTS: Final = 2  # to write an event before it is considered invalid
 # Errors of a write: the ledger's own, and drivers' errors about values that they don't accept.
 _REFUSALS: Final = (LedgerUnavailableError, ValueError, OverflowError)
@@ -172,7 +173,7 @@ class AuditLog:
     ) -> AuditEvent:
         """Return an event, by default of now, to be written in the transaction of its change."""
         # Untrusted: the client's name is from its certificate, and details may be from its request.
-        texts = {key: storable(value) if isinstance(value, str) else value for key, value in details.items()}
+        texts = {key: _bounded(value) if isinstance(value, str) else value for key, value in details.items()}
         moment = microseconds(at or self._clock())
         return AuditEvent(moment, name.value, storable(client), occurrences, canonical(texts))
 
@@ -249,6 +250,12 @@ class AuditLog:
             else:
                 return False
         return True
+
+
+def _bounded(text: str) -> str:
+    """Return a text that every database accepts, and whose event can be read with others in one message."""
+    kept = storable(text[:_MAX_DETAIL])[:_MAX_DETAIL]
+    return kept if len(text) <= _MAX_DETAIL else f"{kept}... ({len(text)} characters)"
 
 
 def canonical(details: Mapping[str, int | str]) -> str:

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, DataError, OperationalError, SQLAlchemyError
 
 from otahsm.errors import ConfigError, LedgerDamagedError, LedgerUnavailableError
 from otahsm.ledger.db import dialects
@@ -92,6 +92,8 @@ class Writer:
 
         Raises:
             LedgerUnavailableError: nothing was written, or it is not known whether it was.
+            ValueError, OverflowError: the database does not accept a value of this function; nothing was
+                written, and the functions that share its transaction are run again without it.
         """
         done: Future[_Result] = Future()
         self._waiting.put(_Write(work, done, with_events))
@@ -178,6 +180,9 @@ class Writer:
                 results = [write.work(connection) for write in group]
                 if self._open_intents:
                     slots.note_closed(connection, self._database.slot, min(self._open_intents))
+        except DataError as error:  # of a statement: nothing was committed, and the ledger is all right
+            self._close_intents(self._written)
+            raise ValueError(f"the ledger can't store a value: {cause_of(error)}") from error
         except SQLAlchemyError as error:
             if self._written:  # the commit may have succeeded, and only its answer been lost
                 self._to_void.append((tuple(self._written), _UNKNOWN))
@@ -185,7 +190,7 @@ class Writer:
             if not _is_lost_race(error):
                 self._failure = failure
             raise failure from error
-        except LedgerUnavailableError:
+        except Exception:  # also what a driver raises for a value: the intents of others were taken back
             self._close_intents(self._written)
             raise
         self._noted.commit()
