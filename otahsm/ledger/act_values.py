@@ -21,7 +21,7 @@ from otahsm.templates import counted
 
 LIFE: Final = 24 * 3600 * 1_000_000  # microseconds: of a held act, and of what counts in a quota
 SLACK: Final = 600 * 1_000_000  # between the clocks of replicas; what is later was written by a wrong clock
-MAX_HELD: Final = 1000  # open held acts of a client
+MAX_HELD: Final = 1000  # acts of a client that are held within LIFE
 
 
 class ActKind(StrEnum):

@@ -365,14 +365,15 @@ async def test_a_decision_that_no_daemon_wrote_is_named(station: Station) -> Non
         assert any(what in finding for finding in found), what
 
 
-async def test_a_client_can_have_only_so_many_acts_held(station: Station) -> None:
+async def test_only_so_many_acts_of_a_client_are_held_though_it_rejects_them(station: Station) -> None:
     who = by(per_day=0)
     (first,) = await station.revoke(who, "d0")
     station.home.change(
         "INSERT INTO acts (act, client, policy_client, certificate_sha256, spki_sha256, requested_at, size,"
-        " held, payload) WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n"
+        " held, payload, decision, decided_at, decided_by, decided_policy_client, done)"
+        " WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n"
         f" WHERE i < {MAX_HELD}) SELECT act, client, policy_client, certificate_sha256, spki_sha256,"
-        " requested_at, size, held, 'other' FROM acts, n"
+        " requested_at, size, held, 'other', 'rejected', requested_at, client, policy_client, 0 FROM acts, n"
     )
     station.clock.now = START + timedelta(hours=1)
     (refused,) = await station.revoke(who, "d1")

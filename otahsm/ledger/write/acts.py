@@ -67,25 +67,20 @@ def hold(
 
     If the client has asked the same before, it is the same act.
     """
-    open_ones = (
-        acts.c.held,
-        acts.c.decision.is_(None),
-        acts.c.policy_client.in_(sorted(by.names)),
-        *_recent(now),
-    )
-    query = select(acts.c.id).where(*open_ones, acts.c.act == str(kind), acts.c.payload == payload)
+    # Decided ones too: a client can reject its own, and would fill the ledger.
+    its = (acts.c.held, acts.c.policy_client.in_(sorted(by.names)), *_recent(now))
+    query = select(acts.c.id).where(*its, acts.c.decision.is_(None), acts.c.act == str(kind))
+    query = query.where(acts.c.payload == payload)
     same = connection.execute(query.order_by(acts.c.id)).scalars().all()
     for act_id in sorted(proven_among(connection, Kind.ACT, same)):
         if before := act_page.find(connection, act_id):
             return Change(before.held(), None)
-    count, oldest = connection.execute(
-        select(func.count(), func.min(acts.c.requested_at)).where(*open_ones)
-    ).one()
+    count, oldest = connection.execute(select(func.count(), func.min(acts.c.requested_at)).where(*its)).one()
     if count >= MAX_HELD:
         error = QuotaError(
-            f"{by.name} already has {counted(MAX_HELD, 'held act')}",
+            f"{counted(MAX_HELD, 'act')} of {by.name} were held within 24 hours",
             max(0, oldest + LIFE - now) / _SECOND,
-            hint="Nothing was changed. Have another operator confirm or reject them: `otahsm approve list`.",
+            hint="Nothing was changed. Have another operator ask for it.",
         )
         return Change(error, None)
     act_id = _write(connection, kind, by, size, now, payload)
