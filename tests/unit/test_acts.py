@@ -30,6 +30,7 @@ from otahsm.ledger import (
     MacKeys,
     Requester,
     RevocationRequest,
+    asked_in,
     break_glass_mac,
     database_of,
     vouches,
@@ -37,7 +38,7 @@ from otahsm.ledger import (
 from otahsm.ledger.act_values import MAX_HELD, Used
 
 from support.acts import PlainEvents, by, deciding
-from support.homes import CA, MAC_KEYS, Home, PostgresHome, ledger_in
+from support.homes import CA, MAC_KEYS, Home, PostgresHome, SqliteHome, ledger_in
 from support.intents import intent, issue, told
 from support.logbook import findings, grow
 from support.postgres import PostgresServer
@@ -350,6 +351,23 @@ async def test_what_somebody_wrote_into_the_table_is_neither_confirmed_nor_stand
     with pytest.raises(LedgerTamperedError):
         await station.confirm(50)
     assert any("act 50" in finding for finding in findings(station.home))
+
+
+async def test_a_row_that_somebody_changed_hides_no_other(station: Station) -> None:
+    (one,) = await station.revoke(by(per_day=0), "d0")
+    (other,) = await station.revoke(by(per_day=0), "d1")
+    values = ["requested_at = 9000000000000000000", "payload = '[]'", "act = 'x'"]
+    if isinstance(station.home, SqliteHome):
+        values += ["requested_at = 'then'", "payload = x'00'", "size = 'many'"]
+    for value in values:
+        station.home.change(f"UPDATE acts SET {value} WHERE id = {number_of(one)}")
+        changed, as_it_was = station.reader.acts(0, 10)
+        assert asked_in(as_it_was) == ("superseded", ["device d1"])
+        assert asked_in(changed)[1][0]
+        assert changed.state(0)
+        with pytest.raises(LedgerTamperedError):
+            await station.confirm(number_of(one), changed.digest or b"?")
+    assert (await station.confirm(number_of(other))).done == 1
 
 
 async def test_a_decision_that_no_daemon_wrote_is_named(station: Station) -> None:

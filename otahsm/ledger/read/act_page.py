@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, select
 
@@ -11,6 +11,8 @@ from otahsm.ledger.act_values import LIFE, SLACK, Act
 from otahsm.ledger.schema import acts
 from otahsm.ledger.tree.log_entries import KINDS, Kind
 from otahsm.tlog import leaf_hash
+
+_MAX_NUMBER: Final = 250_000_000_000_000_000  # microseconds: a day of the year 9892
 
 
 def find(connection: Connection, act_id: int) -> Act | None:
@@ -51,24 +53,33 @@ def _acts(connection: Connection, *conditions: ColumnElement[bool], size: int | 
 
 
 def _act(row: Row[Any], digest: bytes) -> Act:
+    """Return the act of a row. SQLite stores values of any type: one such row must not hide the others."""
     return Act(
         row.id,
-        row.act,
-        row.client,
-        row.policy_client,
+        _text(row.act),
+        _text(row.client),
+        _text(row.policy_client),
         row.certificate_sha256,
         row.spki_sha256,
-        row.requested_at,
-        row.size,
-        row.payload,
-        row.decision,
-        row.decided_at,
-        row.decided_by,
-        row.decided_policy_client,
-        row.done,
-        row.break_glass,
+        _number(row.requested_at),
+        _number(row.size),
+        _text(row.payload),
+        None if row.decision is None else _text(row.decision),
+        None if row.decided_at is None else _number(row.decided_at),
+        None if row.decided_by is None else _text(row.decided_by),
+        None if row.decided_policy_client is None else _text(row.decided_policy_client),
+        None if row.done is None else _number(row.done),
+        None if row.break_glass is None else _text(row.break_glass),
         digest,
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) and 0 <= value <= _MAX_NUMBER else 0
 
 
 def _digests(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
