@@ -2,7 +2,7 @@
 
 It is `events/` in a token's guard_dir, which every process that logs in can write. The daemon writes the
 events to the ledger's log within seconds, or when it starts. Files that are not events are moved to
-`events/unreadable/`, for an operator to inspect.
+`events/unreadable/`, for an operator to inspect. Whose an event is, is what the file's owner says.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import fcntl
 import getpass
 import json
 import os
+import pwd
 import stat
 import sys
 import time
@@ -26,6 +27,7 @@ from otahsm.system.durable import create_file
 LOGIN: Final = "token.login"
 LOGIN_REFUSED: Final = "token.login_refused"
 CEREMONY: Final = "ceremony"
+_NAMES: Final = (LOGIN, LOGIN_REFUSED, CEREMONY)  # all others are the daemon's own
 
 FOLDER: Final = "events"
 UNREADABLE: Final = "unreadable"
@@ -79,7 +81,7 @@ def write(guard_dir: Path, name: str, details: Mapping[str, str]) -> None:
     event = {
         "at": now // 1000,
         "name": name,
-        "client": f"host:{host_user()}"[:_MAX_CLIENT],
+        "client": f"host:{host_user()}"[:_MAX_CLIENT],  # for older daemons, which believe it
         "details": {key: storable(str(value))[:_MAX_DETAIL] for key, value in details.items()},
     }
     create_file(folder / f"{now}-{os.getpid()}{_SUFFIX}", json.dumps(event).encode())
@@ -184,7 +186,8 @@ def _read(folder: int, path: Path) -> SpooledEvent | NotAnEvent | Unread | None:
         at_fault = error.errno in _OF_THE_FILE
         return NotAnEvent(path, f"can't open it: {error.strerror}") if at_fault else Unread(path, error)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             return NotAnEvent(path, "not a regular file")
         with open(descriptor, "rb", closefd=False) as file:
             content = file.read(_MAX_BYTES + 1)
@@ -193,13 +196,13 @@ def _read(folder: int, path: Path) -> SpooledEvent | NotAnEvent | Unread | None:
     finally:
         os.close(descriptor)
     try:
-        return _parse(path, content)
+        return _parse(path, content, f"host:{_name_of(status.st_uid)}")
     except ValueError as error:
         return NotAnEvent(path, str(error))
 
 
-def _parse(path: Path, content: bytes) -> SpooledEvent:
-    """Parse an event that `write` wrote. Raises ValueError."""
+def _parse(path: Path, content: bytes, client: str) -> SpooledEvent:
+    """Parse an event that `write` wrote, as a user of this machine. Raises ValueError."""
     if len(content) > _MAX_BYTES:
         raise ValueError(f"larger than {_MAX_BYTES} bytes")
     try:
@@ -213,11 +216,13 @@ def _parse(path: Path, content: bytes) -> SpooledEvent:
         raise ValueError("at: not a number of microseconds from the years 1970 to 9999")
     if not isinstance(details, dict) or len(details) > _MAX_DETAILS:
         raise ValueError(f"details: not an object of at most {_MAX_DETAILS} members")
+    if (name := event.get("name")) not in _NAMES:
+        raise ValueError(f"name: not one of {', '.join(_NAMES)}")
     return SpooledEvent(
         path,
         at,
-        _text("name", event.get("name"), _MAX_NAME),
-        _text("client", event.get("client"), _MAX_CLIENT),
+        name,
+        client,
         {
             _text("details", key, _MAX_NAME): _text("details", value, _MAX_DETAIL, least=0)
             for key, value in details.items()
@@ -229,6 +234,13 @@ def _text(field: str, value: object, most: int, least: int = 1) -> str:
     if not isinstance(value, str) or not least <= len(value) <= most or storable(value) != value:
         raise ValueError(f"{field}: not a text of {least} to {most} characters")
     return value
+
+
+def _name_of(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def host_user() -> str:

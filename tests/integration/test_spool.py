@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import signal
 import socket
 import sys
@@ -61,13 +62,12 @@ NO_EVENTS: dict[str, bytes] = {
     "no-details": json.dumps(GOOD | {"details": None}).encode(),
     "a-detail-that-is-no-text": json.dumps(GOOD | {"details": {"n": [1]}}).encode(),
     "a-name-that-is-no-text": json.dumps(GOOD | {"name": 1}).encode(),
-    "no-client": json.dumps(GOOD | {"client": ""}).encode(),
+    "an-event-of-the-daemons": json.dumps(GOOD | {"name": "client.let_in"}).encode(),
     "a-long-name": json.dumps(GOOD | {"name": "n" * 65}).encode(),
-    "a-long-client": json.dumps(GOOD | {"client": "c" * 257}).encode(),
     "a-long-detail": json.dumps(GOOD | {"details": {"n": "v" * 4097}}).encode(),
     "many-details": json.dumps(GOOD | {"details": {str(n): "v" for n in range(65)}}).encode(),
     "nul": json.dumps(GOOD | {"details": {"n": "a\0b"}}).encode(),
-    "half-a-character": json.dumps(GOOD | {"client": "\ud800"}).encode(),
+    "half-a-character": json.dumps(GOOD | {"details": {"n": "\ud800"}}).encode(),
     "large": json.dumps(GOOD).encode() + b" " * 65_536,
 }
 
@@ -108,6 +108,17 @@ def test_whatever_a_process_tells_of_itself_can_be_read(
     assert isinstance(event, SpooledEvent)
     assert event.details["record"] == "\\ud800"
     assert event.details["command"].startswith("otahsm a\\udcff\\x00bbb")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
+def test_an_event_is_that_of_the_files_owner_whatever_it_says(tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    for name, user in (("1", pwd.getpwnam("nobody").pw_uid), ("2", 12_345)):
+        path = tmp_path / f"events/{name}.json"
+        path.write_text(json.dumps(GOOD | {"client": "cn:boss"}))
+        os.chown(path, user, user)
+    found = [item.client for item in read(tmp_path) if isinstance(item, SpooledEvent)]
+    assert found == ["host:nobody", "host:12345"]
 
 
 def test_nothing_is_moved_to_where_a_link_points(tmp_path: Path) -> None:
