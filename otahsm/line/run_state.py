@@ -10,6 +10,7 @@ Times are microseconds since the Unix epoch, in UTC.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Final
 
 from otahsm.errors import FolderError
 from otahsm.pki.serial import SerialNumber
+from otahsm.system.durable import open_beside
 from otahsm.system.owners import check_owner
 
 RUN_STATE: Final = ".otahsm.sqlite3"
@@ -94,6 +96,10 @@ class RunState:
         check_owner(folder)
         self.path = folder / RUN_STATE
         self._lock = threading.RLock()
+        try:  # SQLite would follow a link
+            os.close(open_beside(self.path, os.O_RDWR | os.O_CREAT, 0o644))
+        except OSError as error:
+            raise FolderError(f"can't use {self.path}: {error.strerror}") from None
         with self._explained():
             self._connection = sqlite3.connect(
                 self.path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False

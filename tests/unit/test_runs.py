@@ -169,6 +169,14 @@ def test_a_damaged_book_is_named_and_a_new_one_can_be_begun(tmp_path: Path, dama
     folders.close()
 
 
+def test_a_book_is_not_kept_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices" / RUN_STATE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FolderError, match="can't use"):
+        _ = DeviceFolders(tmp_path / "devices", b"").book
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_another_versions_book_is_refused_and_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / RUN_STATE) as connection:
         connection.execute("PRAGMA user_version = 99")
