@@ -32,6 +32,7 @@ from soak.storm_clients import StormClients
 from support.harness import Fleet
 from support.ledger_reader import (
     Row,
+    act_count,
     event_count,
     key_of,
     last_crl_number,
@@ -101,7 +102,7 @@ def balance(token: FaultyToken, folders: Mapping[str, bytes], clients: StormClie
     # And the tree over all of it is what the rows give.
     verdict = verified(fleet)
     assert verdict.good, verdict.findings
-    others = event_count(fleet) + url_count(fleet)
+    others = event_count(fleet) + url_count(fleet) + act_count(fleet)
     assert verdict.leaves + verdict.waiting == len(everything) + len(revocations(fleet)) + others
     books.leaves = verdict.leaves
     return books

@@ -58,6 +58,12 @@ def url_count(fleet: Fleet) -> int:
     return int(count)
 
 
+def act_count(fleet: Fleet) -> int:
+    """Count the acts that can't be undone, which are leaves, too."""
+    ((count,),) = _select(fleet, "SELECT count(*) FROM acts")
+    return int(count)
+
+
 def events(fleet: Fleet, name: str) -> list[tuple[str, dict[str, Any]]]:
     """Read the events of a name: whose doing each was, and its details."""
     everything = _select(fleet, "SELECT name, client, details FROM events ORDER BY id")
