@@ -79,7 +79,7 @@ def test_keys_that_share_a_prime_are_listed_with_the_command_that_revokes_them(
     for item in found["keys"]["to_revoke"]:
         program, *arguments = shlex.split(item["command"])
         assert program == "otahsm"
-        done = fleet.run(*arguments, "--yes")
+        done = fleet.run(*arguments, "--expect", "1")
         assert done.returncode == 0, done.stderr
 
     text = verify(fleet, status=0)
