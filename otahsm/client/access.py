@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from otahsm.client.calls import Calls, Service
+from otahsm.client.moments import moment_of
 from otahsm.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
 
 _SECONDS: Final = 30.0
@@ -33,7 +34,7 @@ class DeniedClient(NamedTuple):
     @classmethod
     def from_message(cls, message: access_pb2.DeniedClient) -> DeniedClient:
         """Return the value of a message."""
-        since = message.deny_time.ToDatetime(tzinfo=UTC)
+        since = moment_of(message.deny_time)
         reached = message.policy_client, message.policy_identity
         return cls(message.subject, message.reason, message.client, since, *reached)
 
@@ -85,7 +86,7 @@ class AuditEvent(NamedTuple):
         """Return the value of a message."""
         return cls(
             message.id,
-            message.happen_time.ToDatetime(tzinfo=UTC),
+            moment_of(message.happen_time),
             message.name,
             message.client,
             message.occurrences,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Final
 
 from otahsm.client.calls import Calls, Service
+from otahsm.client.moments import moment_of
 from otahsm.v1 import approval_pb2 as pb
 from otahsm.v1 import approval_pb2_grpc
 
@@ -55,14 +56,14 @@ class HeldAct:
     @classmethod
     def from_message(cls, message: pb.HeldAct) -> HeldAct:
         """Return the value of a message."""
-        decided = message.decide_time.ToDatetime(tzinfo=UTC) if message.HasField("decide_time") else None
+        decided = moment_of(message.decide_time) if message.HasField("decide_time") else None
         return cls(
             message.id,
             pb.ActKind.Name(message.kind).removeprefix("ACT_KIND_").lower(),
             message.client,
             message.policy_client,
-            message.request_time.ToDatetime(tzinfo=UTC),
-            message.lapse_time.ToDatetime(tzinfo=UTC),
+            moment_of(message.request_time),
+            moment_of(message.lapse_time),
             message.size,
             message.reason,
             tuple(message.asked),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.client.calls import Calls, Service
+from otahsm.client.moments import moment_of
 from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import batch_pb2 as pb
 from otahsm.v1 import batch_pb2_grpc
@@ -157,4 +158,4 @@ def _serial(octets: bytes) -> SerialNumber | None:
 
 def _moment(message: pb.Batch, name: str) -> datetime | None:
     time: Timestamp = getattr(message, name)
-    return time.ToDatetime(tzinfo=UTC) if message.HasField(name) else None  # type: ignore[arg-type]
+    return moment_of(time) if message.HasField(name) else None  # type: ignore[arg-type]

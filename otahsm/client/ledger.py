@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Final, NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otahsm.client.calls import Calls, Service
+from otahsm.client.moments import day_of, moment_of
 from otahsm.pki.serial import SerialNumber
 from otahsm.v1 import ledger_pb2 as pb
 from otahsm.v1 import ledger_pb2_grpc
@@ -132,7 +133,7 @@ class Count(NamedTuple):
     @classmethod
     def from_message(cls, message: pb.CertificateCount) -> Count:
         """Return the value of a message."""
-        day = date(message.date.year, message.date.month, message.date.day)
+        day = day_of(message.date.year, message.date.month, message.date.day)
         status = _status_name(message.status)
         return cls(day, message.profile, message.client, status, message.count, message.policy_client)
 
@@ -211,4 +212,4 @@ def _status_name(number: int) -> str:
 
 
 def _moment(time: Timestamp) -> datetime:
-    return time.ToDatetime(tzinfo=UTC)
+    return moment_of(time)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Final, NamedTuple
 
 from otahsm.client.backoff import Backoff
 from otahsm.client.calls import Calls, Service
+from otahsm.client.moments import moment_of
 from otahsm.client.values import Refused
 from otahsm.errors import Code, OtahsmError
 from otahsm.errors.status import from_status
@@ -129,8 +130,8 @@ class RevocationClient:
         return FetchedCrl(
             response.crl,
             response.number,
-            response.this_update_time.ToDatetime(tzinfo=UTC),
-            response.next_update_time.ToDatetime(tzinfo=UTC),
+            moment_of(response.this_update_time),
+            moment_of(response.next_update_time),
             response.revoked_count,
         )
 
@@ -173,7 +174,7 @@ def _revoked(target: ToRevoke, result: pb.RevocationResult) -> Iterator[Revoked]
             SerialNumber.from_key(item.serial_number),
             item.device_id,
             item.profile,
-            item.revoke_time.ToDatetime(tzinfo=UTC),
+            moment_of(item.revoke_time),
             _REASONS.get(item.reason, Reason.UNSPECIFIED),
             item.already_revoked,
         )

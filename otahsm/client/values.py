@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple, TypeAlias
 
+from otahsm.client.moments import moment_of
 from otahsm.errors import Code, NotAllowedError, OtahsmError
 from otahsm.pki.csr import MAX_CSR_BYTES
 from otahsm.pki.serial import SerialNumber
@@ -144,7 +145,7 @@ class Job(NamedTuple):
     def from_message(cls, message: authority_pb2.Job) -> Job:
         """Return the value of a message."""
         has_since = message.HasField("failing_since_time")
-        since = message.failing_since_time.ToDatetime(tzinfo=UTC) if has_since else None
+        since = moment_of(message.failing_since_time) if has_since else None
         return cls(message.name, message.failing_reason, since, message.fault_count)
 
 
@@ -178,7 +179,7 @@ class Authority(NamedTuple):
             tuple(message.chain),
             message.trust_anchor,
             message.key_type,
-            message.not_after_time.ToDatetime(tzinfo=UTC),
+            moment_of(message.not_after_time),
             message.ready_signers,
             message.not_serving_reason,
             tuple(map(Job.from_message, message.jobs)),

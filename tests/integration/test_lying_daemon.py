@@ -14,7 +14,7 @@ from otahsm.cli.output.progress import OutputMode
 from otahsm.client import Client, IssuedCertificate, Refusal
 from otahsm.client.checking import CertificateChecker
 from otahsm.config import ClientConfig
-from otahsm.errors import CertificateRejectedError, ConfigError
+from otahsm.errors import CertificateRejectedError, ConfigError, OtahsmError
 from otahsm.line import (
     Device,
     DeviceFolders,
@@ -193,6 +193,13 @@ async def test_the_ca_of_a_crl_must_lead_to_a_root_that_the_client_was_told(tmp_
         authority = (await client.issuance.authority())._replace(chain=(OTHER_ROOT,), trust_anchor=ROOT)
         with pytest.raises(CertificateRejectedError):
             client.issuance.check_authority(authority)
+
+
+async def test_a_time_that_does_not_exist_is_one_error(tmp_path: Path) -> None:
+    async with LyingDaemon(tmp_path, honest, [ROOT]).serving() as daemon, daemon.client() as client:
+        daemon.batch.deadline_time.seconds = 10**15
+        with pytest.raises(OtahsmError, match="a time that does not exist"):
+            await client.batches.get("x")
 
 
 @pytest.mark.parametrize("bad", [b"hello", leaf("a", "ec-p256")], ids=["octets", "a device"])
