@@ -66,13 +66,14 @@ sbom: .venv/.ready ## what a server installs, as CycloneDX, in dist/
 wheel: .venv/.ready ## sdist and wheel of the last commit, in dist/: the same bytes for everyone
 	scripts/build
 
-soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and PostgreSQL; lose the token 1,000 times; draw 10,000 changes to ledgers; draw five times the examples; install 200 devices
+soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and PostgreSQL; lose the token 1,000 times; draw 10,000 changes to ledgers; draw five times the examples; install 200 devices; hold 64 streams
 	PYTHONPATH=tests $(BIN)/python -m soak.storm --engine sqlite
 	PYTHONPATH=tests $(BIN)/python -m soak.storm --engine postgresql
 	PYTHONPATH=tests $(BIN)/python -m soak.reconnects 1000
 	OTAHSM_TAMPER_CHANGES=5000 OTAHSM_TAMPER_SEED=$$RANDOM $(BIN)/pytest tests/unit/test_tamper_engine.py
 	OTAHSM_TEST_EXAMPLES=full $(BIN)/pytest -m hypothesis tests/unit tests/integration
 	OTAHSM_TEST_DEVICES=200 $(BIN)/pytest tests/acceptance/test_guide.py
+	OTAHSM_TEST_STREAMS=64 $(BIN)/pytest tests/faults/test_costs.py -k streams
 
 fuzz: .venv/.ready ## fuzz what reads hostile input, for an hour; what is found is kept in .cache/fuzz
 	$(BIN)/python tests/fuzz/run.py --seconds 3600

@@ -198,6 +198,9 @@ class Daemon:
 
 
 async def _give_memory_back() -> None:
+    # Cancelled tasks are in cycles with all that their client sent. Few objects hold it, so that Python would
+    # not look for them for hours. What was there at the start is frozen: this takes milliseconds.
+    gc.collect()
     await asyncio.to_thread(give_back)
 
 
