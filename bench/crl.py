@@ -60,7 +60,6 @@ def main() -> None:
         toml.write_text(toml.read_text() + CRL.format(name=url, shards=arguments.shards))
         lift_quotas(folder / "policy.toml")
         config = load_config(toml)
-        (folder / "ledger").mkdir()
         fill(config, arguments.issued)
         with daemon(folder) as (process, log):
             target = f"localhost:{wait_for(log, 'daemon.listening')['address'].rpartition(':')[2]}"

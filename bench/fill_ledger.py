@@ -9,23 +9,22 @@ them. Never run it on a ledger that matters: it refuses to when there is anythin
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from otahsm.config import Config, load_config, section
-from otahsm.ledger import Intent
-from otahsm.ledger.db.sqlite import open_engine
-from otahsm.ledger.migrations import migrate
+from otahsm.config import Config, LedgerConfig, load_config, section
+from otahsm.ledger import Accepted, Filter, Intent, Ledger, LedgerReader, database_of, read_mac_keys
 from otahsm.pki.chain import load_chain
 from otahsm.pki.serial import SERIAL_RANDOM_BYTES, make_serial
 
 CERTIFICATE_OCTETS: Final = 460  # of a P-256 device under a P-256 root
+BATCH: Final = 128
 _DAY: Final = 86_400
 
 
@@ -41,34 +40,33 @@ def main() -> None:
 def fill(config: Config, count: int) -> None:
     """Fill the ledger of a configuration. Raises SystemExit if there is anything in it."""
     issuer = load_chain(section(config.ca, "ca").certificate.read_bytes()).issuer
-    path = section(config.ledger, "ledger").path
-    if path is None:
-        raise SystemExit("only a ledger in an SQLite file can be filled")
-    engine = open_engine(path)
-    with engine.begin() as connection:
-        migrate(connection)
-    engine.dispose()
-    with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        if database.execute("SELECT EXISTS (SELECT 1 FROM intents)").fetchone()[0]:
-            raise SystemExit(f"{path} is not empty; nothing was changed")
-        _insert(database, count, issuer.key_identifier)
+    ledger = section(config.ledger, "ledger")
+    if ledger.path is not None:
+        ledger.path.parent.mkdir(mode=0o700, exist_ok=True)
+    asyncio.run(write(ledger, count, issuer.key_identifier))
 
 
-def _insert(database: sqlite3.Connection, count: int, issuer_key_id: bytes) -> None:
-    database.execute("PRAGMA synchronous = OFF")  # a power cut may well spoil this one
-    database.execute("PRAGMA cache_size = -1000000")
-    database.execute("BEGIN")
-    columns = ", ".join(Intent._fields)
-    marks = ", ".join("?" * len(Intent._fields))
-    statement = f"INSERT INTO intents ({columns}) VALUES ({marks})"  # noqa: S608
-    database.executemany(statement, made_up_intents(count, issuer_key_id))
-    database.execute(
-        "INSERT INTO certificates SELECT id, randomblob(?), intended_at FROM intents", (CERTIFICATE_OCTETS,)
-    )
-    database.execute("INSERT INTO unlogged (kind, intent_id) SELECT 1, id FROM intents ORDER BY id")
-    database.execute("INSERT OR REPLACE INTO replicas VALUES (1, ?)", (count + 1,))
-    database.execute("COMMIT")
-    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+async def write(config: LedgerConfig, count: int, issuer_key_id: bytes) -> float:
+    """Write certificates as the daemon does, in batches of 128; return how many seconds that took.
+
+    Raises SystemExit if the ledger is not empty.
+    """
+    ledger = Ledger(database_of(config), read_mac_keys(config), [issuer_key_id])
+    await ledger.open()
+    try:
+        reader = LedgerReader(config)
+        if reader.page(Filter(), size=1).records:
+            raise SystemExit("the ledger is not empty; nothing was changed")
+        reader.close()
+        intents = made_up_intents(count, issuer_key_id)
+        started = time.monotonic()
+        while group := list(islice(intents, BATCH)):
+            answers = await ledger.journal(group)
+            ids = [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
+            await ledger.record({number: os.urandom(CERTIFICATE_OCTETS) for number in ids})
+        return time.monotonic() - started
+    finally:
+        await ledger.close()
 
 
 def made_up_intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
@@ -88,6 +86,7 @@ def made_up_intents(count: int, issuer_key_id: bytes) -> Iterator[Intent]:
             not_before=now,
             not_after=now + 365 * _DAY,
             client="cn:quickstart",
+            policy_client="quickstart",
             client_certificate_sha256=bytes(32),
             intended_at=1000 * milliseconds,
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -22,40 +21,21 @@ from typing import Final
 from otahsm.config import LedgerConfig, load_config, section
 from otahsm.ledger import (
     START,
-    Accepted,
     Filter,
-    Ledger,
     LedgerReader,
     Status,
     copy_ledger,
     database_of,
-    read_mac_keys,
     throwaway,
 )
 
-from fill_ledger import CERTIFICATE_OCTETS, made_up_intents
+from fill_ledger import write
 
-BATCH: Final = 128
 _POSTGRESQL: Final = (
     "SELECT relname, pg_relation_size(pg_class.oid) FROM pg_class"
     " JOIN pg_namespace ON pg_namespace.oid = relnamespace"
     " WHERE nspname = current_schema() AND relkind IN ('r', 'i') ORDER BY 1"
 )
-
-
-async def fill(config: LedgerConfig, count: int) -> float:
-    """Write so many certificates; return how many seconds that took."""
-    ledger = Ledger(database_of(config), read_mac_keys(config), [bytes(20)])
-    await ledger.open()
-    intents = list(made_up_intents(count, bytes(20)))
-    started = time.monotonic()
-    for at in range(0, count, BATCH):
-        answers = await ledger.journal(intents[at : at + BATCH])
-        ids = [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
-        await ledger.record({number: os.urandom(CERTIFICATE_OCTETS) for number in ids})
-    seconds = time.monotonic() - started
-    await ledger.close()
-    return seconds
 
 
 def sizes(config: LedgerConfig) -> dict[str, int]:
@@ -114,7 +94,7 @@ def main() -> None:
     parser.add_argument("count", type=int, nargs="?", default=200_000, help="how many certificates")
     arguments = parser.parse_args()
     with throwaway(section(load_config(arguments.config).ledger, "ledger")) as config:
-        seconds = asyncio.run(fill(config, arguments.count))
+        seconds = asyncio.run(write(config, arguments.count, bytes(20)))
         print(
             f"{arguments.count:,} certificates written in {seconds:.1f} s\n\n| part | octets a certificate |"
         )

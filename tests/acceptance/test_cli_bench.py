@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,15 @@ def test_bench_says_what_is_wrong_when_the_pin_is(fleet: Fleet) -> None:
         assert done.returncode == 4
         assert "PIN" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_benches_of_large_ledgers_run(fleet: Fleet, tmp_path: Path) -> None:
+    bench = Path(__file__).parents[2] / "bench"
+    for script, *arguments in (
+        ("crl.py", "--issued", "300", "--revoked", "150"),
+        ("ledger_size.py", str(fleet.folder / "otahsm.toml"), "1500"),
+    ):
+        command = [sys.executable, str(bench / script), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "to the signed CRL of 150" in done.stdout or "a page of 1,000" in done.stdout
