@@ -32,6 +32,11 @@ async def test_a_reset_device_gets_a_certificate_for_its_new_key(fleet: Fleet) -
             refused = await ask(client, KEYS[1])
             assert isinstance(refused, Refusal)
             assert refused.code == "ALREADY_EXISTS"
+            asked = fleet.run("device", "reset", "sensor-17", "--json")
+            assert (asked.returncode, asked.stdout) == (2, "")
+            assert f"superseded: {first.serial.hex()}" in asked.stderr
+            assert "add --expect 1" in asked.stderr
+            assert isinstance(await ask(client, KEYS[1]), Refusal)
             done = fleet.run("device", "reset", "sensor-17", "--expect", "1")
             assert done.returncode == 0, done.stderr
             assert f"{first.serial:x}" in done.stdout
