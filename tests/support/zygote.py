@@ -31,9 +31,11 @@ COMMANDS = "commands"
 DAEMONS = "daemons"
 # What they load while they run.
 MODULES = {
-    COMMANDS: ("otahsm.authority", "otahsm.install.ssh"),
-    DAEMONS: ("otahsm.cli.commands.serve", "otahsm.daemon.app"),
+    COMMANDS: ("otahsm.authority", "otahsm.install.ssh", "rich.status"),
+    DAEMONS: ("otahsm.cli.commands.serve", "otahsm.daemon.app", "cryptography.hazmat.backends.openssl"),
 }
+# What nearly every one loads when it reads its arguments and its configuration.
+READING = ("encodings.utf_8_sig", "pydantic.dataclasses", "pydantic.type_adapter", "re2", "typer._adapters")
 
 
 _ASKING_SECONDS = 30  # from a connection to what it asks for, which follows at once
@@ -203,9 +205,13 @@ def load(kind: str) -> None:
     import importlib  # noqa: PLC0415
 
     from otahsm.cli import commands, lazy  # noqa: PLC0415
+    from otahsm.config.policy import PolicyConfig  # noqa: PLC0415
+    from otahsm.config.sections import Config  # noqa: PLC0415
 
-    for module in MODULES[kind]:
+    for module in (*MODULES[kind], *READING):
         importlib.import_module(module)
+    for model in (Config, PolicyConfig):  # they build their validators at their first use
+        model.model_rebuild()
     if kind == COMMANDS:
         for _, command in lazy.every_command(commands.COMMANDS):
             command.load()
