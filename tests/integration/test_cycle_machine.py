@@ -73,7 +73,7 @@ from support.cycle.cycle_draws import (
 )
 from support.cycle.cycle_model import Asked, Expected, Kind, Model
 from support.examples import examples
-from support.homes import MAC_KEYS, Home, PostgresHome, SqliteHome
+from support.homes import MAC_KEYS, Home
 from support.intents import told
 from support.logbook import findings, grow
 
@@ -342,12 +342,12 @@ class CycleMachine(RuleBasedStateMachine):
 def test_the_cycle_does_what_the_model_says(
     request: pytest.FixtureRequest, tmp_path: Path, engine: str, number: int
 ) -> None:
+    empty: Home = request.getfixturevalue(f"empty_{engine}")
+
     def new_home() -> Home:
-        if engine == "sqlite":
-            folder = tmp_path / uuid.uuid4().hex
-            folder.mkdir()
-            return SqliteHome(folder)
-        return PostgresHome(request.getfixturevalue("postgres_server"))
+        folder = tmp_path / uuid.uuid4().hex
+        folder.mkdir()
+        return empty.copied(folder)
 
     machine = type("Machine", (CycleMachine,), {"new_home": staticmethod(new_home)})
     run_state_machine_as_test(

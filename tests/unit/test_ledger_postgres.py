@@ -19,8 +19,8 @@ from support.postgres import PostgresServer
 
 
 @pytest.fixture
-def home(postgres_server: PostgresServer) -> PostgresHome:
-    return PostgresHome(postgres_server)
+def home(empty_postgresql: PostgresHome) -> PostgresHome:
+    return PostgresHome(empty_postgresql.server, like=empty_postgresql.url.rpartition("/")[2])
 
 
 @pytest.fixture
@@ -312,7 +312,8 @@ async def test_commits_survive_a_power_cut_whatever_the_server_is_set_to(home: P
     database.close()
 
 
-async def test_a_throwaway_ledger_leaves_nothing_behind(home: PostgresHome) -> None:
+async def test_a_throwaway_ledger_leaves_nothing_behind(postgres_server: PostgresServer) -> None:
+    home = PostgresHome(postgres_server)
     schemas = "SELECT nspname FROM pg_namespace ORDER BY 1"
     before = home.read(schemas)
     with throwaway(home.config) as config:
