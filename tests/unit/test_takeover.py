@@ -278,6 +278,7 @@ async def test_a_ledger_that_was_set_back_is_not_taken_over_without_an_operator(
     home.change(  # what would show it, changed for this moment
         "UPDATE intents SET superseded_at = intended_at, superseded_by = 2 WHERE id = 1",
         "ALTER TABLE intents DROP COLUMN supersedes",
+        "DROP TABLE compatible_schemas",
         "DROP TABLE acts",
         "UPDATE alembic_version SET version_num = '0012'",
     )

@@ -260,6 +260,7 @@ KINDS_ADDED: Final = {
         Kind.QUOTA,
         Kind.CRL_URL,
     ),
+    "0013": (Kind.ACT, Kind.ACT_DECIDED),
     "0014": (Kind.RENEWAL,),
 }
 
