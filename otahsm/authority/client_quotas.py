@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from otahsm.access import AccessControl, Caller, Grant, Quotas, Use, at_once, corrected, sum_of, today
-from otahsm.errors import NotFoundError
+from otahsm.errors import NotAllowedError, NotFoundError
 from otahsm.ledger import AuditEvent, Ledger, LedgerReader, QuotaReset
 from otahsm.ledger.read.queries import LedgerQueries
 from otahsm.system.clock import Clock, microseconds
@@ -76,9 +76,15 @@ class ClientQuotaUses:
 
         Raises:
             NotFoundError: the policy has no such client.
+            NotAllowedError: it is the caller itself.
             LedgerUnavailableError: nothing was changed.
         """
         grant = self._grant(client)
+        if self._access.policy.of(caller) is grant:  # it would have no quota at all
+            raise NotAllowedError(
+                f"{grant.name} can't reset its own quota",
+                hint="Let another admin do it, or raise the quota in policy.toml.",
+            )
         by = self._access.principal_of(caller)
 
         def event(before: QuotaReset) -> AuditEvent:

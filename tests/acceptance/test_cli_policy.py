@@ -148,6 +148,8 @@ def test_quotas_are_shown_and_reset(daemon: RunningDaemon) -> None:
     for name in ("line-5", "operator"):
         refused = fleet.run("client", "quota", "line-5", "--reset", "--config", str(config_of(fleet, name)))
         assert (refused.returncode, "it lacks the role admin" in refused.stderr) == (4, True)
+    own = fleet.run("client", "quota", "quickstart", "--reset")
+    assert (own.returncode, "quickstart can't reset its own quota" in own.stderr) == (4, True)
     (reset,) = json.loads(fleet.run("client", "quota", "line-5", "--reset", "--json").stdout)
     assert (reset["client"], reset["total"], reset["day"], reset["available_now"]) == ("line-5", 2, 0, 9)
     assert fleet.run(*issue).returncode == 0

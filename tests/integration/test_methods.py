@@ -63,7 +63,7 @@ async def control_access(call: Calls) -> None:
     await call("ApprovalService/ConfirmHeldAct", id=revocation.id, digest=revocation.digest)
     await call("ApprovalService/RejectHeldAct", id=order.id)
     await call("AccessService/GetQuotas")
-    await call("AccessService/ResetQuota", policy_client="quickstart")
+    await call("AccessService/ResetQuota", policy_client="strict")
 
 
 async def test_a_call_of_each_method_leaves_in_the_log_what_the_table_says(fleet: Fleet) -> None:

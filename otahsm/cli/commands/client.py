@@ -128,9 +128,9 @@ def quota(
     A count without a limit has none after it. Certificates are counted while a client has any quota; days are
     UTC.
 
-    --reset takes the role admin. What a client has had today no longer counts; the audit log says how many
-    that were. Its total never changes. A daemon whose clock was ahead needs no reset: the next request
-    corrects the count.
+    --reset takes the role admin, and another client than the one whose quota it is. What a client has had
+    today no longer counts; the audit log says how many that were. Its total never changes. A daemon whose
+    clock was ahead needs no reset: the next request corrects the count.
 
     \b
     Examples:
