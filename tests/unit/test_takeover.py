@@ -123,11 +123,12 @@ async def test_all_that_an_older_ledger_holds_becomes_leaves_once_an_operator_ac
         await refused(
             old.home, accepted, "a daemon wrote 17 entries of the ledger, which has the schema 0010"
         )
-    found = unproven_entries(old.home.config, MAC_KEYS)
+    lines: list[str] = []
+    found = unproven_entries(old.home.config, MAC_KEYS, lines.append)
     assert old.home.read("SELECT version_num FROM alembic_version") == [(BEFORE,)]
     assert found.total == 17
-    assert found.first[0].startswith("the event 1: happened_at 44, name client.cut_off, client cn:operator")
-    assert f"the certificate of intent 1: serial {1:040x}, profile p, device_id renewed" in found.first[2]
+    assert lines[0].startswith("the event 1: happened_at 44, name client.cut_off, client cn:operator")
+    assert f"the certificate of intent 1: serial {1:040x}, profile p, device_id renewed" in lines[2]
     old.home.change("UPDATE batches SET device_count = 50000")
     await refused(old.home, Vouched(found.digest, ACCEPTED), "; you accepted others")
     old.home.change("UPDATE batches SET device_count = 5")
@@ -149,7 +150,7 @@ async def test_all_that_an_older_ledger_holds_becomes_leaves_once_an_operator_ac
         Kind.RENEWAL: 1,
     }
     assert findings(old.home) == []
-    assert unproven_entries(old.home.config, MAC_KEYS).total == 0
+    assert unproven_entries(old.home.config, MAC_KEYS, print).total == 0
 
 
 async def test_an_older_ledger_in_which_nothing_waits_is_taken_over_at_the_start(old: Old) -> None:
@@ -181,8 +182,9 @@ async def test_a_row_that_is_of_no_kind_is_not_taken_over(old: Old, void: str, s
 
 async def test_an_entry_that_waits_and_does_not_exist_is_not_taken_over(old: Old) -> None:
     old.home.change("INSERT INTO unlogged (kind, intent_id) VALUES (3, 77)")
-    found = unproven_entries(old.home.config, MAC_KEYS)
-    assert found.first == ["the revocation of intent 77, which does not exist"]
+    lines: list[str] = []
+    found = unproven_entries(old.home.config, MAC_KEYS, lines.append)
+    assert lines == ["the revocation of intent 77, which does not exist"]
     ledger = ledger_of(old.home)
     with pytest.raises(LedgerTamperedError, match="the revocation of intent 77 waits"):
         await ledger.open(Vouched(found.digest, ACCEPTED))
@@ -225,10 +227,11 @@ async def test_what_waits_with_the_mac_of_a_key_that_was_lost_is_accepted_by_an_
     await issue_many(ledger, 2)
     await ledger.close()
     another = MacKeys(bytes(32), ledgers=(CA,))
-    assert unproven_entries(home.config, MAC_KEYS).total == 0
-    found = unproven_entries(home.config, another)
+    assert unproven_entries(home.config, MAC_KEYS, print).total == 0
+    lines: list[str] = []
+    found = unproven_entries(home.config, another, lines.append)
     assert found.total == 2
-    assert "device_id device-0" in found.first[0]
+    assert "device_id device-0" in lines[0]
     ledger = Ledger(database_of(home.config), another, [CA])
     await ledger.open()
     assert "no daemon with our MAC key" in (await ledger.tree.grow()).problem
@@ -247,7 +250,8 @@ async def test_a_forged_entry_that_does_not_exist_can_not_be_accepted(home: Home
     await issue_many(ledger, 1)
     await ledger.close()
     home.change("INSERT INTO unlogged SELECT 99, 3, 1, hash, mac FROM unlogged")
-    found = unproven_entries(home.config, MAC_KEYS)
+    lines: list[str] = []
+    found = unproven_entries(home.config, MAC_KEYS, lines.append)
     ledger = ledger_of(home)
     with pytest.raises(LedgerTamperedError, match="the revocation of intent 1 waits"):
         await ledger.open(Vouched(found.digest, ACCEPTED))
@@ -263,10 +267,23 @@ async def test_nothing_is_accepted_that_was_put_in_place_of_what_was_looked_at(h
         "INSERT INTO revocations VALUES (1, 1, 'superseded', 'cn:operator', 1, NULL)",
         "INSERT INTO unlogged SELECT 99, 3, 1, hash, hash FROM unlogged WHERE intent_id = 1",
     )
-    found = unproven_entries(home.config, MAC_KEYS)
-    assert "reason superseded, client cn:operator" in found.first[0]
+    lines: list[str] = []
+    found = unproven_entries(home.config, MAC_KEYS, lines.append)
+    assert "reason superseded, client cn:operator" in lines[0]
     home.change("UPDATE revocations SET reason = 'key_compromise'")
     await refused(home, Vouched(found.digest, ACCEPTED), "1 entry of the ledger; you accepted others")
+
+
+async def test_whoever_accepts_entries_sees_each_as_a_whole(home: Home) -> None:
+    ledger = ledger_of(home)
+    await ledger.open()
+    details = json.dumps({"reason": 300 * "x" + " and the bad part"})
+    await ledger.write_events([AuditEvent(at, "e", "daemon", 1, details) for at in range(150)])
+    await ledger.close()
+    lines: list[str] = []
+    found = unproven_entries(home.config, MacKeys(bytes(32)), lines.append)
+    assert len(lines) == found.total == 150
+    assert all("and the bad part" in line for line in lines)
 
 
 async def test_a_ledger_that_was_set_back_is_not_taken_over_without_an_operator(home: Home) -> None:
@@ -280,11 +297,14 @@ async def test_a_ledger_that_was_set_back_is_not_taken_over_without_an_operator(
         "ALTER TABLE intents DROP COLUMN supersedes",
         "DROP TABLE compatible_schemas",
         "DROP TABLE acts",
+        "DROP TABLE compatible_schemas",
         "UPDATE alembic_version SET version_num = '0012'",
     )
     await refused(home, None, "a daemon wrote 1 entry of the ledger, which has the schema 0012")
     assert home.read("SELECT version_num FROM alembic_version") == [("0012",)]
-    assert unproven_entries(home.config, MAC_KEYS).first[0].startswith("the renewal of intent 2: ")
+    lines: list[str] = []
+    unproven_entries(home.config, MAC_KEYS, lines.append)
+    assert lines[0].startswith("the renewal of intent 2: ")
 
 
 async def test_an_entry_of_another_ledger_with_the_same_key_is_not_appended(

@@ -108,9 +108,7 @@ class EntryKind:
             for column in self.columns
             if column is not self.key and (not _is_octets(column) or column.name.endswith("serial"))
         )
-        return ", ".join(
-            f"{name} {str(said[name])[:_SHOWN]}" for name in shown if said[name] not in (None, "")
-        )
+        return ", ".join(f"{name} {said[name]}" for name in shown if said[name] not in (None, ""))
 
     def _encode(self, columns: Sequence[Sequence[Any]]) -> list[bytes]:
         # Column by column, to avoid interpreting Python code for each value.
@@ -140,5 +138,4 @@ def _encoder(column: Member) -> Callable[[Any], str]:
     return encode
 
 
-_SHOWN: Final = 200  # characters of a value
 _BOOLEANS: Final = {False: "0", True: "1"}  # leaves hold no other values than strings and integers

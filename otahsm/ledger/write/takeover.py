@@ -8,7 +8,7 @@ a ledger an older schema, to have forged rows taken over, meets the same questio
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
@@ -36,7 +36,6 @@ _WITH_MACS: Final = "0011"
 _WITH_RENEWALS: Final = "0014"
 _BEFORE: Final = "unlogged_before"  # what waited, and has no MAC
 _CHUNK: Final = 1000
-_SHOWN: Final = 100
 _DIGITS: Final = 16  # of a digest that only who has the key can compute
 _NEWER: Final = text("SELECT min(leaf_index) FROM leaves WHERE kind > :last")
 _FAILED_RENEWALS: Final = (
@@ -51,21 +50,19 @@ class Unproven(NamedTuple):
 
     Attributes:
         total: the number of entries.
-        first: what the first of them say.
         digest: names exactly these, for `Vouched`.
     """
 
     total: int
-    first: list[str]
     digest: str
 
 
 class _Found:
     """Adds up what only an operator can vouch for."""
 
-    def __init__(self, keys: MacKeys) -> None:
+    def __init__(self, keys: MacKeys, show: Callable[[str], None] | None = None) -> None:
         self._total = 0
-        self._first: list[str] = []
+        self._show = show
         self._digest = hmac.new(keys.used, b"otahsm vouch 1\0", sha256)
         self.missing: Entry | None = None
 
@@ -76,16 +73,14 @@ class _Found:
         name = f"{entry.kind} {entry.intent_id} ".encode()
         self._digest.update(name + sha256(leaf or b"").digest())
         self._total += 1
-        if len(self._first) < _SHOWN:
-            what = ", which does not exist"
-            if leaf is not None:
-                what = f": {KINDS[Kind(entry.kind)].summary(leaf)}"
-            self._first.append(name_entry(entry) + what)
+        if self._show is not None:
+            what = ", which does not exist" if leaf is None else f": {KINDS[Kind(entry.kind)].summary(leaf)}"
+            self._show(name_entry(entry) + what)
 
     @property
     def result(self) -> Unproven:
         digest = f"{self._total}:{self._digest.hexdigest()[:_DIGITS]}"
-        return Unproven(self._total, list(self._first), digest)
+        return Unproven(self._total, digest)
 
 
 def migrate(connection: Connection, vouched: Vouched | None = None) -> None:
@@ -105,7 +100,7 @@ def migrate(connection: Connection, vouched: Vouched | None = None) -> None:
         return
     found = _Found(keys_of(connection))
     _take_over(connection, before, found)
-    total, _, digest = found.result
+    total, digest = found.result
     if vouched is None and not total:
         return
     if vouched is None or vouched.digest != digest:
@@ -121,10 +116,15 @@ def migrate(connection: Connection, vouched: Vouched | None = None) -> None:
     events.write(connection, [vouched.event])
 
 
-def unproven_entries(config: LedgerConfig, keys: MacKeys) -> Unproven:
+def unproven_entries(config: LedgerConfig, keys: MacKeys, show: Callable[[str], None]) -> Unproven:
     """Look for what only an operator can vouch for, without changing anything.
 
     A ledger with an older schema is taken over for that, in a transaction that is rolled back.
+
+    Args:
+        config: the ledger.
+        keys: its MAC keys.
+        show: called with what each entry says: whoever accepts them has to see each.
 
     Raises:
         ConfigError: the configuration is invalid, there is no such ledger, a daemon uses one with an older
@@ -133,7 +133,7 @@ def unproven_entries(config: LedgerConfig, keys: MacKeys) -> Unproven:
         LedgerUnavailableError: it can't be read.
     """
     require_file(config)
-    name, found = str(config.path or config.url), _Found(keys)
+    name, found = str(config.path or config.url), _Found(keys, show)
     engine = open_reader(config)
     try:
         with reading(name), engine.connect() as connection:

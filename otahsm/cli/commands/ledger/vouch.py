@@ -51,11 +51,7 @@ def vouch(
     authorities = Authorities.load(settings).key_identifiers
     keys = read_mac_keys(ledger).of_ledger(authorities)
     if accept is None:
-        waiting = unproven_entries(ledger, keys)
-        for line in waiting.first:
-            typer.echo(plain(line))
-        if waiting.total > len(waiting.first):
-            typer.echo(f"and {waiting.total - len(waiting.first)} more")
+        waiting = unproven_entries(ledger, keys, lambda line: typer.echo(plain(line)))
         typer.echo(
             f"Nothing shows that a daemon wrote {counted(waiting.total, 'entry', 'entries')}."
             " Nothing was changed.",
