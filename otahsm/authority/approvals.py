@@ -46,12 +46,16 @@ _log = structlog.get_logger()
 
 
 class HeldAct(NamedTuple):
-    """A held act, what became of it, the reason that it gives, and a line for each thing it asks for."""
+    """A held act, what became of it, the reason that it gives, and a line for each thing it asks for.
+
+    `newer` is as in `Decided`.
+    """
 
     act: Act
     state: ActState
     reason: str
     asked: Sequence[str]
+    newer: Sequence[str] = ()
 
 
 class HeldPage(NamedTuple):
@@ -137,7 +141,7 @@ class Approvals:
     async def confirm(
         self, caller: Caller, act_id: int, digest: bytes, glass: Glass | None = None
     ) -> HeldAct:
-        """Do what a held act asks for. Confirmed again, it is the same.
+        """Do what a held act asks for, to what was there then. Confirmed again, it is the same.
 
         Args:
             caller: a second principal, with the role that the act itself takes.
@@ -164,7 +168,7 @@ class Approvals:
         by = self._access.principal_of(caller)
         broken = glass.glass if glass else None
         event_of = self._changes.decided(EventName.ACT_CONFIRMED, by, broken)
-        decider = Decider(by, event_of, broken)
+        decider = Decider(by, event_of, broken, again=act.decision is not None)
         decided = await self._ledger.acts.confirm(act_id, digest, decider, self._changes)
         if broken and decided.events:
             _log.critical(
@@ -204,7 +208,7 @@ class Approvals:
     def _done(self, decided: Decided) -> HeldAct:
         for event in decided.events:
             self._audit.done(event)
-        return _shown(decided.act, microseconds(self._clock()))
+        return _shown(decided.act, microseconds(self._clock()))._replace(newer=decided.newer)
 
     def _check_role(self, caller: Caller, kind: ActKind, now: datetime) -> Grant:
         grant = self._access.grant_of(caller, now)
@@ -254,11 +258,15 @@ class Approvals:
 
     def _check_kind(self, act: Act, kind: ActKind, caller: Caller, now: datetime) -> None:
         """Check again what was checked when it was asked for, and whether the caller could ask for it."""
-        if kind is ActKind.DENIAL:
-            subject = ToDeny(**json.loads(act.payload)).subject
+        try:
+            subject = ToDeny(**json.loads(act.payload)).subject if kind is ActKind.DENIAL else ""
+            terms = terms_in(act.payload) if kind is ActKind.BATCH else None
+        except (ValueError, TypeError, RecursionError):
+            raise LedgerTamperedError(f"the held act {act.id} can't be read: it was changed") from None
+        if subject:
             self._clients.check_target(subject, caller, now, allow_unknown_name=True)
-        if kind is ActKind.BATCH:
-            self._batches.check_again(terms_in(act.payload))
+        if terms:
+            self._batches.check_again(terms)
 
 
 def _shown(act: Act, now: int) -> HeldAct:

@@ -33,6 +33,7 @@ class HeldAct:
         done: how many things it changed when it was confirmed.
         break_glass: user and reason, as a JSON object, if no second principal confirmed it; otherwise "".
         digest: what is confirmed.
+        newer_devices: devices that keep a certificate which they got after it was asked for.
     """
 
     id: int
@@ -52,6 +53,7 @@ class HeldAct:
     done: int
     break_glass: str
     digest: bytes
+    newer_devices: tuple[str, ...] = ()
 
     @classmethod
     def from_message(cls, message: pb.HeldAct) -> HeldAct:
@@ -75,6 +77,7 @@ class HeldAct:
             message.done_count,
             message.break_glass,
             message.digest,
+            tuple(message.newer_devices),
         )
 
 
@@ -114,7 +117,7 @@ class ApprovalClient:
     async def confirm(
         self, act_id: int, digest: bytes, *, glass: tuple[str, str, datetime, bytes] | None = None
     ) -> HeldAct:
-        """Do what a held act asks for; confirmed again, it is the same.
+        """Do what a held act asks for, to what was there then; confirmed again, it is the same.
 
         Args:
             act_id: its number.

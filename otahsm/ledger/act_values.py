@@ -150,18 +150,32 @@ class BreakGlass(NamedTuple):
 
 
 class Decider(NamedTuple):
-    """Who decides about a held act, the event that says so, and why without a second principal."""
+    """Who decides about a held act.
+
+    Attributes:
+        principal: the client.
+        event: makes the event that says so.
+        break_glass: why without a second principal.
+        again: whether the act is decided already. Then it was not checked whether this client may decide.
+    """
 
     principal: Principal
     event: EventFactory[Act]
     break_glass: BreakGlass | None = None
+    again: bool = False
 
 
 class Decided(NamedTuple):
-    """A held act after a decision, and the audit events that were written with it."""
+    """A held act after a decision.
+
+    Attributes:
+        events: the audit events that were written with it.
+        newer: the devices whose certificates were not revoked because they got them after it was asked for.
+    """
 
     act: Act
     events: tuple[AuditEvent, ...] = ()
+    newer: tuple[str, ...] = ()
 
 
 class ActEvents(Protocol):
@@ -252,15 +266,26 @@ def asked_in(act: Act) -> tuple[str, Sequence[str]]:
                 denial = ToDeny(**json.loads(act.payload))
                 return denial.reason, [denial.subject]
             case ActKind.BATCH:
-                terms = terms_in(act.payload)
-                devices = counted(terms.device_count, "device")
-                clients = f", for {', '.join(terms.clients)}" if terms.clients else ""
-                return "", [f"batch {terms.name} of {devices} under the profile {terms.profile}{clients}"]
+                return "", [_order(terms_in(act.payload))]
             case ActKind.CLOSING:
                 return "", [f"batch {json.loads(act.payload)['name']}"]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         pass
     return "", ["unreadable: somebody changed it in the database"]
+
+
+def _order(terms: BatchTerms) -> str:
+    """Describe a batch by all its terms, so that no two look alike."""
+    devices = counted(terms.device_count, "device")
+    scheme = json.loads(terms.scheme)
+    ids = " ".join(f"{name} {value}" for name, value in sorted(scheme.items()) if value and name != "kind")
+    parts = [f"batch {terms.name} of {devices} under the profile {terms.profile}"]
+    parts += [f"ids {scheme['kind']}{' with ' if ids else ''}{ids}"] if scheme else []
+    if terms.deadline is not None:
+        moment = datetime.fromtimestamp(terms.deadline // 1_000_000, UTC)
+        parts.append(f"until {moment:%Y-%m-%d %H:%M:%S} UTC")
+    parts += [f"for {', '.join(terms.clients)}"] if terms.clients else []
+    return ", ".join(parts)
 
 
 def _target(target: RevocationRequest) -> dict[str, str]:

@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18otahsm/v1/approval.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x03\n\x07HeldAct\x12\n\n\x02id\x18\x01 \x01(\x04\x12 \n\x04kind\x18\x02 \x01(\x0e\x32\x12.otahsm.v1.ActKind\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x15\n\rpolicy_client\x18\x04 \x01(\t\x12\x30\n\x0crequest_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nlapse_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04size\x18\x07 \x01(\x04\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\r\n\x05\x61sked\x18\t \x03(\t\x12\x13\n\x0b\x61sked_count\x18\n \x01(\r\x12\"\n\x05state\x18\x0b \x01(\x0e\x32\x13.otahsm.v1.ActState\x12\x12\n\ndecided_by\x18\x0c \x01(\t\x12\x1d\n\x15\x64\x65\x63ided_policy_client\x18\r \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndone_count\x18\x0f \x01(\x04\x12\x13\n\x0b\x62reak_glass\x18\x10 \x01(\t\x12\x0e\n\x06\x64igest\x18\x11 \x01(\x0c\"b\n\x13ListHeldActsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x04\x12\x17\n\x0finclude_decided\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Q\n\x14ListHeldActsResponse\x12 \n\x04\x61\x63ts\x18\x01 \x03(\x0b\x32\x12.otahsm.v1.HeldAct\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"a\n\nBreakGlass\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03mac\x18\x04 \x01(\x0c\"_\n\x15\x43onfirmHeldActRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12*\n\x0b\x62reak_glass\x18\x03 \x01(\x0b\x32\x15.otahsm.v1.BreakGlass\"9\n\x16\x43onfirmHeldActResponse\x12\x1f\n\x03\x61\x63t\x18\x01 \x01(\x0b\x32\x12.otahsm.v1.HeldAct\"\"\n\x14RejectHeldActRequest\x12\n\n\x02id\x18\x01 \x01(\x04\"8\n\x15RejectHeldActResponse\x12\x1f\n\x03\x61\x63t\x18\x01 \x01(\x0b\x32\x12.otahsm.v1.HeldAct*\x8f\x01\n\x07\x41\x63tKind\x12\x18\n\x14\x41\x43T_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43T_KIND_REVOCATION\x10\x01\x12\x12\n\x0e\x41\x43T_KIND_RESET\x10\x02\x12\x13\n\x0f\x41\x43T_KIND_DENIAL\x10\x03\x12\x12\n\x0e\x41\x43T_KIND_BATCH\x10\x04\x12\x14\n\x10\x41\x43T_KIND_CLOSING\x10\x05*\x80\x01\n\x08\x41\x63tState\x12\x19\n\x15\x41\x43T_STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41\x43T_STATE_OPEN\x10\x01\x12\x17\n\x13\x41\x43T_STATE_CONFIRMED\x10\x02\x12\x16\n\x12\x41\x43T_STATE_REJECTED\x10\x03\x12\x14\n\x10\x41\x43T_STATE_LAPSED\x10\x04\x32\x8d\x02\n\x0f\x41pprovalService\x12O\n\x0cListHeldActs\x12\x1e.otahsm.v1.ListHeldActsRequest\x1a\x1f.otahsm.v1.ListHeldActsResponse\x12U\n\x0e\x43onfirmHeldAct\x12 .otahsm.v1.ConfirmHeldActRequest\x1a!.otahsm.v1.ConfirmHeldActResponse\x12R\n\rRejectHeldAct\x12\x1f.otahsm.v1.RejectHeldActRequest\x1a .otahsm.v1.RejectHeldActResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18otahsm/v1/approval.proto\x12\totahsm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x03\n\x07HeldAct\x12\n\n\x02id\x18\x01 \x01(\x04\x12 \n\x04kind\x18\x02 \x01(\x0e\x32\x12.otahsm.v1.ActKind\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x15\n\rpolicy_client\x18\x04 \x01(\t\x12\x30\n\x0crequest_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nlapse_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04size\x18\x07 \x01(\x04\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\r\n\x05\x61sked\x18\t \x03(\t\x12\x13\n\x0b\x61sked_count\x18\n \x01(\r\x12\"\n\x05state\x18\x0b \x01(\x0e\x32\x13.otahsm.v1.ActState\x12\x12\n\ndecided_by\x18\x0c \x01(\t\x12\x1d\n\x15\x64\x65\x63ided_policy_client\x18\r \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndone_count\x18\x0f \x01(\x04\x12\x13\n\x0b\x62reak_glass\x18\x10 \x01(\t\x12\x0e\n\x06\x64igest\x18\x11 \x01(\x0c\x12\x15\n\rnewer_devices\x18\x12 \x03(\t\"b\n\x13ListHeldActsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x04\x12\x17\n\x0finclude_decided\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Q\n\x14ListHeldActsResponse\x12 \n\x04\x61\x63ts\x18\x01 \x03(\x0b\x32\x12.otahsm.v1.HeldAct\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"a\n\nBreakGlass\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03mac\x18\x04 \x01(\x0c\"_\n\x15\x43onfirmHeldActRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12*\n\x0b\x62reak_glass\x18\x03 \x01(\x0b\x32\x15.otahsm.v1.BreakGlass\"9\n\x16\x43onfirmHeldActResponse\x12\x1f\n\x03\x61\x63t\x18\x01 \x01(\x0b\x32\x12.otahsm.v1.HeldAct\"\"\n\x14RejectHeldActRequest\x12\n\n\x02id\x18\x01 \x01(\x04\"8\n\x15RejectHeldActResponse\x12\x1f\n\x03\x61\x63t\x18\x01 \x01(\x0b\x32\x12.otahsm.v1.HeldAct*\x8f\x01\n\x07\x41\x63tKind\x12\x18\n\x14\x41\x43T_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43T_KIND_REVOCATION\x10\x01\x12\x12\n\x0e\x41\x43T_KIND_RESET\x10\x02\x12\x13\n\x0f\x41\x43T_KIND_DENIAL\x10\x03\x12\x12\n\x0e\x41\x43T_KIND_BATCH\x10\x04\x12\x14\n\x10\x41\x43T_KIND_CLOSING\x10\x05*\x80\x01\n\x08\x41\x63tState\x12\x19\n\x15\x41\x43T_STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41\x43T_STATE_OPEN\x10\x01\x12\x17\n\x13\x41\x43T_STATE_CONFIRMED\x10\x02\x12\x16\n\x12\x41\x43T_STATE_REJECTED\x10\x03\x12\x14\n\x10\x41\x43T_STATE_LAPSED\x10\x04\x32\x8d\x02\n\x0f\x41pprovalService\x12O\n\x0cListHeldActs\x12\x1e.otahsm.v1.ListHeldActsRequest\x1a\x1f.otahsm.v1.ListHeldActsResponse\x12U\n\x0e\x43onfirmHeldAct\x12 .otahsm.v1.ConfirmHeldActRequest\x1a!.otahsm.v1.ConfirmHeldActResponse\x12R\n\rRejectHeldAct\x12\x1f.otahsm.v1.RejectHeldActRequest\x1a .otahsm.v1.RejectHeldActResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'otahsm.v1.approval_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACTKIND']._serialized_start=1059
-  _globals['_ACTKIND']._serialized_end=1202
-  _globals['_ACTSTATE']._serialized_start=1205
-  _globals['_ACTSTATE']._serialized_end=1333
+  _globals['_ACTKIND']._serialized_start=1082
+  _globals['_ACTKIND']._serialized_end=1225
+  _globals['_ACTSTATE']._serialized_start=1228
+  _globals['_ACTSTATE']._serialized_end=1356
   _globals['_HELDACT']._serialized_start=73
-  _globals['_HELDACT']._serialized_end=524
-  _globals['_LISTHELDACTSREQUEST']._serialized_start=526
-  _globals['_LISTHELDACTSREQUEST']._serialized_end=624
-  _globals['_LISTHELDACTSRESPONSE']._serialized_start=626
-  _globals['_LISTHELDACTSRESPONSE']._serialized_end=707
-  _globals['_BREAKGLASS']._serialized_start=709
-  _globals['_BREAKGLASS']._serialized_end=806
-  _globals['_CONFIRMHELDACTREQUEST']._serialized_start=808
-  _globals['_CONFIRMHELDACTREQUEST']._serialized_end=903
-  _globals['_CONFIRMHELDACTRESPONSE']._serialized_start=905
-  _globals['_CONFIRMHELDACTRESPONSE']._serialized_end=962
-  _globals['_REJECTHELDACTREQUEST']._serialized_start=964
-  _globals['_REJECTHELDACTREQUEST']._serialized_end=998
-  _globals['_REJECTHELDACTRESPONSE']._serialized_start=1000
-  _globals['_REJECTHELDACTRESPONSE']._serialized_end=1056
-  _globals['_APPROVALSERVICE']._serialized_start=1336
-  _globals['_APPROVALSERVICE']._serialized_end=1605
+  _globals['_HELDACT']._serialized_end=547
+  _globals['_LISTHELDACTSREQUEST']._serialized_start=549
+  _globals['_LISTHELDACTSREQUEST']._serialized_end=647
+  _globals['_LISTHELDACTSRESPONSE']._serialized_start=649
+  _globals['_LISTHELDACTSRESPONSE']._serialized_end=730
+  _globals['_BREAKGLASS']._serialized_start=732
+  _globals['_BREAKGLASS']._serialized_end=829
+  _globals['_CONFIRMHELDACTREQUEST']._serialized_start=831
+  _globals['_CONFIRMHELDACTREQUEST']._serialized_end=926
+  _globals['_CONFIRMHELDACTRESPONSE']._serialized_start=928
+  _globals['_CONFIRMHELDACTRESPONSE']._serialized_end=985
+  _globals['_REJECTHELDACTREQUEST']._serialized_start=987
+  _globals['_REJECTHELDACTREQUEST']._serialized_end=1021
+  _globals['_REJECTHELDACTRESPONSE']._serialized_start=1023
+  _globals['_REJECTHELDACTRESPONSE']._serialized_end=1079
+  _globals['_APPROVALSERVICE']._serialized_start=1359
+  _globals['_APPROVALSERVICE']._serialized_end=1628
 # @@protoc_insertion_point(module_scope)

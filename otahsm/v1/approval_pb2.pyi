@@ -111,6 +111,7 @@ class HeldAct(_message.Message):
     DONE_COUNT_FIELD_NUMBER: _builtins.int
     BREAK_GLASS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    NEWER_DEVICES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Set by the server: its number."""
     kind: Global___ActKind.ValueType
@@ -137,7 +138,7 @@ class HeldAct(_message.Message):
     """Set by the server: see `decided_by`."""
     done_count: _builtins.int
     """Set by the server: how many things it changed when it was confirmed: fewer
-    than `size` if some were done meanwhile, more if there are more by now.
+    than `size` if some were done meanwhile.
     """
     break_glass: _builtins.str
     """Set by the server: user and reason, as a JSON object, if it was confirmed
@@ -165,6 +166,13 @@ class HeldAct(_message.Message):
     def decide_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server: when it was confirmed or rejected."""
 
+    @_builtins.property
+    def newer_devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Set by the server, only in the response to the confirmation that did it:
+        devices that got a certificate after the act was asked for. It was not
+        revoked: nobody had looked at it.
+        """
+
     def __init__(
         self,
         *,
@@ -185,10 +193,11 @@ class HeldAct(_message.Message):
         done_count: _builtins.int = ...,
         break_glass: _builtins.str = ...,
         digest: _builtins.bytes = ...,
+        newer_devices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time", "lapse_time", b"lapse_time", "request_time", b"request_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "asked_count", b"asked_count", "break_glass", b"break_glass", "client", b"client", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_policy_client", b"decided_policy_client", "digest", b"digest", "done_count", b"done_count", "id", b"id", "kind", b"kind", "lapse_time", b"lapse_time", "policy_client", b"policy_client", "reason", b"reason", "request_time", b"request_time", "size", b"size", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "asked_count", b"asked_count", "break_glass", b"break_glass", "client", b"client", "decide_time", b"decide_time", "decided_by", b"decided_by", "decided_policy_client", b"decided_policy_client", "digest", b"digest", "done_count", b"done_count", "id", b"id", "kind", b"kind", "lapse_time", b"lapse_time", "newer_devices", b"newer_devices", "policy_client", b"policy_client", "reason", b"reason", "request_time", b"request_time", "size", b"size", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

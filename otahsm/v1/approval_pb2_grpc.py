@@ -79,7 +79,9 @@ class ApprovalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmHeldAct(self, request, context):
-        """Does what a held act asks for. It is idempotent.
+        """Does what a held act asks for, to what was there when it was asked for: a
+        certificate that a device got since is neither revoked nor reset. It is
+        idempotent.
 
         Takes the role that the act itself takes: operator, or admin for some
         denials; and another client of the policy than the one that asked for it.

@@ -46,7 +46,9 @@ class ApprovalServiceStub:
     auditor, operator or admin. NOT_FOUND: one of `ids` does not exist.
     """
     ConfirmHeldAct: _grpc.UnaryUnaryMultiCallable[_approval_pb2.ConfirmHeldActRequest, _approval_pb2.ConfirmHeldActResponse]
-    """Does what a held act asks for. It is idempotent.
+    """Does what a held act asks for, to what was there when it was asked for: a
+    certificate that a device got since is neither revoked nor reset. It is
+    idempotent.
 
     Takes the role that the act itself takes: operator, or admin for some
     denials; and another client of the policy than the one that asked for it.
@@ -78,7 +80,9 @@ class ApprovalServiceAsyncStub(ApprovalServiceStub):
     auditor, operator or admin. NOT_FOUND: one of `ids` does not exist.
     """
     ConfirmHeldAct: _aio.UnaryUnaryMultiCallable[_approval_pb2.ConfirmHeldActRequest, _approval_pb2.ConfirmHeldActResponse]  # type: ignore[assignment]
-    """Does what a held act asks for. It is idempotent.
+    """Does what a held act asks for, to what was there when it was asked for: a
+    certificate that a device got since is neither revoked nor reset. It is
+    idempotent.
 
     Takes the role that the act itself takes: operator, or admin for some
     denials; and another client of the policy than the one that asked for it.
@@ -119,7 +123,9 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _approval_pb2.ConfirmHeldActRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_approval_pb2.ConfirmHeldActResponse, _abc.Awaitable[_approval_pb2.ConfirmHeldActResponse]]:
-        """Does what a held act asks for. It is idempotent.
+        """Does what a held act asks for, to what was there when it was asked for: a
+        certificate that a device got since is neither revoked nor reset. It is
+        idempotent.
 
         Takes the role that the act itself takes: operator, or admin for some
         denials; and another client of the policy than the one that asked for it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -35,7 +36,8 @@ from otahsm.ledger import (
     database_of,
     vouches,
 )
-from otahsm.ledger.act_values import MAX_HELD, Used
+from otahsm.ledger.act_values import MAX_HELD, Used, encode
+from otahsm.system.clock import microseconds
 
 from support.acts import PlainEvents, by, deciding
 from support.homes import CA, MAC_KEYS, Home, PostgresHome, SqliteHome, ledger_in
@@ -265,7 +267,7 @@ async def test_a_clock_that_was_ahead_closes_no_quota_and_keeps_nothing_open(sta
     assert await station.revoke(who, "d0") == [1]
     (held,) = await station.revoke(who, "d1")
     station.clock.now = START
-    with pytest.raises(NotHeldError):
+    with pytest.raises(NotHeldError, match="a clock is wrong"):
         await station.confirm(number_of(held))
     assert await station.revoke(who, "d1") == [1]
 
@@ -304,6 +306,81 @@ async def test_what_is_not_possible_any_more_is_refused_and_stays_open(station: 
             await station.confirm(act_id)
         assert station.act(act_id).decision is None
     assert station.revoked() == []
+
+
+async def test_a_certificate_that_a_device_got_since_is_neither_revoked_nor_reset(station: Station) -> None:
+    strict, acts = by(per_day=0), station.ledger.acts
+    late = microseconds(START) + 1
+    (revocation,) = await station.revoke(strict, "d0")
+    (alone,) = await station.revoke(strict, "d1")
+    reset = number_of((await acts.reset("d2", "p", strict, told)).result)
+    for device in ("d0", "d1", "d2"):  # another operator was faster, and they got new ones
+        await acts.reset(device, "p", by(), told)
+        await issue(station.ledger, intent(device, key=f"new {device}")._replace(intended_at=late))
+    await station.revoke(by(), "d0")
+    await issue(station.ledger, intent("d0", profile="q", key="third")._replace(intended_at=late))
+    await station.ledger.journal([intent("d1", profile="q", key="open")._replace(intended_at=late)])
+    for act_id, done, newer in ((number_of(revocation), 0, ("d0",)), (number_of(alone), 1, ("d1",))):
+        looked_at = station.act(act_id).digest
+        decided = await acts.confirm(act_id, looked_at, SECOND, PlainEvents())
+        assert (decided.act.done, decided.newer) == (done, newer)
+        again = await acts.confirm(act_id, looked_at, SECOND, PlainEvents())
+        assert again.act == decided.act
+    with pytest.raises(NotFoundError, match="nothing was done"):
+        await station.confirm(reset)
+    assert station.revoked() == ["d0", "d0", "d1"]
+    await grow(station.ledger)
+    assert findings(station.home) == []
+
+
+async def test_what_was_asked_with_a_stolen_certificate_does_not_stand_for_what_is_asked_with_another(
+    station: Station,
+) -> None:
+    stolen = by(per_day=0)
+    renewed = stolen._replace(certificate_sha256=bytes(31) + b"1")
+    (held,) = await station.revoke(stolen, "d0")
+    (anew,) = await station.revoke(renewed, "d0")
+    assert number_of(anew) != number_of(held)
+    assert station.act(number_of(anew)).certificate_sha256 == renewed.certificate_sha256
+    assert number_of((await station.revoke(renewed, "d0"))[0]) == number_of(anew)
+
+
+async def test_a_decision_that_somebody_wrote_for_a_moment_replaces_no_second_principal(
+    station: Station,
+) -> None:
+    (held,) = await station.revoke(by(per_day=0), "d0")
+    act = station.act(number_of(held))
+    # Whether this client may decide was not checked, since it was decided then.
+    decider = deciding("cn:test")._replace(again=True)
+    with pytest.raises(LedgerTamperedError, match="for a moment"):
+        await station.ledger.acts.confirm(act.id, act.digest, decider, PlainEvents())
+    assert station.revoked() == []
+    confirmed = await station.confirm(act.id)
+    assert (await station.ledger.acts.confirm(act.id, act.digest, decider, PlainEvents())).act == confirmed
+
+
+def test_no_two_batches_look_alike() -> None:
+    terms = TERMS._replace(scheme=json.dumps({"kind": "uuid4", "value": ""}))
+    payloads = [
+        encode(each._asdict())
+        for each in (
+            terms,
+            terms._replace(clients=("cn:thief",)),
+            terms._replace(deadline=microseconds(START), clients=()),
+            terms._replace(scheme=json.dumps({"kind": "template", "value": "cam-{number}"})),
+        )
+    ]
+    shown = [asked_in(_act_of(ActKind.BATCH, payload))[1] for payload in payloads]
+    assert shown == [
+        ["batch order of 5 devices under the profile p, ids uuid4, for cn:line"],
+        ["batch order of 5 devices under the profile p, ids uuid4, for cn:thief"],
+        ["batch order of 5 devices under the profile p, ids uuid4, until 2026-12-01 12:00:00 UTC"],
+        ["batch order of 5 devices under the profile p, ids template with value cam-{number}, for cn:line"],
+    ]
+
+
+def _act_of(kind: ActKind, payload: str) -> Act:
+    return Act(1, kind, "cn:test", "test", bytes(32), bytes(32), 1, 1, payload)
 
 
 @pytest.mark.parametrize(
@@ -399,6 +476,9 @@ async def test_only_so_many_acts_of_a_client_are_held_though_it_rejects_them(sta
     assert refused.retry_after == 23 * 3600
     assert number_of((await station.revoke(who, "d0"))[0]) == number_of(first)
     assert number_of((await station.revoke(by("cn:other", per_day=0), "d1"))[0])
+    # Who rejects another's acts must not use up how many it may have held.
+    station.home.change("UPDATE acts SET decided_policy_client = 'thief' WHERE decision = 'rejected'")
+    assert number_of((await station.revoke(who, "d1"))[0])
 
 
 async def test_two_replicas_never_use_the_last_place_twice(postgres_server: PostgresServer) -> None:

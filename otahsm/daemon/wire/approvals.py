@@ -59,6 +59,7 @@ def held_act(held: HeldAct, *, full: bool) -> pb.HeldAct:
         done_count=act.done or 0,
         break_glass=act.break_glass or "",
         digest=act.digest,
+        newer_devices=held.newer,
     )
     message.request_time.FromMicroseconds(act.requested_at)
     message.lapse_time.FromMicroseconds(act.lapses_at)

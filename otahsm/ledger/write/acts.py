@@ -39,6 +39,7 @@ from otahsm.ledger.write import events
 from otahsm.templates import counted
 
 _SECOND: Final = 1_000_000
+_LAPSED: Final = "lapsed: nobody confirmed it within 24 hours"
 _OF_DECISION: Final = {column.name for column in KINDS[Kind.ACT_DECIDED].columns} - {"id"}
 
 
@@ -65,17 +66,21 @@ def hold(
 ) -> Change[OtahsmError]:
     """Hold what exceeds a quota; the result is the error that says so.
 
-    If the client has asked the same before, it is the same act.
+    If the client has asked the same before, with the same certificate, it is the same act.
     """
-    # Decided ones too: a client can reject its own, and would fill the ledger.
-    its = (acts.c.held, acts.c.policy_client.in_(sorted(by.names)), *_recent(now))
+    names = sorted(by.names)
+    its = (acts.c.held, acts.c.policy_client.in_(names), *_recent(now))
     query = select(acts.c.id).where(*its, acts.c.decision.is_(None), acts.c.act == str(kind))
-    query = query.where(acts.c.payload == payload)
+    # A thief's certificate is denied, and with it what was asked with it: nobody could confirm that.
+    query = query.where(acts.c.payload == payload, acts.c.certificate_sha256 == by.certificate_sha256)
     same = connection.execute(query.order_by(acts.c.id)).scalars().all()
     for act_id in sorted(proven_among(connection, Kind.ACT, same)):
         if before := act_page.find(connection, act_id):
             return Change(before.held(), None)
-    count, oldest = connection.execute(select(func.count(), func.min(acts.c.requested_at)).where(*its)).one()
+    # A client can reject its own, and would fill the ledger. What others reject must not stop it.
+    own = acts.c.decision.is_(None) | acts.c.decided_policy_client.in_(names)
+    most = select(func.count(), func.min(acts.c.requested_at)).where(*its, own)
+    count, oldest = connection.execute(most).one()
     if count >= MAX_HELD:
         error = QuotaError(
             f"{counted(MAX_HELD, 'act')} of {by.name} were held within 24 hours",
@@ -133,7 +138,10 @@ def open_act(
         return LedgerTamperedError(f"no daemon wrote the decision about the held act {act_id}")
     if state in (ActState.OPEN, decision):
         return act
-    why = "lapsed: nobody confirmed it within 24 hours" if state is ActState.LAPSED else f"was {state}"
+    why = f"was {state}"
+    if state is ActState.LAPSED:
+        ahead = act.requested_at > now
+        why = "was asked for at a time to come: a clock is wrong" if ahead else _LAPSED
     return NotHeldError(f"the act {act_id} {why}")
 
 

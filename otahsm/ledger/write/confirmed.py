@@ -8,7 +8,13 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from otahsm.access import Denied, Principal
-from otahsm.errors import ConflictError, InProgressError, NotFoundError, OtahsmError
+from otahsm.errors import (
+    ConflictError,
+    InProgressError,
+    LedgerTamperedError,
+    NotFoundError,
+    OtahsmError,
+)
 from otahsm.ledger.act_values import (
     Act,
     ActEvents,
@@ -28,11 +34,15 @@ _REJECT = "Reject it with `otahsm approve reject`."
 
 
 class _Effect(NamedTuple):
-    """How many things were changed, and the audit event of that; or why nothing was."""
+    """How many things were changed, and the audit event of that; or why nothing was.
+
+    `newer` is as in `Decided`.
+    """
 
     done: int
     event: AuditEvent | None = None
     error: OtahsmError | None = None
+    newer: tuple[str, ...] = ()
 
 
 def confirm(
@@ -51,10 +61,13 @@ def confirm(
     act = acts.open_act(connection, act_id, digest, ActState.CONFIRMED, now)
     if isinstance(act, OtahsmError) or act.decision is not None:
         return act if isinstance(act, OtahsmError) else Decided(act)
+    if by.again:
+        return LedgerTamperedError(f"the held act {act_id} was decided for a moment: it was changed")
     effect = _carry_out(connection, act, make_events, now)
     if effect.error is not None:
         return effect.error
     decided = acts.decide(connection, act, ActState.CONFIRMED, by, effect.done, now)
+    decided = decided._replace(newer=effect.newer)
     return decided if effect.event is None else decided._replace(events=(effect.event, *decided.events))
 
 
@@ -74,7 +87,7 @@ def _carry_out(connection: Connection, act: Act, make_events: ActEvents, now: in
         case ActKind.RESET:
             target = ToReset(**json.loads(act.payload))
             event_of = make_events.reset(by, target.device_id)
-            return _effect(outcomes.reset(connection, target, None, now, event_of), act)
+            return _effect(outcomes.reset(connection, target, None, now, event_of, act.requested_at), act)
         case ActKind.DENIAL:
             asked = ToDeny(**json.loads(act.payload))
             denied = Denied(asked.subject, asked.reason, act.client, now)
@@ -88,11 +101,12 @@ def _carry_out(connection: Connection, act: Act, make_events: ActEvents, now: in
 
 
 def _revoke(connection: Connection, act: Act, now: int) -> _Effect:
-    done = revocation.revoke_confirmed(connection, revocations_in(act.payload), act.client, now)
+    targets = revocations_in(act.payload)
+    done = revocation.revoke_confirmed(connection, targets, act.client, act.requested_at, now)
     if done is None:
         why = "a certificate of one of its devices is being issued; nothing was done"
         return _Effect(0, error=InProgressError(why, hint="Retry in a second."))
-    return _Effect(done)
+    return _Effect(done.revoked, newer=done.newer)
 
 
 def _create(connection: Connection, act: Act, make_events: ActEvents, now: int) -> _Effect:

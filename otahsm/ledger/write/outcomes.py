@@ -98,6 +98,7 @@ def reset(
     by: Requester | None,
     now: int,
     make_event: EventFactory[SerialNumber],
+    asked_at: int | None = None,
 ) -> Change[SerialNumber | OtahsmError | None]:
     """Allow a device a certificate for another key, by marking its current one as superseded.
 
@@ -109,10 +110,13 @@ def reset(
         by: who asks for it; None if it was confirmed.
         now: microseconds since the Unix epoch.
         make_event: makes the audit event if it is reset.
+        asked_at: when it was asked for, if it was confirmed: a certificate since then is not reset.
     """
     of_this = (intents.c.device_id == target.device_id) & (intents.c.profile == target.profile)
     certified = exists().where(certificates.c.intent_id == intents.c.id)
     which = live & of_this & certified
+    if asked_at is not None:
+        which &= intents.c.intended_at <= asked_at
     if connection.execute(select(intents.c.id).where(which)).first() is None:
         return Change(None, None)
     if held := acts.bound(connection, ActKind.RESET, by, encode(target._asdict()), now):

@@ -6,6 +6,7 @@ Revocation is permanent: no statement changes or removes one that a daemon wrote
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, Table, bindparam, case, delete, select, update
@@ -74,33 +75,54 @@ def revoke(
     return Change([error if at in plan.held else answer for at, answer in enumerate(answers)], event)
 
 
+class Confirmed(NamedTuple):
+    """How many certificates were revoked, and which devices have got others since the act was asked for."""
+
+    revoked: int
+    newer: tuple[str, ...]
+
+
 def revoke_confirmed(
-    connection: Connection, targets: Sequence[RevocationRequest], client: str, now: int
-) -> int | None:
-    """Revoke what a second principal confirmed; return how many were new, None if one is being issued.
+    connection: Connection, targets: Sequence[RevocationRequest], client: str, asked_at: int, now: int
+) -> Confirmed | None:
+    """Revoke what a second principal confirmed; None if one of them is being issued.
+
+    Certificates that devices have got since are not revoked: nobody has looked at them.
 
     Args:
         connection: in a transaction with the lock of events.
         targets: at least one.
         client: the client that asked for it.
+        asked_at: when; microseconds since the Unix epoch.
         now: microseconds since the Unix epoch.
     """
-    if not all(row.recorded for row in _look_up(connection, targets)):
+    chosen = _choose(_look_up(connection, targets), targets)
+    rows = {row.id: row for found in chosen for row in found}
+    old = {row_id for row_id, row in rows.items() if row.intended_at <= asked_at}
+    named = {row.id for target, found in zip(targets, chosen, strict=True) if target.serial for row in found}
+    if not all(rows[row_id].recorded for row_id in old | named):
         return None
-    _, plan = _revoke(connection, targets, client, now, None)
-    return len(plan.reasons)
+    left = rows.keys() - old - named
+    _, plan = _revoke(connection, targets, client, now, None, left)
+    newer = {rows[row_id].device_id for row_id in left if rows[row_id].revoked_at is None}
+    return Confirmed(len(plan.reasons), tuple(sorted(newer)))
 
 
 def _revoke(
-    connection: Connection, targets: Sequence[RevocationRequest], client: str, now: int, left: int | None
+    connection: Connection,
+    targets: Sequence[RevocationRequest],
+    client: str,
+    now: int,
+    left: int | None,
+    spared: AbstractSet[int] = frozenset(),
 ) -> tuple[list[RevocationAnswer], _Plan]:
-    """Revoke at most `left` certificates, None for all."""
+    """Revoke at most `left` certificates, None for all, and none of those that are spared."""
     chosen = _choose(_look_up(connection, targets), targets)
     forged = _forged(connection, chosen)
     plan = _Plan({}, {})
     for at, (target, rows) in enumerate(zip(targets, chosen, strict=True)):
         new = {row.id for row in rows if row.recorded and (row.revoked_at is None or row.id in forged)}
-        new -= plan.reasons.keys()
+        new -= plan.reasons.keys() | spared
         if left is not None and len(plan.reasons) + len(new) > left and new:
             plan.held[at] = new
         else:
@@ -131,6 +153,7 @@ def _look_up(connection: Connection, targets: Sequence[RevocationRequest]) -> Se
             serial_octets,
             intents.c.device_id,
             intents.c.profile,
+            intents.c.intended_at,
             certificates.c.intent_id.is_not(None).label("recorded"),
             revocations.c.revoked_at,
             revocations.c.reason,
