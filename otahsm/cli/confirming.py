@@ -30,7 +30,9 @@ _FIRST: Final = 3
 _MAX_TYPED: Final = 64
 
 
-def confirm_number(what: str, number: int, sample: Sequence[str], expect: int | None) -> None:
+def confirm_number(
+    what: str, number: int, sample: Sequence[str], expect: int | None, *, whole: bool = False
+) -> None:
     """Print what will be done to standard error, and return if the number is confirmed.
 
     It is confirmed by typing exactly it on a terminal, or by `expect`.
@@ -39,13 +41,14 @@ def confirm_number(what: str, number: int, sample: Sequence[str], expect: int | 
         what: what will be done, with the number, as in "revoke 3 certificates of the device a".
         number: how many are affected.
         sample: which they are, all of them or some; the first three and the last are shown.
+        whole: whether to show all of the sample instead.
         expect: the value of --expect; None if it was not given.
 
     Raises:
         NotConfirmedError: another number was expected or typed, or there is no terminal to ask on.
     """
     typer.echo(printable(f"This will {what}."), err=True)
-    for line in _shown(sample, number):
+    for line in sample if whole else sampled(sample, number):
         typer.echo(f"  {printable(line)}", err=True)
     if expect is not None:
         if expect != number:
@@ -68,7 +71,8 @@ def amount(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else noun + 's'}"
 
 
-def _shown(sample: Sequence[str], number: int) -> Iterator[str]:
+def sampled(sample: Sequence[str], number: int) -> Iterator[str]:
+    """Yield the first three lines of a sample and the last; `number` is how many things it is of."""
     yield from sample[:_FIRST]
     if len(sample) > _FIRST:
         if number > _FIRST + 1:

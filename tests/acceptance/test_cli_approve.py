@@ -13,12 +13,12 @@ import pytest
 from support.harness import Fleet, RunningDaemon, running
 from support.operators import new_client
 
-DEVICES = [f"cam-{number}" for number in range(8)]
+DEVICES = [f"cam-{number}" for number in range(13)]
 
 
 @pytest.fixture(scope="module")
 def daemon(make_fleet: Callable[[], Fleet]) -> Iterator[RunningDaemon]:
-    """A daemon whose client can undo nothing alone, with eight devices."""
+    """A daemon whose client can undo nothing alone, with devices."""
     fleet = make_fleet()
     policy = fleet.folder / "policy.toml"
     policy.write_text(policy.read_text().replace("\nroles = [", "\nacts_per_day = 0\nroles = [", 1))
@@ -90,7 +90,7 @@ def test_a_second_operator_sees_what_is_held_and_confirms_it(daemon: RunningDaem
 
 
 def test_ranges_are_of_what_is_open(daemon: RunningDaemon, second: str) -> None:
-    acts = [held(daemon, device) for device in DEVICES[6:]]
+    acts = [held(daemon, device) for device in DEVICES[6:8]]
     rejected = daemon.fleet.run("approve", "reject", f"1-{acts[-1]}", "--expect", "2", "--json", "-c", second)
     assert rejected.returncode == 0, rejected.stderr
     lines = [json.loads(line) for line in rejected.stdout.splitlines()]
@@ -104,6 +104,27 @@ def test_ranges_are_of_what_is_open(daemon: RunningDaemon, second: str) -> None:
     assert "NOT_HELD" in again.stderr
     for wrong in ("x", "5-2"):
         assert daemon.fleet.run("approve", "confirm", wrong).returncode == 2
+
+
+def test_one_act_of_another_kind_does_not_hide_among_many(daemon: RunningDaemon, second: str) -> None:
+    fleet, acts = daemon.fleet, [held(daemon, device) for device in DEVICES[8:10]]
+    order = fleet.run("batch", "create", "spares", "--count", "1000000", "--expect", "1000000")
+    assert "the batch order exceeds a quota: it is held as act" in order.stderr
+    acts += [held(daemon, *DEVICES[10:at]) for at in (11, 12, 13)]
+    asked = fleet.run("approve", "confirm", f"1-{acts[-1]}", "-c", second)
+    assert asked.returncode == 2
+    assert re.search(
+        r"of quickstart: 5 acts of the kind revocation, 8 changes, for the reason superseded\n"
+        r"(    act \d+: .*\n){3}    \.\.\.\n    act \d+: .*\n"
+        r"  of quickstart: 1 act of the kind batch, 1 change\n"
+        r"    act \d+: batch: batch spares of 1,000,000 devices",
+        asked.stderr,
+    )
+    every = ("approve", "reject", f"1-{acts[-1]}", "-c", second)
+    nobody = fleet.run(*every, "--asked-by", "second", "--expect", "6")
+    assert (nobody.returncode, "none of these acts is held" in nobody.stderr) == (1, True)
+    assert fleet.run("approve", "list", "--asked-by", "second").stdout == "Nothing is held.\n"
+    assert fleet.run(*every, "--asked-by", "quickstart", "--expect", "6").returncode == 0
 
 
 def test_the_glass_is_broken_on_the_host_with_the_ledgers_key(daemon: RunningDaemon) -> None:

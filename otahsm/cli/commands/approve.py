@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from otahsm.cli.confirming import ExpectOption, amount, confirm_number
+from otahsm.cli.confirming import ExpectOption, amount, confirm_number, sampled
 from otahsm.cli.connect import ask
 from otahsm.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, PatienceOption
 from otahsm.cli.output.failures import print_failure
@@ -28,6 +28,11 @@ from otahsm.system.clock import microseconds
 
 ActsArgument = Annotated[
     list[str], typer.Argument(metavar="ACTS...", help="Held acts, by number: 17, or 20-58 for all open ones.")
+]
+
+AskedByOption = Annotated[
+    str | None,
+    typer.Option("--asked-by", metavar="NAME", help="Only what this client of the policy asked for."),
 ]
 
 Glass: TypeAlias = Callable[[HeldAct], tuple[str, str, datetime, bytes]]
@@ -52,6 +57,7 @@ def list_held(
     everything: Annotated[
         bool, typer.Option("--all", help="Also those that were confirmed or rejected, or lapsed.")
     ] = False,
+    asked_by: AskedByOption = None,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -65,13 +71,15 @@ def list_held(
     Examples:
       otahsm approve list
       otahsm approve list 17
+      otahsm approve list --asked-by ops-2
     """  # noqa: D301 - click reads the character, not the escape
     ranges = _ranges(acts or [])
 
     async def find(client: Client) -> list[HeldAct]:
         if ranges:
-            return [act async for act in _chosen(client, ranges)]
-        return [act async for act in client.approvals.held(decided_too=everything)]
+            return [act async for act in _chosen(client, ranges, asked_by)]
+        held = client.approvals.held(decided_too=everything)
+        return [act async for act in held if asked_by in (None, act.policy_client)]
 
     found = ask(config, patience, find)
     if as_json:
@@ -95,6 +103,7 @@ def confirm(
         typer.Option("--break-glass", help="Without a second client, on the CA's host. It is logged so."),
     ] = False,
     reason: Annotated[str, typer.Option(help="Why the glass is broken. Required with --break-glass.")] = "",
+    asked_by: AskedByOption = None,
     expect: ExpectOption = None,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
@@ -103,8 +112,9 @@ def confirm(
     """Confirm held acts that another client asked for: they are done at once, and can't be undone.
 
     Takes the role that the act itself takes, and another client than the one that asked. It shows first how
-    much will be changed, and wants that number typed, or --expect N. What it shows is what is confirmed. An
-    act of a client that is denied, or lost the role, can't be confirmed.
+    much will be changed, and wants that number typed, or --expect N. What it shows is what is confirmed: a
+    certificate that a device got after the act was asked for is neither revoked nor reset, and such devices
+    are listed. An act of a client that is denied, or lost the role, can't be confirmed.
 
     With --break-glass, the client that asked can confirm, too. That takes the ledger's key file, so only root
     or the daemon's user can do it, on the CA's host. User and reason are in the audit log.
@@ -124,11 +134,21 @@ def confirm(
     async def one(client: Client, act: HeldAct) -> HeldAct:
         return await client.approvals.confirm(act.id, act.digest, glass=glass(act) if glass else None)
 
-    _decide(acts, one, "confirm", expect=expect, as_json=as_json, patience=patience, config=config)
+    _decide(
+        acts,
+        one,
+        "confirm",
+        asked_by=asked_by,
+        expect=expect,
+        as_json=as_json,
+        patience=patience,
+        config=config,
+    )
 
 
 def reject(
     acts: ActsArgument,
+    asked_by: AskedByOption = None,
     expect: ExpectOption = None,
     patience: PatienceOption = None,
     as_json: JsonOption = False,
@@ -142,13 +162,15 @@ def reject(
     reach the daemon.
 
     \b
-    Example:
+    Examples:
       otahsm approve reject 20-58
+      otahsm approve reject 1-9999 --asked-by ops-2
     """  # noqa: D301 - click reads the character, not the escape
     _decide(
         acts,
         lambda client, act: client.approvals.reject(act.id),
         "reject",
+        asked_by=asked_by,
         expect=expect,
         as_json=as_json,
         patience=patience,
@@ -161,6 +183,7 @@ def _decide(
     one: Callable[[Client, HeldAct], Awaitable[HeldAct]],
     verb: str,
     *,
+    asked_by: str | None,
     expect: int | None,
     as_json: bool,
     patience: float | None,
@@ -169,7 +192,7 @@ def _decide(
     ranges = _ranges(acts)
 
     async def run(client: Client) -> int:
-        chosen = [act async for act in _chosen(client, ranges)]
+        chosen = [act async for act in _chosen(client, ranges, asked_by)]
         if not chosen:
             raise NotFoundError("none of these acts is held", hint="`otahsm approve list` shows what is.")
         _ask(verb, chosen, expect)
@@ -195,8 +218,27 @@ def _ask(verb: str, acts: Sequence[HeldAct], expect: int | None) -> None:
     if len(acts) == 1:
         reason = f", for the reason {acts[0].reason}" if acts[0].reason else ""
         what = f"{verb} act {acts[0].id} of {acts[0].policy_client}: {_what(acts[0])}{reason}, for good"
-    sample = [f"act {act.id}: {_what(act)}: {_first(act)}" for act in acts]
-    confirm_number(what, number, acts[0].asked if len(acts) == 1 else sample, expect)
+    confirm_number(
+        what, number, acts[0].asked if len(acts) == 1 else list(_by_kind(acts)), expect, whole=len(acts) > 1
+    )
+
+
+def _by_kind(acts: Sequence[HeldAct]) -> Iterator[str]:
+    """Yield lines for many acts: how many of each client and kind, and a sample of those.
+
+    One of another client, or of another kind or reason, must not hide among the others.
+    """
+    groups: dict[tuple[str, str, str], list[HeldAct]] = {}
+    for act in acts:
+        reason = act.reason if act.kind == "revocation" else ""
+        groups.setdefault((act.policy_client, act.kind, reason), []).append(act)
+    for (client, kind, reason), group in groups.items():
+        size = amount(sum(act.size for act in group), "change")
+        why = f", for the reason {reason}" if reason else ""
+        yield f"of {client}: {amount(len(group), 'act')} of the kind {kind}, {size}{why}"
+        lines = [f"act {act.id}: {_what(act)}: {_first(act)}" for act in group]
+        for line in sampled(lines, len(lines)):
+            yield f"  {line}"
 
 
 def _ranges(texts: Sequence[str]) -> list[range]:
@@ -209,14 +251,15 @@ def _ranges(texts: Sequence[str]) -> list[range]:
     return found
 
 
-async def _chosen(client: Client, ranges: Sequence[range]) -> AsyncIterator[HeldAct]:
-    """Yield the acts that were named by their numbers, and the open ones in a range."""
+async def _chosen(client: Client, ranges: Sequence[range], asked_by: str | None) -> AsyncIterator[HeldAct]:
+    """Yield the acts that were named by their numbers, and the open ones in a range; of one client."""
     ids = {each.start for each in ranges if len(each) == 1}
     spans = [each for each in ranges if len(each) > 1]
     if spans:
         ids |= {act.id async for act in client.approvals.held() if any(act.id in span for span in spans)}
     async for act in client.approvals.named(sorted(ids)):
-        yield act
+        if asked_by in (None, act.policy_client):
+            yield act
 
 
 def _glass(config: Path, reason: str) -> Glass:
@@ -272,3 +315,8 @@ def _print(act: HeldAct, *, as_json: bool) -> None:
         return
     what = f"{act.state}: act {act.id}, a {act.kind} that {act.policy_client} asked for"
     typer.echo(printable(f"{what}; it changed {act.done:,}" if act.state == "confirmed" else what))
+    if act.newer_devices:
+        devices = amount(len(act.newer_devices), "device")
+        typer.echo(f"{devices} got a certificate after that was asked for, which is not revoked:", err=True)
+        for device in act.newer_devices:
+            typer.echo(f"  {printable(device)}", err=True)
