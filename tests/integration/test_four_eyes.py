@@ -210,6 +210,9 @@ async def test_only_a_second_principal_with_the_role_confirms(stations: Stations
     ):
         with pytest.raises(NotAllowedError, match=why):
             await client.approvals.confirm(act.id, act.digest)
+    call = '"call":"/otahsm.v1.ApprovalService/ConfirmHeldAct"'
+    (tried,) = await events(stations.daemon, "access.denied", call, "cn:asker")
+    assert '"reason":"NOT_ALLOWED"' in tried.details
     with pytest.raises(RequestRefusedError, match="digest"):
         await stations.second.approvals.confirm(act.id, bytes(32))
     with pytest.raises(NotFoundError):
@@ -313,9 +316,9 @@ async def reload(daemon: RunningDaemon, policy: str, count: int) -> None:
     await asyncio.to_thread(daemon.wait_for, "policy.loaded", count)
 
 
-async def events(daemon: RunningDaemon, name: str, about: str) -> list[Any]:
+async def events(daemon: RunningDaemon, name: str, about: str, who: str = "") -> list[Any]:
     async with daemon.client() as client:
-        return [each async for each in client.access.events(AuditQuery(name)) if about in each.details]
+        return [each async for each in client.access.events(AuditQuery(name, who)) if about in each.details]
 
 
 # A stolen operator certificate

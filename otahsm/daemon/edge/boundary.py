@@ -32,7 +32,7 @@ from typing import Any, Final, NoReturn
 import grpc
 import structlog
 
-from otahsm.access import Open
+from otahsm.access import Call, Open
 from otahsm.authority import AccessControl, Caller
 from otahsm.daemon.edge import limits
 from otahsm.daemon.edge.methods import SERVICES, Method
@@ -230,6 +230,12 @@ class CallBoundary:
         self._at_work.add(call)
         try:
             yield
+        except NotAllowedError as error:  # by the service: what the roles don't say
+            if (
+                isinstance(method.callers, Call) and "issuer" not in method.callers.roles
+            ):  # requests are counted
+                self._decided(caller, method.path, error)
+            raise
         finally:
             self._at_work.discard(call)
 
