@@ -114,6 +114,8 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "access.deny": lambda client: client.access.deny("cn:line-1"),
     "access.allow": lambda client: client.access.allow("cn:line-1"),
     "access.denied": lambda client: client.access.denied(),
+    "access.quotas": lambda client: client.access.quotas(),
+    "access.reset_quota": lambda client: client.access.reset_quota("line-1"),
     "access.events": lambda client: drained(client.access.events(AuditQuery())),
     "transparency.checkpoint": lambda client: client.transparency.checkpoint(),
     "transparency.prove_inclusion": lambda client: client.transparency.prove_inclusion(SerialNumber(1)),
