@@ -162,6 +162,9 @@ async def test_the_fleet_has_a_quota_too_and_a_client_keeps_its_own_under_anothe
     (held,) = await station.revoke(by("cn:c", per_day=2, fleet_per_day=2), "d3")
     assert number_of(held)
     assert await station.revoke(by("cn:c", per_day=2, fleet_per_day=3), "d3") == [1]
+    anew = by("cn:b", per_day=2)._replace(name="c", names=frozenset({"c"}))  # not said to be formerly b
+    (held,) = await station.revoke(anew, "d4")
+    assert number_of(held)
 
 
 def _denied(name: str) -> Denied:
@@ -270,6 +273,13 @@ async def test_a_clock_that_was_ahead_closes_no_quota_and_keeps_nothing_open(sta
     with pytest.raises(NotHeldError, match="a clock is wrong"):
         await station.confirm(number_of(held))
     assert await station.revoke(who, "d1") == [1]
+
+
+async def test_a_clock_that_was_ahead_for_an_hour_gives_no_quota_twice(station: Station) -> None:
+    station.clock.now = START + timedelta(hours=1)
+    assert await station.revoke(by(per_day=1), "d0") == [1]
+    station.clock.now = START
+    assert number_of((await station.revoke(by(per_day=1), "d1"))[0])
 
 
 async def test_what_was_rejected_is_never_done(station: Station) -> None:

@@ -46,11 +46,11 @@ _OF_DECISION: Final = {column.name for column in KINDS[Kind.ACT_DECIDED].columns
 def used(connection: Connection, kind: ActKind, by: Requester, now: int) -> Used:
     """Return how many acts of a kind were done in the last 24 hours.
 
-    What a clock wrote that was ahead does not count, so that it closes no quota until then.
+    What a clock wrote that was ahead by more than a day does not count: it would close quotas until then.
     """
-    mine = case((acts.c.policy_client.in_(sorted(by.names)), acts.c.size), else_=0)
+    mine = case((_is_of(by), acts.c.size), else_=0)
     query = select(_sum(mine), _sum(acts.c.size))
-    query = query.where(acts.c.act == str(kind), ~acts.c.held, acts.c.size > 0, *_recent(now))
+    query = query.where(acts.c.act == str(kind), ~acts.c.held, acts.c.size > 0, *_recent(now, LIFE))
     own, fleet = connection.execute(query).one()
     return Used(own, fleet)
 
@@ -68,8 +68,7 @@ def hold(
 
     If the client has asked the same before, with the same certificate, it is the same act.
     """
-    names = sorted(by.names)
-    its = (acts.c.held, acts.c.policy_client.in_(names), *_recent(now))
+    its = (acts.c.held, _is_of(by), *_recent(now))
     query = select(acts.c.id).where(*its, acts.c.decision.is_(None), acts.c.act == str(kind))
     # A thief's certificate is denied, and with it what was asked with it: nobody could confirm that.
     query = query.where(acts.c.payload == payload, acts.c.certificate_sha256 == by.certificate_sha256)
@@ -78,7 +77,7 @@ def hold(
         if before := act_page.find(connection, act_id):
             return Change(before.held(), None)
     # A client can reject its own, and would fill the ledger. What others reject must not stop it.
-    own = acts.c.decision.is_(None) | acts.c.decided_policy_client.in_(names)
+    own = acts.c.decision.is_(None) | acts.c.decided_policy_client.in_(sorted(by.names))
     most = select(func.count(), func.min(acts.c.requested_at)).where(*its, own)
     count, oldest = connection.execute(most).one()
     if count >= MAX_HELD:
@@ -162,12 +161,17 @@ def decide(connection: Connection, act: Act, decision: ActState, by: Decider, do
     return Decided(decided, (event,) if event else ())
 
 
+def _is_of(by: Requester) -> ColumnElement[bool]:
+    """Select what a client did, by its names, or by its identity if its entry got another name."""
+    return acts.c.policy_client.in_(sorted(by.names)) | (acts.c.client == by.identity)
+
+
 def _sum(sizes: ColumnElement[int]) -> ColumnElement[int]:
     return cast(func.coalesce(func.sum(sizes), 0), BigInteger)
 
 
-def _recent(now: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return acts.c.requested_at > now - LIFE, acts.c.requested_at <= now + SLACK
+def _recent(now: int, slack: int = SLACK) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return acts.c.requested_at > now - LIFE, acts.c.requested_at <= now + slack
 
 
 def _write(
