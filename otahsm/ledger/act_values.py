@@ -8,7 +8,7 @@ last 24 hours. What exceeds a quota is held: it has no effect until a second pri
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -293,8 +293,9 @@ def _target(target: RevocationRequest) -> dict[str, str]:
     return what | {"profile": target.profile, "reason": str(target.reason)}
 
 
-def _lines(targets: Iterable[RevocationRequest]) -> Iterator[str]:
+def _lines(targets: Collection[RevocationRequest]) -> Iterator[str]:
+    differ = len({target.reason for target in targets}) > 1
     for target in targets:
         under = f" under the profile {target.profile}" if target.profile else ""
         what = f"serial number {target.serial.hex()}" if target.serial else f"device {target.device_id}"
-        yield f"{what}{under}"
+        yield f"{what}{under}, for the reason {target.reason}" if differ else f"{what}{under}"

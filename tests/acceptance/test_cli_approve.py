@@ -120,6 +120,15 @@ def test_one_act_of_another_kind_does_not_hide_among_many(daemon: RunningDaemon,
         r"    act \d+: batch: batch spares of 1,000,000 devices",
         asked.stderr,
     )
+    said = "x, for good. It was cancelled by ops-1"
+    denied = fleet.run("client", "deny", "cn:second", "--reason", said, "--expect", "1")
+    (denial,) = re.findall(r"held as act (\d+)", denied.stderr)
+    for shown, quoted in (
+        (denial, f"of quickstart: denial, for the reason '{said}', for good.\n"),
+        (f"1-{denial}", f"act {denial}: denial: cn:second, for the reason '{said}'\n"),
+    ):
+        assert quoted in fleet.run("approve", "reject", shown, "-c", second).stderr
+    assert fleet.run("approve", "reject", denial, "--expect", "1").returncode == 0
     every = ("approve", "reject", f"1-{acts[-1]}", "-c", second)
     nobody = fleet.run(*every, "--asked-by", "second", "--expect", "6")
     assert (nobody.returncode, "none of these acts is held" in nobody.stderr) == (1, True)

@@ -36,7 +36,7 @@ from otahsm.ledger import (
     database_of,
     vouches,
 )
-from otahsm.ledger.act_values import MAX_HELD, Used, encode
+from otahsm.ledger.act_values import MAX_HELD, Used, encode, revocation_payload
 from otahsm.system.clock import microseconds
 
 from support.acts import PlainEvents, by, deciding
@@ -367,6 +367,17 @@ async def test_a_decision_that_somebody_wrote_for_a_moment_replaces_no_second_pr
     assert station.revoked() == []
     confirmed = await station.confirm(act.id)
     assert (await station.ledger.acts.confirm(act.id, act.digest, decider, PlainEvents())).act == confirmed
+
+
+def test_which_reason_a_certificate_is_revoked_for_is_shown() -> None:
+    targets = [
+        RevocationRequest(None, device, "", reason) for device, reason in (("a", "superseded"), ("b", "x"))
+    ]
+    assert asked_in(_act_of(ActKind.REVOCATION, revocation_payload(targets))) == (
+        "superseded, x",
+        ["device a, for the reason superseded", "device b, for the reason x"],
+    )
+    assert asked_in(_act_of(ActKind.REVOCATION, revocation_payload(targets[:1])))[1] == ["device a"]
 
 
 def test_no_two_batches_look_alike() -> None:

@@ -216,8 +216,9 @@ def _ask(verb: str, acts: Sequence[HeldAct], expect: int | None) -> None:
     named = f"{amount(len(acts), 'act')} of {', '.join(sorted({act.policy_client for act in acts}))}"
     what = f"{verb} {named}, {amount(changes, 'change')} in all, for good"
     if len(acts) == 1:
-        reason = f", for the reason {acts[0].reason}" if acts[0].reason else ""
-        what = f"{verb} act {acts[0].id} of {acts[0].policy_client}: {_what(acts[0])}{reason}, for good"
+        what = (
+            f"{verb} act {acts[0].id} of {acts[0].policy_client}: {_what(acts[0])}{_why(acts[0])}, for good"
+        )
     confirm_number(
         what, number, acts[0].asked if len(acts) == 1 else list(_by_kind(acts)), expect, whole=len(acts) > 1
     )
@@ -236,7 +237,7 @@ def _by_kind(acts: Sequence[HeldAct]) -> Iterator[str]:
         size = amount(sum(act.size for act in group), "change")
         why = f", for the reason {reason}" if reason else ""
         yield f"of {client}: {amount(len(group), 'act')} of the kind {kind}, {size}{why}"
-        lines = [f"act {act.id}: {_what(act)}: {_first(act)}" for act in group]
+        lines = [f"act {act.id}: {_what(act)}: {_first(act)}{'' if reason else _why(act)}" for act in group]
         for line in sampled(lines, len(lines)):
             yield f"  {line}"
 
@@ -302,6 +303,12 @@ def _show(act: HeldAct) -> None:
 
 def _what(act: HeldAct) -> str:
     return f"{act.kind} of {amount(act.size, 'certificate')}" if act.kind == "revocation" else act.kind
+
+
+def _why(act: HeldAct) -> str:
+    """Return the reason of an act; a client's own words in quotes, so that they are nothing of ours."""
+    reason = act.reason if act.kind == "revocation" else repr(act.reason)
+    return f", for the reason {reason}" if act.reason else ""
 
 
 def _first(act: HeldAct) -> str:
