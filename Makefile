@@ -70,8 +70,9 @@ soak: test-packages .venv/.ready ## kill everything 200 times, on SQLite and Pos
 	PYTHONPATH=tests $(BIN)/python -m soak.storm --engine sqlite
 	PYTHONPATH=tests $(BIN)/python -m soak.storm --engine postgresql
 	PYTHONPATH=tests $(BIN)/python -m soak.reconnects 1000
-	OTAHSM_TAMPER_CHANGES=5000 OTAHSM_TAMPER_SEED=$$RANDOM $(BIN)/pytest tests/unit/test_tamper_engine.py
+	OTAHSM_TAMPER_CHANGES=5000 OTAHSM_TAMPER_SEED=$$RANDOM $(BIN)/pytest --timeout 7200 tests/unit/test_tamper_engine.py
 	OTAHSM_TEST_EXAMPLES=full $(BIN)/pytest -m hypothesis tests/unit tests/integration
+	OTAHSM_TEST_EXAMPLES=full $(BIN)/pytest tests/faults/test_replicas.py
 	OTAHSM_TEST_DEVICES=200 $(BIN)/pytest tests/acceptance/test_guide.py
 	OTAHSM_TEST_STREAMS=64 $(BIN)/pytest tests/faults/test_costs.py -k streams
 

@@ -12,6 +12,7 @@ from otahsm.client import CertificateRequest, IssuedCertificate
 from otahsm.errors import DaemonUnavailableError
 
 from support.devices import issue_all, new_requests
+from support.examples import examples
 from support.harness import Fleet, RunningDaemon, running
 from support.ledger_reader import certificates, event_count, rows, verified
 from support.postgres import PostgresServer, on_postgres
@@ -50,8 +51,15 @@ async def ask(daemon: RunningDaemon, requests: list[CertificateRequest]) -> dict
 
 
 async def test_clients_that_ask_two_replicas_for_the_same_devices_at_once_get_the_same(fleet: Fleet) -> None:
-    requests = new_requests(800)  # each eight times: dozens of batches of both
-    orders = [requests, requests[::-1], requests[400:] + requests[:400], requests[200:] + requests[:200]]
+    count = examples(4000)
+    requests = new_requests(count)  # each eight times: dozens of batches of both
+    half, quarter = count // 2, count // 4
+    orders = [
+        requests,
+        requests[::-1],
+        requests[half:] + requests[:half],
+        requests[quarter:] + requests[:quarter],
+    ]
     with replicas(fleet) as daemons:
         answers = await asyncio.gather(
             *(ask(daemons[number % 2], orders[number // 2]) for number in range(8))
@@ -60,7 +68,7 @@ async def test_clients_that_ask_two_replicas_for_the_same_devices_at_once_get_th
             assert daemon.stop() == 0
     assert all(answer == answers[0] for answer in answers)
     assert certificates(fleet) == answers[0]
-    assert len(answers[0]) == 800
+    assert len(answers[0]) == count
     check_the_books(fleet)
 
 
