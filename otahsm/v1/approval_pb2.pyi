@@ -168,9 +168,9 @@ class HeldAct(_message.Message):
 
     @_builtins.property
     def newer_devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Set by the server, only in the response to the confirmation that did it:
-        devices that got a certificate after the act was asked for. It was not
-        revoked: nobody had looked at it.
+        """Set by the server, only in the response to a confirmation: devices that got
+        a certificate after the act was asked for. It was not revoked: nobody had
+        looked at it.
         """
 
     def __init__(

@@ -119,8 +119,8 @@ def confirm(
     With --break-glass, the client that asked can confirm, too. That takes the ledger's key file, so only root
     or the daemon's user can do it, on the CA's host. User and reason are in the audit log.
 
-    Exit codes: 0 all are confirmed, 1 some failed (each is listed), 2 wrong use or configuration, 3 can't
-    reach the daemon.
+    Exit codes: 0 all are confirmed, 1 some failed or some devices keep a newer certificate (each is listed),
+    2 wrong use or configuration, 3 can't reach the daemon.
 
     \b
     Examples:
@@ -199,7 +199,9 @@ def _decide(
         failed = 0
         for act in chosen:
             try:
-                _print(await one(client, act), as_json=as_json)
+                decided = await one(client, act)
+                _print(decided, as_json=as_json)
+                failed += bool(decided.newer_devices)
             except OtahsmError as error:
                 failed += 1
                 print_failure(str(act.id), error, as_json=as_json)

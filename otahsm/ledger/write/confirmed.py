@@ -34,15 +34,11 @@ _REJECT = "Reject it with `otahsm approve reject`."
 
 
 class _Effect(NamedTuple):
-    """How many things were changed, and the audit event of that; or why nothing was.
-
-    `newer` is as in `Decided`.
-    """
+    """How many things were changed, and the audit event of that; or why nothing was."""
 
     done: int
     event: AuditEvent | None = None
     error: OtahsmError | None = None
-    newer: tuple[str, ...] = ()
 
 
 def confirm(
@@ -59,16 +55,18 @@ def confirm(
         now: microseconds since the Unix epoch.
     """
     act = acts.open_act(connection, act_id, digest, ActState.CONFIRMED, now)
-    if isinstance(act, OtahsmError) or act.decision is not None:
-        return act if isinstance(act, OtahsmError) else Decided(act)
+    if isinstance(act, OtahsmError):
+        return act
+    if act.decision is not None:
+        return Decided(act, newer=_newer(connection, act, act.decided_at or now))
     if by.again:
         return LedgerTamperedError(f"the held act {act_id} was decided for a moment: it was changed")
     effect = _carry_out(connection, act, make_events, now)
     if effect.error is not None:
         return effect.error
     decided = acts.decide(connection, act, ActState.CONFIRMED, by, effect.done, now)
-    decided = decided._replace(newer=effect.newer)
-    return decided if effect.event is None else decided._replace(events=(effect.event, *decided.events))
+    events = decided.events if effect.event is None else (effect.event, *decided.events)
+    return decided._replace(events=events, newer=_newer(connection, act, now))
 
 
 def reject(connection: Connection, act_id: int, by: Decider, now: int) -> Decided | OtahsmError:
@@ -106,7 +104,13 @@ def _revoke(connection: Connection, act: Act, now: int) -> _Effect:
     if done is None:
         why = "a certificate of one of its devices is being issued; nothing was done"
         return _Effect(0, error=InProgressError(why, hint="Retry in a second."))
-    return _Effect(done.revoked, newer=done.newer)
+    return _Effect(done)
+
+
+def _newer(connection: Connection, act: Act, until: int) -> tuple[str, ...]:
+    if act.kind != ActKind.REVOCATION:
+        return ()
+    return revocation.newer_devices(connection, revocations_in(act.payload), act.requested_at, until)
 
 
 def _create(connection: Connection, act: Act, make_events: ActEvents, now: int) -> _Effect:

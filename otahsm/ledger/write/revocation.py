@@ -75,17 +75,10 @@ def revoke(
     return Change([error if at in plan.held else answer for at, answer in enumerate(answers)], event)
 
 
-class Confirmed(NamedTuple):
-    """How many certificates were revoked, and which devices have got others since the act was asked for."""
-
-    revoked: int
-    newer: tuple[str, ...]
-
-
 def revoke_confirmed(
     connection: Connection, targets: Sequence[RevocationRequest], client: str, asked_at: int, now: int
-) -> Confirmed | None:
-    """Revoke what a second principal confirmed; None if one of them is being issued.
+) -> int | None:
+    """Revoke what a second principal confirmed; return how many were new, None if one is being issued.
 
     Certificates that devices have got since are not revoked: nobody has looked at them.
 
@@ -97,15 +90,36 @@ def revoke_confirmed(
         now: microseconds since the Unix epoch.
     """
     chosen = _choose(_look_up(connection, targets), targets)
-    rows = {row.id: row for found in chosen for row in found}
-    old = {row_id for row_id, row in rows.items() if row.intended_at <= asked_at}
-    named = {row.id for target, found in zip(targets, chosen, strict=True) if target.serial for row in found}
-    if not all(rows[row_id].recorded for row_id in old | named):
+    newer = _newer(targets, chosen, asked_at)
+    if not all(row.recorded for rows in chosen for row in rows if row.id not in newer):
         return None
-    left = rows.keys() - old - named
-    _, plan = _revoke(connection, targets, client, now, None, left)
-    newer = {rows[row_id].device_id for row_id in left if rows[row_id].revoked_at is None}
-    return Confirmed(len(plan.reasons), tuple(sorted(newer)))
+    _, plan = _revoke(connection, targets, client, now, None, newer.keys())
+    return len(plan.reasons)
+
+
+def newer_devices(
+    connection: Connection, targets: Sequence[RevocationRequest], asked_at: int, until: int
+) -> tuple[str, ...]:
+    """Return the devices that got a certificate after their revocation was asked for, which is not revoked.
+
+    Args:
+        connection: any connection.
+        targets: at least one.
+        asked_at: when it was asked for; microseconds since the Unix epoch.
+        until: when it was confirmed.
+    """
+    newer = _newer(targets, _choose(_look_up(connection, targets), targets), asked_at).values()
+    ids = {row.device_id for row in newer if row.intended_at <= until and row.revoked_at is None}
+    return tuple(sorted(ids))
+
+
+def _newer(
+    targets: Sequence[RevocationRequest], chosen: Sequence[Sequence[Row[Any]]], asked_at: int
+) -> dict[int, Row[Any]]:
+    """Return the certificates since a time, by intent id, that are named by their devices only."""
+    named = {row.id for target, rows in zip(targets, chosen, strict=True) if target.serial for row in rows}
+    every = {row.id: row for rows in chosen for row in rows}
+    return {at: row for at, row in every.items() if row.intended_at > asked_at and at not in named}
 
 
 def _revoke(
