@@ -297,7 +297,6 @@ async def test_a_ledger_that_was_set_back_is_not_taken_over_without_an_operator(
         "ALTER TABLE intents DROP COLUMN supersedes",
         "DROP TABLE compatible_schemas",
         "DROP TABLE acts",
-        "DROP TABLE compatible_schemas",
         "UPDATE alembic_version SET version_num = '0012'",
     )
     await refused(home, None, "a daemon wrote 1 entry of the ledger, which has the schema 0012")
