@@ -124,9 +124,13 @@ class Transparency:
                 raise
 
     async def close(self) -> None:
-        """Make a last checkpoint of everything that was released, if that is possible quickly."""
+        """Append everything that was released to the tree, and make a last checkpoint, if that is quick.
+
+        Nothing waits then with a MAC of this CA: another one may be configured next.
+        """
         with contextlib.suppress(OtahsmError, TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):
+                await self._grow()
                 if self._key is not None and self._signers.ready:
                     await self.make_checkpoint()
 
