@@ -161,7 +161,7 @@ async def test_a_backup_made_while_issuing_is_restored_and_replays_what_was_rele
     assert refused.returncode == 2
     assert "exists; nothing was changed" in refused.stderr
     (fleet.folder / "ledger").rename(fleet.folder / "lost")
-    done = fleet.run("ledger", "restore", "--from", "copy.sqlite3")
+    done = fleet.run("ledger", "restore", "--from", "copy.sqlite3", "--reason", "the disk failed")
     assert done.returncode == 0, done.stderr
     assert "a second certificate" in done.stderr
     restored = certificates(fleet)

@@ -42,7 +42,7 @@ async def test_a_ledger_that_was_restored_uses_no_number_again_that_a_file_has(f
         await running.said("crl.written", revoked=1)
     for path in (fleet.folder / "ledger").glob("ledger.sqlite3*"):
         path.unlink()
-    async with station(fleet) as running:
+    async with station(fleet, serves=False) as running:
         assert "lacks revocations that are on the CRL" in await running.failed()  # signers remember
     assert fleet.run("ledger", "accept", "--reason", "restored").returncode == 0
     async with station(fleet) as running:

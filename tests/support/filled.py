@@ -105,7 +105,7 @@ class Filler:
                 spki = self._spkis[device]
             self._spkis[device] = spki
             number = next(self._numbers)
-            made_now.append(certificate(number, device_id=device, spki=spki, at=SECONDS + number))
+            made_now.append(certificate(number, device_id=device, spki=spki, at=SECONDS - 60 + number))
         limits = NO_QUOTAS if quota_id is None else {quota_id: QUOTAS}
         intents = [self._in(item.intent, quota_id=quota_id, batch_id=batch_id) for item in made_now]
         answers = await self._ledger.journal(intents, SECONDS, limits)

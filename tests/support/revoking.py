@@ -147,12 +147,13 @@ def serials_on(crl: bytes) -> set[int]:
 
 
 @asynccontextmanager
-async def station(fleet: Fleet, now: datetime = START) -> AsyncIterator[Station]:
+async def station(fleet: Fleet, now: datetime = START, *, serves: bool = True) -> AsyncIterator[Station]:
     with capture_logs() as log, clock_of_signers(now, fleet.folder) as clock:
         running = Station(fleet, clock, log=log)
         await running.authority.life.start()
         try:
-            await running.authority.life.wait_until_serving()
+            if serves:
+                await running.authority.life.wait_until_serving()
             yield running
         finally:
             await running.authority.life.close(30)
