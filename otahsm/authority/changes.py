@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 from otahsm.access import AccessControl, Caller, Denied, Principal
 from otahsm.errors import OtahsmError
 from otahsm.ledger import Act, AuditEvent, Batch, BatchState, BreakGlass, Change, EventFactory, Requester
 from otahsm.pki.serial import SerialNumber
+from otahsm.system.clock import from_microseconds
 from otahsm.transparency.audit import AuditLog, EventName
 
 _Result = TypeVar("_Result")
@@ -83,7 +84,7 @@ class Changes:
     def denied(self, by: Principal, denied: Denied) -> EventFactory[Denied]:
         """Return what makes the event of a denial."""
         details = {"subject": denied.subject, "reason": denied.reason}
-        at = datetime.fromtimestamp(denied.at // 1_000_000, UTC).replace(microsecond=denied.at % 1_000_000)
+        at = from_microseconds(denied.at)
         return lambda _: self._event(EventName.CLIENT_CUT_OFF, by, details, at)
 
     def created(self, by: Principal) -> EventFactory[Batch]:

@@ -8,19 +8,27 @@ last 24 hours. What exceeds a quota is held: it has no effect until a second pri
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 from otahsm.access import Denied, Principal
 from otahsm.errors import HeldError, NotFoundError, RequestRefusedError
-from otahsm.ledger.records import AuditEvent, Batch, BatchState, BatchTerms, EventFactory, RevocationRequest
+from otahsm.ledger.records import (
+    SLACK,
+    AuditEvent,
+    Batch,
+    BatchState,
+    BatchTerms,
+    EventFactory,
+    RevocationRequest,
+)
 from otahsm.pki.serial import SerialNumber
+from otahsm.system.clock import from_microseconds
 from otahsm.templates import counted
+from otahsm.tlog import canonical
 
 LIFE: Final = 24 * 3600 * 1_000_000  # microseconds: of a held act, and of what counts in a quota
-SLACK: Final = 600 * 1_000_000  # between the clocks of replicas; what is later was written by a wrong clock
 MAX_HELD: Final = 1000  # acts of a client that are held within LIFE
 
 
@@ -95,7 +103,7 @@ class Act(NamedTuple):
 
     def held(self) -> HeldError:
         """Return the error that tells its client that it is held."""
-        moment = datetime.fromtimestamp(self.lapses_at // 1_000_000, UTC)
+        moment = from_microseconds(self.lapses_at).replace(microsecond=0)
         return HeldError(self.id, ActKind(self.kind).noun, moment)
 
 
@@ -141,7 +149,7 @@ class BreakGlass(NamedTuple):
 
     def text(self) -> str:
         """Encode it for the ledger."""
-        return encode({"at": self.at, "reason": self.reason, "user": self.user})
+        return canonical({"at": self.at, "reason": self.reason, "user": self.user})
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -223,14 +231,9 @@ def not_the_act(act_id: int) -> RequestRefusedError:
     )
 
 
-def encode(payload: Mapping[str, Any]) -> str:
-    """Encode as canonical JSON (RFC 8785), as far as ours needs it."""
-    return json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def revocation_payload(targets: Iterable[RevocationRequest]) -> str:
     """Return the payload of targets to revoke: as they were named."""
-    return encode({"targets": [_target(target) for target in targets]})
+    return canonical({"targets": [_target(target) for target in targets]})
 
 
 def revocations_in(payload: str) -> list[RevocationRequest]:
@@ -282,8 +285,7 @@ def _order(terms: BatchTerms) -> str:
     parts = [f"batch {terms.name} of {devices} under the profile {terms.profile}"]
     parts += [f"ids {scheme['kind']}{' with ' if ids else ''}{ids}"] if scheme else []
     if terms.deadline is not None:
-        moment = datetime.fromtimestamp(terms.deadline // 1_000_000, UTC)
-        parts.append(f"until {moment:%Y-%m-%d %H:%M:%S} UTC")
+        parts.append(f"until {from_microseconds(terms.deadline):%Y-%m-%d %H:%M:%S} UTC")
     parts += [f"for {', '.join(terms.clients)}"] if terms.clients else []
     return ", ".join(parts)
 

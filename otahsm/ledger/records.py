@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from otahsm.access import Owner, Quotas, Use
 from otahsm.errors import OtahsmError
 from otahsm.pki.serial import SerialNumber
+
+# Microseconds between the clocks of replicas: what is later was written by a wrong clock.
+SLACK: Final = 600 * 1_000_000
 
 _Result_co = TypeVar("_Result_co", covariant=True)
 

@@ -6,7 +6,7 @@ tlog-witness.
 """
 
 from otahsm.tlog.checkpoint import Checkpoint, open_checkpoint
-from otahsm.tlog.leaf import CERTIFICATE_KINDS, parse_leaf
+from otahsm.tlog.leaf import CERTIFICATE_KINDS, canonical, parse_leaf
 from otahsm.tlog.merkle import (
     EMPTY_ROOT,
     MAX_SIZE,
@@ -38,6 +38,7 @@ __all__ = [
     "SignatureType",
     "VerifierKey",
     "assemble",
+    "canonical",
     "consistency_proof",
     "inclusion_proof",
     "leaf_hash",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Final, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
 from otahsm.errors import EvidenceError
 
@@ -11,6 +12,11 @@ Leaf: TypeAlias = dict[str, str | int | None]
 
 # The kinds of leaves that are about a certificate, which is the member `der`.
 CERTIFICATE_KINDS: Final = ("certificate", "certificate-2")
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """Encode as canonical JSON (RFC 8785), as far as we need it: members sorted, no spaces."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def parse_leaf(octets: bytes) -> Leaf:
@@ -27,7 +33,6 @@ def parse_leaf(octets: bytes) -> Leaf:
         value is None or type(value) in (str, int) for value in leaf.values()
     ):
         raise EvidenceError("A leaf is not an object of strings and numbers.")
-    canonical = json.dumps(leaf, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    if canonical.encode(errors="replace") != octets:  # UTF-8 can't contain lone surrogates
+    if canonical(leaf).encode(errors="replace") != octets:  # UTF-8 can't contain lone surrogates
         raise EvidenceError("A leaf is not in canonical form (RFC 8785).")
     return leaf

@@ -25,6 +25,7 @@ from otahsm.ledger import AuditEvent, Ledger
 from otahsm.system.clock import Clock, microseconds
 from otahsm.system.event_log import EventLogger
 from otahsm.system.spool import SpooledEvent, storable
+from otahsm.tlog import canonical
 
 WINDOW: Final = 60.0  # seconds
 
@@ -256,8 +257,3 @@ def _bounded(text: str) -> str:
     """Return a text that every database accepts, and whose event can be read with others in one message."""
     kept = storable(text[:_MAX_DETAIL])[:_MAX_DETAIL]
     return kept if len(text) <= _MAX_DETAIL else f"{kept}... ({len(text)} characters)"
-
-
-def canonical(details: Mapping[str, int | str]) -> str:
-    """Encode as RFC 8785, as far as needed: sorted members, no spaces, short integers, no escapes."""
-    return json.dumps(details, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

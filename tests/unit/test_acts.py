@@ -36,8 +36,9 @@ from otahsm.ledger import (
     database_of,
     vouches,
 )
-from otahsm.ledger.act_values import MAX_HELD, Used, encode, revocation_payload
+from otahsm.ledger.act_values import MAX_HELD, Used, revocation_payload
 from otahsm.system.clock import microseconds
+from otahsm.tlog import canonical
 
 from support.acts import PlainEvents, by, deciding
 from support.homes import CA, MAC_KEYS, Home, PostgresHome, SqliteHome, ledger_in
@@ -384,7 +385,7 @@ def test_which_reason_a_certificate_is_revoked_for_is_shown() -> None:
 def test_no_two_batches_look_alike() -> None:
     terms = TERMS._replace(scheme=json.dumps({"kind": "uuid4", "value": ""}))
     payloads = [
-        encode(each._asdict())
+        canonical(each._asdict())
         for each in (
             terms,
             terms._replace(clients=("cn:thief",)),

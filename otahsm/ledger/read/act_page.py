@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, select
 
-from otahsm.ledger.act_values import LIFE, SLACK, Act
+from otahsm.ledger.act_values import LIFE, Act
+from otahsm.ledger.records import SLACK
 from otahsm.ledger.schema import acts
 from otahsm.ledger.tree.log_entries import KINDS, Kind
 from otahsm.tlog import leaf_hash
@@ -37,12 +38,13 @@ def page(connection: Connection, after: int, size: int, *, open_at: int | None =
     """
     conditions = [acts.c.id > after]
     if open_at is not None:
-        conditions += [
-            acts.c.decision.is_(None),
-            acts.c.requested_at > open_at - LIFE,
-            acts.c.requested_at <= open_at + SLACK,
-        ]
+        conditions += [acts.c.decision.is_(None), *recent(open_at)]
     return _acts(connection, *conditions, size=size)
+
+
+def recent(now: int, slack: int = SLACK) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Select what was asked for in the last 24 hours, by clocks at most `slack` ahead (microseconds)."""
+    return acts.c.requested_at > now - LIFE, acts.c.requested_at <= now + slack
 
 
 def _acts(connection: Connection, *conditions: ColumnElement[bool], size: int | None = None) -> list[Act]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 MAX_FINDINGS: Final = 100
-SLACK: Final = 600 * 1_000_000  # microseconds between the clocks of replicas
 
 
 class Finding(NamedTuple):

@@ -19,7 +19,6 @@ from otahsm.errors import (
 from otahsm.ledger.act_values import (
     LIFE,
     MAX_HELD,
-    SLACK,
     Act,
     ActKind,
     ActState,
@@ -50,7 +49,7 @@ def used(connection: Connection, kind: ActKind, by: Requester, now: int) -> Used
     """
     mine = case((_is_of(by), acts.c.size), else_=0)
     query = select(_sum(mine), _sum(acts.c.size))
-    query = query.where(acts.c.act == str(kind), ~acts.c.held, acts.c.size > 0, *_recent(now, LIFE))
+    query = query.where(acts.c.act == str(kind), ~acts.c.held, acts.c.size > 0, *act_page.recent(now, LIFE))
     own, fleet = connection.execute(query).one()
     return Used(own, fleet)
 
@@ -68,7 +67,7 @@ def hold(
 
     If the client has asked the same before, with the same certificate, it is the same act.
     """
-    its = (acts.c.held, _is_of(by), *_recent(now))
+    its = (acts.c.held, _is_of(by), *act_page.recent(now))
     query = select(acts.c.id).where(*its, acts.c.decision.is_(None), acts.c.act == str(kind))
     # A thief's certificate is denied, and with it what was asked with it: nobody could confirm that.
     query = query.where(acts.c.payload == payload, acts.c.certificate_sha256 == by.certificate_sha256)
@@ -168,10 +167,6 @@ def _is_of(by: Requester) -> ColumnElement[bool]:
 
 def _sum(sizes: ColumnElement[int]) -> ColumnElement[int]:
     return cast(func.coalesce(func.sum(sizes), 0), BigInteger)
-
-
-def _recent(now: int, slack: int = SLACK) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return acts.c.requested_at > now - LIFE, acts.c.requested_at <= now + slack
 
 
 def _write(

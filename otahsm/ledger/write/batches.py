@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from otahsm.errors import OtahsmError
-from otahsm.ledger.act_values import ActKind, Requester, encode
+from otahsm.ledger.act_values import ActKind, Requester
 from otahsm.ledger.read import batch_page
 from otahsm.ledger.read.batch_page import batch_of
 from otahsm.ledger.records import (
@@ -33,6 +33,7 @@ from otahsm.ledger.tree.pending import note_entries
 from otahsm.ledger.write import acts, events
 from otahsm.ledger.write.journal import settle
 from otahsm.templates import counted
+from otahsm.tlog import canonical
 
 
 def create(
@@ -55,7 +56,7 @@ def create(
     """
     if before := batch_page.find(connection, terms.name):
         return Change(before, None)
-    if held := acts.bound(connection, ActKind.BATCH, by, encode(terms._asdict()), now):
+    if held := acts.bound(connection, ActKind.BATCH, by, canonical(terms._asdict()), now):
         return held
     values = terms._asdict() | {"clients": json.dumps(terms.clients)}
     row = values | {"creator": creator, "created_at": now, "taken": 0}
@@ -87,7 +88,7 @@ def close(
     state = batch_page.state(connection, name)
     if state is None or state.batch.closed_at is not None:
         return Change(state, None)
-    if held := acts.bound(connection, ActKind.CLOSING, by, encode({"name": name}), now):
+    if held := acts.bound(connection, ActKind.CLOSING, by, canonical({"name": name}), now):
         return held
     which = (batches.c.id == state.batch.id) & batches.c.closed_at.is_(None)
     connection.execute(update(batches).where(which).values(closed_at=now))

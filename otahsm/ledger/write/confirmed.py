@@ -72,8 +72,10 @@ def confirm(
 def reject(connection: Connection, act_id: int, by: Decider, now: int) -> Decided | OtahsmError:
     """Note that a held act is rejected; arguments as for `confirm`."""
     act = acts.open_act(connection, act_id, None, ActState.REJECTED, now)
-    if isinstance(act, OtahsmError) or act.decision is not None:
-        return act if isinstance(act, OtahsmError) else Decided(act)
+    if isinstance(act, OtahsmError):
+        return act
+    if act.decision is not None:
+        return Decided(act)
     return acts.decide(connection, act, ActState.REJECTED, by, 0, now)
 
 

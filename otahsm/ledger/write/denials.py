@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, delete, select
 
 from otahsm.access import Denied
 from otahsm.errors import OtahsmError
-from otahsm.ledger.act_values import ActKind, Requester, ToDeny, encode
+from otahsm.ledger.act_values import ActKind, Requester, ToDeny
 from otahsm.ledger.db.dialects import insert_into
 from otahsm.ledger.read.clients import denied_of
 from otahsm.ledger.records import Change, EventFactory
@@ -18,6 +18,7 @@ from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.pending import proven_among
 from otahsm.ledger.write import acts, events
 from otahsm.system.spool import storable
+from otahsm.tlog import canonical
 
 
 def deny(
@@ -43,7 +44,7 @@ def deny(
     before = connection.execute(select(denied_clients).where(mine)).first()
     if before is not None and _is_in_audit_log(connection, before):
         return Change(denied_of(before), None)
-    asked = encode(ToDeny(denied.subject, denied.reason)._asdict())
+    asked = canonical(ToDeny(denied.subject, denied.reason)._asdict())
     if held := acts.bound(connection, ActKind.DENIAL, by, asked, now):
         return held
     row = {

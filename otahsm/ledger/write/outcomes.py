@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, Dialect, Insert, exists, func, insert, select, update
 
 from otahsm.errors import LedgerUnavailableError, OtahsmError
-from otahsm.ledger.act_values import ActKind, Requester, ToReset, encode
+from otahsm.ledger.act_values import ActKind, Requester, ToReset
 from otahsm.ledger.db.dialects import columns_given, write_rows
 from otahsm.ledger.records import Change, EventFactory, Intent, WrittenIntent
 from otahsm.ledger.schema import certificates, crl_numbers, intents, live, serial_octets
@@ -21,6 +21,7 @@ from otahsm.ledger.tree.pending import note_entries, note_leaves
 from otahsm.ledger.write import acts, batches, events, quotas
 from otahsm.ledger.write.journal import no_rival_of, restore_superseded
 from otahsm.pki.serial import SerialNumber
+from otahsm.tlog import canonical
 
 _CERTIFICATE: Final = ("intent_id", "der", "recorded_at")
 
@@ -119,7 +120,7 @@ def reset(
         which &= intents.c.intended_at <= asked_at
     if connection.execute(select(intents.c.id).where(which)).first() is None:
         return Change(None, None)
-    if held := acts.bound(connection, ActKind.RESET, by, encode(target._asdict()), now):
+    if held := acts.bound(connection, ActKind.RESET, by, canonical(target._asdict()), now):
         return held
     row = connection.execute(
         update(intents)

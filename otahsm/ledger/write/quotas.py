@@ -10,7 +10,6 @@ which intent the day does not follow from intents.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -37,6 +36,7 @@ from otahsm.ledger.tree.log_entries import Kind
 from otahsm.ledger.tree.pending import note_entries
 from otahsm.ledger.write import events
 from otahsm.ledger.write.journal import settle
+from otahsm.tlog import canonical
 
 
 def ids_of(connection: Connection, clients: Sequence[str]) -> list[int]:
@@ -144,8 +144,7 @@ def _corrected(connection: Connection, quota_id: int, client: str, use: Use, now
         newest = connection.execute(select(func.max(intents.c.id))).scalar_one()
         details = {"after": newest, "client": client, "quota": quota_id}
         dialects.lock_events(connection)
-        text = json.dumps(details, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        events.write(connection, [AuditEvent(now, CORRECTED, "daemon", 1, text)])
+        events.write(connection, [AuditEvent(now, CORRECTED, "daemon", 1, canonical(details))])
     return right
 
 

@@ -17,7 +17,8 @@ from otahsm.ledger import AuditEvent, Ledger, Vouched, database_of, read_mac_key
 from otahsm.system.clock import microseconds, utc_now
 from otahsm.system.spool import host_user, storable
 from otahsm.templates import counted, plain
-from otahsm.transparency.audit import EventName, canonical
+from otahsm.tlog import canonical
+from otahsm.transparency.audit import EventName
 
 
 def vouch(

@@ -7,7 +7,8 @@ from typing import Final
 
 from sqlalchemy import Connection, and_, or_, select
 
-from otahsm.ledger.act_values import LIFE, SLACK, ActState
+from otahsm.ledger.act_values import LIFE, ActState
+from otahsm.ledger.records import SLACK
 from otahsm.ledger.schema import acts
 
 

@@ -7,9 +7,9 @@ from typing import Final
 
 from sqlalchemy import Connection, Select, and_, func, literal_column, or_, select
 
+from otahsm.ledger.records import SLACK
 from otahsm.ledger.schema import certificates, intents, leaves, replicas, revocations
 from otahsm.ledger.tree.log_entries import CERTIFICATE_KINDS, Kind
-from otahsm.ledger.tree.verdict import SLACK
 from otahsm.pki.crls.building import Reason
 
 _CHUNK: Final = 1000

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, cast, func, or_, select
 
+from otahsm.ledger.records import SLACK
 from otahsm.ledger.schema import batches, events, intents, quotas
-from otahsm.ledger.tree.verdict import SLACK
 
 CORRECTED: Final = "quota.corrected"
 RESET: Final = "quota.reset"
